@@ -1,0 +1,103 @@
+"""nasframe grows and searches a neural network's architecture while it trains."""
+
+from nasframe.architect import Architect, Bilevel
+from nasframe.backbone import Backbone, Grown
+from nasframe.change.apply import Change, apply, distance, folding, removal
+from nasframe.change.map import Set, Take
+from nasframe.claim import Bound, Claim, tolerance
+from nasframe.criterion import ABSTAIN, AllOf, AnyOf, Decision, GrowthCriterion
+from nasframe.errors import (
+    ChangeError,
+    CheckpointError,
+    ClaimError,
+    DataError,
+    NasframeError,
+    NonFiniteError,
+    PluginError,
+    RunError,
+    StrategyError,
+    StructureError,
+    UnknownNameError,
+)
+from nasframe.morphism import Morphism, Proposal
+from nasframe.network import Axis, Gate, Mixture, Network, Shares, build, consumes, produces, tensors
+from nasframe.operation import Operation
+from nasframe.optimiser import Optimiser
+from nasframe.part import Part, choice, describe, nested, number
+from nasframe.plugins import Plugins, discover, hookimpl, installed
+from nasframe.pruner import Pruner, all_but_strongest
+from nasframe.search.loop import Loop
+from nasframe.search.search import Search
+from nasframe.search.strategy import Strategy
+from nasframe.seeds import Seed
+from nasframe.structure import Candidate, Cell, Node, Site, Structure
+from nasframe.task import Data, Split, Task
+
+__all__ = [
+    "ABSTAIN",
+    "AllOf",
+    "AnyOf",
+    "Architect",
+    "Axis",
+    "Backbone",
+    "Bilevel",
+    "Bound",
+    "Candidate",
+    "Cell",
+    "Change",
+    "ChangeError",
+    "CheckpointError",
+    "Claim",
+    "ClaimError",
+    "Data",
+    "DataError",
+    "Decision",
+    "Gate",
+    "Grown",
+    "GrowthCriterion",
+    "Loop",
+    "Mixture",
+    "Morphism",
+    "NasframeError",
+    "Network",
+    "Node",
+    "NonFiniteError",
+    "Operation",
+    "Optimiser",
+    "Part",
+    "PluginError",
+    "Plugins",
+    "Proposal",
+    "Pruner",
+    "RunError",
+    "Search",
+    "Seed",
+    "Set",
+    "Shares",
+    "Site",
+    "Split",
+    "Strategy",
+    "StrategyError",
+    "Structure",
+    "StructureError",
+    "Take",
+    "Task",
+    "UnknownNameError",
+    "all_but_strongest",
+    "apply",
+    "build",
+    "choice",
+    "consumes",
+    "describe",
+    "discover",
+    "distance",
+    "folding",
+    "hookimpl",
+    "installed",
+    "nested",
+    "number",
+    "produces",
+    "removal",
+    "tensors",
+    "tolerance",
+]

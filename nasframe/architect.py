@@ -1,0 +1,57 @@
+"""The interface of architects, and the bilevel problem that is all they see."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import attrs
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nasframe.change.optimisers import Named
+from nasframe.part import Part
+
+Tensors = Mapping[str, Tensor]
+Loss = Callable[[Tensors, Tensors], Tensor]
+
+
+@attrs.frozen(eq=False)
+class Bilevel:
+    """min over logits of valid(w*(logits), logits), where w* minimises train(w, logits) (Liu et al. 2019, Eq. 3).
+
+    A supernet and a toy problem look alike here: tensors by name, and two losses that are functions of them.
+
+    Args:
+        train, valid: the loss on a batch of that split, as a function of (weights, logits).
+        xi: the learning rate of the weights, for an unrolled step.
+    """
+
+    weights: Tensors
+    logits: Tensors
+    train: Loss
+    valid: Loss
+    xi: float
+
+
+class Architect(Part):
+    """Moves the logits, and owns the rule that turns the logits of the whole network into weights."""
+
+    kind: ClassVar[str] = "architect"
+
+    @abstractmethod
+    def weights(self, logits: Tensors) -> Mapping[str, Tensor]:
+        """The rule: from logits of shape (candidates,) by site address to weights of the same shapes."""
+
+    @abstractmethod
+    def logits(self, weights: Tensors) -> Mapping[str, Tensor]:
+        """The rule's inverse: finite logits that have these weights, all of them positive, for the sites that are named."""
+
+    @abstractmethod
+    def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
+        """The gradient of the problem's objective with respect to the logits, by name."""
+
+    @abstractmethod
+    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+        """What descends that gradient, at this stage of the search (0 before the first growth)."""

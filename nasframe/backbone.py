@@ -1,0 +1,50 @@
+"""The interface of backbones: how nodes are wired."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Set
+from typing import ClassVar
+
+import attrs
+from torch import Tensor, nn
+
+from nasframe.part import Part
+from nasframe.structure import Structure
+
+
+@attrs.frozen
+class Grown:
+    """A structure with one node more, and the weights at which the grown network computes what the old one did.
+
+    `birth` maps each new site's address to the weight of each of its candidates by id; the weights of a site sum to one,
+    and a candidate with a weight acts as the identity on the site's last input (`Operation.residual`) or as zero. The new
+    node then puts out the mean of the states in `inherits`.
+    """
+
+    structure: Structure
+    node: str
+    inherits: tuple[str, ...]
+    birth: Mapping[str, Mapping[int, float]]
+
+
+class Backbone(Part):
+    """How the nodes of a cell are wired, what the cell puts out, and how cells make a network."""
+
+    kind: ClassVar[str] = "backbone"
+
+    @abstractmethod
+    def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
+        """The structure of a supernet with that many nodes in each cell, for a task with these sizes."""
+
+    @abstractmethod
+    def body(self, structure: Structure) -> nn.Module:
+        """The module of a structure, called with (inputs, shares). It holds a Mixture per site and instance."""
+
+    @abstractmethod
+    def grown(self, structure: Structure, cell: str) -> Grown:
+        """The structure with one node more in that cell type."""
+
+    @abstractmethod
+    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        """The candidates to remove for an architecture: by address of each undecided site, ids."""

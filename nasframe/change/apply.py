@@ -1,0 +1,157 @@
+"""The transaction: a child is filled from its parent, measured, held to its claim, and only then handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set as AbstractSet
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe.change.map import Map, Set, Take, derive
+from nasframe.claim import Claim, tolerance
+from nasframe.errors import ChangeError, ClaimError
+from nasframe.network import Gate, Network, build, tensors
+from nasframe.seeds import Seed
+from nasframe.structure import Structure
+
+
+@attrs.frozen(eq=False)
+class Change:
+    """A change that has been worked out and not yet happened.
+
+    `child` is a new network, built from its structure and not yet filled; `overrides` is only what differs from the
+    derived map; `weights` states the combination weights of each site that is new or has newcomers, of which the
+    architect makes logits (a new site that is left out starts even, which only a gate makes harmless); `request` is what
+    was asked for, in JSON's values; `evidence` the tensors that were measured for it.
+    """
+
+    child: Network
+    claim: Claim
+    overrides: Map = attrs.field(factory=dict)
+    weights: Mapping[str, Tensor] = attrs.field(factory=dict)
+    request: Mapping[str, Any] = attrs.field(factory=dict)
+    evidence: Mapping[str, Tensor] = attrs.field(factory=dict)
+
+
+def apply(parent: Network, change: Change, logits: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Map:
+    """Fill the child from its parent and return the whole map, by which the optimisers follow. The parent is untouched.
+
+    Args:
+        logits: the architect's, from weights to logits.
+    """
+    child = change.child
+    _check_newcomers(parent, child, change.weights)
+    stated = {f"logits.{address}": Set(value) for address, value in logits(change.weights).items()}
+    full = derive(parent, child) | stated | dict(change.overrides)
+    unknown = full.keys() - tensors(child).keys()
+    if unknown:
+        raise ChangeError(f"the change writes {', '.join(sorted(unknown))}, which the child does not have")
+    old = tensors(parent)
+    with torch.no_grad():
+        for name, own in tensors(child).items():
+            entry = full.get(name)
+            if entry is None:
+                continue
+            value = entry.tensor if isinstance(entry, Set) else entry(old[entry.source], own)
+            if value.shape != own.shape:
+                raise ChangeError(f"the change gives {name} the shape {tuple(value.shape)}; it has {tuple(own.shape)}")
+            own.copy_(value)
+    return full
+
+
+def _check_newcomers(parent: Network, child: Network, weights: Mapping[str, Tensor]) -> None:
+    """A newcomer among old candidates must have its weight stated: a logit of zero is as large a weight as any."""
+    before = {a: {c.id for c in s.candidates} for a, s in parent.structure.sites()}
+    for address, site in child.structure.sites():
+        old = before.get(address)
+        if old is not None and {c.id for c in site.candidates} - old and address not in weights:
+            raise ChangeError(f"the change adds candidates to {address} without stating the weights of that site")
+
+
+def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Network, claim: Claim) -> float:
+    """How far the child's output is from the parent's in evaluation mode, relative to its scale.
+
+    Args:
+        outputs: what a network puts out on data that does not change.
+        claim: if exact, a distance beyond rounding refuses the change.
+    """
+    with torch.no_grad():
+        before, after = (_evaluated(outputs, network) for network in (parent, child))
+    if not bool(torch.isfinite(after).all()) and bool(torch.isfinite(before).all()):
+        raise ChangeError("the change turns a network with finite outputs into one without; it was not made")
+    difference = float((after - before).abs().max())
+    if claim.kind == "exact" and not difference <= tolerance(before):
+        raise ClaimError(
+            f"the change claims to be exact, but the output moves by {difference:.3g}, more than rounding allows "
+            f"({tolerance(before):.3g}); it was not made. Claim it approximate, with its bound, or lossy"
+        )
+    return difference / max(float(before.abs().max()), torch.finfo(before.dtype).tiny)
+
+
+def _evaluated(outputs: Callable[[Network], Tensor], network: Network) -> Tensor:
+    mode = network.training
+    try:
+        return outputs(network.eval())
+    finally:
+        network.train(mode)
+
+
+def removal(parent: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed) -> Change:
+    """Take candidates out of their sites; the logits of the others stay, so that the rule shares the weight out anew."""
+    structure = parent.structure
+    sites = dict(structure.sites())
+    for address, ids in gone.items():
+        if address not in sites:
+            raise ChangeError(f"there is no site {address!r} to remove from; there are {', '.join(sites)}")
+        present = {c.id for c in sites[address].candidates}
+        if not ids <= present:
+            raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
+        if ids == present:
+            raise ChangeError(f"all candidates of {address} would go; a site keeps one at least")
+        type = address.split("/", 1)[0]
+        cell = structure.cell(type)
+        kept = tuple(c for c in sites[address].candidates if c.id not in ids)
+        structure = structure.replace_cell(type, cell.replace_site(attrs.evolve(sites[address], candidates=kept)))
+    request = {address: sorted(ids) for address, ids in gone.items()}
+    return Change(build(structure, seed, like=parent), Claim.lossy(), request=request)
+
+
+def folding(parent: Network, seed: Seed) -> Change:
+    """Fold each gate that its node's operation can absorb; the others stay, and count as parameters.
+
+    A node with one candidate o(..., h) = h + f and the gate g on the same h puts out h + g f: the parameters in which f
+    is of degree one are scaled by g, and the gate goes.
+    """
+    structure, folded, kept = parent.structure, {}, []
+    for address, node in parent.structure.nodes():
+        if not node.inherits:
+            continue
+        type = address.split("/", 1)[0]
+        cell = structure.cell(type)
+        sites = [s for s in cell.sites if s.node == node.id]
+        residual = sites[0].candidates[0].operation.residual if len(sites) == 1 and sites[0].decided else None
+        if residual is None or sites[0].inputs[-1:] != node.inherits:
+            kept.append(address)
+            continue
+        folded[address] = (f"{type}/{sites[0].id}", residual)
+        nodes = tuple(attrs.evolve(n, inherits=()) if n.id == node.id else n for n in cell.nodes)
+        structure = structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
+    child = build(structure, seed, like=parent)
+    old, overrides = tensors(parent), {}
+    for address, (site, residual) in folded.items():
+        # the instances of a cell type have the same modules under different prefixes, in the same order
+        gates = [gate for _, gate in parent.gates() if gate.address == address]
+        for gate, (prefix, mixture) in zip(gates, parent.mixtures(site), strict=True):
+            candidate = f"{prefix}.candidates.{next(iter(mixture.candidates))}"
+            overrides |= {f"{candidate}.{p}": _scaled(old[f"{candidate}.{p}"], gate) for p in residual}
+    request = {"folded": sorted(folded), "kept": kept}
+    return Change(child, Claim.exact(), overrides, request)
+
+
+def _scaled(tensor: Tensor, gate: Gate) -> Set:
+    return Set((gate.g * tensor).detach())
+
+
+__all__ = ["Change", "Take", "apply", "distance", "folding", "removal"]

@@ -1,0 +1,116 @@
+"""The map from a parent's tensors to its child's: what each of the child's tensors starts as, and how its gradient goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe.errors import ChangeError
+from nasframe.network import Axis, Network, labels, tensors
+
+#: an index that takes no source entry: the entry keeps the child's own initialisation
+OWN = -1
+#: an index that takes no source entry: the entry is zero
+ZERO = -2
+
+
+@attrs.frozen(eq=False)
+class Take:
+    """The child's tensor is value * source[index] + offset.
+
+    `index` has, per axis, None (as it is) or the source's positions, OWN or ZERO where there is none. `gradient` says how
+    the gradient goes, which is another matter than the value: in net2wider the incoming copy keeps its value and halves
+    its gradient. First moments follow the gradient, second moments its square.
+    """
+
+    source: str
+    index: tuple[Tensor | None, ...] = ()
+    value: float | Tensor = 1.0
+    gradient: float | Tensor = 1.0
+    offset: Tensor | None = None
+
+    def __call__(self, source: Tensor, own: Tensor) -> Tensor:
+        """The child's tensor, from the parent's and from the child's own initialisation."""
+        taken = self.gather(source) * self.value
+        if self.offset is not None:
+            taken = taken + self.offset
+        new, zero = self.holes(taken)
+        return torch.where(zero, torch.zeros_like(taken), torch.where(new, own, taken))
+
+    def moment(self, source: Tensor, power: int) -> Tensor:
+        """The child's moment of the gradient to that power.
+
+        A fresh entry shares its tensor's step count, so a second moment of zero would let it move by several learning
+        rates at once; it starts at the mean of its tensor's, as if its gradients had been of the usual size.
+        """
+        taken = self.gather(source) * self.gradient**power
+        fresh = torch.zeros_like(taken) if power == 1 else source.mean().expand_as(taken)
+        new, zero = self.holes(taken)
+        return torch.where(new | zero, fresh, taken)
+
+    def gather(self, source: Tensor) -> Tensor:
+        """The source's entries in the child's order, something where there is none."""
+        for axis, index in enumerate(self.index):
+            if index is not None:
+                source = source.index_select(axis, index.clamp(min=0))
+        return source
+
+    def holes(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Where no source entry is taken: (some axis is new, some axis that starts at zero is new)."""
+        new = torch.zeros((), dtype=torch.bool, device=like.device).expand_as(like)
+        zero = new
+        for axis, index in enumerate(self.index):
+            if index is not None:
+                shape = [1] * like.dim()
+                shape[axis] = -1
+                new = new | (index < 0).view(shape)
+                zero = zero | (index == ZERO).view(shape)
+        return new, zero
+
+
+@attrs.frozen(eq=False)
+class Set:
+    """The child's tensor is this one; its moments start anew."""
+
+    tensor: Tensor
+
+
+#: by the child's tensor name; a name that is not in it keeps the child's own initialisation
+Map = Mapping[str, Take | Set]
+
+
+def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
+    """The map that follows from names and units alone.
+
+    Same name and same units: copied. Same name and other units: gathered by label. New name: the child's own
+    initialisation. Another shape without labels is refused.
+    """
+    old, new = tensors(parent), tensors(child)
+    old_units, new_units = labels(parent), labels(child)
+    derived: dict[str, Take | Set] = {}
+    for name in new.keys() & old.keys():
+        before, after = old_units.get(name), new_units.get(name)
+        if before == after and old[name].shape == new[name].shape:
+            derived[name] = Take(name)
+        elif before is None or after is None or not len(before) == len(after) == new[name].dim():
+            raise ChangeError(
+                f"{name} has shape {tuple(old[name].shape)} in the parent and {tuple(new[name].shape)} in the child, "
+                "and its module does not tell which units its axes carry: give it a method units() that does"
+            )
+        else:
+            pairs = zip(before, after, strict=True)
+            derived[name] = Take(name, tuple(_index(b, a, name, new[name].device) for b, a in pairs))
+    return {name: derived[name] for name in new if name in derived}
+
+
+def _index(before: Axis | None, after: Axis | None, name: str, device: torch.device) -> Tensor | None:
+    if before == after:
+        return None
+    if before is None or after is None:
+        raise ChangeError(f"an axis of {name} carries units in one of parent and child only; it must in both")
+    position = {unit: i for i, unit in enumerate(before.units)}
+    missing = ZERO if after.consumes else OWN
+    return torch.tensor([position.get(unit, missing) for unit in after.units], device=device)

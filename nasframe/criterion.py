@@ -1,0 +1,122 @@
+"""The interface of growth criteria: when to go on, when to grow, when to stop. They compose with `|` and `&`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+
+from nasframe.morphism import Proposal
+from nasframe.part import Part, nested
+
+#: from the weakest to the strongest; a criterion that has no opinion abstains
+ACTIONS = ("wait", "grow", "stop")
+
+Record = Mapping[str, Any]
+
+
+@attrs.frozen
+class Decision:
+    """What a criterion says, and why.
+
+    After an epoch: "wait" trains on, "grow" ends the stage's training, "stop" ends the search. After a stage: "grow" grows
+    the proposal at position `what` (None: the one of most gain), "stop" ends the search. "abstain" leaves it to others;
+    if all abstain, an epoch waits and a stage grows.
+    """
+
+    action: str
+    reason: str = ""
+    what: int | None = None
+
+
+ABSTAIN = Decision("abstain")
+
+
+class GrowthCriterion(Part):
+    """A pure function of its state, the history and the proposals."""
+
+    kind: ClassVar[str] = "criterion"
+
+    #: MAY: what it reads beyond the history ("clock"): the loop then puts the reading into each record ("seconds"),
+    #: so that a decision is replayed from the journal; a fresh run may decide otherwise
+    reads: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """The next state and the decision, after the last record of the history.
+
+        A record of kind "epoch" has stage, phase, epoch, updates, train, valid, nodes (by cell type) and parameters; one
+        of kind "stage" has stage, updates, valid (the best of the stage), nodes, parameters, and comes with proposals.
+
+        Args:
+            state: None at first, then what the last call returned; JSON's values only.
+        """
+
+    def __or__(self, other: GrowthCriterion) -> AnyOf:
+        return AnyOf((self, other))
+
+    def __and__(self, other: GrowthCriterion) -> AllOf:
+        return AllOf((self, other))
+
+
+class _Composed(GrowthCriterion):
+    """Asks every part, each with its own state, and takes one part's decision whole, with its reason."""
+
+    parts: tuple[GrowthCriterion, ...]
+
+    @property
+    def reads(self) -> frozenset[str]:  # type: ignore[override]
+        """What any of the parts reads."""
+        return frozenset().union(*(part.reads for part in self.parts))
+
+    def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """The states of the parts, and the decision of the part that decided."""
+        states, said = [], []
+        for part, old in zip(self.parts, state or [None] * len(self.parts), strict=True):
+            new, decision = part.decide(old, history, proposals)
+            states.append(new)
+            if decision.action != "abstain":
+                said.append(decision)
+        return states, self.choose(said) if said else ABSTAIN
+
+    @staticmethod
+    @abstractmethod
+    def choose(said: Sequence[Decision]) -> Decision:
+        """One of the decisions."""
+
+
+def _strength(decision: Decision) -> int:
+    return ACTIONS.index(decision.action)
+
+
+def _some(instance: Any, attribute: Any, value: Any) -> None:
+    if not value or not all(isinstance(v, GrowthCriterion) for v in value):
+        raise ValueError(f"{attribute.name} is {value!r}; it must be one or more growth criteria")
+
+
+@attrs.frozen
+class AnyOf(_Composed):
+    """The strongest of what its parts say: stop before grow before wait; the first of equals gives the reason."""
+
+    name: ClassVar[str] = "any_of"
+    parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_some)
+
+    @staticmethod
+    def choose(said: Sequence[Decision]) -> Decision:
+        """The strongest."""
+        return max(said, key=_strength)
+
+
+@attrs.frozen
+class AllOf(_Composed):
+    """The weakest of what its parts say: wait before grow before stop; the first of equals gives the reason."""
+
+    name: ClassVar[str] = "all_of"
+    parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_some)
+
+    @staticmethod
+    def choose(said: Sequence[Decision]) -> Decision:
+        """The weakest."""
+        return min(said, key=_strength)

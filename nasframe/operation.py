@@ -1,0 +1,40 @@
+"""The interface of operations: what may stand at a site."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import nn
+
+from nasframe.claim import Bound
+from nasframe.part import Part
+
+
+class Operation(Part):
+    """A computation with one input (an edge) or two (a node of Two-to-One): a description that builds a module.
+
+    An implementation MUST give `name`, `arity` and `build`. What it MAY tell is used where it is told: an operation
+    that tells nothing can be searched, pruned and kept like any other, but no growth can be built on it.
+    """
+
+    kind: ClassVar[str] = "operation"
+
+    #: how many tensors the module takes: 1 or 2
+    arity: ClassVar[int]
+
+    #: MAY: o(..., h) = h + f, where f is of degree one in these parameters of the module together and h is the last
+    #: input: at zero the operation is the identity on h, and scaling them by g makes (1 - g) h + g o. None: no such form.
+    residual: ClassVar[tuple[str, ...] | None] = None
+
+    @abstractmethod
+    def build(self, **sizes: int) -> nn.Module:
+        """The module, freshly initialised from the global generator. The backbone says in its docs which sizes it gives."""
+
+    def magnitude(self, module: nn.Module) -> Bound | None:
+        """MAY: a bound on max |o| by the maximum norms of the inputs, from the module's present parameters."""
+        return None
+
+    def deviation(self, module: nn.Module) -> Bound | None:
+        """MAY, where `residual` is told: a bound on max |o - h| by the maximum norms of the inputs."""
+        return None

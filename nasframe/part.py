@@ -1,0 +1,92 @@
+"""A part: a frozen description with a name, from which something is built. Everything that a plugin registers is one."""
+
+from __future__ import annotations
+
+import numbers
+from abc import ABC
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import attrs
+
+KIND = "nasframe.kind"
+
+
+class Part(ABC):
+    """What a plugin registers: a frozen attrs class with a `name`, whose fields are its options.
+
+    An interface (Operation, Morphism, ...) fixes `kind`; a concrete part fixes `name`. Two parts of one kind and one
+    name cannot be registered together. Fields hold numbers, strings, booleans, None, tuples of these, or other parts.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+
+
+def nested(kind: str | type, **options: Any) -> Any:
+    """A field that holds a part of `kind`, or a tuple of such parts; or a value of a frozen attrs class."""
+    return attrs.field(metadata={KIND: kind}, **options)
+
+
+def number(
+    default: Any = attrs.NOTHING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    whole: bool = False,
+    optional: bool = False,
+) -> Any:
+    """A field that holds a finite number with low <= value <= high, whole if asked, or None where it is optional."""
+    wanted = "a whole number" if whole else "a number"
+    if low is not None:
+        wanted += f" of at least {low}"
+    if high is not None:
+        wanted += f"{' and' if low is not None else ' of'} at most {high}"
+    if optional:
+        wanted += ", or left out"
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if value is None and optional:
+            return
+        kind = numbers.Integral if whole else numbers.Real
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, kind)
+            or value != value
+            or abs(value) == float("inf")
+            or (low is not None and value < low)
+            or (high is not None and value > high)
+        ):
+            raise ValueError(f"{attribute.name} is {value!r}; it must be {wanted}")
+
+    return attrs.field(default=default, validator=check)
+
+
+def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
+    """A field that holds one of the allowed strings."""
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if value not in allowed:
+            raise ValueError(f"{attribute.name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+    return attrs.field(default=default, validator=check)
+
+
+def describe(value: Any) -> Any:
+    """The JSON form of a part: its name and its fields, parts inside it likewise; fields that are None are left out."""
+    if attrs.has(type(value)):
+        name = {"name": value.name} if isinstance(value, Part) else {}
+        fields = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
+        return name | {k: describe(v) for k, v in fields.items() if v is not None}
+    if isinstance(value, tuple):
+        return [describe(v) for v in value]
+    return value
+
+
+def restore(value: Any, make: Callable[[Any, Any], Any], kind: str | type | None) -> Any:
+    """The inverse of `describe` for one field's value: lists become tuples, descriptions of `kind` become parts."""
+    if isinstance(value, list | tuple):
+        return tuple(restore(v, make, kind) for v in value)
+    if kind is not None and isinstance(value, str | Mapping):
+        return make(kind, value)
+    return value

@@ -1,0 +1,213 @@
+"""Discovery: the parts that installed distributions register under the entry-point group "nasframe".
+
+A plugin is a module (or any object) with the hook `nasframe_parts`; the plugins that come with nasframe are found the
+same way. One that fails is named and left out, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import attrs
+import pluggy
+
+from nasframe import architect, backbone, criterion, morphism, operation, pruner, task
+from nasframe.errors import PluginError, StrategyError, UnknownNameError
+from nasframe.part import KIND, Part, restore
+
+GROUP = "nasframe"
+#: an environment variable: names of plugins to leave out, separated by commas
+WITHOUT = "NASFRAME_WITHOUT"
+
+KINDS: dict[str, type[Part]] = {
+    interface.kind: interface
+    for interface in (
+        backbone.Backbone,
+        operation.Operation,
+        morphism.Morphism,
+        pruner.Pruner,
+        criterion.GrowthCriterion,
+        architect.Architect,
+        task.Task,
+    )
+}
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+class Hooks:
+    """What a plugin may implement."""
+
+    @hookspec
+    def nasframe_parts(self) -> Iterable[type[Part]]:  # type: ignore[empty-body]
+        """The parts that the plugin gives: frozen attrs classes, each with its `name`; their interface tells their kind."""
+
+
+@attrs.frozen
+class Plugin:
+    """A plugin that was found: what it registered, or why it was not loaded."""
+
+    name: str
+    distribution: str
+    version: str
+    parts: tuple[type[Part], ...] = ()
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution} {self.version})"
+
+
+@attrs.frozen
+class Plugins:
+    """The parts that can be used, by kind and name."""
+
+    found: tuple[Plugin, ...]
+
+    def problems(self) -> Iterator[str]:
+        """A sentence for each plugin that was not loaded."""
+        for plugin in self.found:
+            if plugin.problem:
+                yield f"plugin {plugin} was not loaded: {plugin.problem}"
+
+    def names(self, kind: str) -> list[str]:
+        """The names of that kind, sorted."""
+        return sorted({part.name for plugin in self.found for part in plugin.parts if part.kind == kind})
+
+    def get(self, kind: str, name: str) -> type[Part]:
+        """The part of that kind and name."""
+        by = [(plugin, part) for plugin in self.found for part in plugin.parts if (part.kind, part.name) == (kind, name)]
+        if len(by) > 1:
+            raise PluginError(
+                f"{kind} {name!r} is registered by {' and by '.join(str(plugin) for plugin, _ in by)}; "
+                f"leave one out: --without {by[0][0].name}, or {WITHOUT}={by[0][0].name}"
+            )
+        if not by:
+            raise UnknownNameError(self._unknown(kind, name))
+        return by[0][1]
+
+    def make(self, kind: str | type, description: Any) -> Any:
+        """The part that a description stands for: a name, or a mapping with `name` and the part's fields.
+
+        Where `kind` is a frozen attrs class, not a kind of part, the description is a mapping of its fields.
+        """
+        if isinstance(kind, type):
+            if not isinstance(description, Mapping):
+                raise StrategyError(f"{description!r} must be a table of {', '.join(f.name for f in attrs.fields(kind))}")
+            return construct(kind, f"the {kind.__name__.lower()}", description, self)
+        if isinstance(description, str):
+            description = {"name": description}
+        if not isinstance(description, Mapping) or not isinstance(description.get("name"), str):
+            raise StrategyError(f"{description!r} does not describe a {kind}; write its name, or a table with `name`")
+        cls = self.get(kind, description["name"])
+        return construct(cls, f"{kind} {cls.name!r}", {k: v for k, v in description.items() if k != "name"}, self)
+
+    def _unknown(self, kind: str, name: str) -> str:
+        names = self.names(kind)
+        near = difflib.get_close_matches(name, names)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(names) or 'none'}"
+        failed = "".join(f"; {problem}" for problem in self.problems())
+        return f"there is no {kind} {name!r}; {hint}{failed}"
+
+
+def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins) -> Any:
+    """A frozen description from JSON's values: keys and values checked, parts inside it made by their names."""
+    fields = {f.name: f for f in attrs.fields(cls)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(fields) or 'no keys'}"
+            raise StrategyError(f"{what} has no key {key!r}; {hint}")
+    arguments = {k: restore(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise StrategyError(f"{what} cannot be made: {error.args[0] if error.args else error}") from error
+
+
+def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = None) -> Plugins:
+    """Load every plugin but those to leave out.
+
+    Args:
+        without: names of plugins; one that is not installed is an error, so that a misspelt one does not pass.
+        points: the entry points to look at; by default those that are installed.
+    """
+    points = entry_points(group=GROUP) if points is None else points
+    ordered = sorted(points, key=lambda p: (_distribution(p), p.name))
+    left_out = set(without)
+    unknown = left_out - {p.name for p in ordered}
+    if unknown:
+        names = ", ".join(p.name for p in ordered)
+        raise PluginError(f"cannot leave out {', '.join(sorted(unknown))}: no such plugin; there are: {names}")
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(Hooks)
+    return Plugins(tuple(_load(manager, point) for point in ordered if point.name not in left_out))
+
+
+@functools.cache
+def installed() -> Plugins:
+    """The plugins of this installation, less those that the environment variable leaves out; looked up once."""
+    return discover(filter(None, os.environ.get(WITHOUT, "").split(",")))
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "0")
+
+
+def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
+    plugin = Plugin(point.name, *_distribution(point))
+    try:
+        module = point.load()
+    except Exception as error:  # whatever a stranger's import raises must not stop the others
+        return attrs.evolve(plugin, problem=f"its import failed with {type(error).__name__}: {error}")
+    try:
+        manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+        manager.check_pending()
+        return attrs.evolve(plugin, parts=_parts(module, manager))
+    except pluggy.PluginValidationError as error:
+        manager.unregister(module)
+        return attrs.evolve(plugin, problem=_misfit(error))
+    except PluginError as error:
+        manager.unregister(module)
+        return attrs.evolve(plugin, problem=str(error))
+    except Exception as error:  # the hook is a stranger's code, too
+        manager.unregister(module)
+        return attrs.evolve(plugin, problem=f"its hook failed with {type(error).__name__}: {error}")
+
+
+def _misfit(error: pluggy.PluginValidationError) -> str:
+    hooks = [name for name in vars(Hooks) if name.startswith(GROUP)]
+    text = " ".join(str(error).split())
+    return f"{text}. The hooks of this version are {', '.join(hooks)}, without arguments: rename or update the hook"
+
+
+def _parts(module: Any, manager: pluggy.PluginManager) -> tuple[type[Part], ...]:
+    others = [p for p in manager.get_plugins() if p is not module]
+    given = manager.subset_hook_caller("nasframe_parts", others)()
+    parts = tuple(part for parts in given for part in parts)
+    if not given:
+        raise PluginError("it implements no hook; write a function nasframe_parts, marked with nasframe.hookimpl")
+    for part in parts:
+        _check(part)
+    keys = [(part.kind, part.name) for part in parts]
+    twice = {key for key in keys if keys.count(key) > 1}
+    if twice:
+        raise PluginError(f"it gives two parts of one kind and name: {', '.join(f'{k} {n!r}' for k, n in sorted(twice))}")
+    return parts
+
+
+def _check(part: Any) -> None:
+    if not isinstance(part, type) or not any(issubclass(part, interface) for interface in KINDS.values()):
+        raise PluginError(f"{part!r} is no part: it must be a class with one of the interfaces {', '.join(KINDS)}")
+    if not isinstance(getattr(part, "name", None), str) or not part.name:
+        raise PluginError(f"{part.__qualname__} has no name: give it `name: ClassVar[str] = \"...\"`")
+    missing = sorted(getattr(part, "__abstractmethods__", ()))
+    if missing:
+        raise PluginError(f"{part.__qualname__} does not define {', '.join(missing)}, which its interface demands")
+    if not attrs.has(part):
+        raise PluginError(f"{part.__qualname__} is not an attrs class: decorate it with @attrs.frozen")

@@ -1,0 +1,310 @@
+"""The search as Algorithm 2 of Jie & Gao 2021, entered wherever the counters of its state stand.
+
+A stage goes through phases: "search" (weights and logits); where pruning is done at each stage "prune" and "tune" (weights
+alone); "judge", which grows the network into the next stage or ends the search. Then "finish" takes the best network with
+its own weights and, where it is not yet an architecture, prunes it for "retune"; "fold" folds the gates; and it is "done".
+Every decision reads the validation split.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe.change.apply import Change, apply, distance, folding, removal
+from nasframe.criterion import Decision
+from nasframe.errors import NonFiniteError
+from nasframe.morphism import Morphism, Proposal
+from nasframe.network import Network
+from nasframe.search.bilevel import problem
+from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
+from nasframe.search.state import Best, State, logits_of, optimisers, rebuilt, snapshot, succeed, weights_of
+from nasframe.search.strategy import Strategy
+from nasframe.seeds import Seed
+from nasframe.task import Data, Split
+
+#: what follows a phase of training
+AFTER = {"tune": "judge", "retune": "fold"}
+#: examples on which the distance of a change is measured
+PROBE = 256
+
+
+@attrs.frozen(eq=False)
+class Loop:
+    """A strategy on its data. The clock is read only for a criterion that declares it."""
+
+    strategy: Strategy
+    data: Data
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self, state: State) -> Iterator[Event]:
+        """Move the state to the end of the search, and yield after each thing done (Algorithm 2)."""
+        started = self.clock() - max((r["seconds"] for r in state.history if "seconds" in r), default=0.0)
+        while state.phase != "done":
+            match state.phase:
+                case "search" | "tune" | "retune":  # lines 4 and 7
+                    yield from self._train(state, started)
+                case "prune":  # line 6
+                    yield self._prune(state)
+                case "judge":  # lines 9 to 16
+                    yield from self._judge(state)
+                case "finish":  # line 19, from the best network's own weights
+                    yield from self._finish(state)
+                case "fold":
+                    yield from self._fold(state)
+        yield Finished(*_position(state), record=state.lineage[-1] if state.lineage else {})
+
+    def seed(self, *purpose: int | str) -> Seed:
+        """The seed of a purpose in this run."""
+        return Seed((self.strategy.seed, *purpose))
+
+    def rule(self, network: Network) -> Mapping[str, Tensor]:
+        """The weights of the network's mixtures now, without a graph."""
+        with torch.no_grad():
+            return self.strategy.architect.weights(dict(network.logits))
+
+    # training
+
+    def _train(self, state: State, started: float) -> Iterator[Event]:
+        phase, size = state.phase, self.data.train.size
+        while state.phase == phase:
+            order = _shuffled(self.seed("order", state.stage, phase, state.epoch), size)
+            while state.samples < size:
+                loss = self._step(state, order[state.samples : state.samples + self.strategy.batch])
+                yield Stepped(*_position(state), samples=state.samples, size=size, loss=loss)
+            yield self._end_epoch(state, started)
+
+    def _step(self, state: State, index: Tensor) -> float:
+        network = state.network.train()
+        with self.seed("step", state.stage, state.phase, state.epoch, state.samples).lent(self.strategy.device):
+            batch = self.data.train.batch(index)
+            if state.phase == "search" and network.logits:
+                self._move_logits(state, batch)  # Algorithm 1, line 3: the logits move first,
+            loss = self._loss(network, batch)  # line 4: and the weights against the new ones
+        named = weights_of(network)
+        gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+        for (_, parameter), gradient in zip(named, gradients, strict=True):
+            parameter.grad = gradient
+        state.optimisers["weights"].step()
+        state.optimisers["weights"].zero_grad()
+        value = _finite(float(loss.detach()), "training loss", state)
+        state.loss += value * len(index)
+        state.samples += len(index)
+        state.updates += 1
+        return value
+
+    def _move_logits(self, state: State, batch: tuple[Tensor, Tensor]) -> None:
+        strategy = self.strategy
+        held_out = self.data.validation.batch(self._validation_index(state))
+        gradients = strategy.architect.gradient(
+            problem(state.network, strategy.architect, self.data.loss, batch, held_out, strategy.optimiser.learning_rate)
+        )
+        for name, parameter in logits_of(state.network):
+            parameter.grad = gradients.get(name.removeprefix("logits."))
+        state.optimisers["logits"].step()
+        state.optimisers["logits"].zero_grad()
+
+    def _validation_index(self, state: State) -> Tensor:
+        size = self.data.validation.size
+        order = _shuffled(self.seed("validation order", state.stage, state.phase, state.epoch), size)
+        return order[(state.samples + torch.arange(min(self.strategy.batch, size))) % size]
+
+    def _loss(self, network: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, targets = batch
+        return self.data.loss(network(inputs, self.rule(network)), targets)
+
+    def evaluate(self, network: Network, split: Split) -> float:
+        """The mean loss over a split, in evaluation mode."""
+        total = 0.0
+        network.eval()
+        with torch.no_grad():
+            for index in torch.arange(split.size).split(512):
+                total += float(self._loss(network, split.batch(index))) * len(index)
+        return total / split.size
+
+    def _end_epoch(self, state: State, started: float) -> Event:
+        valid = _finite(self.evaluate(state.network, self.data.validation), "validation loss", state)
+        record = {
+            "kind": "epoch",
+            **attrs.asdict(Event(*_position(state))),
+            "train": state.loss / state.samples,
+            "valid": valid,
+            **_sizes(state.network),
+        }
+        if "clock" in self.strategy.criterion.reads:
+            record["seconds"] = self.clock() - started
+        if state.phase in (self._counted, "retune") and (state.best is None or valid < state.best.valid):
+            state.best = Best(state.network.structure, snapshot(state.network), valid)
+        decision = self._decide(state, record, [])
+        event = EpochEnded(*_position(state), record=record)
+        state.epoch, state.samples, state.loss = state.epoch + 1, 0, 0.0
+        if decision.action == "stop":
+            state.stopping = decision.reason
+        if decision.action in ("grow", "stop"):
+            after = AFTER.get(state.phase, "prune" if self.strategy.prune == "stage" else "judge")
+            _enter(state, after)
+        return event
+
+    @property
+    def _counted(self) -> str:
+        # like is compared with like: pruned and tuned networks with each other, or supernets with each other
+        return "tune" if self.strategy.prune == "stage" else "search"
+
+    def _decide(self, state: State, record: dict[str, Any], proposals: list[Proposal]) -> Decision:
+        history = [*state.history, record]
+        state.memory, decision = self.strategy.criterion.decide(state.memory, history, proposals)
+        if decision.action not in ("wait", "abstain"):
+            record |= {"decision": decision.action, "reason": decision.reason}
+        state.history = history
+        return decision
+
+    # changes
+
+    def _judge(self, state: State) -> Iterator[Event]:
+        judged = [r["valid"] for r in state.history if r.get("phase") == self._counted and r["stage"] == state.stage]
+        record = {"kind": "stage", "stage": state.stage, "updates": state.updates, "valid": min(judged), **_sizes(state.network)}
+        proposals = [(m, p) for m in self.strategy.growth for p in m.propose(state.network)]
+        decision = self._decide(state, record, [p for _, p in proposals])
+        if state.stopping is not None:
+            decision = Decision("stop", state.stopping)
+        elif not proposals:
+            decision = Decision("stop", "no morphism proposes a change")
+        record |= {"decision": "stop" if decision.action == "stop" else "grow", "reason": decision.reason}
+        judged_event = Judged(*_position(state), record=record)
+        if decision.action == "stop":
+            _enter(state, "finish")
+            yield judged_event
+            return
+        changed = self._grow(state, *_chosen(proposals, decision.what), decision.reason)
+        yield judged_event
+        yield changed
+
+    def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Event:
+        seed = self.seed("grow", state.stage)
+        change = morphism.change(state.network, proposal.request, proposal.evidence, seed)
+        state.stage += 1
+        event = self._transact(state, change, morphism.name, seed, reason)
+        _enter(state, "search")
+        return event
+
+    def _prune(self, state: State) -> Event:
+        seed = self.seed("prune", state.stage)
+        weights = self.rule(state.network)
+        gone = self.strategy.pruner.remove(state.network.structure, weights)
+        event = self._transact(state, removal(state.network, gone, seed), self.strategy.pruner.name, seed, "pruned")
+        _enter(state, "tune")
+        return event
+
+    def _finish(self, state: State) -> Iterator[Event]:
+        assert state.best is not None  # every stage that is judged has been validated
+        events = [self._restore(state, state.best)]
+        structure = state.network.structure
+        if structure.decided:
+            _enter(state, "fold")
+        else:
+            seed = self.seed("derive")
+            gone = self.strategy.pruner.remove(structure, self.rule(state.network))
+            change = removal(state.network, gone, seed("prune"))
+            events.append(self._transact(state, change, self.strategy.pruner.name, seed("prune"), "pruned at the end"))
+            if not state.network.structure.decided:
+                rest = self.strategy.backbone.derive(state.network.structure, self.rule(state.network))
+                change = removal(state.network, rest, seed("rest"))
+                events.append(self._transact(state, change, "derive", seed("rest"), "what the pruner left undecided"))
+            state.best = None
+            _enter(state, "retune")
+        yield from events
+
+    def _fold(self, state: State) -> Iterator[Event]:
+        assert state.best is not None
+        state.network = rebuilt(self.strategy, state.best.structure, state.best.tensors)
+        state.optimisers = optimisers(self.strategy, state.network, state.stage)
+        events = []
+        if any(True for _ in state.network.gates()):
+            seed = self.seed("fold")
+            events.append(self._transact(state, folding(state.network, seed), "fold", seed, "gates are folded where they can be"))
+        _enter(state, "done")
+        yield from events
+
+    def _restore(self, state: State, best: Best) -> Event:
+        parent = state.network.structure.digest()
+        state.network = rebuilt(self.strategy, best.structure, best.tensors)
+        state.optimisers = optimisers(self.strategy, state.network, state.stage)
+        record = {
+            "stage": state.stage,
+            "change": "restore",
+            "why": f"the best network, with a validation loss of {best.valid:.6g}",
+            "parent": parent,
+            "child": best.structure.digest(),
+            **_sizes(state.network),
+        }
+        state.lineage = [*state.lineage, record]
+        return Changed(*_position(state), record=record)
+
+    def _transact(self, state: State, change: Change, name: str, seed: Seed, why: str) -> Event:
+        parent, child = state.network, change.child
+        full = apply(parent, change, self.strategy.architect.logits)
+        inputs, _ = self.data.validation.batch(torch.arange(min(PROBE, self.data.validation.size)))
+        moved = distance(lambda network: network(inputs, self.rule(network)), parent, child, change.claim)
+        record = {
+            "stage": state.stage,
+            "change": name,
+            "why": why,
+            "request": dict(change.request),
+            "claim": change.claim.to_dict(),
+            "distance": moved,
+            "newcomers": self._newcomers(parent, child),
+            "parent": parent.structure.digest(),
+            "child": child.structure.digest(),
+            "seed": list(seed.key),
+            **_sizes(child),
+            "counts": child.count(),
+        }
+        state.evidence |= {f"{len(state.lineage)}/{k}": v.detach().clone() for k, v in change.evidence.items()}
+        state.lineage = [*state.lineage, record]
+        succeed(state, self.strategy, child, full)
+        return Changed(*_position(state), record=record)
+
+    def _newcomers(self, parent: Network, child: Network) -> dict[str, dict[str, float]]:
+        old = {c.id for _, s in parent.structure.sites() for c in s.candidates}
+        weights = self.rule(child)
+        return {
+            address: {str(c.id): float(w) for c, w in zip(site.candidates, weights[address], strict=True) if c.id not in old}
+            for address, site in child.structure.sites()
+            if address in weights and any(c.id not in old for c in site.candidates)
+        }
+
+
+def _position(state: State) -> tuple[int, str, int, int]:
+    return state.stage, state.phase, state.epoch, state.updates
+
+
+def _enter(state: State, phase: str) -> None:
+    state.phase, state.epoch, state.samples, state.loss = phase, 0, 0, 0.0
+
+
+def _sizes(network: Network) -> dict[str, Any]:
+    nodes = {type: len(cell.nodes) for type, cell in network.structure.cells}
+    return {"nodes": nodes, "parameters": sum(p.numel() for p in network.parameters())}
+
+
+def _shuffled(seed: Seed, size: int) -> Tensor:
+    return torch.randperm(size, generator=seed.generator())
+
+
+def _chosen(proposals: list[tuple[Morphism, Proposal]], what: int | None) -> tuple[Morphism, Proposal]:
+    return proposals[what] if what is not None else max(proposals, key=lambda mp: mp[1].gain)
+
+
+def _finite(value: float, what: str, state: State) -> float:
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"the {what} is {value} in stage {state.stage}, phase {state.phase}, epoch {state.epoch}, after "
+            f"{state.updates} updates: lower the learning rate, or leave out the operation that diverges"
+        )
+    return value

@@ -1,0 +1,42 @@
+"""A search to iterate over: the ten lines of Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from nasframe.network import Network
+from nasframe.search.events import Event
+from nasframe.search.loop import Loop
+from nasframe.search.state import State, initial
+from nasframe.search.strategy import Strategy
+from nasframe.task import Data
+
+
+class Search:
+    """A strategy, its data and its state. Iterating runs it from where the state stands and yields its events.
+
+    Args:
+        data: the task's, loaded, if they are at hand already.
+        state: where to go on from; by default the beginning.
+    """
+
+    def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
+        self.strategy = strategy
+        self.data = data or strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)
+        self.state = state or initial(strategy, self.data.sizes)
+
+    def __iter__(self) -> Iterator[Event]:
+        return Loop(self.strategy, self.data).run(self.state)
+
+    def run(self) -> Network:
+        """Run to the end; the architecture with its weights, a module to be called with the inputs."""
+        for _ in self:
+            pass
+        return self.network
+
+    @property
+    def network(self) -> Network:
+        """The network as it is now; the architecture when the search is over."""
+        return self.state.network

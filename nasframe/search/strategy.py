@@ -1,0 +1,119 @@
+"""A strategy: all that decides what a search does, as a value that can be written to a file and started from."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import tomli_w
+import torch
+
+from nasframe.architect import Architect
+from nasframe.backbone import Backbone
+from nasframe.criterion import GrowthCriterion
+from nasframe.errors import StrategyError
+from nasframe.morphism import Morphism
+from nasframe.optimiser import Optimiser
+from nasframe.part import choice, describe, nested, number
+from nasframe.plugins import Plugins, construct, installed
+from nasframe.pruner import Pruner
+from nasframe.task import Task
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def _device(instance: Any, attribute: Any, value: Any) -> None:
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device is {value!r}; it must be a device of torch, such as 'cpu' or 'cuda:0'") from error
+
+
+@attrs.frozen(kw_only=True)
+class Strategy:
+    """What is searched, by which parts, from which seed. Jie & Gao 2021, 3.3 and 4.1, give the defaults.
+
+    Args:
+        growth: the morphisms that may be chosen from when the criterion grows; empty: nothing grows.
+        prune: "stage" prunes and tunes after each stage, before it is judged and grown; "end" prunes and tunes the best
+            network when the search is over.
+        nodes: how many nodes each cell starts with.
+        batch: examples in a batch, of training and of validation.
+        optimiser: of the weights.
+        seed: of every random draw.
+        seeds: how many times the found network and each reference are trained anew for the summary.
+    """
+
+    task: Task = nested("task")
+    backbone: Backbone = nested("backbone")
+    architect: Architect = nested("architect")
+    criterion: GrowthCriterion = nested("criterion")
+    pruner: Pruner = nested("pruner")
+    growth: tuple[Morphism, ...] = nested("morphism", default=())
+    prune: str = choice("stage", "end", default="end")
+    nodes: int = number(1, low=1, whole=True)
+    batch: int = number(50, low=1, whole=True)
+    optimiser: Optimiser = nested(Optimiser, default=Optimiser())
+    seed: int = number(0, low=0, whole=True)
+    seeds: int = number(3, low=1, whole=True)
+    device: str = attrs.field(default="cpu", validator=_device)
+    dtype: str = choice(*DTYPES, default="float32")
+
+    def __attrs_post_init__(self) -> None:
+        for field, interface in _INTERFACES.items():
+            value = getattr(self, field)
+            for part in value if isinstance(value, tuple) else (value,):
+                if not isinstance(part, interface):
+                    raise ValueError(f"{field} is {part!r}; it must be a {interface.__name__}")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of every network."""
+        return DTYPES[self.dtype]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for TOML and JSON."""
+        values: dict[str, Any] = describe(self)
+        return values
+
+    def to_toml(self) -> str:
+        """The strategy as the text of a file that `from_toml` reads."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], plugins: Plugins | None = None) -> Strategy:
+        """The strategy of plain values; unknown keys and impossible values are refused with a StrategyError."""
+        strategy: Strategy = construct(cls, "the strategy", values, plugins or installed())
+        return strategy
+
+    @classmethod
+    def from_toml(cls, text: str, plugins: Plugins | None = None) -> Strategy:
+        """The strategy of a file's text."""
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise StrategyError(f"the strategy is not TOML: {error}") from error
+        return cls.from_dict(values, plugins)
+
+    @classmethod
+    def read(cls, path: Path, plugins: Plugins | None = None) -> Strategy:
+        """The strategy of a file."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StrategyError(f"the strategy file {path} cannot be read: {error}") from error
+        return cls.from_toml(text, plugins)
+
+
+_INTERFACES = {
+    "task": Task,
+    "backbone": Backbone,
+    "architect": Architect,
+    "criterion": GrowthCriterion,
+    "pruner": Pruner,
+    "growth": Morphism,
+    "optimiser": Optimiser,
+}

@@ -1,0 +1,232 @@
+"""What stands where: one frozen type for the supernet, the pruned, the grown and the final network alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from nasframe.errors import PluginError, StrategyError, StructureError
+from nasframe.part import describe
+
+if TYPE_CHECKING:
+    from nasframe.backbone import Backbone
+    from nasframe.operation import Operation
+
+SCHEMA = 1
+
+
+@attrs.frozen
+class Candidate:
+    """An operation at a site. Its id is unique in the structure and never reused: the key of weights and history."""
+
+    id: int
+    operation: Operation
+
+
+@attrs.frozen
+class Site:
+    """A place where candidates stand: an edge (one input) or a node's pair of inputs (two)."""
+
+    id: str
+    node: str
+    inputs: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def decided(self) -> bool:
+        """Whether one candidate is left: such a site has no logits, and its weight is one."""
+        return len(self.candidates) == 1
+
+
+@attrs.frozen
+class Node:
+    """A node of a cell. One that `inherits` puts out (1 - g) * inherited + g * own, where inherited is the mean of the
+    states that it names, and the gate g starts at zero."""
+
+    id: str
+    inherits: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Cell:
+    """The structure of a cell type, shared by its instances. `next_node` numbers nodes, so that no id comes twice."""
+
+    nodes: tuple[Node, ...] = ()
+    sites: tuple[Site, ...] = ()
+    next_node: int = 0
+
+    def site(self, id: str) -> Site:
+        """The site of that id."""
+        return next(s for s in self.sites if s.id == id)
+
+    def replace_site(self, site: Site) -> Cell:
+        """The same cell with the site of the same id replaced."""
+        return attrs.evolve(self, sites=tuple(site if s.id == site.id else s for s in self.sites))
+
+
+@attrs.frozen
+class Structure:
+    """All that is needed to rebuild a network but its numbers.
+
+    `sizes` are what the task asks for (for a recurrent task: inputs, outputs). `cells` maps each cell type to its cell.
+    A site's address is "type/site", a node's "type/node".
+    """
+
+    backbone: Backbone
+    sizes: tuple[tuple[str, int], ...]
+    cells: tuple[tuple[str, Cell], ...]
+    next_id: int = 0
+
+    def cell(self, type: str) -> Cell:
+        """The cell of that type."""
+        return dict(self.cells)[type]
+
+    def size(self, name: str) -> int:
+        """The size of that name, as the task gave it."""
+        return dict(self.sizes)[name]
+
+    def sites(self) -> Iterator[tuple[str, Site]]:
+        """Every site with its address, in order."""
+        for type, cell in self.cells:
+            for site in cell.sites:
+                yield f"{type}/{site.id}", site
+
+    def nodes(self) -> Iterator[tuple[str, Node]]:
+        """Every node with its address, in order."""
+        for type, cell in self.cells:
+            for node in cell.nodes:
+                yield f"{type}/{node.id}", node
+
+    @property
+    def decided(self) -> bool:
+        """Whether this is an architecture: one candidate at each site."""
+        return all(site.decided for _, site in self.sites())
+
+    def replace_cell(self, type: str, cell: Cell, new_candidates: int = 0) -> Structure:
+        """The same structure with another cell of that type, which used `new_candidates` ids from `next_id` on."""
+        cells = tuple((t, cell if t == type else c) for t, c in self.cells)
+        return attrs.evolve(self, cells=cells, next_id=self.next_id + new_candidates)
+
+    def digest(self) -> str:
+        """A short name for exactly this structure."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "schema": SCHEMA,
+            "backbone": describe(self.backbone),
+            "sizes": dict(self.sizes),
+            "next_id": self.next_id,
+            "cells": {
+                type: {
+                    "next_node": cell.next_node,
+                    "nodes": [{"id": n.id} | ({"inherits": list(n.inherits)} if n.inherits else {}) for n in cell.nodes],
+                    "sites": [
+                        {
+                            "id": s.id,
+                            "node": s.node,
+                            "inputs": list(s.inputs),
+                            "candidates": [{"id": c.id} | describe(c.operation) for c in s.candidates],
+                        }
+                        for s in cell.sites
+                    ],
+                }
+                for type, cell in self.cells
+            },
+        }
+
+    def to_json(self) -> str:
+        """The structure as text, from which `from_json` makes an equal one."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Structure:
+        """The structure that these plain values describe; `make(kind, description)` resolves its parts."""
+        try:
+            if data["schema"] != SCHEMA:
+                raise StructureError(
+                    f"the structure has schema {data['schema']!r}; this version reads schema {SCHEMA}: "
+                    "write it again with this version"
+                )
+            structure = cls(
+                backbone=make("backbone", data["backbone"]),
+                sizes=tuple((str(k), _whole(v, "a size")) for k, v in data["sizes"].items()),
+                cells=tuple((str(type), _cell(cell, make)) for type, cell in data["cells"].items()),
+                next_id=_whole(data["next_id"], "next_id"),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise StructureError(f"this is not the JSON of a structure ({type(error).__name__}: {error})") from error
+        except (PluginError, StrategyError) as error:
+            raise StructureError(
+                f"the structure cannot be rebuilt here: {error}. `nasframe plugins` lists what is installed"
+            ) from error
+        structure.check()
+        return structure
+
+    @classmethod
+    def from_json(cls, text: str, make: Callable[[str, Any], Any] | None = None) -> Structure:
+        """The structure that this text describes, its parts taken from the installed plugins unless `make` says otherwise."""
+        if make is None:
+            from nasframe.plugins import installed
+
+            make = installed().make
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise StructureError(f"the structure is not JSON: {error}") from error
+        return cls.from_dict(data, make)
+
+    def check(self) -> None:
+        """Refuse what no network can be built from: ids that come twice, empty sites, inputs that do not exist."""
+        ids = [c.id for _, s in self.sites() for c in s.candidates]
+        if len(set(ids)) != len(ids) or any(not 0 <= i < self.next_id for i in ids):
+            raise StructureError(f"candidate ids must be distinct and below next_id = {self.next_id}; they are {ids}")
+        for type, cell in self.cells:
+            nodes = [n.id for n in cell.nodes]
+            for kind, names in (("node", nodes), ("site", [s.id for s in cell.sites])):
+                if len(set(names)) != len(names):
+                    raise StructureError(f"a {kind} id comes twice in cell {type!r}: {names}")
+            for site in cell.sites:
+                if site.node not in nodes:
+                    raise StructureError(f"site {type}/{site.id} belongs to {site.node!r}, which is no node of the cell")
+                if not site.candidates:
+                    raise StructureError(f"site {type}/{site.id} has no candidate; it needs one at least")
+                for candidate in site.candidates:
+                    if candidate.operation.arity != len(site.inputs):
+                        raise StructureError(
+                            f"site {type}/{site.id} has {len(site.inputs)} inputs, but operation "
+                            f"{candidate.operation.name!r} takes {candidate.operation.arity}"
+                        )
+
+
+def _whole(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise StructureError(f"{what} is {value!r}; it must be a whole number of at least 0")
+    return value
+
+
+def _cell(data: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Cell:
+    return Cell(
+        nodes=tuple(Node(str(n["id"]), tuple(map(str, n.get("inherits", ())))) for n in data["nodes"]),
+        sites=tuple(
+            Site(
+                id=str(s["id"]),
+                node=str(s["node"]),
+                inputs=tuple(map(str, s["inputs"])),
+                candidates=tuple(
+                    Candidate(
+                        _whole(c["id"], "a candidate's id"),
+                        make("operation", {k: v for k, v in c.items() if k != "id"}),
+                    )
+                    for c in s["candidates"]
+                ),
+            )
+            for s in data["sites"]
+        ),
+        next_node=_whole(data["next_node"], "next_node"),
+    )

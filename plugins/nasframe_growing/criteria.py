@@ -1,0 +1,119 @@
+"""When to grow and when to stop (Jie & Gao 2021, 3.2.5), and the limits that a user sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import attrs
+
+from nasframe import ABSTAIN, Decision, GrowthCriterion, Proposal, number
+
+History = Sequence[Any]
+
+
+@attrs.frozen
+class Patience(GrowthCriterion):
+    """The first level of early stopping: training goes on until the validation loss has not improved for some epochs."""
+
+    name: ClassVar[str] = "patience"
+    epochs: int = number(3, low=1, whole=True)
+
+    def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """After an epoch, wait or grow."""
+        last = history[-1]
+        if last["kind"] != "epoch":
+            return state, ABSTAIN
+        losses = [r["valid"] for r in history if r["kind"] == "epoch" and _place(r) == _place(last)]
+        since = len(losses) - 1 - losses.index(min(losses))
+        if since < self.epochs:
+            return state, Decision("wait")
+        return state, Decision("grow", f"the validation loss has not fallen below {min(losses):.6g} for {since} epochs")
+
+
+@attrs.frozen
+class NoBetter(GrowthCriterion):
+    """The second level of early stopping: the search ends when a grown network is no better than the best before it."""
+
+    name: ClassVar[str] = "no_better"
+
+    def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """After a stage, grow or stop."""
+        if history[-1]["kind"] != "stage":
+            return state, ABSTAIN
+        *before, now = (r["valid"] for r in history if r["kind"] == "stage")
+        if not before:
+            return state, Decision("grow", "the first stage is over")
+        if now < min(before):
+            return state, Decision("grow", f"the grown network is better: {now:.6g} after {min(before):.6g}")
+        return state, Decision("stop", f"the grown network is no better: {now:.6g} after {min(before):.6g}")
+
+
+@attrs.frozen
+class MaxNodes(GrowthCriterion):
+    """No growth once every cell has so many nodes."""
+
+    name: ClassVar[str] = "max_nodes"
+    nodes: int = number(low=1, whole=True)
+
+    def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """After a stage, stop or abstain."""
+        last = history[-1]
+        if last["kind"] != "stage" or min(last["nodes"].values()) < self.nodes:
+            return state, ABSTAIN
+        return state, Decision("stop", f"every cell has {self.nodes} nodes or more")
+
+
+@attrs.frozen
+class MaxParameters(GrowthCriterion):
+    """No growth beyond so many parameters."""
+
+    name: ClassVar[str] = "max_parameters"
+    parameters: int = number(low=1, whole=True)
+
+    def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """After a stage, stop if no proposal fits; else grow the best that does, if the best of all does not."""
+        last = history[-1]
+        if last["kind"] != "stage" or not proposals:
+            return state, ABSTAIN
+        ranked = sorted(range(len(proposals)), key=lambda i: -proposals[i].gain)
+        fitting = [i for i in ranked if last["parameters"] + proposals[i].cost <= self.parameters]
+        if not fitting:
+            return state, Decision("stop", f"every growth would exceed {self.parameters} parameters")
+        if fitting[0] == ranked[0]:
+            return state, ABSTAIN
+        return state, Decision("grow", f"the best growth within {self.parameters} parameters", fitting[0])
+
+
+@attrs.frozen
+class MaxUpdates(GrowthCriterion):
+    """The search ends with the stage in which the weights have been updated so many times."""
+
+    name: ClassVar[str] = "max_updates"
+    updates: int = number(low=1, whole=True)
+
+    def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """Stop, or abstain."""
+        if history[-1]["updates"] < self.updates:
+            return state, ABSTAIN
+        return state, Decision("stop", f"the weights have been updated {history[-1]['updates']} times")
+
+
+@attrs.frozen
+class MaxSeconds(GrowthCriterion):
+    """The search ends with the stage in which it has run so long. A fresh run may then decide otherwise."""
+
+    name: ClassVar[str] = "max_seconds"
+    reads: ClassVar[frozenset[str]] = frozenset({"clock"})
+    seconds: float = number(low=0.0)
+
+    def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """After an epoch, stop or abstain."""
+        elapsed = history[-1].get("seconds", 0.0)
+        if elapsed < self.seconds:
+            return state, ABSTAIN
+        return state, Decision("stop", f"the search has run for {elapsed:.0f} seconds")
+
+
+def _place(record: Any) -> tuple[int, str]:
+    return record["stage"], record["phase"]

@@ -1,0 +1,134 @@
+"""Growth of a cell by a node that starts as the identity (Jie & Gao 2021, 3.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe import (
+    Bound,
+    Change,
+    ChangeError,
+    Claim,
+    Grown,
+    Morphism,
+    Network,
+    Proposal,
+    Seed,
+    Site,
+    build,
+    choice,
+    number,
+)
+
+
+@attrs.frozen
+class NodeGrowth(Morphism):
+    """One node more, which puts out what its cell put out before: approximately by noise, or exactly behind a gate.
+
+    "noise": the weights of the candidates are eps ~ U(0, delta), the rest goes to the one that acts as the identity
+    (Eqs. 15, 18, 19), whose own parameters are drawn from N(0, sigma^2). The logits follow from the weights (Eq. 16).
+    "gate": the candidates start even, behind a trainable gate that starts at zero.
+
+    Args:
+        delta: at most 1 / (number of candidates - 1), exclusive.
+        sigma: delta where it is left out, as in the paper.
+    """
+
+    name: ClassVar[str] = "node"
+    form: str = choice("noise", "gate", default="noise")
+    delta: float = number(0.1, low=0.0, high=1.0)
+    sigma: float | None = number(None, low=0.0, optional=True)
+
+    def propose(self, network: Network) -> Sequence[Proposal]:
+        """A node for each cell type, the smallest cell first."""
+        types = sorted(network.structure.cells, key=lambda item: len(item[1].nodes))
+        return [Proposal({"cell": type}, cost=self._cost(network, type)) for type, _ in types]
+
+    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
+        """The grown network. Its claim is exact with a gate, approximate where all candidates tell their magnitude."""
+        grown = self._grown(parent, str(request.get("cell")))
+        child = build(grown.structure, seed("build"), like=parent)
+        request = {**request, **{k: v for k, v in attrs.asdict(self).items() if v is not None}}
+        if self.form == "gate":
+            return Change(child, Claim.exact(), request=request)
+        generator = seed("noise").generator()
+        weights = {address: self._weights(birth, generator) for address, birth in grown.birth.items()}
+        bounds = [
+            self._settle(child, address, site, grown.birth[address], weights[address], generator)
+            for address, site in grown.structure.sites()
+            if address in grown.birth
+        ]
+        known = [b for b in bounds if b is not None]
+        claim = Claim.lossy()
+        if len(known) == len(bounds):
+            claim = Claim.approximate({f"{request['cell']}/{grown.node}": sum(known, Bound({}))})
+        return Change(child, claim, weights=weights, request=request)
+
+    def _grown(self, network: Network, type: str) -> Grown:
+        structure = network.structure
+        if type not in dict(structure.cells):
+            raise ChangeError(f"there is no cell type {type!r} to grow; there are {', '.join(dict(structure.cells))}")
+        grown = structure.backbone.grown(structure, type)
+        if self.form == "gate":
+            cell = grown.structure.cell(type)
+            nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in cell.nodes)
+            return attrs.evolve(grown, structure=grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes)))
+        if not grown.birth:
+            raise ChangeError(f"no candidate of a new node in {type!r} can act as the identity; grow it with form = 'gate'")
+        for address, birth in grown.birth.items():
+            if not self.delta * (len(birth) - 1) < max(birth.values()):
+                limit = max(birth.values()) / (len(birth) - 1)
+                raise ChangeError(f"delta is {self.delta}; with {len(birth)} candidates at {address} it must be below {limit:g}")
+        return grown
+
+    def _cost(self, network: Network, type: str) -> int:
+        with torch.device("meta"):
+            child = Network(self._grown(network, type).structure)
+        return sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
+
+    def _weights(self, birth: Mapping[int, float], generator: torch.Generator) -> Tensor:
+        target = torch.tensor(list(birth.values()), dtype=torch.float64)
+        # 1 - U[0, 1) is never zero: a weight of zero would need an infinite logit, which never trains again
+        noise = self.delta * (1 - torch.rand(len(birth), generator=generator, dtype=torch.float64))
+        identity = int(target.argmax())
+        noise[identity] = 0.0
+        noise[identity] = -noise.sum()
+        return target + noise
+
+    def _settle(
+        self,
+        child: Network,
+        address: str,
+        site: Site,
+        birth: Mapping[int, float],
+        weights: Tensor,
+        generator: torch.Generator,
+    ) -> Bound | None:
+        """Draw the near-zero parameters of the identity in each instance; bound the site's error over all instances.
+
+        With target weights t and weights w, the error is at most the sum of |w - t| |o| + t |o - h|.
+        """
+        sigma = self.delta if self.sigma is None else self.sigma
+        worst: Bound | None = Bound({})
+        for _, mixture in child.mixtures(address):
+            error: Bound | None = Bound({})
+            for candidate, w in zip(site.candidates, weights.tolist(), strict=True):
+                operation, module = candidate.operation, mixture.candidates[str(candidate.id)]
+                t = birth[candidate.id]
+                for name in (operation.residual or ()) if t else ():
+                    parameter = module.get_parameter(name)
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                    parameter.data.copy_(sigma * noise)
+                magnitude = operation.magnitude(module)
+                deviation = operation.deviation(module) if t else Bound({})
+                if error is None or magnitude is None or deviation is None:
+                    error = None
+                else:
+                    error = error + magnitude * abs(w - t) + deviation * t
+            worst = None if worst is None or error is None else worst.largest(error)
+        return None if worst is None else worst.of(site.inputs)

@@ -1,0 +1,145 @@
+"""The operations of the Two-to-One backbone (Jie & Gao 2021, Table 1): o(x, h) with x: (batch, n_x) and h: (batch, n_h)."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe import Bound, Operation
+
+
+def matrix(rows: int, columns: int, hidden: int) -> nn.Parameter:
+    """A weight of shape (rows, columns), uniform within 1 / sqrt(hidden) as in torch's recurrent layers."""
+    limit = 1 / math.sqrt(hidden)
+    return nn.Parameter(torch.empty(rows, columns).uniform_(-limit, limit))
+
+
+def norm(weight: Tensor) -> float:
+    """The largest sum of absolute values along a row: max |W x| is at most norm(W) max |x|."""
+    return float(weight.detach().abs().sum(1).max())
+
+
+class Gate(nn.Module):
+    """activation(W_x x + W_h h + b)."""
+
+    def __init__(self, activation: Any, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.activation = activation
+        self.W_x = matrix(hidden, inputs, hidden)
+        self.W_h = matrix(hidden, hidden, hidden)
+        self.b = nn.Parameter(torch.zeros(hidden))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Shape (batch, n_h)."""
+        return self.activation(x @ self.W_x.t() + h @ self.W_h.t() + self.b)
+
+
+class Projected(nn.Module):
+    """W_x x combined with h: their sum, or their product entry by entry."""
+
+    def __init__(self, combine: Any, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.combine = combine
+        self.W_x = matrix(hidden, inputs, hidden)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Shape (batch, n_h)."""
+        return self.combine(x @ self.W_x.t(), h)
+
+
+class TwoInput(Operation):
+    """An operation on (x, h). The backbone builds it with `inputs` = n_x and `hidden` = n_h."""
+
+    arity: ClassVar[int] = 2
+
+    @abstractmethod
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+        """The module."""
+
+
+@attrs.frozen
+class Sigmoid(TwoInput):
+    """sigmoid(W_x x + W_h h + b)."""
+
+    name: ClassVar[str] = "sigmoid"
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+        """A gate."""
+        return Gate(torch.sigmoid, inputs, hidden)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= 1."""
+        return Bound({(): 1.0})
+
+
+@attrs.frozen
+class Tanh(TwoInput):
+    """tanh(W_x x + W_h h + b)."""
+
+    name: ClassVar[str] = "tanh"
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+        """A gate."""
+        return Gate(torch.tanh, inputs, hidden)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= 1."""
+        return Bound({(): 1.0})
+
+
+@attrs.frozen
+class Relu(TwoInput):
+    """relu(W_x x + W_h h + b)."""
+
+    name: ClassVar[str] = "relu"
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+        """A gate."""
+        return Gate(torch.relu, inputs, hidden)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= |b| + |W_x| |x| + |W_h| |h|."""
+        assert isinstance(module, Gate)
+        return Bound({(): float(module.b.detach().abs().max()), (0,): norm(module.W_x), (1,): norm(module.W_h)})
+
+
+@attrs.frozen
+class Sum(TwoInput):
+    """W_x x + h: the identity on h where W_x is zero."""
+
+    name: ClassVar[str] = "sum"
+    residual: ClassVar[tuple[str, ...]] = ("W_x",)
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+        """A projection."""
+        return Projected(torch.add, inputs, hidden)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= |W_x| |x| + |h|."""
+        return self.deviation(module) + Bound({(1,): 1.0})
+
+    def deviation(self, module: nn.Module) -> Bound:
+        """|o - h| <= |W_x| |x|."""
+        assert isinstance(module, Projected)
+        return Bound({(0,): norm(module.W_x)})
+
+
+@attrs.frozen
+class Prod(TwoInput):
+    """W_x x * h, entry by entry."""
+
+    name: ClassVar[str] = "prod"
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+        """A projection."""
+        return Projected(torch.mul, inputs, hidden)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= |W_x| |x| |h|."""
+        assert isinstance(module, Projected)
+        return Bound({(0, 1): norm(module.W_x)})
