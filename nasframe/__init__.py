@@ -4,6 +4,7 @@ from nasframe.architect import Architect, Bilevel
 from nasframe.backbone import Backbone, Grown
 from nasframe.change.apply import Change, apply, distance, folding, removal
 from nasframe.change.map import Set, Take
+from nasframe.change.optimisers import Named
 from nasframe.claim import Bound, Claim, tolerance
 from nasframe.criterion import ABSTAIN, AllOf, AnyOf, Decision, GrowthCriterion
 from nasframe.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "Loop",
     "Mixture",
     "Morphism",
+    "Named",
     "NasframeError",
     "Network",
     "Node",

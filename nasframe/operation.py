@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -28,8 +28,11 @@ class Operation(Part):
     residual: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
-    def build(self, **sizes: int) -> nn.Module:
-        """The module, freshly initialised from the global generator. The backbone says in its docs which sizes it gives."""
+    def build(self, *args: Any, **sizes: Any) -> nn.Module:
+        """The module, freshly initialised from the global generator.
+
+        An implementation takes by keyword the sizes that its backbones give, as their docs say, and no other arguments.
+        """
 
     def magnitude(self, module: nn.Module) -> Bound | None:
         """MAY: a bound on max |o| by the maximum norms of the inputs, from the module's present parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from abc import ABC
 from collections.abc import Callable, Mapping
@@ -52,10 +53,8 @@ def number(
         if (
             isinstance(value, bool)
             or not isinstance(value, kind)
-            or value != value
-            or abs(value) == float("inf")
-            or (low is not None and value < low)
-            or (high is not None and value > high)
+            or not math.isfinite(value)
+            or not (float("-inf") if low is None else low) <= float(value) <= (float("inf") if high is None else high)
         ):
             raise ValueError(f"{attribute.name} is {value!r}; it must be {wanted}")
 

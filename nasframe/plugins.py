@@ -105,7 +105,7 @@ class Plugins:
         if not isinstance(description, Mapping) or not isinstance(description.get("name"), str):
             raise StrategyError(f"{description!r} does not describe a {kind}; write its name, or a table with `name`")
         cls = self.get(kind, description["name"])
-        return construct(cls, f"{kind} {cls.name!r}", {k: v for k, v in description.items() if k != "name"}, self)
+        return construct(cls, f"{kind} {description['name']!r}", {k: v for k, v in description.items() if k != "name"}, self)
 
     def _unknown(self, kind: str, name: str) -> str:
         names = self.names(kind)
@@ -139,20 +139,25 @@ def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = 
     """
     points = entry_points(group=GROUP) if points is None else points
     ordered = sorted(points, key=lambda p: (_distribution(p), p.name))
-    left_out = set(without)
-    unknown = left_out - {p.name for p in ordered}
+    without = set(without)
+    unknown = without - {p.name for p in ordered}
     if unknown:
         names = ", ".join(p.name for p in ordered)
         raise PluginError(f"cannot leave out {', '.join(sorted(unknown))}: no such plugin; there are: {names}")
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
-    return Plugins(tuple(_load(manager, point) for point in ordered if point.name not in left_out))
+    return Plugins(tuple(_load(manager, point) for point in ordered if point.name not in without))
 
 
 @functools.cache
 def installed() -> Plugins:
     """The plugins of this installation, less those that the environment variable leaves out; looked up once."""
-    return discover(filter(None, os.environ.get(WITHOUT, "").split(",")))
+    return discover(left_out())
+
+
+def left_out() -> list[str]:
+    """The plugins that the environment variable names."""
+    return list(filter(None, os.environ.get(WITHOUT, "").split(",")))
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
@@ -204,8 +209,9 @@ def _parts(module: Any, manager: pluggy.PluginManager) -> tuple[type[Part], ...]
 def _check(part: Any) -> None:
     if not isinstance(part, type) or not any(issubclass(part, interface) for interface in KINDS.values()):
         raise PluginError(f"{part!r} is no part: it must be a class with one of the interfaces {', '.join(KINDS)}")
-    if not isinstance(getattr(part, "name", None), str) or not part.name:
-        raise PluginError(f"{part.__qualname__} has no name: give it `name: ClassVar[str] = \"...\"`")
+    name: Any = getattr(part, "name", None)
+    if not isinstance(name, str) or not name:
+        raise PluginError(f'{part.__qualname__} has no name: give it `name: ClassVar[str] = "..."`')
     missing = sorted(getattr(part, "__abstractmethods__", ()))
     if missing:
         raise PluginError(f"{part.__qualname__} does not define {', '.join(missing)}, which its interface demands")

@@ -1,5 +1,6 @@
 """Random numbers by key. A stream belongs to (run seed, purpose, position), so there is no generator state to save and
-no plugin that draws shifts the stream of another."""
+no plugin that draws shifts the stream of another.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ class Site:
 @attrs.frozen
 class Node:
     """A node of a cell. One that `inherits` puts out (1 - g) * inherited + g * own, where inherited is the mean of the
-    states that it names, and the gate g starts at zero."""
+    states that it names, and the gate g starts at zero.
+    """
 
     id: str
     inherits: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import attrs
@@ -21,6 +21,11 @@ class Split:
     size: int
     batch: Callable[[Tensor], tuple[Tensor, Tensor]]
 
+    def batches(self, order: Tensor | None = None, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
+        """The examples in that order (by default their own), in batches of that size."""
+        order = torch.arange(self.size) if order is None else order
+        return (self.batch(index) for index in order.split(size))
+
 
 @attrs.frozen(eq=False)
 class Data:
@@ -29,7 +34,7 @@ class Data:
     Args:
         sizes: what a backbone must know to take the inputs and to give the outputs.
         test: is read once, when all is decided.
-        loss: the mean loss of a batch from (outputs of the network, targets).
+        loss: the mean loss of a batch from (outputs of the network, targets); targets have the examples as first axis.
         predict: from the network's outputs to what the metrics compare with the targets.
         metrics: new metrics, for the test.
         references: for a number of parameters, what to compare a found network with: a module by name. Those with
@@ -44,6 +49,15 @@ class Data:
     predict: Callable[[Tensor], Tensor]
     metrics: Callable[[], torchmetrics.MetricCollection]
     references: Callable[[int], Mapping[str, Callable[[], nn.Module]]]
+
+    def mean_loss(self, outputs: Callable[[Tensor], Tensor], split: Split) -> float:
+        """The mean loss over a split of what `outputs` makes of the inputs."""
+        total, seen = 0.0, 0
+        with torch.no_grad():
+            for inputs, targets in split.batches():
+                total += float(self.loss(outputs(inputs), targets)) * len(targets)
+                seen += len(targets)
+        return total / seen
 
 
 class Task(Part):

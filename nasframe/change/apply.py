@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set as AbstractSet
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import attrs
@@ -14,7 +15,6 @@ from nasframe.claim import Claim, tolerance
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.network import Gate, Network, build, tensors
 from nasframe.seeds import Seed
-from nasframe.structure import Structure
 
 
 @attrs.frozen(eq=False)
@@ -124,7 +124,9 @@ def folding(parent: Network, seed: Seed) -> Change:
     A node with one candidate o(..., h) = h + f and the gate g on the same h puts out h + g f: the parameters in which f
     is of degree one are scaled by g, and the gate goes.
     """
-    structure, folded, kept = parent.structure, {}, []
+    structure = parent.structure
+    folded: dict[str, tuple[str, tuple[str, ...]]] = {}
+    kept: list[str] = []
     for address, node in parent.structure.nodes():
         if not node.inherits:
             continue
@@ -139,7 +141,8 @@ def folding(parent: Network, seed: Seed) -> Change:
         nodes = tuple(attrs.evolve(n, inherits=()) if n.id == node.id else n for n in cell.nodes)
         structure = structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
     child = build(structure, seed, like=parent)
-    old, overrides = tensors(parent), {}
+    old = tensors(parent)
+    overrides: dict[str, Take | Set] = {}
     for address, (site, residual) in folded.items():
         # the instances of a cell type have the same modules under different prefixes, in the same order
         gates = [gate for _, gate in parent.gates() if gate.address == address]
@@ -147,11 +150,8 @@ def folding(parent: Network, seed: Seed) -> Change:
             candidate = f"{prefix}.candidates.{next(iter(mixture.candidates))}"
             overrides |= {f"{candidate}.{p}": _scaled(old[f"{candidate}.{p}"], gate) for p in residual}
     request = {"folded": sorted(folded), "kept": kept}
-    return Change(child, Claim.exact(), overrides, request)
+    return Change(child, Claim.exact(), overrides, request=request)
 
 
 def _scaled(tensor: Tensor, gate: Gate) -> Set:
     return Set((gate.g * tensor).detach())
-
-
-__all__ = ["Change", "Take", "apply", "distance", "folding", "removal"]

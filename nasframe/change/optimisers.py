@@ -34,9 +34,7 @@ def carry(old: Optimizer, old_named: Named, new: Optimizer, new_named: Named, fu
     for name, parameter in new_named:
         entry = full.get(name)
         if isinstance(entry, Take) and entry.source in source:
-            new.state[parameter] = {
-                key: _carried(key, value, entry, name) for key, value in source[entry.source].items()
-            }
+            new.state[parameter] = {key: _carried(key, value, entry, name) for key, value in source[entry.source].items()}
 
 
 def _carried(key: str, value: Any, entry: Take, name: str) -> Any:

@@ -27,7 +27,7 @@ from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged,
 from nasframe.search.state import Best, State, logits_of, optimisers, rebuilt, snapshot, succeed, weights_of
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
-from nasframe.task import Data, Split
+from nasframe.task import Data
 
 #: what follows a phase of training
 AFTER = {"tune": "judge", "retune": "fold"}
@@ -119,22 +119,14 @@ class Loop:
         inputs, targets = batch
         return self.data.loss(network(inputs, self.rule(network)), targets)
 
-    def evaluate(self, network: Network, split: Split) -> float:
-        """The mean loss over a split, in evaluation mode."""
-        total = 0.0
-        network.eval()
-        with torch.no_grad():
-            for index in torch.arange(split.size).split(512):
-                total += float(self._loss(network, split.batch(index))) * len(index)
-        return total / split.size
-
     def _end_epoch(self, state: State, started: float) -> Event:
-        valid = _finite(self.evaluate(state.network, self.data.validation), "validation loss", state)
+        network, weights = state.network.eval(), self.rule(state.network)
+        valid = self.data.mean_loss(lambda inputs: network(inputs, weights), self.data.validation)
         record = {
             "kind": "epoch",
             **attrs.asdict(Event(*_position(state))),
             "train": state.loss / state.samples,
-            "valid": valid,
+            "valid": _finite(valid, "validation loss", state),
             **_sizes(state.network),
         }
         if "clock" in self.strategy.criterion.reads:
@@ -168,7 +160,13 @@ class Loop:
 
     def _judge(self, state: State) -> Iterator[Event]:
         judged = [r["valid"] for r in state.history if r.get("phase") == self._counted and r["stage"] == state.stage]
-        record = {"kind": "stage", "stage": state.stage, "updates": state.updates, "valid": min(judged), **_sizes(state.network)}
+        record = {
+            "kind": "stage",
+            "stage": state.stage,
+            "updates": state.updates,
+            "valid": min(judged),
+            **_sizes(state.network),
+        }
         proposals = [(m, p) for m in self.strategy.growth for p in m.propose(state.network)]
         decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
@@ -227,7 +225,9 @@ class Loop:
         events = []
         if any(True for _ in state.network.gates()):
             seed = self.seed("fold")
-            events.append(self._transact(state, folding(state.network, seed), "fold", seed, "gates are folded where they can be"))
+            events.append(
+                self._transact(state, folding(state.network, seed), "fold", seed, "gates are folded where they can be")
+            )
         _enter(state, "done")
         yield from events
 

@@ -187,5 +187,3 @@ def _prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _under(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}/"): v for k, v in values.items() if k.startswith(f"{prefix}/")}
-
-

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Optimiser, nested, number
+from nasframe import Architect, Bilevel, Named, Optimiser, nested, number
 
 
 @attrs.frozen
@@ -40,7 +40,7 @@ class FirstOrder(Architect):
         loss = problem.valid(problem.weights, problem.logits)
         return dict(zip(names, torch.autograd.grad(loss, logits), strict=True))
 
-    def build_optimiser(self, logits: list, stage: int) -> Optimizer:
+    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
         """The optimiser, with the learning rate of that stage."""
         factor = self.after_growth if stage else 1.0
         return attrs.evolve(self.optimiser, learning_rate=self.optimiser.learning_rate * factor).build(logits)

@@ -19,10 +19,8 @@ def references(
 ) -> Mapping[str, Callable[[], nn.Module]]:
     """The mean, the last value and ridge AR(1), none of which is trained; LSTM and GRU of about that many parameters.
 
-    Args:
-        past, following: rows before the training and then the validation targets, and these targets, both [pairs, n] in
-            float64 and standardised; the first `train` pairs are for training.
-        like: has the device and the dtype that the modules are to have.
+    They get the device and the dtype of `like`. `past` are the rows before the targets of training and then validation,
+    and `following` these targets, both [pairs, n] in float64 and standardised; the first `train` pairs are training's.
     """
     columns = past.shape[1]
     made: dict[str, Callable[[], nn.Module]] = {

@@ -24,11 +24,7 @@ DATE = "date"
 
 @attrs.frozen(eq=False)
 class Series:
-    """Numbers by time and column, what the columns are called, and what errors call the whole.
-
-    Args:
-        rows: [rows, columns] in float64, the earliest first.
-    """
+    """Rows [rows, columns] in float64, the earliest first, the columns' names, and what errors call the whole."""
 
     source: str
     names: tuple[str, ...]

@@ -83,7 +83,9 @@ class NodeGrowth(Morphism):
         for address, birth in grown.birth.items():
             if not self.delta * (len(birth) - 1) < max(birth.values()):
                 limit = max(birth.values()) / (len(birth) - 1)
-                raise ChangeError(f"delta is {self.delta}; with {len(birth)} candidates at {address} it must be below {limit:g}")
+                raise ChangeError(
+                    f"delta is {self.delta}; with {len(birth)} candidates at {address} it must be below {limit:g}"
+                )
         return grown
 
     def _cost(self, network: Network, type: str) -> int:

@@ -20,7 +20,7 @@ def matrix(rows: int, columns: int, hidden: int) -> nn.Parameter:
 
 
 def norm(weight: Tensor) -> float:
-    """The largest sum of absolute values along a row: max |W x| is at most norm(W) max |x|."""
+    """The largest sum of absolute values along a row: |W x| is at most that many times |x|, in maximum norms."""
     return float(weight.detach().abs().sum(1).max())
 
 
@@ -58,7 +58,7 @@ class TwoInput(Operation):
     arity: ClassVar[int] = 2
 
     @abstractmethod
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """The module."""
 
 
@@ -68,7 +68,7 @@ class Sigmoid(TwoInput):
 
     name: ClassVar[str] = "sigmoid"
 
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A gate."""
         return Gate(torch.sigmoid, inputs, hidden)
 
@@ -83,7 +83,7 @@ class Tanh(TwoInput):
 
     name: ClassVar[str] = "tanh"
 
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A gate."""
         return Gate(torch.tanh, inputs, hidden)
 
@@ -98,7 +98,7 @@ class Relu(TwoInput):
 
     name: ClassVar[str] = "relu"
 
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A gate."""
         return Gate(torch.relu, inputs, hidden)
 
@@ -115,7 +115,7 @@ class Sum(TwoInput):
     name: ClassVar[str] = "sum"
     residual: ClassVar[tuple[str, ...]] = ("W_x",)
 
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A projection."""
         return Projected(torch.add, inputs, hidden)
 
@@ -135,7 +135,7 @@ class Prod(TwoInput):
 
     name: ClassVar[str] = "prod"
 
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A projection."""
         return Projected(torch.mul, inputs, hidden)
 

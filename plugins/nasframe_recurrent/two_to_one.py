@@ -91,9 +91,7 @@ class TwoToOneCell(nn.Module):
 
     def __init__(self, type: str, cell: Cell, inputs: int, hidden: int) -> None:
         super().__init__()
-        self.nodes = nn.ModuleDict(
-            {s.node: Mixture(f"{type}/{s.id}", s, inputs=inputs, hidden=hidden) for s in cell.sites}
-        )
+        self.nodes = nn.ModuleDict({s.node: Mixture(f"{type}/{s.id}", s, inputs=inputs, hidden=hidden) for s in cell.sites})
         self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
 
     def forward(self, shares: Shares, x: Tensor, h: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""How delta and the logits' rate after a growth were chosen: whole searches over a grid, judged on the validation part.
+
+    python docs/measurements/growth_noise.py --seeds 3 > growth_noise.jsonl
+
+One JSON object a line: the setting, the seed, the best validation loss of the pruned and tuned network, how many nodes
+were grown, how many of these are decided for another operation than the identity they were born as, and the updates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+
+import torch
+from nasframe_bilevel import FirstOrder
+from nasframe_forecasting import Forecasting
+from nasframe_growing import MaxNodes, NoBetter, NodeGrowth, Patience
+from nasframe_pruning import Strongest
+from nasframe_recurrent import TwoToOne
+
+from nasframe import Search, Strategy
+
+GRID = [
+    ("noise", delta, rate, prune)
+    for delta, rate, prune in itertools.product((0.001, 0.01, 0.1, 0.2), (1.0, 10.0, 100.0), ("stage", "end"))
+] + [("gate", None, rate, prune) for rate, prune in itertools.product((1.0, 10.0, 100.0), ("stage", "end"))]
+
+
+def main() -> None:
+    """Run the grid, seed by seed, so that an early stop leaves every setting equally often."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    torch.set_num_threads(1)
+    for seed in range(parser.parse_args().seeds):
+        for form, delta, rate, prune in GRID:
+            print(json.dumps(measure(form, delta, rate, prune, seed)), flush=True)
+
+
+def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) -> dict[str, object]:
+    """One search."""
+    strategy = Strategy(
+        task=Forecasting(),
+        backbone=TwoToOne(),
+        architect=FirstOrder(after_growth=rate),
+        growth=(NodeGrowth(form) if delta is None else NodeGrowth(form, delta),),
+        criterion=Patience() | NoBetter() | MaxNodes(4),
+        pruner=Strongest(),
+        prune=prune,
+        seed=seed,
+    )
+    search = Search(strategy)
+    network = search.run()
+    grown = [s.candidates[0].operation for a, s in network.structure.sites() if s.id != "n0"]
+    return {
+        "form": form,
+        "delta": delta,
+        "after_growth": rate,
+        "prune": prune,
+        "seed": seed,
+        "valid": search.state.best.valid if search.state.best else None,
+        "grown": len(grown),
+        "other": sum(operation.residual is None for operation in grown),
+        "operations": [s.candidates[0].operation.name for _, s in network.structure.sites()],
+        "updates": search.state.updates,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The command line: `nasframe search`, `nasframe resume`, `nasframe plugins`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nasframe.cli.flags import Spec, strategy_values
+from nasframe.cli.watch import Stop, watching
+from nasframe.errors import NasframeError
+from nasframe.plugins import Plugin, Plugins, discover, left_out
+from nasframe.run import summary
+from nasframe.run.compare import compare
+from nasframe.run.folder import Folder, Keeper, follow
+from nasframe.run.pictures import draw_cell, draw_learning
+from nasframe.search.strategy import Strategy
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nasframe")
+@click.option("--without", multiple=True, metavar="PLUGIN", help="Leave a plugin out (see `nasframe plugins`); repeatable.")
+@click.pass_context
+def cli(context: click.Context, without: tuple[str, ...]) -> None:
+    """Grow and search a neural network's architecture while it trains."""
+    context.obj = lambda: discover([*left_out(), *without])
+
+
+@cli.command()
+@click.option(
+    "--strategy", "file", type=click.Path(path_type=Path), help="Start from a strategy file, as every run writes one."
+)
+@click.option("--task", type=Spec(), help="What to search for.  [default: forecasting]")
+@click.option("--backbone", type=Spec(), help="How nodes are wired.  [default: two_to_one]")
+@click.option("--architect", type=Spec(), help="What moves the logits.  [default: first_order]")
+@click.option("--criterion", type=Spec(), multiple=True, help="When to grow and to stop; repeatable, any of them decides.")
+@click.option("--growth", type=Spec(), multiple=True, help="How to grow; repeatable, the most promising is taken.")
+@click.option("--pruner", type=Spec(), help="Which candidates go.  [default: strongest]")
+@click.option("--prune", help="When: 'stage' (each) or 'end'.")
+@click.option("--nodes", type=int, help="Nodes that each cell starts with.")
+@click.option("--hidden", type=int, help="Hidden size of the backbone.")
+@click.option("--layers", type=int, help="Stacked layers of the backbone.")
+@click.option("--budget", type=int, metavar="UPDATES", help="The search ends with the stage that reaches so many updates.")
+@click.option("--seed", type=int, help="Of every random draw.")
+@click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
+@click.option("--device", help="Such as cpu, cuda:0.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<the next number>]")
+@click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
+@click.pass_obj
+def search(load: Any, /, file: Path | None, out: Path | None, commit_every: int | None, **flags: Any) -> None:
+    """Search a cell, and compare what was found.
+
+    A part is given by its name, with its options behind a colon: --backbone two_to_one:hidden=8,layers=2
+    """
+    plugins = _plugins(load)
+    written = Strategy.read(file, plugins).to_dict() if file else None
+    strategy = Strategy.from_dict(strategy_values(written, flags), plugins)
+    path = out or _next_run(Path("runs"))
+    _run(Folder.create(path, strategy, plugins), commit_every)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
+@click.pass_obj
+def resume(load: Any, /, run: Path, commit_every: int | None) -> None:
+    """Go on with the run in folder RUN from its last commit."""
+    _run(Folder.open(run, _plugins(load)), commit_every)
+
+
+@cli.command("plugins")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def list_plugins(load: Any, /, as_json: bool) -> None:
+    """List what is registered: kind, name, plugin, distribution, version; and what was not loaded, and why."""
+    plugins: Plugins = load()
+    rows = [row for plugin in plugins.found for row in _rows(plugin)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("kind", "name", "plugin", "distribution", "version", "state", box=None)
+    for row in rows:
+        table.add_row(*(str(row[k] or "") for k in ("kind", "name", "plugin", "distribution", "version", "state")))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def main() -> None:
+    """The entry point: an error of ours is one line on stderr and exit status 1."""
+    try:
+        cli.main(standalone_mode=False)
+    except NasframeError as error:
+        _fail(f"error: {error}", 1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", INTERRUPTED)
+
+
+def _fail(text: str, status: int) -> None:
+    click.echo(text, err=True)
+    sys.exit(status)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
+
+
+def _plugins(load: Any) -> Plugins:
+    plugins: Plugins = load()
+    for problem in plugins.problems():
+        _warn(problem)
+    return plugins
+
+
+def _next_run(folder: Path) -> Path:
+    taken = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
+    return folder / f"{max(taken, default=0) + 1:03d}"
+
+
+def _run(folder: Folder, commit_every: int | None) -> None:
+    with folder.locked(), Stop() as stop, watching() as watch:
+        search = folder.search(_warn)
+        keeper = Keeper(folder, search.state, commit_every)
+        watch.say(f"run folder: {folder.path}")
+        if not follow(search, keeper, watch, lambda: stop.asked):
+            watch.say(f"stopped; go on with: nasframe resume {folder.path}")
+            sys.exit(INTERRUPTED)
+        folder.write_result(search.network)
+        draw_cell(search.network.structure, None, folder.path / "cell.png")
+        draw_learning(search.state.history, search.state.lineage, folder.path / "learning.png")
+        rows = compare(search, lambda name: watch.say(f"comparing: {name}"))
+        watch.say(summary.write(folder, search, rows))
+
+
+def _rows(plugin: Plugin) -> list[Mapping[str, Any]]:
+    origin = {"plugin": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+    if plugin.problem:
+        return [{"kind": None, "name": None, **origin, "state": f"not loaded: {plugin.problem}"}]
+    return [{"kind": part.kind, "name": part.name, **origin, "state": "loaded"} for part in plugin.parts]

@@ -1,0 +1,85 @@
+"""What a person sees of a search: a live line on a terminal, plain lines elsewhere; and how it is asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+import attrs
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from nasframe.search.events import Changed, EpochEnded, Event, Judged, Stepped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """While it is entered, the first Ctrl-C or SIGTERM asks for a clean end, and the second one ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Stop:
+        self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@attrs.define
+class Watch:
+    """A consumer of events that prints what a person wants to know."""
+
+    console: Console
+    progress: Progress | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Move the bar at each update; a line at each epoch (where there is no bar), decision and change."""
+        if isinstance(event, Stepped):
+            self._move(event)
+        elif isinstance(event, EpochEnded) and self.progress is None:
+            self.say(_epoch(event))
+        elif isinstance(event, Judged):
+            self.say(f"stage {event.record['stage']}: {event.record['decision']}: {event.record['reason']}")
+        elif isinstance(event, Changed):
+            moved = f", distance {event.record['distance']:.3g}" if "distance" in event.record else ""
+            self.say(f"  {event.record['change']}: {event.record['why']}{moved}")
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _move(self, event: Stepped) -> None:
+        if self.progress is not None:
+            text = f"stage {event.stage} {event.phase}, epoch {event.epoch}, loss {event.loss:.4f}"
+            self.progress.update(self.progress.task_ids[0], completed=event.samples, total=event.size, description=text)
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[Watch]:
+    """A watch for this process's standard output."""
+    console = Console()
+    if not sys.stdout.isatty():
+        yield Watch(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        progress.add_task("", total=None)
+        yield Watch(console, progress)
+
+
+def _epoch(event: EpochEnded) -> str:
+    r = event.record
+    place = f"stage {r['stage']} {r['phase']:<6} epoch {r['epoch']:>3}"
+    return f"{place}  updates {r['updates']:>6}  train {r['train']:.4f}  valid {r['valid']:.4f}"

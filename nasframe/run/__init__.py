@@ -1,0 +1,1 @@
+"""A run: a search whose state, records and results are kept in a folder."""

@@ -1,0 +1,134 @@
+"""A run folder: strategy.toml, metrics.jsonl, lineage.jsonl, commits/, and the results when the search is over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import filelock
+import safetensors.torch
+
+from nasframe.errors import RunError
+from nasframe.network import Network
+from nasframe.plugins import Plugins
+from nasframe.run import checkpoint
+from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
+from nasframe.search.search import Search
+from nasframe.search.state import State, dump, load, snapshot
+from nasframe.search.strategy import Strategy
+
+STRATEGY, ARCHITECTURE, WEIGHTS = "strategy.toml", "architecture.json", "weights.safetensors"
+RECORDS = {"metrics.jsonl": "history", "lineage.jsonl": "lineage"}
+
+
+@attrs.frozen
+class Folder:
+    """Where a run is kept. One process at a time writes to it."""
+
+    path: Path
+    plugins: Plugins
+
+    @classmethod
+    def create(cls, path: Path, strategy: Strategy, plugins: Plugins) -> Folder:
+        """A new folder with its strategy; one that holds anything already is refused."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists already; give another --out, or go on with it: nasframe resume {path}")
+        with checkpoint.speaking(path):
+            path.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_file(path / STRATEGY, strategy.to_toml().encode())
+        return cls(path, plugins)
+
+    @classmethod
+    def open(cls, path: Path, plugins: Plugins) -> Folder:
+        """A folder that a run has left."""
+        if not (path / STRATEGY).is_file():
+            raise RunError(f"{path} is no run folder: it holds no {STRATEGY}")
+        return cls(path, plugins)
+
+    def search(self, warn: Callable[[str], None] = lambda text: None) -> Search:
+        """The search as it stands at the last commit, or at its beginning. `warn` is told what is not as it was."""
+        strategy = Strategy.read(self.path / STRATEGY, self.plugins)
+        if not (self.path / "commits").is_dir():
+            return Search(strategy)
+        commit = checkpoint.newest(self.path / "commits", warn)
+        now = self._environment()
+        for name in sorted(now.keys() | commit.environment.keys()):
+            was, is_ = commit.environment.get(name, "absent"), now.get(name, "absent")
+            if was != is_:
+                warn(f"{name} was {was} and is {is_}: the run goes on, but the same bytes are not promised")
+        return Search(strategy, state=load(commit.text, commit.tensors, strategy, self.plugins))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others out; a folder that another process writes to is refused."""
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise RunError(f"another process is writing to {self.path}; wait for it, or give another --out") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def commit(self, state: State) -> None:
+        """Write the state down."""
+        checkpoint.write(self.path / "commits", *dump(state), self._environment())
+
+    def write_result(self, network: Network) -> None:
+        """The architecture as JSON, from which it is rebuilt, and its weights."""
+        values = {name: tensor.contiguous().cpu() for name, tensor in snapshot(network).items()}
+        checkpoint.write_file(self.path / ARCHITECTURE, network.structure.to_json().encode())
+        checkpoint.write_file(self.path / WEIGHTS, safetensors.torch.save(values))
+
+    def _environment(self) -> dict[str, str]:
+        return checkpoint.environment({p.name: p.version for p in self.plugins.found})
+
+
+class Keeper:
+    """A consumer of events that keeps a run: a commit at each change, epoch and decision, and the records by line.
+
+    Args:
+        every: commit after so many updates within an epoch, too; None: not.
+    """
+
+    def __init__(self, folder: Folder, state: State, every: int | None = None) -> None:
+        self.folder, self.state, self.every = folder, state, every
+        for name, field in RECORDS.items():
+            # what an earlier process wrote after its last commit has not happened: it is cut off before the first append
+            checkpoint.write_file(folder.path / name, _lines(getattr(state, field)))
+        self.written = {name: len(getattr(state, field)) for name, field in RECORDS.items()}
+
+    def __call__(self, event: Event) -> None:
+        """Commit what the event did, then append its records."""
+        due = isinstance(event, Stepped) and self.every is not None and event.updates % self.every == 0
+        if due or isinstance(event, EpochEnded | Judged | Changed | Finished):
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit the state as it is, and append the records that are new."""
+        self.folder.commit(self.state)
+        for name, field in RECORDS.items():
+            records = getattr(self.state, field)
+            with checkpoint.speaking(self.folder.path / name), (self.folder.path / name).open("ab") as file:
+                file.write(_lines(records[self.written[name] :]))
+            self.written[name] = len(records)
+
+
+def follow(search: Search, keeper: Keeper, watch: Callable[[Event], None], stopped: Callable[[], bool]) -> bool:
+    """Run the search, keep it, and let `watch` see its events; whether it came to its end before `stopped` said so."""
+    for event in search:
+        keeper(event)
+        watch(event)
+        if stopped() and not isinstance(event, Finished):
+            keeper.commit()
+            return False
+    return True
+
+
+def _lines(records: Sequence[Any]) -> bytes:
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()

@@ -1,0 +1,74 @@
+"""A network that has trained: what the laws of change take as a parent."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe import Change, Data, Network, Search, Seed, Strategy, apply
+from nasframe.search.events import Stepped
+from nasframe.search.state import State, succeed
+
+
+@attrs.frozen(eq=False)
+class Aged:
+    """A search that stands somewhere in its training, with all that its next step needs.
+
+    A fresh network hides faults: its moments are zero, its buffers are at their defaults, its logits are even.
+    """
+
+    strategy: Strategy
+    data: Data
+    state: State
+
+    @classmethod
+    def of(cls, strategy: Strategy, steps: int = 20) -> Aged:
+        """The search of a strategy after so many updates."""
+        search = Search(strategy)
+        return cls(strategy, search.data, search.state).train(steps)
+
+    @property
+    def network(self) -> Network:
+        """The network, with whatever the steps so far made of it."""
+        return self.state.network
+
+    def train(self, steps: int) -> Aged:
+        """The same search, so many updates of logits and weights later."""
+        events = iter(Search(self.strategy, data=self.data, state=self.state))
+        for _ in itertools.islice((e for e in events if isinstance(e, Stepped)), steps):
+            pass
+        return self
+
+    def copy(self) -> Aged:
+        """Another search at the same place."""
+        return attrs.evolve(self, state=copy.deepcopy(self.state))
+
+    def after(self, change: Change) -> Aged:
+        """The search that goes on with the change's child; this one stays as it is."""
+        full = apply(self.network, change, self.strategy.architect.logits)
+        state = attrs.evolve(self.state)
+        succeed(state, self.strategy, change.child, full)
+        return attrs.evolve(self, state=state)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights of the mixtures now."""
+        with torch.no_grad():
+            return self.strategy.architect.weights(dict(self.network.logits))
+
+    def outputs(self, training: bool, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What the network puts out on the validation split, in that mode, with its own weights unless others are given.
+
+        Whatever draws at random draws the same for every network; the network itself is left alone.
+        """
+        network = copy.deepcopy(self.network).train(training)
+        with torch.no_grad(), Seed(("outputs",)).lent(self.strategy.device):
+            return network(self.inputs(), self.weights() if weights is None else weights)
+
+    def inputs(self) -> Tensor:
+        """The inputs of the validation split."""
+        return self.data.validation.batch(torch.arange(self.data.validation.size))[0]

@@ -1,0 +1,73 @@
+"""Hypothesis strategies: sizes down to 1, optimisers, seeds, networks that have trained, and broken JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from nasframe import Optimiser, Seed, Site, Strategy, Structure
+from nasframe.testing.aged import Aged
+
+
+def sizes(high: int = 4) -> SearchStrategy[int]:
+    """A number of units, steps or examples."""
+    return st.integers(1, high)
+
+
+def seeds() -> SearchStrategy[Seed]:
+    """A seed."""
+    return st.integers(0, 2**16).map(lambda n: Seed((n, "drawn")))
+
+
+def optimisers() -> SearchStrategy[Optimiser]:
+    """SGD with momentum, Adam or AdamW, at rates that move a network within a few steps."""
+    rates, decays = st.sampled_from([0.003, 0.01, 0.03]), st.sampled_from([0.0, 0.01])
+    adam = st.builds(
+        Optimiser,
+        method=st.sampled_from(["adam", "adamw"]),
+        learning_rate=rates,
+        weight_decay=decays,
+        betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
+    )
+    return adam | st.builds(Optimiser, method=st.just("sgd"), learning_rate=rates, weight_decay=decays, momentum=st.just(0.9))
+
+
+def aged(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[Aged]:
+    """A search of one of these strategies after so many updates."""
+    return strategies.map(lambda strategy: Aged.of(strategy, steps))
+
+
+@st.composite
+def removals(draw: DrawFn, structure: Structure, decide: bool = False) -> Mapping[str, frozenset[int]]:
+    """Candidates to remove, by site: any but all, or all but one at each site where the structure is to be decided."""
+    gone = {address: draw(_part(site, decide)) for address, site in structure.sites() if not site.decided}
+    return {address: ids for address, ids in gone.items() if ids}
+
+
+def _part(site: Site, decide: bool) -> SearchStrategy[frozenset[int]]:
+    ids = frozenset(c.id for c in site.candidates)
+    kept = st.sampled_from(sorted(ids)).map(lambda id: frozenset({id}))
+    return (kept if decide else st.frozensets(st.sampled_from(sorted(ids)), min_size=1)).map(lambda k: ids - k)
+
+
+#: what stands in a JSON text by mistake
+JUNK = st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=3) | st.just([]) | st.just({}) | st.just([{}])
+
+
+@st.composite
+def spoilt(draw: DrawFn, data: Any) -> Any:
+    """Plain values with one of them, at any depth, left out or replaced by something else."""
+    keys: Sequence[Any] = [*data] if isinstance(data, dict) else [*range(len(data))] if isinstance(data, list) else []
+    if not keys or draw(st.integers(0, 7)) == 0:
+        return draw(JUNK)
+    key = draw(st.sampled_from(keys))
+    copy = json.loads(json.dumps(data))
+    if draw(st.integers(0, 7)) == 0:
+        del copy[key]
+    else:
+        copy[key] = draw(spoilt(data[key]))
+    return copy

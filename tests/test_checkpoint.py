@@ -1,0 +1,196 @@
+"""A commit is on disk whole or not at all, and what is damaged is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import PLUGINS, digest
+from toy import toy_strategy
+
+from nasframe import CheckpointError, RunError, Search
+from nasframe.run import checkpoint
+from nasframe.run.folder import Folder, Keeper, follow
+from nasframe.search.events import Changed
+
+ENVIRONMENT = {"torch": "2"}
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((3, 2), value), "b": torch.tensor(value)}
+
+
+def commit(folder: Path, value: float) -> Path:
+    return checkpoint.write(folder, f'{{"value": {value}}}', tensors(value), ENVIRONMENT)
+
+
+def value_of(folder: Path) -> float:
+    found = checkpoint.newest(folder, lambda text: None)
+    assert torch.equal(found.tensors["a"], tensors(float(found.tensors["b"]))["a"])
+    assert found.text == f'{{"value": {float(found.tensors["b"])}}}'
+    return float(found.tensors["b"])
+
+
+def test_the_newest_is_read_and_the_last_two_are_kept(tmp_path: Path) -> None:
+    """After any number of commits the newest is read, and one more is there to fall back on."""
+    for value in range(5):
+        commit(tmp_path, float(value))
+
+    assert 4.0 == value_of(tmp_path)
+    assert ["00000004", "00000005"] == sorted(p.name for p in tmp_path.iterdir())
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize("step", range(40))
+def test_killed_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Whichever step of a commit a kill stops at, before or after it, the state read is the old one or the new one."""
+    commit(tmp_path, 0.0)
+    commit(tmp_path, 1.0)
+    left = [step]
+
+    def fatal(original):
+        def call(*args, **kwargs):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            result = original(*args, **kwargs)
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return result
+
+        return call
+
+    for target, name in ((checkpoint.os, "fsync"), (checkpoint.shutil, "rmtree"), (Path, "mkdir"), (Path, "rename")):
+        monkeypatch.setattr(target, name, fatal(getattr(target, name)))
+    monkeypatch.setattr(checkpoint, "_write", fatal(checkpoint._write))
+    try:
+        commit(tmp_path, 2.0)
+        finished = True
+    except Killed:
+        finished = False
+    monkeypatch.undo()
+    found = value_of(tmp_path)
+
+    assert found == 2.0 if finished else found in (1.0, 2.0)
+    commit(tmp_path, 3.0)
+    assert 3.0 == value_of(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["state.json", "tensors.safetensors", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
+def test_damage_is_noticed_and_set_aside(tmp_path: Path, file: str, damage: str) -> None:
+    """One flipped bit, a file cut short, emptied or gone: the commit before is read, and the damaged one is named."""
+    commit(tmp_path, 1.0)
+    path = commit(tmp_path, 2.0) / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_bytes({"flip": bytes(content), "truncate": bytes(content[:-3]), "empty": b""}[damage])
+    said: list[str] = []
+    found = checkpoint.newest(tmp_path, said.append)
+
+    assert float(found.tensors["b"]) == 1.0
+    assert len(said) == 1
+    assert "00000002" in said[0]
+    assert "set aside as 00000002.damaged" in said[0]
+
+
+def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
+    """A folder without a whole commit says so."""
+    with pytest.raises(CheckpointError, match="holds no commit that is whole; the search has to be started anew"):
+        checkpoint.newest(tmp_path, lambda text: None)
+
+
+def test_a_full_disk_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OSError while writing says what could not be written, and leaves the last commit."""
+    commit(tmp_path, 1.0)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(RunError, match=r"cannot write .*: No space left on device; what was committed before is kept"):
+        commit(tmp_path, 2.0)
+    assert 1.0 == value_of(tmp_path)
+
+
+def run(folder: Folder, stop_after: int | None = None) -> Search:
+    search = folder.search()
+    seen = []
+    follow(search, Keeper(folder, search.state, every=1), seen.append, lambda: len(seen) == stop_after)
+    return search
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 9, 17, 23])
+def test_a_run_taken_up_from_its_folder(tmp_path: Path, stop_after: int) -> None:
+    """Stopped after any event and resumed from disk, records included: the same bytes as without a stop."""
+    strategy = toy_strategy(prune="stage")
+    whole = Folder.create(tmp_path / "whole", strategy, PLUGINS)
+    expected = run(whole)
+    broken = Folder.create(tmp_path / "broken", strategy, PLUGINS)
+    run(broken, stop_after)
+    # what was appended after the last commit has not happened
+    for name in ("metrics.jsonl", "lineage.jsonl"):
+        with (broken.path / name).open("a") as file:
+            file.write('{"kind": "epoch", "torn')
+    actual = run(Folder.open(broken.path, PLUGINS))
+    for folder, search in ((whole, expected), (broken, actual)):
+        folder.write_result(search.network)
+
+    assert digest(expected.state) == digest(actual.state)
+    for name in ("strategy.toml", "metrics.jsonl", "lineage.jsonl", "architecture.json", "weights.safetensors"):
+        assert (whole.path / name).read_bytes() == (broken.path / name).read_bytes(), name
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    """A second writer is refused while the first one is at work."""
+    folder = Folder.create(tmp_path / "run", toy_strategy(), PLUGINS)
+
+    with folder.locked(), pytest.raises(RunError, match="another process is writing to"):
+        folder.locked().__enter__()
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    """A folder that holds something is not overwritten, and one that is no run folder is not resumed."""
+    (tmp_path / "file").write_text("precious")
+
+    with pytest.raises(RunError, match=r"exists already; give another --out, or go on with it: nasframe resume"):
+        Folder.create(tmp_path, toy_strategy(), PLUGINS)
+    with pytest.raises(RunError, match=r"is no run folder: it holds no strategy\.toml"):
+        Folder.open(tmp_path, PLUGINS)
+
+
+def test_another_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resuming with another version says that the same bytes are not promised."""
+    folder = Folder.create(tmp_path / "run", toy_strategy(), PLUGINS)
+    run(folder, 3)
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    said: list[str] = []
+    folder.search(said.append)
+
+    assert len(said) == 1
+    assert "and is 99.0: the run goes on, but the same bytes are not promised" in said[0]
+
+
+def test_changes_are_in_the_lineage_without_wall_time(tmp_path: Path) -> None:
+    """Every change is journalled with what, where, why, claim, distance and seed, and no record holds a clock's reading."""
+    search, changes = Search(toy_strategy()), 0
+    for event in search:
+        changes += isinstance(event, Changed)
+        for record in (*search.state.lineage, *search.state.history):
+            assert "seconds" not in record
+
+    assert changes == len(search.state.lineage) == 4
+    grown = [r for r in search.state.lineage if r["change"] == "node"]
+    assert [1, 2] == [r["stage"] for r in grown]
+    for record in grown:
+        assert {"why", "request", "claim", "distance", "newcomers", "parent", "child", "seed", "counts"} <= record.keys()
+        weights = next(iter(record["newcomers"].values()))
+        assert abs(sum(weights.values()) - 1) < 1e-12

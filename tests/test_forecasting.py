@@ -1,0 +1,434 @@
+"""Forecasting: reading series, windows that leak nothing, and the references."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nasframe_forecasting import Forecasting, nasframe_parts
+from nasframe_forecasting.references import nearest_units, ridge
+from nasframe_forecasting.series import Series, read, shipped
+from nasframe_forecasting.task import data
+from torch import Tensor, nn
+
+from nasframe import Data, DataError, Seed, Split
+
+CPU = torch.device("cpu")
+EXACT = torch.float64
+
+drawn = settings(max_examples=40, deadline=None)
+
+
+def text(rows: Tensor) -> str:
+    """A CSV text with a column of dates first."""
+    header = ",".join(["date", *(f"c{column}" for column in range(rows.shape[1]))])
+    return "\n".join([header, *(",".join([f"day {t}", *map(repr, row)]) for t, row in enumerate(rows.tolist()))]) + "\n"
+
+
+def noise(size: int, columns: int, seed: int = 0) -> Tensor:
+    """Rows of random numbers, no two of a column alike in practice."""
+    return torch.randn(size, columns, dtype=EXACT, generator=Seed((seed,)).generator())
+
+
+def loaded(rows: Tensor, window: int) -> Data:
+    """The data of rows that went through a CSV text."""
+    return data(read(io.StringIO(text(rows)), "noise"), window, CPU, EXACT)
+
+
+def whole(split: Split) -> tuple[Tensor, Tensor]:
+    """All windows of a split in one batch."""
+    return split.batch(torch.arange(split.size))
+
+
+def same(one: Split, other: Split) -> bool:
+    """Whether two splits give the same batches."""
+    return all(map(torch.equal, whole(one), whole(other)))
+
+
+def parameters(module: nn.Module) -> int:
+    """How many numbers the module's parameters hold."""
+    return sum(p.numel() for p in module.parameters())
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Tensor, int]:
+    """Rows and a window that fits them, down to one column and to the fewest rows."""
+    window = draw(st.integers(1, 6))
+    fewest = math.ceil(5 * (window + 1) / 3)
+    size = draw(st.integers(fewest, fewest + 30))
+    return noise(size, draw(st.integers(1, 4)), draw(st.integers(0, 2**32))), window
+
+
+def ends(size: int) -> tuple[int, int]:
+    """Where the training rows and the validation rows end."""
+    return int(0.6 * size + 1e-9), int(0.8 * size + 1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------- windows
+
+
+@drawn
+@given(cases())
+def test_a_window_is_the_rows_before_its_target(case: tuple[Tensor, int]) -> None:
+    """Window i of a part holds the standardised rows just before that part's target i, in order, to the last bit."""
+    rows, window = case
+    task = loaded(rows, window)
+    train, validation = ends(len(rows))
+    rows = (rows - rows[:train].mean(0)) / rows[:train].std(0, correction=0)
+    for split, first in ((task.train, window), (task.validation, train), (task.test, validation)):
+        inputs, targets = whole(split)
+        assert inputs.shape == (window, split.size, rows.shape[1])
+        for i in range(split.size):
+            assert torch.equal(inputs[:, i], rows[first + i - window : first + i])
+            assert torch.equal(targets[i], rows[first + i])
+
+
+@drawn
+@given(cases())
+def test_the_parts_share_the_targets_out_by_time(case: tuple[Tensor, int]) -> None:
+    """Every row after the first window is the target of one window: 60 % of the rows train, 20 % validate, 20 % test."""
+    rows, window = case
+    task = loaded(rows, window)
+    train, validation = ends(len(rows))
+
+    assert [task.train.size, task.validation.size, task.test.size] == [
+        train - window,
+        validation - train,
+        len(rows) - validation,
+    ]
+
+
+@drawn
+@given(cases(), st.data())
+def test_test_rows_are_seen_by_the_test_alone(case: tuple[Tensor, int], data: st.DataObject) -> None:
+    """Changing a test row changes no training batch, no validation batch and no reference."""
+    rows, window = case
+    changed = rows.clone()
+    changed[data.draw(st.integers(ends(len(rows))[1], len(rows) - 1))] += 1e3
+    before, after = loaded(rows, window), loaded(changed, window)
+    one, other = (task.references(100)["ridge AR(1)"]() for task in (before, after))
+
+    assert same(before.train, after.train)
+    assert same(before.validation, after.validation)
+    assert not same(before.test, after.test)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+
+
+@drawn
+@given(cases(), st.data())
+def test_training_sees_and_standardises_by_training_rows_alone(case: tuple[Tensor, int], data: st.DataObject) -> None:
+    """Changing a validation row changes no training batch, and of the other batches only where that row stands."""
+    rows, window = case
+    train, validation = ends(len(rows))
+    row = data.draw(st.integers(train, validation - 1))
+    changed = rows.clone()
+    changed[row] += 1e3
+    before, after = loaded(rows, window), loaded(changed, window)
+    kept = torch.arange(before.validation.size) != row - train
+
+    assert same(before.train, after.train)
+    assert torch.equal(whole(before.validation)[1][kept], whole(after.validation)[1][kept])
+    assert torch.equal(whole(before.test)[1], whole(after.test)[1])
+
+
+@drawn
+@given(cases())
+def test_training_rows_are_standard(case: tuple[Tensor, int]) -> None:
+    """With a window of one row, first input and targets are all training rows, of mean 0 and standard deviation 1."""
+    inputs, targets = whole(loaded(case[0], 1).train)
+    rows = torch.cat([inputs[0, :1], targets])
+
+    torch.testing.assert_close(rows.mean(0), torch.zeros_like(rows[0]))
+    torch.testing.assert_close(rows.std(0, correction=0), torch.ones_like(rows[0]))
+
+
+@drawn
+@given(cases(), st.data())
+def test_a_batch_holds_the_windows_asked_for(case: tuple[Tensor, int], data: st.DataObject) -> None:
+    """A batch at any positions, in any order and number, is those columns of the whole, and a copy of them."""
+    split = loaded(*case).validation
+    positions = torch.tensor(data.draw(st.lists(st.integers(0, split.size - 1))), dtype=torch.long)
+    inputs, targets = split.batch(positions)
+
+    assert torch.equal(inputs, whole(split)[0][:, positions])
+    assert torch.equal(targets, whole(split)[1][positions])
+
+    expected = whole(split)[0].clone()
+    inputs.zero_()
+    assert torch.equal(whole(split)[0], expected)
+
+
+def test_a_position_outside_a_part_reaches_no_other_part() -> None:
+    """A position that a part does not have is an error, not a window of the next part."""
+    task = loaded(noise(30, 2), 3)
+    for split in (task.train, task.validation, task.test):
+        with pytest.raises(IndexError):
+            split.batch(torch.tensor([split.size]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_everything_has_the_dtype_asked_for(dtype: torch.dtype) -> None:
+    """Batches, references, losses and metrics are in the dtype that the data were loaded in."""
+    task = Forecasting().load(CPU, dtype)
+    inputs, targets = task.test.batch(torch.arange(5))
+    assert inputs.dtype == targets.dtype == dtype
+    for make in task.references(200).values():
+        outputs = make()(inputs)
+        metrics = task.metrics()
+        metrics.update(task.predict(outputs), targets)
+        assert {outputs.dtype, task.loss(outputs, targets).dtype, *(v.dtype for v in metrics.compute().values())} == {dtype}
+
+
+# ---------------------------------------------------------------------------------------------------- loss and metrics
+
+
+@drawn
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2**32))
+def test_the_last_step_is_the_forecast(window: int, batch: int, columns: int, seed: int) -> None:
+    """Loss and metrics are the mean squared and absolute error of the outputs' last step, over batch and columns."""
+    task = loaded(noise(20, columns), 3)
+    outputs = noise(window * batch, columns, seed).reshape(window, batch, columns)
+    targets = noise(batch, columns, seed + 1)
+    errors = (outputs[-1] - targets).flatten().tolist()
+    mse, mae = (sum(e * e for e in errors) / len(errors), sum(map(abs, errors)) / len(errors))
+    metrics = task.metrics()
+    for i in range(batch):
+        metrics.update(task.predict(outputs[:, i : i + 1]), targets[i : i + 1])
+
+    assert torch.equal(task.predict(outputs), outputs[-1])
+    assert task.loss(outputs, targets).item() == pytest.approx(mse)
+    assert {key: value.item() for key, value in metrics.compute().items()} == pytest.approx({"mse": mse, "mae": mae})
+
+
+def test_metrics_are_new_each_time() -> None:
+    """What one set of metrics was given, the next does not know."""
+    task = loaded(noise(20, 1), 3)
+    first, second = task.metrics(), task.metrics()
+    first.update(torch.ones(1, 1), torch.zeros(1, 1))
+    second.update(torch.zeros(1, 1), torch.zeros(1, 1))
+
+    assert second.compute()["mse"].item() == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+@drawn
+@given(cases())
+def test_reading_gives_what_was_written(case: tuple[Tensor, int]) -> None:
+    """Numbers come back to the last bit, in order, with their columns' names and without the dates."""
+    series = read(io.StringIO(text(case[0])), "noise")
+
+    assert torch.equal(series.rows, case[0])
+    assert series.names == tuple(f"c{column}" for column in range(case[0].shape[1]))
+
+
+def tried(content: str) -> Series | str:
+    """The series in a text, or what the DataError says."""
+    try:
+        return read(io.StringIO(content, newline=""), "drawn.csv")
+    except DataError as error:
+        return str(error)
+
+
+@settings(drawn, max_examples=200)
+@given(
+    st.text(alphabet='date ,;"01.-\n\r\x00')
+    | st.lists(st.lists(st.sampled_from(["1", "-0.5", "a", "", "nan", "date"]), min_size=1, max_size=2)).map(
+        lambda records: "a,date\n" + "\n".join(map(",".join, records))
+    )
+)
+def test_any_text_is_a_series_or_a_data_error(content: str) -> None:
+    """Whatever a text holds, reading it gives finite rows, or a DataError that names the source."""
+    result = tried(content)
+
+    if isinstance(result, Series):
+        assert result.rows.isfinite().all()
+        assert result.rows.shape[1] == len(result.names) > 0
+    else:
+        assert result.startswith("drawn.csv")
+
+
+MALFORMED = {
+    "": "f.csv is empty; write a row of column names, then a row of numbers for each time",
+    "date,a\n": "f.csv has 1 columns to forecast and 0 rows below their names; write at least one of each",
+    "date\n2012\n": "f.csv has 0 columns to forecast and 1 rows below their names; write at least one of each",
+    "date,a,b\n1,2,3\n1,2\n": "f.csv, row 3 has 2 values, but row 1 names 3 columns; write one value for each column",
+    "a,b\n1,2\n\n3,4\n": "f.csv, row 3 has 0 values, but row 1 names 2 columns; write one value for each column",
+    "date,a,b\n1,2,3\n1, ,3\n": "f.csv, row 3, column 'a' has no value; write a number, or leave out the row or the column",
+    "date,a,b\n1,2,3\n1,2,x\n": (
+        "f.csv, row 3, column 'b' is 'x', which is no finite number; write one, or leave out the row or the column "
+        "(a column 'date' is not read)"
+    ),
+    "a\nnan\n": (
+        "f.csv, row 2, column 'a' is 'nan', which is no finite number; write one, or leave out the row or the column "
+        "(a column 'date' is not read)"
+    ),
+    "a\n-1e999\n": (
+        "f.csv, row 2, column 'a' is '-1e999', which is no finite number; write one, or leave out the row or the column "
+        "(a column 'date' is not read)"
+    ),
+    "date,1.5\n1,2\n": "f.csv, row 1, column 2 is '1.5', which is no name; begin with a row of column names",
+    ",a\n0,2\n": "f.csv, row 1, column 1 is '', which is no name; begin with a row of column names",
+    'a\n"1"2\n': "f.csv is not CSV: ',' expected after '\"'; write a line a row, with commas between the values",
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED)
+def test_malformed_text_is_refused(content: str) -> None:
+    """Each kind of malformed text has an error that says where, why, and what to write."""
+    with pytest.raises(DataError) as refused:
+        read(io.StringIO(content, newline=""), "f.csv")
+
+    assert str(refused.value) == MALFORMED[content]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 10, 25])
+def test_too_few_rows_are_refused(window: int) -> None:
+    """The error names the fewest rows that will do; with them each part has a window, with one row less it is raised."""
+    fewest = math.ceil(5 * (window + 1) / 3)
+    task = loaded(noise(fewest, 1), window)
+    with pytest.raises(DataError) as refused:
+        loaded(noise(fewest - 1, 1), window)
+
+    assert min(task.train.size, task.validation.size, task.test.size) >= 1
+    assert str(refused.value) == (
+        f"noise has {fewest - 1} rows, and the first 60 % are too few for a window of {window} and a target; "
+        f"give at least {fewest} rows, or a smaller window"
+    )
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 0.7, 12.8])
+def test_a_constant_column_is_refused(constant: float) -> None:
+    """A column that the training rows hold constant is named, also where it varies later or the deviation is rounded."""
+    rows = noise(20, 2)
+    rows[:12, 1] = constant
+    with pytest.raises(DataError) as refused:
+        loaded(rows, 3)
+
+    assert str(refused.value).startswith(
+        f"noise, column 'c1' cannot be standardised: its 12 training rows lie between {constant} and {constant} "
+    )
+    assert str(refused.value).endswith("; leave it out, or write it in another unit")
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_a_deviation_out_of_range_is_refused(scale: float) -> None:
+    """A column whose deviation under- or overflows is refused, not turned into zeros or NaN."""
+    with pytest.raises(DataError, match="column 'c0' cannot be standardised: its 12 training rows lie between"):
+        loaded(noise(20, 1) * scale, 3)
+
+
+# -------------------------------------------------------------------------------------------------------- what is shipped
+
+
+def test_the_shipped_series_is_complete() -> None:
+    """Four years of Seattle's weather: 1461 days of four columns."""
+    series: Series = shipped("seattle_weather")
+
+    assert series.names == ("precipitation", "temp_max", "temp_min", "wind")
+    assert series.rows.shape == (1461, 4)
+    assert series.rows[0].tolist() == [0.0, 12.8, 5.0, 4.7]
+    assert series.rows[-1].tolist() == [0.0, 5.6, -2.1, 3.5]
+
+
+def test_the_task_is_a_part_with_checked_options() -> None:
+    """The plugin gives the task `forecasting`; an unknown series or a window that is none is refused."""
+    assert nasframe_parts() == [Forecasting]
+    assert (Forecasting.kind, Forecasting.name) == ("task", "forecasting")
+    assert Forecasting() == Forecasting("seattle_weather", 10)
+    with pytest.raises(ValueError, match="series is 'weather'; it must be one of 'seattle_weather'"):
+        Forecasting("weather")
+    with pytest.raises(ValueError, match="window is 0; it must be a whole number of at least 1"):
+        Forecasting(window=0)
+
+
+def test_the_series_is_loaded_in_its_parts() -> None:
+    """With windows of ten rows the weather has 866, 292 and 293 windows; the sizes are its columns."""
+    task = Forecasting().load(CPU, torch.float32)
+
+    assert (task.train.size, task.validation.size, task.test.size) == (866, 292, 293)
+    assert task.sizes == {"inputs": 4, "outputs": 4}
+
+
+# --------------------------------------------------------------------------------------------------------- references
+
+
+@pytest.mark.parametrize(("name", "expected"), [("mean", 1.1815), ("last value", 0.7450), ("ridge AR(1)", 0.5343)])
+def test_references_reach_their_known_errors(name: str, expected: float) -> None:
+    """The test MSE of each fixed reference on the weather is the known one, and none of them trains."""
+    task = Forecasting().load(CPU, torch.float32)
+    inputs, targets = whole(task.test)
+    reference = task.references(100)[name]()
+
+    assert task.loss(reference(inputs), targets).item() == pytest.approx(expected, abs=1e-4)
+    assert not any(p.requires_grad for p in reference.parameters())
+
+
+def test_ridge_finds_a_linear_law() -> None:
+    """Where each row is a linear function of the one before, ridge AR(1) finds that function."""
+    law = torch.tensor([[0.9, 0.3], [-0.3, 0.9], [0.5, -0.2]], dtype=EXACT)
+    past = noise(200, 2)
+    following = past @ law[:-1] + law[-1]
+
+    torch.testing.assert_close(ridge(past, following, 150), law, rtol=0, atol=1e-5)
+
+
+def test_ridge_is_chosen_on_validation() -> None:
+    """Where validation contradicts training, the largest penalty wins: slopes near 0, the intercept the targets' mean."""
+    past = noise(60, 1)
+    following = torch.cat([past[:30], -past[30:]]) + 5
+    slope, intercept = ridge(past, following, 30)
+
+    assert abs(slope.item()) < 0.01
+    assert intercept.item() == pytest.approx(following[:30].mean().item(), abs=0.01)
+
+
+@drawn
+@given(cases(), st.integers(1, 3))
+def test_references_forecast_at_every_step(case: tuple[Tensor, int], batch: int) -> None:
+    """Every reference maps [T, B, n] to [T, B, n] for any number of steps, and no step sees a later one."""
+    rows, window = case
+    inputs = noise((window + 1) * batch, rows.shape[1]).reshape(window + 1, batch, rows.shape[1])
+    for make in loaded(rows, window).references(50).values():
+        reference = make()
+        assert reference(inputs).shape == inputs.shape
+        torch.testing.assert_close(reference(inputs)[:-1], reference(inputs[:-1]))
+
+
+@drawn
+@given(st.sampled_from([("LSTM", nn.LSTM, 4), ("GRU", nn.GRU, 3)]), st.integers(1, 8), st.integers(1, 20_000))
+def test_trained_references_have_about_the_parameters_asked_for(
+    kind: tuple[str, type[nn.LSTM | nn.GRU], int], columns: int, budget: int
+) -> None:
+    """No other hidden size comes nearer, all parameters train, and from 19 units on the number is within 5 %."""
+    name, layer, gates = kind
+
+    def off(units: int) -> int:
+        with torch.device("meta"):
+            return abs(parameters(layer(columns, units)) + parameters(nn.Linear(units, columns)) - budget)
+
+    task = loaded(noise(10, columns), 2)
+    reference = task.references(budget)[name]()
+    units = nearest_units(gates, columns, budget)
+
+    assert abs(parameters(reference) - budget) == off(units)
+    assert off(units) <= min(off(units + 1), off(max(units - 1, 1)))
+    assert all(p.requires_grad for p in reference.parameters())
+    assert units < 19 or off(units) <= 0.05 * budget
+
+
+def test_a_reference_is_the_same_from_the_same_seed() -> None:
+    """A factory draws from the stream that it is lent and keeps nothing: the same seed gives the same weights."""
+    make = loaded(noise(20, 2), 3).references(100)["GRU"]
+    drawn_twice = []
+    for _ in range(2):
+        with Seed((1,)).lent():
+            drawn_twice.append(make())
+
+    assert all(map(torch.equal, *(module.parameters() for module in drawn_twice)))
+    assert drawn_twice[0] is not drawn_twice[1]

@@ -1,0 +1,88 @@
+"""A search that is taken up again goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+
+import pytest
+import torch
+from toy import Scripted, ToySeries, toy_strategy
+
+from nasframe import Optimiser, Plugins, Search, Seed, Strategy, installed
+from nasframe.plugins import Plugin
+from nasframe.search import state as states
+from nasframe.search.state import State, dump, load
+
+PLUGINS = Plugins((*installed().found, Plugin("tests", "tests", "0", (ToySeries, Scripted))))
+
+
+def digest(state: State) -> str:
+    text, tensors = dump(state)
+    content = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        content.update(name.encode() + tensors[name].numpy().tobytes())
+    return content.hexdigest()
+
+
+def check_resumes_everywhere(strategy: Strategy) -> int:
+    """Resume at every event, with the global generator in another place each time; how many events there were."""
+    search, dumps = Search(strategy), []
+    for _ in search:
+        dumps.append(dump(search.state))
+    expected = digest(search.state)
+    for number, (text, tensors) in enumerate(dumps[:-1]):
+        torch.manual_seed(number)
+        again = Search(strategy, state=load(text, tensors, strategy, PLUGINS))
+        again.run()
+
+        assert expected == digest(again.state), f"resumed at event {number}: {text[:80]}"
+    return len(dumps)
+
+
+MOMENTUM = Optimiser("sgd", learning_rate=0.05, momentum=0.9)
+
+
+@pytest.mark.parametrize("prune", ["stage", "end"])
+@pytest.mark.parametrize("optimiser", [Optimiser(learning_rate=0.01), MOMENTUM], ids=["adam", "momentum"])
+def test_same_bytes_from_every_event(prune: str, optimiser: Optimiser) -> None:
+    """With two growths, pruning and dropout, a search resumed at any event ends in the same bytes."""
+    assert check_resumes_everywhere(toy_strategy(prune=prune, optimiser=optimiser)) >= 24
+
+
+def test_fails_without_optimiser_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above notices a state that leaves the optimisers' tensors out."""
+    monkeypatch.setattr(states, "_is_state", lambda key, group, name: False)
+
+    with pytest.raises(AssertionError, match="resumed at event"):
+        check_resumes_everywhere(toy_strategy())
+
+
+def test_fails_with_a_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above notices randomness that comes from the global generator."""
+    monkeypatch.setattr(Seed, "lent", lambda seed, device="cpu": contextlib.nullcontext())
+
+    with pytest.raises(AssertionError, match="resumed at event"):
+        check_resumes_everywhere(toy_strategy())
+
+
+def test_a_search_leaves_the_global_generator_alone() -> None:
+    """Whoever draws beside a search draws the same numbers as without it."""
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    Search(toy_strategy()).run()
+
+    assert torch.equal(expected, torch.rand(3))
+
+
+def test_the_test_split_is_not_read() -> None:
+    """A search decides without the test split."""
+    strategy = toy_strategy()
+    data = strategy.task.load(torch.device("cpu"), torch.float64)
+
+    def read(index: torch.Tensor) -> None:
+        raise AssertionError("the test split was read")
+
+    object.__setattr__(data.test, "batch", read)
+    Search(strategy, data=data).run()
