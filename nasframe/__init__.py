@@ -28,6 +28,7 @@ from nasframe.part import Part, choice, describe, nested, number
 from nasframe.plugins import Plugins, discover, hookimpl, installed
 from nasframe.pruner import Pruner, all_but_strongest
 from nasframe.search.loop import Loop
+from nasframe.search.replay import replay
 from nasframe.search.search import Search
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
@@ -100,6 +101,7 @@ __all__ = [
     "number",
     "produces",
     "removal",
+    "replay",
     "tensors",
     "tolerance",
 ]

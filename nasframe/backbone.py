@@ -19,7 +19,8 @@ class Grown:
 
     `birth` maps each new site's address to the weight of each of its candidates by id; the weights of a site sum to one,
     and a candidate with a weight acts as the identity on the site's last input (`Operation.residual`) or as zero. The new
-    node then puts out the mean of the states in `inherits`.
+    node then puts out the mean of the states in `inherits`. Both are empty where whatever takes the new node in starts at
+    zero, as behind a concatenation; `birth` alone is empty where no candidate can be the identity.
     """
 
     structure: Structure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import attrs
@@ -86,6 +86,6 @@ def restore(value: Any, make: Callable[[Any, Any], Any], kind: str | type | None
     """The inverse of `describe` for one field's value: lists become tuples, descriptions of `kind` become parts."""
     if isinstance(value, list | tuple):
         return tuple(restore(v, make, kind) for v in value)
-    if kind is not None and isinstance(value, str | Mapping):
+    if kind is not None and not attrs.has(type(value)):
         return make(kind, value)
     return value

@@ -175,14 +175,14 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
         manager.check_pending()
         return attrs.evolve(plugin, parts=_parts(module, manager))
     except pluggy.PluginValidationError as error:
-        manager.unregister(module)
-        return attrs.evolve(plugin, problem=_misfit(error))
+        problem = _misfit(error)
     except PluginError as error:
-        manager.unregister(module)
-        return attrs.evolve(plugin, problem=str(error))
+        problem = str(error)
     except Exception as error:  # the hook is a stranger's code, too
+        problem = f"its hook failed with {type(error).__name__}: {error}"
+    if manager.is_registered(module):
         manager.unregister(module)
-        return attrs.evolve(plugin, problem=f"its hook failed with {type(error).__name__}: {error}")
+    return attrs.evolve(plugin, problem=problem)
 
 
 def _misfit(error: pluggy.PluginValidationError) -> str:

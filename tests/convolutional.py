@@ -32,7 +32,6 @@ from nasframe import (
     nested,
     number,
 )
-from nasframe.plugins import Plugin, Plugins
 
 #: the units of a cell's output: its nodes' channels, in the order of the concatenation
 Units = tuple[tuple[str, int], ...]
@@ -239,6 +238,3 @@ class Blobs(Task):
         noise = 0.1 * torch.randn(blob.shape, generator=generator, dtype=torch.float64)
         images, targets = (blob + noise)[:, None].to(device, dtype), targets.to(device)
         return Split(self.size, lambda index: (images[index], targets[index]))
-
-
-PLUGINS = Plugins((Plugin("convolutional", "tests", "0", (Convolutional, Convolution, Skip, Zero, Blobs)),))

@@ -52,14 +52,14 @@ ANY: tuple[Operation, ...] = (*TOLD, Centred())
 
 
 @st.composite
-def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, layers: int = 2, **fixed: Any) -> Strategy:
-    """Sizes down to 1, the sum among one or more of the others, and any optimiser."""
+def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> Strategy:
+    """Sizes down to 1, the sum among so many of the others or more, and any optimiser."""
     hidden = draw(sizes())
     inputs = draw(sizes().filter(lambda n: n != hidden))
     time, outputs = draw(sizes(3)), draw(sizes(2))
-    chosen = draw(st.lists(st.sampled_from(others), min_size=1, unique=True))
+    chosen = draw(st.lists(st.sampled_from(others), min_size=least, unique=True))
     chosen.insert(draw(st.integers(0, len(chosen))), Sum())
-    backbone = TwoToOne(hidden, draw(sizes(layers)), draw(st.sampled_from([0.0, 0.4])), tuple(chosen))
+    backbone = TwoToOne(hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4])), tuple(chosen))
     values = {"nodes": draw(sizes(3)), "batch": draw(sizes(5)), "optimiser": draw(optimisers()), "seed": draw(st.integers(0, 999))}
     return strategy(inputs, outputs, time, backbone, **(values | fixed))
 
@@ -77,9 +77,9 @@ def strategy(inputs: int, outputs: int, time: int, backbone: TwoToOne, **values:
     )
 
 
-def parents(others: tuple[Operation, ...] = ANY, layers: int = 2, **fixed: Any) -> st.SearchStrategy[Aged]:
+def parents(others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> st.SearchStrategy[Aged]:
     """A network that has trained for 20 steps."""
-    return aged(strategies(others, layers, **fixed))
+    return aged(strategies(others, least, **fixed))
 
 
 def specimen(method: str = "adam", nodes: int = 2, others: tuple[Operation, ...] = ANY) -> Aged:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import PLUGINS, digest
-from toy import toy_strategy
+from test_resume import digest
+from toy import PLUGINS, toy_strategy
 
 from nasframe import CheckpointError, RunError, Search
 from nasframe.run import checkpoint
@@ -37,8 +37,8 @@ def test_the_newest_is_read_and_the_last_two_are_kept(tmp_path: Path) -> None:
     for value in range(5):
         commit(tmp_path, float(value))
 
-    assert 4.0 == value_of(tmp_path)
-    assert ["00000004", "00000005"] == sorted(p.name for p in tmp_path.iterdir())
+    assert value_of(tmp_path) == 4.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000005"]
 
 
 class Killed(BaseException):
@@ -78,7 +78,7 @@ def test_killed_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert found == 2.0 if finished else found in (1.0, 2.0)
     commit(tmp_path, 3.0)
-    assert 3.0 == value_of(tmp_path)
+    assert value_of(tmp_path) == 3.0
 
 
 @pytest.mark.parametrize("file", ["state.json", "tensors.safetensors", "manifest.json"])
@@ -118,7 +118,7 @@ def test_a_full_disk_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(checkpoint, "_write", full)
     with pytest.raises(RunError, match=r"cannot write .*: No space left on device; what was committed before is kept"):
         commit(tmp_path, 2.0)
-    assert 1.0 == value_of(tmp_path)
+    assert value_of(tmp_path) == 1.0
 
 
 def run(folder: Folder, stop_after: int | None = None) -> Search:
@@ -189,7 +189,7 @@ def test_changes_are_in_the_lineage_without_wall_time(tmp_path: Path) -> None:
 
     assert changes == len(search.state.lineage) == 4
     grown = [r for r in search.state.lineage if r["change"] == "node"]
-    assert [1, 2] == [r["stage"] for r in grown]
+    assert [r["stage"] for r in grown] == [1, 2]
     for record in grown:
         assert {"why", "request", "claim", "distance", "newcomers", "parent", "child", "seed", "counts"} <= record.keys()
         weights = next(iter(record["newcomers"].values()))

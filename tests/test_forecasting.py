@@ -90,7 +90,7 @@ def test_a_window_is_the_rows_before_its_target(case: tuple[Tensor, int]) -> Non
 @drawn
 @given(cases())
 def test_the_parts_share_the_targets_out_by_time(case: tuple[Tensor, int]) -> None:
-    """Every row after the first window is the target of one window: 60 % of the rows train, 20 % validate, 20 % test."""
+    """Each row after the first window is the target of one window: 60 % of the rows train, 20 % validate, 20 % test."""
     rows, window = case
     task = loaded(rows, window)
     train, validation = ends(len(rows))
@@ -180,7 +180,8 @@ def test_everything_has_the_dtype_asked_for(dtype: torch.dtype) -> None:
         outputs = make()(inputs)
         metrics = task.metrics()
         metrics.update(task.predict(outputs), targets)
-        assert {outputs.dtype, task.loss(outputs, targets).dtype, *(v.dtype for v in metrics.compute().values())} == {dtype}
+        errors = [task.loss(outputs, targets), *metrics.compute().values()]
+        assert {outputs.dtype, *(error.dtype for error in errors)} == {dtype}
 
 
 # ---------------------------------------------------------------------------------------------------- loss and metrics
@@ -289,7 +290,7 @@ def test_malformed_text_is_refused(content: str) -> None:
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 10, 25])
 def test_too_few_rows_are_refused(window: int) -> None:
-    """The error names the fewest rows that will do; with them each part has a window, with one row less it is raised."""
+    """The error names the fewest rows that do; with these each part has a window, with one row less it is raised."""
     fewest = math.ceil(5 * (window + 1) / 3)
     task = loaded(noise(fewest, 1), window)
     with pytest.raises(DataError) as refused:
@@ -304,14 +305,14 @@ def test_too_few_rows_are_refused(window: int) -> None:
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 0.7, 12.8])
 def test_a_constant_column_is_refused(constant: float) -> None:
-    """A column that the training rows hold constant is named, also where it varies later or the deviation is rounded."""
-    rows = noise(20, 2)
-    rows[:12, 1] = constant
+    """A column constant in training is named, also where it varies later or rounding gives it a deviation."""
+    rows = noise(20, 1)
+    rows[:12] = constant
     with pytest.raises(DataError) as refused:
         loaded(rows, 3)
 
     assert str(refused.value).startswith(
-        f"noise, column 'c1' cannot be standardised: its 12 training rows lie between {constant} and {constant} "
+        f"noise, column 'c0' cannot be standardised: its 12 training rows lie between {constant} and {constant} "
     )
     assert str(refused.value).endswith("; leave it out, or write it in another unit")
 
@@ -323,7 +324,7 @@ def test_a_deviation_out_of_range_is_refused(scale: float) -> None:
         loaded(noise(20, 1) * scale, 3)
 
 
-# -------------------------------------------------------------------------------------------------------- what is shipped
+# ---------------------------------------------------------------------------------------------------- what is shipped
 
 
 def test_the_shipped_series_is_complete() -> None:
@@ -379,7 +380,7 @@ def test_ridge_finds_a_linear_law() -> None:
 
 
 def test_ridge_is_chosen_on_validation() -> None:
-    """Where validation contradicts training, the largest penalty wins: slopes near 0, the intercept the targets' mean."""
+    """Where validation contradicts training, the largest penalty wins: slope near 0, intercept at the targets' mean."""
     past = noise(60, 1)
     following = torch.cat([past[:30], -past[30:]]) + 5
     slope, intercept = ridge(past, following, 30)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 
 import pytest
 import torch
-from toy import Scripted, ToySeries, toy_strategy
+from nasframe_growing import NodeGrowth
+from toy import PLUGINS, toy_strategy
 
-from nasframe import Optimiser, Plugins, Search, Seed, Strategy, installed
-from nasframe.plugins import Plugin
+from nasframe import ChangeError, Optimiser, Search, Seed, Strategy, replay
 from nasframe.search import state as states
 from nasframe.search.state import State, dump, load
-
-PLUGINS = Plugins((*installed().found, Plugin("tests", "tests", "0", (ToySeries, Scripted))))
 
 
 def digest(state: State) -> str:
@@ -74,6 +73,22 @@ def test_a_search_leaves_the_global_generator_alone() -> None:
     Search(toy_strategy()).run()
 
     assert torch.equal(expected, torch.rand(3))
+
+
+@pytest.mark.parametrize("prune", ["stage", "end"])
+@pytest.mark.parametrize("form", ["noise", "gate"])
+def test_the_lineage_is_replayed_without_data(prune: str, form: str) -> None:
+    """From the first structure and the records alone every structure of the run is made again, up to the architecture."""
+    strategy = toy_strategy(prune=prune, growth=(NodeGrowth(form, 0.05),))
+    search = Search(strategy)
+    first = search.network.structure
+    search.run()
+    lineage = json.loads(json.dumps(search.state.lineage))
+
+    assert search.network.structure == list(replay(strategy, first, lineage, search.state.evidence))[-1]
+    lineage[0]["child"] = "another"
+    with pytest.raises(ChangeError, match=r"record 0 \(.*\) made another; now it makes"):
+        list(replay(strategy, first, lineage, search.state.evidence))
 
 
 def test_the_test_split_is_not_read() -> None:

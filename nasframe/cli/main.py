@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nasframe.run import summary
 from nasframe.run.compare import compare
 from nasframe.run.folder import Folder, Keeper, follow
 from nasframe.run.pictures import draw_cell, draw_learning
+from nasframe.search.search import Search
 from nasframe.search.strategy import Strategy
 
 INTERRUPTED = 130
@@ -63,8 +64,8 @@ def search(load: Any, /, file: Path | None, out: Path | None, commit_every: int 
     plugins = _plugins(load)
     written = Strategy.read(file, plugins).to_dict() if file else None
     strategy = Strategy.from_dict(strategy_values(written, flags), plugins)
-    path = out or _next_run(Path("runs"))
-    _run(Folder.create(path, strategy, plugins), commit_every)
+    begun = Search(strategy)  # what cannot be searched is refused before there is a folder
+    _run(Folder.create(out or _next_run(Path("runs")), strategy, plugins), lambda: begun, commit_every)
 
 
 @cli.command()
@@ -73,7 +74,8 @@ def search(load: Any, /, file: Path | None, out: Path | None, commit_every: int 
 @click.pass_obj
 def resume(load: Any, /, run: Path, commit_every: int | None) -> None:
     """Go on with the run in folder RUN from its last commit."""
-    _run(Folder.open(run, _plugins(load)), commit_every)
+    folder = Folder.open(run, _plugins(load))
+    _run(folder, lambda: folder.search(_warn), commit_every)
 
 
 @cli.command("plugins")
@@ -126,9 +128,9 @@ def _next_run(folder: Path) -> Path:
     return folder / f"{max(taken, default=0) + 1:03d}"
 
 
-def _run(folder: Folder, commit_every: int | None) -> None:
+def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) -> None:
     with folder.locked(), Stop() as stop, watching() as watch:
-        search = folder.search(_warn)
+        search = begin()
         keeper = Keeper(folder, search.state, commit_every)
         watch.say(f"run folder: {folder.path}")
         if not follow(search, keeper, watch, lambda: stop.asked):

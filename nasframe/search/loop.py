@@ -45,7 +45,7 @@ class Loop:
 
     def run(self, state: State) -> Iterator[Event]:
         """Move the state to the end of the search, and yield after each thing done (Algorithm 2)."""
-        started = self.clock() - max((r["seconds"] for r in state.history if "seconds" in r), default=0.0)
+        started = self._started(state)
         while state.phase != "done":
             match state.phase:
                 case "search" | "tune" | "retune":  # lines 4 and 7
@@ -60,6 +60,11 @@ class Loop:
                     yield from self._fold(state)
         yield Finished(*_position(state), record=state.lineage[-1] if state.lineage else {})
 
+    def _started(self, state: State) -> float | None:
+        if "clock" not in self.strategy.criterion.reads:
+            return None
+        return self.clock() - max((r["seconds"] for r in state.history if "seconds" in r), default=0.0)
+
     def seed(self, *purpose: int | str) -> Seed:
         """The seed of a purpose in this run."""
         return Seed((self.strategy.seed, *purpose))
@@ -71,7 +76,7 @@ class Loop:
 
     # training
 
-    def _train(self, state: State, started: float) -> Iterator[Event]:
+    def _train(self, state: State, started: float | None) -> Iterator[Event]:
         phase, size = state.phase, self.data.train.size
         while state.phase == phase:
             order = _shuffled(self.seed("order", state.stage, phase, state.epoch), size)
@@ -119,7 +124,7 @@ class Loop:
         inputs, targets = batch
         return self.data.loss(network(inputs, self.rule(network)), targets)
 
-    def _end_epoch(self, state: State, started: float) -> Event:
+    def _end_epoch(self, state: State, started: float | None) -> Event:
         network, weights = state.network.eval(), self.rule(state.network)
         valid = self.data.mean_loss(lambda inputs: network(inputs, weights), self.data.validation)
         record = {
@@ -129,7 +134,7 @@ class Loop:
             "valid": _finite(valid, "validation loss", state),
             **_sizes(state.network),
         }
-        if "clock" in self.strategy.criterion.reads:
+        if started is not None:
             record["seconds"] = self.clock() - started
         if state.phase in (self._counted, "retune") and (state.best is None or valid < state.best.valid):
             state.best = Best(state.network.structure, snapshot(state.network), valid)
@@ -187,7 +192,7 @@ class Loop:
         seed = self.seed("grow", state.stage)
         change = morphism.change(state.network, proposal.request, proposal.evidence, seed)
         state.stage += 1
-        event = self._transact(state, change, morphism.name, seed, reason)
+        event = self._transact(state, change, "grow", morphism.name, seed, reason)
         _enter(state, "search")
         return event
 
@@ -195,7 +200,8 @@ class Loop:
         seed = self.seed("prune", state.stage)
         weights = self.rule(state.network)
         gone = self.strategy.pruner.remove(state.network.structure, weights)
-        event = self._transact(state, removal(state.network, gone, seed), self.strategy.pruner.name, seed, "pruned")
+        change = removal(state.network, gone, seed)
+        event = self._transact(state, change, "remove", self.strategy.pruner.name, seed, "pruned after the stage")
         _enter(state, "tune")
         return event
 
@@ -209,11 +215,13 @@ class Loop:
             seed = self.seed("derive")
             gone = self.strategy.pruner.remove(structure, self.rule(state.network))
             change = removal(state.network, gone, seed("prune"))
-            events.append(self._transact(state, change, self.strategy.pruner.name, seed("prune"), "pruned at the end"))
+            events.append(
+                self._transact(state, change, "remove", self.strategy.pruner.name, seed("prune"), "pruned at the end")
+            )
             if not state.network.structure.decided:
                 rest = self.strategy.backbone.derive(state.network.structure, self.rule(state.network))
                 change = removal(state.network, rest, seed("rest"))
-                events.append(self._transact(state, change, "derive", seed("rest"), "what the pruner left undecided"))
+                events.append(self._transact(state, change, "remove", "derive", seed("rest"), "what the pruner left undecided"))
             state.best = None
             _enter(state, "retune")
         yield from events
@@ -225,9 +233,8 @@ class Loop:
         events = []
         if any(True for _ in state.network.gates()):
             seed = self.seed("fold")
-            events.append(
-                self._transact(state, folding(state.network, seed), "fold", seed, "gates are folded where they can be")
-            )
+            change = folding(state.network, seed)
+            events.append(self._transact(state, change, "fold", "fold", seed, "gates are folded where they can be"))
         _enter(state, "done")
         yield from events
 
@@ -237,6 +244,7 @@ class Loop:
         state.optimisers = optimisers(self.strategy, state.network, state.stage)
         record = {
             "stage": state.stage,
+            "kind": "restore",
             "change": "restore",
             "why": f"the best network, with a validation loss of {best.valid:.6g}",
             "parent": parent,
@@ -246,13 +254,14 @@ class Loop:
         state.lineage = [*state.lineage, record]
         return Changed(*_position(state), record=record)
 
-    def _transact(self, state: State, change: Change, name: str, seed: Seed, why: str) -> Event:
+    def _transact(self, state: State, change: Change, kind: str, name: str, seed: Seed, why: str) -> Event:
         parent, child = state.network, change.child
         full = apply(parent, change, self.strategy.architect.logits)
         inputs, _ = self.data.validation.batch(torch.arange(min(PROBE, self.data.validation.size)))
         moved = distance(lambda network: network(inputs, self.rule(network)), parent, child, change.claim)
         record = {
             "stage": state.stage,
+            "kind": kind,
             "change": name,
             "why": why,
             "request": dict(change.request),

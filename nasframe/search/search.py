@@ -26,6 +26,8 @@ class Search:
         self.strategy = strategy
         self.data = data or strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)
         self.state = state or initial(strategy, self.data.sizes)
+        for morphism in strategy.growth:
+            morphism.propose(self.state.network)  # what it cannot do is said now, not after an hour
 
     def __iter__(self) -> Iterator[Event]:
         return Loop(self.strategy, self.data).run(self.state)

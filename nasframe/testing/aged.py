@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nasframe import Change, Data, Network, Search, Seed, Strategy, apply
+from nasframe.change.map import Map
 from nasframe.search.events import Stepped
 from nasframe.search.state import State, succeed
 
@@ -20,11 +21,15 @@ class Aged:
     """A search that stands somewhere in its training, with all that its next step needs.
 
     A fresh network hides faults: its moments are zero, its buffers are at their defaults, its logits are even.
+
+    Args:
+        map: by which the network was filled, if a change has just made it.
     """
 
     strategy: Strategy
     data: Data
     state: State
+    map: Map = attrs.field(factory=dict)
 
     @classmethod
     def of(cls, strategy: Strategy, steps: int = 20) -> Aged:
@@ -53,7 +58,7 @@ class Aged:
         full = apply(self.network, change, self.strategy.architect.logits)
         state = attrs.evolve(self.state)
         succeed(state, self.strategy, change.child, full)
-        return attrs.evolve(self, state=state)
+        return attrs.evolve(self, state=state, map=full)
 
     def weights(self) -> Mapping[str, Tensor]:
         """The weights of the mixtures now."""

@@ -55,7 +55,16 @@ def _part(site: Site, decide: bool) -> SearchStrategy[frozenset[int]]:
 
 
 #: what stands in a JSON text by mistake
-JUNK = st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=3) | st.just([]) | st.just({}) | st.just([{}])
+JUNK = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.text(max_size=3)
+    | st.just([])
+    | st.just({})
+    | st.just([{}])
+)
 
 
 @st.composite

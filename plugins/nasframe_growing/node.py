@@ -33,9 +33,10 @@ class NodeGrowth(Morphism):
     "noise": the weights of the candidates are eps ~ U(0, delta), the rest goes to the one that acts as the identity
     (Eqs. 15, 18, 19), whose own parameters are drawn from N(0, sigma^2). The logits follow from the weights (Eq. 16).
     "gate": the candidates start even, behind a trainable gate that starts at zero.
+    Where the backbone concatenates its nodes, a new one inherits nothing: what takes it in starts at zero, exactly.
 
     Args:
-        delta: at most 1 / (number of candidates - 1), exclusive.
+        delta: between 0 and 1 / (number of candidates - 1), both exclusive.
         sigma: delta where it is left out, as in the paper.
     """
 
@@ -54,7 +55,7 @@ class NodeGrowth(Morphism):
         grown = self._grown(parent, str(request.get("cell")))
         child = build(grown.structure, seed("build"), like=parent)
         request = {**request, **{k: v for k, v in attrs.asdict(self).items() if v is not None}}
-        if self.form == "gate":
+        if self.form == "gate" or not grown.inherits:
             return Change(child, Claim.exact(), request=request)
         generator = seed("noise").generator()
         weights = {address: self._weights(birth, generator) for address, birth in grown.birth.items()}
@@ -67,13 +68,16 @@ class NodeGrowth(Morphism):
         claim = Claim.lossy()
         if len(known) == len(bounds):
             claim = Claim.approximate({f"{request['cell']}/{grown.node}": sum(known, Bound({}))})
-        return Change(child, claim, weights=weights, request=request)
+        undecided = {address: w for address, w in weights.items() if len(w) > 1}
+        return Change(child, claim, weights=undecided, request=request)
 
     def _grown(self, network: Network, type: str) -> Grown:
         structure = network.structure
         if type not in dict(structure.cells):
             raise ChangeError(f"there is no cell type {type!r} to grow; there are {', '.join(dict(structure.cells))}")
         grown = structure.backbone.grown(structure, type)
+        if not grown.inherits:
+            return grown
         if self.form == "gate":
             cell = grown.structure.cell(type)
             nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in cell.nodes)

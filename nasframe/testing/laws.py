@@ -1,0 +1,317 @@
+"""The laws of change. Each raises an AssertionError that says which law, and what was measured against what is allowed.
+
+A law takes the parent as it stands in its training (`Aged`), and the change, the child that follows from it
+(`parent.after(change)`), or how the change is made of the parent's network.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from nasframe import Architect, Bound, Change, Network, Seed, Site, Structure, Take, removal, tensors, tolerance
+from nasframe.search.state import dump, rebuilt, snapshot
+from nasframe.testing.aged import Aged
+
+#: how a change is made of a network
+Make = Callable[[Network], Change]
+MODES = {"evaluation": False, "training": True}
+
+
+def hold(law: str, what: str, measured: float, allowed: float) -> None:
+    """Raise unless what was measured is at most what is allowed; what is not a number is not."""
+    if not measured <= allowed:
+        raise AssertionError(f"{law}: {what} is {measured:.4g}; at most {allowed:.4g} is allowed")
+
+
+def demand(law: str, truth: bool, otherwise: str) -> None:
+    """Raise unless it is true."""
+    if not truth:
+        raise AssertionError(f"{law}: {otherwise}")
+
+
+def transaction(parent: Aged, make: Make) -> Aged:
+    """The parent stays as it was: values, modes, gradients, optimisers, and the global generator with it. The child, which
+    is returned, shares no storage with it, also when it trains on, and has its mode, dtype and device.
+    """
+    before = _fingerprint(parent)
+    child = parent.after(make(parent.network))
+    _unchanged(before, parent, "the change")
+    old, new = _storages(parent), _storages(child)
+    shared = ", ".join(sorted(new[pointer] for pointer in old.keys() & new.keys()))
+    demand("transaction", not shared, f"the child shares the storage of {shared} with its parent")
+    demand("transaction", _kind(parent.network) == _kind(child.network), "the child has not its parent's mode, dtype or device")
+    child.copy().train(2)
+    _unchanged(before, parent, "training the child")
+    return child
+
+
+def exact(parent: Aged, child: Aged, allowed: float | None = None) -> None:
+    """The child puts out what its parent does, in evaluation and in training mode: up to rounding, or to what is allowed."""
+    for mode, training in MODES.items():
+        before, after = parent.outputs(training), child.outputs(training)
+        limit = tolerance(before) if allowed is None else allowed
+        hold("exact", f"the distance of the outputs in {mode} mode", _largest(after - before), limit)
+
+
+def distance(parent: Aged, child: Aged, training: bool = False) -> float:
+    """The largest difference of the outputs."""
+    return _largest(child.outputs(training) - parent.outputs(training))
+
+
+def blind(parent: Aged, make: Make) -> Change:
+    """A change is worked out, with its claim, without running any network on anything."""
+
+    def refuse(module: nn.Module, inputs: Any) -> None:
+        raise AssertionError(f"blind: {type(module).__name__} was run while the change was worked out")
+
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        return make(parent.network)
+    finally:
+        handle.remove()
+
+
+@attrs.frozen(eq=False)
+class Seen:
+    """What a node was given, by name, and what it put out. What it should have put out is its last input."""
+
+    inputs: Mapping[str, Tensor]
+    output: Tensor
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """The largest absolute value of each input."""
+        return {name: _largest(value) for name, value in self.inputs.items()}
+
+    @property
+    def deviation(self) -> float:
+        """How far the output is from the last input."""
+        return _largest(self.output - [*self.inputs.values()][-1])
+
+
+def seen(aged: Aged, node: str, training: bool = False) -> list[Seen]:
+    """Every call of a node that has one site, in every instance and at every step of the validation split."""
+    found: list[Seen] = []
+    hooked, (address, site) = aged.copy(), _site(aged, node)
+
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        found.append(Seen(dict(zip(site.inputs, inputs[1:], strict=True)), output))
+
+    for _, mixture in hooked.network.mixtures(address):
+        mixture.register_forward_hook(note)
+    hooked.outputs(training)
+    return found
+
+
+def bounded(child: Aged, bounds: Mapping[str, Bound]) -> None:
+    """What a changed node puts out is as near to what it should be as the claim says, given its inputs: at every step, in
+    every instance, in both modes.
+    """
+    for (node, bound), (mode, training) in itertools.product(bounds.items(), MODES.items()):
+        for step, call in enumerate(seen(child, node, training)):
+            allowed = bound(call.norms) + tolerance(call.output)
+            hold("bounded", f"the deviation of {node} at its call {step} in {mode} mode", call.deviation, allowed)
+
+
+def tight(child: Aged, node: str, bound: Bound, factor: float = 3.0) -> None:
+    """Of all inputs of the norms that the node sees none deviates by more than its bound, and some deviate by more than
+    the bound divided by the factor, so that it says something.
+    """
+    allowed, reached = slack(child, node, bound)
+    hold("tight", f"the largest deviation found of {node}", reached, allowed * (1 + 1e-9))
+    hold("tight", f"the bound of {node} over the largest deviation found", allowed / reached if reached else math.inf, factor)
+
+
+def slack(child: Aged, node: str, bound: Bound, tries: int = 64) -> tuple[float, float]:
+    """The bound for the norms of all that the node sees, and the largest deviation found among inputs of these norms.
+
+    From random corners of the box of these norms, each try climbs the deviation's gradient from corner to corner.
+    """
+    address, site = _site(child, node)
+    calls = seen(child, node)
+    norms = {name: max(call.norms[name] for call in calls) for name in site.inputs}
+    generator = Seed(("slack",)).generator()
+    shapes = {name: (tries, *value.shape[1:]) for name, value in calls[0].inputs.items()}
+    shares = {a: w.unbind() for a, w in child.weights().items()}
+    largest = 0.0
+    for _, mixture in child.copy().network.eval().mixtures(address):
+        like = calls[0].output
+        corners = [torch.randn(s, generator=generator, dtype=torch.float64).to(like).sign() for s in shapes.values()]
+        for _ in range(10):
+            inputs = [(norms[name] * c).requires_grad_() for name, c in zip(shapes, corners, strict=True)]
+            deviation = (mixture(shares, *inputs) - inputs[-1]).abs().flatten(1).amax(1)
+            largest = max(largest, float(deviation.detach().max()))
+            corners = [g.sign() for g in torch.autograd.grad(deviation.sum(), inputs)]
+    return bound(norms), largest
+
+
+def linear(what: str, values: Mapping[float, float], curvature: float = 3.0) -> None:
+    """What is measured by size of noise falls in proportion to the size: between neighbouring sizes, of which s is the
+    larger, the slope in log-log is one up to curvature * s.
+    """
+    for (s, v), (t, w) in itertools.pairwise(sorted(values.items(), reverse=True)):
+        slope = math.log(v / w) / math.log(s / t) if v > 0 and w > 0 else math.inf
+        hold(
+            "linear", f"the distance from one of the slope of {what} from {s:g} to {t:g}", abs(slope - 1), curvature * s + 0.003
+        )
+
+
+def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None:
+    """Every entry of every new parameter receives a gradient that is not zero within so many steps: a weight from the
+    training loss, a logit from the validation loss, both as the search takes them. Not `every`: one entry at least, as
+    where a ReLU may be off.
+    """
+    own = child.copy()
+    old, named = dict(parent.network.named_parameters()), dict(own.network.named_parameters())
+    reached = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in named.items() if n not in old}
+
+    def note(*_: Any) -> None:
+        for name, mask in reached.items():
+            gradient = named[name].grad
+            if gradient is not None:
+                mask |= gradient != 0
+
+    for optimiser in own.state.optimisers.values():
+        optimiser.register_step_pre_hook(note)
+    own.train(steps)
+    dead = [n for n, mask in reached.items() if not (mask.all() if every else mask.any())]
+    demand("alive", not dead, f"no gradient reached {', '.join(dead)} within {steps} steps")
+
+
+def follows(parent: Aged, child: Aged) -> None:
+    """The gradient goes as the map says: the child's, where it takes from its parent's, is its parent's taken so, and its
+    square is the square taken so; which is why the moments may follow.
+    """
+    before, after = _gradients(parent), _gradients(child)
+    for name, gradient in after.items():
+        entry = child.map.get(name)
+        if isinstance(entry, Take):
+            taken = [entry.moment(before[entry.source] ** power, power) for power in (1, 2)]
+            old = ~entry.holes(gradient)[0]
+            for power, moment in enumerate(taken, start=1):
+                difference = _largest((gradient**power - moment)[old])
+                hold(
+                    "follows",
+                    f"the distance of the gradient^{power} of {name}",
+                    difference,
+                    tolerance(before[entry.source] ** power),
+                )
+
+
+def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
+    """How differently parent and child move what they share in their next step, and what rounding allows, by tensor."""
+    before, after = (snapshot(aged.network) for aged in (parent, child))
+    a, b = (snapshot(aged.copy().train(1).network) for aged in (parent, child))
+    shared = [n for n in before if n in after and before[n].shape == after[n].shape and before[n].is_floating_point()]
+    return {n: (_largest((b[n] - after[n]) - (a[n] - before[n])), tolerance(a[n])) for n in shared}
+
+
+def undisturbed(parent: Aged, child: Aged) -> None:
+    """What parent and child share moves alike in the next step of the search: the optimisers have followed the change."""
+    for name, (difference, allowed) in divergence(parent, child).items():
+        hold("undisturbed", f"the difference between the next steps of {name}", difference, allowed)
+
+
+def masked(parent: Aged, gone: Mapping[str, Set[int]]) -> Aged:
+    """Removing candidates equals giving them weight zero and the others theirs, divided by their sum; returns the child."""
+    child = parent.after(removal(parent.network, gone, Seed(("removal",))))
+    weights = dict(parent.weights())
+    for address, site in parent.network.structure.sites():
+        if address in gone:
+            kept = torch.tensor([c.id not in gone[address] for c in site.candidates])
+            weights[address] = weights[address] * kept / weights[address][kept].sum()
+    for mode, training in MODES.items():
+        mask, after = parent.outputs(training, weights), child.outputs(training)
+        hold(
+            "masked",
+            f"the distance of the pruned from the masked network in {mode} mode",
+            _largest(after - mask),
+            tolerance(mask),
+        )
+    return child
+
+
+def reconstructed(aged: Aged) -> None:
+    """The JSON of the structure and the values of the tensors are the network."""
+    structure = Structure.from_json(aged.network.structure.to_json())
+    demand("reconstructed", structure == aged.network.structure, "the structure is another one after a round trip")
+    demand(
+        "reconstructed", structure.digest() == aged.network.structure.digest(), "the digest is another one after a round trip"
+    )
+    network = rebuilt(aged.strategy, structure, snapshot(aged.network))
+    other = attrs.evolve(aged, state=attrs.evolve(aged.state, network=network))
+    exact(aged, other, allowed=0.0)
+
+
+def inverse(architect: Architect, weights: Mapping[str, Tensor]) -> None:
+    """The architect's logits are finite, and its rule makes of them the weights that they were made from."""
+    logits = architect.logits(weights)
+    demand("inverse", logits.keys() == weights.keys(), f"there are logits for {[*logits]}, and weights for {[*weights]}")
+    for address, value in architect.weights(logits).items():
+        demand(
+            "inverse", bool(torch.isfinite(logits[address]).all()), f"the logits of {address} are {logits[address].tolist()}"
+        )
+        hold("inverse", f"the distance of the weights of {address}", _largest(value - weights[address]), tolerance(value))
+
+
+def _gradients(aged: Aged) -> dict[str, Tensor]:
+    network = copy.deepcopy(aged.network).train()
+    inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
+    with Seed(("gradients",)).lent(aged.strategy.device):
+        loss = aged.data.loss(network(inputs, aged.strategy.architect.weights(dict(network.logits))), targets)
+    named = dict(network.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, [*named.values()], materialize_grads=True), strict=True))
+
+
+def _fingerprint(aged: Aged) -> dict[str, Any]:
+    text, flat = dump(aged.state)
+    named = dict(aged.network.named_parameters())
+    return {
+        "state": text,
+        **flat,
+        **{f"mode/{n}": m.training for n, m in aged.network.named_modules()},
+        **{f"requires_grad/{n}": p.requires_grad for n, p in named.items()},
+        **{f"gradient/{n}": None if p.grad is None else p.grad.clone() for n, p in named.items()},
+        "global generator": torch.get_rng_state(),
+    }
+
+
+def _unchanged(before: Mapping[str, Any], parent: Aged, what: str) -> None:
+    after = _fingerprint(parent)
+    names = [*before, *(n for n in after if n not in before)]
+    different = [n for n in names if n not in before or n not in after or not _same(before[n], after[n])]
+    demand("transaction", not different, f"{what} changed the parent's {', '.join(different)}")
+
+
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if torch.is_tensor(a) and torch.is_tensor(b) else a is b or bool(a == b)
+
+
+def _storages(aged: Aged) -> dict[int, str]:
+    named = [*tensors(aged.network).items()]
+    for group, optimiser in aged.state.optimisers.items():
+        named += [(f"{k} of the {group}", v) for s in optimiser.state.values() for k, v in s.items() if torch.is_tensor(v)]
+    return {t.untyped_storage().data_ptr(): name for name, t in named if t.numel()}
+
+
+def _kind(network: Network) -> tuple[bool, set[Any]]:
+    return network.training, {(t.dtype, t.device) for t in tensors(network).values() if t.is_floating_point()}
+
+
+def _site(aged: Aged, node: str) -> tuple[str, Site]:
+    type, id = node.split("/")
+    (site,) = (s for s in aged.network.structure.cell(type).sites if s.node == id)
+    return f"{type}/{site.id}", site
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.detach().abs().max()) if value.numel() else 0.0

@@ -1,0 +1,52 @@
+"""A search without one of the shipped plugins: python blocked.py PLUGIN. Stand-ins take the place of what is missing."""
+
+from __future__ import annotations
+
+import importlib.abc
+import sys
+
+
+class Block(importlib.abc.MetaPathFinder):
+    """Refuses to import the packages of these names."""
+
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in sys.argv[1:]:
+            raise ImportError(f"{name} is blocked")
+
+
+sys.meta_path.insert(0, Block())
+
+from convolutional import Blobs, Convolution, Convolutional, Skip, Zero  # noqa: E402
+from standins import STANDINS  # noqa: E402
+
+import nasframe  # noqa: E402
+from nasframe.plugins import Plugin  # noqa: E402
+
+found = nasframe.discover()
+standins = Plugin("standins", "tests", "0", (*STANDINS, Blobs, Convolutional, Convolution, Skip, Zero))
+plugins = nasframe.Plugins((*found.found, standins))
+
+
+def either(kind: str, name: str, standin: str) -> str:
+    """The shipped part, or what stands in for it."""
+    return name if name in found.names(kind) else standin
+
+
+recurrent = "two_to_one" in found.names("backbone")
+strategy = nasframe.Strategy.from_dict(
+    {
+        "task": "toy_series" if recurrent else "blobs",
+        "backbone": "two_to_one" if recurrent else "convolutional",
+        "architect": either("architect", "first_order", "still"),
+        "criterion": {"name": "scripted", "growths": 1},
+        "pruner": either("pruner", "strongest", "first"),
+        "growth": ["node"] if "node" in found.names("morphism") else [],
+        "dtype": "float64",
+    },
+    plugins,
+)
+search = nasframe.Search(strategy)
+assert search.run().structure.decided
+print("stage", search.state.stage)
+for problem in found.problems():
+    print(problem)

@@ -1,0 +1,107 @@
+"""Parts that need no shipped plugin: a tiny task, a scripted criterion, a still architect, a plain pruner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, ClassVar
+
+import attrs
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nasframe import (
+    ABSTAIN,
+    Architect,
+    Bilevel,
+    Data,
+    Decision,
+    GrowthCriterion,
+    Named,
+    Optimiser,
+    Proposal,
+    Pruner,
+    Seed,
+    Split,
+    Structure,
+    Task,
+    number,
+)
+
+
+@attrs.frozen
+class ToySeries(Task):
+    """A noisy linear system of a few columns, in windows of four steps."""
+
+    name: ClassVar[str] = "toy_series"
+    columns: int = number(2, low=1, whole=True)
+    windows: int = number(25, low=1, whole=True)
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Data:
+        rows = torch.randn(3 * self.windows + 4, self.columns, generator=Seed((0, "toy")).generator(), dtype=torch.float64)
+        for t in range(1, len(rows)):
+            rows[t] = 0.8 * rows[t - 1].flip(0) + 0.3 * rows[t]
+        windows = rows.to(device, dtype).unfold(0, 5, 1).permute(2, 0, 1)[:, : 3 * self.windows]
+        train, validation, test = (_split(part) for part in windows.split(self.windows, dim=1))
+        return Data(
+            sizes={"inputs": self.columns, "outputs": self.columns},
+            train=train,
+            validation=validation,
+            test=test,
+            loss=lambda outputs, targets: nn.functional.mse_loss(outputs[-1], targets),
+            predict=lambda outputs: outputs[-1],
+            metrics=lambda: torchmetrics.MetricCollection({"mse": torchmetrics.MeanSquaredError()}),
+            references=lambda parameters: {"last value": nn.Identity},
+        )
+
+
+def _split(windows: torch.Tensor) -> Split:
+    return Split(windows.shape[1], lambda index: (windows[:-1, index], windows[-1, index]))
+
+
+@attrs.frozen
+class Scripted(GrowthCriterion):
+    """Each phase takes so many epochs, and the search so many growths."""
+
+    name: ClassVar[str] = "scripted"
+    epochs: int = number(1, low=1, whole=True)
+    growths: int = number(2, low=0, whole=True)
+
+    def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        last, calls = history[-1], (state or 0) + 1
+        if last["kind"] == "epoch":
+            return calls, Decision("grow", "scripted") if last["epoch"] + 1 >= self.epochs else ABSTAIN
+        return calls, Decision("grow" if last["stage"] < self.growths else "stop", "scripted")
+
+
+@attrs.frozen
+class Still(Architect):
+    """Softmax weights that never move."""
+
+    name: ClassVar[str] = "still"
+
+    def weights(self, logits: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {address: alpha.softmax(0) for address, alpha in logits.items()}
+
+    def logits(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {address: w.log() for address, w in weights.items()}
+
+    def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
+        return {address: torch.zeros_like(alpha) for address, alpha in problem.logits.items()}
+
+    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+        return Optimiser("sgd").build(logits)
+
+
+@attrs.frozen
+class First(Pruner):
+    """Keeps the first candidate of each site."""
+
+    name: ClassVar[str] = "first"
+
+    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        return {a: {c.id for c in s.candidates[1:]} for a, s in structure.sites() if not s.decided}
+
+
+STANDINS = (ToySeries, Scripted, Still, First)

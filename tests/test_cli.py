@@ -1,0 +1,150 @@
+"""The command line, as a user runs it: processes of its own, real data, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nasframe import Strategy, Structure, build, installed
+from nasframe.seeds import Seed
+
+TINY = [
+    "--hidden",
+    "2",
+    "--seeds",
+    "1",
+    "--budget",
+    "1",
+    "--criterion",
+    "patience:epochs=1",
+    "--criterion",
+    "max_nodes:nodes=2",
+]
+RESULTS = ["metrics.jsonl", "lineage.jsonl", "architecture.json", "weights.safetensors", "summary.md", "summary.json"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from nasframe.cli.main import main; main()", *arguments]
+
+
+def nasframe(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command(*arguments), cwd=cwd, env=settings, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a tiny search on the shipped series."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = nasframe("search", *TINY, "--out", "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "The found cell" in done.stdout
+    return folder / "run"
+
+
+def test_a_run_leaves_its_results(finished: Path) -> None:
+    """Strategy, records, architecture, weights, summary and pictures are there; the summary's first line is the verdict."""
+    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png"):
+        assert (finished / name).stat().st_size > 0, name
+    rows = {row["name"] for row in json.loads((finished / "summary.json").read_text())["rows"]}
+
+    assert {"found, trained anew", "found, inherited weights", "mean", "last value", "LSTM", "GRU"} <= rows
+    assert (finished / "summary.md").read_text().startswith("The found cell ")
+
+
+def test_an_architecture_is_rebuilt_from_json_alone_in_a_clean_process(finished: Path) -> None:
+    """Its weights fit, and the rebuilt network gives a finite prediction."""
+    code = """
+import sys, torch, nasframe, safetensors.torch
+network = nasframe.build(nasframe.Structure.from_json(open("architecture.json").read()), nasframe.Seed((0,)))
+network.load_state_dict(safetensors.torch.load_file("weights.safetensors"), strict=True)
+print(bool(network.eval()(torch.randn(10, 3, 4)).isfinite().all()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=False)
+
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_the_written_strategy_runs_the_same_search_again(finished: Path, tmp_path: Path) -> None:
+    """Two runs of one strategy: the same bytes in every result."""
+    done = nasframe("search", "--strategy", str(finished / "strategy.toml"), "--out", "again", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    for name in ("strategy.toml", *RESULTS):
+        assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+def test_interrupted_and_resumed(finished: Path, tmp_path: Path, number: int) -> None:
+    """Ctrl-C ends cleanly and says how to go on; what is resumed ends in the same bytes."""
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    arguments = command("search", *TINY, "--out", "run")
+    with subprocess.Popen(arguments, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch" in line:
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "stopped; go on with: nasframe resume run" in rest
+    done = nasframe("resume", "run", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    for name in RESULTS:
+        assert (finished / name).read_bytes() == (tmp_path / "run" / name).read_bytes(), name
+
+
+def test_plugins_are_listed(tmp_path: Path) -> None:
+    """Every part with kind, plugin, distribution and version; the same as JSON; less what is left out."""
+    rows = json.loads(nasframe("plugins", "--json", cwd=tmp_path).stdout)
+    parts = {(part.kind, part.name) for plugin in installed().found for part in plugin.parts}
+
+    assert parts == {(row["kind"], row["name"]) for row in rows}
+    assert {"kind", "name", "plugin", "distribution", "version", "state"} == rows[0].keys()
+    table = nasframe("plugins", cwd=tmp_path).stdout
+    assert all(name in table for _, name in parts)
+    fewer = json.loads(nasframe("--without", "nasframe_pruning", "plugins", "--json", cwd=tmp_path).stdout)
+    assert "strongest" not in {row["name"] for row in fewer}
+    by_setting = json.loads(nasframe("plugins", "--json", cwd=tmp_path, NASFRAME_WITHOUT="nasframe_pruning").stdout)
+    assert fewer == by_setting
+
+
+ERRORS = {
+    "unknown part": (
+        ["search", "--backbone", "two_to_on"],
+        "error: there is no backbone 'two_to_on'; did you mean 'two_to_one'?",
+    ),
+    "impossible value": (["search", "--hidden", "0"], "error: backbone 'two_to_one' cannot be made: hidden is 0"),
+    "no such option": (["search", "--backbone", "two_to_one:hiden=2"], "has no key 'hiden'; did you mean 'hidden'?"),
+    "no option": (["search", "--backbone", "two_to_one:hidden"], "'hidden' in 'two_to_one:hidden' is no option of a part"),
+    "no run": (["resume", "nowhere"], "error: nowhere is no run folder: it holds no strategy.toml"),
+    "missing plugin": (["--without", "nasframe_pruning", "search"], "error: there is no pruner 'strongest'; there are: none"),
+}
+
+
+@pytest.mark.parametrize("fault", ERRORS)
+def test_an_error_is_one_line(tmp_path: Path, fault: str) -> None:
+    """No traceback, and an exit status that is not 0; nothing is left behind."""
+    arguments, message = ERRORS[fault]
+    done = nasframe(*arguments, cwd=tmp_path)
+
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_strategy_file_is_complete(finished: Path) -> None:
+    """The written strategy is what ran: read again, it makes the structure that the search began with."""
+    strategy = Strategy.read(finished / "strategy.toml")
+    structure = Structure.from_json((finished / "architecture.json").read_text())
+
+    assert strategy.backbone == structure.backbone
+    assert build(structure, Seed((0,))).structure == structure

@@ -1,0 +1,82 @@
+"""The core imports no plugin, a plugin only what it may, and any plugin can be left out."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import nasframe
+
+ROOT = Path(__file__).parent.parent
+PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").exists())
+
+
+def imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Every (module, name) that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def test_the_core_imports_no_plugin() -> None:
+    """No file of the core names a plugin in an import."""
+    found = [(p, m) for p in (ROOT / "nasframe").rglob("*.py") for m, _ in imports(p) if m.split(".")[0] in PLUGINS]
+
+    assert found == []
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_plugin_imports_public_names_only(plugin: str) -> None:
+    """A shipped plugin uses what a stranger's can: the public names of nasframe, and its own modules."""
+    for path in (ROOT / "plugins" / plugin).rglob("*.py"):
+        for module, name in imports(path):
+            if module.split(".")[0] == "nasframe":
+                assert module == "nasframe", f"{path} imports {module}"
+                assert name is None or name in nasframe.__all__, f"{path} imports {name}, which is not public"
+            assert module.split(".")[0] not in set(PLUGINS) - {plugin}, f"{path} imports {module}"
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    """`nasframe.__all__` is honest."""
+    assert sorted(nasframe.__all__) == list(nasframe.__all__)
+    assert all(hasattr(nasframe, name) for name in nasframe.__all__)
+
+
+def test_every_shipped_plugin_is_found_by_its_entry_point() -> None:
+    """What lies under plugins/ is what the entry points name, one each."""
+    assert set(PLUGINS) <= {point.name for point in entry_points(group="nasframe")}
+
+
+def without(*plugins: str) -> str:
+    """What a search prints in a process in which these packages cannot be imported."""
+    environment = os.environ | {"PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "tests" / "blocked.py"), *plugins]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_search_without(plugin: str) -> None:
+    """With any one shipped plugin blocked, the others search to the end, and the blocked one is named with its reason."""
+    printed = without(plugin)
+
+    assert f"plugin {plugin} (nasframe" in printed
+    assert f"was not loaded: its import failed with ImportError: {plugin} is blocked" in printed
+    assert f"stage {0 if plugin == 'nasframe_growing' else 1}" in printed
+
+
+def test_a_search_without_any() -> None:
+    """With every shipped plugin blocked the core loads, and searches with the parts of others."""
+    printed = without(*PLUGINS)
+
+    assert printed.count("was not loaded") == len(PLUGINS)

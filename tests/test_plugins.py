@@ -1,0 +1,158 @@
+"""Plugins are found by their entry point; one that is broken is named with its reason, and the rest goes on."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from nasframe import PluginError, StrategyError, StructureError, UnknownNameError, discover
+from nasframe.plugins import Plugins
+from nasframe.structure import Structure
+
+OPERATION = """
+    from typing import ClassVar
+    import attrs, nasframe
+    from torch import nn
+
+    @attrs.frozen
+    class Minus(nasframe.Operation):
+        name: ClassVar[str] = "minus"
+        arity: ClassVar[int] = 2
+        times: int = nasframe.number(1, low=1, whole=True)
+        def build(self, *, inputs, hidden):
+            return nn.Bilinear(inputs, hidden, hidden)
+
+"""
+HOOK = """
+    @nasframe.hookimpl
+    def nasframe_parts():
+        return [Minus]
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Installs a distribution of one module, as a package manager would."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def do(module: str, source: str, distribution: str = "stranger", version: str = "1.2") -> None:
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
+        info = tmp_path / f"{distribution}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[nasframe]\n{module} = {module}\n")
+
+    return do
+
+
+def problem(plugins: Plugins, name: str) -> str:
+    """Why that plugin was not loaded; all others are."""
+    (sentence,) = plugins.problems()
+    (plugin,) = [p for p in plugins.found if p.problem]
+    assert plugin.name == name
+    assert {"two_to_one"} == set(plugins.names("backbone"))
+    return sentence
+
+
+def test_a_strangers_plugin_is_used_like_a_shipped_one(install) -> None:
+    """Its part is registered under its name, with the distribution and version it comes from."""
+    install("stranger_ok", OPERATION + HOOK)
+    plugins = discover()
+
+    assert "minus" in plugins.names("operation")
+    assert plugins.make("operation", {"name": "minus", "times": 2}).times == 2
+    assert "stranger_ok (stranger 1.2)" in [str(p) for p in plugins.found]
+
+
+BROKEN = {
+    "misspelt": (
+        OPERATION + HOOK.replace("nasframe_parts", "nasframe_part"),
+        "unknown hook 'nasframe_part' in plugin",
+        "The hooks of this version are nasframe_parts, without arguments: rename or update the hook",
+    ),
+    "outdated": (
+        OPERATION + HOOK.replace("nasframe_parts()", "nasframe_parts(registry)"),
+        "Argument(s) {'registry'} are declared in the hookimpl but can not be found in the hookspec",
+        "rename or update the hook",
+    ),
+    "no_hook": (OPERATION, "it implements no hook; write a function nasframe_parts, marked with nasframe.hookimpl"),
+    "import_error": ("import a_module_that_is_nowhere", "its import failed with ModuleNotFoundError: No module named"),
+    "syntax_error": ("def (:", "its import failed with SyntaxError"),
+    "hook_raises": (OPERATION + HOOK.replace("[Minus]", "1 / 0"), "its hook failed with ZeroDivisionError: division by zero"),
+    "not_a_list": (OPERATION + HOOK.replace("[Minus]", "3"), "its hook failed with TypeError"),
+    "no_part": (OPERATION + HOOK.replace("[Minus]", "[int]"), "<class 'int'> is no part: it must be a class with one of"),
+    "no_name": (OPERATION.replace('name: ClassVar[str] = "minus"', "pass") + HOOK, "Minus has no name: give it `name:"),
+    "no_build": (
+        OPERATION.replace("def build", "def built") + HOOK,
+        "Minus does not define build, which its interface demands",
+    ),
+    "no_attrs": (
+        OPERATION.replace("@attrs.frozen", "") + HOOK,
+        "Minus is not an attrs class: decorate it with @attrs.frozen",
+    ),
+    "twice": (OPERATION + HOOK.replace("[Minus]", "[Minus, Minus]"), "two parts of one kind and name: operation 'minus'"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_plugin_is_named_and_the_rest_goes_on(install, fault: str) -> None:
+    """The sentence names plugin, distribution, version and the fault."""
+    source, *expected = BROKEN[fault]
+    install(f"stranger_{fault}", source)
+    sentence = problem(discover(), f"stranger_{fault}")
+
+    assert sentence.startswith(f"plugin stranger_{fault} (stranger 1.2) was not loaded: ")
+    for text in expected:
+        assert text in sentence
+
+
+def test_two_plugins_with_one_name(install) -> None:
+    """A name that two plugins give is refused when it is used, and leaving one out mends it; other names can be used."""
+    clash = OPERATION.replace('"minus"', '"tanh"') + HOOK
+    install("stranger_clash", clash)
+    plugins = discover()
+
+    with pytest.raises(PluginError, match=r"operation 'tanh' is registered by nasframe_recurrent \(nasframe .*\) and by "):
+        plugins.make("operation", "tanh")
+    with pytest.raises(PluginError, match=r"--without nasframe_recurrent, or NASFRAME_WITHOUT=nasframe_recurrent"):
+        plugins.make("operation", "tanh")
+    assert plugins.make("operation", "relu").name == "relu"
+    assert discover(["stranger_clash"]).make("operation", "tanh").name == "tanh"
+
+
+def test_an_unknown_name_suggests_the_nearest(install) -> None:
+    """A misspelt name is answered with the nearest ones, or with all, and with the plugins that were not loaded."""
+    install("stranger_broken", "import a_module_that_is_nowhere")
+    plugins = discover()
+
+    with pytest.raises(UnknownNameError, match=r"there is no backbone 'two_to_on'; did you mean 'two_to_one'\?"):
+        plugins.get("backbone", "two_to_on")
+    with pytest.raises(UnknownNameError, match=r"there is no pruner 'xyz'; there are: strongest; plugin stranger_broken"):
+        plugins.get("pruner", "xyz")
+
+
+def test_leaving_out_what_is_not_there() -> None:
+    """A misspelt plugin to leave out is an error, so that it is not used after all."""
+    with pytest.raises(PluginError, match="cannot leave out nasframe_prunning: no such plugin; there are: nasframe_bilevel"):
+        discover(["nasframe_prunning"])
+
+
+def test_a_structure_without_its_plugin(install) -> None:
+    """A structure whose operation is no longer installed says which, and where to look."""
+    install("stranger_gone", OPERATION + HOOK)
+    plugins = discover()
+    backbone = plugins.make("backbone", {"name": "two_to_one", "operations": ["minus", "sum"]})
+    text = backbone.initial({"inputs": 1, "outputs": 1}, 1).to_json()
+    assert Structure.from_json(text, plugins.make).to_json() == text
+
+    with pytest.raises(StructureError, match=r"cannot be rebuilt here: there is no operation 'minus'.*`nasframe plugins`"):
+        Structure.from_json(text, discover(["stranger_gone"]).make)
+
+
+@pytest.mark.parametrize("description", [3, None, ["tanh"], {}, {"name": 4}])
+def test_what_describes_no_part(description: object) -> None:
+    """Anything but a name or a table with a name is refused."""
+    with pytest.raises(StrategyError, match="does not describe a operation; write its name, or a table with `name`"):
+        discover().make("operation", description)

@@ -1,0 +1,115 @@
+"""A strategy is a value that a file holds, and what cannot be is refused with what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nasframe_forecasting import Forecasting
+from nasframe_growing import MaxNodes, NoBetter, NodeGrowth, Patience
+from toy import PLUGINS, toy_strategy
+
+from nasframe import ChangeError, NasframeError, Search, Strategy, StrategyError
+from nasframe.cli.flags import DEFAULTS, Spec, strategy_values
+
+GIVEN = toy_strategy().to_dict()
+
+
+def test_a_file_holds_a_strategy() -> None:
+    """What is written is read as an equal strategy, and written again with the same bytes."""
+    strategy = toy_strategy(
+        task=Forecasting(), criterion=(Patience(2) | NoBetter()) & MaxNodes(3), growth=(NodeGrowth("gate"),)
+    )
+    again = Strategy.from_toml(strategy.to_toml(), PLUGINS)
+
+    assert strategy == again
+    assert strategy.to_toml() == again.to_toml()
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The values of a strategy with one of them replaced, or added."""
+    values = toy_strategy().to_dict()
+    *outer, last = path.split(".")
+    inner = values
+    for key in outer:
+        inner = inner[int(key)] if key.isdigit() else inner[key]
+    inner[last] = value
+    return values
+
+
+IMPOSSIBLE = [
+    ("sede", 1, "the strategy has no key 'sede'; did you mean 'seed'?"),
+    ("xyz", 1, "the strategy has no key 'xyz'; it has: task, backbone"),
+    ("seed", -1, "the strategy cannot be made: seed is -1; it must be a whole number of at least 0"),
+    ("nodes", 1.5, "nodes is 1.5; it must be a whole number of at least 1"),
+    ("nodes", True, "nodes is True; it must be a whole number of at least 1"),
+    ("batch", "many", "batch is 'many'; it must be a whole number of at least 1"),
+    ("prune", "never", "prune is 'never'; it must be one of 'stage', 'end'"),
+    ("device", "gpu", "device is 'gpu'; it must be a device of torch"),
+    ("backbone", "two_to_on", "there is no backbone 'two_to_on'; did you mean 'two_to_one'?"),
+    ("backbone.hiden", 3, "backbone 'two_to_one' has no key 'hiden'; did you mean 'hidden'?"),
+    ("backbone.hidden", 0, "backbone 'two_to_one' cannot be made: hidden is 0; it must be a whole number of at least 1"),
+    ("backbone.dropout", float("nan"), "dropout is nan; it must be a number of at least 0.0 and at most 1.0"),
+    ("backbone.operations", [], "operations is []; it must be one or more operations of two inputs"),
+    ("backbone.operations", ["tanhh"], "there is no operation 'tanhh'; did you mean 'tanh'?"),
+    ("growth", ["nod"], "there is no morphism 'nod'; did you mean 'node'?"),
+    ("growth.0.delta", -0.1, "morphism 'node' cannot be made: delta is -0.1; it must be a number of at least 0.0"),
+    ("growth.0.form", "noisy", "form is 'noisy'; it must be one of 'noise', 'gate'"),
+    ("optimiser.lr", 0.1, "the optimiser has no key 'lr'; it has: method, learning_rate"),
+    ("optimiser.method", "sdg", "method is 'sdg'; it must be one of 'adam', 'adamw', 'sgd'"),
+    ("optimiser", 3, "3 must be a table of method, learning_rate"),
+    ("optimiser.betas", [0.9], "betas is (0.9,); it must be two numbers"),
+    ("criterion", {"name": "any_of", "parts": []}, "parts is (); it must be one or more growth criteria"),
+    ("criterion", {"name": "max_nodes"}, "criterion 'max_nodes' cannot be made: "),
+    ("task", {"name": "forecasting", "window": 0}, "window is 0; it must be a whole number of at least 1"),
+    ("pruner", 7, "7 does not describe a pruner; write its name, or a table with `name`"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), IMPOSSIBLE, ids=[f"{p}={v}" for p, v, _ in IMPOSSIBLE])
+def test_an_impossible_strategy(path: str, value: Any, message: str) -> None:
+    """The error says what was given, why it is wrong and what to write instead."""
+    with pytest.raises(NasframeError) as caught:
+        Strategy.from_dict(changed(path, value), PLUGINS)
+
+    assert message in str(caught.value)
+
+
+def test_a_missing_part() -> None:
+    """A strategy without a backbone names it."""
+    values = {k: v for k, v in GIVEN.items() if k != "backbone"}
+
+    with pytest.raises(StrategyError, match=r"the strategy cannot be made: .*missing.*'backbone'"):
+        Strategy.from_dict(values, PLUGINS)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """No file, no text and no TOML are each told."""
+    with pytest.raises(StrategyError, match=r"the strategy file .*nowhere\.toml cannot be read"):
+        Strategy.read(tmp_path / "nowhere.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(StrategyError, match=r"binary\.toml cannot be read"):
+        Strategy.read(tmp_path / "binary.toml")
+    with pytest.raises(StrategyError, match="the strategy is not TOML"):
+        Strategy.from_toml("task = ", PLUGINS)
+
+
+def test_delta_beyond_the_legal_is_refused_before_the_first_step() -> None:
+    """Delta must be below 1 / (number of operations - 1): with five operations 0.25."""
+    with pytest.raises(ChangeError, match=r"delta is 0\.25; with 5 candidates at layer0/n1 it must be below 0\.25"):
+        Search(toy_strategy(growth=(NodeGrowth(delta=0.25),)))
+
+
+def test_flags_go_over_defaults_and_files() -> None:
+    """What a flag says replaces what stands there, and nothing else."""
+    convert = Spec().convert
+    flags = {"backbone": convert("two_to_one:dropout=0.5", None, None), "hidden": 8, "budget": 9, "criterion": (), "seed": None}
+    values = strategy_values(None, flags)
+
+    assert values["backbone"] == {"name": "two_to_one", "dropout": 0.5, "hidden": 8}
+    assert values["criterion"]["parts"][0] == {"name": "max_updates", "updates": 9}
+    assert values["task"] == DEFAULTS["task"]
+    written = Strategy.from_dict(values, PLUGINS).to_dict()
+    assert Strategy.from_dict(strategy_values(written, {"seeds": 9}), PLUGINS).to_dict() == written | {"seeds": 9}
+    assert convert("node:form=gate,delta=0.1", None, None) == {"name": "node", "form": "gate", "delta": 0.1}
