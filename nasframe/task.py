@@ -37,6 +37,7 @@ class Data:
         loss: the mean loss of a batch from (outputs of the network, targets); targets have the examples as first axis.
         predict: from the network's outputs to what the metrics compare with the targets.
         metrics: new metrics, for the test.
+        score: the one of them that networks are compared by.
         references: for a number of parameters, what to compare a found network with: a module by name. Those with
             parameters that require a gradient are trained as the found network is.
     """
@@ -48,6 +49,7 @@ class Data:
     loss: Callable[[Tensor, Tensor], Tensor]
     predict: Callable[[Tensor], Tensor]
     metrics: Callable[[], torchmetrics.MetricCollection]
+    score: str
     references: Callable[[int], Mapping[str, Callable[[], nn.Module]]]
 
     def mean_loss(self, outputs: Callable[[Tensor], Tensor], split: Split) -> float:

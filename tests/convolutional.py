@@ -225,6 +225,7 @@ class Blobs(Task):
             loss=nn.functional.cross_entropy,
             predict=lambda outputs: outputs.argmax(1),
             metrics=lambda: MetricCollection({"accuracy": MulticlassAccuracy(3)}),
+            score="accuracy",
             references=lambda parameters: {},
         )
 

@@ -60,7 +60,12 @@ def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int 
     chosen = draw(st.lists(st.sampled_from(others), min_size=least, unique=True))
     chosen.insert(draw(st.integers(0, len(chosen))), Sum())
     backbone = TwoToOne(hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4])), tuple(chosen))
-    values = {"nodes": draw(sizes(3)), "batch": draw(sizes(5)), "optimiser": draw(optimisers()), "seed": draw(st.integers(0, 999))}
+    values = {
+        "nodes": draw(sizes(3)),
+        "batch": draw(sizes(5)),
+        "optimiser": draw(optimisers()),
+        "seed": draw(st.integers(0, 999)),
+    }
     return strategy(inputs, outputs, time, backbone, **(values | fixed))
 
 

@@ -52,6 +52,7 @@ class ToySeries(Task):
             loss=lambda outputs, targets: nn.functional.mse_loss(outputs[-1], targets),
             predict=lambda outputs: outputs[-1],
             metrics=lambda: torchmetrics.MetricCollection({"mse": torchmetrics.MeanSquaredError()}),
+            score="mse",
             references=lambda parameters: {"last value": nn.Identity},
         )
 

@@ -34,7 +34,9 @@ class Take:
 
     def __call__(self, source: Tensor, own: Tensor) -> Tensor:
         """The child's tensor, from the parent's and from the child's own initialisation."""
-        taken = self.gather(source) * self.value
+        taken = self.gather(source)
+        if torch.is_tensor(self.value) or self.value != 1:  # a product with 1.0 would round a large integer
+            taken = taken * self.value
         if self.offset is not None:
             taken = taken + self.offset
         new, zero = self.holes(taken)
@@ -101,9 +103,20 @@ def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
                 "and its module does not tell which units its axes carry: give it a method units() that does"
             )
         else:
+            _check(before, old[name], name)
+            _check(after, new[name], name)
             pairs = zip(before, after, strict=True)
             derived[name] = Take(name, tuple(_index(b, a, name, new[name].device) for b, a in pairs))
     return {name: derived[name] for name in new if name in derived}
+
+
+def _check(axes: tuple[Axis | None, ...], tensor: Tensor, name: str) -> None:
+    for size, axis in zip(tensor.shape, axes, strict=True):
+        if axis is not None and not len(set(axis.units)) == len(axis.units) == size:
+            raise ChangeError(
+                f"an axis of {name} has {size} entries, but its module tells {len(axis.units)} units for it, "
+                f"{len(set(axis.units))} of them different: units() must tell one for each entry, and none twice"
+            )
 
 
 def _index(before: Axis | None, after: Axis | None, name: str, device: torch.device) -> Tensor | None:

@@ -50,7 +50,7 @@ def strategy_values(written: Mapping[str, Any] | None, flags: Mapping[str, Any])
     """The values of a strategy file, or the defaults, with what the flags say put over them."""
     values = dict(DEFAULTS if written is None else written)
     given = {k: v for k, v in flags.items() if v not in (None, ())}
-    for key in ("task", "backbone", "architect", "pruner", "prune", "nodes", "seed", "seeds", "device"):
+    for key in ("task", "backbone", "architect", "pruner", "prune", "nodes", "seed", "seeds", "device", "threads"):
         if key in given:
             values[key] = given[key]
     if "growth" in given:

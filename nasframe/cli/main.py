@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -53,6 +54,7 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
 @click.option("--seed", type=int, help="Of every random draw.")
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @click.option("--device", help="Such as cpu, cuda:0.")
+@click.option("--threads", type=int, help="Of torch on the CPU.  [default: 1]")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<the next number>]")
 @click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
 @click.pass_obj
@@ -131,6 +133,7 @@ def _next_run(folder: Path) -> Path:
 def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) -> None:
     with folder.locked(), Stop() as stop, watching() as watch:
         search = begin()
+        torch.set_num_threads(search.strategy.threads)
         keeper = Keeper(folder, search.state, commit_every)
         watch.say(f"run folder: {folder.path}")
         if not follow(search, keeper, watch, lambda: stop.asked):

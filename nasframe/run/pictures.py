@@ -6,21 +6,31 @@ nor change, and one input makes one file, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import matplotlib.style
+import networkx as nx
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Rectangle
+from matplotlib.path import Path as Curve
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Affine2D, Transform
 
-from nasframe.structure import Structure
-
-Weights = Mapping[str, Sequence[float]]
-Record = Mapping[str, Any]
+from nasframe.structure import Cell, Node, Site, Structure
 
 Array = np.ndarray
+Record = Mapping[str, Any]
+Weights = Mapping[str, Sequence[float]]
 
 INK, LINE, SHADE, QUIET, ACCENT = "#1f2933", "#64748b", "#d6e4f2", "#eceff3", "#b4540a"
 STYLE = {
@@ -314,7 +324,7 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> float:
 def _across(diagram: _Diagram, y: Mapping[Key, float]) -> list[tuple[float, float]]:
     """The left and the right edge of each column: steep edges get more room."""
     edges, left = [], 0.0
-    for i, column in enumerate(diagram.columns):
+    for column in diagram.columns:
         right = left + max(diagram.width(k) for k in column)
         edges.append((left, right))
         rise = max((abs(y[s.source] - y[s.target]) for s in diagram.segments if s.source in column), default=0.0)

@@ -26,9 +26,8 @@ def verdict(rows: list[Row], metric: str, higher_is_better: bool) -> str:
 
 def write(folder: Folder, search: Search, rows: list[Row]) -> str:
     """Write summary.json and summary.md; the text of the latter."""
-    metrics = search.data.metrics()
-    metric = str(next(iter(metrics)))
-    first = verdict(rows, metric, bool(metrics[metric].higher_is_better))
+    score = search.data.score
+    first = verdict(rows, score, bool(search.data.metrics()[score].higher_is_better))
     text = "\n".join([first, "", *_table(rows, list(rows[0].values)), "", *_found(search), ""])
     plain: dict[str, Any] = {
         "verdict": first,

@@ -93,7 +93,8 @@ class Loop:
                 self._move_logits(state, batch)  # Algorithm 1, line 3: the logits move first,
             loss = self._loss(network, batch)  # line 4: and the weights against the new ones
         named = weights_of(network)
-        gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True)
+        # a weight that nothing uses has the gradient zero, as behind a weight of zero: it does not stop dead
+        gradients = torch.autograd.grad(loss, [p for _, p in named], materialize_grads=True)
         for (_, parameter), gradient in zip(named, gradients, strict=True):
             parameter.grad = gradient
         state.optimisers["weights"].step()

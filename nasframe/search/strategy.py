@@ -44,6 +44,7 @@ class Strategy:
         batch: examples in a batch, of training and of validation.
         optimiser: of the weights.
         seed: of every random draw.
+        threads: of torch on the CPU, as the bytes of a run depend on them; a small cell is fastest on one.
         seeds: how many times the found network and each reference are trained anew for the summary.
     """
 
@@ -58,7 +59,8 @@ class Strategy:
     batch: int = number(50, low=1, whole=True)
     optimiser: Optimiser = nested(Optimiser, default=Optimiser())
     seed: int = number(0, low=0, whole=True)
-    seeds: int = number(3, low=1, whole=True)
+    seeds: int = number(5, low=1, whole=True)
+    threads: int = number(1, low=1, whole=True)
     device: str = attrs.field(default="cpu", validator=_device)
     dtype: str = choice(*DTYPES, default="float32")
 

@@ -16,18 +16,18 @@ from nasframe import ABSTAIN, Data, Decision, GrowthCriterion, Proposal, Pruner,
 
 @attrs.frozen
 class Noise(Task):
-    """Inputs and targets that have nothing to do with each other: normal numbers, no gradient of which is zero.
+    """Inputs and targets that have nothing to do with each other: normal numbers, by which no gradient is zero.
 
     Args:
         sizes: what the backbone must know.
-        inputs, targets: their shapes, with -1 on the axis of the examples.
+        inputs, outputs: the shapes of what the network takes and gives, with -1 on the axis of the examples.
         examples: in each split.
     """
 
     name: ClassVar[str] = "noise"
     sizes: tuple[tuple[str, int], ...]
     inputs: tuple[int, ...]
-    targets: tuple[int, ...]
+    outputs: tuple[int, ...]
     examples: int = 8
     seed: int = 0
 
@@ -39,18 +39,23 @@ class Noise(Task):
             train=train,
             validation=validation,
             test=test,
-            loss=mse_loss,
-            predict=lambda outputs: outputs,
+            loss=lambda outputs, targets: mse_loss(self.predict(outputs), targets),
+            predict=self.predict,
             metrics=lambda: MetricCollection({"mse": MeanSquaredError()}),
+            score="mse",
             references=lambda parameters: {},
         )
 
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The outputs with the examples first, as targets have them."""
+        return outputs.movedim(self.outputs.index(-1), 0)
+
     def _split(self, name: str, device: torch.device, dtype: torch.dtype) -> Split:
-        generator = Seed((self.seed, name)).generator()
-        shapes = [[self.examples if n < 0 else n for n in shape] for shape in (self.inputs, self.targets)]
-        x, y = (torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype) for shape in shapes)
-        a, b = self.inputs.index(-1), self.targets.index(-1)
-        return Split(self.examples, lambda index: (x.index_select(a, index), y.index_select(b, index)))
+        generator, axis = Seed((self.seed, name)).generator(), self.inputs.index(-1)
+        shapes = [[self.examples if n < 0 else n for n in shape] for shape in (self.inputs, self.outputs)]
+        drawn = [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype) for shape in shapes]
+        inputs, targets = drawn[0], self.predict(drawn[1])
+        return Split(self.examples, lambda index: (inputs.index_select(axis, index), targets[index]))
 
 
 @attrs.frozen

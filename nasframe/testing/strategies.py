@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from nasframe import Optimiser, Seed, Site, Strategy, Structure
+from nasframe import NonFiniteError, Optimiser, Seed, Site, Strategy, Structure
 from nasframe.testing.aged import Aged
 
 
@@ -37,8 +38,19 @@ def optimisers() -> SearchStrategy[Optimiser]:
 
 
 def aged(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[Aged]:
-    """A search of one of these strategies after so many updates."""
-    return strategies.map(lambda strategy: Aged.of(strategy, steps))
+    """A search of one of these strategies after so many updates, unless it diverges within them."""
+    return strategies.map(lambda strategy: _trained(strategy, steps)).filter(_tame)
+
+
+def _trained(strategy: Strategy, steps: int) -> Aged:
+    try:
+        return Aged.of(strategy, steps)
+    except NonFiniteError:
+        reject()
+
+
+def _tame(aged: Aged) -> bool:
+    return all(float(aged.outputs(training).abs().max()) < 1e3 for training in (False, True))
 
 
 @st.composite
@@ -55,7 +67,7 @@ def _part(site: Site, decide: bool) -> SearchStrategy[frozenset[int]]:
 
 
 #: what stands in a JSON text by mistake
-JUNK = (
+JUNK: SearchStrategy[Any] = (
     st.none()
     | st.booleans()
     | st.integers(-2, 3)

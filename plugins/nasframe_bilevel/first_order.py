@@ -38,7 +38,9 @@ class FirstOrder(Architect):
         """The gradient of the validation loss at the present weights."""
         names, logits = zip(*problem.logits.items(), strict=True)
         loss = problem.valid(problem.weights, problem.logits)
-        return dict(zip(names, torch.autograd.grad(loss, logits), strict=True))
+        # what stands behind an edge that was pruned to nothing is in no graph
+        gradients = torch.autograd.grad(loss, logits, materialize_grads=True)
+        return dict(zip(names, gradients, strict=True))
 
     def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
         """The optimiser, with the learning rate of that stage."""

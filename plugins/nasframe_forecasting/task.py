@@ -21,8 +21,8 @@ class Forecasting(Task):
     """One-step-ahead forecasting of a multivariate series.
 
     Inputs are [window, batch, columns], targets [batch, columns], outputs of the network [window, batch, columns], and
-    the last step of these is the forecast. The first 60 % of the rows train, the next 20 % validate, the last 20 % test;
-    a window belongs with its target, and may reach back into earlier rows. Mean and standard deviation of the training
+    the last step of these is the forecast. The first 60 % of the rows train, the next 20 % validate, the rest test; a
+    window belongs with its target, and may reach back into earlier rows. Mean and standard deviation of the training
     rows standardise all, so that losses and metrics are in these units.
     """
 
@@ -54,6 +54,7 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) 
         loss=loss,
         predict=predict,
         metrics=functools.partial(metrics, device, dtype),
+        score="mse",
         references=functools.partial(
             references, exact[window - 1 : validation - 1], exact[window:validation], train - window, rows
         ),

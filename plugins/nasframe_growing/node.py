@@ -85,10 +85,10 @@ class NodeGrowth(Morphism):
         if not grown.birth:
             raise ChangeError(f"no candidate of a new node in {type!r} can act as the identity; grow it with form = 'gate'")
         for address, birth in grown.birth.items():
-            if not self.delta * (len(birth) - 1) < max(birth.values()):
-                limit = max(birth.values()) / (len(birth) - 1)
+            limit = max(birth.values()) / max(len(birth) - 1, 1)
+            if len(birth) > 1 and not 0 < self.delta < limit:
                 raise ChangeError(
-                    f"delta is {self.delta}; with {len(birth)} candidates at {address} it must be below {limit:g}"
+                    f"delta is {self.delta}; with {len(birth)} candidates at {address} it must be above 0 and below {limit:g}"
                 )
         return grown
 

@@ -1,0 +1,38 @@
+"""What the README shows runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from nasframe import Strategy
+from nasframe.cli.flags import strategy_values
+from nasframe.cli.main import cli
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_python_example_finds_a_model(capsys) -> None:
+    """It prints the events and ends with an architecture that predicts."""
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
+    inputs, _ = names["search"].data.test.batch(slice(0, 3))
+
+    assert names["model"].structure.decided
+    assert names["model"](inputs).shape == (10, 3, 4)
+    assert "Finished(" in capsys.readouterr().out
+
+
+def test_the_commands_are_understood() -> None:
+    """Every `nasframe search` of the README has flags that exist and makes a strategy that can be."""
+    lines = [line for line in README.splitlines() if line.startswith("nasframe search") and "--strategy" not in line]
+    assert len(lines) >= 2
+    for line in lines:
+        _, name, *arguments = shlex.split(line)
+        flags = cli.commands[name].make_context(name, arguments).params
+        strategy = Strategy.from_dict(strategy_values(None, flags))
+
+        assert isinstance(strategy, Strategy)
+
