@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import torch
-import torchmetrics
 from torch import Tensor, nn
 
 from nasframe.part import Part
+
+if TYPE_CHECKING:  # it takes longer to import than torch, and is needed when all is over
+    import torchmetrics
 
 
 @attrs.frozen(eq=False)

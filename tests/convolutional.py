@@ -121,15 +121,15 @@ class Convolutional(Backbone):
 
     def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """A node keeps two edges, those of the strongest operations but zero; its other edges become zero (Liu et al.)."""
-        sites = {a: (s, torch.tensor([isinstance(c.operation, Zero) for c in s.candidates])) for a, s in structure.sites()}
+        sites = dict(structure.sites())
+        zero = {a: torch.tensor([isinstance(c.operation, Zero) for c in sites[a].candidates]) for a in weights}
         edges: dict[tuple[str, str], list[str]] = {}
-        for address in sorted(weights, key=lambda a: -float(weights[a][~sites[a][1]].max())):
-            edges.setdefault((address.split("/")[0], sites[address][0].node), []).append(address)
+        for address in sorted(weights, key=lambda a: -float(weights[a][~zero[a]].max())):
+            edges.setdefault((address.split("/")[0], sites[address].node), []).append(address)
         kept = {address for ranked in edges.values() for address in ranked[:2]}
         # a weight is at most one, so that what is wanted at an edge goes before all else
-        return {
-            a: all_but_strongest(sites[a][0], w + 2 * (~sites[a][1] if a in kept else sites[a][1])) for a, w in weights.items()
-        }
+        wanted = {a: ~z if a in kept else z for a, z in zero.items()}
+        return {a: all_but_strongest(sites[a], w + 2 * wanted[a]) for a, w in weights.items()}
 
 
 def units(cell: Cell, channels: int) -> Units:

@@ -65,7 +65,7 @@ STRATEGY = Strategy(
 )
 TYPES = ("normal", "reduction")
 
-few = settings(max_examples=8)
+few = settings(max_examples=6)
 
 
 def trained(nodes: int = 1, **options: Any) -> Aged:
@@ -139,6 +139,9 @@ def test_growth_behind_a_concatenation_is_exact(parent: Aged, type: str, form: s
 @given(parents(), st.sampled_from(TYPES))
 def test_values_and_moments_keep_their_places(parent: Aged, type: str) -> None:
     """Every old entry has, to the bit, its value, its moments and its step count; new columns are zero, and move as usual."""
+    for name, count in parent.network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            count.fill_(2**24 + 1)  # the first whole number that float32 does not have
     child = grown(parent, type)
     before, after = dump(parent.state)[1], dump(child.state)[1]
     for name, tensor in before.items():
@@ -155,10 +158,15 @@ def moved(parent: Aged, child: Aged) -> dict[str, float]:
 
 
 @few
-@given(supernets(), st.sampled_from(TYPES))
+@given(parents(), st.sampled_from(TYPES))
 def test_the_next_step_of_every_old_entry_is_the_parents(parent: Aged, type: str) -> None:
-    """Weights and their old columns, logits and running statistics go on as if nothing had happened."""
-    assert max(moved(parent, grown(parent, type)).values()) <= 1e-9
+    """Weights and their old columns, logits and running statistics go on as if nothing had happened, also where pruning
+    had cut them off and the new node takes them in again.
+    """
+    differences = moved(parent, grown(parent, type))
+    if parent.network.structure.decided:  # the new logits' step shows the network another batch
+        differences = {n: d for n, d in differences.items() if "running" not in n and "tracked" not in n}
+    assert max(differences.values()) <= 1e-9
 
 
 def test_the_next_step_is_another_with_fresh_optimisers() -> None:
@@ -180,6 +188,16 @@ def test_every_new_parameter_lives_within_three_steps(parent: Aged, type: str) -
     for name, old in parent.network.named_parameters():
         if old.shape != new[name].shape:
             assert (moments[name][:, old.shape[1] :] != 0).any(), name
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_a_search_goes_on_where_nothing_takes_a_new_node_in(type: str) -> None:
+    """Logits that no output depends on have the gradient zero, not none."""
+    parent = trained()
+    sites = dict(parent.network.structure.sites())
+    gone = {a: {c.id for c in s.candidates if not isinstance(c.operation, Zero)} for a, s in sites.items()}
+    child = grown(parent.after(removal(parent.network, gone, Seed(("cut",)))), type)
+    assert child.train(2).state.updates == parent.state.updates + 2
 
 
 @few
@@ -266,6 +284,14 @@ def test_wrong_labels_are_refused(units: object, type: str, monkeypatch: pytest.
     parent = trained()
     with pytest.raises(ChangeError):
         transact(parent, growth(parent.network, type))
+
+
+def test_labels_that_come_twice_are_refused_whatever_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries that cannot be told apart are not guessed, not even where the change may be lossy."""
+    monkeypatch.setattr(convolutional, "units", WRONG["twice the same"])
+    parent = trained(nodes=2)
+    with pytest.raises(ChangeError, match=r"tells 8 units for it, 4 of them different"):
+        apply(parent.network, growth(parent.network, "reduction"), STRATEGY.architect.logits)
 
 
 @pytest.mark.parametrize("consumer", [Preprocess, Head])
@@ -391,14 +417,14 @@ def resumed(strategy: Strategy, state: State, seed: int) -> Search:
 
 
 @pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
-def test_same_bytes_from_any_event(strategy: Strategy) -> None:
+def test_same_bytes_from_every_fifth_event(strategy: Strategy) -> None:
     """With dropout, BatchNorm and two types that grow, a search resumed at an event ends in the same bytes."""
     search = Search(strategy)
     dumps = [dump(search.state) for _ in search]
     expected = digest(search.state)
-    for number, (text, flat) in enumerate(dumps[:-1]):
+    for number in range(0, len(dumps), 5):
         torch.manual_seed(number)
-        again = Search(strategy, state=load(text, flat, strategy, PLUGINS))
+        again = Search(strategy, state=load(*dumps[number], strategy, PLUGINS))
         again.run()
         assert expected == digest(again.state), f"resumed at event {number}"
 
@@ -423,10 +449,7 @@ def test_a_search_without_its_running_statistics_ends_in_other_bytes() -> None:
     search = Search(strategy)
     dumps = [dump(search.state) for _ in search]
     text, flat = dumps[4]
-    again = Search(strategy, state=load(text, {n: _default(n, t) for n, t in flat.items()}, strategy, PLUGINS))
+    defaults = {n: torch.zeros_like(t) if n.endswith("running_mean") else t for n, t in flat.items()}
+    again = Search(strategy, state=load(text, defaults, strategy, PLUGINS))
     again.run()
     assert digest(again.state) != digest(search.state)
-
-
-def _default(name: str, tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor) if name.endswith("running_mean") else tensor

@@ -100,7 +100,7 @@ class TestClaim:
 
     @given(growths(TOLD), st.sampled_from([0.1, 0.001]))
     def test_the_bound_is_not_vacuous(self, growths: Any, delta: float) -> None:
-        """No inputs of the norms that the node sees exceed the bound, and some reach a third of it."""
+        """No inputs of the norms that the node sees exceed the bound, and some reach a sixth of it; ten times larger, a third."""
         parent, *where = growths
         _tight(parent, growth("noise", *where, delta=delta))
 
@@ -161,7 +161,7 @@ class TestTraining:
     def test_noise_disturbs_the_others_in_proportion(self, growths: Any) -> None:
         """With noise the next step of all else differs from what it would have been in proportion to delta = sigma."""
         parent, *where = growths
-        laws.linear("the difference of the next step", _differences(parent, where), curvature=10.0)
+        laws.linear("the difference of the next step", _differences(parent, where))
 
 
 class TestRefusals:
@@ -267,7 +267,7 @@ class TestMutants:
         """Tight: a bound without one operation's part is exceeded, where that operation is alone with the sum."""
         parent = specimen(others=() if operation is Sum else (operation(),))
         monkeypatch.setattr(operation, method, lambda self, module: Bound({}))
-        with pytest.raises(AssertionError, match="tight: the largest deviation found of layer0/n2 is"):
+        with pytest.raises(AssertionError, match="tight: the largest deviation found of layer0/n2, at"):
             _tight(parent, growth("noise", sigma=0.1 if operation is Sum else 0.0))
 
     def test_a_bound_for_the_average(self) -> None:
@@ -284,7 +284,7 @@ class TestMutants:
         """Tight: a bound that is ten times too large exceeds what any inputs reach."""
         honest = Bound.of
         monkeypatch.setattr(Bound, "of", lambda self, names: honest(self, names) * 10)
-        with pytest.raises(AssertionError, match="tight: the bound of layer0/n2 over the largest deviation found is"):
+        with pytest.raises(AssertionError, match="tight: the bound of layer0/n2, at 1 times"):
             _tight(specimen(others=TOLD), growth("noise"))
 
     def test_a_bound_from_data(self) -> None:
@@ -332,7 +332,7 @@ class TestMutants:
         with pytest.raises(AssertionError, match="undisturbed: the difference between the next steps of"):
             laws.undisturbed(parent, grown(parent, "gate"))
         with pytest.raises(AssertionError, match="linear: the distance from one of the slope"):
-            laws.linear("the difference of the next step", _differences(parent, ["layer0", SEED]), curvature=10.0)
+            laws.linear("the difference of the next step", _differences(parent, ["layer0", SEED]))
 
     def test_a_gradient_that_goes_otherwise(self) -> None:
         """Follows: a node that lets half of its gradient through is seen, though it puts out the same."""
@@ -353,7 +353,7 @@ def _at_one(bound: Bound) -> float:
 
 
 def _differences(parent: Aged, where: Any) -> dict[float, float]:
-    children = {s: grown(parent, "noise", *where, delta=s) for s in (1e-3, 1e-4, 1e-5, 1e-6)}
+    children = {s: grown(parent, "noise", *where, delta=s) for s in (1e-5, 1e-6, 1e-7)}
     return {s: max(d for d, _ in laws.divergence(parent, child).values()) for s, child in children.items()}
 
 

@@ -11,7 +11,7 @@ import torch
 from nasframe_growing import NodeGrowth
 from toy import PLUGINS, toy_strategy
 
-from nasframe import ChangeError, Optimiser, Search, Seed, Strategy, replay
+from nasframe import ChangeError, NonFiniteError, Optimiser, Search, Seed, Strategy, replay
 from nasframe.search import state as states
 from nasframe.search.state import State, dump, load
 
@@ -89,6 +89,17 @@ def test_the_lineage_is_replayed_without_data(prune: str, form: str) -> None:
     lineage[0]["child"] = "another"
     with pytest.raises(ChangeError, match=r"record 0 \(.*\) made another; now it makes"):
         list(replay(strategy, first, lineage, search.state.evidence))
+
+
+def test_a_loss_that_is_not_finite_ends_the_search() -> None:
+    """It is told where it happened and what to do, and the state before it is not lost."""
+    search = Search(toy_strategy(optimiser=Optimiser("sgd", learning_rate=1e200)))
+    committed = dump(search.state)
+    with pytest.raises(NonFiniteError, match=r"the training loss is (nan|inf) in stage 0, .* lower the learning rate"):
+        for _ in search:
+            committed = dump(search.state)
+
+    assert load(*committed, search.strategy, PLUGINS).updates < search.state.updates + 1
 
 
 def test_the_test_split_is_not_read() -> None:

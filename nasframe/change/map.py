@@ -97,7 +97,7 @@ def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
         before, after = old_units.get(name), new_units.get(name)
         if before == after and old[name].shape == new[name].shape:
             derived[name] = Take(name)
-        elif before is None or after is None or not len(before) == len(after) == new[name].dim():
+        elif before is None or after is None or not len(before) == len(after) == old[name].dim() == new[name].dim():
             raise ChangeError(
                 f"{name} has shape {tuple(old[name].shape)} in the parent and {tuple(new[name].shape)} in the child, "
                 "and its module does not tell which units its axes carry: give it a method units() that does"

@@ -142,7 +142,7 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         folder.write_result(search.network)
         draw_cell(search.network.structure, None, folder.path / "cell.png")
         draw_learning(search.state.history, search.state.lineage, folder.path / "learning.png")
-        rows = compare(search, lambda name: watch.say(f"comparing: {name}"))
+        rows = compare(search, lambda name: watch.doing(f"comparing: {name}"))
         watch.say(summary.write(folder, search, rows))
 
 

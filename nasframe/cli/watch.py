@@ -43,13 +43,16 @@ class Watch:
 
     console: Console
     progress: Progress | None = None
+    valid: str = ""
 
     def __call__(self, event: Event) -> None:
         """Move the bar at each update; a line at each epoch (where there is no bar), decision and change."""
         if isinstance(event, Stepped):
             self._move(event)
-        elif isinstance(event, EpochEnded) and self.progress is None:
-            self.say(_epoch(event))
+        elif isinstance(event, EpochEnded):
+            self.valid = f", valid {event.record['valid']:.4f}"
+            if self.progress is None:
+                self.say(_epoch(event))
         elif isinstance(event, Judged):
             self.say(f"stage {event.record['stage']}: {event.record['decision']}: {event.record['reason']}")
         elif isinstance(event, Changed):
@@ -60,9 +63,16 @@ class Watch:
         """A line of its own."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def doing(self, text: str) -> None:
+        """What goes on now, where the time it takes is not known: in the bar's place, or a line."""
+        if self.progress is None:
+            self.say(text)
+        else:
+            self.progress.update(self.progress.task_ids[0], total=None, description=text)
+
     def _move(self, event: Stepped) -> None:
         if self.progress is not None:
-            text = f"stage {event.stage} {event.phase}, epoch {event.epoch}, loss {event.loss:.4f}"
+            text = f"stage {event.stage} {event.phase}, epoch {event.epoch}, train {event.loss:.4f}{self.valid}"
             self.progress.update(self.progress.task_ids[0], completed=event.samples, total=event.size, description=text)
 
 
@@ -74,7 +84,7 @@ def watching() -> Iterator[Watch]:
         yield Watch(console)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         progress.add_task("", total=None)
         yield Watch(console, progress)
 

@@ -7,7 +7,7 @@ nor change, and one input makes one file, byte for byte.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -517,7 +517,7 @@ def _scale(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
     marks = []
     for (_, colour), values in zip(LOSSES.values(), losses, strict=True):
         peaks = [epochs[i]["updates"] for i in _peaks(values, top)]
-        marks += axes.plot(peaks, [1.0] * len(peaks), "^", color=colour, markersize=4, clip_on=False,
+        marks += axes.plot(peaks, [0.98] * len(peaks), "^", color=colour, markersize=4, clip_on=False,
                            transform=axes.get_xaxis_transform())  # fmt: skip
     if losses.max() <= top:
         return []
@@ -546,13 +546,14 @@ def _peaks(values: Array, top: float) -> Iterator[int]:
 
 def _changes(epochs: Sequence[Record], lineage: Sequence[Record]) -> Iterator[tuple[str, int, Record]]:
     """Growths and prunings with the updates at which they happened. A record tells its stage; the epochs before it tell when."""
-    stage, after = 0, ("tune", "retune")
+    stage, after = 0, {"tune", "retune"}
     for record in lineage:
         grown, stage = record["stage"] > stage, record["stage"]
         if record["change"] == "restore":  # from here on the search is over, and what follows is pruned for the end
-            after = ("retune",)
+            after = {"retune"}
         elif record["change"] != "fold":
-            before = (r for r in epochs if r["stage"] < stage or (not grown and r["phase"] not in after))
+            here = set() if grown else {"search", "tune", "retune"} - after
+            before = (r for r in epochs if r["stage"] < stage or (r["stage"] == stage and r["phase"] in here))
             yield "growth" if grown else "pruning", max((r["updates"] for r in before), default=0), record
 
 

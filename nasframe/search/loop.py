@@ -58,7 +58,8 @@ class Loop:
                     yield from self._finish(state)
                 case "fold":
                     yield from self._fold(state)
-        yield Finished(*_position(state), record=state.lineage[-1] if state.lineage else {})
+        assert state.best is not None  # the search came through "finish"
+        yield Finished(*_position(state), valid=state.best.valid)
 
     def _started(self, state: State) -> float | None:
         if "clock" not in self.strategy.criterion.reads:

@@ -122,23 +122,30 @@ def bounded(child: Aged, bounds: Mapping[str, Bound]) -> None:
             hold("bounded", f"the deviation of {node} at its call {step} in {mode} mode", call.deviation, allowed)
 
 
-def tight(child: Aged, node: str, bound: Bound, factor: float = 3.0) -> None:
-    """Of all inputs of the norms that the node sees none deviates by more than its bound, and some deviate by more than
-    the bound divided by the factor, so that it says something.
+#: by how many times the norms that a node sees: how much larger than what is reached a bound may be. A sigmoid is bounded
+#: by one at any norm and reaches it at large ones alone.
+FACTORS = {1.0: 6.0, 10.0: 3.0}
+
+
+def tight(child: Aged, node: str, bound: Bound, factors: Mapping[float, float] = FACTORS) -> None:
+    """Of all inputs that are as large as those that the node sees, or several times so, none deviates by more than its
+    bound, and some come within a factor of it, so that it says something.
     """
-    allowed, reached = slack(child, node, bound)
-    hold("tight", f"the largest deviation found of {node}", reached, allowed * (1 + 1e-9))
-    hold("tight", f"the bound of {node} over the largest deviation found", allowed / reached if reached else math.inf, factor)
+    for scale, factor in factors.items():
+        allowed, reached = slack(child, node, bound, scale)
+        where = f"of {node}, at {scale:g} times the norms that it sees,"
+        hold("tight", f"the largest deviation found {where}", reached, allowed * (1 + 1e-9))
+        hold("tight", f"the bound {where} over the largest deviation found", allowed / reached if reached else math.inf, factor)
 
 
-def slack(child: Aged, node: str, bound: Bound, tries: int = 64) -> tuple[float, float]:
-    """The bound for the norms of all that the node sees, and the largest deviation found among inputs of these norms.
+def slack(child: Aged, node: str, bound: Bound, scale: float = 1.0, tries: int = 64) -> tuple[float, float]:
+    """The bound for `scale` times the norms of all that the node sees, and the largest deviation found among such inputs.
 
     From random corners of the box of these norms, each try climbs the deviation's gradient from corner to corner.
     """
     address, site = _site(child, node)
     calls = seen(child, node)
-    norms = {name: max(call.norms[name] for call in calls) for name in site.inputs}
+    norms = {name: scale * max(call.norms[name] for call in calls) for name in site.inputs}
     generator = Seed(("slack",)).generator()
     shapes = {name: (tries, *value.shape[1:]) for name, value in calls[0].inputs.items()}
     shares = {a: w.unbind() for a, w in child.weights().items()}
@@ -154,15 +161,15 @@ def slack(child: Aged, node: str, bound: Bound, tries: int = 64) -> tuple[float,
     return bound(norms), largest
 
 
-def linear(what: str, values: Mapping[float, float], curvature: float = 3.0) -> None:
+def linear(what: str, values: Mapping[float, float], curvature: float = 20.0) -> None:
     """What is measured by size of noise falls in proportion to the size: between neighbouring sizes, of which s is the
-    larger, the slope in log-log is one up to curvature * s.
+    larger, the slope in log-log is one up to curvature * s, and over all of them one up to 0.15.
     """
-    for (s, v), (t, w) in itertools.pairwise(sorted(values.items(), reverse=True)):
+    sizes = sorted(values, reverse=True)
+    for s, t, within in [*((s, t, curvature * s + 0.003) for s, t in itertools.pairwise(sizes)), (sizes[0], sizes[-1], 0.15)]:
+        v, w = values[s], values[t]
         slope = math.log(v / w) / math.log(s / t) if v > 0 and w > 0 else math.inf
-        hold(
-            "linear", f"the distance from one of the slope of {what} from {s:g} to {t:g}", abs(slope - 1), curvature * s + 0.003
-        )
+        hold("linear", f"the distance from one of the slope of {what} from {s:g} to {t:g}", abs(slope - 1), within)
 
 
 def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None:

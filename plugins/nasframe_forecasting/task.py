@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from nasframe import Data, DataError, Split, Task, choice, number
 from nasframe_forecasting.references import references
 from nasframe_forecasting.series import Series, shipped, standardised
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 @attrs.frozen
@@ -84,5 +86,7 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def metrics(device: torch.device, dtype: torch.dtype) -> MetricCollection:
     """The mean squared and the mean absolute error over all rows and columns."""
+    from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection  # slower to import than torch
+
     both = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
     return both.to(device).set_dtype(dtype)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasframe import (
     Bound,
@@ -17,6 +17,7 @@ from nasframe import (
     Grown,
     Morphism,
     Network,
+    Operation,
     Proposal,
     Seed,
     Site,
@@ -58,18 +59,16 @@ class NodeGrowth(Morphism):
         if self.form == "gate" or not grown.inherits:
             return Change(child, Claim.exact(), request=request)
         generator = seed("noise").generator()
-        weights = {address: self._weights(birth, generator) for address, birth in grown.birth.items()}
-        bounds = [
-            self._settle(child, address, site, grown.birth[address], weights[address], generator)
-            for address, site in grown.structure.sites()
-            if address in grown.birth
-        ]
-        known = [b for b in bounds if b is not None]
+        sites = [(address, site) for address, site in grown.structure.sites() if address in grown.birth]
+        weights = {address: self._weights(grown.birth[address], generator) for address, _ in sites}
+        for address, site in sites:
+            self._draw(child, address, site, grown.birth[address], generator)
+        errors = [error(child, address, site, grown.birth[address], weights[address]) for address, site in sites]
+        known = [e for e in errors if e is not None]
         claim = Claim.lossy()
-        if len(known) == len(bounds):
+        if len(known) == len(errors):
             claim = Claim.approximate({f"{request['cell']}/{grown.node}": sum(known, Bound({}))})
-        undecided = {address: w for address, w in weights.items() if len(w) > 1}
-        return Change(child, claim, weights=undecided, request=request)
+        return Change(child, claim, weights=weights, request=request)
 
     def _grown(self, network: Network, type: str) -> Grown:
         structure = network.structure
@@ -106,35 +105,36 @@ class NodeGrowth(Morphism):
         noise[identity] = -noise.sum()
         return target + noise
 
-    def _settle(
-        self,
-        child: Network,
-        address: str,
-        site: Site,
-        birth: Mapping[int, float],
-        weights: Tensor,
-        generator: torch.Generator,
-    ) -> Bound | None:
-        """Draw the near-zero parameters of the identity in each instance; bound the site's error over all instances.
-
-        With target weights t and weights w, the error is at most the sum of |w - t| |o| + t |o - h|.
-        """
+    def _draw(self, child: Network, address: str, site: Site, birth: Mapping[int, float], generator: torch.Generator) -> None:
+        """Draw what must be near zero in the candidates that act as the identity, in every instance, from N(0, sigma^2)."""
         sigma = self.delta if self.sigma is None else self.sigma
-        worst: Bound | None = Bound({})
         for _, mixture in child.mixtures(address):
-            error: Bound | None = Bound({})
-            for candidate, w in zip(site.candidates, weights.tolist(), strict=True):
-                operation, module = candidate.operation, mixture.candidates[str(candidate.id)]
-                t = birth[candidate.id]
-                for name in (operation.residual or ()) if t else ():
-                    parameter = module.get_parameter(name)
+            for candidate in site.candidates:
+                for name in (candidate.operation.residual or ()) if birth[candidate.id] else ():
+                    parameter = mixture.candidates[str(candidate.id)].get_parameter(name)
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.data.copy_(sigma * noise)
-                magnitude = operation.magnitude(module)
-                deviation = operation.deviation(module) if t else Bound({})
-                if error is None or magnitude is None or deviation is None:
-                    error = None
-                else:
-                    error = error + magnitude * abs(w - t) + deviation * t
-            worst = None if worst is None or error is None else worst.largest(error)
-        return None if worst is None else worst.of(site.inputs)
+
+
+def error(child: Network, address: str, site: Site, birth: Mapping[int, float], weights: Tensor) -> Bound | None:
+    """A bound on how far a site is from what it is born to be, over all instances; None if a candidate cannot tell.
+
+    With weights w in the place of t, the site is off by at most the sum of |w - t| |o| + t |o - h| over its candidates.
+    """
+    worst = Bound({})
+    for _, mixture in child.mixtures(address):
+        terms = [
+            _term(c.operation, mixture.candidates[str(c.id)], w, birth[c.id])
+            for c, w in zip(site.candidates, weights.tolist(), strict=True)
+        ]
+        known = [term for term in terms if term is not None]
+        if len(known) < len(terms):
+            return None
+        worst = worst.largest(sum(known, Bound({})))
+    return worst.of(site.inputs)
+
+
+def _term(operation: Operation, module: nn.Module, w: float, t: float) -> Bound | None:
+    magnitude = operation.magnitude(module)
+    deviation = operation.deviation(module) if t else Bound({})
+    return None if magnitude is None or deviation is None else magnitude * abs(w - t) + deviation * t
