@@ -34,6 +34,9 @@ class Backbone(Part):
 
     kind: ClassVar[str] = "backbone"
 
+    #: the states that a cell is given, by the names under which its sites take them in
+    inputs: ClassVar[tuple[str, ...]]
+
     @abstractmethod
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
         """The structure of a supernet with that many nodes in each cell, for a task with these sizes."""

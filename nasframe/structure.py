@@ -195,6 +195,13 @@ class Structure:
             for site in cell.sites:
                 if site.node not in nodes:
                     raise StructureError(f"site {type}/{site.id} belongs to {site.node!r}, which is no node of the cell")
+                states = (*self.backbone.inputs, *nodes[: nodes.index(site.node)])
+                unknown = [i for i in (*site.inputs, *dict(self.nodes())[f"{type}/{site.node}"].inherits) if i not in states]
+                if unknown:
+                    raise StructureError(
+                        f"site {type}/{site.id} takes {', '.join(map(repr, unknown))}, which is no input of the cell and "
+                        f"no node before its own; there are {', '.join(states)}"
+                    )
                 if not site.candidates:
                     raise StructureError(f"site {type}/{site.id} has no candidate; it needs one at least")
                 for candidate in site.candidates:

@@ -93,6 +93,7 @@ class Convolutional(Backbone):
     """
 
     name: ClassVar[str] = "convolutional"
+    inputs: ClassVar[tuple[str, ...]] = ("i0", "i1")
     channels: int = number(2, low=1, whole=True)
     plan: tuple[str, ...] = ("normal", "reduction", "normal", "reduction")
     dropout: float = number(0.0, low=0.0, high=1.0)

@@ -13,7 +13,8 @@ from nasframe_recurrent import Prod, Relu, Sigmoid, Sum, Tanh, TwoToOne
 from nasframe_recurrent.operations import TwoInput, matrix
 from torch import Tensor, nn
 
-from nasframe import Operation, Optimiser, Strategy
+from nasframe import Operation, Optimiser, Plugins, Strategy, installed
+from nasframe.plugins import Plugin
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep, Noise
 from nasframe.testing.strategies import aged, optimisers, sizes
@@ -46,6 +47,9 @@ class Centred(TwoInput):
         """A module with a buffer."""
         return Running(inputs, hidden)
 
+
+#: makes parts of the installed plugins, and the stranger's operation
+make = Plugins((*installed().found, Plugin("strangers", "tests", "0", (Centred,)))).make
 
 TOLD: tuple[Operation, ...] = (Sigmoid(), Tanh(), Relu(), Prod())
 ANY: tuple[Operation, ...] = (*TOLD, Centred())

@@ -6,7 +6,9 @@ nor change, and one input makes one file, byte for byte.
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path as Curve
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D, Transform
 
 from nasframe.structure import Cell, Node, Site, Structure
@@ -99,10 +102,12 @@ def _save(figure: Figure, path: Path) -> None:
 
 # the cell: boxes, and what runs between them. Lengths are inches, from the upper left corner
 
-ROW, PAD, BAR, PORT, GAP, GUTTER, TITLE, MARGIN = 0.15, 0.06, 0.42, 0.1, 0.16, 0.3, 0.24, 0.1
-SWEEPS = 40
+ROW, PAD, INDENT, PORT, GAP, GUTTER, TITLE, MARGIN = 0.15, 0.06, 0.04, 0.1, 0.16, 0.3, 0.24, 0.1
+SWEEPS = 24
+#: how far from level an edge may be before it is pulled at less, sweep by sweep: at last most edges are level, and few bend
+SOFT = [0.5 * 0.97**i for i in range(200)]
 #: how straight a piece is drawn, by whether it starts at a box and ends at one: rails more than where an edge turns off
-STRAIGHT = {(True, True): 3.0, (True, False): 4.0, (False, False): 8.0, (False, True): 1.0}
+STRAIGHT = {(True, True): 3.0, (True, False): 4.0, (False, False): 8.0, (False, True): 0.2}
 #: how the states that backbones are given are written
 SYMBOLS = {"x": "$x$", "h": "$h_{t-1}$"}
 
@@ -119,15 +124,22 @@ class _Box:
     rows: Rows = ()
     note: str = ""
     fill: str = "white"
+    arrivals: int = 0
+    least: float = 0.3
 
     @property
     def width(self) -> float:
-        rows = [_width(name) + (weight is not None) * (BAR + PAD) for name, weight in self.rows]
-        return 2 * PAD + max([0.22, _width(self.name, weight="bold"), _width(self.note, style="italic"), *rows])
+        number = any(weight is not None for _, weight in self.rows) * (_width("0.00") + 2 * INDENT)
+        texts = [_width(self.name, weight="bold"), _width(self.note, style="italic")]
+        return max([self.least, *(2 * PAD + w for w in (*texts, *(_width(n) + 2 * INDENT + number for n, _ in self.rows)))])
 
     @property
     def height(self) -> float:
-        return 2 * PAD + ROW * (bool(self.name) + len(self.rows) + bool(self.note))
+        return max(ROW * self.lines + PAD * (1 + (self.lines > 1)), PORT * (self.arrivals + 1))
+
+    @property
+    def lines(self) -> int:
+        return bool(self.name) + len(self.rows) + bool(self.note)
 
 
 @attrs.frozen
@@ -154,6 +166,7 @@ class _Diagram:
         return self.boxes[key].height if key in self.boxes else 0.0
 
 
+@functools.cache
 def _width(text: str, **font: Any) -> float:
     """How wide a text is drawn."""
     if not text:
@@ -166,12 +179,19 @@ def _width(text: str, **font: Any) -> float:
 
 def _diagram(type: str, cell: Cell, weights: Weights) -> _Diagram:
     rows = {s.id: _rows(s, weights.get(f"{type}/{s.id}")) for s in cell.sites}
-    boxes, links = _boxes(cell, rows), _links(cell)
+    links = _links(cell)
+    boxes = {k: attrs.evolve(b, arrivals=sum(k == s.target for s in links)) for k, b in _boxes(cell, rows).items()}
     layers = _layers(boxes, links)
     segments = list(dict.fromkeys(itertools.chain.from_iterable(_routed(link, layers) for link in links)))
     places = layers | {s.target: int(s.target[1]) for s in segments if s.target not in boxes}
     columns = [[k for k, layer in places.items() if layer == i] for i in range(max(places.values()) + 1)]
-    return _Diagram(_ordered(columns, segments), boxes, segments)
+    return _Diagram(_ordered(columns, segments), boxes | _even(boxes, columns), segments)
+
+
+def _even(boxes: Mapping[Key, _Box], columns: Iterable[Sequence[Key]]) -> dict[Key, _Box]:
+    """The sites, those of a column all as wide as the widest."""
+    sites = [[k for k in column if k[0] == "site"] for column in columns]
+    return {k: attrs.evolve(boxes[k], least=max(boxes[n].width for n in keys)) for keys in sites for k in keys}
 
 
 def _rows(site: Site, weights: Sequence[float] | None) -> tuple[tuple[str, float | None], ...]:
@@ -263,12 +283,10 @@ def _swept(columns: Sequence[Sequence[Key]], segments: Sequence[_Segment], forwa
 
 
 def _crossings(columns: Sequence[Sequence[Key]], segments: Sequence[_Segment]) -> int:
-    rank, layer = _ranks(columns), {k: i for i, column in enumerate(columns) for k in column}
-    return sum(
-        (rank[a.source] - rank[b.source]) * (rank[a.target] - rank[b.target]) < 0
-        for a, b in itertools.combinations(segments, 2)
-        if layer[a.source] == layer[b.source]
-    )
+    rank = _ranks(columns)
+    gaps = ([s for s in segments if s.source in column] for column in columns)
+    pairs = itertools.chain.from_iterable(itertools.combinations(gap, 2) for gap in gaps)
+    return sum((rank[a.source] - rank[b.source]) * (rank[a.target] - rank[b.target]) < 0 for a, b in pairs)
 
 
 def _ranks(columns: Iterable[Sequence[Key]]) -> dict[Key, int]:
@@ -286,20 +304,21 @@ def _down(diagram: _Diagram) -> dict[Key, float]:
     """How far down each key stands: near its neighbours, so that edges are straight, with room between the boxes."""
     pulls = _pulls(diagram)
     y = {k: float(i) for k, i in _ranks(diagram.columns).items()}
-    for sweep in range(SWEEPS):
+    for sweep, soft in enumerate(SOFT):
         for column in diagram.columns if sweep % 2 == 0 else reversed(diagram.columns):
-            wanted = [_mean([(y[n], pull) for n, pull in pulls.get(k, [(k, 1.0)])]) for k in column]
-            weights = [sum(pull for _, pull in pulls.get(k, [(k, 1.0)])) for k in column]
+            near = [[(y[n], pull / (abs(y[n] - y[k]) + soft)) for n, pull in pulls.get(k, [(k, 1.0)])] for k in column]
+            wanted, weights = [_mean(pairs) for pairs in near], [sum(w for _, w in pairs) for pairs in near]
             y |= zip(column, _spread(wanted, weights, [diagram.height(k) for k in column]), strict=True)
     top = min(y[k] - diagram.height(k) / 2 for k in y)
     return {k: v - top for k, v in y.items()}
 
 
 def _pulls(diagram: _Diagram) -> dict[Key, list[tuple[Key, float]]]:
-    """The neighbours of each key, and how straight the edge to it should be: a rail more than where an edge turns off it."""
+    """The neighbours of each key, and how straight the edge to it should be: the more of them leave one place, the less."""
+    leaving = Counter(s.source for s in diagram.segments)
     pulls: dict[Key, list[tuple[Key, float]]] = {}
     for s in diagram.segments:
-        strength = STRAIGHT[s.source in diagram.boxes, s.target in diagram.boxes]
+        strength = STRAIGHT[s.source in diagram.boxes, s.target in diagram.boxes] / leaving[s.source]
         pulls.setdefault(s.source, []).append((s.target, strength))
         pulls.setdefault(s.target, []).append((s.source, strength))
     return pulls
@@ -351,14 +370,14 @@ def _ports(diagram: _Diagram, y: Mapping[Key, float]) -> dict[_Segment, float]:
 def _cells(panels: Sequence[tuple[str, _Diagram]]) -> Figure:
     """A figure that is as large as its panels, one below the other."""
     placed = [_Placed.of(diagram) for _, diagram in panels]
-    tops = list(itertools.accumulate((TITLE + p.height + 2 * MARGIN for p in placed), initial=MARGIN))
+    tops = list(itertools.accumulate((TITLE + p.height + 2 * MARGIN for p in placed), initial=0.0))
     width = max([p.width for p in placed], default=1.0) + 2 * MARGIN
     figure = _figure(width, tops[-1])
     inches = Affine2D().scale(1, -1).translate(0, tops[-1]) + figure.dpi_scale_trans
     for (type, _), panel, top in zip(panels, placed, tops, strict=False):
-        pen = _Pen(figure, Affine2D().translate(MARGIN, top) + inches)
+        pen = _Pen(figure, Affine2D().translate(MARGIN, top + MARGIN) + inches)
         pen.text(0, 0.07, _plain(type), weight="bold", ha="left")
-        panel.draw(attrs.evolve(pen, transform=Affine2D().translate(MARGIN, top + TITLE) + inches))
+        panel.draw(attrs.evolve(pen, transform=Affine2D().translate(MARGIN, top + MARGIN + TITLE) + inches))
     return figure
 
 
@@ -377,7 +396,9 @@ class _Pen:
         self.figure.text(x, y, text, transform=self.transform, **{"ha": "center", "va": "center_baseline"} | options)
 
     def box(self, left: float, top: float, width: float, height: float, **options: Any) -> None:
-        self.add(FancyBboxPatch((left, top), width, height, boxstyle="round,pad=0,rounding_size=0.04", **options))
+        self.add(
+            FancyBboxPatch((left, top), width, height, boxstyle="round,pad=0,rounding_size=0.04", linewidth=0.9, **options)
+        )
 
 
 @attrs.frozen
@@ -435,46 +456,49 @@ def _bend(start: tuple[float, float], leave: float, arrive: float, end: tuple[fl
 
 
 def _draw_box(pen: _Pen, box: _Box, x: float, y: float) -> None:
-    left, top = x - box.width / 2, y - box.height / 2
-    pen.box(left, top, box.width, box.height, facecolor=box.fill, edgecolor=ACCENT if box.note else LINE, linewidth=0.9)
-    lines = iter(top + PAD + ROW * (i + 0.5) for i in range(bool(box.name) + len(box.rows) + bool(box.note)))
+    """The lines stand in the middle of the box, one below the other."""
+    left, width = x - box.width / 2, box.width
+    pen.box(left, y - box.height / 2, width, box.height, facecolor=box.fill, edgecolor=ACCENT if box.note else LINE)
+    lines = iter(y + ROW * (i + 0.5 - box.lines / 2) for i in range(box.lines))
     if box.name:
-        pen.text(x, next(lines), box.name, weight="bold" if box.fill == "white" else "normal")
-    for row, line in zip(box.rows, lines, strict=False):
-        _draw_row(pen, row, left + PAD, left + box.width - PAD, line, len(box.rows) == 1)
+        pen.text(x, next(lines), box.name, weight="normal" if box.fill == QUIET else "bold")
+    for row in box.rows:
+        _draw_row(pen, *row, left + PAD, width - 2 * PAD, next(lines), alone=len(box.rows) == 1)
     if box.note:
-        pen.text(x, y + box.height / 2 - PAD - ROW / 2, box.note, style="italic", color=ACCENT)
+        pen.text(x, next(lines), box.note, style="italic", color=ACCENT)
 
 
-def _draw_row(pen: _Pen, row: tuple[str, float | None], left: float, right: float, y: float, alone: bool) -> None:
-    """An operation: framed where it stands alone, its weight as a number on a bar where it is one of several."""
-    name, weight = row
+def _draw_row(pen: _Pen, name: str, weight: float | None, left: float, width: float, y: float, *, alone: bool) -> None:
+    """An operation on a ground as long as its weight."""
+    share = 1.0 if alone else min(max(weight or 0.0, 0.0), 1.0)
+    pen.add(Rectangle((left, y - 0.065), width * share, 0.13, facecolor=SHADE, linewidth=0))
+    if alone:
+        pen.text(left + width / 2, y, name)
+    else:
+        pen.text(left + INDENT, y, name, ha="left")
     if weight is not None:
-        start = right - BAR
-        pen.add(Rectangle((start, y - 0.06), BAR * min(max(weight, 0.0), 1.0), 0.12, facecolor=SHADE, linewidth=0))
-        pen.text(right - 0.03, y, f"{weight:.2f}", ha="right")
-    elif alone:
-        pen.box(left, y - ROW / 2, right - left, ROW, facecolor=SHADE, linewidth=0)
-    pen.text(*((left, y) if not alone else ((left + right) / 2, y)), name, ha="center" if alone else "left")
+        pen.text(left + width - INDENT, y, f"{weight:.2f}", ha="right")
 
 
 # the learning curves
 
 #: the colours of a phase's ground
 PHASES = {"search": "#eef2f7", "tune": "#fdf0d9", "retune": "#e4f2e4"}
-#: the colour and the style of a change's line
-CHANGES = {"growth": ("#2a7f3f", "solid"), "pruning": (ACCENT, "dashed")}
-LOSSES = {"train": ("training, mean while an epoch goes on", "#86a5c6"), "valid": ("validation, after each epoch", "#143d6b")}
+#: a change's name, and its line's colour and style
+CHANGES = {"grow": ("growth", "#2a7f3f", "solid"), "remove": ("pruning", ACCENT, "dashed")}
+LOSSES = {"train": ("training, mean over each epoch", "#86a5c6"), "valid": ("validation", "#143d6b")}
 
 
 def _learning(axes: Axes, epochs: Sequence[Record], lineage: Sequence[Record]) -> list[Artist]:
     """Draw the axes; what belongs into the legend."""
     axes.set_xlabel("updates of the weights")
     axes.set_ylabel("loss per example")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
     if not epochs:
         return []
-    axes.set_xlim(0, epochs[-1]["updates"])
+    axes.set_xlim(0, 1.01 * epochs[-1]["updates"])  # room for a mark at the end
     changes = list(_changes(epochs, lineage))
     _count_nodes(axes, epochs, changes)
     return [*_losses(axes, epochs), *_phases(axes, epochs), *_lines(axes, changes)]
@@ -492,13 +516,16 @@ def _phases(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
 
 def _losses(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
     updates = [r["updates"] for r in epochs]
+    dot = "-" if len(epochs) > 1 else "."
     drawn: list[Artist] = []
     for name, (label, colour) in LOSSES.items():
-        drawn += axes.plot(updates, [r[name] for r in epochs], color=colour, linewidth=1.2, label=label)
-    best = _best(epochs)
-    label = f"best network, {best['valid']:.4g}"
-    drawn += axes.plot(best["updates"], best["valid"], "o", color="white", markeredgecolor="#143d6b", markersize=5, label=label)
-    return [*drawn, *_scale(axes, epochs)]
+        drawn += axes.plot(updates, [r[name] for r in epochs], dot, color=colour, linewidth=1.2, label=label)
+    return [*drawn, *_mark_best(axes, _best(epochs)), *_scale(axes, epochs)]
+
+
+def _mark_best(axes: Axes, best: Record) -> list[Line2D]:
+    look = {"color": "white", "markeredgecolor": LOSSES["valid"][1], "markersize": 5}
+    return axes.plot(best["updates"], best["valid"], "o", label=f"best network, {best['valid']:.4g}", **look)
 
 
 def _best(epochs: Sequence[Record]) -> Record:
@@ -514,24 +541,22 @@ def _scale(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
     scale, bottom, top = _range(losses)
     axes.set_yscale(scale)
     axes.set_ylim(bottom, top)
-    marks = []
     for (_, colour), values in zip(LOSSES.values(), losses, strict=True):
-        peaks = [epochs[i]["updates"] for i in _peaks(values, top)]
-        marks += axes.plot(peaks, [0.98] * len(peaks), "^", color=colour, markersize=4, clip_on=False,
-                           transform=axes.get_xaxis_transform())  # fmt: skip
+        at = [epochs[i]["updates"] for i in _peaks(values, top)]
+        axes.plot(at, [0.98] * len(at), "^", color=colour, markersize=4, transform=axes.get_xaxis_transform())
     if losses.max() <= top:
         return []
-    return [
-        Line2D([], [], linestyle="", marker="^", color=LINE, markersize=4, label=f"above the axis, up to {losses.max():.4g}")
-    ]
+    label = f"above the axis, up to {losses.max():.4g}"
+    return [Line2D([], [], linestyle="", marker="^", color=LINE, markersize=4, label=label)]
 
 
 def _range(losses: Array) -> tuple[str, float, float]:
-    """The scale and the ends of the axis, from the bulk of the losses: an outlier is 3 quartile ranges above the quartiles."""
+    """The scale and the ends of the axis: logarithmic if most losses span a decade, and up to where outliers begin."""
     scale = "log" if losses.min() > 0 and np.quantile(losses, 0.9) > 10 * losses.min() else "linear"
     to, back = (np.log, np.exp) if scale == "log" else (np.array, np.array)
     low, high = np.quantile(to(losses), (0.25, 0.75))
-    top = min(to(losses).max(), high + max(3 * (high - low), abs(high) / 2))
+    # Tukey's outer fence, and more than that where a long flat end makes the quartiles one
+    top = min(to(losses).max(), high + max(3 * (high - low), abs(high) / 4))
     bottom = to(losses).min()
     room = 0.05 * (top - bottom) or 1.0
     return scale, float(back(bottom - room)), float(back(top + room))
@@ -545,33 +570,33 @@ def _peaks(values: Array, top: float) -> Iterator[int]:
 
 
 def _changes(epochs: Sequence[Record], lineage: Sequence[Record]) -> Iterator[tuple[str, int, Record]]:
-    """Growths and prunings with the updates at which they happened. A record tells its stage; the epochs before it tell when."""
-    stage, after = 0, {"tune", "retune"}
+    """Growths and prunings, each with the updates behind it: those of the last epoch before it, as its stage tells."""
+    searched = {"search"}
     for record in lineage:
-        grown, stage = record["stage"] > stage, record["stage"]
-        if record["change"] == "restore":  # from here on the search is over, and what follows is pruned for the end
-            after = {"retune"}
-        elif record["change"] != "fold":
-            here = set() if grown else {"search", "tune", "retune"} - after
-            before = (r for r in epochs if r["stage"] < stage or (r["stage"] == stage and r["phase"] in here))
-            yield "growth" if grown else "pruning", max((r["updates"] for r in before), default=0), record
+        stage, kind = record["stage"], record["kind"]
+        if kind == "restore":  # the search is over: what is pruned now is pruned for the retuning
+            searched = {"search", "tune"}
+        if kind in CHANGES:
+            here = set() if kind == "grow" else searched
+            before = (r["updates"] for r in epochs if r["stage"] < stage or (r["stage"] == stage and r["phase"] in here))
+            yield kind, max(before, default=0), record
 
 
 def _lines(axes: Axes, changes: Sequence[tuple[str, int, Record]]) -> list[Artist]:
     drawn = {}
     for kind, at, _ in changes:
-        colour, style = CHANGES[kind]
-        drawn[kind] = axes.axvline(at, color=colour, linestyle=style, linewidth=0.9, zorder=1, label=kind)
+        name, colour, style = CHANGES[kind]
+        drawn[kind] = axes.axvline(at, color=colour, linestyle=style, linewidth=0.9, zorder=1, label=name)
     return [drawn[kind] for kind in CHANGES if kind in drawn]
 
 
 def _count_nodes(axes: Axes, epochs: Sequence[Record], changes: Sequence[tuple[str, int, Record]]) -> None:
     """Write how many nodes there are above each growth, as far as there is room."""
-    counted = [(0, epochs[0]["nodes"]), *((at, record["nodes"]) for kind, at, record in changes if kind == "growth")]
+    counted = [(0, epochs[0]["nodes"]), *((at, record["nodes"]) for kind, at, record in changes if kind == "grow")]
     shown: list[tuple[int, str]] = []
     for at, nodes in counted:
         text = "+".join(map(str, nodes.values()))
-        room = epochs[-1]["updates"] * 0.012 * (len(text) + 1)
+        room = epochs[-1]["updates"] * 0.014 * (len(text) + 1)
         if not shown or at - shown[-1][0] > room:
             shown.append((at, text))
     top = axes.secondary_xaxis("top")

@@ -153,10 +153,10 @@ def load(text: str, flat: Mapping[str, Tensor], strategy: Strategy, plugins: Any
     network.train(plain["training"])
     own = optimisers(strategy, network, plain["stage"])
     for group, named in GROUPS.items():
-        for name, parameter in named(network):
-            entries = {k.split("/", 2)[1]: v for k, v in flat.items() if _is_state(k, group, name)}
-            if entries:
-                own[group].state[parameter] = {k: _placed(k, v, parameter) for k, v in entries.items()}
+        parameters = dict(named(network))
+        for path, value in _under(group, flat).items():
+            key, name = path.split("/", 1)
+            own[group].state[parameters[name]][key] = _placed(key, value, parameters[name])
     best = plain["best"] and Best(
         Structure.from_dict(plain["best"]["structure"], plugins.make),
         {k: v.to(strategy.device) for k, v in _under("best", flat).items()},
@@ -171,10 +171,6 @@ _PLAIN = ("stage", "phase", "epoch", "samples", "updates", "loss", "stopping", "
 def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
     # torch counts an optimiser's steps on the CPU, wherever the parameter is
     return value.clone() if key == "step" else value.to(parameter.device, copy=True)
-
-
-def _is_state(key: str, group: str, name: str) -> bool:
-    return key.startswith(f"{group}/") and key.split("/", 2)[2] == name
 
 
 def _on_device(network: Network, strategy: Strategy) -> Network:

@@ -37,13 +37,14 @@ class NodeGrowth(Morphism):
     Where the backbone concatenates its nodes, a new one inherits nothing: what takes it in starts at zero, exactly.
 
     Args:
-        delta: between 0 and 1 / (number of candidates - 1), both exclusive.
+        delta: how far the weights are from the identity's; the default was measured (docs/measurements/growth_noise.md);
+            between 0 and 1 / (number of candidates - 1), both exclusive.
         sigma: delta where it is left out, as in the paper.
     """
 
     name: ClassVar[str] = "node"
     form: str = choice("noise", "gate", default="noise")
-    delta: float = number(0.1, low=0.0, high=1.0)
+    delta: float = number(0.01, low=0.0, high=1.0)
     sigma: float | None = number(None, low=0.0, optional=True)
 
     def propose(self, network: Network) -> Sequence[Proposal]:
@@ -68,7 +69,8 @@ class NodeGrowth(Morphism):
         claim = Claim.lossy()
         if len(known) == len(errors):
             claim = Claim.approximate({f"{request['cell']}/{grown.node}": sum(known, Bound({}))})
-        return Change(child, claim, weights=weights, request=request)
+        stated = {address: weights[address] for address, site in sites if not site.decided}
+        return Change(child, claim, weights=stated, request=request)
 
     def _grown(self, network: Network, type: str) -> Grown:
         structure = network.structure

@@ -49,6 +49,7 @@ class TwoToOne(Backbone):
     """
 
     name: ClassVar[str] = "two_to_one"
+    inputs: ClassVar[tuple[str, ...]] = ("x", "h")
     hidden: int = number(16, low=1, whole=True)
     layers: int = number(1, low=1, whole=True)
     dropout: float = number(0.0, low=0.0, high=1.0)

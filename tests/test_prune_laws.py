@@ -1,0 +1,226 @@
+"""Pruning and folding held to their laws on networks that have trained; and mutants, each of which a law must catch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nasframe_bilevel import FirstOrder
+from nasframe_growing import NodeGrowth
+from nasframe_pruning import Strongest
+from nasframe_recurrent import Sum
+from recurrent import make, parents, specimen
+from torch import Tensor
+
+import nasframe.change.apply
+from nasframe import ChangeError, Seed, Structure, apply, distance, folding, removal, tensors
+from nasframe.change import map as maps
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
+from nasframe.testing.strategies import removals, seeds
+
+SEED = Seed(("prune",))
+Gone = Mapping[str, frozenset[int]]
+Patch = pytest.MonkeyPatch
+
+
+def gated(parent: Aged, times: int, seed: Seed = SEED) -> Aged:
+    """The search after so many growths behind gates in every cell, some steps after each, so that the gates are ajar."""
+    for turn in range(times):
+        for cell, _ in parent.network.structure.cells:
+            parent = parent.after(NodeGrowth(form="gate").change(parent.network, {"cell": cell}, {}, seed(turn, cell))).train(4)
+    return parent
+
+
+@st.composite
+def prunings(draw: st.DrawFn, decide: bool = False) -> tuple[Aged, Gone]:
+    """A parent that has trained, of some age and with or without gates, and candidates to remove from it."""
+    parent = gated(draw(parents(nodes=draw(st.integers(1, 2)))), draw(st.integers(0, 1)), draw(seeds()))
+    return parent, draw(removals(parent.network.structure, decide))
+
+
+@st.composite
+def decided(draw: st.DrawFn) -> Aged:
+    """An architecture with gates, tuned for some steps."""
+    parent = gated(draw(parents(nodes=1)), draw(st.integers(1, 2)), draw(seeds()))
+    return parent.after(removal(parent.network, draw(removals(parent.network.structure, True)), SEED)).train(4)
+
+
+class TestRemoval:
+    @given(prunings(), st.booleans())
+    def test_removal_is_a_transaction(self, pruning: Any, training: bool) -> None:
+        """Removal leaves the parent as it was, in either mode, and shares nothing with it."""
+        parent, gone = pruning
+        parent.network.train(training)
+        laws.transaction(parent, lambda network: removal(network, gone, SEED))
+
+    @given(prunings())
+    def test_removal_is_masking(self, pruning: Any) -> None:
+        """The pruned network is its parent with weight zero at what went, and the rest divided by their sum."""
+        laws.masked(*pruning)
+
+    @given(prunings())
+    def test_moments_stay_with_their_candidates(self, pruning: Any) -> None:
+        """What is left keeps its values and moments to the bit, of the logits too, by the candidates' ids."""
+        parent, gone = pruning
+        child = laws.masked(parent, gone)
+        kept = {a: [i for i, c in enumerate(s.candidates) if c.id not in gone.get(a, ())] for a, s in _sites(parent)}
+        before, after = _numbers(parent), _numbers(child)
+        for name, value in after.items():
+            address = name.split("logits.")[-1]
+            old = before[name]
+            assert torch.equal(value, old[kept[address]] if address in kept and old.dim() else old), name
+
+    @given(prunings(decide=True))
+    def test_an_architecture_is_the_supernet_at_one_hot(self, pruning: Any) -> None:
+        """With one candidate at each site the network, rebuilt from its JSON, is the supernet with one-hot weights."""
+        parent, gone = pruning
+        child = laws.masked(parent, gone)
+        assert child.network.structure.decided
+        assert not child.network.logits
+        laws.reconstructed(child, make)
+
+    @given(parents(nodes=2), st.integers(1, 3))
+    def test_the_strongest_stay(self, parent: Aged, keep: int) -> None:
+        """Of each site so many candidates stay, none lighter than any that went, however they are ordered."""
+        structure, weights = parent.network.structure, parent.weights()
+        gone = Strongest(keep).remove(structure, weights)
+        laws.masked(parent, gone)
+        for address, site in structure.sites():
+            sizes = dict(zip((c.id for c in site.candidates), weights.get(address, torch.ones(1)).tolist(), strict=True))
+            went = gone.get(address, frozenset())
+            assert len(sizes) - len(went) == min(keep, len(sizes))
+            assert max((sizes[i] for i in went), default=0.0) <= min(w for i, w in sizes.items() if i not in went)
+
+    @pytest.mark.parametrize(
+        ("gone", "message"),
+        [
+            ({"layer0/n9": {0}}, r"there is no site 'layer0/n9' to remove from; there are layer0/n0, layer0/n1, layer1/n0"),
+            ({"layer0/n0": {0, 77}}, r"layer0/n0 has no candidates \[77\]; it has \[0, 1, 2, 3, 4, 5\]"),
+            ({"layer0/n0": set(range(6))}, "all candidates of layer0/n0 would go; a site keeps one at least"),
+        ],
+    )
+    def test_refusals(self, gone: Any, message: str) -> None:
+        """An unknown site, an unknown candidate and all candidates of a site are refused, and the parent is as it was."""
+        parent = specimen()
+
+        def refused(network: Any) -> Any:
+            with pytest.raises(ChangeError, match=message):
+                removal(network, gone, SEED)
+            return removal(network, {"layer0/n0": {0}}, SEED)
+
+        laws.transaction(parent, refused)
+
+
+class TestFolding:
+    @given(decided())
+    def test_folding_is_exact(self, parent: Aged) -> None:
+        """Gates are folded into sums, with any g that training left, and nothing changes, nor is the parent touched."""
+        child = laws.transaction(parent, lambda network: folding(network, SEED))
+        assert parent.network.count()["gates"] > 0
+        laws.exact(parent, child)
+        laws.reconstructed(child, make)
+
+    @given(decided())
+    def test_what_cannot_be_folded_is_kept_and_said(self, parent: Aged) -> None:
+        """Just the nodes that are sums lose their gate; the change says which nodes did and which did not."""
+        change = folding(parent.network, SEED)
+        sums = {a for a, s in parent.network.structure.sites() if isinstance(s.candidates[0].operation, Sum)}
+        nodes = {a for a, n in parent.network.structure.nodes() if n.inherits}
+        assert {*change.request["folded"]} == nodes & sums
+        assert {*change.request["kept"]} == nodes - sums == {a for a, n in change.child.structure.nodes() if n.inherits}
+        assert parent.network.count()["gates"] - change.child.count()["gates"] == len(nodes & sums)
+
+    def test_undecided_nodes_keep_their_gates(self) -> None:
+        """A mixture is not folded, and folding what has no gate is the identity."""
+        parent = gated(specimen(), 1)
+        change = folding(parent.network, SEED)
+        assert change.request == {"folded": [], "kept": ["layer0/n2", "layer1/n2"]}
+        laws.exact(parent, parent.after(change), allowed=0.0)
+
+
+class TestRule:
+    @given(st.lists(st.lists(st.floats(1e-12, 1.0), min_size=1, max_size=6), min_size=1, max_size=3))
+    def test_logits_invert_the_weights(self, drawn: list[list[float]]) -> None:
+        """From any positive weights come finite logits, and from these the weights."""
+        weights = [torch.tensor(w, dtype=torch.float64) for w in drawn]
+        laws.inverse(FirstOrder(), {f"cell/n{i}": w / w.sum() for i, w in enumerate(weights)})
+
+
+class TestMutants:
+    """Each is a change with one fault; the law named catches it."""
+
+    def test_logits_by_position(self, monkeypatch: Patch) -> None:
+        """Masked: logits that are taken by position, and not by their candidates' ids, are seen."""
+        monkeypatch.setattr(maps, "_index", _by_position)
+        with pytest.raises(AssertionError, match="masked: the distance of the pruned from the masked network in evaluation"):
+            laws.masked(specimen(), {"layer0/n0": {0}})
+
+    def test_the_wrong_candidate(self, monkeypatch: Patch) -> None:
+        """Masked: removing the neighbour of what was to go is seen."""
+        monkeypatch.setattr(laws, "removal", lambda n, gone, s: removal(n, {a: {i + 1 for i in g} for a, g in gone.items()}, s))
+        with pytest.raises(AssertionError, match="masked: the distance of the pruned from the masked network in evaluation"):
+            laws.masked(specimen(), {"layer0/n0": {0}})
+
+    @pytest.mark.parametrize(
+        "fault", [lambda tensor, gate: tensor, lambda tensor, gate: tensor * gate.g**2, lambda tensor, gate: tensor * 0]
+    )
+    def test_a_gate_that_is_not_folded(self, fault: Callable[[Tensor, Any], Tensor], monkeypatch: Patch) -> None:
+        """Exact: a gate that goes without having been folded, or folded otherwise, is seen, by the transaction, too."""
+        monkeypatch.setattr(nasframe.change.apply, "_scaled", lambda tensor, gate: maps.Set(fault(tensor, gate).detach()))
+        parent = gated(specimen(), 1)
+        sums = {a: frozenset(c.id for c in s.candidates if not isinstance(c.operation, Sum)) for a, s in _sites(parent)}
+        parent = parent.after(removal(parent.network, sums, SEED))
+        with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
+            laws.exact(parent, parent.after(folding(parent.network, SEED)))
+        change = folding(parent.network, SEED)
+        apply(parent.network, change, FirstOrder().logits)
+        with pytest.raises(ChangeError, match="claims to be exact, but the output moves by"):
+            distance(lambda network: network(parent.inputs()), parent.network, change.child, change.claim)
+
+    def test_json_without_gates(self, monkeypatch: Patch) -> None:
+        """Reconstructed: a JSON that forgets what a node inherits is seen."""
+        honest = Structure.to_dict
+        monkeypatch.setattr(Structure, "to_dict", lambda self: _without_inherits(honest(self)))
+        with pytest.raises(AssertionError, match="reconstructed: the structure is another one after a round"):
+            laws.reconstructed(gated(specimen(), 1), make)
+
+    @pytest.mark.parametrize(
+        ("logits", "message"),
+        [
+            (lambda self, weights: dict(weights), "inverse: the distance of the weights of cell/n0"),
+            (lambda self, weights: {a: w.log() / 0 for a, w in weights.items()}, "inverse: the logits of cell/n0 are"),
+            (lambda self, weights: {}, "inverse: there are logits for"),
+        ],
+    )
+    def test_a_rule_that_is_not_inverted(self, logits: Any, message: str, monkeypatch: Patch) -> None:
+        """Inverse: weights in the place of logits, logits that are not finite, and none at all are seen."""
+        monkeypatch.setattr(FirstOrder, "logits", logits)
+        with pytest.raises(AssertionError, match=message):
+            laws.inverse(FirstOrder(), {"cell/n0": torch.tensor([0.9, 0.1]).double()})
+
+
+def _sites(aged: Aged) -> list[tuple[str, Any]]:
+    return [*aged.network.structure.sites()]
+
+
+def _numbers(aged: Aged) -> dict[str, Tensor]:
+    """Every tensor of the network, and every entry of the optimisers' states, by name."""
+    named = {p: n for n, p in aged.network.named_parameters()}
+    states = [(named[p], s) for o in aged.state.optimisers.values() for p, s in o.state.items()]
+    moments = {f"{key}/{name}": value for name, state in states for key, value in state.items() if torch.is_tensor(value)}
+    return tensors(aged.network) | moments
+
+
+def _by_position(before: Any, after: Any, name: str, device: Any) -> Tensor | None:
+    return None if before == after else torch.arange(len(after.units))
+
+
+def _without_inherits(data: dict[str, Any]) -> dict[str, Any]:
+    for cell in data["cells"].values():
+        cell["nodes"] = [{"id": node["id"]} for node in cell["nodes"]]
+    return data
