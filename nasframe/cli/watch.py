@@ -17,11 +17,20 @@ from nasframe.search.events import Changed, EpochEnded, Event, Judged, Stepped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The search was asked to stop, and is between two things that are wholly done."""
+
+
 class Stop:
     """While it is entered, the first Ctrl-C or SIGTERM asks for a clean end, and the second one ends at once."""
 
     def __init__(self) -> None:
         self.asked = False
+
+    def check(self) -> None:
+        """Stop here if it was asked for."""
+        if self.asked:
+            raise Stopped
 
     def __enter__(self) -> Stop:
         self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,21 +45,24 @@ class Row:
         return {"name": self.name, "parameters": self.parameters, "updates": list(self.updates), "test": means}
 
 
-def compare(search: Search, watch: Callable[[str], None]) -> list[Row]:
-    """The found network with its inherited weights and trained anew, then the references, trained alike.
+def compare(search: Search) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """The found network with its inherited weights and trained anew, then the references, trained alike: what is to be
+    compared, and what makes its row.
 
     All are trained for at most as many updates as the whole search took, from each of the strategy's seeds.
     """
-    rows = [_row(search, INHERITED, iter([(search.network, search.state.updates)]))]
+    yield INHERITED, lambda: _row(search, INHERITED, iter([(search.network, search.state.updates)]))
     found = search.network.structure
     builders: dict[str, Callable[[Seed], nn.Module]] = {
         FOUND: lambda seed: build(found, seed, like=search.network),
         **{name: _lent(make) for name, make in search.data.references(_parameters(search.network)).items()},
     }
     for name, make in builders.items():
-        watch(name)
-        rows.append(_row(search, name, _trained(search, name, make)))
-    return rows
+        yield name, functools.partial(_reference, search, name, make)
+
+
+def _reference(search: Search, name: str, make: Callable[[Seed], nn.Module]) -> Row:
+    return _row(search, name, _trained(search, name, make))
 
 
 def _lent(make: Callable[[], nn.Module]) -> Callable[[Seed], nn.Module]:

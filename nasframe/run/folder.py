@@ -119,15 +119,12 @@ class Keeper:
             self.written[name] = len(records)
 
 
-def follow(search: Search, keeper: Keeper, watch: Callable[[Event], None], stopped: Callable[[], bool]) -> bool:
-    """Run the search, keep it, and let `watch` see its events; whether it came to its end before `stopped` said so."""
+def follow(search: Search, keeper: Keeper, watch: Callable[[Event], None], check: Callable[[], None]) -> None:
+    """Run the search, keep it, and let `watch` see its events; after each, `check` may raise to stop it there."""
     for event in search:
         keeper(event)
         watch(event)
-        if stopped() and not isinstance(event, Finished):
-            keeper.commit()
-            return False
-    return True
+        check()
 
 
 def _lines(records: Sequence[Any]) -> bytes:

@@ -29,6 +29,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D, Transform
 
+from nasframe.operation import Operation
 from nasframe.structure import Cell, Node, Site, Structure
 
 Array = np.ndarray
@@ -37,7 +38,6 @@ Weights = Mapping[str, Sequence[float]]
 
 INK, LINE, SHADE, QUIET, ACCENT = "#1f2933", "#64748b", "#d6e4f2", "#eceff3", "#b4540a"
 STYLE = {
-    "font.family": "DejaVu Sans",  # it comes with matplotlib: the same letters everywhere
     "font.size": 8.0,
     "text.color": INK,
     "axes.edgecolor": LINE,
@@ -118,7 +118,10 @@ OUTPUT: Key = ("output",)
 
 @attrs.frozen
 class _Box:
-    """A state or a site as it is drawn: its name, an operation with its weight in each row, and a note."""
+    """A state or a site as it is drawn: its name, an operation with its weight in each row, and a note.
+
+    It is at least as wide as `least`, and high enough for its `arrivals`: the edges that end at it.
+    """
 
     name: str = ""
     rows: Rows = ()
@@ -194,13 +197,20 @@ def _even(boxes: Mapping[Key, _Box], columns: Iterable[Sequence[Key]]) -> dict[K
     return {k: attrs.evolve(boxes[k], least=max(boxes[n].width for n in keys)) for keys in sites for k in keys}
 
 
-def _rows(site: Site, weights: Sequence[float] | None) -> tuple[tuple[str, float | None], ...]:
-    names = [_plain(c.operation.name) for c in site.candidates]
+def _rows(site: Site, weights: Sequence[float] | None) -> Rows:
+    names = [_label(c.operation) for c in site.candidates]
     shown = [None] * len(names) if site.decided or weights is None else map(float, weights)
     return tuple(zip(names, shown, strict=True))
 
 
-def _boxes(cell: Cell, rows: Mapping[str, tuple[tuple[str, float | None], ...]]) -> dict[Key, _Box]:
+def _label(operation: Operation) -> str:
+    """Its name, and those of its options that are not the default."""
+    kind: Any = type(operation)
+    values = ((f, getattr(operation, f.name)) for f in attrs.fields(kind))
+    return _plain(" ".join([operation.name, *(f"{f.name}={v}" for f, v in values if v != f.default)]))
+
+
+def _boxes(cell: Cell, rows: Mapping[str, Rows]) -> dict[Key, _Box]:
     inside = {n.id for n in cell.nodes}
     boxes = {_state(i): _Box(SYMBOLS.get(i, _plain(i)), fill=QUIET) for i in _taken(cell) if i not in inside}
     for node in cell.nodes:
@@ -524,7 +534,7 @@ def _losses(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
 
 
 def _mark_best(axes: Axes, best: Record) -> list[Line2D]:
-    look = {"color": "white", "markeredgecolor": LOSSES["valid"][1], "markersize": 5}
+    look: dict[str, Any] = {"color": "white", "markeredgecolor": LOSSES["valid"][1], "markersize": 5}
     return axes.plot(best["updates"], best["valid"], "o", label=f"best network, {best['valid']:.4g}", **look)
 
 

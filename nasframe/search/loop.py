@@ -269,6 +269,7 @@ class Loop:
             "request": dict(change.request),
             "claim": change.claim.to_dict(),
             "distance": moved,
+            "evidence": sorted(change.evidence),
             "newcomers": self._newcomers(parent, child),
             "parent": parent.structure.digest(),
             "child": child.structure.digest(),

@@ -1,0 +1,361 @@
+"""The pictures of a run: files that say what they show, the same bytes for the same input, and nothing on top of another."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nasframe_recurrent import TwoToOne
+from torch import nn
+
+from nasframe import Candidate, Cell, Node, Operation, Site, Structure
+from nasframe.run.pictures import _changes, _diagram, _Placed, _range, draw_cell, draw_learning
+
+FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
+
+drawn = settings(max_examples=40, deadline=None)
+
+
+@attrs.frozen
+class Convolution(Operation):
+    name: ClassVar[str] = "convolution"
+    arity: ClassVar[int] = 1
+    kernel: int = 3
+
+    def build(self, **sizes: int) -> nn.Module:
+        return nn.Identity()
+
+
+@attrs.frozen
+class Dear(Operation):
+    """A name that would be a formula."""
+
+    name: ClassVar[str] = "a $dear$ one"
+    arity: ClassVar[int] = 1
+
+    def build(self, **sizes: int) -> nn.Module:
+        return nn.Identity()
+
+
+EDGE = (Convolution(), Convolution(5), Dear())
+
+
+def edges(nodes: Sequence[tuple[int, Sequence[str]]], operations: Sequence[Operation] = EDGE) -> Structure:
+    """A cell with a site for each input of each node."""
+    ids = itertools.count()
+    sites = tuple(
+        Site(f"n{node}<{i}", f"n{node}", (i,), tuple(Candidate(next(ids), o) for o in operations))
+        for node, inputs in nodes
+        for i in inputs
+    )
+    cell = Cell(tuple(Node(f"n{node}") for node, _ in nodes), sites, len(nodes))
+    return Structure(TwoToOne(), (), (("normal", cell),), next(ids))
+
+
+def chain(nodes: int, layers: int = 1) -> Structure:
+    """The supernet of Two-to-One."""
+    return TwoToOne(layers=layers).initial({"inputs": 3, "outputs": 1}, nodes)
+
+
+def gated(structure: Structure, node: str, *inherits: str) -> Structure:
+    """The same with a node of the first cell behind a gate."""
+    type, cell = structure.cells[0]
+    nodes = tuple(attrs.evolve(n, inherits=inherits) if n.id == node else n for n in cell.nodes)
+    return structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
+
+
+def decided(structure: Structure) -> Structure:
+    """The first candidate of every site."""
+    for type, cell in structure.cells:
+        sites = tuple(attrs.evolve(s, candidates=s.candidates[:1]) for s in cell.sites)
+        structure = structure.replace_cell(type, attrs.evolve(cell, sites=sites))
+    return structure
+
+
+def weights(structure: Structure) -> dict[str, list[float]]:
+    """Weights of the mixtures, all different from each other: 0.01, 0.02, ..."""
+    numbers = itertools.count(1)
+    return {a: [next(numbers) / 100 for _ in s.candidates] for a, s in structure.sites() if not s.decided}
+
+
+STRUCTURES = {
+    "chain": chain(8),
+    "layers": decided(chain(3, layers=2)),
+    "gated": gated(chain(3), "n2", "n1"),
+    "darts": edges(DARTS),
+    "darts decided": decided(edges(DARTS)),
+    "darts gated": gated(edges(DARTS), "n3", "n0", "n2"),
+    "empty": Structure(TwoToOne(), (), (("layer0", Cell()),)),
+}
+
+
+def texts(path: Path) -> list[str]:
+    """Every text of an SVG."""
+    return ["".join(e.itertext()).strip() for e in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]  # noqa: S314
+
+
+def epoch(stage: int, phase: str, updates: int, valid: float, train: float | None = None) -> dict[str, Any]:
+    """A record of the history."""
+    train = valid if train is None else train
+    return {
+        "kind": "epoch",
+        "stage": stage,
+        "phase": phase,
+        "updates": updates,
+        "train": train,
+        "valid": valid,
+        "nodes": {"a": stage + 1},
+    }
+
+
+def record(stage: int, kind: str, **nodes: int) -> dict[str, Any]:
+    """A record of the lineage."""
+    return {"stage": stage, "kind": kind, "change": kind, "nodes": nodes or {"a": stage + 1}}
+
+
+#: pruned at each stage, and once more for the retuning
+PHASES = [(0, "search"), (0, "tune"), (1, "search"), (1, "tune"), (1, "retune")]
+HISTORY = [
+    r
+    for i, (stage, phase) in enumerate(PHASES)
+    for r in (
+        *(epoch(stage, phase, 100 * i + 10 * e, 1 / (10 * i + e) + 0.5) for e in range(1, 11)),
+        {"kind": "stage", "stage": stage, "updates": 100 * i + 100, "valid": 0.5},
+    )
+]
+LINEAGE = [record(*r) for r in [(0, "remove"), (1, "grow"), (1, "remove"), (1, "restore"), (1, "remove"), (1, "fold")]]
+
+
+# ---------------------------------------------------------------------------------------------------------- both pictures
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_suffix_tells_the_format(suffix: str, tmp_path: Path) -> None:
+    """A file begins as its format does."""
+    draw_cell(STRUCTURES["gated"], None, tmp_path / f"cell{suffix}")
+    draw_learning(HISTORY, LINEAGE, tmp_path / f"learning{suffix}")
+
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().startswith(FORMATS[suffix])
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_same_input_makes_the_same_bytes(suffix: str, tmp_path: Path) -> None:
+    """A caller's settings of matplotlib do not reach the pictures, and they do not change."""
+    structure = STRUCTURES["darts gated"]
+    for name, own in {"plain": {}, "own": {"font.size": 20, "svg.fonttype": "path", "lines.linewidth": 9}}.items():
+        with matplotlib.rc_context(own):
+            before = dict(matplotlib.rcParams)
+            draw_cell(structure, weights(structure), tmp_path / f"{name}{suffix}")
+            draw_learning(HISTORY, LINEAGE, tmp_path / f"{name} learning{suffix}")
+            assert dict(matplotlib.rcParams) == before
+
+    assert (tmp_path / f"plain{suffix}").read_bytes() == (tmp_path / f"own{suffix}").read_bytes()
+    assert (tmp_path / f"plain learning{suffix}").read_bytes() == (tmp_path / f"own learning{suffix}").read_bytes()
+
+
+def test_another_process_makes_the_same_bytes_without_pyplot(tmp_path: Path) -> None:
+    """Neither the order of a set nor anything of the process gets into a picture."""
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from test_pictures import *\n"
+        "draw_cell(STRUCTURES['darts'], None, Path('cell.svg')); draw_learning(HISTORY, LINEAGE, Path('learning.svg'))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    for seed in "12":
+        (tmp_path / seed).mkdir()
+        command = [sys.executable, "-W", "error", "-c", script, str(Path(__file__).parent)]
+        subprocess.run(command, cwd=tmp_path / seed, env={"PYTHONHASHSEED": seed}, check=True)
+
+    for name in ("cell.svg", "learning.svg"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+# --------------------------------------------------------------------------------------------------------------- the cell
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_all_names_are_in_the_picture(name: str, tmp_path: Path) -> None:
+    """Every cell type, node, operation and input, the output, and what a gated node inherits."""
+    structure = STRUCTURES[name]
+    draw_cell(structure, weights(structure), tmp_path / "cell.svg")
+
+    shown = texts(tmp_path / "cell.svg")
+    assert {type for type, _ in structure.cells} | {"output"} <= set(shown)
+    assert {n.id for _, n in structure.nodes()} | {i for _, s in structure.sites() for i in s.inputs} - {"h"} <= set(shown)
+    assert {f"inherits {', '.join(n.inherits)}" for _, n in structure.nodes() if n.inherits} <= set(shown)
+    for operation in {c.operation for _, s in structure.sites() for c in s.candidates}:
+        count = sum(c.operation == operation for _, s in structure.sites() for c in s.candidates)
+        assert sum(text.split(" ")[0] == operation.name.split(" ")[0] for text in shown) >= count, operation
+
+
+def test_an_operation_is_told_from_one_with_other_options(tmp_path: Path) -> None:
+    """By the options that are not the default."""
+    draw_cell(edges([(0, ("s0", "s1"))]), None, tmp_path / "cell.svg")
+
+    assert {"convolution", "convolution kernel=5", "a $dear$ one"} <= set(texts(tmp_path / "cell.svg"))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_mixture_shows_its_weights(name: str, tmp_path: Path) -> None:
+    """Each weight of an undecided site, where weights are given; no number at all where they are not."""
+    structure = STRUCTURES[name]
+    given = weights(structure)
+    draw_cell(structure, given, tmp_path / "with.svg")
+    draw_cell(structure, None, tmp_path / "without.svg")
+
+    assert {f"{w:.2f}" for ws in given.values() for w in ws} == {t for t in texts(tmp_path / "with.svg") if t.startswith("0.")}
+    assert not [t for t in texts(tmp_path / "without.svg") if t.startswith("0.")]
+
+
+@st.composite
+def dags(draw: st.DrawFn) -> Structure:
+    """A cell of up to seven nodes, each with sites on some of the states before it, and some behind gates."""
+    nodes: list[tuple[int, Sequence[str]]] = []
+    states = ["s0", "s1"]
+    for node in range(draw(st.integers(0, 7))):
+        nodes.append((node, draw(st.lists(st.sampled_from(states), min_size=1, max_size=5, unique=True))))
+        states.append(f"n{node}")
+    structure = edges(nodes, EDGE[: draw(st.integers(1, 3))])
+    for node, inputs in nodes:
+        if draw(st.booleans()):
+            structure = gated(structure, f"n{node}", *inputs)
+    return structure
+
+
+def room(placed: _Placed, key: tuple[str, ...]) -> tuple[float, float]:
+    """From where to where a box or a rail reaches down."""
+    half = placed.diagram.height(key) / 2
+    return placed.y[key] - half, placed.y[key] + half
+
+
+@drawn
+@given(dags(), st.booleans())
+def test_nothing_lies_on_top_of_another(structure: Structure, with_weights: bool) -> None:
+    """In a column boxes and passing edges keep their distance, columns do too, and edges run from left to right."""
+    shown = weights(structure) if with_weights else {}
+    placed = _Placed.of(_diagram("normal", structure.cell("normal"), shown))
+    layer = {k: i for i, column in enumerate(placed.diagram.columns) for k in column}
+
+    for column in placed.diagram.columns:
+        for upper, lower in itertools.pairwise(column):
+            assert room(placed, lower)[0] - room(placed, upper)[1] > 0.15
+    assert all(next_left - right > 0.25 for (_, right), (next_left, _) in itertools.pairwise(placed.edges))
+    assert all(layer[s.target] == layer[s.source] + 1 for s in placed.diagram.segments)
+
+
+@drawn
+@given(dags())
+def test_edges_meet_their_box_one_below_the_other(structure: Structure) -> None:
+    """In the order of where they come from, and none beside the box."""
+    placed = _Placed.of(_diagram("normal", structure.cell("normal"), {}))
+
+    for key in placed.diagram.boxes:
+        arriving = sorted((s for s in placed.diagram.segments if s.target == key), key=placed.ports.__getitem__)
+        ends = [placed.ports[s] for s in arriving]
+        assert [placed.y[s.source] for s in arriving] == sorted(placed.y[s.source] for s in arriving)
+        assert all(room(placed, key)[0] <= end <= room(placed, key)[1] for end in ends)
+        assert all(b - a > 0.03 for a, b in itertools.pairwise(ends))
+
+
+def test_the_edges_of_a_chain_are_level() -> None:
+    """The states of Two-to-One stand in a row, and the input's edge runs level above them."""
+    structure = decided(chain(8))
+    placed = _Placed.of(_diagram("layer0", structure.cell("layer0"), {}))
+    states = [placed.y["state", name] for name in ("h", *(f"n{i}" for i in range(8)))]
+    rails = [placed.y[k] for k in placed.y if k not in placed.diagram.boxes]
+
+    assert max(states) - min(states) < 0.01
+    assert max(rails) - min(rails) < 0.01
+
+
+# ------------------------------------------------------------------------------------------------------ the learning curves
+
+
+def test_the_legend_tells_what_is_drawn(tmp_path: Path) -> None:
+    """Losses, phases, changes, axes, and the number of nodes above each growth."""
+    draw_learning(HISTORY, LINEAGE, tmp_path / "learning.svg")
+    shown = set(texts(tmp_path / "learning.svg"))
+
+    assert {"validation", "phase: search", "phase: tune", "phase: retune", "growth", "pruning"} <= shown
+    assert {"updates of the weights", "loss per example", "nodes in a", "1", "2"} <= shown
+    assert f"best network, {1 / 50 + 0.5:.4g}" in shown
+    assert f"above the axis, up to {1 / 1 + 0.5:.4g}" in shown
+
+
+def test_what_did_not_happen_is_not_in_the_legend(tmp_path: Path) -> None:
+    """A search that neither grew nor pruned."""
+    draw_learning([epoch(0, "search", 10 * e, 1.0) for e in range(1, 5)], [], tmp_path / "learning.svg")
+
+    assert not {"phase: tune", "phase: retune", "growth", "pruning"} & set(texts(tmp_path / "learning.svg"))
+
+
+def test_changes_stand_where_they_happened() -> None:
+    """A growth after the last epoch of the stage before; a pruning after the search of its stage, or after all of it."""
+    epochs = [r for r in HISTORY if r["kind"] == "epoch"]
+    found = [(kind, updates) for kind, updates, _ in _changes(epochs, LINEAGE)]
+
+    assert found == [("remove", 100), ("grow", 200), ("remove", 300), ("remove", 400)]
+    assert [at for _, at, _ in _changes([], LINEAGE)] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("outlier", [10.0, 1e4, 1e12])
+def test_an_outlier_does_not_squash_the_rest(outlier: float) -> None:
+    """It is above the axis, and the rest takes up most of it."""
+    losses = 0.4 + 0.1 * np.exp(-np.arange(100) / 20)
+    _, bottom, top = _range(np.append(losses, outlier))
+
+    assert top < outlier
+    assert np.ptp(losses) > 0.25 * (top - bottom)
+
+
+def test_losses_over_decades_are_on_a_logarithmic_axis() -> None:
+    """And all of them are seen."""
+    losses = 2.3 * np.exp(-np.arange(100) / 20) + 0.01
+    scale, bottom, top = _range(losses)
+
+    assert scale == "log"
+    assert bottom < losses.min() < losses.max() < top
+
+
+@drawn
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
+def test_the_axis_shows_at_least_three_quarters(losses: list[float]) -> None:
+    """Whatever the losses are, and from the smallest on."""
+    _, bottom, top = _range(np.array(losses))
+
+    assert bottom < min(losses) < top
+    assert sum(value <= top for value in losses) >= 0.75 * len(losses)
+    assert math.isfinite(bottom)
+    assert math.isfinite(top)
+
+
+ODD: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "nothing yet": [],
+    "one epoch": [epoch(0, "search", 1, 0.5)],
+    "no progress": [epoch(0, "search", e, 0.5) for e in range(1, 9)],
+    "below zero": [epoch(0, "search", e, 1.0 - e) for e in range(1, 9)],
+    "zero": [epoch(0, "search", e, 0.0) for e in range(1, 9)],
+    "decades": [epoch(0, "search", e, 10.0 ** (-e)) for e in range(1, 9)],
+    "bad end": [*(epoch(0, "search", e, 0.5) for e in range(1, 9)), epoch(0, "retune", 9, 3824.6, 15166.5)],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_histories_are_drawn(name: str, tmp_path: Path) -> None:
+    """Without a warning, which would be an error here."""
+    draw_learning(ODD[name], [], tmp_path / "learning.png")
+
+    assert (tmp_path / "learning.png").stat().st_size > 0
