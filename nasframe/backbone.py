@@ -10,7 +10,7 @@ import attrs
 from torch import Tensor, nn
 
 from nasframe.part import Part
-from nasframe.structure import Structure
+from nasframe.structure import Cell, Structure
 
 
 @attrs.frozen
@@ -48,6 +48,10 @@ class Backbone(Part):
     @abstractmethod
     def grown(self, structure: Structure, cell: str) -> Grown:
         """The structure with one node more in that cell type."""
+
+    def outputs(self, cell: Cell) -> tuple[str, ...]:
+        """MAY: the states that a cell puts out; by default its last node."""
+        return (cell.nodes[-1].id,)
 
     @abstractmethod
     def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:

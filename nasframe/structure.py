@@ -88,7 +88,12 @@ class Structure:
 
     def size(self, name: str) -> int:
         """The size of that name, as the task gave it."""
-        return dict(self.sizes)[name]
+        sizes = dict(self.sizes)
+        if name not in sizes:
+            raise StructureError(
+                f"the structure has no size {name!r}, which its backbone needs; it has {', '.join(sizes) or 'none'}"
+            )
+        return sizes[name]
 
     def sites(self) -> Iterator[tuple[str, Site]]:
         """Every site with its address, in order."""
@@ -156,8 +161,8 @@ class Structure:
                 )
             structure = cls(
                 backbone=make("backbone", data["backbone"]),
-                sizes=tuple((str(k), _whole(v, "a size")) for k, v in data["sizes"].items()),
-                cells=tuple((str(type), _cell(cell, make)) for type, cell in data["cells"].items()),
+                sizes=tuple((str(k), _whole(v, "a size", 1)) for k, v in data["sizes"].items()),
+                cells=tuple((_word(type, "a cell type"), _cell(cell, make)) for type, cell in data["cells"].items()),
                 next_id=_whole(data["next_id"], "next_id"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -178,7 +183,7 @@ class Structure:
             make = installed().make
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StructureError(f"the structure is not JSON: {error}") from error
         return cls.from_dict(data, make)
 
@@ -212,20 +217,31 @@ class Structure:
                         )
 
 
-def _whole(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise StructureError(f"{what} is {value!r}; it must be a whole number of at least 0")
+def _word(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value or "." in value or "/" in value:
+        raise StructureError(
+            f"{what} is {value!r}; it must be a text without '.' and '/', which part the names of tensors and sites"
+        )
+    return value
+
+
+def _whole(value: Any, what: str, low: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise StructureError(f"{what} is {value!r}; it must be a whole number of at least {low}")
     return value
 
 
 def _cell(data: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Cell:
     return Cell(
-        nodes=tuple(Node(str(n["id"]), tuple(map(str, n.get("inherits", ())))) for n in data["nodes"]),
+        nodes=tuple(
+            Node(_word(n["id"], "a node's id"), tuple(_word(i, "an inherited state") for i in n.get("inherits", ())))
+            for n in data["nodes"]
+        ),
         sites=tuple(
             Site(
-                id=str(s["id"]),
-                node=str(s["node"]),
-                inputs=tuple(map(str, s["inputs"])),
+                id=_word(s["id"], "a site's id"),
+                node=_word(s["node"], "a site's node"),
+                inputs=tuple(_word(i, "a site's input") for i in s["inputs"]),
                 candidates=tuple(
                     Candidate(
                         _whole(c["id"], "a candidate's id"),

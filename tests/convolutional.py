@@ -120,6 +120,9 @@ class Convolutional(Backbone):
         new = Cell((*old.nodes, Node(node)), old.sites + sites, old.next_node + 1)
         return Grown(structure.replace_cell(cell, new, len(sites) * len(self.operations)), node, (), {})
 
+    def outputs(self, cell: Cell) -> tuple[str, ...]:
+        return tuple(n.id for n in cell.nodes)
+
     def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """A node keeps two edges, those of the strongest operations but zero; its other edges become zero (Liu et al.)."""
         sites = dict(structure.sites())

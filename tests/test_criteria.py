@@ -91,6 +91,10 @@ def test_the_limits_say_which_one_decided() -> None:
     assert said(MaxParameters(12), stages([1.0]), [small]) == Decision("stop", "every growth would exceed 12 parameters")
     assert said(MaxUpdates(3), epochs([1.0] * 3)) == ABSTAIN
     assert said(MaxUpdates(3), epochs([1.0] * 4)) == Decision("stop", "the weights have been updated 3 times")
+    tuning = [*epochs([1.0] * 4), *epochs([1.0] * 6, phase="retune")]
+    assert said(MaxUpdates(3), tuning) == ABSTAIN
+    assert said(MaxUpdates(2), tuning) == Decision("stop", "the weights have been updated 2 times")
+    assert said(MaxUpdates(3), [*tuning, *stages([1.0])]).action == "stop"
     late = [{**epochs([1.0])[0], "seconds": 61.2}]
     assert said(MaxSeconds(60), late) == Decision("stop", "the search has run for 61 seconds")
     assert said(MaxSeconds(62), late) == ABSTAIN

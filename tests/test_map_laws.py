@@ -1,21 +1,24 @@
-"""The map from a parent's tensors to its child's, and the structures that both are built from, held to their laws."""
+"""The map from a parent's tensors to its child's, and how optimisers follow it, held to their laws."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar
 
 import attrs
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nasframe_recurrent import TwoToOne
 from recurrent import parents, strategy
 from torch import Tensor, nn
 
+import nasframe.change.map as maps
 from nasframe import (
     Backbone,
+    Candidate,
     Change,
     ChangeError,
     Claim,
@@ -33,6 +36,7 @@ from nasframe import (
 )
 from nasframe import Set as Value
 from nasframe.change.map import OWN, ZERO
+from nasframe.change.optimisers import carry
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import aged, optimisers, seeds, sizes
@@ -69,6 +73,7 @@ class Layer(Backbone):
     """A backbone without cells; what can change is which units it has."""
 
     name: ClassVar[str] = "layer"
+    inputs: ClassVar[tuple[str, ...]] = ()
     units: tuple[int, ...]
     labelled: bool = True
 
@@ -167,7 +172,7 @@ class TestDerive:
     def test_newcomers_have_their_stated_weight(self, parent: Aged, share: float) -> None:
         """A new candidate at an old site starts with the weight that the change states; without one it is refused."""
         address, structure = _with_newcomer(parent)
-        weights = torch.cat([(1 - share) * parent.weights()[address], torch.tensor([share]).double()])
+        weights = torch.cat([(1 - share) * parent.weights()[address], torch.tensor([share], dtype=torch.float64)])
 
         def stated(network: Network) -> Change:
             return Change(build(structure, SEED, like=network), Claim.lossy(), weights={address: weights})
@@ -185,11 +190,13 @@ class TestDerive:
             parent.after(with_units(parent.network, (0, 1, 2, 3, 4)))
 
     def test_labels_in_the_child_alone_are_refused(self) -> None:
-        """Labels that only one of parent and child has are not guessed at."""
+        """Labels that only one of parent and child has are not guessed at, though the shapes be equal."""
         parent = layer(labelled=False)
         backbone = Layer((0, 1, 2), labelled=True)
         child = build(attrs.evolve(parent.network.structure, backbone=backbone), SEED, like=parent.network)
-        with pytest.raises(ChangeError, match=r"body\.W has shape \(3, 2\) in the parent and \(3, 2\) in the child, and its module"):
+        with pytest.raises(
+            ChangeError, match=r"body\.W has shape \(3, 2\) in the parent and \(3, 2\) in the child, and its module"
+        ):
             parent.after(Change(child, Claim.lossy()))
 
     @pytest.mark.parametrize(
@@ -198,6 +205,7 @@ class TestDerive:
             ({"U": Value(torch.zeros(1))}, r"the change writes body\.U, which the child does not have"),
             ({"b": Value(torch.zeros(2))}, r"the change gives body\.b the shape \(2,\); it has \(3,\)"),
             ({"b": Take("body.W")}, r"the change gives body\.b the shape \(3, 2\); it has \(3,\)"),
+            ({"W": Take("body.W", (torch.tensor([0]),))}, r"the change gives body\.W the shape \(1, 2\); it has \(3, 2\)"),
         ],
     )
     def test_overrides_that_do_not_fit_are_refused(self, overrides: Any, message: str) -> None:
@@ -220,12 +228,11 @@ def widened(network: Network, source: Sequence[int], noise: Tensor | None = None
     """
     index = torch.tensor(source)
     share = 1 / torch.bincount(index)[index].double()
-    offset = None if noise is None else noise
     entries = {
         "W": Take("body.W", (index, None), gradient=share[:, None]),
         "b": Take("body.b", (index,), gradient=share),
         "scale": Take("body.scale", (index,)),
-        "V": Take("body.V", (None, index), value=share, offset=offset),
+        "V": Take("body.V", (None, index), value=share, offset=noise),
     }
     changed = {name: attrs.evolve(entry, **faults.get(name, {})) for name, entry in entries.items()}
     return with_units(network, tuple(range(100, 100 + len(source))), **changed)
@@ -251,23 +258,208 @@ class TestTake:
         noise[:, 0], noise[:, -1] = size, -size
         child = laws.transaction(parent, lambda network: widened(network, source, noise))
         laws.exact(parent, child)
-        _, b = _twins(child), _twins(child.train(2))
-        assert not torch.equal(*b)
+        assert torch.equal(*_twins(child))
+        assert not torch.equal(*_twins(child.train(2)))
 
-    @given(st.data())
-    def test_entries_are_taken_scaled_and_shifted(self, data: st.DataObject) -> None:
-        """Value * source[index] + offset, zero at ZERO and the child's own at OWN: as the definition reads, entry by entry."""
-        rows, columns = data.draw(sizes()), data.draw(sizes())
-        source = torch.randn(rows, columns, generator=data.draw(seeds()).generator(), dtype=torch.float64)
-        index = [data.draw(st.lists(st.integers(-2, n - 1), min_size=1, max_size=5)) for n in (rows, columns)]
-        own = torch.randn(len(index[0]), len(index[1]), generator=SEED.generator(), dtype=torch.float64)
-        offset = torch.randn(own.shape, generator=SEED("offset").generator(), dtype=torch.float64)
+    @given(st.data(), seeds())
+    def test_entries_are_taken_as_it_reads(self, data: st.DataObject, seed: Seed) -> None:
+        """An entry is value * source + offset, the child's own at OWN, zero at ZERO; moments are scaled by the gradient, fresh
+        first moments are zero, fresh second moments the mean of the others.
+        """
+        shape = data.draw(st.tuples(sizes(), sizes()))
+        index = [data.draw(st.lists(st.integers(ZERO, n - 1), min_size=1, max_size=5)) for n in shape]
+        source, own, offset = (
+            _noise(seed(name), *size) for name, size in [("s", shape), ("o", _lengths(index)), ("f", _lengths(index))]
+        )
         value, gradient = data.draw(st.floats(-2, 2)), data.draw(st.floats(-2, 2))
         take = Take("source", tuple(map(torch.tensor, index)), value, gradient, offset)
-        holes, moment = _definition(take, source), _definition(attrs.evolve(take, value=gradient, offset=None), source)
-        mean = [m for row in _definition(attrs.evolve(take, value=gradient**2, offset=None), source**2) for m in row if m != m]
-        del mean
-        for i, j in [(i, j) for i in range(own.shape[0]) for j in range(own.shape[1])]:
-            expected = own[i, j] if holes[i][j] == OWN else 0.0 if holes[i][j] == ZERO else holes[i][j]
-            del expected, moment
-            break
+        first, second, filled = take.moment(source, 1), take.moment(source**2, 2), take(source, own)
+        places = [(i, j, row, column) for i, row in enumerate(index[0]) for j, column in enumerate(index[1])]
+        old = [gradient**2 * source[r, c] ** 2 for _, _, r, c in places if min(r, c) >= 0] or [*(source**2).flatten()]
+        for i, j, r, c in places:
+            if min(r, c) >= 0:
+                expected = (value * source[r, c] + offset[i, j], gradient * source[r, c], gradient**2 * source[r, c] ** 2)
+            else:
+                expected = (torch.tensor(0.0) if ZERO in (r, c) else own[i, j], torch.tensor(0.0), torch.stack(old).mean())
+            for tensor, entry in zip((filled, first, second), expected, strict=True):
+                laws.hold("take", f"the distance at {i}, {j}", float((tensor[i, j] - entry).abs()), 1e-13)
+
+
+BETAS = [(0.9, 0.999), (0.5, 0.9), (0.0, 0.9), (0.95, 0.99)]
+
+
+@attrs.frozen
+class Slice:
+    """Adam after so many steps on a tensor of which two entries, one OWN and one ZERO, are fresh."""
+
+    betas: tuple[float, float]
+    steps: int
+    second: tuple[float, ...]
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of the gradients behind the others' second moments, as Adam corrects it."""
+        return math.sqrt(sum(self.second) / len(self.second) / (1 - self.betas[1] ** self.steps))
+
+    def moves(self, gradients: Sequence[float], method: str = "adam") -> list[float]:
+        """How far the fresh entries move at each of these gradients, in learning rates."""
+        optimiser = Optimiser(method, learning_rate=1.0, betas=self.betas)
+        old, new = (
+            nn.Parameter(torch.zeros(len(self.second)).double()),
+            nn.Parameter(torch.zeros(len(self.second) + 2).double()),
+        )
+        a, b = optimiser.build([("p", old)]), optimiser.build([("p", new)])
+        v = torch.tensor(self.second).double()
+        a.state[old] = {"step": torch.tensor(float(self.steps)), "exp_avg": v.sqrt(), "exp_avg_sq": v}
+        index = torch.tensor([OWN, *range(len(self.second)), ZERO])
+        carry(a, [("p", old)], b, [("p", new)], {"p": Take("p", (index,))})
+        found = []
+        for gradient in gradients:
+            before = new.detach().clone()
+            new.grad = torch.zeros_like(new).index_fill(0, torch.tensor([0, len(new) - 1]), gradient)
+            b.step()
+            found.append(float((new.detach() - before)[[0, -1]].abs().max()))
+        return found
+
+    def any_gradients(self, k: int) -> float:
+        """By Cauchy and Schwarz: what no gradients can exceed at the k-th step."""
+        b1, b2 = self.betas
+        correction = math.sqrt(1 - b2 ** (self.steps + k)) / (1 - b1 ** (self.steps + k))
+        return (1 - b1) / math.sqrt((1 - b2) * (1 - b1**2 / b2)) * correction
+
+    def usual_gradients(self, k: int, r: float) -> float:
+        """What gradients within r times the root mean square cannot exceed at the k-th step."""
+        b1, b2 = self.betas
+        forgotten = (1 - b2 ** (self.steps + k)) / (b2**k * (1 - b2**self.steps))
+        return r * (1 - b1**k) / (1 - b1 ** (self.steps + k)) * math.sqrt(forgotten)
+
+
+positive = st.floats(1e-4, 1.0)
+slices = st.builds(
+    Slice,
+    st.sampled_from(BETAS),
+    st.sampled_from([1, 20, 1000, 10**6]),
+    st.lists(positive, min_size=1, max_size=4).map(tuple),
+)
+
+
+class TestFresh:
+    @settings(max_examples=60)
+    @given(slices, st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.sampled_from(["adam", "adamw"]), st.booleans())
+    def test_no_gradients_outrun_the_bound(self, slice: Slice, gradients: list[float], method: str, empty: bool) -> None:
+        """Whatever its gradients, a fresh entry moves at most (1 - b1) / sqrt((1 - b2)(1 - b1^2 / b2)) learning rates a step,
+        7.3 for Adam's defaults, less by the correction for the steps so far; even if its second moment starts at zero.
+        """
+        if empty:
+            slice = attrs.evolve(slice, second=(0.0,) * len(slice.second))
+        for k, move in enumerate(slice.moves(gradients, method), start=1):
+            laws.hold("fresh", f"the move of step {k}", move, slice.any_gradients(k) * (1 + 1e-9))
+
+    @pytest.mark.parametrize("betas", BETAS)
+    def test_some_gradients_reach_the_bound(self, betas: tuple[float, float]) -> None:
+        """With a second moment of zero, gradients that grow by b2 / b1 a step come to the bound: no smaller one would do."""
+        slice, growth = Slice(betas, 10**6, (0.0,)), betas[1] / max(betas[0], 0.1)
+        *_, last = slice.moves([growth**k for k in range(100)])
+        assert last > 0.99 * slice.any_gradients(100)
+
+    @settings(max_examples=60)
+    @given(slices, st.floats(0.01, 10), st.lists(st.floats(-1, 1), min_size=1, max_size=20), st.booleans())
+    def test_usual_gradients_move_it_as_usual(self, slice: Slice, r: float, signs: list[float], constant: bool) -> None:
+        """While its gradients are within r times the root mean square of its tensor's, a fresh entry moves about r learning
+        rates a step at most: r, but for what the second moment forgets meanwhile.
+        """
+        gradients = [r * slice.rms * (1.0 if constant else sign) for sign in signs]
+        for k, move in enumerate(slice.moves(gradients), start=1):
+            laws.hold("fresh", f"the move of step {k}", move, slice.usual_gradients(k, r) * (1 + 1e-9))
+
+    def test_about_r_is_r(self) -> None:
+        """With Adam's defaults, after 1000 steps, that is r in each of the first ten steps up to a hundredth."""
+        assert max(Slice((0.9, 0.999), 1000, (1.0,)).usual_gradients(k, 1.0) for k in range(1, 11)) < 1.01
+
+    def test_a_fill_of_zeros_outruns_it(self, monkeypatch: Patch) -> None:
+        """A mutant that starts second moments at zero moves several learning rates a step at the same gradients."""
+        honest = Take.moment
+        monkeypatch.setattr(
+            Take, "moment", lambda self, source, power: honest(self, source, 1) if power == 2 else honest(self, source, power)
+        )
+        slice = Slice((0.9, 0.999), 1000, (1.0, 1.0))
+        moves = slice.moves([slice.rms] * 10)
+        assert max(moves) > 3
+        assert any(move > slice.usual_gradients(k, 1.0) for k, move in enumerate(moves, start=1))
+
+
+class TestMutants:
+    """Each is a map with one fault; the law named catches it."""
+
+    def test_consumers_by_position(self, monkeypatch: Patch) -> None:
+        """Exact: units that are made by label, and taken in by position, are seen."""
+        honest = maps._index
+        monkeypatch.setattr(
+            maps, "_index", lambda b, a, *_: torch.arange(len(a.units)) if a and a.consumes else honest(b, a, *_)
+        )
+        parent = layer()
+        with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
+            laws.exact(parent, parent.after(with_units(parent.network, (2, 0, 1))))
+
+    def test_newcomers_that_are_not_silent(self, monkeypatch: Patch) -> None:
+        """Exact: new columns that start at the child's own initialisation, and not at zero, are seen."""
+        monkeypatch.setitem(globals(), "consumes", produces)
+        parent = layer()
+        with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
+            laws.exact(parent, parent.after(with_units(parent.network, (0, 1, 2, 3))))
+
+    @pytest.mark.parametrize("name", ["W", "b", "V"])
+    def test_a_value_that_is_not_shared(self, name: str) -> None:
+        """Exact: copies that scale one value too many, or too few, are seen."""
+        parent = layer()
+        faults = {name: {"value": 1.0 if name == "V" else 0.5}}
+        with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
+            laws.exact(parent, parent.after(widened(parent.network, (0, 0, 1, 2), **faults)))
+
+    @pytest.mark.parametrize("name", ["W", "b", "V"])
+    def test_a_gradient_that_is_not_shared(self, name: str) -> None:
+        """Follows: copies that keep a gradient which they halve, or halve one that they keep, are seen, and by no other law."""
+        parent = layer()
+        faults = {name: {"gradient": 0.5 if name == "V" else 1.0}}
+        child = laws.transaction(parent, lambda network: widened(network, (0, 0, 1, 2), **faults))
+        laws.exact(parent, child)
+        with pytest.raises(AssertionError, match=rf"follows: the distance of the gradient\^1 of body\.{name}"):
+            laws.follows(parent, child)
+
+    def test_moments_by_position(self, monkeypatch: Patch) -> None:
+        """Undisturbed: moments that stay where they were while their units move are seen, as soon as the units are back."""
+        monkeypatch.setattr(Take, "moment", lambda self, source, power: source)
+        parent = layer(method="adam")
+        child = parent.after(with_units(parent.network, (2, 0, 1)))
+        laws.exact(parent, child)
+        monkeypatch.undo()
+        with pytest.raises(AssertionError, match="undisturbed: the difference between the next steps of"):
+            laws.undisturbed(parent, child.after(with_units(child.network, (0, 1, 2))))
+
+    def test_twins_that_stay_twins(self) -> None:
+        """Twins diverge: without an offset they never do."""
+        parent = layer()
+        child = parent.after(widened(parent.network, (0, 1, 2, 0)))
+        assert torch.equal(*_twins(child.train(20)))
+
+
+def _noise(seed: Seed, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=seed.generator(), dtype=torch.float64)
+
+
+def _lengths(index: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(map(len, index))
+
+
+def _twins(child: Aged) -> tuple[Tensor, Tensor]:
+    weight = child.network.body.W.detach()  # type: ignore[union-attr, operator]
+    return weight[0].clone(), weight[-1].clone()
+
+
+def _with_newcomer(parent: Aged) -> tuple[str, Structure]:
+    structure = parent.network.structure
+    address, site = next((a, s) for a, s in structure.sites() if not s.decided)
+    type = address.split("/")[0]
+    newcomer = Candidate(structure.next_id, site.candidates[0].operation)
+    cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=(*site.candidates, newcomer)))
+    return address, structure.replace_cell(type, cell, 1)

@@ -21,7 +21,10 @@ from nasframe_recurrent import TwoToOne
 from torch import nn
 
 from nasframe import Candidate, Cell, Node, Operation, Site, Structure
-from nasframe.run.pictures import _changes, _diagram, _Placed, _range, draw_cell, draw_learning
+from nasframe.run.pictures import draw_cell, draw_learning
+from nasframe.run.pictures.diagram import diagram
+from nasframe.run.pictures.layout import Placed
+from nasframe.run.pictures.learning import _range
 
 FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
@@ -121,9 +124,9 @@ def epoch(stage: int, phase: str, updates: int, valid: float, train: float | Non
     }
 
 
-def record(stage: int, kind: str, **nodes: int) -> dict[str, Any]:
+def record(stage: int, kind: str, updates: int) -> dict[str, Any]:
     """A record of the lineage."""
-    return {"stage": stage, "kind": kind, "change": kind, "nodes": nodes or {"a": stage + 1}}
+    return {"stage": stage, "updates": updates, "kind": kind, "change": kind, "nodes": {"a": stage + 1}}
 
 
 #: pruned at each stage, and once more for the retuning
@@ -136,7 +139,8 @@ HISTORY = [
         {"kind": "stage", "stage": stage, "updates": 100 * i + 100, "valid": 0.5},
     )
 ]
-LINEAGE = [record(*r) for r in [(0, "remove"), (1, "grow"), (1, "remove"), (1, "restore"), (1, "remove"), (1, "fold")]]
+RECORDS = [(0, "remove", 100), (1, "grow", 200), (1, "remove", 300), (1, "restore", 400), (1, "remove", 400), (1, "fold", 500)]
+LINEAGE = [record(*r) for r in RECORDS]
 
 
 # ---------------------------------------------------------------------------------------------------------- both pictures
@@ -235,7 +239,7 @@ def dags(draw: st.DrawFn) -> Structure:
     return structure
 
 
-def room(placed: _Placed, key: tuple[str, ...]) -> tuple[float, float]:
+def room(placed: Placed, key: tuple[str, ...]) -> tuple[float, float]:
     """From where to where a box or a rail reaches down."""
     half = placed.diagram.height(key) / 2
     return placed.y[key] - half, placed.y[key] + half
@@ -246,7 +250,7 @@ def room(placed: _Placed, key: tuple[str, ...]) -> tuple[float, float]:
 def test_nothing_lies_on_top_of_another(structure: Structure, with_weights: bool) -> None:
     """In a column boxes and passing edges keep their distance, columns do too, and edges run from left to right."""
     shown = weights(structure) if with_weights else {}
-    placed = _Placed.of(_diagram("normal", structure.cell("normal"), shown))
+    placed = Placed.of(diagram(structure, "normal", shown))
     layer = {k: i for i, column in enumerate(placed.diagram.columns) for k in column}
 
     for column in placed.diagram.columns:
@@ -260,7 +264,7 @@ def test_nothing_lies_on_top_of_another(structure: Structure, with_weights: bool
 @given(dags())
 def test_edges_meet_their_box_one_below_the_other(structure: Structure) -> None:
     """In the order of where they come from, and none beside the box."""
-    placed = _Placed.of(_diagram("normal", structure.cell("normal"), {}))
+    placed = Placed.of(diagram(structure, "normal", {}))
 
     for key in placed.diagram.boxes:
         arriving = sorted((s for s in placed.diagram.segments if s.target == key), key=placed.ports.__getitem__)
@@ -273,7 +277,7 @@ def test_edges_meet_their_box_one_below_the_other(structure: Structure) -> None:
 def test_the_edges_of_a_chain_are_level() -> None:
     """The states of Two-to-One stand in a row, and the input's edge runs level above them."""
     structure = decided(chain(8))
-    placed = _Placed.of(_diagram("layer0", structure.cell("layer0"), {}))
+    placed = Placed.of(diagram(structure, "layer0", {}))
     states = [placed.y["state", name] for name in ("h", *(f"n{i}" for i in range(8)))]
     rails = [placed.y[k] for k in placed.y if k not in placed.diagram.boxes]
 
@@ -300,15 +304,6 @@ def test_what_did_not_happen_is_not_in_the_legend(tmp_path: Path) -> None:
     draw_learning([epoch(0, "search", 10 * e, 1.0) for e in range(1, 5)], [], tmp_path / "learning.svg")
 
     assert not {"phase: tune", "phase: retune", "growth", "pruning"} & set(texts(tmp_path / "learning.svg"))
-
-
-def test_changes_stand_where_they_happened() -> None:
-    """A growth after the last epoch of the stage before; a pruning after the search of its stage, or after all of it."""
-    epochs = [r for r in HISTORY if r["kind"] == "epoch"]
-    found = [(kind, updates) for kind, updates, _ in _changes(epochs, LINEAGE)]
-
-    assert found == [("remove", 100), ("grow", 200), ("remove", 300), ("remove", 400)]
-    assert [at for _, at, _ in _changes([], LINEAGE)] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("outlier", [10.0, 1e4, 1e12])

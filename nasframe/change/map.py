@@ -39,19 +39,26 @@ class Take:
             taken = taken * self.value
         if self.offset is not None:
             taken = taken + self.offset
+        if taken.shape != own.shape:
+            return taken  # and not what broadcasting would make of it
         new, zero = self.holes(taken)
         return torch.where(zero, torch.zeros_like(taken), torch.where(new, own, taken))
 
     def moment(self, source: Tensor, power: int) -> Tensor:
         """The child's moment of the gradient to that power.
 
-        A fresh entry shares its tensor's step count, so a second moment of zero would let it move by several learning
-        rates at once; it starts at the mean of its tensor's, as if its gradients had been of the usual size.
+        A fresh entry shares its tensor's step count. With a second moment of zero it could move by
+        (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) learning rates a step (7.3 for Adam's defaults; Cauchy-Schwarz), so it
+        starts at the mean of those that are taken: while its gradients are within r times their root mean square, it moves
+        about r learning rates a step at most, in as many steps as are few against 1 / (1 - b2) and the steps so far.
         """
         taken = self.gather(source) * self.gradient**power
-        fresh = torch.zeros_like(taken) if power == 1 else source.mean().expand_as(taken)
         new, zero = self.holes(taken)
-        return torch.where(new | zero, fresh, taken)
+        fresh = new | zero
+        if power == 1:
+            return taken.masked_fill(fresh, 0.0)
+        kept = taken[~fresh]
+        return torch.where(fresh, (kept if kept.numel() else source).mean(), taken)
 
     def gather(self, source: Tensor) -> Tensor:
         """The source's entries in the child's order, something where there is none."""
@@ -93,7 +100,7 @@ def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
     old, new = tensors(parent), tensors(child)
     old_units, new_units = labels(parent), labels(child)
     derived: dict[str, Take | Set] = {}
-    for name in new.keys() & old.keys():
+    for name in (name for name in new if name in old):
         before, after = old_units.get(name), new_units.get(name)
         if before == after and old[name].shape == new[name].shape:
             derived[name] = Take(name)
@@ -107,7 +114,7 @@ def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
             _check(after, new[name], name)
             pairs = zip(before, after, strict=True)
             derived[name] = Take(name, tuple(_index(b, a, name, new[name].device) for b, a in pairs))
-    return {name: derived[name] for name in new if name in derived}
+    return derived
 
 
 def _check(axes: tuple[Axis | None, ...], tensor: Tensor, name: str) -> None:

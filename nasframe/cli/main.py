@@ -50,7 +50,12 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
 @click.option("--nodes", type=int, help="Nodes that each cell starts with.")
 @click.option("--hidden", type=int, help="Hidden size of the backbone.")
 @click.option("--layers", type=int, help="Stacked layers of the backbone.")
-@click.option("--budget", type=int, metavar="UPDATES", help="The search ends with the stage that reaches so many updates.")
+@click.option(
+    "--budget",
+    type=int,
+    metavar="UPDATES",
+    help="The search ends with the stage that reaches so many updates; tuning is extra.",
+)
 @click.option("--seed", type=int, help="Of every random draw.")
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @click.option("--device", help="Such as cpu, cuda:0.")

@@ -246,6 +246,7 @@ class Loop:
         state.optimisers = optimisers(self.strategy, state.network, state.stage)
         record = {
             "stage": state.stage,
+            "updates": state.updates,
             "kind": "restore",
             "change": "restore",
             "why": f"the best network, with a validation loss of {best.valid:.6g}",
@@ -263,6 +264,7 @@ class Loop:
         moved = distance(lambda network: network(inputs, self.rule(network)), parent, child, change.claim)
         record = {
             "stage": state.stage,
+            "updates": state.updates,
             "kind": kind,
             "change": name,
             "why": why,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
@@ -199,18 +199,17 @@ def follows(parent: Aged, child: Aged) -> None:
     square is the square taken so; which is why the moments may follow.
     """
     before, after = _gradients(parent), _gradients(child)
-    for name, gradient in after.items():
-        entry = child.map.get(name)
-        if isinstance(entry, Take):
-            taken = [entry.moment(before[entry.source] ** power, power) for power in (1, 2)]
-            old = ~entry.holes(gradient)[0]
-            for power, moment in enumerate(taken, start=1):
-                difference = _largest((gradient**power - moment)[old])
+    scale = torch.stack([gradient.abs().max() for gradient in before.values()])
+    for name, entry in child.map.items():
+        if name in after and isinstance(entry, Take):
+            old = ~entry.holes(after[name])[0]
+            for power in (1, 2):
+                difference = after[name] ** power - entry.moment(before[entry.source] ** power, power)
                 hold(
                     "follows",
                     f"the distance of the gradient^{power} of {name}",
-                    difference,
-                    tolerance(before[entry.source] ** power),
+                    _largest(difference[old]),
+                    power * tolerance(scale**power),
                 )
 
 
@@ -255,6 +254,21 @@ def reconstructed(aged: Aged, make: Callable[[str, Any], Any] | None = None) -> 
     demand("reconstructed", same, "the structure is another one after a round trip through JSON")
     network = rebuilt(aged.strategy, structure, snapshot(aged.network))
     exact(aged, attrs.evolve(aged, state=attrs.evolve(aged.state, network=network)), allowed=0.0)
+
+
+def fresh(history: Sequence[Structure]) -> None:
+    """Of structures that follow each other, none has a candidate or a node that was gone before, or another one under
+    the id of an old one.
+    """
+    known: dict[Any, Any] = {}
+    gone: set[Any] = set()
+    for structure in history:
+        here: dict[Any, Any] = {f"candidate {c.id}": c.operation for _, s in structure.sites() for c in s.candidates}
+        here |= {f"node {address}": None for address, _ in structure.nodes()}
+        for name, what in here.items():
+            demand("fresh", name not in gone, f"{name} is back")
+            demand("fresh", known.setdefault(name, what) == what, f"{name} is another one")
+        gone |= known.keys() - here.keys()
 
 
 def inverse(architect: Architect, weights: Mapping[str, Tensor]) -> None:

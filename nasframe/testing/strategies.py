@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hypothesis import reject
@@ -67,28 +69,29 @@ def _part(site: Site, decide: bool) -> SearchStrategy[frozenset[int]]:
 
 
 #: what stands in a JSON text by mistake
-JUNK: SearchStrategy[Any] = (
-    st.none()
-    | st.booleans()
-    | st.integers(-2, 3)
-    | st.floats()
-    | st.text(max_size=3)
-    | st.just([])
-    | st.just({})
-    | st.just([{}])
+JUNK: SearchStrategy[Any] = st.one_of(
+    st.sampled_from([None, [], {}, [{}], "", "x", "n0", "a.b", "a/b", 10**400]),
+    st.booleans(),
+    st.integers(-2, 3),
+    st.floats(),
+    st.text(max_size=3),
 )
 
 
 @st.composite
 def spoilt(draw: DrawFn, data: Any) -> Any:
     """Plain values with one of them, at any depth, left out or replaced by something else."""
-    keys: Sequence[Any] = [*data] if isinstance(data, dict) else [*range(len(data))] if isinstance(data, list) else []
-    if not keys or draw(st.integers(0, 7)) == 0:
-        return draw(JUNK)
-    key = draw(st.sampled_from(keys))
-    copy = json.loads(json.dumps(data))
-    if draw(st.integers(0, 7)) == 0:
-        del copy[key]
+    spoilt = json.loads(json.dumps(data))
+    path = draw(st.sampled_from([*_paths(data)]))
+    inner = functools.reduce(operator.getitem, path[:-1], spoilt)
+    if draw(st.booleans()):
+        inner[path[-1]] = draw(JUNK)
     else:
-        copy[key] = draw(spoilt(data[key]))
-    return copy
+        del inner[path[-1]]
+    return spoilt
+
+
+def _paths(data: Any) -> Iterator[tuple[Any, ...]]:
+    keys = [*data] if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
+    for key in keys:
+        yield from ((key,), *((key, *rest) for rest in _paths(data[key])))

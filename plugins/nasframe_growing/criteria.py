@@ -87,32 +87,47 @@ class MaxParameters(GrowthCriterion):
 
 @attrs.frozen
 class MaxUpdates(GrowthCriterion):
-    """The search ends with the stage in which the weights have been updated so many times."""
+    """The search ends with the stage in which the weights have been updated so many times.
+
+    What is left to tune then is tuned until it has converged, or for as many updates again.
+    """
 
     name: ClassVar[str] = "max_updates"
     updates: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """Stop, or abstain."""
-        if history[-1]["updates"] < self.updates:
+        spent = _spent(history, "updates")
+        if spent < self.updates:
             return state, ABSTAIN
-        return state, Decision("stop", f"the weights have been updated {history[-1]['updates']} times")
+        return state, Decision("stop", f"the weights have been updated {spent} times")
 
 
 @attrs.frozen
 class MaxSeconds(GrowthCriterion):
-    """The search ends with the stage in which it has run so long. A fresh run may then decide otherwise."""
+    """The search ends with the stage in which it has run so long. A fresh run may then decide otherwise.
+
+    What is left to tune then is tuned until it has converged, or for as long again.
+    """
 
     name: ClassVar[str] = "max_seconds"
     reads: ClassVar[frozenset[str]] = frozenset({"clock"})
     seconds: float = number(low=0.0)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """After an epoch, stop or abstain."""
-        elapsed = history[-1].get("seconds", 0.0)
+        """Stop, or abstain."""
+        elapsed = _spent(history, "seconds")
         if elapsed < self.seconds:
             return state, ABSTAIN
         return state, Decision("stop", f"the search has run for {elapsed:.0f} seconds")
+
+
+def _spent(history: History, what: str) -> Any:
+    """Of updates or seconds: in all, or within a tuning since it began."""
+    last, epochs = history[-1], [r for r in history if r["kind"] == "epoch"]
+    tuning = last["kind"] == "epoch" and last["phase"] != "search"
+    before = [r[what] for r in epochs if tuning and _place(r) != _place(last)]
+    return epochs[-1][what] - max(before, default=0)
 
 
 def _place(record: Any) -> tuple[int, str]:

@@ -1,0 +1,220 @@
+"""A cell as a diagram: boxes in columns, and the pieces of the edges between them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import networkx as nx
+import numpy as np
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+from nasframe.operation import Operation
+from nasframe.run.pictures.style import QUIET, SHADE, plain
+from nasframe.structure import Cell, Node, Site, Structure
+
+#: inches: a line of text, the room around and inside of what stands in a box, and between the edges that arrive at it
+ROW, PAD, INDENT, PORT = 0.15, 0.06, 0.04, 0.1
+SWEEPS = 24
+#: how the states that backbones are given are written
+SYMBOLS = {"x": "$x$", "h": "$h_{t-1}$"}
+
+Key = tuple[str, ...]
+Rows = tuple[tuple[str, float | None], ...]
+Weights = Mapping[str, Sequence[float]]
+OUTPUT: Key = ("output",)
+
+
+@attrs.frozen
+class Box:
+    """A state or a site as it is drawn: its name, an operation with its weight in each row, and a note.
+
+    It is at least as wide as `least`, and high enough for its `arrivals`: the edges that end at it.
+    """
+
+    name: str = ""
+    rows: Rows = ()
+    note: str = ""
+    fill: str = "white"
+    arrivals: int = 0
+    least: float = 0.3
+
+    @property
+    def width(self) -> float:
+        """Inches, as its widest line needs."""
+        number = any(weight is not None for _, weight in self.rows) * (_width("0.00") + 2 * INDENT)
+        texts = [_width(self.name, weight="bold"), _width(self.note, style="italic")]
+        return max([self.least, *(2 * PAD + w for w in (*texts, *(_width(n) + 2 * INDENT + number for n, _ in self.rows)))])
+
+    @property
+    def height(self) -> float:
+        """Inches, as its lines and arrivals need."""
+        return max(ROW * self.lines + PAD * (1 + (self.lines > 1)), PORT * (self.arrivals + 1))
+
+    @property
+    def lines(self) -> int:
+        """How many lines of text."""
+        return bool(self.name) + len(self.rows) + bool(self.note)
+
+
+@attrs.frozen
+class Segment:
+    """An edge, or a piece of one between neighbouring columns."""
+
+    source: Key
+    target: Key
+    inherited: bool = False
+
+
+@attrs.frozen
+class Diagram:
+    """Columns of boxes and of rails, which carry edges past the boxes of a column: a rail is a key without a box."""
+
+    columns: Sequence[Sequence[Key]]
+    boxes: Mapping[Key, Box]
+    segments: Sequence[Segment]
+
+    def width(self, key: Key) -> float:
+        """Of a box; a rail has none."""
+        return self.boxes[key].width if key in self.boxes else 0.0
+
+    def height(self, key: Key) -> float:
+        """Of a box; a rail has none."""
+        return self.boxes[key].height if key in self.boxes else 0.0
+
+
+@functools.cache
+def _width(text: str, **font: Any) -> float:
+    """How wide a text is drawn."""
+    if not text:
+        return 0.0
+    return float(TextPath((0, 0), text, prop=FontProperties(size=8, **font)).get_extents().width) / 72
+
+
+def diagram(structure: Structure, type: str, weights: Weights) -> Diagram:
+    """The diagram of a cell type; `weights` as for `draw_cell`."""
+    cell = structure.cell(type)
+    rows = {s.id: _rows(s, weights.get(f"{type}/{s.id}")) for s in cell.sites}
+    links = _links(cell, structure.backbone.outputs(cell) if cell.nodes else ())
+    boxes = {k: attrs.evolve(b, arrivals=sum(k == s.target for s in links)) for k, b in _boxes(cell, rows).items()}
+    layers = _layers(boxes, links)
+    segments = list(dict.fromkeys(itertools.chain.from_iterable(_routed(link, layers) for link in links)))
+    places = layers | {s.target: int(s.target[1]) for s in segments if s.target not in boxes}
+    columns = [[k for k, layer in places.items() if layer == i] for i in range(max(places.values()) + 1)]
+    return Diagram(_ordered(columns, segments), boxes | _even(boxes, columns), segments)
+
+
+def _even(boxes: Mapping[Key, Box], columns: Iterable[Sequence[Key]]) -> dict[Key, Box]:
+    """The sites, those of a column all as wide as the widest."""
+    sites = [[k for k in column if k[0] == "site"] for column in columns]
+    return {k: attrs.evolve(boxes[k], least=max(boxes[n].width for n in keys)) for keys in sites for k in keys}
+
+
+def _rows(site: Site, weights: Sequence[float] | None) -> Rows:
+    names = [_label(c.operation) for c in site.candidates]
+    shown = [None] * len(names) if site.decided or weights is None else map(float, weights)
+    return tuple(zip(names, shown, strict=True))
+
+
+def _label(operation: Operation) -> str:
+    """Its name, and those of its options that are not the default."""
+    kind: Any = type(operation)
+    values = ((f, getattr(operation, f.name)) for f in attrs.fields(kind))
+    return plain(" ".join([operation.name, *(f"{f.name}={v}" for f, v in values if v != f.default)]))
+
+
+def _boxes(cell: Cell, rows: Mapping[str, Rows]) -> dict[Key, Box]:
+    inside = {n.id for n in cell.nodes}
+    boxes = {_state(i): Box(SYMBOLS.get(i, plain(i)), fill=QUIET) for i in _taken(cell) if i not in inside}
+    for node in cell.nodes:
+        boxes[_state(node.id)] = Box(plain(node.id), note=_note(node))
+    for site in cell.sites:
+        key = _place(cell, site)
+        boxes[key] = attrs.evolve(boxes.get(key, Box(fill=SHADE if site.decided else "white")), rows=rows[site.id])
+    return boxes | {OUTPUT: Box("output", fill=QUIET)}
+
+
+def _links(cell: Cell, outputs: Sequence[str]) -> list[Segment]:
+    inputs = [Segment(_state(i), _place(cell, s)) for s in cell.sites for i in s.inputs]
+    sites = [Segment(_place(cell, s), _state(s.node)) for s in cell.sites if not _merged(cell)]
+    gates = [Segment(_state(i), _state(n.id), inherited=True) for n in cell.nodes for i in n.inherits]
+    return [*inputs, *sites, *gates, *(Segment(_state(o), OUTPUT) for o in outputs)]
+
+
+def _taken(cell: Cell) -> list[str]:
+    return [i for s in cell.sites for i in s.inputs] + [i for n in cell.nodes for i in n.inherits]
+
+
+def _merged(cell: Cell) -> bool:
+    """Whether the operations stand in the nodes' boxes: in boxes of their own where a node has several sites."""
+    return len({s.node for s in cell.sites}) == len(cell.sites)
+
+
+def _place(cell: Cell, site: Site) -> Key:
+    return _state(site.node) if _merged(cell) else ("site", site.id)
+
+
+def _state(id: str) -> Key:
+    return ("state", id)
+
+
+def _note(node: Node) -> str:
+    return plain("inherits " + ", ".join(node.inherits)) if node.inherits else ""
+
+
+def _layers(boxes: Iterable[Key], links: Iterable[Segment]) -> dict[Key, int]:
+    """The column of each box: behind all that it takes in, and of a site just before its node."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(boxes)
+    graph.add_edges_from((s.source, s.target) for s in links)
+    layers = {key: i for i, keys in enumerate(nx.topological_generations(graph)) for key in keys}
+    return {k: min(layers[n] for n in graph[k]) - 1 if k[0] == "site" else layers[k] for k in boxes}
+
+
+def _routed(link: Segment, layers: Mapping[Key, int]) -> Iterator[Segment]:
+    """The pieces of an edge. All edges from a state share its rails, so that they run as one until they turn off."""
+    kind = "inherited" if link.inherited else "rail"
+    between = range(layers[link.source] + 1, layers[link.target])
+    stops = [link.source, *((kind, str(i), *link.source) for i in between), link.target]
+    return (Segment(a, b, link.inherited) for a, b in itertools.pairwise(stops))
+
+
+def _ordered(columns: Sequence[Sequence[Key]], segments: Sequence[Segment]) -> Sequence[Sequence[Key]]:
+    """The columns in the order with fewest crossings among those that sweeps to and fro come by (Sugiyama et al. 1981)."""
+    tried = [columns]
+    for sweep in range(SWEEPS):
+        tried.append(_swept(tried[-1], segments, forward=sweep % 2 == 0))
+    return min(tried, key=lambda columns: _crossings(columns, segments))
+
+
+def _swept(columns: Sequence[Sequence[Key]], segments: Sequence[Segment], forward: bool) -> Sequence[Sequence[Key]]:
+    """Each column in the order of the means of its neighbours' positions in the column that comes first in the sweep."""
+    rank = ranks(columns)
+    near = _neighbours((s.target, s.source) if forward else (s.source, s.target) for s in segments)
+    for column in columns if forward else reversed(columns):
+        mean = {k: float(np.mean([rank[n] for n in near.get(k, [k])])) for k in column}
+        rank |= {k: i for i, k in enumerate(sorted(column, key=mean.__getitem__))}
+    return [sorted(column, key=rank.__getitem__) for column in columns]
+
+
+def _crossings(columns: Sequence[Sequence[Key]], segments: Sequence[Segment]) -> int:
+    rank = ranks(columns)
+    gaps = ([s for s in segments if s.source in column] for column in columns)
+    pairs = itertools.chain.from_iterable(itertools.combinations(gap, 2) for gap in gaps)
+    return sum((rank[a.source] - rank[b.source]) * (rank[a.target] - rank[b.target]) < 0 for a, b in pairs)
+
+
+def ranks(columns: Iterable[Sequence[Key]]) -> dict[Key, int]:
+    """The position of each key in its column."""
+    return {k: i for column in columns for i, k in enumerate(column)}
+
+
+def _neighbours(pairs: Iterable[tuple[Key, Key]]) -> dict[Key, list[Key]]:
+    found: dict[Key, list[Key]] = {}
+    for key, other in pairs:
+        found.setdefault(key, []).append(other)
+    return found

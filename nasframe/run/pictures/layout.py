@@ -1,0 +1,107 @@
+"""Where the boxes of a diagram stand, and where its edges meet them. Lengths are inches, from the upper left corner."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from nasframe.run.pictures.diagram import PAD, PORT, Diagram, Key, Segment, ranks
+
+GAP, GUTTER = 0.16, 0.3
+#: how far from level an edge may be before it is pulled at less, sweep by sweep: at last most edges are level, and few bend
+SOFT = [0.5 * 0.97**i for i in range(200)]
+#: how straight a piece is drawn, by whether it starts at a box and ends at one: rails more than where an edge turns off
+STRAIGHT = {(True, True): 3.0, (True, False): 4.0, (False, False): 8.0, (False, True): 0.2}
+
+
+@attrs.frozen
+class Placed:
+    """A diagram with the places of its columns, its keys and the ends of its edges."""
+
+    diagram: Diagram
+    edges: Sequence[tuple[float, float]]
+    y: Mapping[Key, float]
+    ports: Mapping[Segment, float]
+
+    @classmethod
+    def of(cls, diagram: Diagram) -> Placed:
+        """The places, from the left and from the top."""
+        y = _down(diagram)
+        return cls(diagram, _across(diagram, y), y, _ports(diagram, y))
+
+    @property
+    def width(self) -> float:
+        """Inches."""
+        return self.edges[-1][1]
+
+    @property
+    def height(self) -> float:
+        """Inches."""
+        return max(y + self.diagram.height(k) / 2 for k, y in self.y.items())
+
+
+def _down(diagram: Diagram) -> dict[Key, float]:
+    """How far down each key stands: near its neighbours, so that edges are straight, with room between the boxes."""
+    pulls = _pulls(diagram)
+    y = {k: float(i) for k, i in ranks(diagram.columns).items()}
+    for sweep, soft in enumerate(SOFT):
+        for column in diagram.columns if sweep % 2 == 0 else reversed(diagram.columns):
+            near = [[(y[n], pull / (abs(y[n] - y[k]) + soft)) for n, pull in pulls.get(k, [(k, 1.0)])] for k in column]
+            wanted, weights = [_mean(pairs) for pairs in near], [sum(w for _, w in pairs) for pairs in near]
+            y |= zip(column, _spread(wanted, weights, [diagram.height(k) for k in column]), strict=True)
+    top = min(y[k] - diagram.height(k) / 2 for k in y)
+    return {k: v - top for k, v in y.items()}
+
+
+def _pulls(diagram: Diagram) -> dict[Key, list[tuple[Key, float]]]:
+    """The neighbours of each key, and how straight the edge to it should be: the more of them leave one place, the less."""
+    leaving = Counter(s.source for s in diagram.segments)
+    pulls: dict[Key, list[tuple[Key, float]]] = {}
+    for s in diagram.segments:
+        strength = STRAIGHT[s.source in diagram.boxes, s.target in diagram.boxes] / leaving[s.source]
+        pulls.setdefault(s.source, []).append((s.target, strength))
+        pulls.setdefault(s.target, []).append((s.source, strength))
+    return pulls
+
+
+def _spread(wanted: Sequence[float], weights: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """The positions nearest to the wanted ones that keep the order and the distances: isotonic regression by pooling."""
+    steps = [(a + b) / 2 + GAP for a, b in itertools.pairwise(heights)]
+    offsets = list(itertools.accumulate(steps, initial=0.0))
+    pools: list[list[tuple[float, float]]] = []
+    for pair in zip((w - o for w, o in zip(wanted, offsets, strict=True)), weights, strict=True):
+        pools.append([pair])
+        while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    return [_mean(pool) + o for o, pool in zip(offsets, (p for p in pools for _ in p), strict=True)]
+
+
+def _mean(pairs: Sequence[tuple[float, float]]) -> float:
+    return sum(v * w for v, w in pairs) / sum(w for _, w in pairs)
+
+
+def _across(diagram: Diagram, y: Mapping[Key, float]) -> list[tuple[float, float]]:
+    """The left and the right edge of each column: steep edges get more room."""
+    edges, left = [], 0.0
+    for column in diagram.columns:
+        right = left + max(diagram.width(k) for k in column)
+        edges.append((left, right))
+        rise = max((abs(y[s.source] - y[s.target]) for s in diagram.segments if s.source in column), default=0.0)
+        left = right + GUTTER + 0.1 * min(rise, 3.0)
+    return edges
+
+
+def _ports(diagram: Diagram, y: Mapping[Key, float]) -> dict[Segment, float]:
+    """How far down each edge meets its target: in the order of the sources, and the one from nearest in the middle."""
+    ports = {s: y[s.target] for s in diagram.segments}
+    for key, box in diagram.boxes.items():
+        arriving = sorted((s for s in diagram.segments if s.target == key), key=lambda s: (y[s.source], s.inherited))
+        middle = min(
+            range(len(arriving)), key=lambda i: (abs(y[arriving[i].source] - y[key]), arriving[i].inherited), default=0
+        )
+        pitch = min(PORT, (box.height - 2 * PAD) / max(1, 2 * max(middle, len(arriving) - 1 - middle)))
+        ports |= {s: y[key] + pitch * (i - middle) for i, s in enumerate(arriving)}
+    return ports

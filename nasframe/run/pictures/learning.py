@@ -1,0 +1,143 @@
+"""The losses of a run against its updates, with its phases, growths and prunings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from nasframe.run.pictures.style import ACCENT, LINE, blank, plain, save, style
+
+Array = np.ndarray
+Record = Mapping[str, Any]
+
+#: the colours of a phase's ground
+PHASES = {"search": "#eef2f7", "tune": "#fdf0d9", "retune": "#e4f2e4"}
+#: a change's name, and its line's colour and style
+CHANGES = {"grow": ("growth", "#2a7f3f", "solid"), "remove": ("pruning", ACCENT, "dashed")}
+LOSSES = {"train": ("training, mean over each epoch", "#86a5c6"), "valid": ("validation", "#143d6b")}
+
+
+def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Path) -> None:
+    """Draw the losses against the updates of the weights, with phases, growths, prunings and the best network.
+
+    Losses far above the others are left out, marked at the upper edge and told in the legend. The format is that of the
+    path's suffix.
+    """
+    with style():
+        figure = blank(7.0, 3.6, layout="constrained")
+        handles = _learning(figure.add_subplot(), [r for r in history if r["kind"] == "epoch"], lineage)
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.0)
+        save(figure, path)
+
+
+def _learning(axes: Axes, epochs: Sequence[Record], lineage: Sequence[Record]) -> list[Artist]:
+    """Draw the axes; what belongs into the legend."""
+    axes.set_xlabel("updates of the weights")
+    axes.set_ylabel("loss per example")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.spines[["top", "right"]].set_visible(False)
+    if not epochs:
+        return []
+    axes.set_xlim(0, 1.01 * epochs[-1]["updates"])  # room for a mark at the end
+    changes = [record for record in lineage if record["kind"] in CHANGES]
+    _count_nodes(axes, epochs, changes)
+    return [*_losses(axes, epochs), *_phases(axes, epochs), *_lines(axes, changes)]
+
+
+def _phases(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
+    spans = {}
+    start = 0
+    for phase, group in itertools.groupby(epochs, lambda r: r["phase"]):
+        end = list(group)[-1]["updates"]
+        spans[phase] = axes.axvspan(start, end, color=PHASES[phase], linewidth=0, zorder=0, label=f"phase: {phase}")
+        start = end
+    return list(spans.values())
+
+
+def _losses(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
+    updates = [r["updates"] for r in epochs]
+    dot = "-" if len(epochs) > 1 else "."
+    drawn: list[Artist] = []
+    for name, (label, colour) in LOSSES.items():
+        drawn += axes.plot(updates, [r[name] for r in epochs], dot, color=colour, linewidth=1.2, label=label)
+    return [*drawn, *_mark_best(axes, _best(epochs)), *_scale(axes, epochs)]
+
+
+def _mark_best(axes: Axes, best: Record) -> list[Line2D]:
+    look: dict[str, Any] = {"color": "white", "markeredgecolor": LOSSES["valid"][1], "markersize": 5}
+    return axes.plot(best["updates"], best["valid"], "o", label=f"best network, {best['valid']:.4g}", **look)
+
+
+def _best(epochs: Sequence[Record]) -> Record:
+    """The epoch whose network was kept: only networks of the latest kind of phase are compared."""
+    kinds = list(PHASES)
+    latest = max((r["phase"] for r in epochs), key=kinds.index)
+    return min((r for r in epochs if r["phase"] == latest), key=lambda r: r["valid"])
+
+
+def _scale(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
+    """Scale the axis of the losses; mark what lies above it."""
+    losses = np.array([[r[name] for r in epochs] for name in LOSSES], dtype=float)
+    scale, bottom, top = _range(losses)
+    axes.set_yscale(scale)
+    axes.set_ylim(bottom, top)
+    for (_, colour), values in zip(LOSSES.values(), losses, strict=True):
+        at = [epochs[i]["updates"] for i in _peaks(values, top)]
+        axes.plot(at, [0.98] * len(at), "^", color=colour, markersize=4, transform=axes.get_xaxis_transform())
+    if losses.max() <= top:
+        return []
+    label = f"above the axis, up to {losses.max():.4g}"
+    return [Line2D([], [], linestyle="", marker="^", color=LINE, markersize=4, label=label)]
+
+
+def _range(losses: Array) -> tuple[str, float, float]:
+    """The scale and the ends of the axis: logarithmic if most losses span a decade, and up to where outliers begin."""
+    scale = "log" if losses.min() > 0 and np.quantile(losses, 0.9) > 10 * losses.min() else "linear"
+    to, back = (np.log, np.exp) if scale == "log" else (np.array, np.array)
+    low, high = np.quantile(to(losses), (0.25, 0.75))
+    # Tukey's outer fence, and more than that where a long flat end makes the quartiles one
+    top = min(to(losses).max(), high + max(3 * (high - low), abs(high) / 4))
+    bottom = to(losses).min()
+    room = 0.05 * (top - bottom) or 1.0
+    return scale, float(back(bottom - room)), float(back(top + room))
+
+
+def _peaks(values: Array, top: float) -> Iterator[int]:
+    """The position of the largest value of each run of values above the top."""
+    for above, run in itertools.groupby(range(len(values)), lambda i: bool(values[i] > top)):
+        if above:
+            yield max(run, key=values.__getitem__)
+
+
+def _lines(axes: Axes, changes: Sequence[Record]) -> list[Artist]:
+    drawn = {}
+    for record in changes:
+        kind = record["kind"]
+        name, colour, style = CHANGES[kind]
+        drawn[kind] = axes.axvline(record["updates"], color=colour, linestyle=style, linewidth=0.9, zorder=1, label=name)
+    return [drawn[kind] for kind in CHANGES if kind in drawn]
+
+
+def _count_nodes(axes: Axes, epochs: Sequence[Record], changes: Sequence[Record]) -> None:
+    """Write how many nodes there are above each growth, as far as there is room."""
+    counted = [(0, epochs[0]["nodes"]), *((r["updates"], r["nodes"]) for r in changes if r["kind"] == "grow")]
+    shown: list[tuple[int, str]] = []
+    for at, nodes in counted:
+        text = "+".join(map(str, nodes.values()))
+        room = epochs[-1]["updates"] * 0.014 * (len(text) + 1)
+        if not shown or at - shown[-1][0] > room:
+            shown.append((at, text))
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([at for at, _ in shown], [text for _, text in shown])
+    top.tick_params(length=0, pad=1)
+    top.spines["top"].set_visible(False)
+    top.set_xlabel("nodes in " + " + ".join(map(plain, epochs[0]["nodes"])))
