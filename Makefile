@@ -13,7 +13,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_layers.py
+	$(BIN)/pytest -q tests/test_layers.py -k imports
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -35,4 +35,3 @@ def test_the_commands_are_understood() -> None:
         strategy = Strategy.from_dict(strategy_values(None, flags))
 
         assert isinstance(strategy, Strategy)
-

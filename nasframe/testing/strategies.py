@@ -70,7 +70,7 @@ def _part(site: Site, decide: bool) -> SearchStrategy[frozenset[int]]:
 
 #: what stands in a JSON text by mistake
 JUNK: SearchStrategy[Any] = st.one_of(
-    st.sampled_from([None, [], {}, [{}], "", "x", "n0", "a.b", "a/b", 10**400]),
+    st.sampled_from([None, [], {}, [{}], "", "x", "n0", "a.b", "a/b"]),
     st.booleans(),
     st.integers(-2, 3),
     st.floats(),
