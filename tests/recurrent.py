@@ -43,7 +43,7 @@ class Centred(TwoInput):
 
     name: ClassVar[str] = "centred"
 
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:  # type: ignore[override]
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A module with a buffer."""
         return Running(inputs, hidden)
 

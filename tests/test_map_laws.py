@@ -135,7 +135,7 @@ class TestDerive:
     @given(aged(layers()), st.data())
     def test_units_go_by_label(self, parent: Aged, data: st.DataObject) -> None:
         """Units in another order and with newcomers among them: the function is the same, and all train on as they would."""
-        units = parent.strategy.backbone.units  # type: ignore[attr-defined]
+        units = parent.strategy.backbone.units
         new = data.draw(st.lists(st.integers(10, 19), max_size=3, unique=True))
         order = tuple(data.draw(st.permutations([*units, *new])))
         child = laws.transaction(parent, lambda network: with_units(network, order))
@@ -148,12 +148,12 @@ class TestDerive:
     @given(aged(layers()), st.data())
     def test_units_that_go_are_cut_out(self, parent: Aged, data: st.DataObject) -> None:
         """Without some of its units a layer is what it was with zeros in their columns, with the others' moments."""
-        units = parent.strategy.backbone.units  # type: ignore[attr-defined]
+        units = parent.strategy.backbone.units
         kept = tuple(data.draw(st.permutations(units)))[: data.draw(st.integers(1, len(units)))]
         child = parent.after(with_units(parent.network, kept, Claim.lossy()))
         cut = parent.copy()
         with torch.no_grad():
-            cut.network.body.V[:, [u not in kept for u in units]] = 0.0  # type: ignore[index, operator]
+            cut.network.body.V[:, [u not in kept for u in units]] = 0.0
         laws.exact(cut, child)
 
     @given(parents(), st.data())
@@ -242,7 +242,7 @@ class TestTake:
     @given(aged(layers()), st.data())
     def test_duplicated_units_keep_the_function(self, parent: Aged, data: st.DataObject) -> None:
         """net2wider is exact, and moments that follow the map's gradients are those of the child's own gradients."""
-        count = len(parent.strategy.backbone.units)  # type: ignore[attr-defined]
+        count = len(parent.strategy.backbone.units)
         more = data.draw(st.lists(st.integers(0, count - 1), max_size=4))
         source = data.draw(st.permutations([*range(count), *more]))
         child = laws.transaction(parent, lambda network: widened(network, source))
@@ -252,9 +252,9 @@ class TestTake:
     @given(aged(layers()), st.floats(0.01, 1.0))
     def test_twins_diverge(self, parent: Aged, size: float) -> None:
         """Twins whose outgoing weights differ by an offset compute the same together, and part with the next step."""
-        count = len(parent.strategy.backbone.units)  # type: ignore[attr-defined]
+        count = len(parent.strategy.backbone.units)
         source = [*range(count), 0]
-        noise = torch.zeros(parent.network.body.V.shape[0], count + 1).double()  # type: ignore[union-attr, index]
+        noise = torch.zeros(parent.network.body.V.shape[0], count + 1).double()
         noise[:, 0], noise[:, -1] = size, -size
         child = laws.transaction(parent, lambda network: widened(network, source, noise))
         laws.exact(parent, child)
@@ -452,7 +452,7 @@ def _lengths(index: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def _twins(child: Aged) -> tuple[Tensor, Tensor]:
-    weight = child.network.body.W.detach()  # type: ignore[union-attr, operator]
+    weight = child.network.body.W.detach()
     return weight[0].clone(), weight[-1].clone()
 
 

@@ -68,12 +68,7 @@ class TestRemoval:
         """What is left keeps its values and moments to the bit, of the logits too, by the candidates' ids."""
         parent, gone = pruning
         child = laws.masked(parent, gone)
-        kept = {a: [i for i, c in enumerate(s.candidates) if c.id not in gone.get(a, ())] for a, s in _sites(parent)}
-        before, after = _numbers(parent), _numbers(child)
-        for name, value in after.items():
-            address = name.split("logits.")[-1]
-            old = before[name]
-            assert torch.equal(value, old[kept[address]] if address in kept and old.dim() else old), name
+        _stay(parent, child, gone)
 
     @given(prunings(decide=True))
     def test_an_architecture_is_the_supernet_at_one_hot(self, pruning: Any) -> None:
@@ -166,6 +161,15 @@ class TestMutants:
         with pytest.raises(AssertionError, match="masked: the distance of the pruned from the masked network in evaluation"):
             laws.masked(specimen(), {"layer0/n0": {0}})
 
+    def test_moments_by_position(self, monkeypatch: Patch) -> None:
+        """Moments stay: those of logits that are taken by position are seen."""
+        monkeypatch.setattr(
+            maps.Take, "moment", lambda self, source, power: source[: len(self.index[0])] if self.index else source
+        )
+        parent, gone = specimen(), {"layer0/n0": frozenset({0})}
+        with pytest.raises(AssertionError, match="stay: exp_avg/logits.layer0/n0 is another one"):
+            _stay(parent, parent.after(removal(parent.network, gone, SEED)), gone)
+
     @pytest.mark.parametrize(
         "fault", [lambda tensor, gate: tensor, lambda tensor, gate: tensor * gate.g**2, lambda tensor, gate: tensor * 0]
     )
@@ -206,6 +210,14 @@ class TestMutants:
 
 def _sites(aged: Aged) -> list[tuple[str, Any]]:
     return [*aged.network.structure.sites()]
+
+
+def _stay(parent: Aged, child: Aged, gone: Gone) -> None:
+    kept = {a: [i for i, c in enumerate(s.candidates) if c.id not in gone.get(a, ())] for a, s in _sites(parent)}
+    before = _numbers(parent)
+    for name, value in _numbers(child).items():
+        old, rows = before[name], kept.get(name.split("logits.")[-1])
+        laws.demand("stay", torch.equal(value, old if rows is None or not old.dim() else old[rows]), f"{name} is another one")
 
 
 def _numbers(aged: Aged) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_delta_beyond_the_legal_is_refused_before_the_first_step() -> None:
     """Delta must be below 1 / (number of operations - 1): with five operations 0.25."""
-    with pytest.raises(ChangeError, match=r"delta is 0\.25; with 5 candidates at layer0/n1 it must be below 0\.25"):
+    with pytest.raises(ChangeError, match=r"delta is 0\.25; with 5 candidates at layer0/n1 it must be above 0 and below 0\.25"):
         Search(toy_strategy(growth=(NodeGrowth(delta=0.25),)))
 
 

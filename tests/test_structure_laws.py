@@ -26,7 +26,7 @@ SEED = Seed(("structure",))
 def lives(draw: st.DrawFn) -> list[Structure]:
     """A structure, and what it becomes as nodes grow, candidates are removed, and last nodes are cut off."""
     chosen = draw(strategies())
-    history = [chosen.backbone.initial(dict(chosen.task.sizes), chosen.nodes)]  # type: ignore[attr-defined]
+    history = [chosen.backbone.initial(dict(chosen.task.sizes), chosen.nodes)]
     for kind in draw(st.lists(st.sampled_from(["grow", "remove", "cut"]), max_size=6)):
         type, _ = draw(st.sampled_from(history[-1].cells))
         history.append(_next(kind, history[-1], type, draw(removals(history[-1]))))
@@ -45,7 +45,7 @@ class TestStructures:
     @given(lives())
     def test_ids_never_come_back(self, life: list[Structure]) -> None:
         """An id that is gone does not come back, of a candidate or of a node, whatever grows or goes in between."""
-        laws.fresh(life)
+        laws.identities(life)
 
     @settings(max_examples=100)
     @given(lives(), st.data())
@@ -119,14 +119,14 @@ class TestMutants:
     """Each is a backbone with one fault; the law named catches it."""
 
     def test_ids_that_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Fresh: a backbone that takes the lowest free id is seen."""
+        """Identities: a backbone that takes the lowest free id is seen."""
         honest = TwoToOne.grown
         monkeypatch.setattr(TwoToOne, "grown", lambda self, structure, cell: honest(self, _compact(structure), cell))
         structure = specimen().network.structure
         last = {[*structure.sites()][-1][0]: frozenset({structure.next_id - 1})}
         removed = _next("remove", structure, "layer0", last)
-        with pytest.raises(AssertionError, match="fresh: candidate 23 is back"):
-            laws.fresh([structure, removed, _next("grow", removed, "layer0", {})])
+        with pytest.raises(AssertionError, match="identities: candidate 23 is back"):
+            laws.identities([structure, removed, _next("grow", removed, "layer0", {})])
 
 
 def _next(kind: str, structure: Structure, type: str, gone: Mapping[str, Set[int]]) -> Structure:

@@ -256,7 +256,7 @@ def reconstructed(aged: Aged, make: Callable[[str, Any], Any] | None = None) -> 
     exact(aged, attrs.evolve(aged, state=attrs.evolve(aged.state, network=network)), allowed=0.0)
 
 
-def fresh(history: Sequence[Structure]) -> None:
+def identities(history: Sequence[Structure]) -> None:
     """Of structures that follow each other, none has a candidate or a node that was gone before, or another one under
     the id of an old one.
     """
@@ -266,8 +266,8 @@ def fresh(history: Sequence[Structure]) -> None:
         here: dict[Any, Any] = {f"candidate {c.id}": c.operation for _, s in structure.sites() for c in s.candidates}
         here |= {f"node {address}": None for address, _ in structure.nodes()}
         for name, what in here.items():
-            demand("fresh", name not in gone, f"{name} is back")
-            demand("fresh", known.setdefault(name, what) == what, f"{name} is another one")
+            demand("identities", name not in gone, f"{name} is back")
+            demand("identities", known.setdefault(name, what) == what, f"{name} is another one")
         gone |= known.keys() - here.keys()
 
 
