@@ -167,7 +167,7 @@ class TestMutants:
             maps.Take, "moment", lambda self, source, power: source[: len(self.index[0])] if self.index else source
         )
         parent, gone = specimen(), {"layer0/n0": frozenset({0})}
-        with pytest.raises(AssertionError, match="stay: exp_avg/logits.layer0/n0 is another one"):
+        with pytest.raises(AssertionError, match=r"stay: exp_avg/logits\.layer0/n0 is another one"):
             _stay(parent, parent.after(removal(parent.network, gone, SEED)), gone)
 
     @pytest.mark.parametrize(

@@ -10,29 +10,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from nasframe.change.apply import Change, apply, distance, folding, removal
+from nasframe.change.apply import Change, folding, removal
 from nasframe.criterion import Decision
 from nasframe.errors import NonFiniteError
 from nasframe.morphism import Morphism, Proposal
 from nasframe.network import Network
 from nasframe.search.bilevel import problem
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
-from nasframe.search.state import Best, State, logits_of, optimisers, rebuilt, snapshot, succeed, weights_of
+from nasframe.search.state import Best, State, logits_of, optimisers, rebuilt, snapshot, weights_of
 from nasframe.search.strategy import Strategy
+from nasframe.search.transact import mixture_weights, restore, sizes, transact
 from nasframe.seeds import Seed
 from nasframe.task import Data
 
 #: what follows a phase of training
 AFTER = {"tune": "judge", "retune": "fold"}
-#: examples on which the distance of a change is measured
-PROBE = 256
 
 
 @attrs.frozen(eq=False)
@@ -70,10 +69,8 @@ class Loop:
         """The seed of a purpose in this run."""
         return Seed((self.strategy.seed, *purpose))
 
-    def rule(self, network: Network) -> Mapping[str, Tensor]:
-        """The weights of the network's mixtures now, without a graph."""
-        with torch.no_grad():
-            return self.strategy.architect.weights(dict(network.logits))
+    def _rule(self, network: Network) -> Mapping[str, Tensor]:
+        return mixture_weights(self.strategy.architect, network)
 
     # training
 
@@ -124,17 +121,17 @@ class Loop:
 
     def _loss(self, network: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, targets = batch
-        return self.data.loss(network(inputs, self.rule(network)), targets)
+        return self.data.loss(network(inputs, self._rule(network)), targets)
 
     def _end_epoch(self, state: State, started: float | None) -> Event:
-        network, weights = state.network.eval(), self.rule(state.network)
+        network, weights = state.network.eval(), self._rule(state.network)
         valid = self.data.mean_loss(lambda inputs: network(inputs, weights), self.data.validation)
         record = {
             "kind": "epoch",
             **attrs.asdict(Event(*_position(state))),
             "train": state.loss / state.samples,
             "valid": _finite(valid, "validation loss", state),
-            **_sizes(state.network),
+            **sizes(state.network),
         }
         if started is not None:
             record["seconds"] = self.clock() - started
@@ -172,7 +169,7 @@ class Loop:
             "stage": state.stage,
             "updates": state.updates,
             "valid": min(judged),
-            **_sizes(state.network),
+            **sizes(state.network),
         }
         proposals = [(m, p) for m in self.strategy.growth for p in m.propose(state.network)]
         decision = self._decide(state, record, [p for _, p in proposals])
@@ -193,40 +190,35 @@ class Loop:
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Event:
         seed = self.seed("grow", state.stage)
         change = morphism.change(state.network, proposal.request, proposal.evidence, seed)
-        state.stage += 1
         event = self._transact(state, change, "grow", morphism.name, seed, reason)
         _enter(state, "search")
         return event
 
     def _prune(self, state: State) -> Event:
         seed = self.seed("prune", state.stage)
-        weights = self.rule(state.network)
-        gone = self.strategy.pruner.remove(state.network.structure, weights)
-        change = removal(state.network, gone, seed)
-        event = self._transact(state, change, "remove", self.strategy.pruner.name, seed, "pruned after the stage")
+        gone = self.strategy.pruner.remove(state.network.structure, self._rule(state.network))
+        event = self._remove(state, gone, self.strategy.pruner.name, seed, "pruned after the stage")
         _enter(state, "tune")
         return event
 
     def _finish(self, state: State) -> Iterator[Event]:
         assert state.best is not None  # every stage that is judged has been validated
-        events = [self._restore(state, state.best)]
-        structure = state.network.structure
-        if structure.decided:
+        events: list[Event] = [Changed(*_position(state), record=restore(state, self.strategy, state.best))]
+        if state.network.structure.decided:
             _enter(state, "fold")
         else:
-            seed = self.seed("derive")
-            gone = self.strategy.pruner.remove(structure, self.rule(state.network))
-            change = removal(state.network, gone, seed("prune"))
-            events.append(
-                self._transact(state, change, "remove", self.strategy.pruner.name, seed("prune"), "pruned at the end")
-            )
-            if not state.network.structure.decided:
-                rest = self.strategy.backbone.derive(state.network.structure, self.rule(state.network))
-                change = removal(state.network, rest, seed("rest"))
-                events.append(self._transact(state, change, "remove", "derive", seed("rest"), "what the pruner left undecided"))
+            events += self._derive(state)
             state.best = None
             _enter(state, "retune")
         yield from events
+
+    def _derive(self, state: State) -> Iterator[Event]:
+        pruner, backbone, seed = self.strategy.pruner, self.strategy.backbone, self.seed("derive")
+        gone = pruner.remove(state.network.structure, self._rule(state.network))
+        yield self._remove(state, gone, pruner.name, seed("prune"), "pruned at the end")
+        if not state.network.structure.decided:
+            rest = backbone.derive(state.network.structure, self._rule(state.network))
+            yield self._remove(state, rest, "derive", seed("rest"), "what the pruner left undecided")
 
     def _fold(self, state: State) -> Iterator[Event]:
         assert state.best is not None
@@ -240,58 +232,12 @@ class Loop:
         _enter(state, "done")
         yield from events
 
-    def _restore(self, state: State, best: Best) -> Event:
-        parent = state.network.structure.digest()
-        state.network = rebuilt(self.strategy, best.structure, best.tensors)
-        state.optimisers = optimisers(self.strategy, state.network, state.stage)
-        record = {
-            "stage": state.stage,
-            "updates": state.updates,
-            "kind": "restore",
-            "change": "restore",
-            "why": f"the best network, with a validation loss of {best.valid:.6g}",
-            "parent": parent,
-            "child": best.structure.digest(),
-            **_sizes(state.network),
-        }
-        state.lineage = [*state.lineage, record]
-        return Changed(*_position(state), record=record)
+    def _remove(self, state: State, gone: Mapping[str, Set[int]], name: str, seed: Seed, why: str) -> Event:
+        return self._transact(state, removal(state.network, gone, seed), "remove", name, seed, why)
 
     def _transact(self, state: State, change: Change, kind: str, name: str, seed: Seed, why: str) -> Event:
-        parent, child = state.network, change.child
-        full = apply(parent, change, self.strategy.architect.logits)
-        inputs, _ = self.data.validation.batch(torch.arange(min(PROBE, self.data.validation.size)))
-        moved = distance(lambda network: network(inputs, self.rule(network)), parent, child, change.claim)
-        record = {
-            "stage": state.stage,
-            "updates": state.updates,
-            "kind": kind,
-            "change": name,
-            "why": why,
-            "request": dict(change.request),
-            "claim": change.claim.to_dict(),
-            "distance": moved,
-            "evidence": sorted(change.evidence),
-            "newcomers": self._newcomers(parent, child),
-            "parent": parent.structure.digest(),
-            "child": child.structure.digest(),
-            "seed": list(seed.key),
-            **_sizes(child),
-            "counts": child.count(),
-        }
-        state.evidence |= {f"{len(state.lineage)}/{k}": v.detach().clone() for k, v in change.evidence.items()}
-        state.lineage = [*state.lineage, record]
-        succeed(state, self.strategy, child, full)
+        record = transact(state, self.strategy, self.data, change, kind, name, seed, why)
         return Changed(*_position(state), record=record)
-
-    def _newcomers(self, parent: Network, child: Network) -> dict[str, dict[str, float]]:
-        old = {c.id for _, s in parent.structure.sites() for c in s.candidates}
-        weights = self.rule(child)
-        return {
-            address: {str(c.id): float(w) for c, w in zip(site.candidates, weights[address], strict=True) if c.id not in old}
-            for address, site in child.structure.sites()
-            if address in weights and any(c.id not in old for c in site.candidates)
-        }
 
 
 def _position(state: State) -> tuple[int, str, int, int]:
@@ -300,11 +246,6 @@ def _position(state: State) -> tuple[int, str, int, int]:
 
 def _enter(state: State, phase: str) -> None:
     state.phase, state.epoch, state.samples, state.loss = phase, 0, 0, 0.0
-
-
-def _sizes(network: Network) -> dict[str, Any]:
-    nodes = {type: len(cell.nodes) for type, cell in network.structure.cells}
-    return {"nodes": nodes, "parameters": sum(p.numel() for p in network.parameters())}
 
 
 def _shuffled(seed: Seed, size: int) -> Tensor:

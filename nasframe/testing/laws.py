@@ -185,7 +185,7 @@ def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None
         for name, mask in reached.items():
             gradient = named[name].grad
             if gradient is not None:
-                mask |= gradient != 0
+                mask |= gradient.abs() > 0  # what is not a number does not count
 
     for optimiser in own.state.optimisers.values():
         optimiser.register_step_pre_hook(note)
