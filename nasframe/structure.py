@@ -175,12 +175,8 @@ class Structure:
         return structure
 
     @classmethod
-    def from_json(cls, text: str, make: Callable[[str, Any], Any] | None = None) -> Structure:
-        """The structure that this text describes, its parts taken from the installed plugins unless `make` says otherwise."""
-        if make is None:
-            from nasframe.plugins import installed
-
-            make = installed().make
+    def from_json(cls, text: str, make: Callable[[str, Any], Any]) -> Structure:
+        """The structure that this text describes; `make`, as of `nasframe.installed()`, resolves its parts."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -63,7 +63,7 @@ def test_an_architecture_is_rebuilt_from_json_alone_in_a_clean_process(finished:
     """Its weights fit, and the rebuilt network gives a finite prediction."""
     code = """
 import sys, torch, nasframe, safetensors.torch
-network = nasframe.build(nasframe.Structure.from_json(open("architecture.json").read()), nasframe.Seed((0,)))
+network = nasframe.build(nasframe.Structure.from_json(open("architecture.json").read(), nasframe.installed().make), nasframe.Seed((0,)))
 network.load_state_dict(safetensors.torch.load_file("weights.safetensors"), strict=True)
 print(bool(network.eval()(torch.randn(10, 3, 4)).isfinite().all()))
 """
@@ -161,7 +161,7 @@ def test_an_error_is_one_line(here, tmp_path: Path, fault: str) -> None:
 def test_the_strategy_file_is_complete(finished: Path) -> None:
     """The written strategy is what ran: read again, it makes the structure that the search began with."""
     strategy = Strategy.read(finished / "strategy.toml")
-    structure = Structure.from_json((finished / "architecture.json").read_text())
+    structure = Structure.from_json((finished / "architecture.json").read_text(), installed().make)
 
     assert strategy.backbone == structure.backbone
     assert build(structure, Seed((0,))).structure == structure

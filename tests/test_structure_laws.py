@@ -71,7 +71,7 @@ class TestStructures:
     def test_what_is_no_json_of_a_structure(self, text: str, message: str) -> None:
         """Text that is no JSON, or not that of an object, is refused."""
         with pytest.raises(StructureError, match=message):
-            Structure.from_json(text)
+            Structure.from_json(text, make)
 
     @pytest.mark.parametrize(
         ("path", "value", "message"),

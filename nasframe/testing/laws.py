@@ -246,7 +246,7 @@ def masked(parent: Aged, gone: Mapping[str, Set[int]]) -> Aged:
     return child
 
 
-def reconstructed(aged: Aged, make: Callable[[str, Any], Any] | None = None) -> None:
+def reconstructed(aged: Aged, make: Callable[[str, Any], Any]) -> None:
     """The JSON of the structure and the values of the tensors are the network; `make` as for Structure.from_json."""
     own = aged.network.structure
     structure = Structure.from_json(own.to_json(), make)
