@@ -9,7 +9,7 @@ torch.set_num_threads(1)
 # shrink one is to train hundreds.
 settings.register_profile(
     "laws",
-    max_examples=15,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),

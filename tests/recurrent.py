@@ -75,15 +75,15 @@ def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int 
 
 def strategy(inputs: int, outputs: int, time: int, backbone: TwoToOne, **values: Any) -> Strategy:
     """A search on noise at float64, whose logits move as fast as the weights."""
-    return Strategy(
-        task=Noise((("inputs", inputs), ("outputs", outputs)), (time, -1, inputs), (time, -1, outputs)),
-        backbone=backbone,
-        architect=FirstOrder(Optimiser(learning_rate=0.01)),
-        criterion=Endless(),
-        pruner=Keep(),
-        dtype="float64",
-        **values,
-    )
+    parts: dict[str, Any] = {
+        "task": Noise((("inputs", inputs), ("outputs", outputs)), (time, -1, inputs), (time, -1, outputs)),
+        "backbone": backbone,
+        "architect": FirstOrder(Optimiser(learning_rate=0.01)),
+        "criterion": Endless(),
+        "pruner": Keep(),
+        "dtype": "float64",
+    }
+    return Strategy(**(parts | values))
 
 
 def parents(others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> st.SearchStrategy[Aged]:

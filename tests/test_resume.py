@@ -99,6 +99,15 @@ def test_a_loss_that_is_not_finite_ends_the_search() -> None:
         search.run()
 
 
+def test_a_search_has_the_threads_of_its_strategy() -> None:
+    """While it runs, and whoever computes beside it has what it had before."""
+    before = torch.get_num_threads()
+    search = Search(toy_strategy(threads=before + 1))
+
+    assert {torch.get_num_threads() for _ in search} == {before + 1}
+    assert torch.get_num_threads() == before
+
+
 def test_the_test_split_is_not_read() -> None:
     """A search decides without the test split."""
     strategy = toy_strategy()

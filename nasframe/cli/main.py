@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +20,7 @@ from nasframe.run import summary
 from nasframe.run.compare import Row, compare
 from nasframe.run.folder import Folder, Keeper, follow
 from nasframe.run.pictures import draw_cell, draw_learning
-from nasframe.search.search import Search
+from nasframe.search.search import Search, threads
 from nasframe.search.strategy import Strategy
 
 INTERRUPTED = 130
@@ -138,7 +137,6 @@ def _next_run(folder: Path) -> Path:
 def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) -> None:
     with folder.locked(), Stop() as stop, watching() as watch:
         search = begin()
-        torch.set_num_threads(search.strategy.threads)
         keeper = Keeper(folder, search.state, commit_every)
         watch.say(f"run folder: {folder.path}")
         try:
@@ -146,7 +144,8 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
             folder.write_result(search.network)
             draw_cell(search.network.structure, None, folder.path / "cell.png")
             draw_learning(search.state.history, search.state.lineage, folder.path / "learning.png")
-            watch.say(summary.write(folder, search, list(_compared(search, watch, stop))))
+            with threads(search.strategy.threads):
+                watch.say(summary.write(folder, search, list(_compared(search, watch, stop))))
         except Stopped:
             keeper.commit()
             watch.say(f"stopped; go on with: nasframe resume {folder.path}")

@@ -90,8 +90,8 @@ def read(path: Path) -> Commit:
 
 
 def environment(plugins: Mapping[str, str]) -> dict[str, str]:
-    """What the promise of the same bytes rests on: torch, its threads, and the plugins."""
-    return {"torch": torch.__version__, "threads": str(torch.get_num_threads()), **plugins}
+    """What the promise of the same bytes rests on, beside the strategy: torch and the plugins."""
+    return {"torch": torch.__version__, **plugins}
 
 
 def write_file(path: Path, data: bytes) -> None:

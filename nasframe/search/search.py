@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +13,17 @@ from nasframe.search.loop import Loop
 from nasframe.search.state import State, initial
 from nasframe.search.strategy import Strategy
 from nasframe.task import Data
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch compute with so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Search:
@@ -30,7 +42,8 @@ class Search:
             morphism.propose(self.state.network)  # what it cannot do is said now, not after an hour
 
     def __iter__(self) -> Iterator[Event]:
-        return Loop(self.strategy, self.data).run(self.state)
+        with threads(self.strategy.threads):
+            yield from Loop(self.strategy, self.data).run(self.state)
 
     def run(self) -> Network:
         """Run to the end; the architecture with its weights, a module to be called with the inputs."""
