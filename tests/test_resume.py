@@ -99,6 +99,26 @@ def test_a_loss_that_is_not_finite_ends_the_search() -> None:
         search.run()
 
 
+class Refused(NodeGrowth):
+    """A growth that is refused when it is worked out."""
+
+    def change(self, *_):
+        raise ChangeError("refused")
+
+
+def test_a_growth_that_is_refused_leaves_the_state_as_it_was() -> None:
+    """Stage, history, lineage and network are those of the last event, so that the search can go on from there."""
+    search = Search(toy_strategy(growth=(Refused(),)))
+    events = iter(search)
+    while search.state.phase != "judge":
+        next(events)
+    before = digest(search.state)
+    with pytest.raises(ChangeError, match="refused"):
+        next(events)
+
+    assert digest(search.state) == before
+
+
 def test_a_search_has_the_threads_of_its_strategy() -> None:
     """While it runs, and whoever computes beside it has what it had before."""
     before = torch.get_num_threads()

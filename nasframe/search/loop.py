@@ -137,7 +137,8 @@ class Loop:
             record["seconds"] = self.clock() - started
         if state.phase in (self._counted, "retune") and (state.best is None or valid < state.best.valid):
             state.best = Best(state.network.structure, snapshot(state.network), valid)
-        decision = self._decide(state, record, [])
+        memory, decision = self._decide(state, record, [])
+        _note(state, memory, record)
         event = EpochEnded(*_position(state), record=record)
         state.epoch, state.samples, state.loss = state.epoch + 1, 0, 0.0
         if decision.action == "stop":
@@ -152,13 +153,11 @@ class Loop:
         # like is compared with like: pruned and tuned networks with each other, or supernets with each other
         return "tune" if self.strategy.prune == "stage" else "search"
 
-    def _decide(self, state: State, record: dict[str, Any], proposals: list[Proposal]) -> Decision:
-        history = [*state.history, record]
-        state.memory, decision = self.strategy.criterion.decide(state.memory, history, proposals)
+    def _decide(self, state: State, record: dict[str, Any], proposals: list[Proposal]) -> tuple[Any, Decision]:
+        memory, decision = self.strategy.criterion.decide(state.memory, [*state.history, record], proposals)
         if decision.action not in ("wait", "abstain"):
             record |= {"decision": decision.action, "reason": decision.reason}
-        state.history = history
-        return decision
+        return memory, decision
 
     # changes
 
@@ -172,20 +171,19 @@ class Loop:
             **sizes(state.network),
         }
         proposals = [(m, p) for m in self.strategy.growth for p in m.propose(state.network)]
-        decision = self._decide(state, record, [p for _, p in proposals])
+        memory, decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
             decision = Decision("stop", state.stopping)
         elif not proposals:
             decision = Decision("stop", "no morphism proposes a change")
         record |= {"decision": "stop" if decision.action == "stop" else "grow", "reason": decision.reason}
-        judged_event = Judged(*_position(state), record=record)
+        events: list[Event] = [Judged(*_position(state), record=record)]
         if decision.action == "stop":
             _enter(state, "finish")
-            yield judged_event
-            return
-        changed = self._grow(state, *_chosen(proposals, decision.what), decision.reason)
-        yield judged_event
-        yield changed
+        else:
+            events.append(self._grow(state, *_chosen(proposals, decision.what), decision.reason))
+        _note(state, memory, record)  # a growth that is refused leaves no record of the stage behind
+        yield from events
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Event:
         seed = self.seed("grow", state.stage)
@@ -242,6 +240,10 @@ class Loop:
 
 def _position(state: State) -> tuple[int, str, int, int]:
     return state.stage, state.phase, state.epoch, state.updates
+
+
+def _note(state: State, memory: Any, record: dict[str, Any]) -> None:
+    state.memory, state.history = memory, [*state.history, record]
 
 
 def _enter(state: State, phase: str) -> None:
