@@ -27,6 +27,7 @@ from nasframe.optimiser import Optimiser
 from nasframe.part import Part, choice, describe, nested, number
 from nasframe.plugins import Plugins, discover, hookimpl, installed
 from nasframe.pruner import Pruner, all_but_strongest
+from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
 from nasframe.search.loop import Loop
 from nasframe.search.replay import replay
 from nasframe.search.search import Search
@@ -48,15 +49,20 @@ __all__ = [
     "Cell",
     "Change",
     "ChangeError",
+    "Changed",
     "CheckpointError",
     "Claim",
     "ClaimError",
     "Data",
     "DataError",
     "Decision",
+    "EpochEnded",
+    "Event",
+    "Finished",
     "Gate",
     "Grown",
     "GrowthCriterion",
+    "Judged",
     "Loop",
     "Mixture",
     "Morphism",
@@ -79,6 +85,7 @@ __all__ = [
     "Shares",
     "Site",
     "Split",
+    "Stepped",
     "Strategy",
     "StrategyError",
     "Structure",

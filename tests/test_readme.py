@@ -13,16 +13,18 @@ from nasframe.cli.main import cli
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_python_example_finds_a_model(capsys) -> None:
-    """It prints the events and ends with an architecture that predicts."""
-    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+def test_the_python_examples(capsys) -> None:
+    """The first prints the events and ends with an architecture that predicts; the laws hold for its strategy's growth."""
+    example, *others = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (proof,) = [code for code in others if "nasframe.testing" in code]
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
+    for code in (example, proof):
+        exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
     inputs, _ = names["search"].data.test.batch(slice(0, 3))
 
     assert names["model"].structure.decided
     assert names["model"](inputs).shape == (10, 3, 4)
-    assert "Finished(" in capsys.readouterr().out
+    assert "Changed(" in capsys.readouterr().out
 
 
 def test_the_commands_are_understood() -> None:
