@@ -176,7 +176,9 @@ class Loop:
             decision = Decision("stop", state.stopping)
         elif not proposals:
             decision = Decision("stop", "no morphism proposes a change")
-        record |= {"decision": "stop" if decision.action == "stop" else "grow", "reason": decision.reason}
+        elif decision.action not in ("grow", "stop"):
+            decision = Decision("grow", "no criterion says stop")
+        record |= {"decision": decision.action, "reason": decision.reason}
         events: list[Event] = [Judged(*_position(state), record=record)]
         if decision.action == "stop":
             _enter(state, "finish")
