@@ -193,6 +193,8 @@ class Structure:
             for kind, names in (("node", nodes), ("site", [s.id for s in cell.sites])):
                 if len(set(names)) != len(names):
                     raise StructureError(f"a {kind} id comes twice in cell {type!r}: {names}")
+            if cell.next_node < len(nodes):
+                raise StructureError(f"next_node of cell {type!r} is {cell.next_node}, but it has {len(nodes)} nodes already")
             for site in cell.sites:
                 if site.node not in nodes:
                     raise StructureError(f"site {type}/{site.id} belongs to {site.node!r}, which is no node of the cell")

@@ -78,6 +78,7 @@ class TestStructures:
         [
             (["schema"], 99, "has schema 99; this version reads schema 1"),
             (["next_id"], 3, "candidate ids must be distinct and below next_id = 3"),
+            (["cells", "layer0", "next_node"], 0, "next_node of cell 'layer0' is 0, but it has "),
             (["next_id"], -1, "next_id is -1; it must be a whole number of at least 0"),
             (["sizes", "inputs"], 1.5, r"a size is 1\.5; it must be a whole number"),
             (["sizes", "outputs"], 0, "a size is 0; it must be a whole number of at least 1"),
