@@ -85,7 +85,7 @@ class Plugins:
         if len(by) > 1:
             raise PluginError(
                 f"{kind} {name!r} is registered by {' and by '.join(str(plugin) for plugin, _ in by)}; "
-                f"leave one out: --without {by[0][0].name}, or {WITHOUT}={by[0][0].name}"
+                f"leave one out: nasframe --without {by[0][0].name} ..., or {WITHOUT}={by[0][0].name}"
             )
         if not by:
             raise UnknownNameError(self._unknown(kind, name))
@@ -123,6 +123,9 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
             near = difflib.get_close_matches(str(key), fields)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(fields) or 'no keys'}"
             raise StrategyError(f"{what} has no key {key!r}; {hint}")
+    missing = [f.name for f in fields.values() if f.default is attrs.NOTHING and f.name not in values]
+    if missing:
+        raise StrategyError(f"{what} lacks {', '.join(missing)}, which it cannot do without")
     arguments = {k: restore(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
     try:
         return cls(**arguments)

@@ -42,7 +42,12 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
 @click.option("--task", type=Spec(), help="What to search for.  [default: forecasting]")
 @click.option("--backbone", type=Spec(), help="How nodes are wired.  [default: two_to_one]")
 @click.option("--architect", type=Spec(), help="What moves the logits.  [default: first_order]")
-@click.option("--criterion", type=Spec(), multiple=True, help="When to grow and to stop; repeatable, any of them decides.")
+@click.option(
+    "--criterion",
+    type=Spec(),
+    multiple=True,
+    help="When to grow and to stop, in the place of the defaults; repeatable, any of them decides. One must end a stage, as patience does.",
+)
 @click.option("--growth", type=Spec(), multiple=True, help="How to grow; repeatable, the most promising is taken.")
 @click.option("--pruner", type=Spec(), help="Which candidates go.  [default: strongest]")
 @click.option("--prune", help="When: 'stage' (each) or 'end'.")

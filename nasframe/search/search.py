@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from nasframe.errors import StrategyError
 from nasframe.network import Network
 from nasframe.search.events import Event
 from nasframe.search.loop import Loop
@@ -35,6 +36,7 @@ class Search:
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
+        _check_device(strategy.device)
         self.strategy = strategy
         self.data = data or strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)
         self.state = state or initial(strategy, self.data.sizes)
@@ -55,3 +57,10 @@ class Search:
     def network(self) -> Network:
         """The network as it is now; the architecture when the search is over."""
         return self.state.network
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise StrategyError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; 'cpu' always can") from error
