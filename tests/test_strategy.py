@@ -113,3 +113,5 @@ def test_flags_go_over_defaults_and_files() -> None:
     written = Strategy.from_dict(values, PLUGINS).to_dict()
     assert Strategy.from_dict(strategy_values(written, {"seeds": 9}), PLUGINS).to_dict() == written | {"seeds": 9}
     assert convert("node:form=gate,delta=0.1", None, None) == {"name": "node", "form": "gate", "delta": 0.1}
+    listed = convert('two_to_one:hidden=2,operations=["sum","tanh"],layers=1', None, None)
+    assert listed == {"name": "two_to_one", "hidden": 2, "operations": ["sum", "tanh"], "layers": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,10 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+#: between options, and not within the brackets of a value
+_COMMA = re.compile(r",(?![^\[{]*[\]}])")
+
+
 class Spec(click.ParamType):
     """A part on the command line: its name, or name:key=value,key=value with values as in TOML (strings without quotes)."""
 
@@ -31,7 +36,7 @@ class Spec(click.ParamType):
         """The part's description."""
         name, _, options = value.partition(":")
         description: dict[str, Any] = {"name": name}
-        for option in filter(None, options.split(",")):
+        for option in filter(None, _COMMA.split(options)):
             key, equals, text = option.partition("=")
             if not equals:
                 self.fail(f"{option!r} in {value!r} is no option of a part; write {name}:key=value", parameter, context)
