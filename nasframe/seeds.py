@@ -36,5 +36,10 @@ class Seed:
         device = torch.device(device)
         others = [device] if device.type != "cpu" else []
         with torch.random.fork_rng(devices=others, device_type=device.type if others else "cuda"):
-            torch.manual_seed(self.number())
+            # torch.manual_seed would queue a call, with its stack, for every kind of device that is not in use
+            torch.default_generator.manual_seed(self.number())
+            for other in others:
+                module = torch.get_device_module(other)
+                with module.device(other):
+                    module.manual_seed(self.number())
             yield
