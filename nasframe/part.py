@@ -61,6 +61,16 @@ def number(
     return attrs.field(default=default, validator=check)
 
 
+def flag(default: bool) -> Any:
+    """A field that holds true or false."""
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if not isinstance(value, bool):
+            raise ValueError(f"{attribute.name} is {value!r}; it must be true or false")
+
+    return attrs.field(default=default, validator=check)
+
+
 def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
     """A field that holds one of the allowed strings."""
 

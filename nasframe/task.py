@@ -72,3 +72,7 @@ class Task(Part):
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
         """The data. What cannot be used is refused with a DataError that says where and why."""
+
+    def pinned(self) -> Task:
+        """MAY: the same task tied to what it would load now: found from any folder, and refused once it has changed."""
+        return self

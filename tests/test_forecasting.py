@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import hashlib
 import io
 import math
+import os
+import zlib
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
 
+import attrs
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nasframe_forecasting import Forecasting, nasframe_parts
+from nasframe_forecasting import Forecasting, nasframe_parts, references, series, task
 from nasframe_forecasting.references import nearest_units, ridge
 from nasframe_forecasting.series import Series, read, shipped
 from nasframe_forecasting.task import data
 from torch import Tensor, nn
 
-from nasframe import Data, DataError, Seed, Split
+from nasframe import Data, DataError, NasframeError, Seed, Split, Strategy
+from nasframe.cli.main import cli
 
 CPU = torch.device("cpu")
 EXACT = torch.float64
 
 drawn = settings(max_examples=40, deadline=None)
 
+#: a folder with series that cannot be shipped
+REAL = os.environ.get("NASFRAME_DATA", "")
+real = pytest.mark.skipif(not REAL, reason="NASFRAME_DATA does not name the folder of the real series")
 
-def text(rows: Tensor) -> str:
-    """A CSV text with a column of dates first."""
-    header = ",".join(["date", *(f"c{column}" for column in range(rows.shape[1]))])
-    return "\n".join([header, *(",".join([f"day {t}", *map(repr, row)]) for t, row in enumerate(rows.tolist()))]) + "\n"
+
+def dates(size: int) -> list[str]:
+    """So many days in a row."""
+    return [str(date(2000, 1, 1) + timedelta(day)) for day in range(size)]
+
+
+def text(rows: Tensor) -> bytes:
+    """A CSV file with a column of dates first."""
+    header = ["date", *(f"c{column}" for column in range(rows.shape[1]))]
+    return written([header, *([day, *map(repr, row)] for day, row in zip(dates(len(rows)), rows.tolist(), strict=True))])
+
+
+def written(cells: list[list[str]], **options: Any) -> bytes:
+    """The cells as CSV."""
+    stream = io.StringIO()
+    csv.writer(stream, **({"lineterminator": "\n"} | options)).writerows(cells)
+    return stream.getvalue().encode()
 
 
 def noise(size: int, columns: int, seed: int = 0) -> Tensor:
@@ -36,7 +65,7 @@ def noise(size: int, columns: int, seed: int = 0) -> Tensor:
 
 def loaded(rows: Tensor, window: int) -> Data:
     """The data of rows that went through a CSV text."""
-    return data(read(io.StringIO(text(rows)), "noise"), window, CPU, EXACT)
+    return data(read(text(rows), "noise"), window, CPU, EXACT)
 
 
 def whole(split: Split) -> tuple[Tensor, Tensor]:
@@ -218,64 +247,201 @@ def test_metrics_are_new_each_time() -> None:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
+NAMES = st.text('ab é,"', min_size=1).map(str.strip).filter(bool)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], tuple[str, ...], list[list[float]]]:
+    """A table in any of the forms that are read: the file, how to read it, and the columns' names and rows to come out."""
+    names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+    rows = draw(st.lists(st.tuples(*(FLOATS for _ in names)), min_size=1, max_size=5))
+    space = draw(st.sampled_from(["", " ", "\t"]))
+    cells = [names, *([f"{space}{value!r}{space}" for value in row] for row in rows)]
+    reading: dict[str, Any] = {}
+    if draw(st.booleans()):
+        head = draw(st.sampled_from(["date", "Date", "day"]))
+        reading = {"date": head} if head == "day" else {}
+        place = draw(st.integers(0, len(names)))
+        cells = [[*row[:place], day, *row[place:]] for row, day in zip(cells, [head, *dates(len(rows))], strict=True)]
+    chosen = names
+    if draw(st.booleans()):
+        chosen = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+        reading["columns"] = tuple(chosen)
+    ending = draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    content = written(cells, lineterminator=ending, quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])))
+    content = draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + content + draw(st.integers(0, 3)) * ending.encode()
+    pack = draw(st.sampled_from([bytes, gzip.compress]))
+    return pack(content), reading, tuple(chosen), [[row[names.index(name)] for name in chosen] for row in rows]
+
+
 @drawn
-@given(cases())
-def test_reading_gives_what_was_written(case: tuple[Tensor, int]) -> None:
-    """Numbers come back to the last bit, in order, with their columns' names and without the dates."""
-    series = read(io.StringIO(text(case[0])), "noise")
+@given(files())
+def test_reading_gives_what_was_written(file: tuple[bytes, dict[str, Any], tuple[str, ...], list[list[float]]]) -> None:
+    """Numbers come back to the last bit, of the chosen columns in their order and without the dates, in every form."""
+    content, reading, names, rows = file
+    found = read(content, "written", **reading)
 
-    assert torch.equal(series.rows, case[0])
-    assert series.names == tuple(f"c{column}" for column in range(case[0].shape[1]))
+    assert found.rows.tolist() == rows
+    assert found.names == names
+    assert found.numbers == tuple(range(2, len(rows) + 2))
 
 
-def tried(content: str) -> Series | str:
-    """The series in a text, or what the DataError says."""
+@drawn
+@given(cases(), st.data())
+def test_rows_that_lack_a_chosen_value_are_dropped_whole(case: tuple[Tensor, int], data: st.DataObject) -> None:
+    """The other rows come out as they are, with their numbers; what a column that is not read lacks does not matter."""
+    rows, _ = case
+    lacking = data.draw(st.sets(st.integers(0, len(rows) - 1)))
+    header, *lines = text(rows).decode().splitlines()
+    full = [f"{line},{'' if t % 2 else 1}" for t, line in enumerate(lines)]
+    holed = [line.replace(f",{rows[t, 0].item()!r},", ", ,") if t in lacking else line for t, line in enumerate(full)]
+    content = "\n".join([f"{header},unread", *holed]).encode()
+    names = tuple(f"c{column}" for column in range(rows.shape[1]))
+    kept = [t for t in range(len(rows)) if t not in lacking]
+    found = read(content, "holed", columns=names, drop=True)
+
+    assert torch.equal(found.rows, rows[kept])
+    assert found.numbers == tuple(t + 2 for t in kept)
+
+
+@drawn
+@given(cases(), st.data())
+def test_log_returns_are_numpys(case: tuple[Tensor, int], data: st.DataObject) -> None:
+    """They are log(p[t] / p[t-1]) over consecutive rows, of those that remain where rows were dropped."""
+    prices = case[0].exp()
+    lacking = data.draw(st.integers(0, len(prices) - 1))
+    lines = text(prices).decode().splitlines()
+    lines[lacking + 1] = f"{dates(len(prices))[lacking]}{',' * prices.shape[1]}"
+    remaining = np.delete(prices.numpy(), lacking, 0)
+    whole, rest = (read(content, "prices", returns=True, drop=True) for content in (text(prices), "\n".join(lines).encode()))
+
+    for found, expected in ((whole, prices.numpy()), (rest, remaining)):
+        np.testing.assert_allclose(found.rows.numpy(), np.log(expected[1:] / expected[:-1]), rtol=1e-15, atol=0)
+    assert whole.numbers == tuple(range(3, len(prices) + 2))
+
+
+def tried(content: bytes, **reading: Any) -> Series | str:
+    """The series in a file, or what the DataError says."""
     try:
-        return read(io.StringIO(content, newline=""), "drawn.csv")
+        return read(content, "drawn.csv", **reading)
     except DataError as error:
         return str(error)
 
 
-@settings(drawn, max_examples=200)
+@settings(drawn, max_examples=300)
 @given(
-    st.text(alphabet='date ,;"01.-\n\r\x00')
-    | st.lists(st.lists(st.sampled_from(["1", "-0.5", "a", "", "nan", "date"]), min_size=1, max_size=2)).map(
-        lambda records: "a,date\n" + "\n".join(map(",".join, records))
-    )
+    st.binary()
+    | st.binary().map(lambda body: gzip.compress(b"", mtime=0)[:10] + body)
+    | st.text(alphabet='date ,;"01.-\n\r\x00é').map(str.encode)
+    | st.lists(
+        st.lists(st.sampled_from(["1", "-0.5", "1_0", "", "nan", "2012-01-01", "20120102T00Z"]), min_size=1, max_size=2)
+    ).map(lambda records: written([["a", "date"], *records])),
+    st.booleans(),
+    st.booleans(),
 )
-def test_any_text_is_a_series_or_a_data_error(content: str) -> None:
-    """Whatever a text holds, reading it gives finite rows, or a DataError that names the source."""
-    result = tried(content)
+def test_any_bytes_are_a_series_or_a_data_error(content: bytes, drop: bool, returns: bool) -> None:
+    """Whatever a file holds, reading it gives finite rows, or a DataError that names the source."""
+    result = tried(content, drop=drop, returns=returns)
 
     if isinstance(result, Series):
         assert result.rows.isfinite().all()
-        assert result.rows.shape[1] == len(result.names) > 0
+        assert result.rows.shape == (len(result.numbers), len(result.names))
+        assert len(result.names) > 0
     else:
         assert result.startswith("drawn.csv")
+
+
+def put(cells: list[list[str]], row: int, column: int, cell: str) -> bytes:
+    """The table with another cell there."""
+    cells[row - 1][column] = cell
+    return written(cells)
+
+
+def after(content: bytes, row: int, inserted: bytes) -> bytes:
+    """The file with something inserted before that row."""
+    lines = content.splitlines(keepends=True)
+    return b"".join([*lines[: row - 1], inserted, *lines[row - 1 :]])
+
+
+#: how a table of cells is spoilt at a row and a column, how it is read then, and the place that the error names
+SPOILT: dict[str, tuple[Callable[[list[list[str]], int, int], bytes], dict[str, Any], str]] = {
+    "a word": (lambda t, r, c: put(t, r, c, "x"), {}, "row {r}, column '{name}' is 'x'"),
+    "a number of Python's": (lambda t, r, c: put(t, r, c, "1_0"), {}, "row {r}, column '{name}' is '1_0'"),
+    "nan": (lambda t, r, c: put(t, r, c, "NaN"), {"drop": True}, "row {r}, column '{name}' is 'NaN'"),
+    "infinity": (lambda t, r, c: put(t, r, c, "-inf"), {}, "row {r}, column '{name}' is '-inf'"),
+    "too large a number": (lambda t, r, c: put(t, r, c, "1e999"), {}, "row {r}, column '{name}' is '1e999'"),
+    "an empty cell": (lambda t, r, c: put(t, r, c, " "), {}, "row {r}, column '{name}' has no value"),
+    "no price": (lambda t, r, c: put(t, r, c, "0"), {"returns": True}, "row {r}, column '{name}' is '0'"),
+    "a negative price": (lambda t, r, c: put(t, r, c, "-1"), {"returns": True}, "row {r}, column '{name}' is '-1'"),
+    "a short row": (lambda t, r, c: written([*t[: r - 1], t[r - 1][:-1], *t[r:]]), {}, "row {r} has {c} values"),
+    "a long row": (lambda t, r, c: written([*t[: r - 1], [*t[r - 1], ""], *t[r:]]), {}, "row {r} has "),
+    "a blank line": (lambda t, r, c: after(written(t), r, b"\n"), {}, "row {r} has 0 values"),
+    "a date twice": (lambda t, r, c: put(t, r, 0, t[r - 2][0]), {}, "column 'date', row {r} is "),
+    "an earlier date": (lambda t, r, c: put(t, r, 0, "1999-12-31"), {}, "column 'date', row {r} is '1999-12-31' after "),
+    "a date of another form": (lambda t, r, c: put(t, r, 0, "31.12.99"), {}, "column 'date', row {r} is '31.12.99'"),
+    "an offset": (lambda t, r, c: put(t, r, 0, t[r - 1][0] + "T00:00Z"), {}, "column 'date', row {r} is "),
+    "a name twice": (lambda t, r, c: put(t, 1, c, "date "), {}, "row 1, column {column} is 'date '"),
+    "a number for a name": (lambda t, r, c: put(t, 1, c, "2.5"), {}, "row 1, column {column} is '2.5'"),
+    "no name": (lambda t, r, c: put(t, 1, c, ""), {}, "row 1, column {column} is ''"),
+    "a column that is not there": (lambda t, r, c: written(t), {"columns": ("x",)}, "no column 'x'; it has: date, c1"),
+    "dates that are not there": (lambda t, r, c: written(t), {"date": "x"}, "no column 'x'; it has: date, c1"),
+    "a column chosen twice": (lambda t, r, c: written(t), {"columns": ("c1", "c1")}, "column 'c1' is chosen twice"),
+    "the dates chosen": (lambda t, r, c: written(t), {"columns": ("c1", "date")}, "column 'date' holds the dates"),
+    "semicolons": (lambda t, r, c: written(t, delimiter=";", quoting=csv.QUOTE_ALL), {}, "row 1 has semicolons"),
+    "no rows": (lambda t, r, c: written(t[:1]), {}, "0 rows"),
+    "no columns": (lambda t, r, c: written([row[:1] for row in t]), {}, "0 columns to forecast"),
+    "nothing": (lambda t, r, c: b"\n \r\n", {}, "drawn.csv is empty"),
+    "a quote": (lambda t, r, c: after(written(t), r, b'"1"2'), {}, "line {r} is not CSV"),
+    "a NUL": (lambda t, r, c: after(written(t), r, b"\0"), {}, "line {r} is no text"),
+    "another encoding": (lambda t, r, c: after(written(t), r, "é".encode("latin-1")), {}, "line {r} is no text"),
+    "two bytes a character": (lambda t, r, c: written(t).decode().encode("utf-16"), {}, "line 1 is no text"),
+    "half an archive": (lambda t, r, c: gzip.compress(written(t))[:-9], {}, "drawn.csv is damaged or cut off"),
+    "a damaged archive": (lambda t, r, c: gzip.compress(written(t))[:-4] + b"oops", {}, "drawn.csv is damaged or cut off"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@given(st.integers(1, 4), st.integers(1, 3), st.data())
+def test_what_is_spoilt_is_refused_by_its_place(how: str, size: int, columns: int, data: st.DataObject) -> None:
+    """One fault anywhere in a file that can be read gives a DataError that names its row and column."""
+    spoil, reading, place = SPOILT[how]
+    names = [f"c{column}" for column in range(1, columns + 1)]
+    values = (1 + noise(size + 1, columns).abs()).tolist()
+    cells = [["date", *names], *([day, *map(repr, row)] for day, row in zip(dates(size + 1), values, strict=True))]
+    row, column = data.draw(st.integers(3, size + 2)), data.draw(st.integers(1, columns))
+    assert isinstance(tried(written(cells)), Series)
+    result = tried(spoil(cells, row, column), **reading)
+
+    assert isinstance(result, str)
+    assert result.startswith("drawn.csv")
+    assert place.format(r=row, c=columns, column=column + 1, name=f"c{column}") in result
 
 
 MALFORMED = {
     "": "f.csv is empty; write a row of column names, then a row of numbers for each time",
     "date,a\n": "f.csv has 1 columns to forecast and 0 rows below their names; write at least one of each",
-    "date\n2012\n": "f.csv has 0 columns to forecast and 1 rows below their names; write at least one of each",
-    "date,a,b\n1,2,3\n1,2\n": "f.csv, row 3 has 2 values, but row 1 names 3 columns; write one value for each column",
-    "a,b\n1,2\n\n3,4\n": "f.csv, row 3 has 0 values, but row 1 names 2 columns; write one value for each column",
-    "date,a,b\n1,2,3\n1, ,3\n": "f.csv, row 3, column 'a' has no value; write a number, or leave out the row or the column",
-    "date,a,b\n1,2,3\n1,2,x\n": (
-        "f.csv, row 3, column 'b' is 'x', which is no finite number; write one, or leave out the row or the column "
-        "(a column 'date' is not read)"
+    "a,b\n1,2\n1\n": "f.csv, row 3 has 1 values, but row 1 names 2 columns; write one value for each column",
+    "a,b\n1,2\n ,3\n": (
+        "f.csv, row 3, column 'a' has no value; write a number, choose other columns, or leave out such rows (missing='drop')"
     ),
-    "a\nnan\n": (
-        "f.csv, row 2, column 'a' is 'nan', which is no finite number; write one, or leave out the row or the column "
-        "(a column 'date' is not read)"
+    "a,b\n1,2\n1,x\n": (
+        "f.csv, row 3, column 'b' is 'x', which is no finite number; write one, leave the cell empty, or choose other "
+        "columns (a column of dates is not read if it is named 'date' or given as `date`)"
     ),
-    "a\n-1e999\n": (
-        "f.csv, row 2, column 'a' is '-1e999', which is no finite number; write one, or leave out the row or the column "
-        "(a column 'date' is not read)"
+    "date,a\n2012-01-01,1\n1.2.12,2\n": (
+        "f.csv, column 'date', row 3 is '1.2.12', which is no day or time in ISO 8601; "
+        "write a day as 2012-01-31, a time as 2012-01-31T18:00"
     ),
-    "date,1.5\n1,2\n": "f.csv, row 1, column 2 is '1.5', which is no name; begin with a row of column names",
-    ",a\n0,2\n": "f.csv, row 1, column 1 is '', which is no name; begin with a row of column names",
-    'a\n"1"2\n': "f.csv is not CSV: ',' expected after '\"'; write a line a row, with commas between the values",
+    "date,a\n2012-01-02,1\n2012-01-01,2\n": (
+        "f.csv, column 'date', row 3 is '2012-01-01' after '2012-01-02' in row 2, back in time; "
+        "write the rows in the order of time, one for each time"
+    ),
+    "a,1.5\n1,2\n": "f.csv, row 1, column 2 is '1.5', which is no name; begin with a row of column names",
+    "a,a\n1,2\n": ("f.csv, row 1, column 2 is 'a', which is the name of column 1, too; give each column a name of its own"),
+    "a;b\n1,5;2\n": ("f.csv, row 1 has semicolons and no comma; separate the values by commas, with a point in numbers"),
+    'a\n"1"2\n': ("f.csv, line 2 is not CSV: ',' expected after '\"'; write a line a row, with commas between the values"),
+    "a\n\0\n": "f.csv, line 2 is no text in UTF-8; save the table as CSV in UTF-8, plain or gzipped",
 }
 
 
@@ -283,7 +449,7 @@ MALFORMED = {
 def test_malformed_text_is_refused(content: str) -> None:
     """Each kind of malformed text has an error that says where, why, and what to write."""
     with pytest.raises(DataError) as refused:
-        read(io.StringIO(content, newline=""), "f.csv")
+        read(content.encode(), "f.csv")
 
     assert str(refused.value) == MALFORMED[content]
 
@@ -298,7 +464,7 @@ def test_too_few_rows_are_refused(window: int) -> None:
 
     assert min(task.train.size, task.validation.size, task.test.size) >= 1
     assert str(refused.value) == (
-        f"noise has {fewest - 1} rows, and the first 60 % are too few for a window of {window} and a target; "
+        f"noise: {fewest - 1} rows, of which the first 60 % are too few for a window of {window} and a target; "
         f"give at least {fewest} rows, or a smaller window"
     )
 
@@ -324,17 +490,188 @@ def test_a_deviation_out_of_range_is_refused(scale: float) -> None:
         loaded(noise(20, 1) * scale, 3)
 
 
+@drawn
+@given(cases(), st.data())
+def test_a_value_too_far_from_the_training_rows_is_refused(case: tuple[Tensor, int], data: st.DataObject) -> None:
+    """Where standardising leaves the range of the dtype, row and column are named, though training never saw them."""
+    rows, window = case
+    row = data.draw(st.integers(ends(len(rows))[0], len(rows) - 1))
+    column = data.draw(st.integers(0, rows.shape[1] - 1))
+    rows[row, column] = 1e300
+    found = read(text(rows), "far")
+    assert task.data(found, window, CPU, EXACT).train.size > 0
+    with pytest.raises(DataError, match=rf"far, row {row + 2}, column 'c{column}' is 1e\+300, .* in torch.float32; leave out"):
+        task.data(found, window, CPU, torch.float32)
+
+
+# ------------------------------------------------------------------------------------------------- a file of one's own
+
+
+@pytest.fixture
+def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of prices in the working directory, relative to it."""
+    (tmp_path / "prices.csv").write_bytes(text(noise(60, 2).exp()))
+    monkeypatch.chdir(tmp_path)
+    return Path("prices.csv")
+
+
+def test_a_file_is_forecast_as_the_shipped_series_is(prices: Path) -> None:
+    """The task reads the columns that were chosen of a file, in its windows; without a choice, all."""
+    loaded = Forecasting(csv=str(prices), columns=("c1",), returns=True, window=4).load(CPU, EXACT)
+    returns = read(prices.read_bytes(), "prices", returns=True)
+
+    assert loaded.sizes == {"inputs": 1, "outputs": 1}
+    assert same(loaded.test, data(attrs.evolve(returns, rows=returns.rows[:, 1:], names=("c1",)), 4, CPU, EXACT).test)
+    assert Forecasting(csv=str(prices)).load(CPU, EXACT).sizes == {"inputs": 2, "outputs": 2}
+
+
+@pytest.mark.parametrize("path", ["nowhere.csv", ".", "prices.csv/c0", "\0", ""])
+def test_a_file_that_cannot_be_read_is_refused(prices: Path, path: str) -> None:
+    """What is not there, is a folder, or cannot be a path, is a DataError that gives the path."""
+    with pytest.raises(DataError, match=r"the CSV file .* cannot be read: .*; give the path of a file that can") as refused:
+        Forecasting(csv=path).load(CPU, EXACT)
+
+    assert f"the CSV file {path} cannot" in str(refused.value)
+
+
+def test_a_file_that_has_changed_is_refused(prices: Path) -> None:
+    """With the digest of its bytes a file is read, and after any change no longer."""
+    digest = hashlib.sha256(prices.read_bytes()).hexdigest()
+    held = Forecasting(csv=str(prices), digest=digest)
+    assert held.load(CPU, EXACT).sizes == {"inputs": 2, "outputs": 2}
+    prices.write_bytes(prices.read_bytes() + b"\n")
+
+    with pytest.raises(DataError, match=rf"prices.csv is not the file that the digest was taken of: .*, not {digest}; "):
+        held.load(CPU, EXACT)
+
+
+OPTIONS = {
+    "series is 'seattle_weather' and csv is 'a.csv'; give one of them": {"series": "seattle_weather", "csv": "a.csv"},
+    "csv is 3; it must be a string, or left out": {"csv": 3},
+    "columns is 'a'; it must be a tuple of names": {"csv": "a.csv", "columns": "a"},
+    "returns is 1; it must be true or false": {"csv": "a.csv", "returns": 1},
+    "missing is 'fill'; it must be one of 'fail', 'drop'": {"csv": "a.csv", "missing": "fill"},
+    "date is 1; it must be a string, or left out": {"csv": "a.csv", "date": 1},
+}
+
+
+@pytest.mark.parametrize("message", OPTIONS)
+def test_impossible_options_are_refused(message: str) -> None:
+    """Each says what was given and what it must be, before any file is read."""
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Forecasting(**OPTIONS[message])
+
+
+TINY = ["--hidden=2", "--seeds=1", "--budget=1", "--criterion=patience:epochs=1", "--criterion=max_nodes:nodes=1"]
+
+
+def run(*arguments: str) -> Result:
+    """What the command line makes of the arguments."""
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exception is None or isinstance(result.exception, NasframeError)
+    return result
+
+
+def test_a_run_on_a_file_goes_on_from_anywhere(prices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--csv` and its companions are in the strategy, with the path made absolute; a changed file is refused."""
+    flags = ["--csv", str(prices), "--columns", "c1, c0", "--returns", "--drop-missing"]
+    assert run("search", *TINY, "--task", "forecasting:window=5", *flags, "--out", "run").exit_code == 0
+    file, folder = prices.absolute(), Path("run").absolute()
+    (elsewhere := folder.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+
+    assert Strategy.read(folder / "strategy.toml").task == Forecasting(
+        csv=str(file),
+        window=5,
+        columns=("c1", "c0"),
+        returns=True,
+        missing="drop",
+        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+    )
+    assert run("resume", str(folder)).exit_code == 0
+    file.write_bytes(file.read_bytes().replace(b"2000-01-01", b"1999-01-01"))
+    assert "is not the file that the digest was taken of" in str(run("resume", str(folder)).exception)
+    again = run("search", *TINY, "--strategy", str(folder / "strategy.toml"), "--csv", str(file), "--out", "again")
+    assert again.exit_code == 0, "another file has a digest of its own"
+
+
+def test_a_file_that_is_not_there_is_refused_first() -> None:
+    """It is refused before there is a run folder."""
+    assert isinstance(run("search", "--csv", "absent.csv").exception, DataError)
+    assert not Path("runs").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ mutants
+
+
+CHOSEN = series._chosen
+
+
+class TestMutants:
+    """Each is a reader with one fault; the law named catches it."""
+
+    @pytest.mark.parametrize(
+        ("where", "name", "fault", "law", "failure"),
+        [
+            (
+                series,
+                "_chosen",
+                lambda *given: dict(sorted(CHOSEN(*given).items())),
+                test_reading_gives_what_was_written,
+                AssertionError,
+            ),
+            (series.torch, "log", lambda ratios: ratios - 1, test_log_returns_are_numpys, AssertionError),
+            (series, "_parsed", float, test_any_bytes_are_a_series_or_a_data_error, ValueError),
+            (series.zlib, "error", KeyError, test_any_bytes_are_a_series_or_a_data_error, zlib.error),
+            (
+                task,
+                "check_finite",
+                lambda *_: None,
+                test_a_value_too_far_from_the_training_rows_is_refused,
+                pytest.fail.Exception,
+            ),
+        ],
+    )
+    def test_a_reader_with_a_fault(
+        self,
+        where: Any,
+        name: str,
+        fault: Any,
+        law: Callable[[], None],
+        failure: type[BaseException],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What is read in another order, computed or let through wrongly is seen."""
+        monkeypatch.setattr(where, name, fault)
+        with pytest.raises(failure):
+            law()
+
+    @pytest.mark.parametrize(
+        ("name", "fault", "how"),
+        [
+            ("_check_dates", lambda *_: None, "an earlier date"),
+            ("_number", lambda cell, *_: 0.0, "an empty cell"),
+            ("_names", lambda header, source: list(header), "a name twice"),
+        ],
+    )
+    def test_a_spoilt_file_let_through(self, name: str, fault: Any, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each check that is left out lets a fault through."""
+        monkeypatch.setattr(series, name, fault)
+        with pytest.raises(AssertionError):
+            test_what_is_spoilt_is_refused_by_its_place(how)
+
+
 # ---------------------------------------------------------------------------------------------------- what is shipped
 
 
 def test_the_shipped_series_is_complete() -> None:
     """Four years of Seattle's weather: 1461 days of four columns."""
-    series: Series = shipped("seattle_weather")
+    weather = read(shipped("seattle_weather"), "weather")
 
-    assert series.names == ("precipitation", "temp_max", "temp_min", "wind")
-    assert series.rows.shape == (1461, 4)
-    assert series.rows[0].tolist() == [0.0, 12.8, 5.0, 4.7]
-    assert series.rows[-1].tolist() == [0.0, 5.6, -2.1, 3.5]
+    assert weather.names == ("precipitation", "temp_max", "temp_min", "wind")
+    assert weather.rows.shape == (1461, 4)
+    assert weather.rows[0].tolist() == [0.0, 12.8, 5.0, 4.7]
+    assert weather.rows[-1].tolist() == [0.0, 5.6, -2.1, 3.5]
 
 
 def test_the_task_is_a_part_with_checked_options() -> None:
@@ -368,6 +705,33 @@ def test_references_reach_their_known_errors(name: str, expected: float) -> None
 
     assert task.loss(reference(inputs), targets).item() == pytest.approx(expected, abs=1e-4)
     assert not any(p.requires_grad for p in reference.parameters())
+
+
+@real
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [("g7_2007_2017", ["0.571", "1.147", "0.540"]), ("brics_2007_2017", ["0.684", "1.307", "0.674"])],
+)
+def test_references_reach_their_known_errors_on_prices(file: str, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On daily log returns of national indices, with ridge's penalties at the powers of ten, as the known errors have it."""
+    monkeypatch.setattr(references, "PENALTIES", references.PENALTIES[::2])
+    loaded = Forecasting(csv=f"{REAL}/{file}.csv.gz", returns=True).load(CPU, EXACT)
+    inputs, targets = whole(loaded.test)
+    made = loaded.references(100)
+    errors = [loaded.loss(made[name]()(inputs), targets).item() for name in ("mean", "last value", "ridge AR(1)")]
+
+    assert [f"{error:.3f}" for error in errors] == expected
+
+
+@real
+def test_what_was_dropped_by_others_is_dropped_here() -> None:
+    """The G7 columns of all indices, on the days when all seven traded, are the G7 file."""
+    g7, indices = (Path(REAL, f"{name}_2007_2017.csv.gz").read_bytes() for name in ("g7", "indices_world20"))
+    expected = read(g7, "g7")
+    found = read(indices, "indices", columns=expected.names, drop=True)
+
+    assert torch.equal(found.rows, expected.rows)
+    assert read(Path(REAL, "skfolio_factors.csv.gz").read_bytes(), "factors").rows.shape == (2264, 5)
 
 
 def test_ridge_finds_a_linear_law() -> None:

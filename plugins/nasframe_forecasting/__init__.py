@@ -1,4 +1,4 @@
-"""Multivariate time series forecasting: a task, the series that comes with it, and the references to compare with."""
+"""Multivariate time series forecasting: a task on any CSV file, the series that comes with it, and the references to compare with."""
 
 from __future__ import annotations
 

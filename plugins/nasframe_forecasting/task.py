@@ -1,21 +1,44 @@
-"""Forecasting: the next row of a multivariate series from a window of rows (Jie & Gao 2021, 4.1)."""
+"""Forecasting: the next row of a multivariate series from a window of rows (Jie & Gao 2021, 4.1).
+
+The series is one that is shipped, or any CSV file.
+"""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, ClassVar
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from nasframe import Data, DataError, Split, Task, choice, number
+from nasframe import Data, DataError, Split, Task, choice, flag, number
 from nasframe_forecasting.references import references
-from nasframe_forecasting.series import Series, shipped, standardised
+from nasframe_forecasting.series import Series, check_finite, read, shipped, standardised, stored
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
+
+#: the series that come with this package
+SHIPPED = ("seattle_weather",)
+
+
+def _is(wanted: str, allowed: Callable[[Any], bool]) -> Any:
+    """A check that a field holds what is wanted."""
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if not allowed(value):
+            raise ValueError(f"{attribute.name} is {value!r}; it must be {wanted}")
+
+    return check
+
+
+_string = _is("a string, or left out", lambda value: value is None or isinstance(value, str))
+_names = _is("a tuple of names", lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value))
 
 
 @attrs.frozen
@@ -26,15 +49,59 @@ class Forecasting(Task):
     the last step of these is the forecast. The first 60 % of the rows train, the next 20 % validate, the rest test; a
     window belongs with its target, and may reach back into earlier rows. Mean and standard deviation of the training
     rows standardise all, so that losses and metrics are in these units.
+
+    Args:
+        csv: the path of a CSV file, plain or gzipped, in the place of a shipped series: a row of column names, then a
+            row of numbers for each time, with commas between and in UTF-8.
+        series: the name of a shipped series.
+        columns: those to forecast, in that order; by default all but the dates.
+        returns: forecast log(p[t] / p[t-1]) of the rows p, as one does with prices; p must be above 0.
+        missing: "fail" refuses an empty cell in these columns; "drop" leaves out its row, and a return is then over the
+            rows that remain. Nothing is filled in.
+        date: the column of dates in ISO 8601, which must ascend; by default the one named `date`, if there is one.
+        digest: the SHA-256 of the file in hexadecimal; a file that has another is refused.
     """
 
     name: ClassVar[str] = "forecasting"
-    series: str = choice("seattle_weather", default="seattle_weather")
+    csv: str | None = attrs.field(default=None, kw_only=True, validator=_string)
+    series: str | None = attrs.field(
+        default=attrs.Factory(lambda self: SHIPPED[0] if self.csv is None else None, takes_self=True)
+    )
     window: int = number(10, low=1, whole=True)
+    columns: tuple[str, ...] = attrs.field(default=(), validator=_names)
+    returns: bool = flag(False)
+    missing: str = choice("fail", "drop", default="fail")
+    date: str | None = attrs.field(default=None, validator=_string)
+    digest: str | None = attrs.field(default=None, validator=_string)
+
+    @series.validator
+    def _check_series(self, attribute: Any, value: Any) -> None:
+        if self.csv is not None and value is not None:
+            raise ValueError(f"series is {value!r} and csv is {self.csv!r}; give one of them")
+        if self.csv is None and value not in SHIPPED:
+            raise ValueError(f"series is {value!r}; it must be one of {', '.join(map(repr, SHIPPED))}, or csv a path")
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
         """The data of the series."""
-        return data(shipped(self.series), self.window, device, dtype)
+        source = self.series if self.csv is None else self.csv
+        assert source is not None
+        content = shipped(source) if self.csv is None else stored(source)
+        digest = hashlib.sha256(content).hexdigest()
+        if self.digest not in (None, digest):
+            raise DataError(
+                f"{source} is not the file that the digest was taken of: its SHA-256 is {digest}, not {self.digest}; "
+                "give the file as it was, or begin anew without the digest"
+            )
+        drop = self.missing == "drop"
+        series = read(content, source, columns=self.columns, date=self.date, drop=drop, returns=self.returns)
+        return data(series, self.window, device, dtype)
+
+    def pinned(self) -> Forecasting:
+        """The same file by its absolute path and its digest."""
+        if self.csv is None:
+            return self
+        digest = self.digest or hashlib.sha256(stored(self.csv)).hexdigest()
+        return attrs.evolve(self, csv=str(Path(self.csv).absolute()), digest=digest)
 
 
 def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) -> Data:
@@ -43,11 +110,12 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) 
     train, validation = size * 3 // 5, size * 4 // 5
     if train <= window:
         raise DataError(
-            f"{series.source} has {size} rows, and the first 60 % are too few for a window of {window} and a target; "
+            f"{series.source}: {size} rows, of which the first 60 % are too few for a window of {window} and a target; "
             f"give at least {-(-5 * (window + 1) // 3)} rows, or a smaller window"
         )
     exact = standardised(series, train)
     rows = exact.to(device, dtype)
+    check_finite(rows, series)
     return Data(
         sizes={"inputs": columns, "outputs": columns},
         train=windows(rows[:train], window),
