@@ -21,13 +21,17 @@ from nasframe.errors import (
     UnknownNameError,
 )
 from nasframe.morphism import Morphism, Proposal
-from nasframe.network import Axis, Gate, Mixture, Network, Shares, build, consumes, produces, tensors
+from nasframe.network import Axis, Gate, Mixture, Network, Shares, build, consumes, produces, readable, tensors
 from nasframe.operation import Operation
 from nasframe.optimiser import Optimiser
-from nasframe.part import Part, choice, describe, nested, number
+from nasframe.part import Part, choice, describe, flag, nested, number
 from nasframe.plugins import Plugins, discover, hookimpl, installed
+from nasframe.pointwise import Pointwise, Term
 from nasframe.pruner import Pruner, all_but_strongest
+from nasframe.recipe import Recipe, Reproduction
+from nasframe.search.bilevel import alternate
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
+from nasframe.search.fit import Fitted, fit, scores
 from nasframe.search.loop import Loop
 from nasframe.search.replay import replay
 from nasframe.search.search import Search
@@ -59,6 +63,7 @@ __all__ = [
     "EpochEnded",
     "Event",
     "Finished",
+    "Fitted",
     "Gate",
     "Grown",
     "GrowthCriterion",
@@ -76,8 +81,11 @@ __all__ = [
     "Part",
     "PluginError",
     "Plugins",
+    "Pointwise",
     "Proposal",
     "Pruner",
+    "Recipe",
+    "Reproduction",
     "RunError",
     "Search",
     "Seed",
@@ -92,8 +100,10 @@ __all__ = [
     "StructureError",
     "Take",
     "Task",
+    "Term",
     "UnknownNameError",
     "all_but_strongest",
+    "alternate",
     "apply",
     "build",
     "choice",
@@ -101,14 +111,18 @@ __all__ = [
     "describe",
     "discover",
     "distance",
+    "fit",
+    "flag",
     "folding",
     "hookimpl",
     "installed",
     "nested",
     "number",
     "produces",
+    "readable",
     "removal",
     "replay",
+    "scores",
     "tensors",
     "tolerance",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import attrs
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasframe.change.optimisers import Named
@@ -21,18 +21,21 @@ Loss = Callable[[Tensors, Tensors], Tensor]
 class Bilevel:
     """min over logits of valid(w*(logits), logits), where w* minimises train(w, logits) (Liu et al. 2019, Eq. 3).
 
-    A supernet and a toy problem look alike here: tensors by name, and two losses that are functions of them.
+    A supernet and a toy problem look alike here: parameters by name, and two losses that are functions of them.
 
     Args:
-        train, valid: the loss on a batch of that split, as a function of (weights, logits).
+        train, valid: the loss on a batch of that split, as a function of (weights, logits). To ask for it moves nothing,
+            and whatever it draws at random (dropout) it draws the same each time.
         xi: the learning rate of the weights, for an unrolled step.
+        unroll: from the weights' gradients to the weights after the next step of their own optimiser, differentiably.
     """
 
-    weights: Tensors
-    logits: Tensors
+    weights: Mapping[str, nn.Parameter]
+    logits: Mapping[str, nn.Parameter]
     train: Loss
     valid: Loss
     xi: float
+    unroll: Callable[[Tensors], Tensors]
 
 
 class Architect(Part):

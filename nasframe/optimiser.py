@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from nasframe.change.optimisers import Named
 from nasframe.part import choice, number
+
+#: torch's default, what Adam adds to the root of the second moment
+EPSILON = 1e-8
 
 
 def _betas(value: Any) -> tuple[Any, ...]:
@@ -38,4 +43,31 @@ class Optimiser:
         if self.method == "sgd":
             return torch.optim.SGD(parameters, momentum=self.momentum, **common)
         adam = torch.optim.Adam if self.method == "adam" else torch.optim.AdamW
-        return adam(parameters, betas=self.betas, **common)
+        return adam(parameters, betas=self.betas, eps=EPSILON, **common)
+
+    def unroll(self, optimiser: Optimizer, named: Named, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters after the next step of what `build` made, as a differentiable function of the gradients alone.
+
+        Neither the parameters nor the optimiser move.
+        """
+        step = self._sgd if self.method == "sgd" else self._adam
+        return {name: step(p.detach(), gradients[name], optimiser.state.get(p, {})) for name, p in named}
+
+    def _sgd(self, w: Tensor, g: Tensor, state: Mapping[str, Any]) -> Tensor:
+        g = g + self.weight_decay * w
+        if "momentum_buffer" in state:
+            g = self.momentum * state["momentum_buffer"] + g
+        return w - self.learning_rate * g
+
+    def _adam(self, w: Tensor, g: Tensor, state: Mapping[str, Any]) -> Tensor:
+        b1, b2 = self.betas
+        if self.method == "adam":
+            g = g + self.weight_decay * w
+        else:
+            w = w - self.learning_rate * self.weight_decay * w
+        t = float(state.get("step", 0)) + 1
+        m = b1 * state.get("exp_avg", 0) + (1 - b1) * g
+        v = b2 * state.get("exp_avg_sq", 0) + (1 - b2) * g.square()
+        moved = v > 0  # where it is 0, so is m, but the root's derivative is infinite, and their product no number
+        root = torch.where(moved, v, 1).sqrt() * moved
+        return w - self.learning_rate / (1 - b1**t) * m / (root / (1 - b2**t) ** 0.5 + EPSILON)

@@ -1,4 +1,4 @@
-"""Training a network whose structure does not change: what a found architecture and its references are compared by."""
+"""Training a network whose structure does not change, and testing it: what architectures and references are compared by."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from nasframe.task import Data
 
 @attrs.frozen(eq=False)
 class Fitted:
-    """A network as it was when its validation loss was least, and how many updates were made in all."""
+    """A network as it was when its validation loss was least, and how it came there.
+
+    Args:
+        valid: that loss.
+        updates: how many were made in all.
+        curve: the validation loss after each epoch.
+    """
 
     network: nn.Module
     valid: float
     updates: int
+    curve: tuple[float, ...] = ()
 
 
 def fit(network: nn.Module, data: Data, strategy: Strategy, updates: int, patience: int, seed: Seed) -> Fitted:
@@ -32,7 +39,7 @@ def fit(network: nn.Module, data: Data, strategy: Strategy, updates: int, patien
     best, since, done, epoch = Fitted(network, _valid(network, data), 0), 0, 0, 0
     if not trainable:
         return best
-    best, optimiser = attrs.evolve(best, valid=math.inf), strategy.optimiser.build(trainable)
+    best, optimiser, curve = attrs.evolve(best, valid=math.inf), strategy.optimiser.build(trainable), []
     while since < patience and done < updates:
         order = torch.randperm(data.train.size, generator=seed("order", epoch).generator())
         for inputs, targets in data.train.batches(order, strategy.batch):
@@ -43,10 +50,20 @@ def fit(network: nn.Module, data: Data, strategy: Strategy, updates: int, patien
             optimiser.step()
             done += 1
         valid = _valid(network, data)
+        curve.append(valid)
         since, epoch = (0 if valid < best.valid else since + 1), epoch + 1
         if since == 0:
             best = Fitted(copy.deepcopy(network), valid, done)
-    return attrs.evolve(best, updates=done)
+    return attrs.evolve(best, updates=done, curve=tuple(curve))
+
+
+def scores(network: nn.Module, data: Data) -> dict[str, float]:
+    """The metrics on the test part, which is to be read when all is decided."""
+    metrics = data.metrics()
+    with torch.no_grad():
+        for inputs, targets in data.test.batches():
+            metrics.update(data.predict(network.eval()(inputs)), targets)
+    return {name: float(value) for name, value in metrics.compute().items()}
 
 
 def _valid(network: nn.Module, data: Data) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
+from functools import partial
 from typing import Any
 
 import attrs
@@ -22,9 +23,9 @@ from nasframe.criterion import Decision
 from nasframe.errors import NonFiniteError
 from nasframe.morphism import Morphism, Proposal
 from nasframe.network import Network
-from nasframe.search.bilevel import problem
+from nasframe.search.bilevel import Batch, Forward, alternate, descend, problem
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
-from nasframe.search.state import Best, State, logits_of, optimisers, rebuilt, snapshot, weights_of
+from nasframe.search.state import Best, State, optimisers, rebuilt, snapshot, weights_of
 from nasframe.search.strategy import Strategy
 from nasframe.search.transact import mixture_weights, restore, sizes, transact
 from nasframe.seeds import Seed
@@ -84,44 +85,35 @@ class Loop:
             yield self._end_epoch(state, started)
 
     def _step(self, state: State, index: Tensor) -> float:
-        network = state.network.train()
-        with self.seed("step", state.stage, state.phase, state.epoch, state.samples).lent(self.strategy.device):
-            batch = self.data.train.batch(index)
-            if state.phase == "search" and network.logits:
-                self._move_logits(state, batch)  # Algorithm 1, line 3: the logits move first,
-            loss = self._loss(network, batch)  # line 4: and the weights against the new ones
-        named = weights_of(network)
-        # a weight that nothing uses has the gradient zero, as behind a weight of zero: it does not stop dead
-        gradients = torch.autograd.grad(loss, [p for _, p in named], materialize_grads=True)
-        for (_, parameter), gradient in zip(named, gradients, strict=True):
-            parameter.grad = gradient
-        state.optimisers["weights"].step()
-        state.optimisers["weights"].zero_grad()
-        value = _finite(float(loss.detach()), "training loss", state)
+        network, strategy = state.network.train(), self.strategy
+        seed = self.seed("step", state.stage, state.phase, state.epoch, state.samples)
+        with seed.lent(strategy.device):
+            train = partial(self._loss, self.data.train.batch(index), seed("train"))
+
+            def own() -> Tensor:
+                return train(network, self._rule(network))
+
+            if state.phase == "search":
+                held_out = self.data.validation.batch(self._validation_index(state))
+                valid = partial(self._loss, held_out, seed("valid"))
+                loss = alternate(problem(state, strategy, train, valid), strategy.architect, state.optimisers, own)
+            else:
+                loss = descend(dict(weights_of(network)), state.optimisers["weights"], own)
+        value = _finite(float(loss), "training loss", state)
         state.loss += value * len(index)
         state.samples += len(index)
         state.updates += 1
         return value
-
-    def _move_logits(self, state: State, batch: tuple[Tensor, Tensor]) -> None:
-        strategy = self.strategy
-        held_out = self.data.validation.batch(self._validation_index(state))
-        gradients = strategy.architect.gradient(
-            problem(state.network, strategy.architect, self.data.loss, batch, held_out, strategy.optimiser.learning_rate)
-        )
-        for name, parameter in logits_of(state.network):
-            parameter.grad = gradients.get(name.removeprefix("logits."))
-        state.optimisers["logits"].step()
-        state.optimisers["logits"].zero_grad()
 
     def _validation_index(self, state: State) -> Tensor:
         size = self.data.validation.size
         order = _shuffled(self.seed("validation order", state.stage, state.phase, state.epoch), size)
         return order[(state.samples + torch.arange(min(self.strategy.batch, size))) % size]
 
-    def _loss(self, network: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def _loss(self, batch: Batch, noise: Seed, forward: Forward, weights: Mapping[str, Tensor]) -> Tensor:
         inputs, targets = batch
-        return self.data.loss(network(inputs, self._rule(network)), targets)
+        with noise.lent(self.strategy.device):  # the same at every call: a difference of two losses is not that of two masks
+            return self.data.loss(forward(inputs, weights), targets)
 
     def _end_epoch(self, state: State, started: float | None) -> Event:
         network, weights = state.network.eval(), self._rule(state.network)

@@ -94,13 +94,13 @@ def succeed(state: State, strategy: Strategy, child: Network, full: Map) -> None
 def initial(strategy: Strategy, sizes: Mapping[str, int]) -> State:
     """The state before the first step."""
     structure = strategy.backbone.initial(sizes, strategy.nodes)
-    network = _on_device(build(structure, Seed((strategy.seed, "initial"))), strategy)
+    network = _placed_as(strategy, build(structure, Seed((strategy.seed, "initial"))))
     return State(network, optimisers(strategy, network, 0))
 
 
 def rebuilt(strategy: Strategy, structure: Structure, values: Mapping[str, Tensor]) -> Network:
     """The network of a structure with these values of all its tensors."""
-    network = _on_device(build(structure, Seed((0, "overwritten"))), strategy)
+    network = _placed_as(strategy, build(structure, Seed((0, "overwritten"))))
     fill(network, values)
     return network
 
@@ -173,7 +173,8 @@ def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
     return value.clone() if key == "step" else value.to(parameter.device, copy=True)
 
 
-def _on_device(network: Network, strategy: Strategy) -> Network:
+def _placed_as(strategy: Strategy, network: Network) -> Network:
+    network.fast = strategy.fast
     return network.to(device=strategy.device, dtype=strategy.torch_dtype)
 
 

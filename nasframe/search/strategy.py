@@ -17,7 +17,7 @@ from nasframe.criterion import GrowthCriterion
 from nasframe.errors import StrategyError
 from nasframe.morphism import Morphism
 from nasframe.optimiser import Optimiser
-from nasframe.part import choice, describe, nested, number
+from nasframe.part import choice, describe, flag, nested, number
 from nasframe.plugins import Plugins, construct, installed
 from nasframe.pruner import Pruner
 from nasframe.task import Task
@@ -46,6 +46,7 @@ class Strategy:
         seed: of every random draw.
         threads: of torch on the CPU, as the bytes of a run depend on them; a small cell is fastest on one.
         seeds: how many times the found network and each reference are trained anew for the summary.
+        fast: whether networks compute in their backbone's faster form, where there is one.
     """
 
     task: Task = nested("task")
@@ -63,6 +64,7 @@ class Strategy:
     threads: int = number(1, low=1, whole=True)
     device: str = attrs.field(default="cpu", validator=_device)
     dtype: str = choice(*DTYPES, default="float32")
+    fast: bool = flag(True)
 
     def __attrs_post_init__(self) -> None:
         for field, interface in _INTERFACES.items():
@@ -101,10 +103,16 @@ class Strategy:
         return cls.from_dict(values, plugins)
 
     @classmethod
-    def read(cls, path: Path, plugins: Plugins | None = None) -> Strategy:
+    def named(cls, name: str, plugins: Plugins | None = None) -> Strategy:
+        """The strategy that a plugin gives under that name."""
+        plugins = plugins or installed()
+        return cls.from_dict(plugins.make("strategy", name).values(), plugins)
+
+    @classmethod
+    def read(cls, path: str | Path, plugins: Plugins | None = None) -> Strategy:
         """The strategy of a file."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise StrategyError(f"the strategy file {path} cannot be read: {error}") from error
         return cls.from_toml(text, plugins)

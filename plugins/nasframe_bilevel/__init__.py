@@ -1,12 +1,14 @@
-"""Architects for the bilevel problem of differentiable architecture search (Liu et al. 2019)."""
+"""Architects for the bilevel problem of differentiable architecture search (Liu et al. 2019), and its toy problem."""
 
 import nasframe
-from nasframe_bilevel.first_order import FirstOrder
+from nasframe_bilevel.first_order import FirstOrder, SingleLevel
+from nasframe_bilevel.reproduction import ToyBilevel
+from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
 
-__all__ = ["FirstOrder"]
+__all__ = ["ExactSecondOrder", "FirstOrder", "SecondOrder", "SingleLevel", "ToyBilevel"]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The architects."""
-    return [FirstOrder]
+    """The architects, and what they reproduce."""
+    return [SingleLevel, FirstOrder, SecondOrder, ExactSecondOrder, ToyBilevel]
