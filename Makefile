@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test check format
+.PHONY: search test check bench format
 search: .venv/installed
 	$(BIN)/nasframe search
 
@@ -14,6 +14,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py -k imports
+
+bench: .venv/installed
+	$(BIN)/python docs/measurements/bench.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -79,12 +79,14 @@ class Network(nn.Module):
     """What a structure computes: `network(inputs, weights)`, the weights by site address, as an architect's rule gives them.
 
     It owns the logits, one vector per undecided site, shared by all instances of the cell type; `body` is what the
-    backbone built. An architecture has no logits: it is called with the inputs alone.
+    backbone built. An architecture has no logits: it is called with the inputs alone. While `fast` is true, the backbone
+    may compute in another form what the body computes; hooks on the body's modules see the readable form alone.
     """
 
     def __init__(self, structure: Structure) -> None:
         super().__init__()
         self.structure = structure
+        self.fast = True
         self.logits = nn.ParameterDict(
             {a: nn.Parameter(torch.zeros(len(s.candidates))) for a, s in structure.sites() if not s.decided}
         )
@@ -99,7 +101,12 @@ class Network(nn.Module):
                 f"no weights were given for {', '.join(missing)}: these sites are undecided, so call "
                 "network(inputs, architect.weights(network.logits)), or derive an architecture first"
             )
-        return self.body(inputs, {a: w.unbind() for a, w in weights.items()})
+        run = self.structure.backbone.run if self.fast else readable
+        return run(self.body, inputs, weights)
+
+    def slow(self) -> Sequence[str]:
+        """What of it runs no faster than its modules, though it should, and why: a sentence each."""
+        return self.structure.backbone.slow(self.structure) if self.fast else ()
 
     def units(self) -> dict[str, tuple[Axis | None, ...]]:
         """The labels of the logits: the candidates' ids."""
@@ -127,13 +134,18 @@ class Network(nn.Module):
         return {"operations": operations, "combination": combination, "gates": gates, "other": other}
 
 
-def build(structure: Structure, seed: Seed, *, like: nn.Module | None = None) -> Network:
-    """The network of a structure with its own initialisation, drawn from the seed; device, dtype and mode as `like`."""
+def readable(body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """What the modules of a body compute, one after the other."""
+    return body(inputs, {a: w.unbind() for a, w in weights.items()})
+
+
+def build(structure: Structure, seed: Seed, *, like: Network | None = None) -> Network:
+    """The network of a structure with its own initialisation, drawn from the seed; device, dtype, mode and form as `like`."""
     with seed.lent():
         network = Network(structure)
     if like is not None:
         example = next(iter(like.parameters()))
-        network.to(device=example.device, dtype=example.dtype).train(like.training)
+        network.to(device=example.device, dtype=example.dtype).train(like.training).fast = like.fast
     return network
 
 

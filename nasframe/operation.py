@@ -9,6 +9,7 @@ from torch import nn
 
 from nasframe.claim import Bound
 from nasframe.part import Part
+from nasframe.pointwise import Pointwise
 
 
 class Operation(Part):
@@ -22,6 +23,9 @@ class Operation(Part):
 
     #: how many tensors the module takes: 1 or 2
     arity: ClassVar[int]
+
+    #: MAY: the operation puts out zero, whatever it is given: an edge with it is an edge that is not there
+    zero: ClassVar[bool] = False
 
     #: MAY: o(..., h) = h + f, where f is of degree one in these parameters of the module together and h is the last
     #: input: at zero the operation is the identity on h, and scaling them by g makes (1 - g) h + g o. None: no such form.
@@ -40,4 +44,10 @@ class Operation(Part):
 
     def deviation(self, module: nn.Module) -> Bound | None:
         """MAY, where `residual` is told: a bound on max |o - h| by the maximum norms of the inputs."""
+        return None
+
+    def pointwise(self) -> Pointwise | None:
+        """MAY: what the module computes, as linear maps and a function entry by entry: a recurrent cell of such operations
+        has a fast form.
+        """
         return None

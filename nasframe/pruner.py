@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from nasframe.part import Part
@@ -20,14 +19,34 @@ class Pruner(Part):
 
     @abstractmethod
     def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
-        """By site address, the ids of the candidates to remove, never all of a site.
+        """By site address, the ids of the candidates to remove, never all of a node.
 
         Args:
             weights: for each undecided site its candidates' weights, of shape (candidates,).
         """
 
 
-def all_but_strongest(site: Site, weights: Tensor, keep: int = 1) -> Set[int]:
-    """The ids of a site's candidates but the `keep` of most weight; among equals the earlier ones stay."""
-    order = torch.argsort(weights, descending=True, stable=True).tolist()
-    return {site.candidates[i].id for i in order[keep:]}
+def all_but_strongest(structure: Structure, weights: Mapping[str, Tensor], keep: int = 1) -> Mapping[str, Set[int]]:
+    """What goes if each node retains its `keep` strongest operations, from distinct edges as far as it has so many
+    (Liu et al. 2019, 2.4; Jie & Gao 2021, 3.2.3).
+
+    Zero is retained where there is nothing else alone. Among equals the earlier ones stay; a decided site weighs one.
+    """
+    gone: dict[str, Set[int]] = {}
+    for type, cell in structure.cells:
+        for node in cell.nodes:
+            sites = {f"{type}/{s.id}": s for s in cell.sites if s.node == node.id}
+            kept = set(_strongest(sites, weights, keep))
+            gone |= {a: {c.id for c in s.candidates} - kept for a, s in sites.items()}
+    return {address: ids for address, ids in gone.items() if ids}
+
+
+def _strongest(sites: Mapping[str, Site], weights: Mapping[str, Tensor], keep: int) -> Sequence[int]:
+    """The ids of the strongest operations of a node: the best of each edge first, then the others."""
+    ranked: list[tuple[tuple[bool, bool, float], int]] = []
+    for address, site in sites.items():
+        shares = weights[address].tolist() if address in weights else [1.0]
+        order = sorted(zip(site.candidates, shares, strict=True), key=lambda cw: (cw[0].operation.zero, -cw[1]))
+        ranked += [((c.operation.zero, place > 0, -w), c.id) for place, (c, w) in enumerate(order)]
+    alive = [item for item in ranked if not item[0][0]]
+    return [id for _, id in sorted(alive or ranked, key=lambda item: item[0])[: keep if alive else 1]]

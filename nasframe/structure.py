@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -67,6 +67,18 @@ class Cell:
     def replace_site(self, site: Site) -> Cell:
         """The same cell with the site of the same id replaced."""
         return attrs.evolve(self, sites=tuple(site if s.id == site.id else s for s in self.sites))
+
+    def alive(self, outputs: Sequence[str]) -> Cell:
+        """The same cell without the nodes that do not reach any of these states."""
+        reached = set(outputs)
+        for node in reversed(self.nodes):
+            if node.id in reached:
+                reached |= {*node.inherits, *(i for s in self.sites if s.node == node.id for i in s.inputs)}
+        return attrs.evolve(
+            self,
+            nodes=tuple(n for n in self.nodes if n.id in reached),
+            sites=tuple(s for s in self.sites if s.node in reached),
+        )
 
 
 @attrs.frozen
@@ -195,6 +207,11 @@ class Structure:
                     raise StructureError(f"a {kind} id comes twice in cell {type!r}: {names}")
             if cell.next_node < len(nodes):
                 raise StructureError(f"next_node of cell {type!r} is {cell.next_node}, but it has {len(nodes)} nodes already")
+            bare = set(nodes) - {s.node for s in cell.sites}
+            if bare:
+                raise StructureError(
+                    f"cell {type!r} has no site for its nodes {', '.join(sorted(bare))}; each needs one at least"
+                )
             for site in cell.sites:
                 if site.node not in nodes:
                     raise StructureError(f"site {type}/{site.id} belongs to {site.node!r}, which is no node of the cell")

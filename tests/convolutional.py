@@ -76,6 +76,7 @@ class Zero(Operation):
 
     name: ClassVar[str] = "zero"
     arity: ClassVar[int] = 1
+    zero: ClassVar[bool] = True
 
     def build(self, *, channels: int, stride: int) -> nn.Module:
         return Nothing(stride)
@@ -124,16 +125,8 @@ class Convolutional(Backbone):
         return tuple(n.id for n in cell.nodes)
 
     def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
-        """A node keeps two edges, those of the strongest operations but zero; its other edges become zero (Liu et al.)."""
-        sites = dict(structure.sites())
-        zero = {a: torch.tensor([isinstance(c.operation, Zero) for c in sites[a].candidates]) for a in weights}
-        edges: dict[tuple[str, str], list[str]] = {}
-        for address in sorted(weights, key=lambda a: -float(weights[a][~zero[a]].max())):
-            edges.setdefault((address.split("/")[0], sites[address].node), []).append(address)
-        kept = {address for ranked in edges.values() for address in ranked[:2]}
-        # a weight is at most one, so that what is wanted at an edge goes before all else
-        wanted = {a: ~z if a in kept else z for a, z in zero.items()}
-        return {a: all_but_strongest(sites[a], w + 2 * wanted[a]) for a, w in weights.items()}
+        """A node keeps two edges, those of the strongest operations but zero (Liu et al.)."""
+        return all_but_strongest(structure, weights, 2)
 
 
 def units(cell: Cell, channels: int) -> Units:

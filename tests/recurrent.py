@@ -1,4 +1,4 @@
-"""Two-to-One networks for the laws: drawn ones that have trained, and one specimen for the mutants."""
+"""Recurrent networks for the laws: drawn ones that have trained, and one specimen for the mutants."""
 
 from __future__ import annotations
 
@@ -9,11 +9,25 @@ import attrs
 import torch
 from hypothesis import strategies as st
 from nasframe_bilevel import FirstOrder
-from nasframe_recurrent import Prod, Relu, Sigmoid, Sum, Tanh, TwoToOne
+from nasframe_recurrent import (
+    Darts,
+    IdentityEdge,
+    Prod,
+    Relu,
+    ReluEdge,
+    Sigmoid,
+    SigmoidEdge,
+    Sum,
+    Tanh,
+    TanhEdge,
+    TwoToOne,
+    ZeroEdge,
+)
+from nasframe_recurrent.edges import Edge
 from nasframe_recurrent.operations import TwoInput, matrix
 from torch import Tensor, nn
 
-from nasframe import Operation, Optimiser, Plugins, Strategy, installed
+from nasframe import Backbone, Operation, Optimiser, Plugins, Strategy, installed
 from nasframe.plugins import Plugin
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep, Noise
@@ -21,7 +35,7 @@ from nasframe.testing.strategies import aged, optimisers, sizes
 
 
 class Running(nn.Module):
-    """tanh(W_x x + h - m), where m is a running mean."""
+    """tanh(W_x x + h - m), where m is a running mean; h is taken from x where it is not given."""
 
     mean: Tensor
 
@@ -30,8 +44,8 @@ class Running(nn.Module):
         self.W_x = matrix(hidden, inputs, hidden)
         self.register_buffer("mean", torch.zeros(hidden))
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        z = x @ self.W_x.t() + h
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        z = x @ self.W_x.t() + (x[:, -len(self.mean) :] if h is None else h)
         if self.training:
             self.mean.lerp_(z.detach().mean(0), 0.1)
         return torch.tanh(z - self.mean)
@@ -48,22 +62,54 @@ class Centred(TwoInput):
         return Running(inputs, hidden)
 
 
-#: makes parts of the installed plugins, and the stranger's operation
-make = Plugins((*installed().found, Plugin("strangers", "tests", "0", (Centred,)))).make
+@attrs.frozen
+class CentredEdge(Edge):
+    """The same on one input."""
+
+    name: ClassVar[str] = "centred_edge"
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        """A module with a buffer."""
+        return Running(inputs, hidden)
+
+
+#: makes parts of the installed plugins, and the stranger's operations
+make = Plugins((*installed().found, Plugin("strangers", "tests", "0", (Centred, CentredEdge)))).make
 
 TOLD: tuple[Operation, ...] = (Sigmoid(), Tanh(), Relu(), Prod())
 ANY: tuple[Operation, ...] = (*TOLD, Centred())
+#: what stands on an edge of DARTS in the place of an operation of Two-to-One
+EDGES: dict[Operation, Operation] = {
+    Sigmoid(): SigmoidEdge(),
+    Tanh(): TanhEdge(),
+    Relu(): ReluEdge(),
+    Prod(): TanhEdge(),
+    Centred(): CentredEdge(),
+}
+
+
+@st.composite
+def backbones(draw: st.DrawFn, hidden: int, others: tuple[Operation, ...], least: int) -> Backbone:
+    """Either backbone, with what it can grow by among so many of the other operations or more."""
+    chosen = draw(st.lists(st.sampled_from(others), min_size=least, unique=True))
+    fields = hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4]))
+    if draw(st.booleans()):
+        chosen.insert(draw(st.integers(0, len(chosen))), Sum())
+        return TwoToOne(*fields, tuple(chosen))
+    # with the identity and zero alone nothing of the input would ever reach the output
+    edges = list(dict.fromkeys(EDGES[o] for o in chosen)) or [TanhEdge()]
+    for own in (IdentityEdge(), ZeroEdge()):
+        edges.insert(draw(st.integers(0, len(edges))), own)
+    return Darts(*fields, draw(st.sampled_from(["last", "mean"])), tuple(edges))
 
 
 @st.composite
 def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> Strategy:
-    """Sizes down to 1, the sum among so many of the others or more, and any optimiser."""
+    """Sizes down to 1, so many of the other operations or more, and any optimiser."""
     hidden = draw(sizes())
     inputs = draw(sizes().filter(lambda n: n != hidden))
     time, outputs = draw(sizes(3)), draw(sizes(2))
-    chosen = draw(st.lists(st.sampled_from(others), min_size=least, unique=True))
-    chosen.insert(draw(st.integers(0, len(chosen))), Sum())
-    backbone = TwoToOne(hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4])), tuple(chosen))
+    backbone = draw(backbones(hidden, others, least))
     values = {
         "nodes": draw(sizes(3)),
         "batch": draw(sizes(5)),
@@ -73,7 +119,7 @@ def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int 
     return strategy(inputs, outputs, time, backbone, **(values | fixed))
 
 
-def strategy(inputs: int, outputs: int, time: int, backbone: TwoToOne, **values: Any) -> Strategy:
+def strategy(inputs: int, outputs: int, time: int, backbone: Backbone, **values: Any) -> Strategy:
     """A search on noise at float64, whose logits move as fast as the weights."""
     parts: dict[str, Any] = {
         "task": Noise((("inputs", inputs), ("outputs", outputs)), (time, -1, inputs), (time, -1, outputs)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nasframe_bilevel import FirstOrder
 from nasframe_growing import NodeGrowth
 from nasframe_recurrent import Prod, Relu, Sigmoid, Sum, Tanh, TwoToOne
-from recurrent import TOLD, Centred, parents, specimen
+from recurrent import TOLD, Centred, CentredEdge, parents, specimen
 from torch import nn
 
 import nasframe.search.state
@@ -82,14 +82,18 @@ class TestTransaction:
 
 
 class TestClaim:
-    @given(growths(), st.integers(1, 2))
-    def test_behind_a_gate_nothing_moves(self, growths: Any, times: int) -> None:
-        """Behind a gate a node changes no bit of the output, in evaluation and in training mode, however often it is done."""
+    @given(growths(), st.integers(1, 2), st.booleans())
+    def test_behind_a_gate_nothing_moves(self, growths: Any, times: int, fast: bool) -> None:
+        """Behind a gate a node changes the output by no more than rounding, in evaluation and in training mode, however often
+        it is done; by no bit where the cell puts out one state, one operation after the other.
+        """
         parent, *where = growths
+        parent.network.fast = fast
         child = parent
         for _ in range(times):
             child = grown(child, "gate", *where)
-        laws.exact(parent, child, allowed=0.0)
+        one = len(parent.strategy.backbone.outputs(child.network.structure.cell(where[0]))) == 1
+        laws.exact(parent, child, allowed=0.0 if one and not fast else None)
 
     @given(growths(TOLD))
     def test_noise_keeps_its_bound(self, growths: Any) -> None:
@@ -116,7 +120,7 @@ class TestClaim:
     def test_nothing_is_claimed_of_strangers(self, growths: Any) -> None:
         """With an operation that does not tell its magnitude the noise is lossy; without one it is approximate."""
         parent, *where = growths
-        told = all(not isinstance(o, Centred) for o in parent.strategy.backbone.operations)
+        told = all(not isinstance(o, Centred | CentredEdge) for o in parent.strategy.backbone.operations)
         assert growth("noise", *where)(parent.network).claim.kind == ("approximate" if told else "lossy")
         assert growth("gate", *where)(parent.network).claim.kind == "exact"
 
@@ -126,6 +130,7 @@ class TestDistance:
     def test_noise_moves_the_output_in_proportion(self, growths: Any, which: str) -> None:
         """The network's distance is linear in delta alone, in sigma alone, and in both, over four decades."""
         parent, *where = growths
+        assume(which != "sigma" or isinstance(parent.strategy.backbone, TwoToOne))  # no identity of DARTS has parameters
         children = {s: grown(parent, "noise", *where, **noise(which, s)) for s in SIZES}
         laws.linear(f"the distance by {which}", {s: laws.distance(parent, child) for s, child in children.items()})
 
@@ -164,6 +169,8 @@ class TestTraining:
     def test_noise_disturbs_the_others_in_proportion(self, growths: Any) -> None:
         """With noise the next step of all else differs from what it would have been in proportion to delta = sigma."""
         parent, *where = growths
+        # of a mean the identity has a share only: such logits move by their own rate, however small the noise
+        assume(len(parent.strategy.backbone.outputs(parent.network.structure.cell(where[0]))) == 1)
         laws.linear("the difference of the next step", _differences(parent, where))
 
 

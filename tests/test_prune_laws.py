@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from nasframe_bilevel import FirstOrder
 from nasframe_growing import NodeGrowth
 from nasframe_pruning import Strongest
-from nasframe_recurrent import Sum
+from nasframe_recurrent import Darts, IdentityEdge, Sum
 from recurrent import make, parents, specimen
 from torch import Tensor
 
 import nasframe.change.apply
-from nasframe import ChangeError, Seed, Structure, apply, distance, folding, removal, tensors
+from nasframe import ChangeError, Seed, Site, Structure, apply, build, distance, folding, removal, tensors
 from nasframe.change import map as maps
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
@@ -79,24 +79,57 @@ class TestRemoval:
         assert not child.network.logits
         laws.reconstructed(child, make)
 
-    @given(parents(nodes=2), st.integers(1, 3))
+    @given(parents(nodes=3), st.integers(1, 3))
     def test_the_strongest_stay(self, parent: Aged, keep: int) -> None:
-        """Of each site so many candidates stay, none lighter than any that went, however they are ordered."""
+        """Of each node so many operations stay and never zero, none lighter than any that went: of the same edge, and from
+        other edges while there are enough of them.
+        """
         structure, weights = parent.network.structure, parent.weights()
         gone = Strongest(keep).remove(structure, weights)
-        laws.masked(parent, gone)
-        for address, site in structure.sites():
-            sizes = dict(zip((c.id for c in site.candidates), weights.get(address, torch.ones(1)).tolist(), strict=True))
-            went = gone.get(address, frozenset())
-            assert len(sizes) - len(went) == min(keep, len(sizes))
-            assert max((sizes[i] for i in went), default=0.0) <= min(w for i, w in sizes.items() if i not in went)
+        child = laws.masked(parent, gone).network.structure
+        for address, _ in child.nodes():
+            edges = [
+                _weighed(s, weights.get(a, torch.ones(1)), gone.get(a, ()))
+                for a, s in structure.sites()
+                if _node(a, s) == address
+            ]
+            stayed, went = ([w for edge in edges for w in edge[i]] for i in (0, 1))
+            assert len(stayed) == min(keep, len(stayed + went))
+            assert all(max(e[1], default=0.0) <= min(e[0]) for e in edges if e[0])
+            several = sum(len(e[0]) > 1 for e in edges)
+            assert not several or all(e[0] for e in edges), "two from one edge, and none from another"
+            if keep == 1:
+                assert max(went, default=0.0) <= min(stayed)
+
+    def test_zero_stays_where_it_is_alone(self) -> None:
+        """A node that has nothing but zero keeps one."""
+        structure = Darts().initial({"inputs": 1, "outputs": 1}, 1)
+        network = build(structure, SEED)
+        zeros = removal(network, {"layer0/xh-n0": {c.id for _, s in structure.sites() for c in s.candidates[:4]}}, SEED)
+        assert Strongest().remove(zeros.child.structure, {}) == {}
+
+    @given(st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=3), min_size=1, max_size=5))
+    def test_dead_nodes_go(self, edges: list[list[int]]) -> None:
+        """Of a DARTS cell whose nodes keep some of their edges, just the nodes stay that a path joins to the output."""
+        structure = Darts().initial({"inputs": 1, "outputs": 1}, len(edges))
+        kept = {f"n{j}": {f"n{i % j}" for i in sources} for j, sources in enumerate(edges) if j}
+        gone = {
+            a: {c.id for c in s.candidates} for a, s in structure.sites() if s.node in kept and s.inputs[0] not in kept[s.node]
+        }
+        child = removal(build(structure, SEED), gone, SEED).child.structure
+        reached, todo = set(), [f"n{len(edges) - 1}"]
+        while todo:
+            reached.add(todo[-1])
+            todo.extend(kept.get(todo.pop(), ()))
+        assert {n.id for _, n in child.nodes()} == reached
+        child.check()
 
     @pytest.mark.parametrize(
         ("gone", "message"),
         [
             ({"layer0/n9": {0}}, r"there is no site 'layer0/n9' to remove from; there are layer0/n0, layer0/n1, layer1/n0"),
             ({"layer0/n0": {0, 77}}, r"layer0/n0 has no candidates \[77\]; it has \[0, 1, 2, 3, 4, 5\]"),
-            ({"layer0/n0": set(range(6))}, "all candidates of layer0/n0 would go; a site keeps one at least"),
+            ({"layer0/n0": set(range(6))}, "all candidates of node layer0/n0 would go; a node keeps one at least"),
         ],
     )
     def test_refusals(self, gone: Any, message: str) -> None:
@@ -122,13 +155,17 @@ class TestFolding:
 
     @given(decided())
     def test_what_cannot_be_folded_is_kept_and_said(self, parent: Aged) -> None:
-        """Just the nodes that are sums lose their gate; the change says which nodes did and which did not."""
-        change = folding(parent.network, SEED)
-        sums = {a for a, s in parent.network.structure.sites() if isinstance(s.candidates[0].operation, Sum)}
-        nodes = {a for a, n in parent.network.structure.nodes() if n.inherits}
-        assert {*change.request["folded"]} == nodes & sums
-        assert {*change.request["kept"]} == nodes - sums == {a for a, n in change.child.structure.nodes() if n.inherits}
-        assert parent.network.count()["gates"] - change.child.count()["gates"] == len(nodes & sums)
+        """Just the nodes that are sums of what they inherit, or that itself, lose their gate; the change says which did, and
+        which did not.
+        """
+        structure, change = parent.network.structure, folding(parent.network, SEED)
+        nodes = {a: n for a, n in structure.nodes() if n.inherits}
+        sites = {a: [s for b, s in structure.sites() if _node(b, s) == a] for a in nodes}
+        own = {a for a, s in sites.items() if len(s) == 1 and s[0].inputs[-1:] == nodes[a].inherits}
+        sums = {a for a in own if isinstance(sites[a][0].candidates[0].operation, Sum | IdentityEdge)}
+        assert {*change.request["folded"]} == sums
+        assert {*change.request["kept"]} == {*nodes} - sums == {a for a, n in change.child.structure.nodes() if n.inherits}
+        assert parent.network.count()["gates"] - change.child.count()["gates"] == len(sums)
 
     def test_undecided_nodes_keep_their_gates(self) -> None:
         """A mixture is not folded, and folding what has no gate is the identity."""
@@ -206,6 +243,16 @@ class TestMutants:
         monkeypatch.setattr(FirstOrder, "logits", logits)
         with pytest.raises(AssertionError, match=message):
             laws.inverse(FirstOrder(), {"cell/n0": torch.tensor([0.9, 0.1]).double()})
+
+
+def _node(address: str, site: Site) -> str:
+    return f"{address.split('/')[0]}/{site.node}"
+
+
+def _weighed(site: Site, weights: Tensor, gone: Any) -> tuple[list[float], list[float]]:
+    """The weights of a site's operations but zero, those that stay and those that go."""
+    pairs = [(c.id in gone, w) for c, w in zip(site.candidates, weights.tolist(), strict=True) if not c.operation.zero]
+    return [w for went, w in pairs if not went], [w for went, w in pairs if went]
 
 
 def _sites(aged: Aged) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from nasframe_recurrent import TwoToOne
 from recurrent import make, specimen, strategies
 
 from nasframe import Seed, Structure, StructureError, build
+from nasframe.change.apply import without
 from nasframe.testing import laws
 from nasframe.testing.strategies import removals, spoilt
 
@@ -102,6 +103,7 @@ class TestStructures:
                 "sun",
                 "there is no operation 'sun'; did you mean 'sum'",
             ),
+            (["cells", "layer0", "sites"], [], "cell 'layer0' has no site for its nodes n0, n1; each needs one at least"),
             (["cells", "layer0", "sites", 1, "id"], "n0", "a site id comes twice in cell 'layer0'"),
         ],
     )
@@ -137,12 +139,7 @@ def _next(kind: str, structure: Structure, type: str, gone: Mapping[str, Set[int
         cell = structure.cell(type)
         sites = tuple(s for s in cell.sites if s.node != cell.nodes[-1].id) if cell.nodes else ()
         return structure.replace_cell(type, attrs.evolve(cell, nodes=cell.nodes[:-1], sites=sites))
-    for address, ids in gone.items():
-        type, id = address.split("/")
-        site = structure.cell(type).site(id)
-        kept = tuple(c for c in site.candidates if c.id not in ids)
-        structure = structure.replace_cell(type, structure.cell(type).replace_site(attrs.evolve(site, candidates=kept)))
-    return structure
+    return without(structure, gone)
 
 
 def _inheriting(structure: Structure) -> Structure:

@@ -41,7 +41,7 @@ def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) 
     """One search."""
     strategy = Strategy(
         task=Forecasting(),
-        backbone=TwoToOne(),
+        backbone=TwoToOne(hidden=16),
         architect=FirstOrder(after_growth=rate),
         growth=(NodeGrowth(form) if delta is None else NodeGrowth(form, delta),),
         criterion=Patience() | NoBetter() | MaxNodes(4),

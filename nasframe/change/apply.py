@@ -15,6 +15,7 @@ from nasframe.claim import Claim, tolerance
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.network import Gate, Network, build, tensors
 from nasframe.seeds import Seed
+from nasframe.structure import Structure
 
 
 @attrs.frozen(eq=False)
@@ -99,8 +100,16 @@ def _evaluated(outputs: Callable[[Network], Tensor], network: Network) -> Tensor
 
 
 def removal(parent: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed) -> Change:
-    """Take candidates out of their sites; the logits of the others stay, so that the rule shares the weight out anew."""
-    structure = parent.structure
+    """Take candidates out of their sites; the logits of the others stay, so that the rule shares the weight out anew.
+
+    A site that loses all goes with them, and so does a node that nothing takes in any more.
+    """
+    request = {address: sorted(ids) for address, ids in gone.items()}
+    return Change(build(without(parent.structure, gone), seed, like=parent), Claim.lossy(), request=request)
+
+
+def without(structure: Structure, gone: Mapping[str, AbstractSet[int]]) -> Structure:
+    """The structure that a removal makes."""
     sites = dict(structure.sites())
     for address, ids in gone.items():
         if address not in sites:
@@ -108,14 +117,17 @@ def removal(parent: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed) -
         present = {c.id for c in sites[address].candidates}
         if not ids <= present:
             raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
-        if ids == present:
-            raise ChangeError(f"all candidates of {address} would go; a site keeps one at least")
         type = address.split("/", 1)[0]
-        cell = structure.cell(type)
         kept = tuple(c for c in sites[address].candidates if c.id not in ids)
-        structure = structure.replace_cell(type, cell.replace_site(attrs.evolve(sites[address], candidates=kept)))
-    request = {address: sorted(ids) for address, ids in gone.items()}
-    return Change(build(structure, seed, like=parent), Claim.lossy(), request=request)
+        cell = structure.cell(type).replace_site(attrs.evolve(sites[address], candidates=kept))
+        structure = structure.replace_cell(type, cell)
+    for type, cell in structure.cells:
+        left = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))
+        bare = [n.id for n in left.nodes if not any(s.node == n.id for s in left.sites)]
+        if bare:
+            raise ChangeError(f"all candidates of node {type}/{bare[0]} would go; a node keeps one at least")
+        structure = structure.replace_cell(type, left.alive(structure.backbone.outputs(left)))
+    return structure
 
 
 def folding(parent: Network, seed: Seed) -> Change:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from nasframe import Architect, Bound, Change, Network, Seed, Site, Structure, Take, removal, tensors, tolerance
+from nasframe import Architect, Bound, Change, Mixture, Network, Seed, Site, Structure, Take, removal, tensors, tolerance
 from nasframe.search.state import dump, rebuilt, snapshot
 from nasframe.testing.aged import Aged
 
@@ -82,10 +82,11 @@ def blind(parent: Aged, make: Make) -> Change:
 
 @attrs.frozen(eq=False)
 class Seen:
-    """What a node was given, by name, and what it put out. What it should have put out is its last input."""
+    """What a node was given, by name, what it put out, and what it should have put out."""
 
     inputs: Mapping[str, Tensor]
     output: Tensor
+    wanted: Tensor
 
     @property
     def norms(self) -> dict[str, float]:
@@ -94,22 +95,28 @@ class Seen:
 
     @property
     def deviation(self) -> float:
-        """How far the output is from the last input."""
-        return _largest(self.output - [*self.inputs.values()][-1])
+        """How far the output is from what it should be."""
+        return _largest(self.output - self.wanted)
 
 
 def seen(aged: Aged, node: str, training: bool = False) -> list[Seen]:
-    """Every call of a node that has one site, in every instance and at every step of the validation split."""
-    found: list[Seen] = []
-    hooked, (address, site) = aged.copy(), _site(aged, node)
-
-    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        found.append(Seen(dict(zip(site.inputs, inputs[1:], strict=True)), output))
-
-    for _, mixture in hooked.network.mixtures(address):
-        mixture.register_forward_hook(note)
+    """Every call of a node that the cell's end grew, in every instance and at every step of the validation split."""
+    hooked, sites, found = aged.copy(), _sites(aged, node), []
+    hooked.network.fast = False  # a fast form calls no modules
+    inherited = _inherited(aged, node)
+    for mixtures in _instances(hooked, node):
+        calls: list[list[tuple[Any, Tensor]]] = [[] for _ in mixtures]
+        for mixture, own in zip(mixtures, calls, strict=True):
+            mixture.register_forward_hook(lambda module, inputs, output, own=own: own.append((inputs[1:], output)))
+        found.append(calls)
     hooked.outputs(training)
-    return found
+    steps = [step for calls in found for step in zip(*calls, strict=True)]
+    result = []
+    for step in steps:
+        inputs = {n: i for site, (given, _) in zip(sites, step, strict=True) for n, i in zip(site.inputs, given, strict=True)}
+        outputs = [output for _, output in step]
+        result.append(Seen(inputs, torch.stack(outputs).sum(0), torch.stack([inputs[n] for n in inherited]).mean(0)))
+    return result
 
 
 def bounded(child: Aged, bounds: Mapping[str, Bound]) -> None:
@@ -143,21 +150,22 @@ def slack(child: Aged, node: str, bound: Bound, scale: float = 1.0, tries: int =
 
     From random corners of the box of these norms, each try climbs the deviation's gradient from corner to corner.
     """
-    address, site = _site(child, node)
-    calls = seen(child, node)
-    norms = {name: scale * max(call.norms[name] for call in calls) for name in site.inputs}
+    sites, inherited, calls = _sites(child, node), _inherited(child, node), seen(child, node)
+    norms = {name: scale * max(call.norms[name] for call in calls) for name in calls[0].inputs}
     generator = Seed(("slack",)).generator()
-    shapes = {name: (tries, *value.shape[1:]) for name, value in calls[0].inputs.items()}
     shares = {a: w.unbind() for a, w in child.weights().items()}
     largest = 0.0
-    for _, mixture in child.copy().network.eval().mixtures(address):
+    for mixtures in _instances(child.copy(), node):
         like = calls[0].output
-        corners = [torch.randn(s, generator=generator, dtype=torch.float64).to(like).sign() for s in shapes.values()]
+        shapes = {name: (tries, *value.shape[1:]) for name, value in calls[0].inputs.items()}
+        corners = {n: torch.randn(s, generator=generator, dtype=torch.float64).to(like).sign() for n, s in shapes.items()}
         for _ in range(10):
-            inputs = [(norms[name] * c).requires_grad_() for name, c in zip(shapes, corners, strict=True)]
-            deviation = (mixture(shares, *inputs) - inputs[-1]).abs().flatten(1).amax(1)
+            inputs = {name: (norms[name] * corner).requires_grad_() for name, corner in corners.items()}
+            own = sum(m.eval()(shares, *(inputs[i] for i in s.inputs)) for m, s in zip(mixtures, sites, strict=True))
+            deviation = (own - torch.stack([inputs[n] for n in inherited]).mean(0)).abs().flatten(1).amax(1)
             largest = max(largest, float(deviation.detach().max()))
-            corners = [g.sign() for g in torch.autograd.grad(deviation.sum(), inputs)]
+            gradients = torch.autograd.grad(deviation.sum(), [*inputs.values()])
+            corners = {name: gradient.sign() for name, gradient in zip(inputs, gradients, strict=True)}
     return bound(norms), largest
 
 
@@ -228,13 +236,15 @@ def undisturbed(parent: Aged, child: Aged) -> None:
 
 
 def masked(parent: Aged, gone: Mapping[str, Set[int]]) -> Aged:
-    """Removing candidates equals giving them weight zero and the others theirs, divided by their sum; returns the child."""
+    """Removing candidates equals giving them weight zero and the others of their site theirs, divided by their sum; returns
+    the child.
+    """
     child = parent.after(removal(parent.network, gone, Seed(("removal",))))
     weights = dict(parent.weights())
     for address, site in parent.network.structure.sites():
         if address in gone:
             kept = torch.tensor([c.id not in gone[address] for c in site.candidates])
-            weights[address] = weights[address] * kept / weights[address][kept].sum()
+            weights[address] = weights[address] * kept / (weights[address][kept].sum() if kept.any() else 1.0)
     for mode, training in MODES.items():
         mask, after = parent.outputs(training, weights), child.outputs(training)
         hold(
@@ -326,10 +336,25 @@ def _kind(network: Network) -> tuple[bool, set[Any]]:
     return network.training, {(t.dtype, t.device) for t in tensors(network).values() if t.is_floating_point()}
 
 
-def _site(aged: Aged, node: str) -> tuple[str, Site]:
+def _sites(aged: Aged, node: str) -> list[Site]:
     type, id = node.split("/")
-    (site,) = (s for s in aged.network.structure.cell(type).sites if s.node == id)
-    return f"{type}/{site.id}", site
+    return [s for s in aged.network.structure.cell(type).sites if s.node == id]
+
+
+def _instances(aged: Aged, node: str) -> list[tuple[Mixture, ...]]:
+    """The mixtures of a node's sites, in every instance of its cell type."""
+    type = node.split("/")[0]
+    modules = [[m for _, m in aged.network.mixtures(f"{type}/{site.id}")] for site in _sites(aged, node)]
+    return [*zip(*modules, strict=True)]
+
+
+def _inherited(aged: Aged, node: str) -> Sequence[str]:
+    """What the cell put out before the node grew at its end."""
+    type, id = node.split("/")
+    structure = aged.network.structure
+    nodes = structure.cell(type).nodes
+    before = nodes[: [n.id for n in nodes].index(id)]
+    return structure.backbone.outputs(attrs.evolve(structure.cell(type), nodes=before))
 
 
 def _largest(value: Tensor) -> float:

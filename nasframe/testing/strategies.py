@@ -57,8 +57,17 @@ def _tame(aged: Aged) -> bool:
 
 @st.composite
 def removals(draw: DrawFn, structure: Structure, decide: bool = False) -> Mapping[str, frozenset[int]]:
-    """Candidates to remove, by site: any but all, or all but one at each site where the structure is to be decided."""
+    """Candidates to remove, by site: any but all of a node, or all but one at most at each site where the structure is to
+    be decided.
+    """
     gone = {address: draw(_part(site, decide)) for address, site in structure.sites() if not site.decided}
+    for address, site in structure.sites():
+        others = [
+            a for a, s in structure.sites() if a != address and a.split("/")[0] == address.split("/")[0] and s.node == site.node
+        ]
+        stays = any(a not in gone or len(gone[a]) < len(dict(structure.sites())[a].candidates) for a in others)
+        if address in gone and stays and draw(st.booleans()):
+            gone[address] = frozenset(c.id for c in site.candidates)
     return {address: ids for address, ids in gone.items() if ids}
 
 

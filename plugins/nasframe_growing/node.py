@@ -121,7 +121,8 @@ class NodeGrowth(Morphism):
 def error(child: Network, address: str, site: Site, birth: Mapping[int, float], weights: Tensor) -> Bound | None:
     """A bound on how far a site is from what it is born to be, over all instances; None if a candidate cannot tell.
 
-    With weights w in the place of t, the site is off by at most the sum of |w - t| |o| + t |o - h| over its candidates.
+    With weights w in the place of t, the site is off by at most the sum of |w - t| |o| + t |o - h| over its candidates,
+    where h is what a candidate with weight acts as: the identity on the last input, or zero.
     """
     worst = Bound({})
     for _, mixture in child.mixtures(address):
@@ -138,5 +139,6 @@ def error(child: Network, address: str, site: Site, birth: Mapping[int, float], 
 
 def _term(operation: Operation, module: nn.Module, w: float, t: float) -> Bound | None:
     magnitude = operation.magnitude(module)
-    deviation = operation.deviation(module) if t else Bound({})
+    # zero is what it should be, at any weight
+    deviation = operation.deviation(module) if t and not operation.zero else Bound({})
     return None if magnitude is None or deviation is None else magnitude * abs(w - t) + deviation * t

@@ -1,4 +1,4 @@
-"""Keep the strongest operations of each site (Jie & Gao 2021, 3.2.3; Liu et al. 2019)."""
+"""Keep the strongest operations of each node (Jie & Gao 2021, 3.2.3; Liu et al. 2019)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from nasframe import Pruner, Structure, all_but_strongest, number
 
 @attrs.frozen
 class Strongest(Pruner):
-    """All but the `keep` candidates of most weight go, at every site."""
+    """All but the `keep` operations of most weight go, at every node, and zero always (k = 1 for recurrent cells)."""
 
     name: ClassVar[str] = "strongest"
     keep: int = number(1, low=1, whole=True)
 
     def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """The others' ids."""
-        gone = {a: all_but_strongest(s, weights[a], self.keep) for a, s in structure.sites() if not s.decided}
-        return {address: ids for address, ids in gone.items() if ids}
+        return all_but_strongest(structure, weights, self.keep)

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Bound, Operation
+from nasframe import Bound, Operation, Pointwise, Term
 
 
 def matrix(rows: int, columns: int, hidden: int) -> nn.Parameter:
@@ -62,15 +62,31 @@ class TwoInput(Operation):
         """The module."""
 
 
+class Activation(TwoInput):
+    """An activation behind linear maps of both inputs."""
+
+    activation: ClassVar[Any]
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        """A gate."""
+        return Gate(self.activation, inputs, hidden)
+
+    def pointwise(self) -> Pointwise:
+        """The activation of W_x x + W_h h + b."""
+        return Pointwise((Term(("W_x", "W_h"), "b"),), self.function)
+
+    @classmethod
+    def function(cls, a: Tensor, h: Tensor) -> Tensor:
+        """The activation of a."""
+        return cls.activation(a)
+
+
 @attrs.frozen
-class Sigmoid(TwoInput):
+class Sigmoid(Activation):
     """sigmoid(W_x x + W_h h + b)."""
 
     name: ClassVar[str] = "sigmoid"
-
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """A gate."""
-        return Gate(torch.sigmoid, inputs, hidden)
+    activation = staticmethod(torch.sigmoid)
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= 1."""
@@ -78,14 +94,11 @@ class Sigmoid(TwoInput):
 
 
 @attrs.frozen
-class Tanh(TwoInput):
+class Tanh(Activation):
     """tanh(W_x x + W_h h + b)."""
 
     name: ClassVar[str] = "tanh"
-
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """A gate."""
-        return Gate(torch.tanh, inputs, hidden)
+    activation = staticmethod(torch.tanh)
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= 1."""
@@ -93,14 +106,11 @@ class Tanh(TwoInput):
 
 
 @attrs.frozen
-class Relu(TwoInput):
+class Relu(Activation):
     """relu(W_x x + W_h h + b)."""
 
     name: ClassVar[str] = "relu"
-
-    def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """A gate."""
-        return Gate(torch.relu, inputs, hidden)
+    activation = staticmethod(torch.relu)
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |b| + |W_x| |x| + |W_h| |h|."""
@@ -118,6 +128,10 @@ class Sum(TwoInput):
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A projection."""
         return Projected(torch.add, inputs, hidden)
+
+    def pointwise(self) -> Pointwise:
+        """W_x x and h, added."""
+        return Pointwise((Term(("W_x", None)),), torch.add)
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |W_x| |x| + |h|."""
@@ -138,6 +152,10 @@ class Prod(TwoInput):
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A projection."""
         return Projected(torch.mul, inputs, hidden)
+
+    def pointwise(self) -> Pointwise:
+        """W_x x and h, multiplied."""
+        return Pointwise((Term(("W_x", None)),), torch.mul)
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |W_x| |x| |h|."""

@@ -1,0 +1,124 @@
+"""How fast the fast form of the recurrent backbones is: beside the readable form, and beside torch's own LSTM and GRU.
+
+    python docs/measurements/bench.py --threads 1
+
+First the outputs of a whole network and the gradients of all its parameters, then each architect's step, for random inputs.
+In every round each candidate runs once unmeasured, since a search runs the same again and again, and once measured; a row
+holds the medians in milliseconds, with the smallest and the largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import torch
+from nasframe_recurrent import Darts, TwoToOne
+from torch import Tensor, nn
+
+from nasframe import Backbone, Bilevel, Network, Search, Seed, Split, Strategy, build, installed
+from nasframe.search.bilevel import problem
+from nasframe.testing.fakes import Endless, Keep, Noise
+
+#: (n_x = n_h, time, batch)
+SIZES = ((7, 10, 50), (128, 35, 32))
+NODES = (2, 4, 6)
+
+
+def main() -> None:
+    """Print one row after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=11)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, float32, {options.rounds} rounds; milliseconds, median [min..max]"
+    )
+    for title, candidates in (*gradients(), *steps()):
+        times = measured(candidates, options.rounds)
+        ratio = statistics.median(times["readable"]) / statistics.median(times["fast"])
+        cells = [f"{name} {statistics.median(t):.2f} [{min(t):.2f}..{max(t):.2f}]" for name, t in times.items()]
+        print(f"{title:<48} {ratio:5.2f} times  {'  '.join(cells)}", flush=True)
+
+
+def measured(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """The milliseconds of each candidate, round by round."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            run()
+            start = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def gradients() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+    """Forward and backward, for each backbone, size and number of nodes."""
+    for backbone in (TwoToOne(), Darts()):
+        for units, steps, batch in SIZES:
+            for nodes in NODES:
+                inputs = torch.randn(steps, batch, units, generator=Seed(("inputs",)).generator())
+                candidates: dict[str, Callable[[], object]] = {
+                    form: partial(backward, network, inputs) for form, network in forms(backbone, units, nodes).items()
+                }
+                for kind in (nn.LSTM, nn.GRU):
+                    candidates[kind.__name__] = partial(backward, kind(units, units), inputs)
+                yield f"{backbone.name}, {nodes} nodes, n_h {units}, T {steps}, batch {batch}", candidates
+
+
+def forms(backbone: Backbone, units: int, nodes: int) -> dict[str, Network]:
+    """The readable and the fast form of one supernet."""
+    structure = backbone.initial({"inputs": units, "outputs": units}, nodes)
+    both = {name: build(structure, Seed((0,))) for name in ("readable", "fast")}
+    for name, network in both.items():
+        network.fast = name == "fast"
+    return both
+
+
+def backward(module: nn.Module, inputs: Tensor) -> object:
+    """The gradients of all parameters."""
+    output = module(inputs, even(dict(module.logits))) if isinstance(module, Network) else module(inputs)[0]
+    return torch.autograd.grad((output**2).mean(), [*module.parameters()])
+
+
+def even(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The rule of DARTS."""
+    return {address: alpha.softmax(0) for address, alpha in logits.items()}
+
+
+def steps() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+    """The gradient of the logits, for each architect that is installed."""
+    units, time, batch = SIZES[0]
+    shape = (time, -1, units)
+    task = Noise((("inputs", units), ("outputs", units)), shape, shape, batch)
+    for backbone in (TwoToOne(), Darts()):
+        for name in installed().names("architect"):
+            architect = installed().make("architect", name)
+            strategy = partial(Strategy, task=task, backbone=backbone, architect=architect, criterion=Endless(), pruner=Keep())
+            yield (
+                f"{backbone.name}, 4 nodes, n_h {units}: {name}",
+                {
+                    form: partial(architect.gradient, bilevel(strategy(nodes=4, fast=form == "fast")))
+                    for form in ("readable", "fast")
+                },
+            )
+
+
+def bilevel(strategy: Strategy) -> Bilevel:
+    """The problem of a search that begins, with one loss on all of its training part and one on all of its validation part."""
+    search = Search(strategy)
+
+    def objective(split: Split) -> Callable[..., Tensor]:
+        inputs, targets = split.batch(torch.arange(split.size))
+        return lambda forward, weights: search.data.loss(forward(inputs, weights), targets)
+
+    return problem(search.state, strategy, objective(search.data.train), objective(search.data.validation))
+
+
+if __name__ == "__main__":
+    main()

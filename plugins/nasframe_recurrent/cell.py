@@ -1,0 +1,80 @@
+"""What the recurrent backbones share: a cell, whose structure says how its nodes are wired, and layers of cells over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nasframe import Cell, Gate, Mixture, Shares, Structure
+
+
+class RecurrentCell(nn.Module):
+    """One step of a layer. A node is the sum of its sites' mixtures; h_t is the mean of the states that the cell puts out.
+
+    The states are "x": x_t (batch, n_x), "h": h_{t-1} (batch, n_h), "xh": both side by side, and the nodes (batch, n_h).
+    """
+
+    def __init__(self, type: str, cell: Cell, outputs: Sequence[str], inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.cell, self.outputs, self.hidden = cell, outputs, hidden
+        self.widths = {"x": inputs, "h": hidden, "xh": inputs + hidden, **{node.id: hidden for node in cell.nodes}}
+        self.sites = nn.ModuleDict(
+            {s.id: Mixture(f"{type}/{s.id}", s, inputs=self.widths[s.inputs[0]], hidden=hidden) for s in cell.sites}
+        )
+        self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
+        self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
+        self.joined = any("xh" in s.inputs for s in cell.sites)
+
+    def forward(self, shares: Shares, x: Tensor, h: Tensor) -> Tensor:
+        """h_t from x_t: (batch, n_x) and h_{t-1}: (batch, n_h)."""
+        states = {"x": x, "h": h} | ({"xh": torch.cat([x, h], 1)} if self.joined else {})
+        for node, sites in self.nodes:
+            own = total([self.sites[s.id](shares, *(states[i] for i in s.inputs)) for s in sites])
+            states[node.id] = self.gates[node.id](mean([states[i] for i in node.inherits]), own) if node.inherits else own
+        return mean([states[i] for i in self.outputs])
+
+
+class Stack(nn.Module):
+    """Layers of cells over time, and a linear head."""
+
+    def __init__(self, structure: Structure, hidden: int | None, dropout: float) -> None:
+        super().__init__()
+        inputs, outputs = structure.size("inputs"), structure.backbone.outputs
+        hidden = hidden or inputs
+        self.layers = nn.ModuleList(
+            RecurrentCell(type, cell, outputs(cell), hidden if i else inputs, hidden)
+            for i, (type, cell) in enumerate(structure.cells)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, structure.size("outputs"))
+
+    def forward(self, inputs: Tensor, shares: Shares) -> Tensor:
+        """From (time, batch, n_x) to (time, batch, n_y)."""
+        for layer in self.layers:
+            assert isinstance(layer, RecurrentCell)
+            inputs = self.dropout(unrolled(layer, inputs, shares))
+        return self.head(inputs)
+
+
+def unrolled(cell: RecurrentCell, inputs: Tensor, shares: Shares) -> Tensor:
+    """h_t at every step from h_0 = 0, one step after the other: from (time, batch, n_x) to (time, batch, n_h)."""
+    h, states = inputs.new_zeros(inputs.shape[1], cell.hidden), []
+    for x in inputs.unbind():
+        h = cell(shares, x, h)
+        states.append(h)
+    return torch.stack(states)
+
+
+def total(states: Sequence[Tensor]) -> Tensor:
+    """Their sum."""
+    first, *rest = states
+    for state in rest:
+        first = first + state
+    return first
+
+
+def mean(states: Sequence[Tensor]) -> Tensor:
+    """Their mean; the state itself where there is one."""
+    return states[0] if len(states) == 1 else total(states) / len(states)

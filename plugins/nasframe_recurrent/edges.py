@@ -1,0 +1,158 @@
+"""The operations on the edges of DARTS's recurrent backbone: o(z) with z: (batch, width), the last n_h of it the hidden state.
+
+Linear maps have no biases (Jie & Gao 2021, Table 2).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe import Bound, Operation, Pointwise, Term
+from nasframe_recurrent.operations import matrix, norm
+
+
+class Activated(nn.Module):
+    """activation(W z)."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor], inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.activation = activation
+        self.W = matrix(hidden, inputs, hidden)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Shape (batch, n_h)."""
+        return self.activation(z @ self.W.t())
+
+
+class Kept(nn.Module):
+    """The hidden state within z, times a factor."""
+
+    def __init__(self, hidden: int, factor: float) -> None:
+        super().__init__()
+        self.hidden, self.factor = hidden, factor
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Shape (batch, n_h)."""
+        return self.factor * z[:, -self.hidden :]
+
+
+def kept(h: Tensor) -> Tensor:
+    """H."""
+    return h
+
+
+class Edge(Operation):
+    """An operation on one state. The backbone builds it with `inputs`, the width of the state, and `hidden` = n_h."""
+
+    arity: ClassVar[int] = 1
+
+    @abstractmethod
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        """The module."""
+
+
+class Activation(Edge):
+    """An activation behind a linear map."""
+
+    activation: ClassVar[Any]
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        """A linear map and the activation."""
+        return Activated(self.activation, inputs, hidden)
+
+    def pointwise(self) -> Pointwise:
+        """The activation of W z."""
+        return Pointwise((Term(("W",)),), self.function)
+
+    @classmethod
+    def function(cls, a: Tensor, h: Tensor) -> Tensor:
+        """The activation of a."""
+        return cls.activation(a)
+
+
+@attrs.frozen
+class SigmoidEdge(Activation):
+    """sigmoid(W z)."""
+
+    name: ClassVar[str] = "sigmoid_edge"
+    activation = staticmethod(torch.sigmoid)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= 1."""
+        return Bound({(): 1.0})
+
+
+@attrs.frozen
+class TanhEdge(Activation):
+    """tanh(W z)."""
+
+    name: ClassVar[str] = "tanh_edge"
+    activation = staticmethod(torch.tanh)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= |W| |z|, which is less than one in the states of a cell, as a rule."""
+        assert isinstance(module, Activated)
+        return Bound({(0,): norm(module.W)})
+
+
+@attrs.frozen
+class ReluEdge(Activation):
+    """relu(W z)."""
+
+    name: ClassVar[str] = "relu_edge"
+    activation = staticmethod(torch.relu)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= |W| |z|."""
+        assert isinstance(module, Activated)
+        return Bound({(0,): norm(module.W)})
+
+
+@attrs.frozen
+class IdentityEdge(Edge):
+    """The hidden state: z itself, of [x, h] the h."""
+
+    name: ClassVar[str] = "identity_edge"
+    residual: ClassVar[tuple[str, ...]] = ()
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        """No parameters."""
+        return Kept(hidden, 1.0)
+
+    def pointwise(self) -> Pointwise:
+        """No term."""
+        return Pointwise((), kept)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= |z|."""
+        return Bound({(0,): 1.0})
+
+    def deviation(self, module: nn.Module) -> Bound:
+        """None."""
+        return Bound({})
+
+
+@attrs.frozen
+class ZeroEdge(Edge):
+    """Zero: no edge."""
+
+    name: ClassVar[str] = "zero_edge"
+    zero: ClassVar[bool] = True
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        """No parameters."""
+        return Kept(hidden, 0.0)
+
+    def pointwise(self) -> Pointwise:
+        """No term."""
+        return Pointwise((), torch.zeros_like)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """None."""
+        return Bound({})

@@ -1,0 +1,297 @@
+"""The fast form of a layer: what `unrolled` computes, from what the operations tell of themselves, and its derivative.
+
+Operations are linear maps and a function entry by entry (`nasframe.Pointwise`), a node is a weighted sum of operations, and
+what it inherits is one of them, the identity. So a step is, state by state (h_{t-1} is state 0, the nodes follow):
+
+    a += W s        all linear maps of the state at once; a begins as W_x x, the biases within, for all steps together
+    y = f(a, s)     one call for each function
+    n += M y        the nodes that are fed from here; M holds the combination weights, times the gates
+
+and h_t is a fixed combination of the nodes. Backward, with g for the gradient of a state, and the slopes of f, which are found
+for many steps together:
+
+    gy = M^T gn,   ga = f_a gy,   g += f_s gy + W^T ga;   then, for many steps together, dM = gn y^T, dW = ga s^T, dW_x = ga x^T
+
+A state is (n_h, batch) and not the other way round, so that the parts of a product lie one behind the other, each in one piece.
+`forward` and `backward` take a Plan and tensors, and nothing else: whoever computes the same otherwise stands in for these two.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nasframe import Gate, Mixture
+from nasframe_recurrent.cell import RecurrentCell, unrolled
+from nasframe_recurrent.plan import Fan, Plan, planned
+
+Maps = Sequence[Tensor | None]
+
+#: the most entries of y in the stretch of time that the backward pass takes at once: what it needs for one is small enough
+#: to be found in the cache, and in memory that was used before (docs/measurements/bench.py)
+STRETCH = 2**20
+
+#: what follows from the structure of a cell, which never changes: its plan, or why there is none
+PLANS: WeakKeyDictionary[RecurrentCell, Plan | str] = WeakKeyDictionary()
+
+
+def sequence(cell: RecurrentCell, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """What `unrolled` gives, from (time, batch, n_x) to (time, batch, n_h); by itself where the cell has no fast form."""
+    if cell not in PLANS:
+        PLANS[cell] = planned(cell.cell, cell.outputs)
+    own = PLANS[cell]
+    if isinstance(own, str):
+        return unrolled(cell, inputs, {address: w.unbind() for address, w in weights.items()})
+    W_x, b, W = stacked(cell, own, inputs)
+    if b is not None:
+        W_x = torch.cat([b.new_zeros(len(b), inputs.shape[2]) if W_x is None else W_x, b.unsqueeze(1)], 1)
+        inputs = pad(inputs, (0, 1), value=1.0)
+    return Layer.apply(own, cell.hidden, inputs, mixing(cell, own, inputs, weights), W_x, *W)
+
+
+def mixing(cell: RecurrentCell, own: Plan, like: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """M, of shape (states, rows of y)."""
+    sites = [mixture_at(cell, id) for id in cell.sites]
+    shares = [weights[m.address] if len(m.candidates) > 1 else like.new_ones(1) for m in sites]
+    place, share, gate = own.entries.to(like.device)
+    entries = torch.cat([*shares, like.new_tensor(own.constants)]).index_select(0, share)
+    if cell.gates:
+        g = torch.stack([gate.g for gate in cell.gates.values() if isinstance(gate, Gate)])
+        entries = entries * torch.cat([like.new_ones(1), g, 1 - g]).index_select(0, gate)
+    states, rows = own.shape
+    return like.new_zeros(states * rows).index_add(0, place, entries).view(states, rows)
+
+
+def stacked(cell: RecurrentCell, own: Plan, like: Tensor) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
+    """W_x and b of the projected slots, and of each fan the W of those that take its state in, one slot above the other."""
+    n_x, n_h = cell.widths["x"], cell.hidden
+    W_x: list[Tensor | None] = []
+    b: list[Tensor | None] = []
+    W: list[Tensor | None] = []
+    for slot in own.slots:
+        module = mixture_at(cell, slot.site).candidates[slot.candidate]
+        W_x.append(total([getattr(module, w) if i == "x" else getattr(module, w)[:, :n_x] for w, i in slot.x]))
+        W.append(total([getattr(module, w)[:, n_x:] if i == "xh" else getattr(module, w) for w, i in slot.s]))
+        b.append(None if slot.bias is None else getattr(module, slot.bias))
+    hoisted = slice(own.projected)
+    return (
+        filled(W_x[hoisted], like.new_zeros(n_h, n_x)),
+        filled(b[hoisted], like.new_zeros(n_h)),
+        [filled(W[fan.taking], like) for fan in own.fans],
+    )
+
+
+def mixture_at(cell: RecurrentCell, site: str) -> Mixture:
+    """The module of a site."""
+    mixture = cell.sites[site]
+    assert isinstance(mixture, Mixture)
+    return mixture
+
+
+def total(parts: Sequence[Tensor]) -> Tensor | None:
+    """Their sum, if there are any."""
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def filled(blocks: Maps, zero: Tensor) -> Tensor | None:
+    """One above the other, with zero where there is none; None if there is none at all."""
+    return torch.cat([zero if v is None else v for v in blocks]) if any(v is not None for v in blocks) else None
+
+
+class Layer(torch.autograd.Function):
+    """`forward`, of which `backward` is the derivative; the derivative of that is autograd's, through `differentiable`."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, *W: Tensor | None) -> Tensor:
+        """h_t at every step: (time, batch, n_h)."""
+        S, a = forward(own, n_h, x, M, W_x, W)
+        ctx.own = own
+        ctx.save_for_backward(S, a, x, M, W_x, *W)
+        return S[1:, 0].transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        """The gradients of x, M, W_x and W."""
+        S, a, *inputs = ctx.saved_tensors
+        x, M, W_x, *W = inputs
+        if not torch.is_grad_enabled():
+            # needs_input_grad says what can have a gradient; whether it is asked for now, the engine knows
+            needs_W = any(node is not None and torch._C._will_engine_execute_node(node) for node, _ in ctx.next_functions[2:])
+            return None, None, *backward(ctx.own, S, a, g, x, M, W_x, W, ctx.needs_input_grad[2], needs_W)
+        h = differentiable(ctx.own, S.shape[2], x, M, W_x, W)
+        live = [v is not None and v.requires_grad and h.requires_grad for v in inputs]
+        asked = [*itertools.compress(inputs, live)]
+        found = iter(torch.autograd.grad(h, asked, g, create_graph=True, allow_unused=True) if asked else ())
+        return None, None, *(next(found) if alive else None for alive in live)
+
+
+def average(own: Plan, like: Tensor) -> Tensor:
+    """The combination of the nodes that is h_t: (1, nodes)."""
+    return like.new_tensor([[own.outputs.count(i) / len(own.outputs) for i in range(1, own.shape[0])]])
+
+
+def projection(own: Plan, n_h: int, x: Tensor, W_x: Tensor | None) -> Tensor:
+    """What a is before any state is known, (time, slots * n_h, batch), W_x x as far as it goes; behind that anything."""
+    T, B, _ = x.shape
+    if W_x is None:
+        return x.new_empty(T, len(own.slots) * n_h, B)
+    P = torch.bmm(W_x.expand(T, -1, -1), x.transpose(1, 2))
+    rest = len(own.slots) - own.projected
+    return torch.cat([P, x.new_empty(T, rest * n_h, B)], 1) if rest else P
+
+
+def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> tuple[Tensor, Tensor]:
+    """The states S of all steps, (time + 1, states, n_h, batch), where S[t, 0] is h_{t-1}, and a: (time, slots, n_h, batch)."""
+    T, B, _ = x.shape
+    S = x.new_zeros(T + 1, own.shape[0], n_h, B)
+    a = projection(own, n_h, x, W_x)
+    states, terms = S.flatten(2), a.view(T, len(own.slots), n_h * B)
+    steps = []
+    for fan, w in zip(own.fans, W, strict=True):
+        state = states[:-1, fan.state : fan.state + 1]
+        copies = {count: state.expand(-1, count, -1).unbind() for count in {call.count for call in fan.calls}}
+        calls = [
+            (c.function, [*zip(*(terms[:, k].unbind() for k in c.terms), copies[c.count], strict=True)]) for c in fan.calls
+        ]
+        steps.append(
+            (
+                w,
+                int(fan.taking.start < own.projected),
+                rows_of(a, fan.taking, n_h).unbind(),
+                S[:, fan.state].unbind(),
+                calls,
+                x.new_empty(fan.rows.stop - fan.rows.start, n_h * B),
+                M[fan.nodes, fan.rows],
+                states[:, fan.nodes].unbind(),
+            )
+        )
+    mean, h, nodes = average(own, S), states[1:, :1].unbind(), states[:, 1:].unbind()
+    for t in range(T):
+        for w, begun, out, s, calls, y, m, n in steps:
+            if w is not None:
+                out[t].addmm_(w, s[t], beta=begun)
+            torch.cat([function(*arguments[t]) for function, arguments in calls], out=y)
+            n[t].addmm_(m, y)
+        torch.mm(mean, nodes[t], out=h[t])
+    return S, a.view(T, -1, n_h, B)
+
+
+def rows_of(a: Tensor, slots: slice, n_h: int) -> Tensor:
+    """The rows of these slots, along the axis before the last."""
+    return a[..., slots.start * n_h : slots.stop * n_h, :]
+
+
+def backward(
+    own: Plan, S: Tensor, a: Tensor, g: Tensor, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps, needs_x: bool, needs_W: bool
+) -> list[Tensor | None]:
+    """The gradients of x, M, W_x and W, from g, that of what h is at every step; of x and the W where they are needed."""
+    n_h, B = S.shape[2:]
+    gx = torch.zeros_like(x) if needs_x else None
+    gM = torch.zeros_like(M)
+    gW_x, *gW = (torch.zeros_like(w) if w is not None and needs_W else None for w in (W_x, *W))
+    W_t = [None if w is None else w.t().contiguous() for w in W]
+    carry = S.new_zeros(1, n_h * B)
+    steps = max(1, STRETCH // (own.shape[1] * n_h * B))
+    for stop in range(len(x), 0, -steps):
+        now = slice(max(stop - steps, 0), stop)
+        G, y, ga = stretch(own, S[now], a[now], g[now], carry, M, W_t)
+        carry = G[0, :1]
+        gM += torch.matmul(G, y.transpose(1, 2)).sum(0)
+        if needs_x or needs_W:
+            ga = ga.transpose(0, 1).flatten(1)
+        projected = rows_of(ga, slice(0, own.projected), n_h)
+        if gx is not None and W_x is not None:
+            gx[now] = (projected.t() @ W_x).view_as(x[now])
+        if gW_x is not None:
+            gW_x.addmm_(projected, x[now].flatten(0, 1))
+        for fan, gw in zip(own.fans, gW, strict=True):
+            if gw is not None:
+                gw.addmm_(rows_of(ga, fan.taking, n_h), S[now, fan.state].transpose(0, 1).reshape(n_h, -1).t())
+    return [gx, gM, gW_x, *gW]
+
+
+def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor, W_t: Maps) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward through some steps: the gradients of the states, y, and the gradients of a, each (time, ..., n_h * batch) or
+    (time, slots * n_h, batch). `carry` is the gradient of the last h from behind these steps.
+    """
+    T, states, n_h, B = S.shape
+    mean = average(own, S).t()
+    G = S.new_zeros(T, states, n_h, B)
+    torch.mul(g.transpose(1, 2).unsqueeze(1), mean.view(-1, 1, 1), out=G[:, 1:])
+    flat = G.flatten(2)
+    y, by_a, by_s = slopes(own, S, a)
+    ga, by_state = by_a.flatten(1, 2), iter(by_s)
+    gy = S.new_empty(own.shape[1], n_h, B)
+    steps = []
+    for fan, w in zip(own.fans, W_t, strict=True):
+        steps.append(
+            (
+                M[fan.nodes, fan.rows].t(),
+                flat[:, fan.nodes].unbind(),
+                gy[fan.rows].flatten(1),
+                [(gy[rows], by_a[:, slots].unbind()) for slots, rows in fan.products],
+                [(gy[call.rows], d.unbind()) for call in fan.calls if (d := next(by_state)) is not None],
+                G[:, fan.state].unbind(),
+                w,
+                rows_of(ga, fan.taking, n_h).unbind(),
+            )
+        )
+    steps.reverse()
+    back, nodes = [*flat[1:, :1].unbind(), carry], flat[:, 1:].unbind()
+    for t in range(T - 1, -1, -1):
+        nodes[t].addmm_(mean, back[t])
+        for m, gn, out, products, direct, gs, w, taken in steps:
+            torch.mm(m, gn[t], out=out)
+            for rows, slope in products:
+                slope[t].mul_(rows)
+            for rows, slope in direct:
+                gs[t].add_((slope[t] * rows).sum(0)) if len(rows) > 1 else gs[t].addcmul_(slope[t][0], rows[0])
+            if w is not None:
+                gs[t].addmm_(w, taken[t])
+    return flat, y, ga
+
+
+def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """What y is at some steps, (time, rows, n_h * batch); its derivative by a; and call by call that by the state, if any."""
+    calls = [(fan.state, call) for fan in own.fans for call in fan.calls]
+    blocks = sorted({(term.start, term.stop) for _, call in calls for term in call.terms})
+    with torch.enable_grad():
+        a = a.detach().requires_grad_()
+        terms = dict(zip(blocks, a.split([stop - start for start, stop in blocks], 1), strict=True))
+        s = [S[:, state].unsqueeze(1).expand(-1, call.count, -1, -1).requires_grad_() for state, call in calls]
+        inputs = [(*(terms[k.start, k.stop] for k in call.terms), v) for (_, call), v in zip(calls, s, strict=True)]
+        y = torch.cat([call.function(*values) for (_, call), values in zip(calls, inputs, strict=True)], 1)
+        found = torch.autograd.grad(y.sum(), [a, *s], allow_unused=True) if y.requires_grad else [None] * (1 + len(s))
+    return y.detach().flatten(2), torch.zeros_like(a) if found[0] is None else found[0], [*found[1:]]
+
+
+def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> Tensor:
+    """What `forward` and what stands around it compute, in the words of autograd."""
+    mean, outputs = average(own, x), []
+    zero = h = x.new_zeros(n_h, x.shape[1])
+    for begun in projection(own, n_h, x, W_x).unbind():
+        states = [h, *[zero] * (own.shape[0] - 1)]
+        for fan, w in zip(own.fans, W, strict=True):
+            s, a = states[fan.state], rows_of(begun, fan.slots, n_h)
+            if w is not None:
+                Ws = w @ s
+                a = torch.cat([a[: len(Ws)] + Ws if fan.slots.start < own.projected else Ws, a[len(Ws) :]])
+            terms = a.view(-1, *s.shape)
+            y = [c.function(*(terms[moved(k, fan)] for k in c.terms), s.expand(c.count, -1, -1)) for c in fan.calls]
+            added = (M[fan.nodes, fan.rows] @ torch.cat(y).flatten(1)).view(-1, *s.shape)
+            for node, n in enumerate(added, fan.nodes.start):
+                states[node] = states[node] + n
+        h = (mean @ torch.stack(states[1:]).flatten(1)).view_as(h)
+        outputs.append(h)
+    return torch.stack(outputs).transpose(1, 2)
+
+
+def moved(slots: slice, fan: Fan) -> slice:
+    """Slots, counted from the first of the fan."""
+    return slice(slots.start - fan.slots.start, slots.stop - fan.slots.start)
