@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from nasframe import architect, backbone, criterion, morphism, operation, pruner, task
+from nasframe import architect, backbone, criterion, morphism, operation, pruner, recipe, task
 from nasframe.errors import PluginError, StrategyError, UnknownNameError
 from nasframe.part import KIND, Part, restore
 
@@ -34,6 +34,8 @@ KINDS: dict[str, type[Part]] = {
         criterion.GrowthCriterion,
         architect.Architect,
         task.Task,
+        recipe.Recipe,
+        recipe.Reproduction,
     )
 }
 

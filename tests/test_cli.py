@@ -142,6 +142,10 @@ ERRORS = {
     "impossible value": (["search", "--hidden", "0"], "error: backbone 'two_to_one' cannot be made: hidden is 0"),
     "no such option": (["search", "--backbone", "two_to_one:hiden=2"], "has no key 'hiden'; did you mean 'hidden'?"),
     "no option": (["search", "--backbone", "two_to_one:hidden"], "'hidden' in 'two_to_one:hidden' is no option of a part"),
+    "no strategy": (
+        ["search", "--strategy", "new-3"],
+        "error: there is no file new-3, and no strategy of that name; there are: DARTS-1, DARTS-2, new-1, new-2",
+    ),
     "no device": (["search", "--device", "cuda:99"], "error: device 'cuda:99' cannot be used here: "),
     "no run": (["resume", "nowhere"], "error: nowhere is no run folder: it holds no strategy.toml"),
     "missing plugin": (["--without", "nasframe_pruning", "search"], "error: there is no pruner 'strongest'; there are: none"),

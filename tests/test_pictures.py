@@ -21,10 +21,10 @@ from nasframe_recurrent import TwoToOne
 from torch import nn
 
 from nasframe import Candidate, Cell, Node, Operation, Site, Structure
-from nasframe.run.pictures import draw_cell, draw_learning
-from nasframe.run.pictures.diagram import diagram
-from nasframe.run.pictures.layout import Placed
-from nasframe.run.pictures.learning import _range
+from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_paths
+from nasframe.pictures.diagram import diagram
+from nasframe.pictures.layout import Placed
+from nasframe.pictures.learning import _range
 
 FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
@@ -354,3 +354,26 @@ def test_odd_histories_are_drawn(name: str, tmp_path: Path) -> None:
     draw_learning(ODD[name], [], tmp_path / "learning.png")
 
     assert (tmp_path / "learning.png").stat().st_size > 0
+
+
+def curves(number: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Curves that fall, with their spread."""
+    return {f"a $dear$ curve {i}": ([1 / (t + i + 1) for t in range(5)], [0.01 * i] * 5) for i in range(number)}
+
+
+def test_every_curve_is_in_the_legend(tmp_path: Path) -> None:
+    """However many there are, each by its name as it is; the same input makes the same bytes."""
+    draw_curves(curves(8), tmp_path / "a.svg", x="epochs", y="loss")
+    assert {*curves(8), "epochs", "loss"} <= {*texts(tmp_path / "a.svg")}
+    draw_curves(curves(8), tmp_path / "b.svg", x="epochs", y="loss")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_paths_are_drawn_with_their_ends(tmp_path: Path) -> None:
+    """A plane shows each path, the line and the goal by their names; the same input makes the same bytes."""
+    paths = {"one": [(0.0, 1.0), (1.0, 1.0)], "two": [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]}
+    for name in ("a.svg", "b.svg"):
+        draw_paths(paths, tmp_path / name, x="alpha", y="w", line=("w = alpha", (0.0, 0.0), (1.0, 1.0)), goal=(1.0, 1.0))
+
+    assert {"one", "two", "w = alpha", "solution (1.0, 1.0)", "alpha", "w"} <= {*texts(tmp_path / "a.svg")}
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -16,7 +16,7 @@ from nasframe.cli.flags import DEFAULTS, Spec, strategy_values
 GIVEN = toy_strategy().to_dict()
 
 
-def test_a_file_holds_a_strategy() -> None:
+def test_a_file_holds_a_strategy(tmp_path: Path) -> None:
     """What is written is read as an equal strategy, and written again with the same bytes."""
     strategy = toy_strategy(
         task=Forecasting(), criterion=(Patience(2) | NoBetter()) & MaxNodes(3), growth=(NodeGrowth("gate"),)
@@ -25,6 +25,8 @@ def test_a_file_holds_a_strategy() -> None:
 
     assert strategy == again
     assert strategy.to_toml() == again.to_toml()
+    (tmp_path / "a.toml").write_text(strategy.to_toml())
+    assert Strategy.read(tmp_path / "a.toml", PLUGINS) == Strategy.read(str(tmp_path / "a.toml"), PLUGINS) == strategy
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

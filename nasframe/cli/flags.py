@@ -12,7 +12,7 @@ import click
 #: what `nasframe search` does when nothing is said; every part by its name
 DEFAULTS: dict[str, Any] = {
     "task": {"name": "forecasting"},
-    "backbone": {"name": "two_to_one"},
+    "backbone": {"name": "two_to_one", "hidden": 16},
     "architect": {"name": "first_order"},
     "growth": [{"name": "node"}],
     "criterion": {
@@ -44,6 +44,16 @@ class Spec(click.ParamType):
         return description
 
 
+class Names(click.ParamType):
+    """Names with commas between."""
+
+    name = "NAME,..."
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> list[str]:
+        """The names in a list."""
+        return [name.strip() for name in value.split(",")]
+
+
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -55,9 +65,12 @@ def strategy_values(written: Mapping[str, Any] | None, flags: Mapping[str, Any])
     """The values of a strategy file, or the defaults, with what the flags say put over them."""
     values = dict(DEFAULTS if written is None else written)
     given = {k: v for k, v in flags.items() if v not in (None, ())}
-    for key in ("task", "backbone", "architect", "pruner", "prune", "nodes", "seed", "seeds", "device", "threads"):
+    for key in ("task", "backbone", "architect", "pruner", "prune", "nodes", "seed", "seeds", "device", "threads", "fast"):
         if key in given:
             values[key] = given[key]
+    series = {key: given[key] for key in ("csv", "columns", "returns", "missing") if key in given}
+    replaced = ("series", "digest") if "csv" in series else ()
+    values["task"] = {**{k: v for k, v in values["task"].items() if k not in replaced}, **series}
     if "growth" in given:
         values["growth"] = list(given["growth"])
     if "criterion" in given:

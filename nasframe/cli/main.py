@@ -1,4 +1,4 @@
-"""The command line: `nasframe search`, `nasframe resume`, `nasframe plugins`."""
+"""The command line: `nasframe search`, `nasframe resume`, `nasframe plugins`, `nasframe reproduce`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 from rich.console import Console
 from rich.table import Table
 
-from nasframe.cli.flags import Spec, strategy_values
+from nasframe.cli.flags import Names, Spec, strategy_values
+from nasframe.cli.reproduce import reproduce
 from nasframe.cli.watch import Stop, Stopped, Watch, watching
-from nasframe.errors import NasframeError
+from nasframe.errors import NasframeError, StrategyError
+from nasframe.pictures import draw_cell, draw_learning
 from nasframe.plugins import Plugin, Plugins, discover, left_out
 from nasframe.run import summary
 from nasframe.run.compare import Row, compare
 from nasframe.run.folder import Folder, Keeper, follow
-from nasframe.run.pictures import draw_cell, draw_learning
 from nasframe.search.search import Search, threads
 from nasframe.search.strategy import Strategy
 
@@ -37,9 +39,15 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.option(
-    "--strategy", "file", type=click.Path(path_type=Path), help="Start from a strategy file, as every run writes one."
+    "--strategy",
+    metavar="NAME|FILE",
+    help="Start from a paper's strategy, such as new-2, or from a file, as every run writes one.",
 )
 @click.option("--task", type=Spec(), help="What to search for.  [default: forecasting]")
+@click.option("--csv", metavar="FILE", help="Forecast the columns of a CSV file, plain or gzipped.")
+@click.option("--columns", type=Names(), help="Of the series, those to forecast.  [default: all but the dates]")
+@click.option("--returns", is_flag=True, default=None, help="Forecast log returns; the columns are prices.")
+@click.option("--drop-missing", "missing", flag_value="drop", help="Leave out rows with an empty cell.")
 @click.option("--backbone", type=Spec(), help="How nodes are wired.  [default: two_to_one]")
 @click.option("--architect", type=Spec(), help="What moves the logits.  [default: first_order]")
 @click.option(
@@ -52,7 +60,7 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
 @click.option("--pruner", type=Spec(), help="Which candidates go.  [default: strongest]")
 @click.option("--prune", help="When: 'stage' (each) or 'end'.")
 @click.option("--nodes", type=int, help="Nodes that each cell starts with.")
-@click.option("--hidden", type=int, help="Hidden size of the backbone.")
+@click.option("--hidden", type=int, help="Hidden size n_h.  [default: n_x; of the default backbone 16]")
 @click.option("--layers", type=int, help="Stacked layers of the backbone.")
 @click.option(
     "--budget",
@@ -64,19 +72,20 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @click.option("--device", help="Such as cpu, cuda:0.")
 @click.option("--threads", type=int, help="Of torch on the CPU.  [default: 1]")
+@click.option("--fast/--readable", default=None, help="Networks in their fast form, or module by module.  [default: fast]")
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<the next number>]")
 @click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
 @click.pass_obj
-def search(load: Any, /, file: Path | None, out: Path | None, commit_every: int | None, **flags: Any) -> None:
+def search(load: Any, /, strategy: str | None, out: Path | None, commit_every: int | None, **flags: Any) -> None:
     """Search a cell, and compare what was found.
 
     A part is given by its name, with its options behind a colon: --backbone two_to_one:hidden=8,layers=2
     """
     plugins = _plugins(load)
-    written = Strategy.read(file, plugins).to_dict() if file else None
-    strategy = Strategy.from_dict(strategy_values(written, flags), plugins)
-    begun = Search(strategy)  # what cannot be searched is refused before there is a folder
-    _run(Folder.create(out or _next_run(Path("runs")), strategy, plugins), lambda: begun, commit_every)
+    chosen = Strategy.from_dict(strategy_values(_written(strategy, plugins), flags), plugins)
+    chosen = attrs.evolve(chosen, task=chosen.task.pinned())
+    begun = Search(chosen)  # what cannot be searched is refused before there is a folder
+    _run(Folder.create(out or _next_run(Path("runs")), chosen, plugins), lambda: begun, commit_every)
 
 
 @cli.command()
@@ -103,6 +112,9 @@ def list_plugins(load: Any, /, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(str(row[k] or "") for k in ("kind", "name", "plugin", "distribution", "version", "state")))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+cli.add_command(reproduce)
 
 
 def main() -> None:
@@ -134,6 +146,19 @@ def _plugins(load: Any) -> Plugins:
     return plugins
 
 
+def _written(strategy: str | None, plugins: Plugins) -> Mapping[str, Any] | None:
+    if strategy is None:
+        return None
+    names = plugins.names("strategy")
+    if strategy in names:
+        return Strategy.named(strategy, plugins).to_dict()
+    if not Path(strategy).exists():
+        raise StrategyError(
+            f"there is no file {strategy}, and no strategy of that name; there are: {', '.join(names) or 'none'}"
+        )
+    return Strategy.read(strategy, plugins).to_dict()
+
+
 def _next_run(folder: Path) -> Path:
     taken = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
     return folder / f"{max(taken, default=0) + 1:03d}"
@@ -144,6 +169,8 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         search = begin()
         keeper = Keeper(folder, search.state, commit_every)
         watch.say(f"run folder: {folder.path}")
+        for sentence in search.network.slow():
+            watch.say(sentence)
         try:
             follow(search, keeper, watch, stop.check)
             folder.write_result(search.network)

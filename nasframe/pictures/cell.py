@@ -14,9 +14,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Recta
 from matplotlib.path import Path as Curve
 from matplotlib.transforms import Affine2D, Transform
 
-from nasframe.run.pictures.diagram import INDENT, PAD, ROW, Box, Diagram, Segment, Weights, diagram
-from nasframe.run.pictures.layout import Placed
-from nasframe.run.pictures.style import ACCENT, LINE, QUIET, SHADE, blank, plain, save, style
+from nasframe.pictures.diagram import INDENT, PAD, ROW, Box, Diagram, Segment, Weights, diagram
+from nasframe.pictures.layout import Placed
+from nasframe.pictures.style import ACCENT, LINE, QUIET, SHADE, blank, plain, save, style
 from nasframe.structure import Structure
 
 TITLE, MARGIN = 0.24, 0.1

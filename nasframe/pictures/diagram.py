@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from nasframe.operation import Operation
-from nasframe.run.pictures.style import QUIET, SHADE, plain
+from nasframe.pictures.style import QUIET, SHADE, plain
 from nasframe.structure import Cell, Node, Site, Structure
 
 #: inches: a line of text, the room around and inside of what stands in a box, and between the edges that arrive at it

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from nasframe.run.pictures.diagram import PAD, PORT, Diagram, Key, Segment, ranks
+from nasframe.pictures.diagram import PAD, PORT, Diagram, Key, Segment, ranks
 
 GAP, GUTTER = 0.16, 0.3
 #: how far from level an edge may be before it is pulled at less, sweep by sweep: at last most edges are level, and few bend

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nasframe.run.pictures.style import ACCENT, LINE, blank, plain, save, style
+from nasframe.pictures.style import ACCENT, LINE, blank, plain, save, style
 
 Array = np.ndarray
 Record = Mapping[str, Any]

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
-import torch
 from torch import nn
 
 from nasframe.network import build
-from nasframe.search.fit import fit
+from nasframe.search.fit import fit, scores
 from nasframe.search.search import Search
 from nasframe.seeds import Seed
 
@@ -90,18 +89,9 @@ def _row(search: Search, name: str, networks: Iterator[tuple[nn.Module, int]]) -
     for network, done in networks:
         updates.append(done)
         count = _parameters(network)
-        for metric, value in test(search, network).items():
+        for metric, value in scores(network, search.data).items():
             values.setdefault(metric, []).append(value)
     return Row(name, count, tuple(updates), {m: tuple(v) for m, v in values.items()})
-
-
-def test(search: Search, network: nn.Module) -> dict[str, float]:
-    """The metrics on the test part."""
-    data, metrics = search.data, search.data.metrics()
-    with torch.no_grad():
-        for inputs, targets in data.test.batches():
-            metrics.update(data.predict(network.eval()(inputs)), targets)
-    return {name: float(value) for name, value in metrics.compute().items()}
 
 
 def _parameters(network: nn.Module) -> int:

@@ -1,0 +1,69 @@
+"""Curves with their spread, and paths in a plane."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nasframe.pictures.style import ACCENT, LINE, blank, plain, save, style
+
+#: told apart by colour and by dashes, so that they are in grey, too
+LOOKS = [
+    ("#5b6770", (0, (1, 1))),
+    ("#9aa5b1", (0, (4, 1.5))),
+    ("#d98b3a", "solid"),
+    ("#9c4f12", (0, (5, 1, 1, 1))),
+    ("#5b8fd6", "solid"),
+    ("#143d6b", (0, (5, 1, 1, 1))),
+]
+
+
+def draw_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, x: str, y: str) -> None:
+    """Draw each curve, its mean after 1, 2, ... with a band of one standard error. The format is that of the path's suffix.
+
+    Most of what is above the lowest curve's start is left out of the axis where the curves would lie on one another.
+    """
+    with style():
+        figure = blank(7.0, 3.6, layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel(plain(x))
+        axes.set_ylabel(plain(y))
+        for (name, (mean, error)), (colour, dashes) in zip(curves.items(), itertools.cycle(LOOKS), strict=False):
+            at, middle, spread = np.arange(1, len(mean) + 1), np.array(mean), np.array(error)
+            axes.plot(at, middle, color=colour, linestyle=dashes, linewidth=1.3, label=plain(name))
+            axes.fill_between(at, middle - spread, middle + spread, color=colour, alpha=0.18, linewidth=0)
+        values = np.concatenate([np.array(mean) for mean, _ in curves.values()])
+        low, high = values.min(), np.quantile(values, 0.95)
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        figure.legend(loc="outside right upper")
+        save(figure, path)
+
+
+Point = tuple[float, float]
+
+
+def draw_paths(
+    paths: Mapping[str, Sequence[Point]], path: Path, *, x: str, y: str, line: tuple[str, Point, Point], goal: Point
+) -> None:
+    """Draw paths in a plane, each from a common start to where it ended, with a line and the goal. The format is that of
+    the path's suffix.
+    """
+    with style():
+        figure = blank(6.4, 3.6, layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel(plain(x))
+        axes.set_ylabel(plain(y))
+        label, *ends = line
+        axes.plot(*zip(*ends, strict=True), color=LINE, linewidth=0.8, linestyle="dotted", label=plain(label))
+        for (name, points), (colour, dashes) in zip(paths.items(), itertools.cycle(LOOKS[2:]), strict=False):
+            at = np.array(points)
+            axes.plot(at[:, 0], at[:, 1], color=colour, linestyle=dashes, linewidth=1.3, label=plain(name))
+            axes.plot(*at[-1], "o", color=colour, markersize=4)
+        axes.plot(*goal, "*", color=ACCENT, markersize=9, label=f"solution {goal}")
+        figure.legend(loc="outside right upper")
+        save(figure, path)

@@ -1,0 +1,186 @@
+"""Results of papers, made again: what is exact is exact, and what is measured says how."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from nasframe_bilevel import FirstOrder, SecondOrder
+from nasframe_papers import forecasting
+from nasframe_papers.trials import kept
+
+from nasframe import NasframeError, Seed, Strategy, installed
+from nasframe.cli.main import cli
+
+
+def run(*arguments: str) -> Result:
+    """What the command line makes of the arguments."""
+    result = CliRunner().invoke(cli, ["reproduce", *arguments])
+    assert result.exception is None or isinstance(result.exception, NasframeError | SystemExit), result.exception
+    return result
+
+
+def rows(name: str, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """The rows of a reproduction by its JSON."""
+    found: list[dict[str, Any]] = json.loads(run(name, "--json", "--out", str(folder), *options).stdout)
+    assert json.loads((folder / "rows.json").read_text()) == found
+    return found
+
+
+def test_table_2(tmp_path: Path) -> None:
+    """All 27 numbers of Jie & Gao's Table 2 are counted from networks; the blank is 750; combination weights are apart."""
+    table = rows("table2", tmp_path)
+    printed = [row for row in table if row["paper"] is not None]
+
+    assert len(printed) == 27
+    assert [row["ours"] for row in printed] == [row["paper"] for row in printed]
+    assert [row["ours"] for row in table if row["paper"] is None] == [750]
+    for row in table:
+        assert row["combination, paper"] == 5 * (row["nodes"] or 0)
+        edges = {"darts_recurrent": lambda m: 1 + m * (m - 1) // 2, "two_to_one": lambda m: m}.get(row["model"])
+        assert row["combination, ours"] == (5 * edges(row["nodes"]) if edges else 0)
+
+
+def test_the_toy_problem(tmp_path: Path) -> None:
+    """Both second-order architects take the paper's iterations, end together on w = alpha, and the paths are drawn."""
+    table = rows("toy-bilevel", tmp_path)
+
+    assert {row["xi"]: row["ours"] for row in table} == {0.0: 659, 0.3: 411, 0.5: 296, 0.7: 335}
+    assert all(row["ours"] == row["paper"] == len(row["path"]) - 1 for row in table)
+    assert all(abs(row["alpha"] - row["w"]) < 0.01 for row in table)
+    assert min(table, key=lambda row: row["distance from (1, 1)"])["xi"] == 0.5
+    assert (tmp_path / "trajectories.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Small prices in the place of the indices', searches of an epoch a stage, and all in this process."""
+    for series, columns in (("G7", 3), ("BRICS", 2)):
+        steps = torch.randn(80, columns, generator=Seed((series,)).generator(), dtype=torch.float64)
+        lines = [",".join(f"c{i}" for i in range(columns)), *(",".join(map(str, r)) for r in steps.cumsum(0).exp().tolist())]
+        (tmp_path / forecasting.PRICES[series]).write_text("\n".join(lines))
+    honest = forecasting._values
+
+    def values(*given: Any) -> dict[str, Any]:
+        quick = {"name": "any_of", "parts": [{"name": "patience", "epochs": 1}, {"name": "max_updates", "updates": 1}]}
+        return {**honest(*given), "criterion": {**quick, "parts": [*quick["parts"], {"name": "max_nodes", "nodes": 3}]}}
+
+    def here(function: Callable[[Any], Any], trials: Any, *_: Any) -> list[Any]:
+        return [function(trial) for trial in trials]
+
+    monkeypatch.setattr(forecasting, "_values", values)
+    monkeypatch.setattr(forecasting, "kept", here)
+    return tmp_path
+
+
+def test_forecasting(tiny: Path, tmp_path: Path) -> None:
+    """Every strategy and reference of every series is there with its spread, the claims beside what came of them."""
+    table = rows("forecasting:epochs=2", tmp_path / "out", "--trials", "2", "--data", str(tiny))
+    g7 = {row["model"]: row for row in table if row["series"] == "G7" and "model" in row}
+
+    assert {"mean", "last value", "ridge AR(1)", "LSTM", "GRU", "LSTM, 16 units", *forecasting.STRATEGIES} < g7.keys()
+    assert all(math.isfinite(row["ours"]) and row["paper"] is None for row in g7.values())
+    assert all(row["error"] > 0 and len(row["curve"]["mean"]) == 2 for row in g7.values() if "error" in row)
+    assert g7["new-2, exact second order"]["finite difference off by"] > 0
+    assert {row["ours"] for row in table if "claim" in row} <= {"borne out", "not borne out"}
+    assert {(row["series"], len([r for r in table if r["series"] == row["series"] and "claim" in r])) for row in table} == {
+        ("G7", 5),
+        ("BRICS", 5),
+        ("weather", 0),
+    }
+    pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert pictures == {
+        s + m for s in ("G7", "BRICS", "weather") for m in ("", *(f"-{name}" for name in forecasting.STRATEGIES))
+    }
+
+
+def test_data_that_are_not_there_are_named(tmp_path: Path) -> None:
+    """A series without its file is left out, and it is said where it was looked for and how to say otherwise."""
+    said: list[str] = []
+    tasks = forecasting.Forecasting(data=str(tmp_path))._tasks(said.append)
+
+    assert [*tasks] == ["weather"]
+    assert (
+        said[0]
+        == f"G7 is left out: there is no {tmp_path}/g7_2007_2017.csv.gz; say where it is with --data FOLDER, or NASFRAME_DATA"
+    )
+
+
+def squared(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial for other processes; it fails for a negative number."""
+    return {"square": math.isqrt(trial["seed"]) ** 2}
+
+
+def test_trials_are_kept(tmp_path: Path) -> None:
+    """Trials come in their order from several processes; what was kept is not made again, and what fails loses no other."""
+    said: list[str] = []
+
+    def made(*seeds: int) -> list[Any]:
+        said.clear()
+        return [*kept(squared, [{"series": "s", "model": "m", "seed": seed} for seed in seeds], 2, tmp_path, said.append)]
+
+    with pytest.raises(ValueError, match="nonnegative"):
+        made(9, 4, -1)
+    assert made(9, 4) == [{"square": 9}, {"square": 4}]
+    assert said == []
+    assert made(4, 16) == [{"square": 4}, {"square": 16}]
+    assert said == ["2 of 2: s, m, seed 16"]
+    assert not [*tmp_path.glob("*.new")]
+
+
+def test_the_strategies_of_the_paper() -> None:
+    """DARTS-1, DARTS-2, new-1 and new-2 have the protocol of 4.1, and n_h = n_x."""
+    named = {name: Strategy.named(name) for name in installed().names("strategy")}
+
+    assert {n: (s.backbone.name, s.prune) for n, s in named.items()} == {
+        "DARTS-1": ("darts_recurrent", "stage"),
+        "DARTS-2": ("darts_recurrent", "end"),
+        "new-1": ("two_to_one", "stage"),
+        "new-2": ("two_to_one", "end"),
+    }
+    for strategy in named.values():
+        architect = strategy.architect
+        assert isinstance(architect, FirstOrder)
+        assert (strategy.batch, strategy.optimiser.learning_rate, architect.optimiser.learning_rate) == (50, 1e-3, 3e-4)
+        assert strategy.optimiser.weight_decay == architect.optimiser.weight_decay == 0
+        assert strategy.growth[0].sigma is None
+        sizes = {"inputs": 7, "outputs": 7}
+        cell = strategy.backbone.body(strategy.backbone.initial(sizes, 2)).layers
+        assert (len(cell), cell[0].hidden) == (1, 7)
+
+
+def test_what_there_is_is_listed() -> None:
+    """`--list` has a line for each, and an option that a reproduction does not have is refused with its name."""
+    listed = json.loads(run("--list", "--json").stdout)
+
+    assert {row["name"] for row in listed} == {"table2", "toy-bilevel", "forecasting"}
+    assert all(row["about"] for row in listed)
+    assert "table2" in run().stdout
+    assert "reproduction 'table2' has no key 'trials'" in str(run("table2", "--trials", "3").exception)
+    assert "there is no reproduction 'table3'; did you mean 'table2'" in str(run("table3").exception)
+
+
+class TestMutants:
+    """Each is a reproduction with one fault."""
+
+    def test_one_edge_too_few(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """A DARTS backbone without the edge from the first node to the last is seen in the counts."""
+        honest = type(installed().make("backbone", "darts_recurrent"))
+        wiring = honest.wiring
+        monkeypatch.setattr(
+            honest, "wiring", lambda self, cell, node: dict([*wiring(self, cell, node).items()][len(cell.nodes) > 2 :])
+        )
+        with pytest.raises(AssertionError):
+            test_table_2(tmp_path)
+
+    def test_first_order_in_the_place_of_second(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """An architect that does not look ahead is seen in the iterations."""
+        monkeypatch.setattr(SecondOrder, "gradient", FirstOrder.gradient)
+        with pytest.raises(AssertionError):
+            test_the_toy_problem(tmp_path)
