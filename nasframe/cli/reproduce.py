@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from nasframe.cli.flags import Spec
 from nasframe.plugins import Plugins
+from nasframe.recipe import Reproduction
 from nasframe.run.checkpoint import write_file
 
 
@@ -37,11 +38,12 @@ def reproduce(
     """
     plugins: Plugins = load()
     if listing or what is None:
-        rows = [{"name": n, "about": plugins.get("reproduction", n).about} for n in plugins.names("reproduction")]  # type: ignore[attr-defined]
+        parts: Iterable[Any] = (plugins.get(Reproduction.kind, name) for name in plugins.names(Reproduction.kind))
+        rows = [{"name": part.name, "about": part.about} for part in parts]
         click.echo(json.dumps(rows, indent=1)) if as_json else show(rows)
         return
     given = {key: str(value) if isinstance(value, Path) else value for key, value in options.items() if value is not None}
-    reproduction = plugins.make("reproduction", what | given)
+    reproduction = plugins.make(Reproduction.kind, what | given)
     folder = out or Path("runs") / "reproduce" / reproduction.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(reproduction.rows(folder, lambda line: click.echo(line, err=True)))

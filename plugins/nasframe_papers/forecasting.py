@@ -27,6 +27,7 @@ from nasframe import (
     Strategy,
     Structure,
     build,
+    describe,
     fit,
     installed,
     number,
@@ -107,7 +108,8 @@ class Forecasting(Reproduction):
         folder, tasks = Path(self.data or os.environ.get(DATA) or "."), {}
         for series, file in PRICES.items():
             if (folder / file).is_file():
-                tasks[series] = {"name": "forecasting", "csv": str((folder / file).resolve()), "returns": True}
+                task = installed().make("task", {"name": "forecasting", "csv": str(folder / file), "returns": True})
+                tasks[series] = describe(task.pinned())
             else:
                 say(f"{series} is left out: there is no {folder / file}; say where it is with --data FOLDER, or {DATA}")
         return {**tasks, WEATHER: {"name": "forecasting"}}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import Cell, Gate, Mixture, Shares, Structure
+from nasframe_recurrent.plan import planned
 
 
 class RecurrentCell(nn.Module):
@@ -25,6 +26,7 @@ class RecurrentCell(nn.Module):
         )
         self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
         self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
+        self.plan = planned(cell, outputs)
         self.joined = any("xh" in s.inputs for s in cell.sites)
 
     def forward(self, shares: Shares, x: Tensor, h: Tensor) -> Tensor:

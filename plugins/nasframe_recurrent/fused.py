@@ -21,7 +21,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -29,23 +28,21 @@ from torch.nn.functional import pad
 
 from nasframe import Gate, Mixture
 from nasframe_recurrent.cell import RecurrentCell, unrolled
-from nasframe_recurrent.plan import Fan, Plan, planned
+from nasframe_recurrent.plan import Fan, Plan
 
 Maps = Sequence[Tensor | None]
 
-#: the most entries of y in the stretch of time that the backward pass takes at once: what it needs for one is small enough
-#: to be found in the cache, and in memory that was used before (docs/measurements/bench.py)
-STRETCH = 2**20
+#: the most entries of y in the stretch of time that the backward pass takes at once: few enough for memory that was used
+#: before, since fresh memory costs more than what is computed in it
+STRETCH = 2**19
 
-#: what follows from the structure of a cell, which never changes: its plan, or why there is none
-PLANS: WeakKeyDictionary[RecurrentCell, Plan | str] = WeakKeyDictionary()
+#: whether a gradient is asked for now, of which torch has no public name: where it has none, every gradient is
+asked = getattr(torch._C, "_will_engine_execute_node", lambda node: True)
 
 
 def sequence(cell: RecurrentCell, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     """What `unrolled` gives, from (time, batch, n_x) to (time, batch, n_h); by itself where the cell has no fast form."""
-    if cell not in PLANS:
-        PLANS[cell] = planned(cell.cell, cell.outputs)
-    own = PLANS[cell]
+    own = cell.plan
     if isinstance(own, str):
         return unrolled(cell, inputs, {address: w.unbind() for address, w in weights.items()})
     W_x, b, W = stacked(cell, own, inputs)
@@ -122,12 +119,12 @@ class Layer(torch.autograd.Function):
         x, M, W_x, *W = inputs
         if not torch.is_grad_enabled():
             # needs_input_grad says what can have a gradient; whether it is asked for now, the engine knows
-            needs_W = any(node is not None and torch._C._will_engine_execute_node(node) for node, _ in ctx.next_functions[2:])
+            needs_W = any(node is not None and asked(node) for node, _ in ctx.next_functions[2:])
             return None, None, *backward(ctx.own, S, a, g, x, M, W_x, W, ctx.needs_input_grad[2], needs_W)
         h = differentiable(ctx.own, S.shape[2], x, M, W_x, W)
         live = [v is not None and v.requires_grad and h.requires_grad for v in inputs]
-        asked = [*itertools.compress(inputs, live)]
-        found = iter(torch.autograd.grad(h, asked, g, create_graph=True, allow_unused=True) if asked else ())
+        wanted = [*itertools.compress(inputs, live)]
+        found = iter(torch.autograd.grad(h, wanted, g, create_graph=True, allow_unused=True) if wanted else ())
         return None, None, *(next(found) if alive else None for alive in live)
 
 
@@ -146,10 +143,20 @@ def projection(own: Plan, n_h: int, x: Tensor, W_x: Tensor | None) -> Tensor:
     return torch.cat([P, x.new_empty(T, rest * n_h, B)], 1) if rest else P
 
 
+def timeline(own: Plan, like: Tensor, T: int, n_h: int, B: int) -> Tensor:
+    """Zeros (time + 1, states, n_h, batch) for the states of all steps: at [t, 0] is h_{t-1}, of which h_T is the last.
+
+    Where h_t is the last node, [t, -1] and [t + 1, 0] are one and the same: what is written to one is in the other.
+    """
+    states, size = own.shape[0], n_h * B
+    step = states - own.chained
+    return like.new_zeros((T * step + states) * size).as_strided((T + 1, states, n_h, B), (step * size, size, B, 1))
+
+
 def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> tuple[Tensor, Tensor]:
-    """The states S of all steps, (time + 1, states, n_h, batch), where S[t, 0] is h_{t-1}, and a: (time, slots, n_h, batch)."""
+    """The states of all steps (`timeline`), and a: (time, slots, n_h, batch)."""
     T, B, _ = x.shape
-    S = x.new_zeros(T + 1, own.shape[0], n_h, B)
+    S = timeline(own, x, T, n_h, B)
     a = projection(own, n_h, x, W_x)
     states, terms = S.flatten(2), a.view(T, len(own.slots), n_h * B)
     steps = []
@@ -178,7 +185,8 @@ def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Ma
                 out[t].addmm_(w, s[t], beta=begun)
             torch.cat([function(*arguments[t]) for function, arguments in calls], out=y)
             n[t].addmm_(m, y)
-        torch.mm(mean, nodes[t], out=h[t])
+        if not own.chained:
+            torch.mm(mean, nodes[t], out=h[t])
     return S, a.view(T, -1, n_h, B)
 
 
@@ -196,12 +204,12 @@ def backward(
     gM = torch.zeros_like(M)
     gW_x, *gW = (torch.zeros_like(w) if w is not None and needs_W else None for w in (W_x, *W))
     W_t = [None if w is None else w.t().contiguous() for w in W]
-    carry = S.new_zeros(1, n_h * B)
+    carry = S.new_zeros(n_h * B)
     steps = max(1, STRETCH // (own.shape[1] * n_h * B))
     for stop in range(len(x), 0, -steps):
         now = slice(max(stop - steps, 0), stop)
         G, y, ga = stretch(own, S[now], a[now], g[now], carry, M, W_t)
-        carry = G[0, :1]
+        carry = G[0, 0]
         gM += torch.matmul(G, y.transpose(1, 2)).sum(0)
         if needs_x or needs_W:
             ga = ga.transpose(0, 1).flatten(1)
@@ -217,14 +225,15 @@ def backward(
 
 
 def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor, W_t: Maps) -> tuple[Tensor, Tensor, Tensor]:
-    """Backward through some steps: the gradients of the states, y, and the gradients of a, each (time, ..., n_h * batch) or
+    """Backward through some steps: the gradients of the states, (time, states, n_h * batch), y, and the gradients of a,
     (time, slots * n_h, batch). `carry` is the gradient of the last h from behind these steps.
     """
-    T, states, n_h, B = S.shape
+    T, _, n_h, B = S.shape
     mean = average(own, S).t()
-    G = S.new_zeros(T, states, n_h, B)
-    torch.mul(g.transpose(1, 2).unsqueeze(1), mean.view(-1, 1, 1), out=G[:, 1:])
+    G = timeline(own, S, T, n_h, B)
     flat = G.flatten(2)
+    torch.mul(g.transpose(1, 2).unsqueeze(1), mean.view(-1, 1, 1), out=G[:-1, 1:])
+    flat[-1, 0] += carry
     y, by_a, by_s = slopes(own, S, a)
     ga, by_state = by_a.flatten(1, 2), iter(by_s)
     gy = S.new_empty(own.shape[1], n_h, B)
@@ -243,9 +252,10 @@ def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor
             )
         )
     steps.reverse()
-    back, nodes = [*flat[1:, :1].unbind(), carry], flat[:, 1:].unbind()
+    back, nodes = flat[1:, :1].unbind(), flat[:, 1:].unbind()
     for t in range(T - 1, -1, -1):
-        nodes[t].addmm_(mean, back[t])
+        if not own.chained:
+            nodes[t].addmm_(mean, back[t])
         for m, gn, out, products, direct, gs, w, taken in steps:
             torch.mm(m, gn[t], out=out)
             for rows, slope in products:
@@ -254,21 +264,25 @@ def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor
                 gs[t].add_((slope[t] * rows).sum(0)) if len(rows) > 1 else gs[t].addcmul_(slope[t][0], rows[0])
             if w is not None:
                 gs[t].addmm_(w, taken[t])
-    return flat, y, ga
+    return flat[:-1], y, ga
 
 
-def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """What y is at some steps, (time, rows, n_h * batch); its derivative by a; and call by call that by the state, if any."""
+def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+    """What y is at some steps, (time, rows, n_h * batch), and its derivatives by a, and call by call by the state, where
+    there is one.
+    """
     calls = [(fan.state, call) for fan in own.fans for call in fan.calls]
     blocks = sorted({(term.start, term.stop) for _, call in calls for term in call.terms})
     with torch.enable_grad():
         a = a.detach().requires_grad_()
         terms = dict(zip(blocks, a.split([stop - start for start, stop in blocks], 1), strict=True))
         s = [S[:, state].unsqueeze(1).expand(-1, call.count, -1, -1).requires_grad_() for state, call in calls]
-        inputs = [(*(terms[k.start, k.stop] for k in call.terms), v) for (_, call), v in zip(calls, s, strict=True)]
-        y = torch.cat([call.function(*values) for (_, call), values in zip(calls, inputs, strict=True)], 1)
-        found = torch.autograd.grad(y.sum(), [a, *s], allow_unused=True) if y.requires_grad else [None] * (1 + len(s))
-    return y.detach().flatten(2), torch.zeros_like(a) if found[0] is None else found[0], [*found[1:]]
+        y = [call.function(*(terms[k.start, k.stop] for k in call.terms), v) for (_, call), v in zip(calls, s, strict=True)]
+        live = [v for v in y if v.requires_grad]
+        ones = [v.new_ones(()).expand_as(v) for v in live]
+        by_a, *by_s = torch.autograd.grad(live, [a, *s], ones, allow_unused=True) if live else (None, *(None for _ in s))
+        rows = torch.cat([v.detach() for v in y], 1)
+    return rows.flatten(2), torch.zeros_like(a) if by_a is None else by_a, by_s
 
 
 def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> Tensor:

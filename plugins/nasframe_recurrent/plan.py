@@ -99,6 +99,11 @@ class Plan:
     constants: tuple[float, ...]
     entries: Tensor
 
+    @property
+    def chained(self) -> bool:
+        """Whether h_t is the last node."""
+        return self.outputs == (self.shape[0] - 1,)
+
 
 def planned(cell: Cell, outputs: Sequence[str]) -> Plan | str:
     """The plan of a cell that puts out the mean of these states; or why there is none."""
