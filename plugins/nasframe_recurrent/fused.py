@@ -128,6 +128,12 @@ class Layer(torch.autograd.Function):
         return None, None, *(next(found) if alive else None for alive in live)
 
 
+def ends_of(own: Plan, states: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """The combination of the nodes that is h_t, and for each step its nodes and its h; none of these where they are one."""
+    pairs = [] if own.chained else [*zip(states[:, 1:].unbind(), states[1:, :1].unbind(), strict=False)]
+    return average(own, states), pairs
+
+
 def average(own: Plan, like: Tensor) -> Tensor:
     """The combination of the nodes that is h_t: (1, nodes)."""
     return like.new_tensor([[own.outputs.count(i) / len(own.outputs) for i in range(1, own.shape[0])]])
@@ -178,15 +184,15 @@ def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Ma
                 states[:, fan.nodes].unbind(),
             )
         )
-    mean, h, nodes = average(own, S), states[1:, :1].unbind(), states[:, 1:].unbind()
+    mean, ends = ends_of(own, states)
     for t in range(T):
         for w, begun, out, s, calls, y, m, n in steps:
             if w is not None:
                 out[t].addmm_(w, s[t], beta=begun)
             torch.cat([function(*arguments[t]) for function, arguments in calls], out=y)
             n[t].addmm_(m, y)
-        if not own.chained:
-            torch.mm(mean, nodes[t], out=h[t])
+        if ends:
+            torch.mm(mean, ends[t][0], out=ends[t][1])
     return S, a.view(T, -1, n_h, B)
 
 
@@ -229,9 +235,9 @@ def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor
     (time, slots * n_h, batch). `carry` is the gradient of the last h from behind these steps.
     """
     T, _, n_h, B = S.shape
-    mean = average(own, S).t()
     G = timeline(own, S, T, n_h, B)
     flat = G.flatten(2)
+    mean, ends = ends_of(own, flat)
     torch.mul(g.transpose(1, 2).unsqueeze(1), mean.view(-1, 1, 1), out=G[:-1, 1:])
     flat[-1, 0] += carry
     y, by_a, by_s = slopes(own, S, a)
@@ -239,50 +245,72 @@ def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor
     gy = S.new_empty(own.shape[1], n_h, B)
     steps = []
     for fan, w in zip(own.fans, W_t, strict=True):
+        direct = [(call, d) for call in fan.calls if (d := next(by_state)) is not None]
         steps.append(
             (
                 M[fan.nodes, fan.rows].t(),
                 flat[:, fan.nodes].unbind(),
                 gy[fan.rows].flatten(1),
                 [(gy[rows], by_a[:, slots].unbind()) for slots, rows in fan.products],
-                [(gy[call.rows], d.unbind()) for call in fan.calls if (d := next(by_state)) is not None],
+                [(gy[call.rows], d.unbind()) for call, d in direct if call.count > 1],
+                [(gy[call.rows.start], d[:, 0].unbind()) for call, d in direct if call.count == 1],
                 G[:, fan.state].unbind(),
                 w,
                 rows_of(ga, fan.taking, n_h).unbind(),
             )
         )
     steps.reverse()
-    back, nodes = flat[1:, :1].unbind(), flat[:, 1:].unbind()
+    back = mean.t()
     for t in range(T - 1, -1, -1):
-        if not own.chained:
-            nodes[t].addmm_(mean, back[t])
-        for m, gn, out, products, direct, gs, w, taken in steps:
+        if ends:
+            ends[t][0].addmm_(back, ends[t][1])
+        for m, gn, out, products, several, single, gs, w, taken in steps:
             torch.mm(m, gn[t], out=out)
             for rows, slope in products:
                 slope[t].mul_(rows)
-            for rows, slope in direct:
-                gs[t].add_((slope[t] * rows).sum(0)) if len(rows) > 1 else gs[t].addcmul_(slope[t][0], rows[0])
+            for rows, slope in several:
+                gs[t].add_((slope[t] * rows).sum(0))
+            for row, slope in single:
+                gs[t].addcmul_(slope[t], row)
             if w is not None:
                 gs[t].addmm_(w, taken[t])
     return flat[:-1], y, ga
 
 
-def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """What y is at some steps, (time, rows, n_h * batch), and its derivatives by a, and call by call by the state, where
-    there is one.
+    there is one. What is computed alike from several states is computed at once.
     """
-    calls = [(fan.state, call) for fan in own.fans for call in fan.calls]
-    blocks = sorted({(term.start, term.stop) for _, call in calls for term in call.terms})
+    sizes = [len(group) * (group[0].slots.stop - group[0].slots.start) for group in own.alike]
+    rows: list[Tensor] = []
+    states: list[list[Tensor]] = []
+    live: list[Tensor] = []
     with torch.enable_grad():
         a = a.detach().requires_grad_()
-        terms = dict(zip(blocks, a.split([stop - start for start, stop in blocks], 1), strict=True))
-        s = [S[:, state].unsqueeze(1).expand(-1, call.count, -1, -1).requires_grad_() for state, call in calls]
-        y = [call.function(*(terms[k.start, k.stop] for k in call.terms), v) for (_, call), v in zip(calls, s, strict=True)]
-        live = [v for v in y if v.requires_grad]
+        for group, part in zip(own.alike, a.split(sizes, 1), strict=True):
+            fan, count = group[0], len(group)
+            blocks = sorted((k.start, k.stop) for call in fan.calls for k in call.terms)
+            cut = part.unflatten(1, (count, -1)).split([stop - start for start, stop in blocks], 2) if blocks else ()
+            terms = dict(zip(blocks, cut, strict=True))
+            s = S[:, fan.state : fan.state + count].unsqueeze(2)
+            copies = [s.expand(-1, -1, call.count, -1, -1).requires_grad_() for call in fan.calls]
+            y = [
+                call.function(*(terms[k.start, k.stop] for k in call.terms), copy)
+                for call, copy in zip(fan.calls, copies, strict=True)
+            ]
+            rows.append(torch.cat([v.detach() for v in y], 2).flatten(1, 2))
+            states.append(copies)
+            live += [v for v in y if v.requires_grad]
+        leaves = [a, *itertools.chain(*states)]
         ones = [v.new_ones(()).expand_as(v) for v in live]
-        by_a, *by_s = torch.autograd.grad(live, [a, *s], ones, allow_unused=True) if live else (None, *(None for _ in s))
-        rows = torch.cat([v.detach() for v in y], 1)
-    return rows.flatten(2), torch.zeros_like(a) if by_a is None else by_a, by_s
+        by_a, *by_s = torch.autograd.grad(live, leaves, ones, allow_unused=True) if live else [None] * len(leaves)
+    found = iter(by_s)
+    each = ([next(found) for _ in group[0].calls] for group in own.alike)
+    by_state = [
+        None if d is None else d[:, i] for group, ds in zip(own.alike, each, strict=True) for i in range(len(group)) for d in ds
+    ]
+    together = rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+    return together.flatten(2), torch.zeros_like(a) if by_a is None else by_a, by_state
 
 
 def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -72,6 +73,12 @@ class Fan:
     nodes: slice
 
     @property
+    def form(self) -> tuple[Any, ...]:
+        """What is computed of its slots, counted from the first of them."""
+        first = self.slots.start
+        return tuple((c.function, c.count, *((k.start - first, k.stop - first) for k in c.terms)) for c in self.calls)
+
+    @property
     def products(self) -> list[tuple[slice, slice]]:
         """Slots, and rows of y of which each is computed from one of them: all at once where no call has several terms."""
         if all(len(call.terms) < 2 for call in self.calls):
@@ -98,6 +105,13 @@ class Plan:
     projected: int
     constants: tuple[float, ...]
     entries: Tensor
+
+    @functools.cached_property
+    def alike(self) -> list[list[Fan]]:
+        """The fans, those together that follow each other and have one form: of a Two-to-One supernet all of them."""
+        forms = ((fan.state - place, fan.form) for place, fan in enumerate(self.fans))
+        groups = itertools.groupby(zip(forms, self.fans, strict=True), key=lambda pair: pair[0])
+        return [[fan for _, fan in group] for _, group in groups]
 
     @property
     def chained(self) -> bool:
