@@ -13,8 +13,8 @@ class Term:
     """W_1 i_1 + ... + W_k i_k + b for an operation's inputs i_1, ..., i_k of shape (batch, width): (batch, hidden).
 
     Args:
-        weights: for each input the name of the module's parameter W, of shape (hidden, width); None where the term does
-            not take that input in.
+        weights: for each input the name of the module's parameter W, of shape (hidden, width), as `named_parameters` gives
+            it; None where the term does not take that input in.
         bias: the name of the parameter b of shape (hidden,), if there is one.
     """
 

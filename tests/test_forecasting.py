@@ -465,7 +465,7 @@ def test_too_few_rows_are_refused(window: int) -> None:
     assert min(task.train.size, task.validation.size, task.test.size) >= 1
     assert str(refused.value) == (
         f"noise: {fewest - 1} rows, of which the first 60 % are too few for a window of {window} and a target; "
-        f"give at least {fewest} rows, or a smaller window"
+        f"give at least {fewest} such rows, or a smaller window"
     )
 
 

@@ -31,13 +31,15 @@ from nasframe_recurrent import (
 from nasframe_recurrent.edges import Edge
 from nasframe_recurrent.operations import TwoInput, matrix
 from nasframe_recurrent.plan import planned
-from recurrent import Centred
+from recurrent import Centred, strategy
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import softsign
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from nasframe import Candidate, Cell, Network, Node, Operation, Pointwise, Seed, Site, Term, build, removal
+from nasframe import Candidate, Cell, Network, Node, Operation, Pointwise, Seed, Site, StructureError, Term, build, removal
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import removals, seeds, sizes
 
 Tensors = Mapping[str, Tensor]
@@ -354,3 +356,53 @@ class TestMutants:
         monkeypatch.setattr(fused.Layer, "backward", staticmethod(torch.no_grad()(backward)))
         with pytest.raises(AssertionError, match="the second derivatives of"):
             equal(specimen(backbone))
+
+
+@attrs.frozen
+class Told(TwoInput):
+    """An operation that tells what it is made with, true or not."""
+
+    name: ClassVar[str] = "told"
+    form: Any = None
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        return Tanh().build(inputs=inputs, hidden=hidden)
+
+    def pointwise(self) -> Pointwise:
+        return self.form
+
+
+WHOLE = Term(("W_x", "W_h"), "b")
+
+
+class TestWhatIsTold:
+    @pytest.mark.parametrize(
+        ("form", "message"),
+        [
+            (
+                Pointwise((Term(("V_x", None)),), torch.add),
+                "names 'V_x', which its module does not have; it must be a parameter",
+            ),
+            (Pointwise((Term(("W_x",)),), torch.add), r"has the weights \('W_x',\); it must be a tuple with one for each of 2"),
+            (Pointwise((Term("W_x"),), torch.add), "has the weights 'W_x'; it must be a tuple"),
+            (Pointwise((Term(("W_h", None)),), torch.add), r"names 'W_h', which has the shape \(3, 3\); .* of shape \(3, 2\)"),
+            (Pointwise((Term((None, "W_h"), "W_x"),), torch.add), r"names 'W_x', which has the shape \(3, 2\)"),
+            (Pointwise((WHOLE, WHOLE), torch.add), "must take its 2 terms and h"),
+            (Pointwise((WHOLE,), lambda a, h: 1.0), r"gives 1\.0; it must give a tensor of the shape of its arguments"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, form: Any, message: str) -> None:
+        """A form that names what is not there, or that cannot be called, is refused with the operation's name."""
+        with pytest.raises(StructureError, match=f"operation 'told': .*{message}"):
+            build(TwoToOne(3, operations=(Told(form),)).initial({"inputs": 2, "outputs": 1}, 1), Seed(("told",)))
+
+    @pytest.mark.parametrize("function", [lambda a, h: torch.tanh(a), lambda a, h: torch.tanh(-a)], ids=["true", "false"])
+    def test_what_is_told_is_held_to_the_module(self, function: Any) -> None:
+        """Fast: a form that is not what the module computes is seen, and one that is passes."""
+        backbone = TwoToOne(3, operations=(Sum(), Told(Pointwise((WHOLE,), function))))
+        parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
+        if function(torch.ones(1), None) > 0:
+            laws.fast(parent)
+        else:
+            with pytest.raises(AssertionError, match="fast: the distance of the outputs in evaluation mode"):
+                laws.fast(parent)

@@ -6,9 +6,14 @@ import re
 import shlex
 from pathlib import Path
 
+from nasframe_recurrent import Sum, TwoToOne
+from toy import toy_strategy
+
 from nasframe import Strategy
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -25,6 +30,17 @@ def test_the_python_examples(capsys) -> None:
     assert names["model"].structure.decided
     assert names["model"](inputs).shape == (10, 3, 4)
     assert "Changed(" in capsys.readouterr().out
+
+
+def test_the_operation() -> None:
+    """The operation of the README rides the fast form beside shipped ones, and what it tells of itself is true."""
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "MinimalGate" in code]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
+    parent = Aged.of(toy_strategy(backbone=TwoToOne(hidden=3, operations=(Sum(), names["MinimalGate"]()))), 5)
+
+    assert parent.network.slow() == []
+    laws.fast(parent)
 
 
 def test_the_commands_are_understood() -> None:

@@ -42,6 +42,7 @@ def test_table_2(tmp_path: Path) -> None:
     assert [row["ours"] for row in printed] == [row["paper"] for row in printed]
     assert [row["ours"] for row in table if row["paper"] is None] == [750]
     for row in table:
+        assert row["built"] == row["operations"] + row["combination, ours"]
         assert row["combination, paper"] == 5 * (row["nodes"] or 0)
         edges = {"darts_recurrent": lambda m: 1 + m * (m - 1) // 2, "two_to_one": lambda m: m}.get(row["model"])
         assert row["combination, ours"] == (5 * edges(row["nodes"]) if edges else 0)

@@ -40,7 +40,10 @@ class Spec(click.ParamType):
             key, equals, text = option.partition("=")
             if not equals:
                 self.fail(f"{option!r} in {value!r} is no option of a part; write {name}:key=value", parameter, context)
-            description[key.strip()] = _value(text.strip())
+            option_value = _value(text.strip())
+            if isinstance(option_value, str) and option_value.startswith(("[", "{")):
+                self.fail(f'{text!r} is no list; quote the words in it, as in ["sum","tanh"]', parameter, context)
+            description[key.strip()] = option_value
         return description
 
 

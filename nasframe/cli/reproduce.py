@@ -22,8 +22,8 @@ from nasframe.run.checkpoint import write_file
 @click.argument("what", type=Spec(), required=False, metavar="NAME[:KEY=VALUE,...]")
 @click.option("--list", "listing", is_flag=True, help="What can be made again.")
 @click.option("--json", "as_json", is_flag=True, help="The rows as JSON.")
-@click.option("--trials", type=click.IntRange(min=1), help="Independent trials, where there are several.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Trials side by side, where there are several.")
+@click.option("--trials", type=int, help="Independent trials, where there are several.")
+@click.option("--jobs", type=int, help="Trials side by side, where there are several.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="The folder of data that cannot be shipped, where some are needed."
 )

@@ -62,6 +62,21 @@ def exact(parent: Aged, child: Aged, allowed: float | None = None) -> None:
         hold("exact", f"the distance of the outputs in {mode} mode", _largest(after - before), limit)
 
 
+def fast(aged: Aged) -> None:
+    """The fast form puts out what the modules do, in evaluation and in training mode, and has their gradients: so what the
+    operations tell of themselves (`Operation.pointwise`) is what their modules compute.
+    """
+    quick, slow = aged.copy(), aged.copy()
+    quick.network.fast, slow.network.fast = True, False
+    for mode, training in MODES.items():
+        before, after = slow.outputs(training), quick.outputs(training)
+        hold("fast", f"the distance of the outputs in {mode} mode", _largest(after - before), tolerance(before))
+    exact, found = _gradients(slow), _gradients(quick)
+    scale = torch.stack([gradient.abs().max() for gradient in exact.values()])
+    for name, gradient in exact.items():
+        hold("fast", f"the distance of the gradient of {name}", _largest(found[name] - gradient), tolerance(scale))
+
+
 def distance(parent: Aged, child: Aged, training: bool = False) -> float:
     """The largest difference of the outputs."""
     return _largest(child.outputs(training) - parent.outputs(training))

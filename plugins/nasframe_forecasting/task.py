@@ -111,7 +111,7 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) 
     if train <= window:
         raise DataError(
             f"{series.source}: {size} rows, of which the first 60 % are too few for a window of {window} and a target; "
-            f"give at least {-(-5 * (window + 1) // 3)} rows, or a smaller window"
+            f"give at least {-(-5 * (window + 1) // 3)} such rows, or a smaller window"
         )
     exact = standardised(series, train)
     rows = exact.to(device, dtype)

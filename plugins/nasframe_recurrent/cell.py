@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nasframe import Cell, Gate, Mixture, Shares, Structure
+from nasframe import Cell, Gate, Mixture, Operation, Shares, Structure, StructureError
 from nasframe_recurrent.plan import planned
 
 
@@ -24,6 +24,10 @@ class RecurrentCell(nn.Module):
         self.sites = nn.ModuleDict(
             {s.id: Mixture(f"{type}/{s.id}", s, inputs=self.widths[s.inputs[0]], hidden=hidden) for s in cell.sites}
         )
+        for site in cell.sites:
+            for candidate in site.candidates:
+                module = self.sites[site.id].get_submodule(f"candidates.{candidate.id}")
+                check(candidate.operation, module, [self.widths[i] for i in site.inputs], hidden)
         self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
         self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
         self.plan = planned(cell, outputs)
@@ -36,6 +40,38 @@ class RecurrentCell(nn.Module):
             own = total([self.sites[s.id](shares, *(states[i] for i in s.inputs)) for s in sites])
             states[node.id] = self.gates[node.id](mean([states[i] for i in node.inherits]), own) if node.inherits else own
         return mean([states[i] for i in self.outputs])
+
+
+def check(operation: Operation, module: nn.Module, widths: Sequence[int], hidden: int) -> None:
+    """Refuse a pointwise form that does not fit the module: an entry of it that is not there, or not of its shape."""
+    told = operation.pointwise()
+    for number, term in enumerate(told.terms if told else (), 1):
+        where = f"operation {operation.name!r}: term {number} of its pointwise form"
+        if not isinstance(term.weights, tuple) or len(term.weights) != len(widths):
+            raise StructureError(
+                f"{where} has the weights {term.weights!r}; it must be a tuple with one for each of {len(widths)} inputs"
+            )
+        named = {name: (hidden, width) for name, width in zip(term.weights, widths, strict=True) if name is not None}
+        for name, shape in (named | ({term.bias: (hidden,)} if term.bias is not None else {})).items():
+            parameter = dict(module.named_parameters()).get(name)
+            if parameter is None or parameter.shape != shape:
+                is_there = (
+                    "which its module does not have" if parameter is None else f"which has the shape {tuple(parameter.shape)}"
+                )
+                raise StructureError(f"{where} names {name!r}, {is_there}; it must be a parameter of shape {shape}")
+    if told is not None:
+        like = torch.zeros(1)
+        try:
+            result = told.function(*(like for _ in told.terms), like)
+        except TypeError as error:
+            raise StructureError(
+                f"operation {operation.name!r}: the function of its pointwise form must take its {len(told.terms)} terms and h: {error}"
+            ) from error
+        if not isinstance(result, Tensor) or result.shape != like.shape:
+            raise StructureError(
+                f"operation {operation.name!r}: the function of its pointwise form gives {result!r}; it must give a tensor of "
+                "the shape of its arguments"
+            )
 
 
 class Stack(nn.Module):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -73,9 +74,9 @@ def stacked(cell: RecurrentCell, own: Plan, like: Tensor) -> tuple[Tensor | None
     W: list[Tensor | None] = []
     for slot in own.slots:
         module = mixture_at(cell, slot.site).candidates[slot.candidate]
-        W_x.append(total([getattr(module, w) if i == "x" else getattr(module, w)[:, :n_x] for w, i in slot.x]))
-        W.append(total([getattr(module, w)[:, n_x:] if i == "xh" else getattr(module, w) for w, i in slot.s]))
-        b.append(None if slot.bias is None else getattr(module, slot.bias))
+        W_x.append(total([attrgetter(w)(module) if i == "x" else attrgetter(w)(module)[:, :n_x] for w, i in slot.x]))
+        W.append(total([attrgetter(w)(module)[:, n_x:] if i == "xh" else attrgetter(w)(module) for w, i in slot.s]))
+        b.append(None if slot.bias is None else attrgetter(slot.bias)(module))
     hoisted = slice(own.projected)
     return (
         filled(W_x[hoisted], like.new_zeros(n_h, n_x)),
