@@ -393,7 +393,7 @@ class TestWhatIsTold:
     )
     def test_what_does_not_fit_is_refused(self, form: Any, message: str) -> None:
         """A form that names what is not there, or that cannot be called, is refused with the operation's name."""
-        with pytest.raises(StructureError, match=f"operation 'told': .*{message}"):
+        with pytest.raises(StructureError, match=f"operation 'told': the pointwise form's .*{message}"):
             build(TwoToOne(3, operations=(Told(form),)).initial({"inputs": 2, "outputs": 1}, 1), Seed(("told",)))
 
     @pytest.mark.parametrize("function", [lambda a, h: torch.tanh(a), lambda a, h: torch.tanh(-a)], ids=["true", "false"])

@@ -48,6 +48,7 @@ def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) 
         pruner=Strongest(),
         prune=prune,
         seed=seed,
+        fast=False,  # the form that the table was measured in: a last bit may decide whether a node is grown
     )
     search = Search(strategy)
     network = search.run()

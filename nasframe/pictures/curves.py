@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from nasframe.pictures.style import ACCENT, LINE, blank, plain, save, style
 
@@ -21,17 +23,15 @@ LOOKS = [
 ]
 
 
+Point = tuple[float, float]
+
+
 def draw_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, x: str, y: str) -> None:
     """Draw each curve, its mean after 1, 2, ... with a band of one standard error. The format is that of the path's suffix.
 
-    Most of what is above the lowest curve's start is left out of the axis where the curves would lie on one another.
+    The axis ends above the lower 95 % of what the means take, so that a steep start does not squash the rest.
     """
-    with style():
-        figure = blank(7.0, 3.6, layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(plain(x))
-        axes.set_ylabel(plain(y))
+    with plane(path, 7.0, x, y) as axes:
         for (name, (mean, error)), (colour, dashes) in zip(curves.items(), itertools.cycle(LOOKS), strict=False):
             at, middle, spread = np.arange(1, len(mean) + 1), np.array(mean), np.array(error)
             axes.plot(at, middle, color=colour, linestyle=dashes, linewidth=1.3, label=plain(name))
@@ -39,11 +39,6 @@ def draw_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], p
         values = np.concatenate([np.array(mean) for mean, _ in curves.values()])
         low, high = values.min(), np.quantile(values, 0.95)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        figure.legend(loc="outside right upper")
-        save(figure, path)
-
-
-Point = tuple[float, float]
 
 
 def draw_paths(
@@ -52,12 +47,7 @@ def draw_paths(
     """Draw paths in a plane, each from a common start to where it ended, with a line and the goal. The format is that of
     the path's suffix.
     """
-    with style():
-        figure = blank(6.4, 3.6, layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(plain(x))
-        axes.set_ylabel(plain(y))
+    with plane(path, 6.4, x, y) as axes:
         label, *ends = line
         axes.plot(*zip(*ends, strict=True), color=LINE, linewidth=0.8, linestyle="dotted", label=plain(label))
         for (name, points), (colour, dashes) in zip(paths.items(), itertools.cycle(LOOKS[2:]), strict=False):
@@ -65,5 +55,17 @@ def draw_paths(
             axes.plot(at[:, 0], at[:, 1], color=colour, linestyle=dashes, linewidth=1.3, label=plain(name))
             axes.plot(*at[-1], "o", color=colour, markersize=4)
         axes.plot(*goal, "*", color=ACCENT, markersize=9, label=f"solution {goal}")
+
+
+@contextlib.contextmanager
+def plane(path: Path, width: float, x: str, y: str) -> Iterator[Axes]:
+    """Axes with these labels, to be drawn into; then the legend beside them, and all is written."""
+    with style():
+        figure = blank(width, 3.6, layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel(plain(x))
+        axes.set_ylabel(plain(y))
+        yield axes
         figure.legend(loc="outside right upper")
         save(figure, path)

@@ -44,34 +44,28 @@ class RecurrentCell(nn.Module):
 
 def check(operation: Operation, module: nn.Module, widths: Sequence[int], hidden: int) -> None:
     """Refuse a pointwise form that does not fit the module: an entry of it that is not there, or not of its shape."""
-    told = operation.pointwise()
-    for number, term in enumerate(told.terms if told else (), 1):
-        where = f"operation {operation.name!r}: term {number} of its pointwise form"
+    told, form = operation.pointwise(), f"operation {operation.name!r}: the pointwise form's"
+    if told is None:
+        return
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    for number, term in enumerate(told.terms, 1):
         if not isinstance(term.weights, tuple) or len(term.weights) != len(widths):
             raise StructureError(
-                f"{where} has the weights {term.weights!r}; it must be a tuple with one for each of {len(widths)} inputs"
+                f"{form} term {number} has the weights {term.weights!r}; it must be a tuple with one for each of "
+                f"{len(widths)} inputs"
             )
-        named = {name: (hidden, width) for name, width in zip(term.weights, widths, strict=True) if name is not None}
-        for name, shape in (named | ({term.bias: (hidden,)} if term.bias is not None else {})).items():
-            parameter = dict(module.named_parameters()).get(name)
-            if parameter is None or parameter.shape != shape:
-                is_there = (
-                    "which its module does not have" if parameter is None else f"which has the shape {tuple(parameter.shape)}"
-                )
-                raise StructureError(f"{where} names {name!r}, {is_there}; it must be a parameter of shape {shape}")
-    if told is not None:
-        like = torch.zeros(1)
-        try:
-            result = told.function(*(like for _ in told.terms), like)
-        except TypeError as error:
-            raise StructureError(
-                f"operation {operation.name!r}: the function of its pointwise form must take its {len(told.terms)} terms and h: {error}"
-            ) from error
-        if not isinstance(result, Tensor) or result.shape != like.shape:
-            raise StructureError(
-                f"operation {operation.name!r}: the function of its pointwise form gives {result!r}; it must give a tensor of "
-                "the shape of its arguments"
-            )
+        wanted = [*zip(term.weights, ((hidden, width) for width in widths), strict=True), (term.bias, (hidden,))]
+        for name, shape in wanted:
+            if name is not None and shapes.get(name) != shape:
+                found = f"which has the shape {shapes[name]}" if name in shapes else "which its module does not have"
+                raise StructureError(f"{form} term {number} names {name!r}, {found}; it must be a parameter of shape {shape}")
+    like = torch.zeros(1)
+    try:
+        result = told.function(*(like for _ in told.terms), like)
+    except TypeError as error:
+        raise StructureError(f"{form} function must take its {len(told.terms)} terms and h: {error}") from error
+    if not isinstance(result, Tensor) or result.shape != like.shape:
+        raise StructureError(f"{form} function gives {result!r}; it must give a tensor of the shape of its arguments")
 
 
 class Stack(nn.Module):

@@ -31,19 +31,20 @@ class Activated(nn.Module):
 
 
 class Kept(nn.Module):
-    """The hidden state within z, times a factor."""
+    """The hidden state within z, or zero in its place."""
 
-    def __init__(self, hidden: int, factor: float) -> None:
+    def __init__(self, hidden: int, keep: bool) -> None:
         super().__init__()
-        self.hidden, self.factor = hidden, factor
+        self.hidden, self.keep = hidden, keep
 
     def forward(self, z: Tensor) -> Tensor:
         """Shape (batch, n_h)."""
-        return self.factor * z[:, -self.hidden :]
+        h = z[:, -self.hidden :]
+        return h if self.keep else torch.zeros_like(h)
 
 
 def kept(h: Tensor) -> Tensor:
-    """H."""
+    """The state as it is."""
     return h
 
 
@@ -123,7 +124,7 @@ class IdentityEdge(Edge):
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """No parameters."""
-        return Kept(hidden, 1.0)
+        return Kept(hidden, keep=True)
 
     def pointwise(self) -> Pointwise:
         """No term."""
@@ -147,7 +148,7 @@ class ZeroEdge(Edge):
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """No parameters."""
-        return Kept(hidden, 0.0)
+        return Kept(hidden, keep=False)
 
     def pointwise(self) -> Pointwise:
         """No term."""

@@ -15,7 +15,7 @@ from nasframe import Cell
 from nasframe_recurrent.edges import kept
 
 
-class Unfit(Exception):  # noqa: N818
+class NoPlanError(Exception):
     """Why a cell has no fast form."""
 
 
@@ -123,7 +123,7 @@ def planned(cell: Cell, outputs: Sequence[str]) -> Plan | str:
     """The plan of a cell that puts out the mean of these states; or why there is none."""
     try:
         return _planned(cell, outputs)
-    except Unfit as reason:
+    except NoPlanError as reason:
         return str(reason)
 
 
@@ -131,7 +131,7 @@ def _planned(cell: Cell, outputs: Sequence[str]) -> Plan:
     number = {"h": 0, "xh": 0} | {node.id: i for i, node in enumerate(cell.nodes, 1)}
     edges = [*candidates(cell, number), *inheritances(cell, number)]
     if not edges:
-        raise Unfit("all of its operations are zero")
+        raise NoPlanError("all of its operations are zero")
     slots: list[Slot] = []
     fans: list[Fan] = []
     places: list[tuple[int, int, Edge]] = []
@@ -199,16 +199,16 @@ def candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Edge]:
             continue
         told, what = operation.pointwise(), f"operation {operation.name!r} at {site.id}"
         if told is None:
-            raise Unfit(f"{what} does not tell its pointwise form")
+            raise NoPlanError(f"{what} does not tell its pointwise form")
         slots = []
         for term in told.terms:
             weights = [(name, input) for name, input in zip(term.weights, site.inputs, strict=True) if name is not None]
             x, s = (tuple(pair for pair in weights if pair[1] in inputs) for inputs in ({"x", "xh"}, number))
             if any(number[input] != state for _, input in s):
-                raise Unfit(f"{what} has a linear map of another state than its last")
+                raise NoPlanError(f"{what} has a linear map of another state than its last")
             slots.append(Slot(site.id, str(candidate.id), x, s, term.bias))
         if state is None:
-            raise Unfit(f"{what} has {site.inputs[-1]!r} for its last input, which is no state")
+            raise NoPlanError(f"{what} has {site.inputs[-1]!r} for its last input, which is no state")
         gate = gates.index(site.node) + 1 if site.node in gates else 0
         yield Edge(state, number[site.node], told.function, tuple(slots), share, gate)
 
