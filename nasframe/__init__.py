@@ -1,11 +1,12 @@
 """nasframe grows and searches a neural network's architecture while it trains."""
 
 from nasframe.architect import Architect, Bilevel
-from nasframe.backbone import Backbone, Grown
+from nasframe.backbone import Backbone, Grown, births, one_more, operations_of
 from nasframe.change.apply import Change, apply, distance, folding, removal
-from nasframe.change.map import Set, Take
+from nasframe.change.map import OWN, ZERO, Set, Take
 from nasframe.change.optimisers import Named
 from nasframe.claim import Bound, Claim, tolerance
+from nasframe.cost import Cost, cost
 from nasframe.criterion import ABSTAIN, AllOf, AnyOf, Decision, GrowthCriterion
 from nasframe.errors import (
     ChangeError,
@@ -20,8 +21,9 @@ from nasframe.errors import (
     StructureError,
     UnknownNameError,
 )
+from nasframe.label import label
 from nasframe.morphism import Morphism, Proposal
-from nasframe.network import Axis, Gate, Mixture, Network, Shares, build, consumes, produces, readable, tensors
+from nasframe.network import Aided, Axis, Gate, Mixture, Network, Outputs, Shares, build, consumes, produces, readable, tensors
 from nasframe.operation import Operation
 from nasframe.optimiser import Optimiser
 from nasframe.part import Part, choice, describe, flag, nested, number
@@ -30,6 +32,7 @@ from nasframe.pointwise import Pointwise, Term
 from nasframe.pruner import Pruner, all_but_strongest
 from nasframe.recipe import Recipe, Reproduction
 from nasframe.search.bilevel import alternate
+from nasframe.search.drawn import drawn
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
 from nasframe.search.fit import Fitted, fit, scores
 from nasframe.search.loop import Loop
@@ -42,6 +45,9 @@ from nasframe.task import Data, Split, Task
 
 __all__ = [
     "ABSTAIN",
+    "OWN",
+    "ZERO",
+    "Aided",
     "AllOf",
     "AnyOf",
     "Architect",
@@ -57,6 +63,7 @@ __all__ = [
     "CheckpointError",
     "Claim",
     "ClaimError",
+    "Cost",
     "Data",
     "DataError",
     "Decision",
@@ -78,6 +85,7 @@ __all__ = [
     "NonFiniteError",
     "Operation",
     "Optimiser",
+    "Outputs",
     "Part",
     "PluginError",
     "Plugins",
@@ -105,19 +113,25 @@ __all__ = [
     "all_but_strongest",
     "alternate",
     "apply",
+    "births",
     "build",
     "choice",
     "consumes",
+    "cost",
     "describe",
     "discover",
     "distance",
+    "drawn",
     "fit",
     "flag",
     "folding",
     "hookimpl",
     "installed",
+    "label",
     "nested",
     "number",
+    "one_more",
+    "operations_of",
     "produces",
     "readable",
     "removal",

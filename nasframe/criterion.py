@@ -47,7 +47,8 @@ class GrowthCriterion(Part):
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """The next state and the decision, after the last record of the history.
 
-        A record of kind "epoch" has stage, phase, epoch, updates, train, valid, nodes (by cell type) and parameters; one
+        A record of kind "epoch" has stage, phase, epoch, updates, train, valid and scores (where there is a validation part),
+        nodes (by cell type), parameters, and weights (of each undecided site, by candidate); one
         of kind "stage" has stage, updates, valid (the best of the stage), nodes, parameters, and comes with proposals.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -15,6 +15,17 @@ from nasframe.structure import Site, Structure
 
 #: one number per candidate of a site, as 0-dimensional tensors
 Shares = Mapping[str, Sequence[Tensor]]
+
+
+class Aided(NamedTuple):
+    """What a network with an auxiliary head puts out in training: the outputs, those of that head, and its loss's weight."""
+
+    outputs: Tensor
+    auxiliary: Tensor
+    weight: float
+
+
+Outputs = Tensor | Aided
 
 
 @attrs.frozen
@@ -92,7 +103,7 @@ class Network(nn.Module):
         )
         self.body = structure.backbone.body(structure)
 
-    def forward(self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None) -> Outputs:
         """The output for a batch. `weights`: for each undecided site a tensor of shape (candidates,)."""
         weights = {} if weights is None else weights
         missing = [a for a in self.logits if a not in weights]
@@ -134,9 +145,16 @@ class Network(nn.Module):
         return {"operations": operations, "combination": combination, "gates": gates, "other": other}
 
 
-def readable(body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def readable(body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
     """What the modules of a body compute, one after the other."""
     return body(inputs, {a: w.unbind() for a, w in weights.items()})
+
+
+def advance(module: nn.Module, progress: float) -> None:
+    """Tell every module within that has a `progress` how far its training has come, from 0 to 1."""
+    for part in module.modules():
+        if hasattr(part, "progress"):
+            part.progress = progress  # type: ignore[assignment]
 
 
 def build(structure: Structure, seed: Seed, *, like: Network | None = None) -> Network:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from nasframe.claim import Bound
+from nasframe.cost import Cost, cost
 from nasframe.part import Part
 from nasframe.pointwise import Pointwise
 
@@ -51,3 +54,8 @@ class Operation(Part):
         has a fast form.
         """
         return None
+
+    def cost(self, *shapes: Sequence[int], **sizes: Any) -> Cost:
+        """What the module of these sizes costs, called with inputs of these shapes."""
+        with torch.device("meta"):
+            return cost(self.build(**sizes), *shapes)

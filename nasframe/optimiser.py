@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,13 +29,31 @@ def _two(instance: Any, attribute: Any, value: Any) -> None:
 
 @attrs.frozen
 class Optimiser:
-    """SGD with momentum, Adam or AdamW of torch. `momentum` is SGD's, `betas` are Adam's and AdamW's."""
+    """SGD with momentum, Adam or AdamW of torch. `momentum` is SGD's, `betas` are Adam's and AdamW's.
+
+    Args:
+        epochs: over so many the learning rate falls to `final` along half a cosine, in each phase anew (Loshchilov &
+            Hutter 2017); where they are left out it stays.
+    """
 
     method: str = choice("adam", "adamw", "sgd", default="adam")
     learning_rate: float = number(1e-3, low=0.0)
     weight_decay: float = number(0.0, low=0.0)
     momentum: float = number(0.0, low=0.0, high=1.0)
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), converter=_betas, validator=_two)
+    epochs: int | None = number(None, low=1, whole=True, optional=True)
+    final: float = number(0.0, low=0.0)
+
+    def progress(self, epoch: int) -> float:
+        """How much of a phase is over at the beginning of an epoch, from 0 to 1; 1 where it is not said how long it takes."""
+        return min(epoch / self.epochs, 1.0) if self.epochs else 1.0
+
+    def anneal(self, optimiser: Optimizer, epoch: int) -> None:
+        """Set the learning rate for an epoch of a phase."""
+        if self.epochs:
+            share = (1 + math.cos(math.pi * self.progress(epoch))) / 2
+            for group in optimiser.param_groups:
+                group["lr"] = self.final + (self.learning_rate - self.final) * share
 
     def build(self, named: Named) -> Optimizer:
         """The optimiser of these parameters."""
@@ -50,24 +69,29 @@ class Optimiser:
 
         Neither the parameters nor the optimiser move.
         """
-        step = self._sgd if self.method == "sgd" else self._adam
-        return {name: step(p.detach(), gradients[name], optimiser.state.get(p, {})) for name, p in named}
+        step, rate = self._sgd if self.method == "sgd" else self._adam, rate_of(optimiser)
+        return {name: step(p.detach(), gradients[name], optimiser.state.get(p, {}), rate) for name, p in named}
 
-    def _sgd(self, w: Tensor, g: Tensor, state: Mapping[str, Any]) -> Tensor:
+    def _sgd(self, w: Tensor, g: Tensor, state: Mapping[str, Any], rate: float) -> Tensor:
         g = g + self.weight_decay * w
         if "momentum_buffer" in state:
             g = self.momentum * state["momentum_buffer"] + g
-        return w - self.learning_rate * g
+        return w - rate * g
 
-    def _adam(self, w: Tensor, g: Tensor, state: Mapping[str, Any]) -> Tensor:
+    def _adam(self, w: Tensor, g: Tensor, state: Mapping[str, Any], rate: float) -> Tensor:
         b1, b2 = self.betas
         if self.method == "adam":
             g = g + self.weight_decay * w
         else:
-            w = w - self.learning_rate * self.weight_decay * w
+            w = w - rate * self.weight_decay * w
         t = float(state.get("step", 0)) + 1
         m = b1 * state.get("exp_avg", 0) + (1 - b1) * g
         v = b2 * state.get("exp_avg_sq", 0) + (1 - b2) * g.square()
         moved = v > 0  # where it is 0, so is m, but the root's derivative is infinite, and their product no number
         root = torch.where(moved, v, 1).sqrt() * moved
-        return w - self.learning_rate / (1 - b1**t) * m / (root / (1 - b2**t) ** 0.5 + EPSILON)
+        return w - rate / (1 - b1**t) * m / (root / (1 - b2**t) ** 0.5 + EPSILON)
+
+
+def rate_of(optimiser: Optimizer) -> float:
+    """The learning rate as it is now."""
+    return float(optimiser.param_groups[0]["lr"])

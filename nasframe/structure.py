@@ -129,6 +129,18 @@ class Structure:
         cells = tuple((t, cell if t == type else c) for t, c in self.cells)
         return attrs.evolve(self, cells=cells, next_id=self.next_id + new_candidates)
 
+    def within(self, backbone: Backbone, sizes: Mapping[str, int]) -> Structure:
+        """The same cells in another backbone of their kind, of other width or depth, say, for a task of these sizes."""
+        own = backbone.initial(sizes, 1)
+        if dict(self.cells).keys() != dict(own.cells).keys():
+            raise StructureError(
+                f"the structure has the cells {', '.join(dict(self.cells))}, but backbone {backbone.name!r} has "
+                f"{', '.join(dict(own.cells))}; give a backbone of the kind that the cells were found in"
+            )
+        moved = attrs.evolve(self, backbone=own.backbone, sizes=own.sizes)
+        moved.check()
+        return moved
+
     def digest(self) -> str:
         """A short name for exactly this structure."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]

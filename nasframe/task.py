@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from nasframe.network import Aided, Outputs
 from nasframe.part import Part
 
 if TYPE_CHECKING:  # it takes longer to import than torch, and is needed when all is over
@@ -18,10 +19,16 @@ if TYPE_CHECKING:  # it takes longer to import than torch, and is needed when al
 
 @attrs.frozen(eq=False)
 class Split:
-    """A part of the data: how many examples, and the batch (inputs, targets) at given positions."""
+    """A part of the data: how many examples, and the batch (inputs, targets) at given positions.
+
+    Args:
+        draw: a batch to train on: by default the same; or what an augmentation makes of it, drawn from torch's global
+            generator.
+    """
 
     size: int
     batch: Callable[[Tensor], tuple[Tensor, Tensor]]
+    draw: Callable[[Tensor], tuple[Tensor, Tensor]] = attrs.Factory(lambda self: self.batch, takes_self=True)
 
     def batches(self, order: Tensor | None = None, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """The examples in that order (by default their own), in batches of that size."""
@@ -35,6 +42,7 @@ class Data:
 
     Args:
         sizes: what a backbone must know to take the inputs and to give the outputs.
+        validation: decisions read it. Of size 0 where there are none: a network that is trained for so many epochs.
         test: is read once, when all is decided.
         loss: the mean loss of a batch from (outputs of the network, targets); targets have the examples as first axis.
         predict: from the network's outputs to what the metrics compare with the targets.
@@ -54,14 +62,21 @@ class Data:
     score: str
     references: Callable[[int], Mapping[str, Callable[[], nn.Module]]]
 
-    def mean_loss(self, outputs: Callable[[Tensor], Tensor], split: Split) -> float:
-        """The mean loss over a split of what `outputs` makes of the inputs."""
-        total, seen = 0.0, 0
+    def objective(self, outputs: Outputs, targets: Tensor) -> Tensor:
+        """What training descends: the loss, and that of an auxiliary head by its weight (Szegedy et al. 2015)."""
+        if isinstance(outputs, Aided):
+            return self.loss(outputs.outputs, targets) + outputs.weight * self.loss(outputs.auxiliary, targets)
+        return self.loss(outputs, targets)
+
+    def measure(self, outputs: Callable[[Tensor], Tensor], split: Split) -> tuple[float, dict[str, float]]:
+        """The mean loss and the metrics over a split of what `outputs` makes of the inputs."""
+        total, metrics = 0.0, self.metrics()
         with torch.no_grad():
             for inputs, targets in split.batches():
-                total += float(self.loss(outputs(inputs), targets)) * len(targets)
-                seen += len(targets)
-        return total / seen
+                found = outputs(inputs)
+                total += float(self.loss(found, targets)) * len(targets)
+                metrics.update(self.predict(found).contiguous(), targets.contiguous())  # some metrics ask for a view
+        return total / split.size, {name: float(value) for name, value in metrics.compute().items()}
 
 
 class Task(Part):

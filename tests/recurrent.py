@@ -12,14 +12,17 @@ from nasframe_bilevel import FirstOrder
 from nasframe_recurrent import (
     Darts,
     IdentityEdge,
+    IdentityHighway,
     Prod,
     Relu,
     ReluEdge,
     Sigmoid,
     SigmoidEdge,
+    SigmoidHighway,
     Sum,
     Tanh,
     TanhEdge,
+    TanhHighway,
     TwoToOne,
     ZeroEdge,
 )
@@ -86,6 +89,8 @@ EDGES: dict[Operation, Operation] = {
     Prod(): TanhEdge(),
     Centred(): CentredEdge(),
 }
+#: the same with highway bypasses
+HIGHWAYS = EDGES | {Sigmoid(): SigmoidHighway(), Tanh(): TanhHighway(), Relu(): IdentityHighway(), Prod(): TanhHighway()}
 
 
 @st.composite
@@ -97,10 +102,11 @@ def backbones(draw: st.DrawFn, hidden: int, others: tuple[Operation, ...], least
         chosen.insert(draw(st.integers(0, len(chosen))), Sum())
         return TwoToOne(*fields, tuple(chosen))
     # with the identity and zero alone nothing of the input would ever reach the output
-    edges = list(dict.fromkeys(EDGES[o] for o in chosen)) or [TanhEdge()]
+    family = draw(st.sampled_from([EDGES, HIGHWAYS]))
+    edges = list(dict.fromkeys(family[o] for o in chosen)) or [TanhEdge()]
     for own in (IdentityEdge(), ZeroEdge()):
         edges.insert(draw(st.integers(0, len(edges))), own)
-    return Darts(*fields, draw(st.sampled_from(["last", "mean"])), tuple(edges))
+    return Darts(*fields, draw(st.sampled_from(["last", "mean", "later"])), tuple(edges))
 
 
 @st.composite

@@ -402,7 +402,7 @@ class TestMutants:
         case, own = asked(specimen(method, others=SMOOTH)), getattr(Optimiser, step)
         value = partial(case.valid, case.own_step)
         descends(case, ExactSecondOrder(follow=True), value)
-        monkeypatch.setattr(Optimiser, step, lambda self, w, g, state: own(self, w, g, {}))
+        monkeypatch.setattr(Optimiser, step, lambda self, w, g, state, rate: own(self, w, g, {}, rate))
         with pytest.raises(AssertionError, match="is not"):
             descends(case, ExactSecondOrder(follow=True), value)
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from nasframe import Strategy, Structure, build, installed
+from nasframe import EpochEnded, Strategy, Structure, build, installed
 from nasframe.cli.main import main
+from nasframe.cli.watch import Watch
+from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe.seeds import Seed
 
 TINY = [
@@ -46,17 +51,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = nasframe("search", *TINY, "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "The found cell" in done.stdout
+    assert re.search(r"^\d+\.\d s in this process, \d+ MiB of memory at most$", done.stdout, re.MULTILINE)
     return folder / "run"
 
 
 def test_a_run_leaves_its_results(finished: Path) -> None:
     """Strategy, records, architecture, weights, summary and pictures are there; the summary's first line is the verdict."""
-    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png"):
+    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "weights.png"):
         assert (finished / name).stat().st_size > 0, name
     rows = {row["name"] for row in json.loads((finished / "summary.json").read_text())["rows"]}
 
-    assert {"found, trained anew", "found, inherited weights", "mean", "last value", "LSTM", "GRU"} <= rows
+    assert {FOUND, INHERITED, RANDOM, "mean", "last value", "LSTM", "GRU"} <= rows
     assert (finished / "summary.md").read_text().startswith("The found cell ")
+
+
+def test_what_a_run_took_is_told_and_not_kept(finished: Path) -> None:
+    """Time and memory are in none of its files."""
+    for path in finished.rglob("*"):
+        assert path.is_dir() or b"MiB" not in path.read_bytes(), path
 
 
 def test_an_architecture_is_rebuilt_from_json_alone_in_a_clean_process(finished: Path) -> None:
@@ -119,6 +131,36 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
+def test_a_found_cell_is_retrained(here, finished: Path, tmp_path: Path) -> None:
+    """Its results are there: no weights to draw, no network trained anew but itself; the same bytes again, and once resumed."""
+    arguments = ["--strategy", str(finished / "strategy.toml"), "--backbone", "two_to_one:hidden=3"]
+    for name, architecture in {"one": finished, "two": finished / "architecture.json"}.items():
+        status, printed, _ = here("retrain", str(architecture), *arguments, "--out", name)
+        assert status == 0
+        assert "in this process" in printed
+    one = tmp_path / "one"
+    before = {name: (one / name).read_bytes() for name in RESULTS}
+    assert here("resume", "one")[0] == 0
+    summary = json.loads(before["summary.json"])
+
+    assert before == {name: (one / name).read_bytes() for name in RESULTS}
+    assert before == {name: (tmp_path / "two" / name).read_bytes() for name in RESULTS}
+    assert not (one / "weights.png").exists()
+    assert [row["name"] for row in summary["rows"]] == [RETRAINED, "mean", "last value", "ridge AR(1)"]
+    assert summary["prediction"]["parameters"] == summary["rows"][0]["parameters"]
+    assert {json.loads(line)["phase"] for line in before["metrics.jsonl"].splitlines()} == {"retune"}
+
+
+@pytest.mark.parametrize("losses", [{"train": 0.5}, {"train": 0.5, "valid": 0.25}], ids=["no validation", "validation"])
+def test_an_epoch_is_told(losses: dict[str, float]) -> None:
+    """By the losses that there are."""
+    printed = io.StringIO()
+    record = {"stage": 0, "phase": "retune", "epoch": 3, "updates": 7, **losses}
+    Watch(Console(file=printed))(EpochEnded(0, "retune", 3, 7, record=record))
+
+    assert printed.getvalue().split("updates      7  ")[1] == "  ".join(f"{n} {v:.4f}" for n, v in losses.items()) + "\n"
+
+
 def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part with kind, plugin, distribution and version; the same as JSON; less what is left out."""
     rows = json.loads(here("plugins", "--json")[1])
@@ -144,10 +186,15 @@ ERRORS = {
     "no option": (["search", "--backbone", "two_to_one:hidden"], "'hidden' in 'two_to_one:hidden' is no option of a part"),
     "no strategy": (
         ["search", "--strategy", "new-3"],
-        "error: there is no file new-3, and no strategy of that name; there are: DARTS-1, DARTS-2, new-1, new-2",
+        "error: there is no file new-3, and no strategy of that name; there are: DARTS-1, DARTS-2, ",
     ),
     "no device": (["search", "--device", "cuda:99"], "error: device 'cuda:99' cannot be used here: "),
     "no run": (["resume", "nowhere"], "error: nowhere is no run folder: it holds no strategy.toml"),
+    "no architecture": (
+        ["retrain", "nowhere", "--strategy", "new-2"],
+        "error: the architecture nowhere cannot be read: [Errno 2] No such file or directory: 'nowhere'; give a file that a run",
+    ),
+    "nothing to retrain by": (["retrain", "nowhere"], "Missing option '--strategy'"),
     "missing plugin": (["--without", "nasframe_pruning", "search"], "error: there is no pruner 'strongest'; there are: none"),
 }
 

@@ -1,4 +1,4 @@
-"""Whatever is shipped goes together: each backbone with each architect, criterion, pruner, way of pruning and growth."""
+"""Whatever is shipped goes together: backbones, architects, criteria, pruners, ways of pruning, and growths."""
 
 from __future__ import annotations
 
@@ -8,25 +8,36 @@ from typing import Any
 
 import pytest
 import torch
+from convolutional import PLUGINS
 from test_resume import digest
-from toy import PLUGINS
 
-from nasframe import Data, Loop, Strategy, installed
+from nasframe import Data, Event, Loop, Network, Strategy, installed
 from nasframe.search.state import State, dump, initial, load
 
 #: what a part must be told, or is to be tried with; all others are tried as they come
 OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "darts_recurrent": [{"output": "last"}, {"output": "mean"}],
+    "two_to_one": [{"hidden": 3}],
+    "darts_recurrent": [{"hidden": 3, "output": "last"}, {"hidden": 3, "output": "mean"}],
+    "darts_convolutional": [
+        {"channels": 1, "cells": 3, "drop_path": 0.2, "operations": ["separable", "identity", "zero"], "output": output}
+        for output in ("concatenation", "mean")
+    ],
+    "strongest": [{}, {"keep": 2}],
     "node": [{"form": "noise", "delta": 0.05}, {"form": "gate"}],
     "max_nodes": [{"nodes": 1}],
     "max_parameters": [{"parameters": 60}],
     "max_updates": [{"updates": 3}],
     "max_seconds": [{"seconds": 2.5}],
+    "epochs": [{"epochs": 1}],
     "any_of": [{"parts": ["no_better", {"name": "max_nodes", "nodes": 1}]}],
     "all_of": [{"parts": ["no_better", {"name": "max_nodes", "nodes": 1}]}],
     "second_order": [{"follow": False}, {"follow": True}],
     "exact_second_order": [{"follow": False}, {"follow": True}],
 }
+
+#: what a backbone is for
+TASKS = {"darts_convolutional": {"name": "blobs", "size": 4, "flips": True}}
+SERIES = {"name": "toy_series", "windows": 4}
 
 
 def parts(kind: str) -> list[dict[str, Any]]:
@@ -34,48 +45,88 @@ def parts(kind: str) -> list[dict[str, Any]]:
     return [{"name": name, **options} for name in installed().names(kind) for options in OPTIONS.get(name, [{}])]
 
 
-def compositions(backbone: dict[str, Any], architect: dict[str, Any]) -> Iterator[Strategy]:
-    """Every strategy of shipped parts with that backbone and that architect."""
-    for criterion, pruner, prune, growth in itertools.product(
-        parts("criterion"), parts("pruner"), ("stage", "end"), parts("morphism")
-    ):
-        # not every criterion ends a stage, or the search
-        bounded = {"name": "any_of", "parts": [criterion, {"name": "scripted", "growths": 1}]}
-        yield Strategy.from_dict(
-            {
-                "task": {"name": "toy_series", "windows": 4},
-                "backbone": {**backbone, "hidden": 3},
-                "architect": architect,
-                "criterion": bounded,
-                "pruner": pruner,
-                "prune": prune,
-                "growth": [growth],
-                "batch": 3,
-                "dtype": "float64",
-            },
-            PLUGINS,
-        )
+def named(part: dict[str, Any]) -> str:
+    """The name of a test with it."""
+    return " ".join(str(value) for value in part.values() if not isinstance(value, list))
 
 
-def run(strategy: Strategy, data: Data, state: State, most: int | None = None) -> int:
-    """Run the search to its end, or so many events far; how many there were. Each update takes a second."""
-    return sum(1 for _ in itertools.islice(Loop(strategy, data, lambda: float(state.updates)).run(state), most))
+BACKBONES, ARCHITECTS = parts("backbone"), parts("architect")
 
 
-@pytest.mark.parametrize("architect", parts("architect"), ids=lambda part: " ".join(map(str, part.values())))
-@pytest.mark.parametrize("backbone", parts("backbone"), ids=lambda part: " ".join(map(str, part.values())))
+def composed(backbone: dict[str, Any], *others: Any) -> Strategy:
+    """A tiny search by these parts."""
+    architect, criterion, pruner, prune, growth = others
+    return Strategy.from_dict(
+        {
+            "task": TASKS.get(backbone["name"], SERIES),
+            "backbone": backbone,
+            "architect": architect,
+            # not every criterion ends a stage, or the search
+            "criterion": {"name": "any_of", "parts": [criterion, {"name": "scripted", "growths": 1}]},
+            "pruner": pruner,
+            "prune": prune,
+            "growth": [growth],
+            "batch": 3,
+            "optimiser": {"epochs": 2},
+            "dtype": "float64",
+        },
+        PLUGINS,
+    )
+
+
+def grows(growth: dict[str, Any], backbone: dict[str, Any]) -> bool:
+    """Whether there is anything for the morphism to change."""
+    strategy = composed(backbone, ARCHITECTS[0], "patience", "strongest", "end", growth)
+    structure = strategy.backbone.initial(strategy.task.load(torch.device("cpu"), torch.float64).sizes, 1)
+    with torch.device("meta"):
+        return bool(strategy.growth[0].propose(Network(structure)))
+
+
+def compositions(backbone: dict[str, Any], architect: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """With each criterion, and pruners, ways of pruning and growths in turn."""
+    growths = [growth for growth in parts("morphism") if grows(growth, backbone)]
+    others = [*itertools.product(parts("pruner"), ("stage", "end"), growths)]
+    turn = 7 * BACKBONES.index(backbone) + ARCHITECTS.index(architect)
+    for place, criterion in enumerate(parts("criterion"), start=turn):
+        yield backbone, architect, criterion, *others[place % len(others)]
+
+
+def test_every_two_parts_meet() -> None:
+    """Any two shipped parts of different kinds are in some composition, if the one can change the other."""
+    met = {
+        frozenset((str(a), str(b)))
+        for pair in itertools.product(BACKBONES, ARCHITECTS)
+        for c in compositions(*pair)
+        for a, b in itertools.combinations(c, 2)
+    }
+    kinds = [BACKBONES, ARCHITECTS, parts("criterion"), parts("pruner"), ["stage", "end"], parts("morphism")]
+    for one, other in itertools.combinations(kinds, 2):
+        for a, b in itertools.product(one, other):
+            assert frozenset((str(a), str(b))) in met or (one is BACKBONES and other is kinds[-1] and not grows(b, a)), (a, b)
+
+
+def run(strategy: Strategy, data: Data, state: State) -> Iterator[Event]:
+    """The search's events. Each update takes a second."""
+    return Loop(strategy, data, lambda: float(state.updates)).run(state)
+
+
+@pytest.mark.parametrize("architect", ARCHITECTS, ids=named)
+@pytest.mark.parametrize("backbone", BACKBONES, ids=named)
 def test_all_that_is_shipped_goes_together(backbone: dict[str, Any], architect: dict[str, Any]) -> None:
-    """Every composition searches to an architecture, and to the same bytes when it is resumed in the middle, unless it reads
-    the clock, which goes on meanwhile.
+    """Every composition searches to an architecture, and to the same bytes when it is resumed somewhere on the way, unless it
+    reads the clock, which goes on meanwhile.
     """
-    for strategy in compositions(backbone, architect):
+    for place, parts in enumerate(compositions(backbone, architect)):
+        strategy = composed(*parts)
         data = strategy.task.load(torch.device("cpu"), torch.float64)
-        whole, broken = initial(strategy, data.sizes), initial(strategy, data.sizes)
-        events = run(strategy, data, whole)
-        run(strategy, data, broken, events // 2)
-        resumed = load(*dump(broken), strategy, PLUGINS)
-        run(strategy, data, resumed)
+        state = initial(strategy, data.sizes)
+        events = run(strategy, data, state)
+        for _ in itertools.islice(events, 4 + place):
+            pass
+        resumed = load(*dump(state), strategy, PLUGINS)
+        for _ in itertools.chain(events, run(strategy, data, resumed)):
+            pass
 
-        assert whole.network.structure.decided, strategy
+        assert state.network.structure.decided, strategy
         assert resumed.network.structure.decided, strategy
-        assert strategy.criterion.reads or digest(whole) == digest(resumed), strategy
+        assert strategy.criterion.reads or digest(state) == digest(resumed), strategy

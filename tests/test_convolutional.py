@@ -1,118 +1,285 @@
-"""A cell whose output is a concatenation: types, instances and labels are right.
-
-Its growth is exact without gate, noise or override, since whatever takes a new node in starts at zero.
-"""
+"""The convolutional backbone of DARTS: its sizes, its growths, what training alone does, and searches of it."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+import contextlib
+import copy
+import math
+from functools import partial
 from typing import Any
 
 import attrs
-import convolutional
 import pytest
 import torch
-import toy
-from convolutional import Blobs, Convolution, Convolutional, Head, Preprocess, Skip, Zero
+from convolutional import (
+    FEW,
+    OTHERS,
+    PLUGINS,
+    Blobs,
+    Convolution,
+    Saturation,
+    image_strategy,
+    parents,
+    small,
+    supernets,
+    trained,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nasframe_bilevel import FirstOrder
-from nasframe_growing import NodeGrowth
-from nasframe_pruning import Strongest
+from nasframe_convolutional import AvgPool, DartsConvolutional, Identity, SeparableConvolution, Zero
+from nasframe_convolutional import backbone as backbones
+from nasframe_convolutional import cell as cells
+from nasframe_convolutional.cell import Auxiliary, Head, ImageCell, channels_of
+from nasframe_growing import Epochs, NodeGrowth, Patience
 from standins import Scripted
 from test_resume import digest
 from torch import Tensor
+from torchvision.ops import stochastic_depth
+from toy import toy_strategy
 
 from nasframe import (
+    Aided,
+    Candidate,
+    Cell,
     Change,
     ChangeError,
     Claim,
     Network,
+    Node,
     Optimiser,
-    Plugins,
     Search,
     Seed,
     Site,
     Strategy,
+    StrategyError,
     Structure,
+    StructureError,
     Take,
     apply,
+    build,
     distance,
     produces,
     removal,
     tensors,
 )
-from nasframe.plugins import Plugin
-from nasframe.search.events import Changed, Finished
-from nasframe.search.state import State, dump, load, optimisers, rebuilt, snapshot
+from nasframe.network import advance
+from nasframe.search import state as states
+from nasframe.search.events import Changed, Finished, Stepped
+from nasframe.search.state import dump, load, optimisers, retraining
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
-from nasframe.testing.fakes import Endless
 from nasframe.testing.strategies import removals
 
-PLUGINS = Plugins((*toy.PLUGINS.found, Plugin("convolutional", "tests", "0", (Blobs, Convolutional, Convolution, Skip, Zero))))
-STRATEGY = Strategy(
-    task=Blobs(),
-    backbone=Convolutional(dropout=0.3),
-    architect=FirstOrder(Optimiser(learning_rate=0.01)),
-    criterion=Scripted(),
-    pruner=Strongest(),
-    growth=(NodeGrowth(),),
-    batch=8,
-    optimiser=Optimiser(learning_rate=0.01),
-    dtype="float64",
-)
 TYPES = ("normal", "reduction")
+BIASED = (Convolution(bias=True), Identity(), Zero())
+SEED = Seed(("images",))
+Patch = pytest.MonkeyPatch
 
 few = settings(max_examples=6)
 
 
-def trained(nodes: int = 1, **options: Any) -> Aged:
-    """A network in the midst of its second epoch, without dropout: the mask would follow the number of units."""
-    return Aged.of(attrs.evolve(STRATEGY, backbone=Convolutional(**options), nodes=nodes, criterion=Endless()), 5)
-
-
-_trained_once = functools.cache(trained)
-
-
 @st.composite
-def supernets(draw: st.DrawFn) -> Aged:
-    """Several instances, at least one of each type."""
-    more = draw(st.sampled_from([("normal",), ("reduction",), TYPES]))  # a third reduction would leave a single pixel
-    plan = draw(st.permutations([*TYPES, *more]))
-    return _trained_once(draw(st.integers(1, 2)), channels=draw(st.integers(2, 3)), plan=tuple(plan)).copy()
+def typed(draw: st.DrawFn, parents: st.SearchStrategy[Aged]) -> tuple[Aged, str]:
+    """A parent and one of its cell types."""
+    parent = draw(parents)
+    return parent, draw(st.sampled_from([type for type, _ in parent.network.structure.cells]))
 
 
-@st.composite
-def parents(draw: st.DrawFn, cut: bool = True) -> Aged:
-    """A supernet, or an architecture that has trained on; zeros may cut off whole cells of it."""
-    supernet = draw(supernets())
-    if draw(st.booleans()):
-        return supernet
-    gone = draw(removals(supernet.network.structure, decide=True))
-    if not cut:
-        gone = {a: {c.id for c in s.candidates} - {draw(_operation(s))} for a, s in supernet.network.structure.sites()}
-    return supernet.after(removal(supernet.network, gone, Seed(("pruned",)))).train(2)
-
-
-def _operation(site: Site) -> st.SearchStrategy[int]:
-    return st.sampled_from([c.id for c in site.candidates if not isinstance(c.operation, Zero)])
-
-
-def undecided(network: Network) -> Iterator[tuple[str, Site]]:
-    """The sites that have logits."""
-    return ((a, s) for a, s in network.structure.sites() if not s.decided)
-
-
-def growth(network: Network, type: str, form: str = "noise") -> Change:
+def growth(network: Network, type: str, form: str = "noise", **options: float) -> Change:
     """A node more for each instance of a type."""
-    return NodeGrowth(form=form).change(network, {"cell": type}, {}, Seed(("grown",)))
+    return NodeGrowth(form=form, **options).change(network, {"cell": type}, {}, SEED)
 
 
-def grown(parent: Aged, type: str) -> Aged:
+def grown(parent: Aged, type: str, form: str = "noise", **options: float) -> Aged:
     """The search after that growth."""
-    return parent.after(growth(parent.network, type))
+    return parent.after(growth(parent.network, type, form, **options))
+
+
+def even(network: Network) -> dict[str, Tensor]:
+    """The same weight for all candidates of a site."""
+    return {a: logits.detach().softmax(0) for a, logits in network.logits.items()}
+
+
+def images(batch: int, *shape: int) -> Tensor:
+    """Noise."""
+    return torch.randn(batch, *shape, generator=SEED.generator(), dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------------------------------------- shapes
+
+
+class TestShapes:
+    @given(st.integers(1, 24))
+    def test_reductions_stand_at_one_and_two_thirds(self, count: int) -> None:
+        """Of L cells those at L // 3 and at 2 L // 3 are reductions, and the structure has the types that there are."""
+        plan = small(cells=count).plan
+        assert [i for i, type in enumerate(plan) if type == "reduction"] == sorted({count // 3, 2 * count // 3})
+        sizes = {"channels": 1, "classes": 2, "height": 8, "width": 8}
+        assert {type for type, _ in small(cells=count).initial(sizes, 1).cells} == set(plan)
+
+    @settings(max_examples=30)
+    @given(
+        st.builds(
+            small,
+            channels=st.integers(1, 3),
+            cells=st.integers(1, 6),
+            output=st.sampled_from(["concatenation", "mean", "loose_ends"]),
+            stem=st.sampled_from(["cifar", "imagenet"]),
+            affine=st.booleans(),
+            auxiliary=st.sampled_from([0.0, 0.4]),
+            drop_path=st.sampled_from([0.0, 0.5]),
+            operations=st.just((*FEW, *OTHERS)),
+        ),
+        st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+        st.integers(1, 2),
+    )
+    def test_any_images_go_through(self, backbone: DartsConvolutional, shape: tuple[int, int, int], nodes: int) -> None:
+        """From any number of channels, of odd sizes, down to a pixel: scores for each class; a cell puts out the channels and
+        the resolution of its place in the plan, from all its nodes, from those that none takes in, or from their mean.
+        """
+        structure = backbone.initial(dict(zip(("channels", "height", "width"), shape, strict=True), classes=3), nodes)
+        network = build(structure, SEED).double()
+        weights, x = even(network), images(2, *shape)
+        assert all(t.isfinite().all() for t in network.train()(x, weights) if torch.is_tensor(t))
+        found: list[tuple[int, ...]] = []
+        for cell in network.body.cells:
+            cell.register_forward_hook(lambda module, given, put_out: found.append(tuple(put_out.shape[1:])))
+        outputs = network.eval()(x, weights)
+        assert outputs.shape == (2, 3)
+        assert outputs.isfinite().all()
+
+        (_, *size), channels = shape, backbone.channels
+        size = [-(-n // 8) for n in size] if backbone.stem == "imagenet" else size
+        for type, own in zip(backbone.plan, found, strict=True):
+            if type == "reduction":
+                channels, size = 2 * channels, [-(-n // 2) for n in size]
+            assert own == (channels * (nodes if backbone.output == "concatenation" else 1), *size)
+
+    def test_the_search_network_of_darts(self) -> None:
+        """With the paper's settings, 16 channels, 8 cells and 4 nodes on CIFAR-10, it has 1,930,618 weights."""
+        structure = DartsConvolutional().initial({"channels": 3, "classes": 10, "height": 32, "width": 32}, 4)
+        with torch.device("meta"):
+            network = Network(structure)
+        assert sum(n for role, n in network.count().items() if role != "combination") == 1930618
+        assert network.count()["combination"] == 2 * 14 * 8
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"output": "last"}, "output is 'last'; it must be one of 'concatenation', 'mean', 'loose_ends'"),
+            ({"stem": "mnist"}, "stem is 'mnist'; it must be one of 'cifar', 'imagenet'"),
+            ({"operations": (Zero(),)}, "it must be one or more operations of one input, not all of them zero"),
+            ({"drop_path": 1.5}, "drop_path is 1.5; it must be a number of at least 0.0 and at most 1.0"),
+        ],
+    )
+    def test_options_that_cannot_be(self, options: Any, message: str) -> None:
+        """They are refused with what to write instead."""
+        with pytest.raises(ValueError, match=message):
+            DartsConvolutional(**options)
+
+
+# ------------------------------------------------------------------------------------------------------------- growth
+
+
+class TestConcatenation:
+    """Growth is exact without gate, noise or override, since whatever takes a new node in starts at zero."""
+
+    @few
+    @given(typed(parents("concatenation")), st.sampled_from(["noise", "gate"]))
+    def test_growth_is_exact(self, typed: Any, form: str) -> None:
+        """Supernet or architecture, in both modes and in either form, with neither gate nor override."""
+        parent, type = typed
+        change = laws.blind(parent, lambda network: growth(network, type, form))
+        child = laws.transaction(parent, lambda network: growth(network, type, form))
+        laws.exact(parent, child)
+        assert change.claim == Claim.exact()
+        assert not change.overrides
+        assert not list(child.network.gates())
+
+    @few
+    @given(typed(parents("concatenation")))
+    def test_values_and_moments_keep_their_places(self, typed: Any) -> None:
+        """Every old entry has, to the bit, its value, its moments and its step count; new columns are zero, and move as usual."""
+        parent, type = typed
+        for name, count in parent.network.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                count.fill_(2**24 + 1)  # the first whole number that float32 does not have
+        child = grown(parent, type)
+        before, after = dump(parent.state)[1], dump(child.state)[1]
+        for name, tensor in before.items():
+            assert torch.equal(tensor, after[name][corner(tensor)]), name
+            if tensor.shape != after[name].shape:
+                fresh = tensor.mean() if "exp_avg_sq" in name else 0.0
+                assert (after[name][:, tensor.shape[1] :] == fresh).all(), name
+
+    @few
+    @given(typed(parents("concatenation")))
+    def test_the_next_step_of_every_old_entry_is_the_parents(self, typed: Any) -> None:
+        """Weights and their old columns, logits and running statistics go on as if nothing had happened, also where pruning
+        had cut them off and the new node takes them in again.
+        """
+        parent, type = typed
+        child = grown(parent, type)
+        laws.follows(parent, child)
+        laws.undisturbed(parent, child)
+
+    @pytest.mark.parametrize("method", ["sgd", "adam"])
+    def test_the_next_step_is_another_with_fresh_optimisers(self, method: str) -> None:
+        """The law above notices moments that were not carried; where a gradient is zero but for rounding, that is allowed for."""
+        optimiser, backbone = Optimiser(method, 0.01, momentum=0.9 * (method == "sgd")), small(operations=BIASED)
+        parent = Aged.of(attrs.evolve(trained().strategy, optimiser=optimiser, backbone=backbone), 5)
+        child = grown(parent, "normal")
+        laws.undisturbed(parent, child)
+        child.state.optimisers = optimisers(child.strategy, child.network, 0)
+        with pytest.raises(AssertionError, match="undisturbed: the difference between the next steps of"):
+            laws.undisturbed(parent, child)
+
+    @pytest.mark.parametrize("type", TYPES)
+    @pytest.mark.parametrize("nodes", [1, 2])
+    def test_every_new_entry_lives_within_three_steps(self, type: str, nodes: int) -> None:
+        """So do the new columns of every consumer, through which alone the new nodes can be reached."""
+        parent = trained(nodes, operations=(*OTHERS, Identity(), Zero()))
+        laws.alive(parent, grown(parent, type), every=False)  # behind a ReLU an entry may rest
+
+    def test_columns_that_are_stuck(self, monkeypatch: Patch) -> None:
+        """The law above notices a consumer that does not learn to take a new node in."""
+        parent = trained()
+        child = grown(parent, "normal")
+        honest = Head.forward
+        monkeypatch.setattr(Head, "forward", lambda self, x: honest(self, torch.cat([x[:, :8], 0 * x[:, 8:]], 1)))
+        with pytest.raises(AssertionError, match=r"alive: no gradient reached .*body\.head\.linear\.weight"):
+            laws.alive(parent, child, every=False)
+
+    @pytest.mark.parametrize("type", TYPES)
+    def test_a_search_goes_on_where_nothing_takes_a_new_node_in(self, type: str) -> None:
+        """Logits that no output depends on have the gradient zero, not none."""
+        parent = trained()
+        sites = dict(parent.network.structure.sites())
+        gone = {a: {c.id for c in s.candidates if not c.operation.zero} for a, s in sites.items()}
+        child = grown(parent.after(removal(parent.network, gone, SEED)), type)
+        assert child.train(2).state.updates == parent.state.updates + 2
+
+    @few
+    @given(typed(parents("concatenation")))
+    def test_growth_reaches_every_instance_of_its_type_and_no_other(self, typed: Any) -> None:
+        """Each instance of the type has the new edges; new columns are in what takes such an instance in, and nowhere else."""
+        parent, type = typed
+        child = grown(parent, type)
+        plan, old, new = parent.strategy.backbone.plan, tensors(parent.network), tensors(child.network)
+        instances = [i for i, other in enumerate(plan) if other == type]
+        takes = {f"cells.{j}.adjust.{2 + i - j}" for i in instances for j in (i + 1, i + 2) if j < len(plan)}
+        takes |= {"head.linear"} if plan[-1] == type else set()
+        widened = {n.removeprefix("body.").removesuffix(".weight") for n in old if old[n].shape != new[n].shape}
+        sides = (".convolution", ".even", ".odd")
+        assert {next((n.removesuffix(s) for s in sides if n.endswith(s)), n) for n in widened} == takes
+
+        before, cell = dict(parent.network.structure.sites()), parent.network.structure.cell(type)
+        edges = [address for address, _ in child.network.structure.sites() if address not in before]
+        states = ["i0", "i1", *(node.id for node in cell.nodes)]
+        assert edges == [f"{type}/{state}-n{len(cell.nodes)}" for state in states]
+        for address in edges:
+            holders = {name.rpartition(".")[0] for name, _ in child.network.mixtures(address)}
+            assert holders == {f"body.cells.{i}.edges" for i in instances}
 
 
 def corner(old: Tensor) -> tuple[slice, ...]:
@@ -120,109 +287,89 @@ def corner(old: Tensor) -> tuple[slice, ...]:
     return tuple(slice(length) for length in old.shape)
 
 
-# ----------------------------------------------------------------------------------------------------------- growth
+class TestMean:
+    """Growth is exact behind a gate; by noise it claims no more than its candidates tell."""
+
+    @few
+    @given(typed(parents("mean")), st.integers(1, 2))
+    def test_behind_a_gate_nothing_moves(self, typed: Any, times: int) -> None:
+        """In both modes, BatchNorms included, however often it is done; and all else trains on as it would have."""
+        parent, type = typed
+        child = laws.transaction(parent, lambda network: growth(network, type, "gate"))
+        for _ in range(times - 1):
+            child = grown(child, type, "gate")
+        laws.exact(parent, child)
+        laws.undisturbed(parent, child)
+        assert len(list(child.network.gates())) == times * parent.strategy.backbone.plan.count(type)
+
+    @pytest.mark.parametrize("form", ["noise", "gate"])
+    @pytest.mark.parametrize("type", TYPES)
+    def test_every_new_entry_lives_within_three_steps(self, type: str, form: str) -> None:
+        """Weights, logits and gates."""
+        parent = trained(output="mean", operations=(*OTHERS, Identity(), Zero()))
+        laws.alive(parent, grown(parent, type, form), every=False)
+
+    @few
+    @given(typed(supernets("mean")), st.sampled_from([0.05, 0.01]))
+    def test_a_newborn_is_the_mean_of_the_others(self, typed: Any, delta: float) -> None:
+        """On an edge from one of m nodes the identity has the weight 1 / m and zero the rest, on one from an input zero has
+        all of it: up to the noise, which is above 0, so that all candidates train, and at most delta.
+        """
+        parent, type = typed
+        child, old = grown(parent, type, delta=delta), parent.network.structure.cell(type)
+        for site in child.network.structure.cell(type).sites[len(old.sites) :]:
+            share = 1 / len(old.nodes) if site.inputs[0].startswith("n") else 0.0
+            wanted = [share if c.operation == Identity() else 1 - share if c.operation.zero else 0.0 for c in site.candidates]
+            off = child.weights()[f"{type}/{site.id}"] - torch.tensor(wanted, dtype=torch.float64)
+            largest = max(range(len(wanted)), key=wanted.__getitem__)
+            assert all(0 < o <= delta * (1 + 1e-9) for i, o in enumerate(off.tolist()) if i != largest)
+            laws.hold("birth", f"the sum of the noise on {site.id}", abs(float(off.sum())), 1e-12)
+
+    @pytest.mark.parametrize("type", TYPES)
+    def test_noise_claims_what_its_candidates_tell(self, type: str) -> None:
+        """Lossy beside a BatchNorm, which tells no magnitude, as in the identity of stride 2; else the bound holds."""
+        told, untold = (trained(2, output="mean", operations=o) for o in ((Saturation(), Identity(), Zero()), FEW))
+        assert growth(untold.network, type).claim == Claim.lossy()
+        change = laws.blind(told, lambda network: growth(network, type))
+        assert change.claim.kind == ("approximate" if type == "normal" else "lossy")
+        laws.bounded(told.after(change), change.claim.bounds)
+
+    @pytest.mark.parametrize("type", TYPES)
+    def test_noise_moves_the_output_in_proportion(self, type: str) -> None:
+        """The network's distance is linear in delta over three decades."""
+        parent = trained(2, output="mean", operations=(SeparableConvolution(), Identity(), Zero()))
+        children = {s: grown(parent, type, delta=s) for s in (1e-2, 1e-3, 1e-4, 1e-5)}
+        laws.linear("the distance", {s: laws.distance(parent, child) for s, child in children.items()})
+
+    def test_no_identity(self) -> None:
+        """Where no operation can be the identity, noise is refused, and a gate is named as the way out."""
+        parent = trained(output="mean", operations=(Convolution(),))
+        with pytest.raises(ChangeError, match="can act as the identity; grow it with form = 'gate'"):
+            growth(parent.network, "normal")
+        laws.exact(parent, grown(parent, "normal", "gate"))
 
 
-@few
-@given(parents(), st.sampled_from(TYPES), st.sampled_from(["noise", "gate"]))
-def test_growth_behind_a_concatenation_is_exact(parent: Aged, type: str, form: str) -> None:
-    """Supernet or architecture, in both modes and in either form, with neither gate nor override."""
-    change = laws.blind(parent, lambda network: growth(network, type, form))
-    child = laws.transaction(parent, lambda network: growth(network, type, form))
-    laws.exact(parent, child)
-    assert change.claim == Claim.exact()
-    assert not change.overrides
-    assert not list(child.network.gates())
+class TestLooseEnds:
+    def test_growth_is_refused(self) -> None:
+        """A new node would tie up what is put out; that is said before a search begins."""
+        message = "a cell that puts out its loose ends cannot grow: a new node would tie them up"
+        with pytest.raises(ChangeError, match=message):
+            growth(trained(2, output="loose_ends").network, "normal", "gate")
+        with pytest.raises(ChangeError, match=message):
+            Search(image_strategy(backbone=small(output="loose_ends")))
+
+    def test_what_pruning_loosens_is_put_out(self) -> None:
+        """A node that no other takes in any more is put out, and what takes the cell in starts at zero for it."""
+        parent = trained(3, output="loose_ends", cells=3)
+        structure = parent.network.structure
+        gone = {a: {c.id for c in s.candidates} for a, s in structure.sites() if a.startswith("normal/n0-")}
+        child = laws.masked(parent, gone)
+        for aged, outputs in ((parent, ("n2",)), (child, ("n0", "n2"))):
+            assert structure.backbone.outputs(aged.network.structure.cell("normal")) == outputs
+            assert aged.network.body.cells[1].adjust[1].convolution.in_channels == 2 * len(outputs)
 
 
-@few
-@given(parents(), st.sampled_from(TYPES))
-def test_values_and_moments_keep_their_places(parent: Aged, type: str) -> None:
-    """Every old entry has, to the bit, its value, its moments and its step count; new columns are zero, and move as usual."""
-    for name, count in parent.network.named_buffers():
-        if name.endswith("num_batches_tracked"):
-            count.fill_(2**24 + 1)  # the first whole number that float32 does not have
-    child = grown(parent, type)
-    before, after = dump(parent.state)[1], dump(child.state)[1]
-    for name, tensor in before.items():
-        assert torch.equal(tensor, after[name][corner(tensor)]), name
-        if tensor.shape != after[name].shape:
-            fresh = tensor.mean() if "exp_avg_sq" in name else 0.0
-            assert (after[name][:, tensor.shape[1] :] == fresh).all(), name
-
-
-def moved(parent: Aged, child: Aged) -> dict[str, float]:
-    """How differently the next step of the search leaves each old tensor, relative to its scale."""
-    before, after = (snapshot(aged.copy().train(1).network) for aged in (parent, child))
-    return {n: float((after[n][corner(t)] - t).abs().max() / t.abs().max()) for n, t in before.items()}
-
-
-@few
-@given(parents(), st.sampled_from(TYPES))
-def test_the_next_step_of_every_old_entry_is_the_parents(parent: Aged, type: str) -> None:
-    """Weights and their old columns, logits and running statistics go on as if nothing had happened, also where pruning
-    had cut them off and the new node takes them in again.
-    """
-    differences = moved(parent, grown(parent, type))
-    if parent.network.structure.decided:  # the new logits' step shows the network another batch
-        differences = {n: d for n, d in differences.items() if "running" not in n and "tracked" not in n}
-    assert max(differences.values()) <= 1e-9
-
-
-def test_the_next_step_is_another_with_fresh_optimisers() -> None:
-    """The law above notices moments that were not carried."""
-    parent = trained()
-    child = grown(parent, "normal")
-    child.state.optimisers = optimisers(child.strategy, child.network, 0)
-    assert max(moved(parent, child).values()) > 1e-3
-
-
-@few
-@given(parents(cut=False), st.sampled_from(TYPES))
-def test_every_new_parameter_lives_within_three_steps(parent: Aged, type: str) -> None:
-    """So do the new columns of every consumer, through which alone the new nodes can be reached."""
-    child = grown(parent, type)
-    laws.alive(parent, child, every=False)  # behind a ReLU an entry may rest
-    moments = {n.split("/", 2)[2]: t for n, t in dump(child.copy().train(3).state)[1].items() if "/exp_avg/" in n}
-    new = dict(child.network.named_parameters())
-    for name, old in parent.network.named_parameters():
-        if old.shape != new[name].shape:
-            assert (moments[name][:, old.shape[1] :] != 0).any(), name
-
-
-@pytest.mark.parametrize("type", TYPES)
-def test_a_search_goes_on_where_nothing_takes_a_new_node_in(type: str) -> None:
-    """Logits that no output depends on have the gradient zero, not none."""
-    parent = trained()
-    sites = dict(parent.network.structure.sites())
-    gone = {a: {c.id for c in s.candidates if not isinstance(c.operation, Zero)} for a, s in sites.items()}
-    child = grown(parent.after(removal(parent.network, gone, Seed(("cut",)))), type)
-    assert child.train(2).state.updates == parent.state.updates + 2
-
-
-@few
-@given(parents(), st.sampled_from(TYPES))
-def test_growth_reaches_every_instance_of_its_type_and_no_other(parent: Aged, type: str) -> None:
-    """Each instance of the type has the new edges; new columns are in what takes such an instance in, and nowhere else."""
-    child = grown(parent, type)
-    plan, old, new = parent.strategy.backbone.plan, tensors(parent.network), tensors(child.network)
-    instances = [i for i, other in enumerate(plan) if other == type]
-    takes = {
-        f"cells.{j}.{state}.1.weight" for i in instances for j, state in ((i + 1, "last"), (i + 2, "before")) if j < len(plan)
-    }
-    takes |= {"head.weight"} if plan[-1] == type else set()
-    assert {n for n in old if old[n].shape != new[n].shape} == {f"body.{name}" for name in takes}
-
-    before = dict(parent.network.structure.sites())
-    edges = [address for address, _ in child.network.structure.sites() if address not in before]
-    assert edges == [f"{type}/{state}>n{len(states) - 2}" for states in [_states(parent, type)] for state in states]
-    for address in edges:
-        holders = {name.rpartition(".")[0] for name, _ in child.network.mixtures(address)}
-        assert holders == {f"body.cells.{i}.edges" for i in instances}
-
-
-def _states(aged: Aged, type: str) -> list[str]:
-    return ["i0", "i1", *(node.id for node in aged.network.structure.cell(type).nodes)]
+# ---------------------------------------------------------------------------------------------------------- instances
 
 
 def own_weights(network: Network) -> bool:
@@ -236,220 +383,424 @@ def own_weights(network: Network) -> bool:
     return len({t.data_ptr() for t in tensors(network).values()}) == len(tensors(network))
 
 
-def test_instances_own_their_weights_and_share_their_logits() -> None:
-    """Instances are drawn apart, also by a growth; a site has one vector of logits however many instances there are."""
-    network = grown(trained(), "normal").network
-    assert own_weights(network)
-    assert set(network.logits) == {address for address, _ in undecided(network)}
+class TestInstances:
+    def test_they_own_their_weights_and_share_their_logits(self) -> None:
+        """Instances are drawn apart, also by a growth; a site has one vector of logits however many instances there are."""
+        network = grown(trained(), "normal").network
+        assert own_weights(network)
+        assert set(network.logits) == {address for address, _ in network.structure.sites()}
+        network.body.cells[3].edges = network.body.cells[0].edges
+        assert not own_weights(network)
+
+    def test_the_gradient_of_the_logits_is_the_sum_over_instances(self) -> None:
+        """Each instance with a copy of the weights for itself: their gradients add up to that of the weights they share."""
+        parent = trained()
+        shared, apart = (copy.deepcopy(parent.network).eval() for _ in range(2))
+        weights = {a: w.clone().requires_grad_() for a, w in parent.weights().items()}
+        own = {}
+        for address, weight in weights.items():
+            for name, mixture in apart.mixtures(address):
+                own[name], mixture.address = weight.detach().clone().requires_grad_(), name
+        inputs, targets = parent.data.validation.batch(torch.arange(8))
+        whole = torch.autograd.grad(parent.data.loss(shared(inputs, weights), targets), [*weights.values()])
+        parts = dict(
+            zip(own, torch.autograd.grad(parent.data.loss(apart(inputs, own | weights), targets), [*own.values()]), strict=True)
+        )
+        for address, gradient in zip(weights, whole, strict=True):
+            instances = [parts[name] for name, _ in shared.mixtures(address)]
+            assert len(instances) == 2
+            torch.testing.assert_close(sum(instances), gradient, rtol=1e-10, atol=1e-15)
+
+    @few
+    @given(supernets(), st.integers(0, 999))
+    def test_deriving_keeps_two_edges_of_each_node(self, parent: Aged, seed: int) -> None:
+        """The two with the strongest operation, from distinct states, each with that operation; zero is none of them."""
+        structure, generator = parent.network.structure, Seed((seed,)).generator()
+        logits = {a: torch.randn(len(s.candidates), generator=generator) for a, s in structure.sites()}
+        weights = parent.strategy.architect.weights(logits)
+        child = laws.masked(parent, structure.backbone.derive(structure, weights)).network.structure
+        assert child.decided
+        strengths = {
+            a: {c.id: float(w) for c, w in zip(s.candidates, weights[a], strict=True) if not c.operation.zero}
+            for a, s in structure.sites()
+        }
+        for type, cell in structure.cells:
+            for node in cell.nodes:
+                edges = [f"{type}/{s.id}" for s in cell.sites if s.node == node.id]
+                strongest = sorted(edges, key=lambda a: -max(strengths[a].values()))[:2]
+                kept = {a: s.candidates[0].id for a, s in child.sites() if a in edges}
+                assert kept == {a: max(strengths[a], key=strengths[a].__getitem__) for a in strongest}
+
+    @few
+    @given(parents(), st.data())
+    def test_removal_is_masking(self, parent: Aged, data: st.DataObject) -> None:
+        """The pruned network is its parent with weight zero at what went; an architecture, the supernet at one-hot weights."""
+        structure = parent.network.structure
+        child = laws.masked(parent, data.draw(removals(structure, data.draw(st.booleans()))))
+        laws.reconstructed(child, PLUGINS.make)
+
+    @few
+    @given(typed(parents()))
+    def test_what_grows_is_rebuilt_from_json(self, typed: Any) -> None:
+        """Supernets and architectures with a node more are equal after the round trip, and compute the same."""
+        laws.reconstructed(grown(*typed, form="gate"), PLUGINS.make)
 
 
-def test_shared_weights_are_noticed() -> None:
-    """The law above notices two instances that are one."""
-    network = trained(plan=("normal", "normal", "reduction")).network
-    assert own_weights(network)
-    network.body.cells[1].edges = network.body.cells[0].edges
-    assert not own_weights(network)
+# ----------------------------------------------------------------------------------------------- what training alone does
 
 
-# ---------------------------------------------------------------------------------------------------------- mutants
+class TestAuxiliary:
+    @pytest.mark.parametrize("size", [1, 7, 8, 9])
+    @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+    def test_in_training_only(self, stem: str, size: int) -> None:
+        """The objective is the loss and the head's by its weight; its parameters then have gradients, in evaluation none."""
+        task = Blobs(size=6, height=size, width=size)
+        data = task.load(torch.device("cpu"), torch.float64)
+        backbone = small(stem=stem, auxiliary=0.4)
+        network = build(backbone.initial(data.sizes, 1), SEED).double()
+        weights = even(network)
+        inputs, targets = data.train.batch(torch.arange(6))
+        given = dict(network.body.auxiliary.named_parameters())
+        outputs = network.train()(inputs, weights)
+        assert isinstance(outputs, Aided)
+        wanted = data.loss(outputs.outputs, targets) + 0.4 * data.loss(outputs.auxiliary, targets)
+        objective = data.objective(outputs, targets)
+        torch.testing.assert_close(objective, wanted, rtol=0, atol=0)
+        assert all(g.any() for g in torch.autograd.grad(objective, [*given.values()]))
+        found = network.eval()(inputs, weights)
+        assert torch.is_tensor(found)
+        assert set(torch.autograd.grad(data.objective(found, targets), [*given.values()], allow_unused=True)) == {None}
+
+    @pytest.mark.parametrize(("type", "channels"), [("normal", [8, 8]), ("reduction", [8, 16])])
+    def test_its_labels_grow_with_the_cell_before_it(self, type: str, channels: list[int]) -> None:
+        """Growth is exact in training, too, and the head takes in the new nodes of the cell that it stands behind."""
+        parent = trained(cells=3, auxiliary=0.4)
+        child = grown(parent, type)
+        laws.exact(parent, child)
+        laws.undisturbed(parent, child)
+        assert [aged.network.body.auxiliary.first[0].in_channels for aged in (parent, child)] == channels
+
+
+def edge(operation: Any, type: str = "normal", drop_path: float = 0.5, channels: int = 2) -> ImageCell:
+    """A cell of one node with one edge, which may be left out."""
+    cell = Cell((Node("n0"),), (Site("i1-n0", "n0", ("i1",), (Candidate(0, operation),)),), 1)
+    source = channels_of("stem", channels=channels)
+    with SEED.lent():
+        return ImageCell(
+            type,
+            cell,
+            ("n0",),
+            mean=False,
+            sources=(source,) * 2,
+            halved=False,
+            channels=channels,
+            affine=True,
+            drop_path=drop_path,
+        ).double()
+
+
+def left_out_or_scaled(probability: float, progress: float) -> None:
+    cell, x = edge(Convolution(), drop_path=probability), images(500, 2, 2, 2)
+    advance(cell, 0.0)
+    whole = cell({}, x, x)
+    advance(cell, progress)
+    with SEED(str(probability)).lent():
+        found = cell({}, x, x)
+    p = probability * progress
+    dropped = (found == 0).flatten(1).all(1)
+    torch.testing.assert_close(found[~dropped], whole[~dropped] / (1 - p), rtol=1e-12, atol=1e-14)
+    assert abs(float(dropped.double().mean()) - p) < 5 * (p * (1 - p) / 500) ** 0.5
+
+
+def not_in_evaluation() -> None:
+    cell, x = edge(Convolution(), drop_path=1.0), images(4, 2, 3, 3)
+    assert not cell({}, x, x).any()
+    assert cell.eval()({}, x, x).flatten(1).any(1).all()
+    advance(cell, 0.0)
+    assert cell.train()({}, x, x).flatten(1).any(1).all()
+
+
+def never_left_out(type: str, operation: Any) -> None:
+    x = images(4, 2, 4, 4)
+    assert edge(operation, type, drop_path=1.0)({}, x, x).any() == (type == "normal" and operation == Identity())
+
+
+class TestDropPath:
+    @given(st.floats(0.1, 0.9), st.floats(0.1, 1.0))
+    def test_an_edge_is_left_out_or_scaled(self, probability: float, progress: float) -> None:
+        """For each example with that probability times the progress; else divided by the probability that it is not: on the mean
+        nothing changes.
+        """
+        left_out_or_scaled(probability, progress)
+
+    def test_not_in_evaluation_nor_at_the_beginning(self) -> None:
+        """Nothing is left out in evaluation, nor at progress 0."""
+        not_in_evaluation()
+
+    @pytest.mark.parametrize(("type", "operation"), [("normal", Identity()), ("reduction", Identity()), ("normal", AvgPool())])
+    def test_the_identity_is_never_left_out(self, type: str, operation: Any) -> None:
+        """Unlike all others, and unlike what takes its place at stride 2."""
+        never_left_out(type, operation)
+
+    def test_the_rate_rises_over_the_epochs(self) -> None:
+        """In training the progress is the share of the optimiser's epochs that are over."""
+        task = Blobs(size=6)
+        strategy = image_strategy(
+            task=task,
+            criterion=Epochs(5),
+            backbone=small(cells=1, drop_path=0.3),
+            optimiser=Optimiser("sgd", 0.1, epochs=4),
+            batch=3,
+        )
+        search, found = again(strategy, trained(cells=1)), []
+        for event in search:
+            if isinstance(event, Stepped):
+                found.append((event.epoch, search.network.body.cells[0].progress))
+        assert found == [(epoch, min(epoch / 4, 1.0)) for epoch in range(5) for _ in range(2)]
+
+    @pytest.mark.parametrize(
+        ("name", "fault", "law"),
+        [
+            ("stochastic_depth", lambda o, p, *_: stochastic_depth(o, p, "batch"), partial(left_out_or_scaled, 0.5, 0.5)),
+            (
+                "stochastic_depth",
+                lambda o, p, *_: stochastic_depth(o, p, "row") * (1 - p),
+                partial(left_out_or_scaled, 0.5, 0.5),
+            ),
+            (
+                "stochastic_depth",
+                lambda o, p, *_: stochastic_depth(o, min(2 * p, 1.0), "row"),
+                partial(left_out_or_scaled, 0.4, 0.5),
+            ),
+            ("stochastic_depth", lambda o, p, *_: stochastic_depth(o, p, "row"), not_in_evaluation),
+            ("is_identity", lambda *_: False, partial(never_left_out, "normal", Identity())),
+            (
+                "is_identity",
+                lambda site, stride: site.candidates[0].operation == Identity(),
+                partial(never_left_out, "reduction", Identity()),
+            ),
+        ],
+        ids=["batches", "unscaled", "too often", "in evaluation", "identities", "reductions"],
+    )
+    def test_mutants(self, name: str, fault: Any, law: Any, monkeypatch: Patch) -> None:
+        """Each has one fault, and is seen."""
+        monkeypatch.setattr(cells, name, fault)
+        with pytest.raises(AssertionError):
+            law()
+
+
+# ---------------------------------------------------------------------------------------------------------- retraining
+
+
+def architecture(parent: Aged) -> Structure:
+    """What is derived from a search as it stands."""
+    structure = parent.network.structure
+    return removal(parent.network, structure.backbone.derive(structure, parent.weights()), SEED).child.structure
+
+
+def again(strategy: Strategy, parent: Aged) -> Search:
+    """The training, from the beginning, of what is derived from a search."""
+    data = strategy.task.load(torch.device("cpu"), torch.float64)
+    return Search(strategy, data=data, state=retraining(strategy, architecture(parent), data.sizes))
+
+
+class TestRetraining:
+    def test_the_cells_are_kept_in_another_width_and_depth(self) -> None:
+        """And the task's sizes, heads and stem are the strategy's own."""
+        parent = trained(2, cells=3)
+        wider = small(channels=3, cells=6, affine=True, auxiliary=0.4, drop_path=0.2, stem="imagenet")
+        search = again(image_strategy(backbone=wider, task=Blobs(channels=2, height=9, width=9)), parent)
+        structure = search.network.structure
+        assert structure.cells == architecture(parent).cells
+        assert (structure.backbone, dict(structure.sizes)) == (wider, dict(search.data.sizes))
+        assert len(search.network.body.cells) == 6
+        assert isinstance([*search][-1], Finished)
+        assert search.network.structure == structure
+
+    def test_what_is_no_architecture_of_the_backbone_is_refused(self) -> None:
+        """An undecided one, one of another backbone, and one whose cells the plan has not; the message says what to give."""
+        parent, recurrent = trained(), toy_strategy()
+        sizes = parent.data.sizes
+        with pytest.raises(StructureError, match=r"normal/i0-n0, .* have several candidates each; give an architecture"):
+            retraining(parent.strategy, parent.network.structure, sizes)
+        found = Search(recurrent).run().structure
+        with pytest.raises(
+            StructureError, match="has the cells layer0, but backbone 'darts_convolutional' has normal, reduction"
+        ):
+            retraining(parent.strategy, found, sizes)
+        with pytest.raises(StructureError, match="has the cells normal, reduction, but backbone 'two_to_one' has layer0"):
+            retraining(recurrent, architecture(parent), {"inputs": 2, "outputs": 2})
+        with pytest.raises(
+            StructureError, match="has the cells normal, reduction, but backbone 'darts_convolutional' has reduction"
+        ):
+            retraining(image_strategy(backbone=small(cells=2)), architecture(parent), sizes)
+
+    def test_without_validation_the_last_network_counts(self) -> None:
+        """An architecture is trained for so many epochs; a search needs a validation part, and so does patience."""
+        strategy = image_strategy(task=Blobs(size=6, validated=False), criterion=Epochs(2), batch=3)
+        with pytest.raises(
+            StrategyError, match="holds nothing out for validation, which a search moves its logits and decides by"
+        ):
+            Search(strategy)
+        search, last = again(strategy, trained()), []
+        for event in search:
+            if isinstance(event, Stepped):
+                last = [t.clone() for t in search.network.parameters()]
+        assert isinstance(event, Finished)
+        assert event.valid is None
+        assert len(search.state.history) == 2
+        assert all(torch.equal(a, b) for a, b in zip(last, search.network.parameters(), strict=True))
+        with pytest.raises(StrategyError, match="waits for a validation loss, and the task holds nothing out: use 'epochs'"):
+            again(attrs.evolve(strategy, criterion=Patience()), trained()).run()
+
+
+# ---------------------------------------------------------------------------------------------------- a search, resumed
+
+TINY: dict[str, Any] = {"task": Blobs(size=6, flips=True), "batch": 3}
+SEARCHES = {
+    "stage": image_strategy(
+        backbone=small(channels=1, cells=3, drop_path=0.3),
+        prune="stage",
+        optimiser=Optimiser("sgd", 0.05, momentum=0.9),
+        **TINY,
+    ),
+    "end": image_strategy(
+        backbone=small(channels=1, cells=3, output="mean"), growth=(NodeGrowth("gate"),), optimiser=Optimiser(epochs=3), **TINY
+    ),
+}
+searches = pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
+
+
+def check_kills(search: Search, killed: Search) -> int:
+    """A process for each event, each with the global generator in another place: together they end in the same bytes."""
+    kills = 0
+    search.run()
+    while killed.state.phase != "done":
+        next(iter(killed))
+        torch.manual_seed(kills)
+        state = load(*dump(killed.state), killed.strategy, PLUGINS)
+        killed, kills = Search(killed.strategy, data=killed.data, state=state), kills + 1
+    assert digest(killed.state) == digest(search.state), "other bytes"
+    return kills
+
+
+class TestSearches:
+    def test_both_types_grow_into_an_architecture(self) -> None:
+        """Each growth is exact when it happens; what is found is decided, and called with images alone."""
+        search = Search(image_strategy())
+        *events, last = search
+        growths = [e.record for e in events if isinstance(e, Changed) and e.record["change"] == "node"]
+        assert [r["request"]["cell"] for r in growths] == ["normal", "reduction"]
+        assert all(r["claim"] == {"kind": "exact"} and r["distance"] < 1e-13 for r in growths)
+        assert isinstance(last, Finished)
+        assert search.network.structure.decided
+        assert search.network.count()["combination"] == search.network.count()["gates"] == 0
+        assert search.network.eval()(search.data.test.batch(torch.arange(5))[0]).shape == (5, 3)
+
+    def test_a_longer_search_learns(self) -> None:
+        """The network that is found tells blobs apart better than chance does."""
+        task, optimiser = Blobs(size=60, flips=True), Optimiser(learning_rate=0.03)
+        script, backbone = Scripted(epochs=8, growths=0), small(channels=4, cells=3, affine=True)
+        search = Search(image_strategy(task=task, criterion=script, backbone=backbone, optimiser=optimiser, batch=10))
+        loss, scores = search.data.measure(search.run().eval(), search.data.test)
+        assert loss < 0.8 * math.log(3)
+        assert scores["accuracy"] > 0.6
+
+    @searches
+    def test_a_strategy_goes_through_toml(self, strategy: Strategy) -> None:
+        """Operations of one input, a stranger's too, are written and read like anything shipped."""
+        assert Strategy.from_toml(strategy.to_toml(), PLUGINS) == strategy
+
+    @searches
+    def test_same_bytes_through_a_kill_at_every_event(self, strategy: Strategy) -> None:
+        """With augmentation, drop path, BatchNorm, a falling rate and two types that grow."""
+        assert check_kills(Search(strategy), Search(strategy)) > 15
+
+    def test_so_does_a_retraining(self) -> None:
+        """With an auxiliary head, drop path that rises and augmentation."""
+        backbone = small(channels=1, cells=3, affine=True, auxiliary=0.4, drop_path=0.3)
+        strategy = image_strategy(backbone=backbone, criterion=Epochs(2), optimiser=Optimiser("sgd", 0.1, epochs=2), **TINY)
+        assert check_kills(*(again(strategy, trained()) for _ in range(2))) > 6
+
+    @pytest.mark.parametrize("fault", ["statistics", "generator", "augmentation"])
+    def test_what_is_not_resumed(self, fault: str, monkeypatch: Patch) -> None:
+        """The laws above notice running statistics that are not in the state, and draws from the global generator, were they
+        the augmentation's alone.
+        """
+        honest = states.snapshot
+        faults: dict[str, tuple[Any, str, Any]] = {
+            "statistics": (states, "snapshot", lambda n: {k: 0 * t if "running" in k else t for k, t in honest(n).items()}),
+            "generator": (Seed, "lent", lambda seed, device="cpu": contextlib.nullcontext()),
+            "augmentation": (torch, "rand", partial(torch.rand, generator=torch.Generator())),
+        }
+        monkeypatch.setattr(*faults[fault])
+        with pytest.raises(AssertionError, match="other bytes"):
+            check_kills(Search(SEARCHES["stage"]), Search(SEARCHES["stage"]))
+
+
+# -------------------------------------------------------------------------------------------------------------- mutants
 
 
 def transact(parent: Aged, change: Change) -> None:
     """What the search does with a change that claims to be exact."""
-    apply(parent.network, change, STRATEGY.architect.logits)
+    apply(parent.network, change, parent.strategy.architect.logits)
     weights = parent.strategy.architect.weights
     distance(lambda n: n(parent.inputs(), weights(dict(n.logits))), parent.network, change.child, Claim.exact())
 
 
-@pytest.mark.parametrize("type", TYPES)
-def test_what_the_mutants_vary_is_accepted(type: str) -> None:
-    """Without the faults below the change passes."""
-    parent = trained()
-    transact(parent, growth(parent.network, type))
-
-
 WRONG = {
-    "channels first": lambda cell, channels: tuple((n.id, c) for c in range(channels) for n in cell.nodes),
-    "newest first": lambda cell, channels: tuple((n.id, c) for n in cell.nodes[::-1] for c in range(channels)),
-    "twice the same": lambda cell, channels: tuple(c for _ in cell.nodes for c in range(channels)),
-    "new names": lambda cell, channels: tuple((n.id, c, len(cell.nodes)) for n in cell.nodes for c in range(channels)),
+    "channels first": lambda *sources, channels: tuple((s, c) for c in range(channels) for s in sources),
+    "newest first": lambda *sources, channels: tuple((s, c) for s in sources[::-1] for c in range(channels)),
+    "twice the same": lambda *sources, channels: tuple((0, c) for _ in sources for c in range(channels)),
+    "new names": lambda *sources, channels: tuple((s, c, len(sources)) for s in sources for c in range(channels)),
 }
 
 
-@pytest.mark.parametrize("type", TYPES)
-@pytest.mark.parametrize("units", WRONG.values(), ids=WRONG)
-def test_wrong_labels_are_refused(units: object, type: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels that do not follow the concatenation move the output, and the change does not happen."""
-    monkeypatch.setattr(convolutional, "units", units)
-    parent = trained()
-    with pytest.raises(ChangeError):
+class TestMutants:
+    """Each has one fault, and the change does not happen."""
+
+    @pytest.mark.parametrize("type", TYPES)
+    def test_what_the_mutants_vary_is_accepted(self, type: str) -> None:
+        """Without the faults below the change passes."""
+        parent = trained()
         transact(parent, growth(parent.network, type))
 
+    @pytest.mark.parametrize("type", TYPES)
+    @pytest.mark.parametrize("units", WRONG.values(), ids=WRONG)
+    def test_wrong_labels(self, units: Any, type: str, monkeypatch: Patch) -> None:
+        """Labels that do not follow the concatenation move the output."""
+        monkeypatch.setattr(backbones, "channels_of", units)
+        parent = Aged.of(trained().strategy, 5)
+        with pytest.raises(ChangeError):
+            transact(parent, growth(parent.network, type))
 
-def test_labels_that_come_twice_are_refused_whatever_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries that cannot be told apart are not guessed, not even where the change may be lossy."""
-    monkeypatch.setattr(convolutional, "units", WRONG["twice the same"])
-    parent = trained(nodes=2)
-    with pytest.raises(ChangeError, match=r"tells 8 units for it, 4 of them different"):
-        apply(parent.network, growth(parent.network, "reduction"), STRATEGY.architect.logits)
+    def test_labels_that_come_twice(self, monkeypatch: Patch) -> None:
+        """Entries that cannot be told apart are not guessed, not even where the change may be lossy."""
+        monkeypatch.setattr(backbones, "channels_of", WRONG["twice the same"])
+        parent = Aged.of(trained(2).strategy, 1)
+        with pytest.raises(ChangeError, match=r"tells 8 units for it, 4 of them different"):
+            apply(parent.network, growth(parent.network, "reduction"), parent.strategy.architect.logits)
 
+    @pytest.mark.parametrize("consumer", [ImageCell, Head, Auxiliary])
+    def test_dropped_labels(self, consumer: type, monkeypatch: Patch) -> None:
+        """Another shape without labels cannot be filled, and the message says what to write."""
+        parent = trained(cells=3, auxiliary=0.4)
+        monkeypatch.delattr(consumer, "units")
+        with pytest.raises(ChangeError, match=r"give it a method units\(\)"):
+            transact(parent, growth(parent.network, "reduction"))
 
-@pytest.mark.parametrize("consumer", [Preprocess, Head])
-def test_dropped_labels_are_refused(consumer: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another shape without labels cannot be filled, and the message says what to write."""
-    monkeypatch.delattr(consumer, "units")
-    parent = trained()
-    with pytest.raises(ChangeError, match=r"give it a method units\(\)"):
-        transact(parent, growth(parent.network, "reduction"))
+    def test_new_columns_that_do_not_start_at_zero(self, monkeypatch: Patch) -> None:
+        """An axis that is said to produce its units keeps the newcomers' own initialisation, which moves the output."""
+        parent = trained()
+        monkeypatch.setattr(cells, "consumes", produces)
+        with pytest.raises(ChangeError, match="the output moves by"):
+            transact(parent, growth(parent.network, "reduction"))
 
-
-def test_new_columns_that_do_not_start_at_zero_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An axis that is said to produce its units keeps the newcomers' own initialisation, which moves the output."""
-    monkeypatch.setattr(convolutional, "consumes", produces)
-    parent = trained()
-    with pytest.raises(ChangeError, match="the output moves by"):
-        transact(parent, growth(parent.network, "reduction"))
-
-
-def test_swapped_instances_are_refused() -> None:
-    """Two instances of a type compute different things: filled from each other, they move the output."""
-    parent = trained(plan=("reduction", "normal", "normal"))
-    swap = str.maketrans("12", "21")
-    names = [n for n in tensors(parent.network) if n.startswith(("body.cells.1.edges.", "body.cells.2.edges."))]
-    overrides = {n: Take(n[:12].translate(swap) + n[12:]) for n in names}
-    with pytest.raises(ChangeError, match="the output moves by"):
-        transact(parent, attrs.evolve(growth(parent.network, "reduction"), overrides=overrides))
-
-
-# ---------------------------------------------------------------------------------------------------------- pruning
-
-
-@few
-@given(supernets(), st.data())
-def test_an_architecture_is_the_supernet_at_one_hot_weights(parent: Aged, data: st.DataObject) -> None:
-    """Keeping any one candidate of each site computes what weight one for it computes, in both modes."""
-    gone = data.draw(removals(parent.network.structure, decide=True))
-    child = laws.masked(parent, gone)
-    one_hot = {
-        a: torch.tensor([c.id not in gone[a] for c in s.candidates], dtype=torch.float64) for a, s in undecided(parent.network)
-    }
-    assert child.network.structure.decided
-    assert not list(child.network.logits)
-    for training in (False, True):
-        torch.testing.assert_close(child.outputs(training), parent.outputs(training, one_hot), rtol=1e-12, atol=1e-12)
-
-
-@few
-@given(parents(), st.sampled_from(TYPES))
-def test_a_structure_goes_through_json_and_rebuilds_its_network(parent: Aged, type: str) -> None:
-    """Supernets, architectures and what grows from them are equal after the round trip, and compute the same."""
-    child = grown(parent, type)
-    structure = child.network.structure
-    again = Structure.from_json(structure.to_json(), PLUGINS.make)
-    assert (again, again.digest()) == (structure, structure.digest())
-    network = rebuilt(child.strategy, again, snapshot(child.network))
-    laws.exact(child, attrs.evolve(child, state=attrs.evolve(child.state, network=network)), allowed=0.0)
-
-
-@few
-@given(supernets(), st.integers(0, 999))
-def test_deriving_keeps_two_edges_of_each_node(parent: Aged, seed: int) -> None:
-    """The two with the strongest operation stay, each with that operation; zero stands at the others."""
-    structure, generator = parent.network.structure, Seed((seed,)).generator()
-    logits = {a: torch.randn(len(s.candidates), generator=generator) for a, s in structure.sites()}
-    weights = parent.strategy.architect.weights(logits)
-    child = parent.after(removal(parent.network, structure.backbone.derive(structure, weights), Seed(("derived",))))
-    for type, cell in child.network.structure.cells:
-        for node in cell.nodes:
-            edges = {f"{type}/{s.id}": s.candidates[0] for s in cell.sites if s.node == node.id}
-            strengths = {a: _strengths(structure, a, weights[a]) for a in edges}
-            strongest = sorted(edges, key=lambda a: -max(strengths[a].values()))[:2]
-            assert {a for a in edges if not isinstance(edges[a].operation, Zero)} == set(strongest)
-            assert all(edges[a].id == max(strengths[a], key=strengths[a].__getitem__) for a in strongest)
-
-
-def _strengths(structure: Structure, address: str, weights: Tensor) -> Mapping[int, float]:
-    candidates = dict(structure.sites())[address].candidates
-    return {c.id: w for c, w in zip(candidates, weights.tolist(), strict=True) if not isinstance(c.operation, Zero)}
-
-
-# ------------------------------------------------------------------------------------------------- a search, resumed
-
-#: pruning at the end leaves something to derive
-SEARCHES = {
-    "stage": attrs.evolve(STRATEGY, prune="stage"),
-    "end": attrs.evolve(STRATEGY, prune="end", pruner=Strongest(keep=2)),
-}
-
-
-@pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
-def test_a_search_grows_both_types_and_ends_in_an_architecture(strategy: Strategy) -> None:
-    """Each growth is exact when it happens; what is found is decided, and called with images alone."""
-    search = Search(strategy)
-    events = list(search)
-    growths = [e.record for e in events if isinstance(e, Changed) and e.record["change"] == "node"]
-    assert [r["request"]["cell"] for r in growths] == ["normal", "reduction"]
-    assert all(r["claim"] == {"kind": "exact"} and r["distance"] < 1e-13 for r in growths)
-    assert isinstance(events[-1], Finished)
-    assert search.network.structure.decided
-    assert search.network.count()["combination"] == search.network.count()["gates"] == 0
-    images, _ = search.data.test.batch(torch.arange(5))
-    assert search.network.eval()(images).shape == (5, 3)
-
-
-def test_a_longer_search_learns() -> None:
-    """The network that is found tells blobs apart better than chance does."""
-    search = Search(attrs.evolve(STRATEGY, criterion=Scripted(epochs=15, growths=1), backbone=Convolutional(4)))
-    network = search.run().eval()
-    assert search.data.mean_loss(network, search.data.test) < 0.8 * torch.tensor(3.0).log()
-
-
-@pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
-def test_a_strangers_strategy_goes_through_toml(strategy: Strategy) -> None:
-    """A plan of types and operations of one input are written and read like anything shipped."""
-    assert Strategy.from_toml(strategy.to_toml(), PLUGINS) == strategy
-
-
-def resumed(strategy: Strategy, state: State, seed: int) -> Search:
-    """A search from what was written of a state, while the global generator stands somewhere else."""
-    torch.manual_seed(seed)
-    return Search(strategy, state=load(*dump(state), strategy, PLUGINS))
-
-
-@pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
-def test_same_bytes_from_every_fifth_event(strategy: Strategy) -> None:
-    """With dropout, BatchNorm and two types that grow, a search resumed at an event ends in the same bytes."""
-    search = Search(strategy)
-    dumps = [dump(search.state) for _ in search]
-    expected = digest(search.state)
-    for number in range(0, len(dumps), 5):
-        torch.manual_seed(number)
-        again = Search(strategy, state=load(*dumps[number], strategy, PLUGINS))
-        again.run()
-        assert expected == digest(again.state), f"resumed at event {number}"
-
-
-@pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
-def test_same_bytes_through_a_kill_at_every_event(strategy: Strategy) -> None:
-    """A process for each event: together they end in the same bytes."""
-    search = Search(strategy)
-    search.run()
-    killed, kills = Search(strategy), 0
-    while killed.state.phase != "done":
-        next(iter(killed))
-        kills += 1
-        killed = resumed(strategy, killed.state, kills)
-    assert kills > 20
-    assert digest(killed.state) == digest(search.state)
-
-
-def test_a_search_without_its_running_statistics_ends_in_other_bytes() -> None:
-    """The laws above notice a buffer that is not in the state."""
-    strategy = SEARCHES["stage"]
-    search = Search(strategy)
-    dumps = [dump(search.state) for _ in search]
-    text, flat = dumps[4]
-    defaults = {n: torch.zeros_like(t) if n.endswith("running_mean") else t for n, t in flat.items()}
-    again = Search(strategy, state=load(text, defaults, strategy, PLUGINS))
-    again.run()
-    assert digest(again.state) != digest(search.state)
+    def test_swapped_instances(self) -> None:
+        """Two instances of a type compute different things: filled from each other, they move the output."""
+        parent = trained(cells=6)
+        swap = str.maketrans("01", "10")
+        names = [n for n in tensors(parent.network) if n.startswith(("body.cells.0.edges.", "body.cells.1.edges."))]
+        overrides = {n: Take(n[:12].translate(swap) + n[12:]) for n in names}
+        with pytest.raises(ChangeError, match="the output moves by"):
+            transact(parent, attrs.evolve(growth(parent.network, "reduction"), overrides=overrides))

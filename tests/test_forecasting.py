@@ -595,8 +595,9 @@ def test_a_run_on_a_file_goes_on_from_anywhere(prices: Path, monkeypatch: pytest
     assert again.exit_code == 0, "another file has a digest of its own"
 
 
-def test_a_file_that_is_not_there_is_refused_first() -> None:
+def test_a_file_that_is_not_there_is_refused_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is refused before there is a run folder."""
+    monkeypatch.chdir(tmp_path)
     assert isinstance(run("search", "--csv", "absent.csv").exception, DataError)
     assert not Path("runs").exists()
 

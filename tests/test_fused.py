@@ -16,14 +16,18 @@ from nasframe_growing import NodeGrowth
 from nasframe_recurrent import (
     Darts,
     IdentityEdge,
+    IdentityHighway,
     Prod,
     Relu,
     ReluEdge,
+    ReluHighway,
     Sigmoid,
     SigmoidEdge,
+    SigmoidHighway,
     Sum,
     Tanh,
     TanhEdge,
+    TanhHighway,
     TwoToOne,
     ZeroEdge,
     fused,
@@ -37,7 +41,21 @@ from torch.func import functional_call
 from torch.nn.functional import softsign
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from nasframe import Candidate, Cell, Network, Node, Operation, Pointwise, Seed, Site, StructureError, Term, build, removal
+from nasframe import (
+    Candidate,
+    Cell,
+    Network,
+    Node,
+    Operation,
+    Pointwise,
+    Seed,
+    Site,
+    Structure,
+    StructureError,
+    Term,
+    build,
+    removal,
+)
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import removals, seeds, sizes
@@ -124,7 +142,9 @@ class Fan(TwoToOne):
 
 
 TWO = (Sigmoid(), Tanh(), Relu(), Sum(), Prod(), MinimalGate())
-ONE = (SigmoidEdge(), TanhEdge(), ReluEdge(), IdentityEdge(), ZeroEdge(), MinimalEdge(), One())
+EDGES = (SigmoidEdge(), TanhEdge(), ReluEdge(), IdentityEdge(), ZeroEdge())
+HIGHWAYS = (SigmoidHighway(), TanhHighway(), ReluHighway(), IdentityHighway())
+ONE = (*EDGES, *HIGHWAYS, MinimalEdge(), One())
 
 
 def chosen(operations: Sequence[Operation]) -> st.SearchStrategy[tuple[Operation, ...]]:
@@ -143,7 +163,8 @@ class Case:
 
     def tensors(self) -> dict[str, Tensor]:
         """What there can be gradients of."""
-        return {"inputs": self.inputs, **dict(self.network.named_parameters())}
+        inputs = {"inputs": self.inputs} if self.inputs.is_floating_point() else {}
+        return {**inputs, **dict(self.network.named_parameters())}
 
     def loss(self, fast: bool) -> tuple[Tensor, Tensor]:
         """What the network puts out, and a loss of it, with the same draws in either form."""
@@ -179,40 +200,45 @@ def equal(case: Case, asked: Sequence[str] = ()) -> None:
             assert distance <= allowed, f"the {what} of {name} differ by {distance:.3g}; {allowed:.3g} is allowed"
 
 
-def case(structure: Any, inputs: int, time: int, batch: int, seed: Seed, training: bool = False) -> Case:
-    """A network with parameters as after some training: logits and gates are not zero."""
+def case(structure: Structure, time: int, batch: int, seed: Seed, training: bool = False) -> Case:
+    """A network with parameters as after some training: logits and gates are not zero; on numbers, or on tokens."""
     network = build(structure, seed("build")).double().train(training)
     generator = seed("parameters").generator()
     for parameter in network.parameters():
         parameter.data.copy_(0.7 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    x = torch.randn(time, batch, inputs, generator=generator, dtype=torch.float64)
+    if "tokens" in dict(structure.sizes):
+        return Case(network, torch.randint(structure.size("tokens"), (time, batch), generator=generator), seed)
+    x = torch.randn(time, batch, structure.size("inputs"), generator=generator, dtype=torch.float64)
     return Case(network, x.requires_grad_(), seed)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Any wiring, sizes down to 1, some of the operations, nodes behind gates, pruned and decided sites, in either mode."""
-    hidden, inputs, time, batch = draw(sizes(3)), draw(sizes(3)), draw(sizes(4)), draw(sizes(3))
+    """Any wiring, numbers or tokens, sizes down to 1, some of the operations, nodes behind gates, pruned and decided sites, in
+    either mode.
+    """
+    hidden, time, batch = draw(sizes(3)), draw(sizes(4)), draw(sizes(3))
+    ends = st.fixed_dictionaries({"inputs": sizes(3), "outputs": sizes(2)}) | st.fixed_dictionaries({"tokens": sizes(3)})
     fields = hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4]))
     backbone = draw(
         st.builds(TwoToOne, *map(st.just, fields), chosen(TWO))
         | st.builds(Fan, *map(st.just, fields), chosen(TWO))
-        | st.builds(Darts, *map(st.just, fields), st.sampled_from(["last", "mean"]), chosen(ONE))
+        | st.builds(Darts, *map(st.just, fields), st.sampled_from(["last", "mean", "later"]), chosen(ONE))
     )
     seed = draw(seeds())
-    network = build(backbone.initial({"inputs": inputs, "outputs": draw(sizes(2))}, draw(sizes(3))), seed)
+    network = build(backbone.initial(draw(ends), draw(sizes(3))), seed)
     for cell in draw(st.lists(st.sampled_from([type for type, _ in network.structure.cells]), max_size=2)):
         network = NodeGrowth(form="gate").change(network, {"cell": cell}, {}, seed).child
     if draw(st.booleans()):
         network = removal(network, draw(removals(network.structure, draw(st.booleans()))), seed).child
-    return case(network.structure, inputs, time, batch, seed, draw(st.booleans()))
+    return case(network.structure, time, batch, seed, draw(st.booleans()))
 
 
 def specimen(backbone: Any) -> Case:
     """Two nodes and a third one behind a gate."""
     network = build(backbone.initial({"inputs": 2, "outputs": 2}, 2), Seed((0,)))
     network = NodeGrowth(form="gate").change(network, {"cell": "layer0"}, {}, Seed((1,))).child
-    return case(network.structure, 2, 3, 2, Seed((2,)))
+    return case(network.structure, 3, 2, Seed((2,)))
 
 
 two_to_one = TwoToOne(3, operations=TWO)
@@ -243,7 +269,7 @@ class TestEquality:
     @both
     def test_the_derivatives_are_those_of_the_values(self, backbone: Any) -> None:
         """First and second derivatives agree with finite differences in every input."""
-        own = case(attrs.evolve(backbone, hidden=2).initial({"inputs": 1, "outputs": 1}, 2), 1, 2, 1, Seed((3,)))
+        own = case(attrs.evolve(backbone, hidden=2).initial({"inputs": 1, "outputs": 1}, 2), 2, 1, Seed((3,)))
         tensors = own.tensors()
 
         def output(x: Tensor, *values: Tensor) -> Tensor:
@@ -295,7 +321,7 @@ class TestFallback:
         """A layer with an operation that tells nothing runs in its readable form, the others in the fast one."""
         own = specimen(TwoToOne(3, 2, operations=(Sum(), Centred())))
         gone = {a: {s.candidates[1].id} for a, s in own.network.structure.sites() if a.startswith("layer0")}
-        own = case(removal(own.network, gone, Seed((0,))).child.structure, 2, 3, 2, Seed((0,)))
+        own = case(removal(own.network, gone, Seed((0,))).child.structure, 3, 2, Seed((0,)))
         structure = own.network.structure
         assert structure.backbone.slow(structure) == [
             "layer1 runs in its readable form: operation 'centred' at n0 does not tell its pointwise form"

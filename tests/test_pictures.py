@@ -21,10 +21,13 @@ from nasframe_recurrent import TwoToOne
 from torch import nn
 
 from nasframe import Candidate, Cell, Node, Operation, Site, Structure
-from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_paths
+from nasframe.label import label
+from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_paths, draw_weights
+from nasframe.pictures import weights as heat
 from nasframe.pictures.diagram import diagram
 from nasframe.pictures.layout import Placed
 from nasframe.pictures.learning import _range
+from nasframe.pictures.weights import Panel, Sheet, panels_of
 
 FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
@@ -37,6 +40,7 @@ class Convolution(Operation):
     name: ClassVar[str] = "convolution"
     arity: ClassVar[int] = 1
     kernel: int = 3
+    expansion: tuple[int, ...] = ()
 
     def build(self, **sizes: int) -> nn.Module:
         return nn.Identity()
@@ -53,7 +57,7 @@ class Dear(Operation):
         return nn.Identity()
 
 
-EDGE = (Convolution(), Convolution(5), Dear())
+EDGE = (Convolution(), Convolution(5, (1, 2)), Dear())
 
 
 def edges(nodes: Sequence[tuple[int, Sequence[str]]], operations: Sequence[Operation] = EDGE) -> Structure:
@@ -141,6 +145,24 @@ HISTORY = [
 ]
 RECORDS = [(0, "remove", 100), (1, "grow", 200), (1, "remove", 300), (1, "restore", 400), (1, "remove", 400), (1, "fold", 500)]
 LINEAGE = [record(*r) for r in RECORDS]
+SCORED = [r | {"scores": {"accuracy": 1 - r["valid"] / 2, "mse": r["valid"] * (1 + 1e-6)}} for r in HISTORY]
+
+
+def mixed(stage: int, structure: Structure | None) -> dict[str, Any]:
+    """A record of the history with the weights of that structure's mixtures, all different from each other."""
+    if structure is None:
+        return {"kind": "epoch", "stage": stage}
+    named = {
+        address: {
+            f"{c.id} {label(c.operation)}": w for c, w in zip(dict(structure.sites())[address].candidates, ws, strict=True)
+        }
+        for address, ws in weights(structure).items()
+    }
+    return {"kind": "epoch", "stage": stage, "weights": named}
+
+
+#: two epochs, a growth, two more, and one behind the pruning
+MIXED = [mixed(0, chain(1)), mixed(0, chain(1)), {"kind": "stage"}, mixed(1, chain(2)), mixed(1, chain(2)), mixed(1, None)]
 
 
 # ---------------------------------------------------------------------------------------------------------- both pictures
@@ -151,6 +173,7 @@ def test_the_suffix_tells_the_format(suffix: str, tmp_path: Path) -> None:
     """A file begins as its format does."""
     draw_cell(STRUCTURES["gated"], None, tmp_path / f"cell{suffix}")
     draw_learning(HISTORY, LINEAGE, tmp_path / f"learning{suffix}")
+    draw_weights(MIXED, tmp_path / f"weights{suffix}")
 
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(FORMATS[suffix])
@@ -164,11 +187,13 @@ def test_the_same_input_makes_the_same_bytes(suffix: str, tmp_path: Path) -> Non
         with matplotlib.rc_context(own):
             before = dict(matplotlib.rcParams)
             draw_cell(structure, weights(structure), tmp_path / f"{name}{suffix}")
-            draw_learning(HISTORY, LINEAGE, tmp_path / f"{name} learning{suffix}")
+            draw_learning(SCORED, LINEAGE, tmp_path / f"{name} learning{suffix}", "accuracy")
+            draw_weights(MIXED, tmp_path / f"{name} weights{suffix}")
             assert dict(matplotlib.rcParams) == before
 
-    assert (tmp_path / f"plain{suffix}").read_bytes() == (tmp_path / f"own{suffix}").read_bytes()
-    assert (tmp_path / f"plain learning{suffix}").read_bytes() == (tmp_path / f"own learning{suffix}").read_bytes()
+    for picture in ("", " learning", " weights"):
+        same = {(tmp_path / f"{name}{picture}{suffix}").read_bytes() for name in ("plain", "own")}
+        assert len(same) == 1, picture
 
 
 def test_another_process_makes_the_same_bytes_without_pyplot(tmp_path: Path) -> None:
@@ -176,6 +201,7 @@ def test_another_process_makes_the_same_bytes_without_pyplot(tmp_path: Path) -> 
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from test_pictures import *\n"
         "draw_cell(STRUCTURES['darts'], None, Path('cell.svg')); draw_learning(HISTORY, LINEAGE, Path('learning.svg'))\n"
+        "draw_weights(MIXED, Path('weights.svg'))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     for seed in "12":
@@ -183,7 +209,7 @@ def test_another_process_makes_the_same_bytes_without_pyplot(tmp_path: Path) -> 
         command = [sys.executable, "-W", "error", "-c", script, str(Path(__file__).parent)]
         subprocess.run(command, cwd=tmp_path / seed, env={"PYTHONHASHSEED": seed}, check=True)
 
-    for name in ("cell.svg", "learning.svg"):
+    for name in ("cell.svg", "learning.svg", "weights.svg"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
@@ -209,7 +235,7 @@ def test_an_operation_is_told_from_one_with_other_options(tmp_path: Path) -> Non
     """By the options that are not the default."""
     draw_cell(edges([(0, ("s0", "s1"))]), None, tmp_path / "cell.svg")
 
-    assert {"convolution", "convolution kernel=5", "a $dear$ one"} <= set(texts(tmp_path / "cell.svg"))
+    assert {"convolution", "convolution kernel=5 expansion=1,2", "a $dear$ one"} <= set(texts(tmp_path / "cell.svg"))
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -354,6 +380,124 @@ def test_odd_histories_are_drawn(name: str, tmp_path: Path) -> None:
     draw_learning(ODD[name], [], tmp_path / "learning.png")
 
     assert (tmp_path / "learning.png").stat().st_size > 0
+
+
+def test_a_score_has_axes_of_its_own(tmp_path: Path) -> None:
+    """Below the losses, by its name; but not if it is the loss itself, nor if there is none of that name."""
+    for score in ("accuracy", "mse", "absent"):
+        draw_learning(SCORED, LINEAGE, tmp_path / f"{score}.svg", score)
+    shown = {path.stem: {*texts(path)} for path in tmp_path.iterdir()}
+
+    assert "validation accuracy" in shown["accuracy"]
+    assert shown["mse"] == shown["absent"]
+    assert not [text for text in shown["mse"] if text.startswith("validation ")]
+
+
+def test_without_a_validation_part_nothing_is_the_best(tmp_path: Path) -> None:
+    """The training loss alone is drawn, and the legend tells of nothing else."""
+    history = [{k: v for k, v in r.items() if k not in ("valid", "scores")} for r in SCORED if r["kind"] == "epoch"]
+    draw_learning(history, [], tmp_path / "learning.svg", "accuracy")
+    shown = {*texts(tmp_path / "learning.svg")}
+
+    assert "training, mean over each epoch" in shown
+    assert not [text for text in shown if "validation" in text or "best" in text]
+
+
+# ---------------------------------------------------------------------------------------------------- weights over time
+
+#: what happened to a site: by epoch, the candidates that stood there
+Told = Sequence[Mapping[str, Mapping[int, float]]]
+
+
+@st.composite
+def tellings(draw: st.DrawFn) -> Told:
+    """Up to six epochs, in each of which some candidates stand at some sites."""
+    shares = st.dictionaries(st.integers(0, 12), st.floats(0.01, 1), min_size=2, max_size=5)
+    sites = st.sampled_from([f"{type}/n{i}" for type in ("normal", "reduction") for i in range(7)])
+    return draw(st.lists(st.dictionaries(sites, shares), min_size=1, max_size=6))
+
+
+def as_history(told: Told) -> list[dict[str, Any]]:
+    """The records of these epochs; a candidate is called by its id, by threes alike."""
+    named = [{a: {f"{i} o k={i // 3}": w for i, w in ws.items()} for a, ws in sites.items()} for sites in told]
+    return [{"kind": "epoch", "stage": 0} | ({"weights": sites} if sites else {}) for sites in named]
+
+
+def check_panels(told: Told, found: Mapping[str, Sequence[Panel]]) -> None:
+    """Every number stands in the row of its candidate and the column of its epoch, and there is none beside them; older sites
+    come first.
+    """
+    for type, panels in found.items():
+        oldest = [min(i for sites in told for i in sites.get(f"{type}/{panel.site}", ())) for panel in panels]
+        assert oldest == sorted(oldest)
+        for panel in panels:
+            address = f"{type}/{panel.site}"
+            ids = sorted({i for sites in told for i in sites.get(address, ())})
+            expected = [[sites.get(address, {}).get(i, np.nan) for sites in told] for i in ids]
+            np.testing.assert_array_equal(panel.values, np.array(expected))
+            assert panel.candidates == tuple(f"o k={i // 3}" for i in ids)
+    assert {f"{t}/{p.site}" for t, panels in found.items() for p in panels} == {a for sites in told for a in sites}
+
+
+@given(tellings())
+def test_a_candidate_keeps_its_row(told: Told) -> None:
+    """However candidates and sites come and go, and though several are called alike."""
+    check_panels(told, panels_of(as_history(told)))
+
+
+def test_fails_if_rows_go_by_position() -> None:
+    """The law above notices weights that are told apart by their place in the record alone."""
+    told = [{"normal/n0": {0: 0.5, 3: 0.5}}, {"normal/n0": {3: 0.25, 6: 0.75}}]
+    moved = [{a: dict(enumerate(ws.values())) for a, ws in sites.items()} for sites in told]
+
+    with pytest.raises(AssertionError):
+        check_panels(told, panels_of(as_history(moved)))
+
+
+def room_of(place: heat.Place, names: float) -> tuple[float, float, float, float]:
+    """All that belongs to a panel: its title, its ticks, and its candidates' names where they are written."""
+    panel = place.panel
+    left = place.left - (names if place.named else 0.0)
+    return left, place.left + heat.WIDE, place.top - heat.TITLE + 0.05, place.top + panel.height + heat.TICKS - 0.05
+
+
+@drawn
+@given(tellings())
+def test_panels_keep_off_each_other(told: Told) -> None:
+    """With their titles, ticks and names; and all of them are on the sheet, above the foot."""
+    groups = panels_of(as_history(told))
+    sheet = Sheet.of(groups)
+    names = max((heat.width_of(n, heat.SMALL) for ps in groups.values() for p in ps for n in p.candidates), default=0.0)
+    rooms = [room_of(place, names) for place in sheet.places]
+
+    assert [place.panel for place in sheet.places] == [panel for panels in groups.values() for panel in panels]
+    for left, right, top, bottom in rooms:
+        assert left > 0
+        assert top > 0
+        assert right < sheet.width
+        assert bottom < sheet.height - heat.FOOT
+    for a, b in itertools.combinations(rooms, 2):
+        assert a[1] < b[0] or b[1] < a[0] or a[3] < b[2] or b[3] < a[2]
+
+
+def test_weights_are_drawn_by_name(tmp_path: Path) -> None:
+    """Cell type, sites, operations, the scale and what the line and the ground mean; a site of like candidates goes unnamed."""
+    draw_weights(MIXED, tmp_path / "grown.svg")
+    draw_weights(MIXED[:2], tmp_path / "still.svg")
+    grown, still = (texts(tmp_path / f"{name}.svg") for name in ("grown", "still"))
+    operations = [c.operation.name for _, site in chain(1).sites() for c in site.candidates]
+
+    assert {"layer0", "n0", "n1", *operations, "0", "0.40", "growth", "not a candidate"} <= {*grown}
+    assert all(grown.count(name) == 1 for name in operations)
+    assert not {"n1", "growth", "not a candidate"} & {*still}
+
+
+@pytest.mark.parametrize("history", [[], MIXED[:1], [mixed(0, None)]], ids=["nothing yet", "one epoch", "all decided"])
+def test_short_histories_of_weights_are_drawn(history: Sequence[Mapping[str, Any]], tmp_path: Path) -> None:
+    """Without a warning, which would be an error here."""
+    draw_weights(history, tmp_path / "weights.png")
+
+    assert (tmp_path / "weights.png").stat().st_size > 0
 
 
 def curves(number: int) -> dict[str, tuple[list[float], list[float]]]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from nasframe_bilevel import FirstOrder, SecondOrder
-from nasframe_papers import forecasting
+from nasframe_papers import forecasting, images
 from nasframe_papers.trials import kept
 
 from nasframe import NasframeError, Seed, Strategy, installed
@@ -59,6 +60,11 @@ def test_the_toy_problem(tmp_path: Path) -> None:
     assert (tmp_path / "trajectories.png").stat().st_size > 10_000
 
 
+def here(function: Callable[[Any], Any], trials: Any, *_: Any) -> list[Any]:
+    """In the place of `kept`: the trials in this process, and not kept."""
+    return [function(trial) for trial in trials]
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Small prices in the place of the indices', searches of an epoch a stage, and all in this process."""
@@ -71,9 +77,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     def values(*given: Any) -> dict[str, Any]:
         quick = {"name": "any_of", "parts": [{"name": "patience", "epochs": 1}, {"name": "max_updates", "updates": 1}]}
         return {**honest(*given), "criterion": {**quick, "parts": [*quick["parts"], {"name": "max_nodes", "nodes": 3}]}}
-
-    def here(function: Callable[[Any], Any], trials: Any, *_: Any) -> list[Any]:
-        return [function(trial) for trial in trials]
 
     monkeypatch.setattr(forecasting, "_values", values)
     monkeypatch.setattr(forecasting, "kept", here)
@@ -99,6 +102,25 @@ def test_forecasting(tiny: Path, tmp_path: Path) -> None:
     assert pictures == {
         s + m for s in ("G7", "BRICS", "weather") for m in ("", *(f"-{name}" for name in forecasting.STRATEGIES))
     }
+
+
+def test_image_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both searches and every network that is trained are there, with their spread; cells and weights are drawn."""
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 256, (48, 8, 8, 3), dtype=np.uint8), np.arange(48, dtype=np.uint8) % 2
+    np.savez(tmp_path / "tiny.npz", x_train=x[:32], y_train=y[:32], x_test=x[32:], y_test=y[32:])
+    monkeypatch.setattr(images, "FILES", {"tiny": "tiny.npz"})
+    monkeypatch.setattr(images, "SEARCHES", {k: (a, n and 16) for k, (a, n) in images.SEARCHES.items()})
+    monkeypatch.setattr(images, "kept", here)
+    name = "image-cells:channels=1,cells=3,epochs=1,training=1"
+    table = rows(name, tmp_path / "out", "--trials", "2", "--data", str(tmp_path))
+    searches, models = ([row for row in table if key in row] for key in ("search", "model"))
+
+    assert [row["search"] for row in searches] == [*images.SEARCHES]
+    assert [row["model"] for row in models] == [*images.SEARCHES, images.PUBLISHED, images.RANDOM, images.RESNET]
+    assert all(row["seconds"] > 0 and row["peak MiB"] > 0 and row["zero is heaviest"].endswith("of 36") for row in searches)
+    assert all(0 <= row["ours"] <= 1 and row["error"] >= 0 and row["parameters"] > 0 for row in models)
+    assert len({*(tmp_path / "out").glob("*.png")}) == 2 * len(searches)
 
 
 def test_data_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -137,14 +159,15 @@ def test_trials_are_kept(tmp_path: Path) -> None:
 
 def test_the_strategies_of_the_paper() -> None:
     """DARTS-1, DARTS-2, new-1 and new-2 have the protocol of 4.1, and n_h = n_x."""
-    named = {name: Strategy.named(name) for name in installed().names("strategy")}
-
-    assert {n: (s.backbone.name, s.prune) for n, s in named.items()} == {
+    modes = {
         "DARTS-1": ("darts_recurrent", "stage"),
         "DARTS-2": ("darts_recurrent", "end"),
         "new-1": ("two_to_one", "stage"),
         "new-2": ("two_to_one", "end"),
     }
+    named = {name: Strategy.named(name) for name in modes}
+
+    assert {n: (s.backbone.name, s.prune) for n, s in named.items()} == modes
     for strategy in named.values():
         architect = strategy.architect
         assert isinstance(architect, FirstOrder)
@@ -160,7 +183,7 @@ def test_what_there_is_is_listed() -> None:
     """`--list` has a line for each, and an option that a reproduction does not have is refused with its name."""
     listed = json.loads(run("--list", "--json").stdout)
 
-    assert {row["name"] for row in listed} == {"table2", "toy-bilevel", "forecasting"}
+    assert {row["name"] for row in listed} == {"table2", "toy-bilevel", "forecasting", "genotypes", "image-cells"}
     assert all(row["about"] for row in listed)
     assert "table2" in run().stdout
     assert "reproduction 'table2' has no key 'trials'" in str(run("table2", "--trials", "3").exception)
@@ -185,3 +208,29 @@ class TestMutants:
         monkeypatch.setattr(SecondOrder, "gradient", FirstOrder.gradient)
         with pytest.raises(AssertionError):
             test_the_toy_problem(tmp_path)
+
+
+def test_the_strategies_on_images() -> None:
+    """The searches of seeds/001 and of PR-DARTS, and its retraining, have every number of theirs, and zero logits at first."""
+    first, second, anew = (Strategy.named(name) for name in ("seeds001", "seeds004", "seeds004-retraining"))
+    for search, epochs, nodes, operations, rate, final in ((first, 40, 3, 8, 3e-4, 0.0), (second, 15, 4, 4, 6e-4, 0.01)):
+        architect, weights = search.architect, search.optimiser
+        assert isinstance(architect, FirstOrder)
+        assert (search.backbone.channels, search.backbone.cells, search.nodes, search.batch) == (16, 8, nodes, 64)
+        assert len(search.backbone.operations) == operations
+        assert (weights.method, weights.learning_rate, weights.momentum, weights.weight_decay) == ("sgd", 0.025, 0.9, 3e-4)
+        assert (weights.epochs, weights.final, search.criterion.epochs) == (epochs, final, epochs)
+        logits = architect.optimiser
+        assert (logits.method, logits.learning_rate, logits.betas, logits.weight_decay) == ("adam", rate, (0.5, 0.999), 1e-3)
+        assert (search.task.source, search.task.validation, search.task.flip, search.task.crop) == ("cifar10", 0.5, True, 4)
+    backbone = anew.backbone
+    assert (backbone.channels, backbone.cells, backbone.affine, backbone.auxiliary, backbone.drop_path) == (
+        36,
+        20,
+        True,
+        0.4,
+        0.3,
+    )
+    assert (anew.task.validation, anew.task.cutout, anew.criterion.epochs, anew.optimiser.epochs) == (0.0, 16, 600, 600)
+    assert backbone.plan.count("reduction") == 2
+    assert [place for place, type in enumerate(backbone.plan) if type == "reduction"] == [6, 13]

@@ -1,21 +1,26 @@
-"""How fast the fast form of the recurrent backbones is: beside the readable form, and beside torch's own LSTM and GRU.
+"""How fast the fast form of the backbones is: beside the readable form, and beside torch's own LSTM and GRU.
 
     python docs/measurements/bench.py --threads 1
 
 First the outputs of a whole network and the gradients of all its parameters, then each architect's step, for random inputs.
 In every round each candidate runs once unmeasured, since a search runs the same again and again, and once measured; a row
-holds the medians in milliseconds, with the smallest and the largest.
+holds the medians in milliseconds, with the smallest and the largest. Memory is the most that a process of its own has held
+in memory after one step, less what it held before.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
+from nasframe_convolutional import DartsConvolutional
 from nasframe_recurrent import Darts, TwoToOne
 from torch import Tensor, nn
 
@@ -26,6 +31,10 @@ from nasframe.testing.fakes import Endless, Keep, Noise
 #: (n_x = n_h, time, batch)
 SIZES = ((7, 10, 50), (128, 35, 32))
 NODES = (2, 4, 6)
+#: the supernet of DARTS on images, smaller: 8 channels, 4 cells of 4 nodes
+IMAGES = {"channels": 3, "classes": 10, "height": 32, "width": 32}
+CELLS = DartsConvolutional(channels=8, cells=4)
+BATCHES = (8, 64)
 
 
 def main() -> None:
@@ -33,12 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--memory", nargs=2, metavar=("FORM", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.memory:
+        print(held(options.memory[0], int(options.memory[1])))
+        return
     print(
         f"torch {torch.__version__}, {options.threads} threads, float32, {options.rounds} rounds; milliseconds, median [min..max]"
     )
-    for title, candidates in (*gradients(), *steps()):
+    for batch in BATCHES:
+        peaks = {form: separately(form, batch, options.threads) for form in ("readable", "fast")}
+        print(f"{CELLS.name}, batch {batch}: memory in MiB  " + "  ".join(f"{form} {mib:.0f}" for form, mib in peaks.items()))
+    for title, candidates in (*images(), *gradients(), *steps()):
         times = measured(candidates, options.rounds)
         ratio = statistics.median(times["readable"]) / statistics.median(times["fast"])
         cells = [f"{name} {statistics.median(t):.2f} [{min(t):.2f}..{max(t):.2f}]" for name, t in times.items()]
@@ -64,16 +80,44 @@ def gradients() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
             for nodes in NODES:
                 inputs = torch.randn(steps, batch, units, generator=Seed(("inputs",)).generator())
                 candidates: dict[str, Callable[[], object]] = {
-                    form: partial(backward, network, inputs) for form, network in forms(backbone, units, nodes).items()
+                    form: partial(backward, network, inputs)
+                    for form, network in forms(backbone, {"inputs": units, "outputs": units}, nodes).items()
                 }
                 for kind in (nn.LSTM, nn.GRU):
                     candidates[kind.__name__] = partial(backward, kind(units, units), inputs)
                 yield f"{backbone.name}, {nodes} nodes, n_h {units}, T {steps}, batch {batch}", candidates
 
 
-def forms(backbone: Backbone, units: int, nodes: int) -> dict[str, Network]:
+def images() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+    """Forward and backward of the supernet on images, for each batch."""
+    for batch in BATCHES:
+        candidates = {form: partial(backward, network, pictures(batch)) for form, network in forms(CELLS, IMAGES, 4).items()}
+        yield f"{CELLS.name}, C {CELLS.channels}, {CELLS.cells} cells, batch {batch}", candidates
+
+
+def pictures(batch: int) -> Tensor:
+    """Random images."""
+    shape = (batch, *(IMAGES[name] for name in ("channels", "height", "width")))
+    return torch.randn(shape, generator=Seed(("inputs",)).generator())
+
+
+def separately(form: str, batch: int, threads: int) -> float:
+    """What `held` gives in a process of its own."""
+    command = [sys.executable, __file__, "--threads", str(threads), "--memory", form, str(batch)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
+
+
+def held(form: str, batch: int) -> float:
+    """By how many MiB the peak of this process rises in a step."""
+    network, inputs = forms(CELLS, IMAGES, 4)[form], pictures(batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    backward(network, inputs)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def forms(backbone: Backbone, sizes: Mapping[str, int], nodes: int) -> dict[str, Network]:
     """The readable and the fast form of one supernet."""
-    structure = backbone.initial({"inputs": units, "outputs": units}, nodes)
+    structure = backbone.initial(sizes, nodes)
     both = {name: build(structure, Seed((0,))) for name in ("readable", "fast")}
     for name, network in both.items():
         network.fast = name == "fast"
@@ -115,7 +159,7 @@ def bilevel(strategy: Strategy) -> Bilevel:
 
     def objective(split: Split) -> Callable[..., Tensor]:
         inputs, targets = split.batch(torch.arange(split.size))
-        return lambda forward, weights: search.data.loss(forward(inputs, weights), targets)
+        return lambda forward, weights: search.data.objective(forward(inputs, weights), targets)
 
     return problem(search.state, strategy, objective(search.data.train), objective(search.data.validation))
 

@@ -24,8 +24,8 @@ class Change:
 
     `child` is a new network, built from its structure and not yet filled; `overrides` is only what differs from the
     derived map; `weights` states the combination weights of each site that is new or has newcomers, of which the
-    architect makes logits (a new site that is left out starts even, which only a gate makes harmless); `request` is what
-    was asked for, in JSON's values; `evidence` the tensors that were measured for it.
+    architect makes logits, unless `overrides` writes the site's logits (a new site that is left out starts even, which only a
+    gate makes harmless); `request` is what was asked for, in JSON's values; `evidence` the tensors that were measured for it.
     """
 
     child: Network
@@ -43,7 +43,7 @@ def apply(parent: Network, change: Change, logits: Callable[[Mapping[str, Tensor
         logits: the architect's, from weights to logits.
     """
     child = change.child
-    _check_newcomers(parent, child, change.weights)
+    _check_newcomers(parent, child, change)
     stated = {f"logits.{address}": Set(value) for address, value in logits(change.weights).items()}
     full = derive(parent, child) | stated | dict(change.overrides)
     unknown = full.keys() - tensors(child).keys()
@@ -62,12 +62,15 @@ def apply(parent: Network, change: Change, logits: Callable[[Mapping[str, Tensor
     return full
 
 
-def _check_newcomers(parent: Network, child: Network, weights: Mapping[str, Tensor]) -> None:
-    """A newcomer among old candidates must have its weight stated: a logit of zero is as large a weight as any."""
+def _check_newcomers(parent: Network, child: Network, change: Change) -> None:
+    """A newcomer among other candidates must have its weight stated, or the logits of its site written: a logit of zero is as
+    large a weight as any.
+    """
     before = {a: {c.id for c in s.candidates} for a, s in parent.structure.sites()}
     for address, site in child.structure.sites():
         old = before.get(address)
-        if old is not None and {c.id for c in site.candidates} - old and address not in weights:
+        unstated = address not in change.weights and f"logits.{address}" not in change.overrides
+        if old is not None and not site.decided and {c.id for c in site.candidates} - old and unstated:
             raise ChangeError(f"the change adds candidates to {address} without stating the weights of that site")
 
 

@@ -1,9 +1,10 @@
-"""The command line: `nasframe search`, `nasframe resume`, `nasframe plugins`, `nasframe reproduce`."""
+"""The command line: `nasframe search`, `nasframe retrain`, `nasframe resume`, `nasframe plugins`, `nasframe reproduce`."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from rich.table import Table
 
 from nasframe.cli.flags import Names, Spec, strategy_values
 from nasframe.cli.reproduce import reproduce
-from nasframe.cli.watch import Stop, Stopped, Watch, watching
+from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
 from nasframe.errors import NasframeError, StrategyError
-from nasframe.pictures import draw_cell, draw_learning
+from nasframe.pictures import draw_cell, draw_learning, draw_weights
 from nasframe.plugins import Plugin, Plugins, discover, left_out
 from nasframe.run import summary
 from nasframe.run.compare import Row, compare
-from nasframe.run.folder import Folder, Keeper, follow
+from nasframe.run.folder import Folder, Keeper, follow, found
 from nasframe.search.search import Search, threads
 from nasframe.search.strategy import Strategy
 
@@ -37,17 +38,45 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
     context.obj = lambda: discover([*left_out(), *without])
 
 
+Command = Callable[..., None]
+
+
+def _flags(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several flags at once, in this order."""
+
+    def decorated(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
+
+
+TASK = _flags(
+    click.option("--task", type=Spec(), help="What to train for.  [default: the strategy's, or forecasting]"),
+    click.option("--csv", metavar="FILE", help="Forecast the columns of a CSV file, plain or gzipped."),
+    click.option("--columns", type=Names(), help="Of the series, those to forecast.  [default: all but the dates]"),
+    click.option("--returns", is_flag=True, default=None, help="Forecast log returns; the columns are prices."),
+    click.option("--drop-missing", "missing", flag_value="drop", help="Leave out rows with an empty cell."),
+)
+EVERY = click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
+RUN = _flags(
+    click.option("--seed", type=int, help="Of every random draw."),
+    click.option("--device", help="Such as cpu, cuda:0."),
+    click.option("--threads", type=int, help="Of torch on the CPU.  [default: 1]"),
+    click.option("--fast/--readable", default=None, help="Networks in their fast form, or module by module.  [default: fast]"),
+    click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<the next number>]"),
+    EVERY,
+)
+
+
 @cli.command()
 @click.option(
     "--strategy",
     metavar="NAME|FILE",
     help="Start from a paper's strategy, such as new-2, or from a file, as every run writes one.",
 )
-@click.option("--task", type=Spec(), help="What to search for.  [default: forecasting]")
-@click.option("--csv", metavar="FILE", help="Forecast the columns of a CSV file, plain or gzipped.")
-@click.option("--columns", type=Names(), help="Of the series, those to forecast.  [default: all but the dates]")
-@click.option("--returns", is_flag=True, default=None, help="Forecast log returns; the columns are prices.")
-@click.option("--drop-missing", "missing", flag_value="drop", help="Leave out rows with an empty cell.")
+@TASK
 @click.option("--backbone", type=Spec(), help="How nodes are wired.  [default: two_to_one]")
 @click.option("--architect", type=Spec(), help="What moves the logits.  [default: first_order]")
 @click.option(
@@ -68,13 +97,8 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
     metavar="UPDATES",
     help="The search ends with the stage that reaches so many updates; tuning is extra.",
 )
-@click.option("--seed", type=int, help="Of every random draw.")
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
-@click.option("--device", help="Such as cpu, cuda:0.")
-@click.option("--threads", type=int, help="Of torch on the CPU.  [default: 1]")
-@click.option("--fast/--readable", default=None, help="Networks in their fast form, or module by module.  [default: fast]")
-@click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<the next number>]")
-@click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
+@RUN
 @click.pass_obj
 def search(load: Any, /, strategy: str | None, out: Path | None, commit_every: int | None, **flags: Any) -> None:
     """Search a cell, and compare what was found.
@@ -82,15 +106,39 @@ def search(load: Any, /, strategy: str | None, out: Path | None, commit_every: i
     A part is given by its name, with its options behind a colon: --backbone two_to_one:hidden=8,layers=2
     """
     plugins = _plugins(load)
-    chosen = Strategy.from_dict(strategy_values(_written(strategy, plugins), flags), plugins)
-    chosen = attrs.evolve(chosen, task=chosen.task.pinned())
+    chosen = _chosen(strategy, flags, plugins)
     begun = Search(chosen)  # what cannot be searched is refused before there is a folder
     _run(Folder.create(out or _next_run(Path("runs")), chosen, plugins), lambda: begun, commit_every)
 
 
 @cli.command()
+@click.argument("architecture", type=click.Path(path_type=Path))
+@click.option(
+    "--strategy",
+    required=True,
+    metavar="NAME|FILE",
+    help="Whose task, backbone, optimiser and criterion: a paper's strategy, or a file, as every run writes one.",
+)
+@TASK
+@click.option("--backbone", type=Spec(), help="What the cells are put into, in the place of the strategy's.")
+@click.option("--criterion", type=Spec(), multiple=True, help="When to stop, in the place of the strategy's; repeatable.")
+@RUN
+@click.pass_obj
+def retrain(load: Any, /, architecture: Path, strategy: str, out: Path | None, commit_every: int | None, **flags: Any) -> None:
+    """Train the cells of ARCHITECTURE, a run's folder or an architecture.json, from fresh weights, and test them.
+
+    They are put into the strategy's own backbone, and trained by its optimiser until its criterion ends the phase.
+    """
+    plugins = _plugins(load)
+    chosen = _chosen(strategy, flags, plugins)
+    begun = Search.retraining(chosen, found(architecture, plugins))
+    folder = Folder.create(out or _next_run(Path("runs")), chosen, plugins, begun.state)
+    _run(folder, lambda: begun, commit_every)
+
+
+@cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
+@EVERY
 @click.pass_obj
 def resume(load: Any, /, run: Path, commit_every: int | None) -> None:
     """Go on with the run in folder RUN from its last commit."""
@@ -146,6 +194,11 @@ def _plugins(load: Any) -> Plugins:
     return plugins
 
 
+def _chosen(strategy: str | None, flags: Mapping[str, Any], plugins: Plugins) -> Strategy:
+    chosen = Strategy.from_dict(strategy_values(_written(strategy, plugins), flags), plugins)
+    return attrs.evolve(chosen, task=chosen.task.pinned())
+
+
 def _written(strategy: str | None, plugins: Plugins) -> Mapping[str, Any] | None:
     if strategy is None:
         return None
@@ -171,17 +224,26 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         watch.say(f"run folder: {folder.path}")
         for sentence in search.network.slow():
             watch.say(sentence)
+        start = time.monotonic()
         try:
             follow(search, keeper, watch, stop.check)
+            watch.say(spent(time.monotonic() - start, search.strategy.device))
             folder.write_result(search.network)
-            draw_cell(search.network.structure, None, folder.path / "cell.png")
-            draw_learning(search.state.history, search.state.lineage, folder.path / "learning.png")
+            _draw(search, folder.path)
             with threads(search.strategy.threads):
                 watch.say(summary.write(folder, search, list(_compared(search, watch, stop))))
         except Stopped:
             keeper.commit()
             watch.say(f"stopped; go on with: nasframe resume {folder.path}")
             sys.exit(INTERRUPTED)
+
+
+def _draw(search: Search, folder: Path) -> None:
+    history = search.state.history
+    draw_cell(search.network.structure, None, folder / "cell.png")
+    draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
+    if any("weights" in record for record in history):
+        draw_weights(history, folder / "weights.png")
 
 
 def _compared(search: Search, watch: Watch, stop: Stop) -> Iterator[Row]:

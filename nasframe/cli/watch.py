@@ -1,14 +1,16 @@
-"""What a person sees of a search: a live line on a terminal, plain lines elsewhere; and how it is asked to stop."""
+"""What a person sees of a search: a live line or plain lines, and what it took; and how it is asked to stop."""
 
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 import attrs
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -59,7 +61,7 @@ class Watch:
         if isinstance(event, Stepped):
             self._move(event)
         elif isinstance(event, EpochEnded):
-            self.valid = f", valid {event.record['valid']:.4f}"
+            self.valid = f", valid {event.record['valid']:.4f}" if "valid" in event.record else ""
             if self.progress is None:
                 self.say(_epoch(event))
         elif isinstance(event, Judged):
@@ -101,4 +103,14 @@ def watching() -> Iterator[Watch]:
 def _epoch(event: EpochEnded) -> str:
     r = event.record
     place = f"stage {r['stage']} {r['phase']:<6} epoch {r['epoch']:>3}"
-    return f"{place}  updates {r['updates']:>6}  train {r['train']:.4f}  valid {r['valid']:.4f}"
+    losses = "  ".join(f"{name} {r[name]:.4f}" for name in ("train", "valid") if name in r)
+    return f"{place}  updates {r['updates']:>6}  {losses}"
+
+
+def spent(seconds: float, device: str) -> str:
+    """The time that it took in this process, and the most memory that was held: by the process, or on the device."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if torch.device(device).type == "cuda":
+        held = torch.cuda.max_memory_allocated(device)
+    return f"{seconds:.1f} s in this process, {held / 2**20:.0f} MiB of memory at most"

@@ -1,7 +1,8 @@
-"""Pictures: the cells that were found, how the losses fell while they grew, and curves with their spread."""
+"""Pictures: the cells that were found, how losses fell and weights moved while they grew, and curves with their spread."""
 
 from nasframe.pictures.cell import draw_cell
 from nasframe.pictures.curves import draw_curves, draw_paths
 from nasframe.pictures.learning import draw_learning
+from nasframe.pictures.weights import draw_weights
 
-__all__ = ["draw_cell", "draw_curves", "draw_learning", "draw_paths"]
+__all__ = ["draw_cell", "draw_curves", "draw_learning", "draw_paths", "draw_weights"]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import attrs
 import networkx as nx
 import numpy as np
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
 
-from nasframe.operation import Operation
-from nasframe.pictures.style import QUIET, SHADE, plain
+from nasframe.label import label
+from nasframe.pictures.style import QUIET, SHADE, plain, width_of
 from nasframe.structure import Cell, Node, Site, Structure
 
 #: inches: a line of text, the room around and inside of what stands in a box, and between the edges that arrive at it
@@ -46,9 +42,9 @@ class Box:
     @property
     def width(self) -> float:
         """Inches, as its widest line needs."""
-        number = any(weight is not None for _, weight in self.rows) * (_width("0.00") + 2 * INDENT)
-        texts = [_width(self.name, weight="bold"), _width(self.note, style="italic")]
-        return max([self.least, *(2 * PAD + w for w in (*texts, *(_width(n) + 2 * INDENT + number for n, _ in self.rows)))])
+        number = any(weight is not None for _, weight in self.rows) * (width_of("0.00") + 2 * INDENT)
+        texts = [width_of(self.name, weight="bold"), width_of(self.note, style="italic")]
+        return max([self.least, *(2 * PAD + w for w in (*texts, *(width_of(n) + 2 * INDENT + number for n, _ in self.rows)))])
 
     @property
     def height(self) -> float:
@@ -87,14 +83,6 @@ class Diagram:
         return self.boxes[key].height if key in self.boxes else 0.0
 
 
-@functools.cache
-def _width(text: str, **font: Any) -> float:
-    """How wide a text is drawn."""
-    if not text:
-        return 0.0
-    return float(TextPath((0, 0), text, prop=FontProperties(size=8, **font)).get_extents().width) / 72
-
-
 def diagram(structure: Structure, type: str, weights: Weights) -> Diagram:
     """The diagram of a cell type; `weights` as for `draw_cell`."""
     cell = structure.cell(type)
@@ -115,16 +103,9 @@ def _even(boxes: Mapping[Key, Box], columns: Iterable[Sequence[Key]]) -> dict[Ke
 
 
 def _rows(site: Site, weights: Sequence[float] | None) -> Rows:
-    names = [_label(c.operation) for c in site.candidates]
+    names = [plain(label(c.operation)) for c in site.candidates]
     shown = [None] * len(names) if site.decided or weights is None else map(float, weights)
     return tuple(zip(names, shown, strict=True))
-
-
-def _label(operation: Operation) -> str:
-    """Its name, and those of its options that are not the default."""
-    kind: Any = type(operation)
-    values = ((f, getattr(operation, f.name)) for f in attrs.fields(kind))
-    return plain(" ".join([operation.name, *(f"{f.name}={v}" for f, v in values if v != f.default)]))
 
 
 def _boxes(cell: Cell, rows: Mapping[str, Rows]) -> dict[Key, Box]:

@@ -1,4 +1,4 @@
-"""The losses of a run against its updates, with its phases, growths and prunings."""
+"""The losses and the score of a run against its updates, with its phases, growths and prunings."""
 
 from __future__ import annotations
 
@@ -25,32 +25,48 @@ CHANGES = {"grow": ("growth", "#2a7f3f", "solid"), "remove": ("pruning", ACCENT,
 LOSSES = {"train": ("training, mean over each epoch", "#86a5c6"), "valid": ("validation", "#143d6b")}
 
 
-def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Path) -> None:
-    """Draw the losses against the updates of the weights, with phases, growths, prunings and the best network.
+def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Path, score: str | None = None) -> None:
+    """Draw the losses against the updates of the weights, with phases, growths, prunings and the best network; below them the
+    validation score of that name, if there is one and it is not the loss itself.
 
     Losses far above the others are left out, marked at the upper edge and told in the legend. The format is that of the
     path's suffix.
     """
+    epochs = [r for r in history if r["kind"] == "epoch"]
+    changes = [r for r in lineage if r["kind"] in CHANGES]
+    scores = [(r["updates"], r["scores"][score]) for r in epochs if score in r.get("scores", ())]
+    losses = [r["valid"] for r in epochs if score in r.get("scores", ())]
+    apart = not np.allclose([value for _, value in scores], losses, rtol=1e-4)
     with style():
-        figure = blank(7.0, 3.6, layout="constrained")
-        handles = _learning(figure.add_subplot(), [r for r in history if r["kind"] == "epoch"], lineage)
+        figure = blank(7.0, 5.0 if apart else 3.6, layout="constrained")
+        upper, *lower = figure.subplots(1 + apart, sharex=True, squeeze=False, height_ratios=[5, 3][: 1 + apart])[:, 0]
+        handles = _learning(upper, epochs, changes)
+        for axes in lower:
+            _ground(axes, epochs, changes)
+            _curve(axes, scores, *LOSSES["valid"])
+            axes.set_ylabel(plain(f"validation {score}"))
+        (lower or [upper])[-1].set_xlabel("updates of the weights")
         figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.0)
         save(figure, path)
 
 
-def _learning(axes: Axes, epochs: Sequence[Record], lineage: Sequence[Record]) -> list[Artist]:
-    """Draw the axes; what belongs into the legend."""
-    axes.set_xlabel("updates of the weights")
+def _learning(axes: Axes, epochs: Sequence[Record], changes: Sequence[Record]) -> list[Artist]:
+    """Draw the axes of the losses; what belongs into the legend."""
     axes.set_ylabel("loss per example")
-    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.spines[["top", "right"]].set_visible(False)
+    ground = _ground(axes, epochs, changes)
     if not epochs:
         return []
     axes.set_xlim(0, 1.01 * epochs[-1]["updates"])  # room for a mark at the end
-    changes = [record for record in lineage if record["kind"] in CHANGES]
     _count_nodes(axes, epochs, changes)
-    return [*_losses(axes, epochs), *_phases(axes, epochs), *_lines(axes, changes)]
+    return [*_losses(axes, epochs), *ground]
+
+
+def _ground(axes: Axes, epochs: Sequence[Record], changes: Sequence[Record]) -> list[Artist]:
+    """What stands behind curves: the updates' ticks, the phases, the changes."""
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return [*_phases(axes, epochs), *_lines(axes, changes)]
 
 
 def _phases(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
@@ -64,35 +80,36 @@ def _phases(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
 
 
 def _losses(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
-    updates = [r["updates"] for r in epochs]
-    dot = "-" if len(epochs) > 1 else "."
-    drawn: list[Artist] = []
-    for name, (label, colour) in LOSSES.items():
-        drawn += axes.plot(updates, [r[name] for r in epochs], dot, color=colour, linewidth=1.2, label=label)
-    return [*drawn, *_mark_best(axes, _best(epochs)), *_scale(axes, epochs)]
+    """The losses that there are: without a validation part those of training alone, and no network is the best."""
+    curves = {name: [(r["updates"], r[name]) for r in epochs if name in r] for name in LOSSES}
+    drawn = [line for name, points in curves.items() if points for line in _curve(axes, points, *LOSSES[name])]
+    return [*drawn, *_mark_best(axes, epochs), *_scale(axes, curves)]
 
 
-def _mark_best(axes: Axes, best: Record) -> list[Line2D]:
+def _curve(axes: Axes, points: Sequence[tuple[int, float]], label: str, colour: str) -> list[Line2D]:
+    return axes.plot(*zip(*points, strict=True), "-" if len(points) > 1 else ".", color=colour, linewidth=1.2, label=label)
+
+
+def _mark_best(axes: Axes, epochs: Sequence[Record]) -> list[Line2D]:
+    """Mark the network that was kept: only networks of the latest kind of phase are compared."""
+    latest = max((r["phase"] for r in epochs), key=list(PHASES).index)
+    compared = [r for r in epochs if r["phase"] == latest and "valid" in r]
+    if not compared:
+        return []
+    best = min(compared, key=lambda r: r["valid"])
     look: dict[str, Any] = {"color": "white", "markeredgecolor": LOSSES["valid"][1], "markersize": 5}
     return axes.plot(best["updates"], best["valid"], "o", label=f"best network, {best['valid']:.4g}", **look)
 
 
-def _best(epochs: Sequence[Record]) -> Record:
-    """The epoch whose network was kept: only networks of the latest kind of phase are compared."""
-    kinds = list(PHASES)
-    latest = max((r["phase"] for r in epochs), key=kinds.index)
-    return min((r for r in epochs if r["phase"] == latest), key=lambda r: r["valid"])
-
-
-def _scale(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
+def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[Artist]:
     """Scale the axis of the losses; mark what lies above it."""
-    losses = np.array([[r[name] for r in epochs] for name in LOSSES], dtype=float)
+    losses = np.array([value for points in curves.values() for _, value in points], dtype=float)
     scale, bottom, top = _range(losses)
     axes.set_yscale(scale)
     axes.set_ylim(bottom, top)
-    for (_, colour), values in zip(LOSSES.values(), losses, strict=True):
-        at = [epochs[i]["updates"] for i in _peaks(values, top)]
-        axes.plot(at, [0.98] * len(at), "^", color=colour, markersize=4, transform=axes.get_xaxis_transform())
+    for name, points in curves.items():
+        at = [points[i][0] for i in _peaks([value for _, value in points], top)]
+        axes.plot(at, [0.98] * len(at), "^", color=LOSSES[name][1], markersize=4, transform=axes.get_xaxis_transform())
     if losses.max() <= top:
         return []
     label = f"above the axis, up to {losses.max():.4g}"
@@ -111,9 +128,9 @@ def _range(losses: Array) -> tuple[str, float, float]:
     return scale, float(back(bottom - room)), float(back(top + room))
 
 
-def _peaks(values: Array, top: float) -> Iterator[int]:
+def _peaks(values: Sequence[float], top: float) -> Iterator[int]:
     """The position of the largest value of each run of values above the top."""
-    for above, run in itertools.groupby(range(len(values)), lambda i: bool(values[i] > top)):
+    for above, run in itertools.groupby(range(len(values)), lambda i: values[i] > top):
         if above:
             yield max(run, key=values.__getitem__)
 

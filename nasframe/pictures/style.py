@@ -5,6 +5,7 @@ Only matplotlib's objects are used, never pyplot: a caller's settings neither re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 INK, LINE, SHADE, QUIET, ACCENT = "#1f2933", "#64748b", "#d6e4f2", "#eceff3", "#b4540a"
 STYLE = {
@@ -57,3 +60,11 @@ def save(figure: Figure, path: Path) -> None:
 def plain(text: str) -> str:
     """The text as it is, where matplotlib would read a formula."""
     return text.replace("$", r"\$")
+
+
+@functools.cache
+def width_of(text: str, size: float = 8.0, **font: Any) -> float:
+    """How wide a text is drawn, in inches."""
+    if not text:
+        return 0.0
+    return float(TextPath((0, 0), text, prop=FontProperties(size=size, **font)).get_extents().width) / 72

@@ -8,21 +8,33 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from nasframe.cost import Cost
 from nasframe.network import build
+from nasframe.search.drawn import drawn
 from nasframe.search.fit import fit, scores
 from nasframe.search.search import Search
 from nasframe.seeds import Seed
+from nasframe.structure import Structure
+from nasframe.task import Data
 
 #: epochs without improvement after which a comparison stops training, the same for all
 PATIENCE = 20
-FOUND, INHERITED = "found, trained anew", "found, inherited weights"
+FOUND, INHERITED, RANDOM = "found, trained anew", "found, inherited weights", "random architecture, trained anew"
+RETRAINED = "retrained"
+
+#: what is compared, and what makes its row
+Rows = Iterator[tuple[str, Callable[[], "Row"]]]
 
 
 @attrs.frozen
 class Row:
-    """A network in the comparison: per metric, a value for each seed."""
+    """A network in the comparison: the parameters that predict, on average where seeds differ; per metric, a value for each
+    seed.
+    """
 
     name: str
     parameters: int
@@ -44,20 +56,52 @@ class Row:
         return {"name": self.name, "parameters": self.parameters, "updates": list(self.updates), "test": means}
 
 
-def compare(search: Search) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """The found network with its inherited weights and trained anew, then the references, trained alike: what is to be
-    compared, and what makes its row.
-
-    All are trained for at most as many updates as the whole search took, from each of the strategy's seeds.
+def compare(search: Search) -> Rows:
+    """After a search the found network with its inherited weights, then it, random architectures and the references, all
+    trained anew: for at most as many updates as the whole search took, from each of the strategy's seeds. After a retraining
+    the network beside the references that are not trained.
     """
+    return _compared(search) if searched(search) else _beside(search)
+
+
+def searched(search: Search) -> bool:
+    """Whether there was a search; in a retraining there is none."""
+    return any(record.get("phase") == "search" for record in search.state.history)
+
+
+def _compared(search: Search) -> Rows:
     yield INHERITED, lambda: _row(search, INHERITED, iter([(search.network, search.state.updates)]))
-    found = search.network.structure
+    found, space = search.network.structure, _space(search)
     builders: dict[str, Callable[[Seed], nn.Module]] = {
         FOUND: lambda seed: build(found, seed, like=search.network),
-        **{name: _lent(make) for name, make in search.data.references(_parameters(search.network)).items()},
+        RANDOM: lambda seed: build(drawn(search.strategy, space, seed("draw")), seed, like=search.network),
+        **_references(search),
     }
     for name, make in builders.items():
         yield name, functools.partial(_reference, search, name, make)
+
+
+def _beside(search: Search) -> Rows:
+    yield RETRAINED, lambda: _row(search, RETRAINED, iter([(search.network, search.state.updates)]))
+    for name, make in _references(search).items():
+        network = _made(search, make, _seed(search, name, 0))
+        if not any(p.requires_grad for p in network.parameters()):
+            yield name, functools.partial(_row, search, name, iter([(network, 0)]))
+
+
+def _space(search: Search) -> Structure:
+    """The supernet with as many nodes in each cell as the found one has."""
+    found, backbone = search.network.structure, search.strategy.backbone
+    structure = backbone.initial(search.data.sizes, min(len(cell.nodes) for _, cell in found.cells))
+    for type, cell in found.cells:
+        while len(structure.cell(type).nodes) < len(cell.nodes):
+            structure = backbone.grown(structure, type).structure
+    return structure
+
+
+def _references(search: Search) -> dict[str, Callable[[Seed], nn.Module]]:
+    parameters = predicting(search.network, search.data).parameters
+    return {name: _lent(make) for name, make in search.data.references(parameters).items()}
 
 
 def _reference(search: Search, name: str, make: Callable[[Seed], nn.Module]) -> Row:
@@ -75,24 +119,39 @@ def _lent(make: Callable[[], nn.Module]) -> Callable[[Seed], nn.Module]:
 def _trained(search: Search, name: str, make: Callable[[Seed], nn.Module]) -> Iterator[tuple[nn.Module, int]]:
     strategy, updates = search.strategy, search.state.updates
     for number in range(strategy.seeds):
-        seed = Seed((strategy.seed, "compare", name, number))
-        network = make(seed("build")).to(device=strategy.device, dtype=strategy.torch_dtype)
-        fitted = fit(network, search.data, strategy, updates, PATIENCE, seed)
+        seed = _seed(search, name, number)
+        fitted = fit(_made(search, make, seed), search.data, strategy, updates, PATIENCE, seed)
         yield fitted.network, fitted.updates
         if not fitted.updates:
             return  # nothing to train: every seed would give the same
 
 
+def _made(search: Search, make: Callable[[Seed], nn.Module], seed: Seed) -> nn.Module:
+    return make(seed("build")).to(device=search.strategy.device, dtype=search.strategy.torch_dtype)
+
+
+def _seed(search: Search, name: str, number: int) -> Seed:
+    return Seed((search.strategy.seed, "compare", name, number))
+
+
 def _row(search: Search, name: str, networks: Iterator[tuple[nn.Module, int]]) -> Row:
     values: dict[str, list[float]] = {}
-    updates, count = [], 0
+    updates, counts = [], []
     for network, done in networks:
         updates.append(done)
-        count = _parameters(network)
+        counts.append(predicting(network, search.data).parameters)
         for metric, value in scores(network, search.data).items():
             values.setdefault(metric, []).append(value)
-    return Row(name, count, tuple(updates), {m: tuple(v) for m, v in values.items()})
+    return Row(name, round(statistics.fmean(counts)), tuple(updates), {m: tuple(v) for m, v in values.items()})
 
 
-def _parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
+def predicting(network: nn.Module, data: Data) -> Cost:
+    """What one prediction costs: the parameters that it depends on, all but those of an auxiliary head, and its FLOPs."""
+    inputs, _ = data.train.batch(torch.arange(1))
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    # cuDNN's recurrent layers have no gradient in evaluation mode
+    with FlopCounterMode(display=False) as counter, torch.backends.cudnn.flags(enabled=False):
+        outputs = network.eval()(inputs)
+    slopes = torch.autograd.grad(outputs.sum(), trainable, allow_unused=True) if trainable else ()
+    idle = sum(p.numel() for p, slope in zip(trainable, slopes, strict=True) if slope is None)
+    return Cost(sum(p.numel() for p in network.parameters()) - idle, counter.get_total_flops())

@@ -20,6 +20,7 @@ from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged,
 from nasframe.search.search import Search
 from nasframe.search.state import State, dump, load, snapshot
 from nasframe.search.strategy import Strategy
+from nasframe.structure import Structure
 
 STRATEGY, ARCHITECTURE, WEIGHTS = "strategy.toml", "architecture.json", "weights.safetensors"
 RECORDS = {"metrics.jsonl": "history", "lineage.jsonl": "lineage"}
@@ -33,14 +34,20 @@ class Folder:
     plugins: Plugins
 
     @classmethod
-    def create(cls, path: Path, strategy: Strategy, plugins: Plugins) -> Folder:
-        """A new folder with its strategy; one that holds anything already is refused."""
+    def create(cls, path: Path, strategy: Strategy, plugins: Plugins, state: State | None = None) -> Folder:
+        """A new folder with its strategy, and its first state where that is not a search's beginning; one that holds anything
+        already is refused.
+        """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists already; give another --out, or go on with it: nasframe resume {path}")
         with checkpoint.speaking(path):
             path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, plugins)
+        if state is not None:
+            folder.commit(state)
+        # comes last: with a strategy and without a commit the folder would be that of a search
         checkpoint.write_file(path / STRATEGY, strategy.to_toml().encode())
-        return cls(path, plugins)
+        return folder
 
     @classmethod
     def open(cls, path: Path, plugins: Plugins) -> Folder:
@@ -87,6 +94,18 @@ class Folder:
 
     def _environment(self) -> dict[str, str]:
         return checkpoint.environment({p.name: p.version for p in self.plugins.found})
+
+
+def found(path: Path, plugins: Plugins) -> Structure:
+    """The architecture that a run left in its folder, or that stands in a file."""
+    file = path / ARCHITECTURE if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"the architecture {file} cannot be read: {error}; give a file that a run wrote when it was over, or its folder"
+        ) from error
+    return Structure.from_json(text, plugins.make)
 
 
 class Keeper:

@@ -11,14 +11,15 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from nasframe.architect import Architect, Bilevel, Loss, Tensors
-from nasframe.network import Network
+from nasframe.network import Network, Outputs
+from nasframe.optimiser import rate_of
 from nasframe.search.state import State, weights_of
 from nasframe.search.strategy import Strategy
 
 Batch = tuple[Tensor, Tensor]
 Parameters = Mapping[str, nn.Parameter]
 #: a network, at some values of its tensors: from inputs and the weights of its mixtures to outputs
-Forward = Callable[[Tensor, Tensors], Tensor]
+Forward = Callable[[Tensor, Tensors], Outputs]
 #: the loss on some batch
 Objective = Callable[[Forward, Tensors], Tensor]
 
@@ -36,7 +37,7 @@ def problem(state: State, strategy: Strategy, train: Objective, valid: Objective
 
     weights = weights_of(network)
     unroll = partial(strategy.optimiser.unroll, state.optimisers["weights"], weights)
-    xi = strategy.optimiser.learning_rate
+    xi = rate_of(state.optimisers["weights"])
     return Bilevel(dict(weights), dict(network.logits), of(train), of(valid), xi, unroll)
 
 

@@ -50,6 +50,6 @@ class Changed(Event):
 
 @attrs.frozen
 class Finished(Event):
-    """The search is over: the state's network is the architecture, with its weights and its validation loss."""
+    """The search is over: the state's network is the architecture, with its weights and its validation loss, if there is one."""
 
-    valid: float
+    valid: float | None

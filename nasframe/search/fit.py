@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import nn
 
+from nasframe.network import advance
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.task import Data
@@ -19,13 +20,13 @@ class Fitted:
     """A network as it was when its validation loss was least, and how it came there.
 
     Args:
-        valid: that loss.
+        valid: that loss; None where there is no validation part, and the network is as it was at last.
         updates: how many were made in all.
         curve: the validation loss after each epoch.
     """
 
     network: nn.Module
-    valid: float
+    valid: float | None
     updates: int
     curve: tuple[float, ...] = ()
 
@@ -33,38 +34,44 @@ class Fitted:
 def fit(network: nn.Module, data: Data, strategy: Strategy, updates: int, patience: int, seed: Seed) -> Fitted:
     """Train until the validation loss has not improved for `patience` epochs, or for so many updates.
 
-    Batches and optimiser are the strategy's. A network without trainable parameters is returned as it is.
+    Batches and optimiser are the strategy's; a learning rate that falls does so over these updates. A network without
+    trainable parameters is returned as it is.
     """
     trainable = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-    best, since, done, epoch = Fitted(network, _valid(network, data), 0), 0, 0, 0
     if not trainable:
-        return best
-    best, optimiser, curve = attrs.evolve(best, valid=math.inf), strategy.optimiser.build(trainable), []
+        return Fitted(network, _valid(network, data), 0)
+    chosen = strategy.optimiser
+    if chosen.epochs:
+        chosen = attrs.evolve(chosen, epochs=math.ceil(updates / math.ceil(data.train.size / strategy.batch)))
+    best: Fitted | None = None
+    optimiser, curve, since, done, epoch = chosen.build(trainable), [], 0, 0, 0
     while since < patience and done < updates:
         order = torch.randperm(data.train.size, generator=seed("order", epoch).generator())
-        for inputs, targets in data.train.batches(order, strategy.batch):
+        advance(network, chosen.progress(epoch))
+        chosen.anneal(optimiser, epoch)
+        for index in order.split(strategy.batch):
             with seed("step", done).lent(strategy.device):
-                loss = data.loss(network.train()(inputs), targets)
+                inputs, targets = data.train.draw(index)
+                loss = data.objective(network.train()(inputs), targets)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             done += 1
-        valid = _valid(network, data)
+        valid, epoch = _valid(network, data), epoch + 1
+        if valid is None:
+            continue
         curve.append(valid)
-        since, epoch = (0 if valid < best.valid else since + 1), epoch + 1
-        if since == 0:
-            best = Fitted(copy.deepcopy(network), valid, done)
-    return attrs.evolve(best, updates=done, curve=tuple(curve))
+        if best is None or best.valid is None or valid < best.valid:
+            best, since = Fitted(copy.deepcopy(network), valid, done), 0
+        else:
+            since += 1
+    return attrs.evolve(best or Fitted(network, None, done), updates=done, curve=tuple(curve))
 
 
 def scores(network: nn.Module, data: Data) -> dict[str, float]:
     """The metrics on the test part, which is to be read when all is decided."""
-    metrics = data.metrics()
-    with torch.no_grad():
-        for inputs, targets in data.test.batches():
-            metrics.update(data.predict(network.eval()(inputs)), targets)
-    return {name: float(value) for name, value in metrics.compute().items()}
+    return data.measure(network.eval(), data.test)[1]
 
 
-def _valid(network: nn.Module, data: Data) -> float:
-    return data.mean_loss(network.eval(), data.validation)
+def _valid(network: nn.Module, data: Data) -> float | None:
+    return data.measure(network.eval(), data.validation)[0] if data.validation.size else None

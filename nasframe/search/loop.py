@@ -21,8 +21,9 @@ from torch import Tensor
 from nasframe.change.apply import Change, folding, removal
 from nasframe.criterion import Decision
 from nasframe.errors import NonFiniteError
+from nasframe.label import label
 from nasframe.morphism import Morphism, Proposal
-from nasframe.network import Network
+from nasframe.network import Network, advance
 from nasframe.search.bilevel import Batch, Forward, alternate, descend, problem
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
 from nasframe.search.state import Best, State, optimisers, rebuilt, snapshot, weights_of
@@ -86,15 +87,17 @@ class Loop:
 
     def _step(self, state: State, index: Tensor) -> float:
         network, strategy = state.network.train(), self.strategy
+        advance(network, strategy.optimiser.progress(state.epoch))
+        strategy.optimiser.anneal(state.optimisers["weights"], state.epoch)
         seed = self.seed("step", state.stage, state.phase, state.epoch, state.samples)
         with seed.lent(strategy.device):
-            train = partial(self._loss, self.data.train.batch(index), seed("train"))
+            train = partial(self._loss, self.data.train.draw(index), seed("train"))
 
             def own() -> Tensor:
                 return train(network, self._rule(network))
 
             if state.phase == "search":
-                held_out = self.data.validation.batch(self._validation_index(state))
+                held_out = self.data.validation.draw(self._validation_index(state))
                 valid = partial(self._loss, held_out, seed("valid"))
                 loss = alternate(problem(state, strategy, train, valid), strategy.architect, state.optimisers, own)
             else:
@@ -113,21 +116,21 @@ class Loop:
     def _loss(self, batch: Batch, noise: Seed, forward: Forward, weights: Mapping[str, Tensor]) -> Tensor:
         inputs, targets = batch
         with noise.lent(self.strategy.device):  # the same at every call: a difference of two losses is not that of two masks
-            return self.data.loss(forward(inputs, weights), targets)
+            return self.data.objective(forward(inputs, weights), targets)
 
     def _end_epoch(self, state: State, started: float | None) -> Event:
         network, weights = state.network.eval(), self._rule(state.network)
-        valid = self.data.mean_loss(lambda inputs: network(inputs, weights), self.data.validation)
-        record = {
-            "kind": "epoch",
-            **attrs.asdict(Event(*_position(state))),
-            "train": state.loss / state.samples,
-            "valid": _finite(valid, "validation loss", state),
-            **sizes(state.network),
-        }
+        record = {"kind": "epoch", **attrs.asdict(Event(*_position(state))), "train": state.loss / state.samples}
+        valid = None
+        if self.data.validation.size:
+            valid, scores = self.data.measure(lambda inputs: network(inputs, weights), self.data.validation)
+            record |= {"valid": _finite(valid, "validation loss", state), "scores": scores}
+        record |= sizes(state.network)
+        if weights:
+            record["weights"] = shares(state.network, weights)
         if started is not None:
             record["seconds"] = self.clock() - started
-        if state.phase in (self._counted, "retune") and (state.best is None or valid < state.best.valid):
+        if state.phase in (self._counted, "retune") and better(valid, state.best):
             state.best = Best(state.network.structure, snapshot(state.network), valid)
         memory, decision = self._decide(state, record, [])
         _note(state, memory, record)
@@ -230,6 +233,22 @@ class Loop:
     def _transact(self, state: State, change: Change, kind: str, name: str, seed: Seed, why: str) -> Event:
         record = transact(state, self.strategy, self.data, change, kind, name, seed, why)
         return Changed(*_position(state), record=record)
+
+
+def shares(network: Network, weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """The weights of each undecided site, by its candidates' ids and how these are called."""
+    sites = dict(network.structure.sites())
+    return {
+        address: {
+            f"{c.id} {label(c.operation)}": share for c, share in zip(sites[address].candidates, weight.tolist(), strict=True)
+        }
+        for address, weight in weights.items()
+    }
+
+
+def better(valid: float | None, best: Best | None) -> bool:
+    """Whether a network with that validation loss takes the best one's place; where nothing is validated, the last one does."""
+    return best is None or best.valid is None or valid is None or valid < best.valid
 
 
 def _position(state: State) -> tuple[int, str, int, int]:

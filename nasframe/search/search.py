@@ -11,8 +11,9 @@ from nasframe.errors import StrategyError
 from nasframe.network import Network
 from nasframe.search.events import Event
 from nasframe.search.loop import Loop
-from nasframe.search.state import State, initial
+from nasframe.search.state import State, initial, retraining
 from nasframe.search.strategy import Strategy
+from nasframe.structure import Structure
 from nasframe.task import Data
 
 
@@ -36,12 +37,23 @@ class Search:
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
-        _check_device(strategy.device)
         self.strategy = strategy
-        self.data = data or strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)
+        self.data = data or _loaded(strategy)
         self.state = state or initial(strategy, self.data.sizes)
+        if self.state.network.logits and not self.data.validation.size:
+            raise StrategyError(
+                "the task holds nothing out for validation, which a search moves its logits and decides by: give it a share"
+            )
         for morphism in strategy.growth:
             morphism.propose(self.state.network)  # what it cannot do is said now, not after an hour
+
+    @classmethod
+    def retraining(cls, strategy: Strategy, structure: Structure) -> Search:
+        """What trains the cells of an architecture from the beginning, in the strategy's own backbone, until its criterion ends
+        the phase.
+        """
+        data = _loaded(strategy)
+        return cls(strategy, data=data, state=retraining(strategy, structure, data.sizes))
 
     def __iter__(self) -> Iterator[Event]:
         with threads(self.strategy.threads):
@@ -59,8 +71,10 @@ class Search:
         return self.state.network
 
 
-def _check_device(device: str) -> None:
+def _loaded(strategy: Strategy) -> Data:
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=strategy.device)
     except (RuntimeError, AssertionError) as error:
-        raise StrategyError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}; 'cpu' always can") from error
+        why = str(error).splitlines()[0]
+        raise StrategyError(f"device {strategy.device!r} cannot be used here: {why}; 'cpu' always can") from error
+    return strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from nasframe.change.map import Map
 from nasframe.change.optimisers import carry, named_state
-from nasframe.errors import CheckpointError
+from nasframe.errors import CheckpointError, StructureError
 from nasframe.network import Network, build, tensors
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
@@ -22,11 +22,14 @@ from nasframe.structure import Structure
 
 @attrs.frozen(eq=False)
 class Best:
-    """The best network so far with its own weights: a pruning at the end starts from these, not from the last ones."""
+    """The best network so far with its own weights: a pruning at the end starts from these, not from the last ones.
+
+    `valid` is its validation loss; None where there is no validation part, and the last network counts.
+    """
 
     structure: Structure
     tensors: Mapping[str, Tensor]
-    valid: float
+    valid: float | None
 
 
 @attrs.define
@@ -96,6 +99,16 @@ def initial(strategy: Strategy, sizes: Mapping[str, int]) -> State:
     structure = strategy.backbone.initial(sizes, strategy.nodes)
     network = _placed_as(strategy, build(structure, Seed((strategy.seed, "initial"))))
     return State(network, optimisers(strategy, network, 0))
+
+
+def retraining(strategy: Strategy, structure: Structure, sizes: Mapping[str, int]) -> State:
+    """The state in which the cells of an architecture, in the strategy's own backbone, are to be trained from the beginning."""
+    moved = structure.within(strategy.backbone, sizes)
+    if not moved.decided:
+        several = ", ".join(a for a, s in moved.sites() if not s.decided)
+        raise StructureError(f"{several} have several candidates each; give an architecture, as the end of a search writes it")
+    network = _placed_as(strategy, build(moved, Seed((strategy.seed, "initial"))))
+    return State(network, optimisers(strategy, network, 0), phase="retune")
 
 
 def rebuilt(strategy: Strategy, structure: Structure, values: Mapping[str, Tensor]) -> Network:

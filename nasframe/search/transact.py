@@ -16,7 +16,7 @@ from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.task import Data
 
-#: validation examples on which the distance of a change is measured
+#: examples, of the validation part where there is one, on which the distance of a change is measured
 PROBE = 256
 
 
@@ -31,7 +31,8 @@ def transact(
     """
     parent, child, architect = state.network, change.child, strategy.architect
     full = apply(parent, change, architect.logits)
-    inputs, _ = data.validation.batch(torch.arange(min(PROBE, data.validation.size)))
+    probed = data.validation if data.validation.size else data.train
+    inputs, _ = probed.batch(torch.arange(min(PROBE, probed.size)))
     moved = distance(lambda network: network(inputs, mixture_weights(architect, network)), parent, child, change.claim)
     state.stage += kind == "grow"
     record = {
@@ -55,8 +56,9 @@ def transact(
 
 def restore(state: State, strategy: Strategy, best: Best) -> dict[str, Any]:
     """Put the best network, with its own weights and fresh optimisers, in the present one's place, and journal it."""
+    which = "the last network" if best.valid is None else f"the best network, with a validation loss of {best.valid:.6g}"
     record = {
-        **_where(state, "restore", "restore", f"the best network, with a validation loss of {best.valid:.6g}"),
+        **_where(state, "restore", "restore", which),
         "parent": state.network.structure.digest(),
         "child": best.structure.digest(),
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Change, Data, Network, Search, Seed, Strategy, apply
+from nasframe import Aided, Change, Data, Network, Search, Seed, Strategy, apply
 from nasframe.change.map import Map
 from nasframe.search.events import Stepped
 from nasframe.search.state import State, succeed
@@ -27,15 +28,19 @@ class Aged:
     """
 
     strategy: Strategy
-    data: Data
-    state: State
-    map: Map = attrs.field(factory=dict)
+    data: Data = attrs.field(repr=False)
+    state: State = attrs.field(repr=False)
+    map: Map = attrs.field(factory=dict, repr=False)
 
     @classmethod
     def of(cls, strategy: Strategy, steps: int = 20) -> Aged:
         """The search of a strategy after so many updates."""
         search = Search(strategy)
         return cls(strategy, search.data, search.state).train(steps)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What hypothesis says of it when a law fails: the whole network would bury the law's own words."""
+        printer.text(repr(self))
 
     @property
     def network(self) -> Network:
@@ -68,11 +73,13 @@ class Aged:
     def outputs(self, training: bool, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """What the network puts out on the validation split, in that mode, with its own weights unless others are given.
 
-        Whatever draws at random draws the same for every network; the network itself is left alone.
+        Behind them stand those of an auxiliary head, if there is one. Whatever draws at random draws the same for every
+        network; the network itself is left alone.
         """
         network = copy.deepcopy(self.network).train(training)
         with torch.no_grad(), Seed(("outputs",)).lent(self.strategy.device):
-            return network(self.inputs(), self.weights() if weights is None else weights)
+            found = network(self.inputs(), self.weights() if weights is None else weights)
+        return torch.cat([found.outputs, found.auxiliary]) if isinstance(found, Aided) else found
 
     def inputs(self) -> Tensor:
         """The inputs of the validation split."""

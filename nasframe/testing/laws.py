@@ -16,8 +16,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim import Optimizer
 
 from nasframe import Architect, Bound, Change, Mixture, Network, Seed, Site, Structure, Take, removal, tensors, tolerance
+from nasframe.change.map import derive
 from nasframe.search.state import dump, rebuilt, snapshot
 from nasframe.testing.aged import Aged
 
@@ -196,13 +198,14 @@ def linear(what: str, values: Mapping[float, float], curvature: float = 20.0) ->
 
 
 def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None:
-    """Every entry of every new parameter receives a gradient that is not zero within so many steps: a weight from the
-    training loss, a logit from the validation loss, both as the search takes them. Not `every`: one entry at least, as
-    where a ReLU may be off.
+    """Every entry that is new, of new parameters and of old ones that have grown, receives a gradient that is not zero within
+    so many steps: a weight from the training loss, a logit from the validation loss, both as the search takes them. Not
+    `every`: of each parameter one entry at least, as where a ReLU may be off.
     """
     own = child.copy()
-    old, named = dict(parent.network.named_parameters()), dict(own.network.named_parameters())
-    reached = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in named.items() if n not in old}
+    named, taken = dict(own.network.named_parameters()), _taken(parent, child)
+    new = {n: taken[n].holes(p)[0] if n in taken else torch.ones_like(p, dtype=torch.bool) for n, p in named.items()}
+    reached = {n: torch.zeros_like(mask) for n, mask in new.items() if mask.any()}
 
     def note(*_: Any) -> None:
         for name, mask in reached.items():
@@ -213,7 +216,7 @@ def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None
     for optimiser in own.state.optimisers.values():
         optimiser.register_step_pre_hook(note)
     own.train(steps)
-    dead = [n for n, mask in reached.items() if not (mask.all() if every else mask.any())]
+    dead = [n for n, mask in reached.items() if not (mask[new[n]].all() if every else mask[new[n]].any())]
     demand("alive", not dead, f"no gradient reached {', '.join(dead)} within {steps} steps")
 
 
@@ -237,15 +240,49 @@ def follows(parent: Aged, child: Aged) -> None:
 
 
 def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
-    """How differently parent and child move what they share in their next step, and what rounding allows, by tensor."""
-    before, after = (snapshot(aged.network) for aged in (parent, child))
-    a, b = (snapshot(aged.copy().train(1).network) for aged in (parent, child))
-    shared = [n for n in before if n in after and before[n].shape == after[n].shape and before[n].is_floating_point()]
-    return {n: (_largest((b[n] - after[n]) - (a[n] - before[n])), tolerance(a[n])) for n in shared}
+    """How differently parent and child move in their next step what the child has from its parent, entry by entry as the
+    labels tell, and what rounding allows; by tensor.
+
+    Allowed is rounding at the scale of all tensors, and what the parent's own step differs by if its gradients are off by
+    rounding at the scale of all of these: of a gradient that is zero in truth, as that of a bias before a BatchNorm, there
+    is nothing else, and Adam divides it by its own size.
+    """
+    before, own, a, b = snapshot(parent.network), snapshot(child.network), _stepped(parent), _stepped(child)
+    off = _stepped(parent, rounded=True)
+    scale = tolerance(torch.stack([t.abs().max() for t in a.values() if t.is_floating_point() and t.numel()]))
+    found = {}
+    for name, entry in _taken(parent, child).items():
+        if before[name].is_floating_point():
+            difference = (b[name] - own[name]) - entry.gather(a[name] - before[name])
+            old = ~entry.holes(difference)[0]
+            found[name] = _largest(difference[old]), scale + _largest(off[name] - a[name])
+    return found
+
+
+def _taken(parent: Aged, child: Aged) -> dict[str, Take]:
+    """Which entries the child has from its parent, by name and label."""
+    return {n: entry for n, entry in derive(parent.network, child.network).items() if isinstance(entry, Take)}
+
+
+def _stepped(aged: Aged, rounded: bool = False) -> dict[str, Tensor]:
+    """Every tensor after the next step; `rounded`: with each gradient off by rounding at the scale of its optimiser's largest."""
+    own = aged.copy()
+
+    def off(optimiser: Optimizer, *_: Any) -> None:
+        given = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None and p.numel()]
+        largest = [p.grad.abs().max() for p in given]
+        for p in given:
+            p.grad = p.grad + tolerance(torch.stack(largest))
+
+    for optimiser in own.state.optimisers.values() if rounded else ():
+        optimiser.register_step_pre_hook(off)
+    return snapshot(own.train(1).network)
 
 
 def undisturbed(parent: Aged, child: Aged) -> None:
-    """What parent and child share moves alike in the next step of the search: the optimisers have followed the change."""
+    """What the child has from its parent moves in the next step of the search as it would have: the optimisers have followed
+    the change.
+    """
     for name, (difference, allowed) in divergence(parent, child).items():
         hold("undisturbed", f"the difference between the next steps of {name}", difference, allowed)
 
@@ -311,7 +348,7 @@ def _gradients(aged: Aged) -> dict[str, Tensor]:
     network = copy.deepcopy(aged.network).train()
     inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
     with Seed(("gradients",)).lent(aged.strategy.device):
-        loss = aged.data.loss(network(inputs, aged.strategy.architect.weights(dict(network.logits))), targets)
+        loss = aged.data.objective(network(inputs, aged.strategy.architect.weights(dict(network.logits))), targets)
     named = dict(network.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, [*named.values()], materialize_grads=True), strict=True))
 

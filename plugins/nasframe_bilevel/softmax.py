@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -12,6 +13,13 @@ from torch.optim import Optimizer
 from nasframe import Architect, Named, Optimiser, nested, number
 
 Tensors = Mapping[str, Tensor]
+
+
+def _constant(instance: Any, attribute: Any, value: Any) -> None:
+    if isinstance(value, Optimiser) and value.epochs:
+        raise ValueError(
+            f"{attribute.name} has epochs = {value.epochs}; the learning rate of logits is constant: leave them out"
+        )
 
 
 @attrs.frozen
@@ -25,7 +33,7 @@ class Softmax(Architect):
             default was measured: docs/measurements/growth_noise.md.
     """
 
-    optimiser: Optimiser = nested(Optimiser, default=Optimiser(learning_rate=3e-4))
+    optimiser: Optimiser = nested(Optimiser, default=Optimiser(learning_rate=3e-4), validator=_constant)
     after_growth: float = number(100.0, low=0.0)
 
     def weights(self, logits: Tensors) -> Tensors:

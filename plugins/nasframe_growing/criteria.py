@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import ABSTAIN, Decision, GrowthCriterion, Proposal, number
+from nasframe import ABSTAIN, Decision, GrowthCriterion, Proposal, StrategyError, number
 
 History = Sequence[Any]
 
@@ -24,11 +24,32 @@ class Patience(GrowthCriterion):
         last = history[-1]
         if last["kind"] != "epoch":
             return state, ABSTAIN
+        if "valid" not in last:
+            raise StrategyError(
+                "the criterion 'patience' waits for a validation loss, and the task holds nothing out: use 'epochs'"
+            )
         losses = [r["valid"] for r in history if r["kind"] == "epoch" and _place(r) == _place(last)]
         since = len(losses) - 1 - losses.index(min(losses))
         if since < self.epochs:
             return state, Decision("wait")
         return state, Decision("grow", f"the validation loss has not fallen below {min(losses):.6g} for {since} epochs")
+
+
+@attrs.frozen
+class Epochs(GrowthCriterion):
+    """A phase of training takes so many epochs."""
+
+    name: ClassVar[str] = "epochs"
+    epochs: int = number(low=1, whole=True)
+
+    def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """After an epoch, wait or grow."""
+        last = history[-1]
+        if last["kind"] != "epoch":
+            return state, ABSTAIN
+        if last["epoch"] + 1 < self.epochs:
+            return state, Decision("wait")
+        return state, Decision("grow", f"{self.epochs} epochs are over")
 
 
 @attrs.frozen

@@ -2,21 +2,35 @@
 
 import nasframe
 from nasframe_recurrent.darts import Darts
-from nasframe_recurrent.edges import IdentityEdge, ReluEdge, SigmoidEdge, TanhEdge, ZeroEdge
+from nasframe_recurrent.edges import (
+    IdentityEdge,
+    IdentityHighway,
+    ReluEdge,
+    ReluHighway,
+    SigmoidEdge,
+    SigmoidHighway,
+    TanhEdge,
+    TanhHighway,
+    ZeroEdge,
+)
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 from nasframe_recurrent.two_to_one import TwoToOne
 
 __all__ = [
     "Darts",
     "IdentityEdge",
+    "IdentityHighway",
     "Prod",
     "Relu",
     "ReluEdge",
+    "ReluHighway",
     "Sigmoid",
     "SigmoidEdge",
+    "SigmoidHighway",
     "Sum",
     "Tanh",
     "TanhEdge",
+    "TanhHighway",
     "TwoToOne",
     "ZeroEdge",
 ]
@@ -26,4 +40,6 @@ __all__ = [
 def nasframe_parts() -> list[type[nasframe.Part]]:
     """The backbones and operations."""
     two_input = [Sigmoid, Tanh, Relu, Sum, Prod]
-    return [TwoToOne, *two_input, Darts, SigmoidEdge, TanhEdge, ReluEdge, IdentityEdge, ZeroEdge]
+    edges = [SigmoidEdge, TanhEdge, ReluEdge, IdentityEdge, ZeroEdge]
+    highways = [SigmoidHighway, TanhHighway, ReluHighway, IdentityHighway]
+    return [TwoToOne, *two_input, Darts, *edges, *highways]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from nasframe import Cell, Gate, Mixture, Operation, Shares, Structure, StructureError
 from nasframe_recurrent.plan import planned
@@ -68,22 +69,41 @@ def check(operation: Operation, module: nn.Module, widths: Sequence[int], hidden
         raise StructureError(f"{form} function gives {result!r}; it must give a tensor of the shape of its arguments")
 
 
+class Tied(nn.Linear):
+    """A linear map from a state to a score for each token, whose rows are the embeddings of the tokens."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """From (time, batch), whole numbers, to (time, batch, width)."""
+        return embedding(tokens, self.weight)
+
+
 class Stack(nn.Module):
-    """Layers of cells over time, and a linear head."""
+    """Layers of cells over time, and a linear head; where the task has tokens, the head embeds them, too."""
 
     def __init__(self, structure: Structure, hidden: int | None, dropout: float) -> None:
         super().__init__()
-        inputs, outputs = structure.size("inputs"), structure.backbone.outputs
+        tokens, outputs = dict(structure.sizes).get("tokens"), structure.backbone.outputs
+        inputs = hidden if tokens else structure.size("inputs")
+        if inputs is None:
+            raise StructureError(
+                "hidden was left out, which makes n_h = n_x, but tokens have no width: give hidden; it is the width of their "
+                "embeddings, too, since the head is tied to these (n_x = n_h)"
+            )
         hidden = hidden or inputs
         self.layers = nn.ModuleList(
             RecurrentCell(type, cell, outputs(cell), hidden if i else inputs, hidden)
             for i, (type, cell) in enumerate(structure.cells)
         )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, structure.size("outputs"))
+        self.head = Tied(hidden, tokens) if tokens else nn.Linear(hidden, structure.size("outputs"))
+
+    def entered(self, inputs: Tensor) -> Tensor:
+        """What the first layer takes in: the inputs, of tokens their embeddings."""
+        return self.head.embed(inputs) if isinstance(self.head, Tied) else inputs
 
     def forward(self, inputs: Tensor, shares: Shares) -> Tensor:
         """From (time, batch, n_x) to (time, batch, n_y)."""
+        inputs = self.entered(inputs)
         for layer in self.layers:
             assert isinstance(layer, RecurrentCell)
             inputs = self.dropout(unrolled(layer, inputs, shares))

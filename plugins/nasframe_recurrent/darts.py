@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import attrs
 
-from nasframe import Cell, Operation, Site, choice, nested
-from nasframe_recurrent.backbone import Recurrent, at, identity, operations_of, zero
+from nasframe import Cell, Operation, choice, nested, operations_of
+from nasframe_recurrent.backbone import Recurrent
 from nasframe_recurrent.edges import IdentityEdge, ReluEdge, SigmoidEdge, TanhEdge, ZeroEdge
 
 
@@ -19,13 +19,14 @@ class Darts(Recurrent):
     Operations are built with `inputs` (n_x + n_h at node 0, n_h behind it) and `hidden` (n_h).
 
     Args:
-        output: h_t is the "last" node, as the growth of Jie & Gao asks (Eq. 17), or the "mean" of all nodes, as in DARTS.
+        output: h_t is the "last" node, as the growth of Jie & Gao asks (Eq. 17), the "mean" of all nodes, as in DARTS, or the
+            mean of the "later" ones, all but node 0, as in the code that was published with DARTS.
         operations: the candidates of every edge.
     """
 
     name: ClassVar[str] = "darts_recurrent"
     inputs: ClassVar[tuple[str, ...]] = ("xh",)
-    output: str = choice("last", "mean", default="last")
+    output: str = choice("last", "mean", "later", default="last")
     operations: tuple[Operation, ...] = nested(
         "operation",
         default=(SigmoidEdge(), TanhEdge(), ReluEdge(), IdentityEdge(), ZeroEdge()),
@@ -33,26 +34,10 @@ class Darts(Recurrent):
     )
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:
-        """The last node, or all of them."""
+        """The last node, all of them, or all but the first; of one node that node."""
         nodes = tuple(node.id for node in cell.nodes)
-        return nodes if self.output == "mean" else nodes[-1:]
+        return {"last": nodes[-1:], "mean": nodes, "later": nodes[1:] or nodes}[self.output]
 
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
         """An edge from each node; from [x, h] to the first one."""
         return {f"{source}-{node}": (source,) for source in ([n.id for n in cell.nodes] or ["xh"])}
-
-    def birth(self, cell: Cell, sites: Sequence[Site]) -> Mapping[str, Mapping[int, float]]:
-        """The identity on what the cell puts out, a share of it for each where it puts out a mean, and zero on all else
-        (Eqs. 17 to 19).
-        """
-        share = 1 / len(self.outputs(cell))
-        births: dict[str, Mapping[int, float]] = {}
-        for site in sites:
-            wanted = (
-                {identity(site): share, zero(site): 1 - share} if site.inputs[0] in self.outputs(cell) else {zero(site): 1.0}
-            )
-            weights = {id: weight for id, weight in wanted.items() if weight}
-            if None in weights:
-                return {}
-            births[site.id] = at(site, {id: weight for id, weight in weights.items() if id is not None})
-        return births

@@ -30,6 +30,21 @@ class Activated(nn.Module):
         return self.activation(z @ self.W.t())
 
 
+class Gated(nn.Module):
+    """h + sigmoid(W_c z) * (activation(W z) - h), where h is the hidden state within z."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor], inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.activation, self.hidden = activation, hidden
+        self.W_c = matrix(hidden, inputs, hidden)
+        self.W = matrix(hidden, inputs, hidden)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Shape (batch, n_h)."""
+        h, c = z[:, -self.hidden :], torch.sigmoid(z @ self.W_c.t())
+        return h + c * (self.activation(z @ self.W.t()) - h)
+
+
 class Kept(nn.Module):
     """The hidden state within z, or zero in its place."""
 
@@ -113,6 +128,66 @@ class ReluEdge(Activation):
         """|o| <= |W| |z|."""
         assert isinstance(module, Activated)
         return Bound({(0,): norm(module.W)})
+
+
+class Highway(Edge):
+    """An activation behind a linear map, with a highway bypass of the hidden state (Liu et al. 2019, 3.1.2)."""
+
+    activation: ClassVar[Any]
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        """Two linear maps, of the gate and of what the activation takes."""
+        return Gated(self.activation, inputs, hidden)
+
+    def pointwise(self) -> Pointwise:
+        """The gate takes W_c z, the activation W z."""
+        return Pointwise((Term(("W_c",)), Term(("W",))), self.function)
+
+    @classmethod
+    def function(cls, c: Tensor, a: Tensor, h: Tensor) -> Tensor:
+        """What the open gate lets through in the place of h."""
+        return h + torch.sigmoid(c) * (cls.activation(a) - h)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= max(1, |W|) |z|, as |activation(a)| <= |a|, and o lies between it and h."""
+        assert isinstance(module, Gated)
+        return Bound({(0,): max(1.0, norm(module.W))})
+
+
+@attrs.frozen
+class SigmoidHighway(Highway):
+    """h + sigmoid(W_c z) * (sigmoid(W z) - h)."""
+
+    name: ClassVar[str] = "sigmoid_highway"
+    activation = staticmethod(torch.sigmoid)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """|o| <= max(1, |z|)."""
+        return Bound({(): 1.0, (0,): 1.0})
+
+
+@attrs.frozen
+class TanhHighway(Highway):
+    """h + sigmoid(W_c z) * (tanh(W z) - h)."""
+
+    name: ClassVar[str] = "tanh_highway"
+    activation = staticmethod(torch.tanh)
+
+
+@attrs.frozen
+class ReluHighway(Highway):
+    """h + sigmoid(W_c z) * (relu(W z) - h)."""
+
+    name: ClassVar[str] = "relu_highway"
+    activation = staticmethod(torch.relu)
+
+
+@attrs.frozen
+class IdentityHighway(Highway):
+    """h + sigmoid(W_c z) * (W z - h)."""
+
+    name: ClassVar[str] = "identity_highway"
+    activation = staticmethod(kept)
 
 
 @attrs.frozen

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import attrs
 
-from nasframe import Cell, Operation, Site, nested
-from nasframe_recurrent.backbone import Recurrent, at, identity, operations_of
+from nasframe import Cell, Operation, nested, operations_of
+from nasframe_recurrent.backbone import Recurrent
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 
 
@@ -31,9 +31,3 @@ class TwoToOne(Recurrent):
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
         """One site, on x and the node before."""
         return {node: ("x", cell.nodes[-1].id if cell.nodes else "h")}
-
-    def birth(self, cell: Cell, sites: Sequence[Site]) -> Mapping[str, Mapping[int, float]]:
-        """All weight on the operation that can be the identity (Eqs. 13, 15)."""
-        (site,) = sites
-        born = identity(site)
-        return {} if born is None else {site.id: at(site, {born: 1.0})}

@@ -1,0 +1,194 @@
+"""The weights of the mixtures over time, as heat maps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from nasframe.pictures.learning import CHANGES
+from nasframe.pictures.style import LINE, SHADE, blank, plain, save, style, width_of
+
+Record = Mapping[str, Any]
+
+#: inches: a candidate's row; a panel, its title and its ticks; what is above, between and around panels; the foot
+ROW, WIDE, TITLE, TICKS, HEAD, GAP, MARGIN, FOOT = 0.12, 1.2, 0.18, 0.2, 0.13, 0.13, 0.1, 0.42
+#: how wide the foot is
+LEAST = 4.6
+#: panels beside each other, at most; and the size of what is written at them
+COLUMNS, SMALL = 5, 6.5
+COLOURS = LinearSegmentedColormap.from_list("weights", ["#ffffff", SHADE, "#5b8fd6", "#143d6b"])
+ABSENT = "#e9e2d8"
+
+
+@attrs.frozen(eq=False)
+class Panel:
+    """A site: its name, its candidates from the oldest on, and the weight of each after each epoch, nan where it had none."""
+
+    site: str
+    candidates: tuple[str, ...]
+    values: np.ndarray
+
+    @property
+    def height(self) -> float:
+        """Inches."""
+        return ROW * len(self.candidates)
+
+
+@attrs.frozen(eq=False)
+class Place:
+    """Where a panel stands, in inches from the upper left corner, and whether its candidates are named at its side."""
+
+    panel: Panel
+    left: float
+    top: float
+    named: bool
+
+
+@attrs.frozen
+class Sheet:
+    """The places of all panels, how far down the name of each cell type stands, and the size of all in inches."""
+
+    places: Sequence[Place]
+    headings: Mapping[str, float]
+    width: float
+    height: float
+
+    @classmethod
+    def of(cls, groups: Mapping[str, Sequence[Panel]]) -> Sheet:
+        """The groups one below the other, and room for the foot."""
+        names = {name for group in groups.values() for panel in group for name in panel.candidates}
+        room = max((width_of(name, SMALL) for name in names), default=0.0) + 0.08
+        places: list[Place] = []
+        headings: dict[str, float] = {}
+        top = MARGIN
+        for type, group in groups.items():
+            headings[type] = top
+            top += HEAD
+            for row in _rows(group):
+                places += _across(row, top + TITLE, room)
+                top += TITLE + max(panel.height for panel in row) + TICKS
+            top += GAP
+        return cls(places, headings, max([LEAST, *(place.left + WIDE + MARGIN for place in places)]), top + FOOT)
+
+    def box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """The same in shares of the sheet, from its lower left corner, as matplotlib has it."""
+        return left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height
+
+
+def draw_weights(history: Sequence[Record], path: Path) -> None:
+    """Draw the weights of each site's candidates after each epoch, grouped by cell type, as far as there was a mixture.
+
+    A line stands where the network grew. The format is that of the path's suffix.
+    """
+    epochs = [record for record in history if record["kind"] == "epoch"]
+    epochs = epochs[: max((i for i, record in enumerate(epochs, 1) if "weights" in record), default=0)]
+    grown = [i for i, (a, b) in enumerate(itertools.pairwise(epochs), 1) if b["stage"] > a["stage"]]
+    with style():
+        save(_drawn(panels_of(epochs), grown), path)
+
+
+def panels_of(epochs: Sequence[Record]) -> dict[str, list[Panel]]:
+    """The panels of each cell type, in the order in which their sites came to be, as the ids of the candidates tell."""
+    rows: dict[tuple[str, int, str], list[float]] = {}
+    for i, record in enumerate(epochs):
+        for address, weights in record.get("weights", {}).items():
+            for candidate, weight in weights.items():
+                id, name = candidate.split(" ", 1)
+                rows.setdefault((address, int(id), name), [np.nan] * len(epochs))[i] = weight
+    sites: dict[str, list[tuple[str, list[float]]]] = {}
+    for (address, _, name), values in sorted(rows.items(), key=lambda row: row[0][1]):
+        sites.setdefault(address, []).append((name, values))
+    groups: dict[str, list[Panel]] = {}
+    for address, named in sites.items():
+        type, site = address.split("/", 1)
+        panel = Panel(site, tuple(name for name, _ in named), np.array([values for _, values in named]))
+        groups.setdefault(type, []).append(panel)
+    return groups
+
+
+def _drawn(groups: Mapping[str, Sequence[Panel]], grown: Sequence[int]) -> Figure:
+    sheet = Sheet.of(groups)
+    figure = blank(sheet.width, sheet.height)
+    for type, top in sheet.headings.items():
+        figure.text(*sheet.box(MARGIN, top, 0, 0)[:2], plain(type), weight="bold", va="top")
+    panels = [place.panel for place in sheet.places]
+    # where weights are even, as they begin, half of the scale at most: so that it shows if they stay so
+    tops = [max(float(np.nanmax(panel.values)), 2 / len(panel.candidates)) for panel in panels]
+    scale = Normalize(0, max(tops, default=1.0))
+    for place in sheet.places:
+        _heat(figure.add_axes(sheet.box(place.left, place.top, WIDE, place.panel.height)), place, scale, grown)
+    _foot(figure, sheet, scale, _told(panels, grown))
+    return figure
+
+
+def _rows(panels: Sequence[Panel]) -> Iterator[Sequence[Panel]]:
+    """As few rows as can be, all but the last equally long."""
+    rows = -(-len(panels) // COLUMNS)
+    length = -(-len(panels) // rows)
+    return (panels[i : i + length] for i in range(0, len(panels), length))
+
+
+def _across(row: Sequence[Panel], top: float, names: float) -> Iterator[Place]:
+    """The panels side by side; candidates are named where they are not those of the panel before."""
+    left = MARGIN
+    for before, panel in itertools.pairwise([None, *row]):
+        assert panel is not None
+        named = before is None or before.candidates != panel.candidates
+        left += names if named else GAP
+        yield Place(panel, left, top, named)
+        left += WIDE
+
+
+def _heat(axes: Axes, place: Place, scale: Normalize, grown: Sequence[int]) -> None:
+    panel = place.panel
+    count, epochs = panel.values.shape
+    axes.set_facecolor(ABSENT)
+    axes.imshow(
+        np.ma.masked_invalid(panel.values),
+        cmap=COLOURS,
+        norm=scale,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0.5, epochs + 0.5, count - 0.5, -0.5),
+    )
+    for epoch in grown:
+        axes.axvline(epoch + 0.5, color=CHANGES["grow"][1], linewidth=0.9)
+    axes.set_title(plain(panel.site), fontsize=SMALL, pad=2)
+    axes.set_yticks(range(count), [plain(name) for name in panel.candidates] if place.named else [""] * count)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
+    axes.tick_params(length=0, pad=2, labelsize=SMALL)
+
+
+def _told(panels: Sequence[Panel], grown: Sequence[int]) -> list[Line2D | Patch]:
+    growth, colour, _ = CHANGES["grow"]
+    told: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=0.9, label=growth)] if grown else []
+    if any(np.isnan(panel.values).any() for panel in panels):
+        told.append(Patch(facecolor=ABSENT, label="not a candidate"))
+    return told
+
+
+def _foot(figure: Figure, sheet: Sheet, scale: Normalize, told: Sequence[Line2D | Patch]) -> None:
+    """What the axes and the colours are."""
+    top = sheet.height - 0.33
+    axes = figure.add_axes(sheet.box(MARGIN, top, WIDE, 0.09))
+    bar = figure.colorbar(ScalarMappable(scale, COLOURS), cax=axes, orientation="horizontal", ticks=[0, scale.vmax])
+    bar.ax.set_xticklabels(["0", f"{scale.vmax:.2f}"], fontsize=SMALL)
+    bar.ax.tick_params(length=0, pad=2)
+    bar.outline.set(edgecolor=LINE, linewidth=0.5)
+    right = MARGIN + WIDE + 0.3
+    text = "weight of the operation after each epoch"
+    figure.text(*sheet.box(right, top, 0, 0.045)[:2], text, va="center", fontsize=SMALL)
+    below = sheet.box(right - 0.08, top + 0.23, 0, 0)[:2]
+    figure.legend(handles=told, loc="center left", bbox_to_anchor=below, ncols=2, fontsize=SMALL)

@@ -1,0 +1,30 @@
+"""Architectures drawn at random: what a search has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nasframe.change.apply import without
+from nasframe.search.strategy import Strategy
+from nasframe.seeds import Seed
+from nasframe.structure import Structure
+
+
+def drawn(strategy: Strategy, structure: Structure, seed: Seed) -> Structure:
+    """An architecture from a supernet's structure: what the strategy's pruner and backbone derive where the weights of each
+    site are drawn uniformly from the simplex.
+    """
+    # of independent exponentials any choice, over its sum, is uniform on its simplex: so the weights of what is left are, too
+    draws = torch.empty(structure.next_id, dtype=torch.float64).exponential_(generator=seed.generator())
+    pruned = without(structure, strategy.pruner.remove(structure, _weights(structure, draws)))
+    if pruned.decided:
+        return pruned
+    return without(pruned, strategy.backbone.derive(pruned, _weights(pruned, draws)))
+
+
+def _weights(structure: Structure, draws: Tensor) -> Mapping[str, Tensor]:
+    chosen = {a: draws[[c.id for c in s.candidates]] for a, s in structure.sites() if not s.decided}
+    return {address: each / each.sum() for address, each in chosen.items()}

@@ -1,0 +1,23 @@
+"""Image cells: the convolutional backbone of DARTS, its operations, and the morphisms of one convolution."""
+
+import nasframe
+from nasframe_convolutional.backbone import DartsConvolutional
+from nasframe_convolutional.morphism import ConvolutionMorphism
+from nasframe_convolutional.operations import Asymmetric, AvgPool, Identity, MaxPool, SeparableConvolution, Zero
+
+__all__ = [
+    "Asymmetric",
+    "AvgPool",
+    "ConvolutionMorphism",
+    "DartsConvolutional",
+    "Identity",
+    "MaxPool",
+    "SeparableConvolution",
+    "Zero",
+]
+
+
+@nasframe.hookimpl
+def nasframe_parts() -> list[type[nasframe.Part]]:
+    """The backbone, the operations and the morphism."""
+    return [DartsConvolutional, ConvolutionMorphism, SeparableConvolution, Asymmetric, MaxPool, AvgPool, Identity, Zero]

@@ -1,0 +1,168 @@
+"""The convolutional backbone of DARTS (Liu et al. 2019, 2.1 and 3.1.1; PR-DARTS for the mean)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe import (
+    Backbone,
+    Cell,
+    ChangeError,
+    Grown,
+    Operation,
+    Outputs,
+    Structure,
+    all_but_strongest,
+    births,
+    choice,
+    flag,
+    nested,
+    number,
+    one_more,
+    operations_of,
+    readable,
+)
+from nasframe_convolutional.cell import Auxiliary, CifarStem, Classifier, Head, ImageCell, ImageNetStem, channels_of
+from nasframe_convolutional.operations import AvgPool, Identity, MaxPool, SeparableConvolution, Zero
+
+STEMS: Mapping[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
+
+#: the candidates of DARTS (Liu et al. 2019, 3.1.1)
+DARTS = (
+    Zero(),
+    MaxPool(),
+    AvgPool(),
+    Identity(),
+    SeparableConvolution(3, expansion=(1,)),
+    SeparableConvolution(5, expansion=(1,)),
+    SeparableConvolution(3, dilation=2),
+    SeparableConvolution(5, dilation=2),
+)
+
+
+@attrs.frozen
+class DartsConvolutional(Backbone):
+    """Cells of two types on images: "normal" ones, and "reduction" ones, which halve the resolution and double the channels.
+
+    A cell takes in the outputs of the two cells before it, brought to its own number of channels. A node is the sum over
+    edges from both of them and from every node before it. The cells at one and at two thirds of the depth are reductions.
+    All cells of a type share structure and logits. The sizes of a task: channels, classes, height, width.
+
+    Args:
+        channels: of each node of the first cell, C.
+        cells: how many, L.
+        output: a cell puts out the "concatenation" of its nodes, as DARTS does; their "mean", as PR-DARTS may; or the
+            concatenation of its "loose_ends", the nodes that no other takes in, as NASNet does: such a cell cannot grow.
+        stem: "cifar": a convolution; "imagenet": three, which leave an eighth of the resolution.
+        affine: false for a search, where the weights of candidates shall compare: BatchNorms without scale and shift, and
+            behind poolings too; true for a network that is trained for itself, where poolings have none.
+        auxiliary: the weight of the loss of an auxiliary head at two thirds of the depth; 0: there is none.
+        drop_path: the probability that an edge but the identity is left out for an example; it rises linearly from 0
+            over the optimiser's `epochs`, where these are told.
+        operations: the candidates of every edge, built with `channels`, `stride` and `affine`.
+    """
+
+    name: ClassVar[str] = "darts_convolutional"
+    inputs: ClassVar[tuple[str, ...]] = ("i0", "i1")
+    channels: int = number(16, low=1, whole=True)
+    cells: int = number(8, low=1, whole=True)
+    output: str = choice("concatenation", "mean", "loose_ends", default="concatenation")
+    stem: str = choice(*STEMS, default="cifar")
+    affine: bool = flag(False)
+    auxiliary: float = number(0.0, low=0.0)
+    drop_path: float = number(0.0, low=0.0, high=1.0)
+    operations: tuple[Operation, ...] = nested("operation", default=DARTS, validator=operations_of(1))
+
+    @property
+    def plan(self) -> tuple[str, ...]:
+        """The type of each cell, from the stem to the head."""
+        reductions = (self.cells // 3, 2 * self.cells // 3)
+        return tuple("reduction" if i in reductions else "normal" for i in range(self.cells))
+
+    def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
+        """Both types with that many nodes, as far as the plan has them."""
+        names = ("channels", "classes", "height", "width")
+        types = [type for type in ("normal", "reduction") if type in self.plan]
+        structure = Structure(self, tuple((name, sizes[name]) for name in names), tuple((type, Cell()) for type in types))
+        for type in types:
+            for _ in range(nodes):
+                structure = self._extended(structure, type)
+        return structure
+
+    def body(self, structure: Structure) -> nn.Module:
+        """The stem, the cells of the plan, and the heads."""
+        stem, middle = STEMS[self.stem](structure.size("channels"), self.channels), 2 * self.cells // 3
+        before = last = channels_of("stem", channels=stem.channels)
+        halved, channels, cells = stem.halved, self.channels, []
+        size = (structure.size("height"), structure.size("width"))
+        for _ in range(3 if halved else 0):
+            size = half(size)
+        auxiliary = None
+        for place, type in enumerate(self.plan):
+            if type == "reduction":
+                channels, size = 2 * channels, half(size)
+            cell = structure.cell(type)
+            outputs, mean = self.outputs(cell), self.output == "mean"
+            cells.append(
+                ImageCell(
+                    type,
+                    cell,
+                    outputs,
+                    mean=mean,
+                    sources=(before, last),
+                    halved=halved,
+                    channels=channels,
+                    affine=self.affine,
+                    drop_path=self.drop_path,
+                )
+            )
+            halved = type == "reduction"
+            before, last = last, channels_of(*(("mean",) if mean else outputs), channels=channels)
+            if place == middle and self.auxiliary:
+                auxiliary = Auxiliary(last, size, structure.size("classes"), normalised=self.stem == "cifar")
+        return Classifier(stem, cells, Head(last, structure.size("classes")), auxiliary, middle, self.auxiliary)
+
+    def run(self, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
+        """The same with the channels of a pixel side by side in memory, on which most of the operations are faster."""
+        return readable(body, inputs.contiguous(memory_format=torch.channels_last), weights)
+
+    def grown(self, structure: Structure, cell: str) -> Grown:
+        """One node more, with an edge from each state before it.
+
+        Behind a concatenation it inherits nothing, as what takes it in starts at zero. In a mean it is the mean of the old
+        nodes, where there are candidates that can be the identity and zero.
+        """
+        if self.output == "loose_ends":
+            raise ChangeError("a cell that puts out its loose ends cannot grow: a new node would tie them up")
+        old, child = structure.cell(cell), self._extended(structure, cell)
+        new = child.cell(cell)
+        node = new.nodes[-1].id
+        if self.output == "concatenation":
+            return Grown(child, node, (), {})
+        outputs = self.outputs(old)
+        born = births([s for s in new.sites if s.node == node], outputs)
+        return Grown(child, node, outputs, {f"{cell}/{id}": weights for id, weights in born.items()})
+
+    def _extended(self, structure: Structure, type: str) -> Structure:
+        old = structure.cell(type)
+        sources = (*self.inputs, *(node.id for node in old.nodes))
+        return one_more(structure, type, lambda node: {f"{s}-{node}": (s,) for s in sources}, self.operations)
+
+    def outputs(self, cell: Cell) -> tuple[str, ...]:
+        """All nodes, or those that no other takes in."""
+        taken = {i for s in cell.sites for i in s.inputs} if self.output == "loose_ends" else set()
+        return tuple(node.id for node in cell.nodes if node.id not in taken)
+
+    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        """A node keeps the strongest operations of two edges; zero is not one (Liu et al. 2019, 2.4)."""
+        return all_but_strongest(structure, weights, 2)
+
+
+def half(size: tuple[int, int]) -> tuple[int, int]:
+    """Half of a height and a width, rounded up."""
+    return -(-size[0] // 2), -(-size[1] // 2)

@@ -1,0 +1,205 @@
+"""The modules of an image network: cells, the stems before them, the heads behind them (Liu et al. 2019; Zoph et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+from torchvision.ops import stochastic_depth
+
+from nasframe import Aided, Axis, Cell, Gate, Mixture, Shares, Site, consumes
+from nasframe_convolutional.adjust import FactorisedReduction, Projection
+
+#: what the channels of a tensor are: of which node, and the how manieth
+Units = tuple[tuple[str, int], ...]
+
+
+def channels_of(*sources: str, channels: int) -> Units:
+    """The channels of these sources, one source behind the other."""
+    return tuple((source, channel) for source in sources for channel in range(channels))
+
+
+class ImageCell(nn.Module):
+    """One cell on the outputs of the two before it. A node is the sum of its edges' mixtures.
+
+    Args:
+        outputs: the nodes that are put out: side by side, or their mean.
+        sources: the channels of the outputs of the two cells before it, the earlier one first.
+        halved: whether the last of these has half the resolution of the one before it.
+        channels: of each node.
+        affine: whether BatchNorms scale and shift.
+        drop_path: the probability, at the end of training, that an edge but the identity is left out for an example.
+    """
+
+    def __init__(
+        self,
+        type: str,
+        cell: Cell,
+        outputs: Sequence[str],
+        *,
+        mean: bool,
+        sources: tuple[Units, Units],
+        halved: bool,
+        channels: int,
+        affine: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.outputs, self.mean, self.sources, self.drop_path = outputs, mean, sources, drop_path
+        self.progress = 1.0
+        first = FactorisedReduction if halved else Projection
+        self.adjust = nn.ModuleList([first(len(sources[0]), channels, affine), Projection(len(sources[1]), channels, affine)])
+        strides = {s.id: 2 if type == "reduction" and s.inputs[0] in ("i0", "i1") else 1 for s in cell.sites}
+        self.edges = nn.ModuleDict(
+            {s.id: Mixture(f"{type}/{s.id}", s, channels=channels, stride=strides[s.id], affine=affine) for s in cell.sites}
+        )
+        self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
+        self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
+        self.kept = {s.id for s in cell.sites if is_identity(s, strides[s.id])}
+
+    def forward(self, shares: Shares, before: Tensor, last: Tensor) -> Tensor:
+        """From the outputs of the two cells before."""
+        states = {f"i{i}": adjust(x) for i, (adjust, x) in enumerate(zip(self.adjust, (before, last), strict=True))}
+        for node, sites in self.nodes:
+            own = total([self._edge(s, shares, states[s.inputs[0]]) for s in sites])
+            if node.inherits:
+                own = self.gates[node.id](total([states[i] for i in node.inherits]) / len(node.inherits), own)
+            states[node.id] = own
+        out = [states[node] for node in self.outputs]
+        return total(out) / len(out) if self.mean else torch.cat(out, 1)
+
+    def _edge(self, site: Site, shares: Shares, state: Tensor) -> Tensor:
+        o = self.edges[site.id](shares, state)
+        return o if site.id in self.kept else stochastic_depth(o, self.drop_path * self.progress, "row", self.training)
+
+    def units(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        """What the adjustments take in."""
+        return {
+            f"adjust.{i}.{name}.weight": (None, consumes(*source), None, None)
+            for i, (adjust, source) in enumerate(zip(self.adjust, self.sources, strict=True))
+            for name, module in adjust.named_modules()
+            if isinstance(module, nn.Conv2d)
+        }
+
+
+def is_identity(site: Site, stride: int) -> bool:
+    """Whether the edge puts out what it takes in."""
+    return site.decided and stride == 1 and site.candidates[0].operation.residual == ()
+
+
+def total(states: Sequence[Tensor]) -> Tensor:
+    """Their sum."""
+    first, *rest = states
+    for state in rest:
+        first = first + state
+    return first
+
+
+class CifarStem(nn.Module):
+    """A 3 x 3 convolution to three times as many channels as a node of the first cell has, and BatchNorm."""
+
+    halved: ClassVar[bool] = False
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, 3 * channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(3 * channels)
+        self.channels = 3 * channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first cell takes in, twice the same."""
+        x = self.norm(self.convolution(x))
+        return x, x
+
+
+class ImageNetStem(nn.Module):
+    """Three 3 x 3 convolutions of stride 2, each with BatchNorm; the first cell takes in the last two."""
+
+    halved: ClassVar[bool] = True
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.first = convolved(inputs, max(channels // 2, 1))
+        self.second = convolved(max(channels // 2, 1), channels)
+        self.third = convolved(channels, channels)
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """At a quarter and at an eighth of the resolution."""
+        x = self.second(relu(self.first(x)))
+        return x, self.third(relu(x))
+
+
+def convolved(inputs: int, channels: int) -> nn.Sequential:
+    """A 3 x 3 convolution of stride 2, and BatchNorm."""
+    return nn.Sequential(nn.Conv2d(inputs, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+
+class Auxiliary(nn.Module):
+    """A small classifier on the output of a cell in the midst (Liu et al. 2019, A.2): pooled to 2 x 2, a 1 x 1 convolution to
+    128 and a 2 x 2 convolution to 768 channels.
+
+    Args:
+        size: height and width of what it takes in. Between 6 and 9, pooled by two windows of five, as published.
+        normalised: whether the second convolution has a BatchNorm; the published network for ImageNet has none there.
+    """
+
+    def __init__(self, source: Units, size: tuple[int, int], classes: int, normalised: bool) -> None:
+        super().__init__()
+        self.source = source
+        published = all(5 < length < 10 for length in size)
+        self.pool = nn.AvgPool2d(5, (size[0] - 5, size[1] - 5)) if published else nn.AdaptiveAvgPool2d(2)
+        self.first = nn.Sequential(nn.Conv2d(len(source), 128, 1, bias=False), nn.BatchNorm2d(128))
+        second: list[nn.Module] = [nn.BatchNorm2d(768)] if normalised else []
+        self.second = nn.Sequential(nn.Conv2d(128, 768, 2, bias=False), *second)
+        self.linear = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (batch, classes)."""
+        return self.linear(relu(self.second(relu(self.first(self.pool(relu(x)))))).flatten(1))
+
+    def units(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        """What it takes in."""
+        return {"first.0.weight": (None, consumes(*self.source), None, None)}
+
+
+class Head(nn.Module):
+    """The mean over all places, and a linear map to the classes."""
+
+    def __init__(self, source: Units, classes: int) -> None:
+        super().__init__()
+        self.source = source
+        self.linear = nn.Linear(len(source), classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (batch, classes)."""
+        return self.linear(x.mean((2, 3)))
+
+    def units(self) -> Mapping[str, tuple[Axis | None, ...]]:
+        """What it takes in."""
+        return {"linear.weight": (None, consumes(*self.source))}
+
+
+class Classifier(nn.Module):
+    """A stem, cells, and a head; behind the cell at `middle` an auxiliary head, of that weight, in training alone."""
+
+    def __init__(
+        self, stem: nn.Module, cells: Sequence[ImageCell], head: Head, auxiliary: Auxiliary | None, middle: int, weight: float
+    ) -> None:
+        super().__init__()
+        self.stem, self.cells, self.head, self.auxiliary = stem, nn.ModuleList(cells), head, auxiliary
+        self.middle, self.weight = middle, weight
+
+    def forward(self, inputs: Tensor, shares: Shares) -> Tensor | Aided:
+        """From (batch, channels, height, width) to (batch, classes)."""
+        before, last = self.stem(inputs)
+        aside = None
+        for place, cell in enumerate(self.cells):
+            before, last = last, cell(shares, before, last)
+            if self.training and self.auxiliary is not None and place == self.middle:
+                aside = self.auxiliary(last)
+        outputs = self.head(last)
+        return outputs if aside is None else Aided(outputs, aside, self.weight)

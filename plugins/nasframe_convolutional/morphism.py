@@ -1,0 +1,256 @@
+"""Morphisms of one separable convolution (Laube & Zell 2019, III-B), and exact relatives of those that are none."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe import (
+    OWN,
+    ZERO,
+    Candidate,
+    Change,
+    ChangeError,
+    Claim,
+    Morphism,
+    Network,
+    Operation,
+    Proposal,
+    Seed,
+    Set,
+    Site,
+    Take,
+    build,
+    describe,
+    number,
+    tensors,
+)
+from nasframe_convolutional.operations import SeparableConvolution
+
+Entries = Mapping[str, Take | Set]
+
+
+@attrs.frozen
+class Kind:
+    """How one kind of morphism changes an operation.
+
+    Args:
+        fields: those that it changes.
+        admits: whether it can be made of an operation.
+        needs: what it needs of one, in words.
+    """
+
+    claim: Claim
+    fields: Callable[[SeparableConvolution], dict[str, Any]]
+    admits: Callable[[SeparableConvolution], bool] = lambda o: True
+    needs: str = ""
+
+
+def gaps(o: SeparableConvolution) -> bool:
+    """Whether there is something between the taps of its kernels."""
+    return o.kernel > 1 and o.dilation > 1
+
+
+def wider(expansion: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest factor, the leading one among equals, is one more."""
+    place = expansion.index(min(expansion))
+    return (*expansion[:place], expansion[place] + 1, *expansion[place + 1 :])
+
+
+EXACT, LOSSY = Claim.exact(), Claim.lossy()
+TAPS, GAPS = "a kernel of more than 1", "a kernel and a dilation of more than 1"
+
+KINDS: Mapping[str, Kind] = {
+    "pad": Kind(EXACT, lambda o: {"kernel": o.kernel + 2}),
+    "widen": Kind(EXACT, lambda o: {"expansion": wider(o.expansion)}, lambda o: o.expansion != (), "a hidden layer"),
+    "densify": Kind(EXACT, lambda o: {"kernel": (o.kernel - 1) * o.dilation + 1, "dilation": 1}, gaps, GAPS),
+    "insert": Kind(EXACT, lambda o: {"expansion": (*o.expansion, 1), "linear": o.linear + 1}),
+    "crop": Kind(LOSSY, lambda o: {"kernel": o.kernel - 2}, lambda o: o.kernel > 1, TAPS),
+    # a kernel of 1 computes the same at each dilation: it keeps the one that it was cropped at, and would be padded at
+    "dilate": Kind(LOSSY, lambda o: {"dilation": o.dilation + 1}, lambda o: o.kernel > 1, TAPS),
+    "contract": Kind(LOSSY, lambda o: {"dilation": o.dilation - 1}, gaps, GAPS),
+    "deepen": Kind(LOSSY, lambda o: {"expansion": (*o.expansion, 1)}, lambda o: o.linear == 0, "linear = 0"),
+}
+
+
+@attrs.frozen(eq=False)
+class Morphed:
+    """An operation that was made of another, and how far it computes what that did.
+
+    Args:
+        taps: for each tap along an axis of its kernels the old one in that place, if there is one; not used where the
+            kernels are as large as they were.
+    """
+
+    operation: SeparableConvolution
+    claim: Claim
+    taps: Sequence[int]
+
+    def entries(self, old: nn.Module, new: nn.Module, prefix: str = "") -> Entries:
+        """What fills the tensors of the new operation's module: those of the old one's, under that prefix. New units start
+        at the new module's own initialisation, and what takes them in at zero; a new layer's convolutions start as the identity.
+        """
+        before, after = tensors(old), tensors(new)
+        entries: dict[str, Take | Set] = {}
+        for name, tensor in after.items():
+            if name in before:
+                index = tuple(self._positions(axis, before[name], tensor) for axis in range(tensor.dim()))
+                entries[name] = Take(f"{prefix}{name}", index)
+            elif tensor.dim() == 4:
+                entries[name] = Set(nn.init.dirac_(torch.empty_like(tensor), groups=tensor.shape[0] // tensor.shape[1]))
+        return entries
+
+    def _positions(self, axis: int, old: Tensor, new: Tensor) -> Tensor | None:
+        before, after = old.shape[axis], new.shape[axis]
+        if before == after:
+            return None
+        fresh = ZERO if axis == 1 else OWN  # along its second axis a weight takes units in
+        return torch.tensor(self.taps if axis > 1 else [*range(before), *[fresh] * (after - before)], device=new.device)
+
+
+def morphed(operation: SeparableConvolution, kind: str) -> Morphed:
+    """The operation changed as that kind does; a ChangeError if it cannot be.
+
+    "pad" puts zeros around the kernels, "widen" adds units to a hidden layer, from which nothing is taken in at first,
+    "densify" puts zeros between the taps in the place of the dilation, "insert" adds a layer at the back that is the identity
+    at first: with these four the operation computes what it did, in both modes. "crop" keeps the centre of the kernels,
+    "dilate" and "contract" move the taps apart and together, "deepen" adds a layer with ReLU and BatchNorm. Behind a PReLU of
+    slope 1 that would be exact, too, but in evaluation mode alone, and only if the BatchNorm's scale and shift matched its
+    statistics: in training it normalises what it is given.
+    """
+    if kind not in KINDS:
+        raise ChangeError(f"there is no kind {kind!r} of morphism; there are {', '.join(KINDS)}")
+    way = KINDS[kind]
+    if not way.admits(operation):
+        raise ChangeError(f"{kind!r} cannot be made of {describe(operation)}: it needs {way.needs}")
+    new = attrs.evolve(operation, **way.fields(operation))
+    return Morphed(new, way.claim, taps(operation, new))
+
+
+def taps(old: SeparableConvolution, new: SeparableConvolution) -> Sequence[int]:
+    """Which tap of the old kernel stands where one of the new does, along an axis."""
+    position = {offset: i for i, offset in enumerate(offsets(old))}
+    return [position.get(offset, ZERO) for offset in offsets(new)]
+
+
+def offsets(o: SeparableConvolution) -> list[int]:
+    """How far from the centre the taps of a kernel are, along an axis."""
+    return [o.dilation * (i - o.kernel // 2) for i in range(o.kernel)]
+
+
+def inherited(parent: Network, child: Network, address: str, old: int, new: int, morph: Morphed) -> Entries:
+    """What fills the child's candidate `new` from the parent's candidate `old`, in every instance of their site."""
+    overrides: dict[str, Take | Set] = {}
+    for (name, before), (_, after) in zip(parent.mixtures(address), child.mixtures(address), strict=True):
+        prefix = f"{name}.candidates"
+        entries = morph.entries(before.candidates[str(old)], after.candidates[str(new)], f"{prefix}.{old}.")
+        overrides |= {f"{prefix}.{new}.{tensor}": entry for tensor, entry in entries.items()}
+    return overrides
+
+
+def some_kinds(instance: Any, attribute: Any, value: Any) -> None:
+    """Refuse what is no tuple of kinds."""
+    if not isinstance(value, tuple) or not value or not all(kind in KINDS for kind in value):
+        raise ValueError(f"{attribute.name} is {value!r}; it must list one or more of {', '.join(KINDS)}")
+
+
+@attrs.frozen
+class ConvolutionMorphism(Morphism):
+    """A separable convolution is replaced by a morphed one, at the same weight, in all instances of its cell type.
+
+    Left to the kinds pad, widen, crop, dilate, contract and deepen, this reaches the configurations of PR-DARTS (its Table II) from
+    a single 3 x 3 convolution; the defaults are its depth-restricted space. A kernel of 1 is never dilated, but one that is
+    cropped keeps its dilation, and counts as another configuration, as it does there.
+
+    Args:
+        kinds: what may be proposed, the preferred one first (see `morphed`).
+        smallest, largest: kernel.
+        dilation: the largest.
+        depth: the most hidden layers.
+        width: their largest expansion.
+    """
+
+    name: ClassVar[str] = "convolution"
+    kinds: tuple[str, ...] = attrs.field(default=tuple(KINDS), validator=some_kinds)
+    smallest: int = number(1, low=1, whole=True)
+    largest: int = number(7, low=1, whole=True)
+    dilation: int = number(2, low=1, whole=True)
+    depth: int = number(1, low=0, whole=True)
+    width: int = number(5, low=1, whole=True)
+
+    def propose(self, network: Network) -> Sequence[Proposal]:
+        """Every change within the limits whose outcome its site does not have yet."""
+        proposals = []
+        for kind in self.kinds:
+            for address, site in network.structure.sites():
+                for candidate in site.candidates:
+                    with contextlib.suppress(ChangeError):
+                        new = self._new(site, candidate, kind).operation
+                        request = {"site": address, "candidate": candidate.id, "kind": kind}
+                        proposals.append(Proposal(request, cost=more(network, address, candidate.id, new)))
+        return proposals
+
+    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
+        """The candidate's place is taken by another, which has its weights, as far as they fit, and its logit."""
+        structure, address = parent.structure, str(request.get("site"))
+        sites = dict(structure.sites())
+        if address not in sites:
+            raise ChangeError(f"there is no site {address!r} to change; there are {', '.join(sites)}")
+        site, type = sites[address], address.split("/", 1)[0]
+        ids = [c.id for c in site.candidates]
+        if request.get("candidate") not in ids:
+            raise ChangeError(f"{address} has no candidate {request.get('candidate')!r}; it has {ids}")
+        place = ids.index(request["candidate"])
+        old, new = site.candidates[place], structure.next_id
+        morph = self._new(site, old, str(request.get("kind")))
+        candidates = (*site.candidates[:place], Candidate(new, morph.operation), *site.candidates[place + 1 :])
+        cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=candidates))
+        child = build(structure.replace_cell(type, cell, 1), seed("build"), like=parent)
+        logits = {} if site.decided else {f"logits.{address}": Take(f"logits.{address}")}
+        overrides = {**inherited(parent, child, address, old.id, new, morph), **logits}
+        return Change(child, morph.claim, overrides, request=request)
+
+    def morphed(self, operation: Operation, kind: str) -> Morphed:
+        """The operation changed as that kind does; a ChangeError if it cannot be, or not within the limits."""
+        if not isinstance(operation, SeparableConvolution):
+            raise ChangeError(f"{operation.name!r} cannot be morphed; 'separable' can")
+        morph = morphed(operation, kind)
+        new = morph.operation
+        within = (
+            self.smallest <= new.kernel <= self.largest
+            and new.dilation <= self.dilation
+            and len(new.expansion) <= self.depth
+            and max(new.expansion, default=1) <= self.width
+        )
+        if not within:
+            raise ChangeError(f"{kind!r} would make {describe(new)}, which is not within the limits of {describe(self)}")
+        return morph
+
+    def _new(self, site: Site, candidate: Candidate, kind: str) -> Morphed:
+        morph = self.morphed(candidate.operation, kind)
+        if morph.operation in [c.operation for c in site.candidates]:
+            raise ChangeError(f"{kind!r} would make {describe(morph.operation)}, which {site.id} has already")
+        return morph
+
+
+def more(network: Network, address: str, id: int, new: SeparableConvolution) -> int:
+    """How many parameters more the network has with another operation in a candidate's place."""
+    total = 0
+    for _, mixture in network.mixtures(address):
+        module: Any = mixture.candidates[str(id)]
+        first = module.layers[0]
+        total += parameters(new, first.depthwise.in_channels, first.norm.affine) - sum(p.numel() for p in module.parameters())
+    return total
+
+
+@functools.cache
+def parameters(operation: SeparableConvolution, channels: int, affine: bool) -> int:
+    """How many an operation has."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in operation.build(channels=channels, stride=1, affine=affine).parameters())

@@ -1,0 +1,229 @@
+"""The operations on the edges of image cells (Liu et al. 2019; Laube & Zell 2019): o(x) with x: (batch, C, height, width).
+
+They have no biases. "Same" padding: at stride s the height and width are divided by s, rounded up.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from nasframe import Bound, Operation, number
+from nasframe_convolutional.adjust import FactorisedReduction
+
+
+class Edge(Operation):
+    """An operation on one state. The backbone builds it with `channels` = C, the `stride`, 1 or 2, and `affine`: whether
+    this is the form of an evaluation, whose BatchNorms scale and shift, or that of a search, where those do not and poolings
+    have one, too.
+    """
+
+    # what a BatchNorm puts out in training is not bounded by its input, so what has one tells neither magnitude nor deviation
+    arity: ClassVar[int] = 1
+
+    @abstractmethod
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """The module: from (batch, C, H, W) to (batch, C, ceil(H / stride), ceil(W / stride))."""
+
+
+def odd(default: int) -> Any:
+    """A field that holds an odd number of at least 1."""
+
+    def check(instance: Any, attribute: Any, value: int) -> None:
+        if value % 2 == 0:
+            raise ValueError(f"{attribute.name} is {value}; it must be odd, so that the kernel has a centre")
+
+    field = number(default, low=1, whole=True)
+    field.validator(check)
+    return field
+
+
+class Layer(nn.Module):
+    """ReLU, depthwise convolution, pointwise convolution, BatchNorm."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.activation: nn.Module = nn.ReLU()
+        self.depthwise = nn.Conv2d(inputs, inputs, kernel, stride, padding, dilation, groups=inputs, bias=False)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (batch, inputs, ...) to (batch, outputs, ...)."""
+        return self.norm(self.pointwise(self.depthwise(self.activation(x))))
+
+
+class LinearLayer(Layer):
+    """PReLU of slope 1, depthwise and pointwise convolution that start as the identity: with as many outputs as inputs this is
+    exactly the identity at first, in both modes, since there is no BatchNorm.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int) -> None:
+        super().__init__(inputs, outputs, kernel, dilation, 1, False)
+        self.activation, self.norm = nn.PReLU(inputs, init=1.0), nn.Identity()
+        nn.init.dirac_(self.depthwise.weight, groups=inputs)
+        with torch.no_grad():  # an output beyond the inputs is drawn: from zeros to zeros it would never learn
+            nn.init.dirac_(self.pointwise.weight[:inputs])
+
+
+class Separable(nn.Module):
+    """Layers of separable convolution, the stride in the first of them."""
+
+    def __init__(self, *layers: Layer) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As many channels as the last layer puts out."""
+        return self.layers(x)
+
+
+def widths(instance: Any, attribute: Any, value: Any) -> None:
+    """Refuse what is no tuple of whole numbers of at least 1."""
+    if not isinstance(value, tuple) or not all(type(factor) is int and factor >= 1 for factor in value):
+        raise ValueError(f"{attribute.name} is {value!r}; it must list whole numbers of at least 1, as (1, 2) does")
+
+
+@attrs.frozen
+class SeparableConvolution(Edge):
+    """len(expansion) + 1 layers of ReLU, depthwise k x k, pointwise 1 x 1 and BatchNorm. DARTS's sep_conv_3x3 has
+    expansion = (1,), its dil_conv_3x3 dilation = 2.
+
+    Args:
+        dilation: of every layer.
+        expansion: the width of each hidden layer, in multiples of C.
+        linear: how many of the layers, at the back, began as the identity (morphism "convolution", kind "insert"): they have a PReLU and
+            no BatchNorm.
+    """
+
+    name: ClassVar[str] = "separable"
+    kernel: int = odd(3)
+    dilation: int = number(1, low=1, whole=True)
+    expansion: tuple[int, ...] = attrs.field(default=(), validator=widths)
+    linear: int = number(0, low=0, whole=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.linear > len(self.expansion):
+            raise ValueError(
+                f"linear is {self.linear}; it must be at most {len(self.expansion)}, the length of expansion: "
+                "the first layer cannot have begun as the identity"
+            )
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """The layers, from C through the widths of expansion to C."""
+        sizes = [*pairwise(channels * factor for factor in (1, *self.expansion, 1))]
+        first = len(sizes) - self.linear
+        return Separable(
+            *(Layer(*size, self.kernel, self.dilation, 1 if i else stride, affine) for i, size in enumerate(sizes[:first])),
+            *(LinearLayer(*size, self.kernel, self.dilation) for size in sizes[first:]),
+        )
+
+
+class AsymmetricConvolution(nn.Module):
+    """ReLU, 1 x k convolution, k x 1 convolution, BatchNorm."""
+
+    def __init__(self, kernel: int, channels: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.row = nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
+        self.column = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0), bias=False)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As many channels."""
+        return self.norm(self.column(self.row(relu(x))))
+
+
+@attrs.frozen
+class Asymmetric(Edge):
+    """1 x k and k x 1: DARTS's conv_7x1_1x7."""
+
+    name: ClassVar[str] = "asymmetric"
+    kernel: int = odd(7)
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """Two dense convolutions."""
+        return AsymmetricConvolution(self.kernel, channels, stride, affine)
+
+
+def pooled(pool: nn.Module, channels: int, affine: bool) -> nn.Module:
+    """A pooling, with a BatchNorm behind it in a search."""
+    return pool if affine else nn.Sequential(pool, nn.BatchNorm2d(channels, affine=False))
+
+
+@attrs.frozen
+class MaxPool(Edge):
+    """The largest of k x k."""
+
+    name: ClassVar[str] = "max_pool"
+    kernel: int = odd(3)
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """No parameters."""
+        return pooled(nn.MaxPool2d(self.kernel, stride, self.kernel // 2), channels, affine)
+
+
+@attrs.frozen
+class AvgPool(Edge):
+    """The mean of k x k, of those inside the image."""
+
+    name: ClassVar[str] = "avg_pool"
+    kernel: int = odd(3)
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """No parameters."""
+        return pooled(nn.AvgPool2d(self.kernel, stride, self.kernel // 2, count_include_pad=False), channels, affine)
+
+
+@attrs.frozen
+class Identity(Edge):
+    """x itself; at stride 2 a factorised reduction, which is none."""
+
+    name: ClassVar[str] = "identity"
+    residual: ClassVar[tuple[str, ...]] = ()
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """No parameters at stride 1."""
+        return nn.Identity() if stride == 1 else FactorisedReduction(channels, channels, affine)
+
+    def magnitude(self, module: nn.Module) -> Bound | None:
+        """|o| <= |x|."""
+        return Bound({(0,): 1.0}) if isinstance(module, nn.Identity) else None
+
+    def deviation(self, module: nn.Module) -> Bound | None:
+        """None at stride 1."""
+        return Bound({}) if isinstance(module, nn.Identity) else None
+
+
+class Nothing(nn.Module):
+    """Zero."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As many channels."""
+        return torch.zeros_like(x[..., :: self.stride, :: self.stride])
+
+
+@attrs.frozen
+class Zero(Edge):
+    """Zero: no edge."""
+
+    name: ClassVar[str] = "zero"
+    zero: ClassVar[bool] = True
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """No parameters."""
+        return Nothing(stride)
+
+    def magnitude(self, module: nn.Module) -> Bound:
+        """None."""
+        return Bound({})

@@ -1,0 +1,218 @@
+"""The published cells of DARTS's spaces, and how large the networks are that their authors and others built of them.
+
+A cell is written as it was published: pairs of an operation and an input. In an image cell two pairs make a node; inputs 0 and 1
+are the cells before, 2 is the first node. In a recurrent cell one makes a node; input 0 is the tanh of [x, h], 1 the first node.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasframe import Candidate, Cell, Network, Node, Reproduction, Site, Structure, StructureError, installed
+
+Pairs = Sequence[tuple[str, int]]
+#: of each node the operations, described, and the states that they take in
+Nodes = Sequence[Sequence[tuple[Mapping[str, Any], str]]]
+
+#: the published names of operations, and what they are here
+OPERATIONS: Mapping[str, Mapping[str, Any]] = {
+    "skip_connect": {"name": "identity"},
+    "max_pool_3x3": {"name": "max_pool"},
+    "avg_pool_3x3": {"name": "avg_pool"},
+    **{f"sep_conv_{k}x{k}": {"name": "separable", "kernel": k, "expansion": [1]} for k in (3, 5, 7)},
+    **{f"dil_conv_{k}x{k}": {"name": "separable", "kernel": k, "dilation": 2} for k in (3, 5)},
+}
+
+
+def pairs(text: str) -> Pairs:
+    """The pairs that a text lists."""
+    words = text.split()
+    return [(operation, int(input)) for operation, input in zip(words[::2], words[1::2], strict=True)]
+
+
+#: the cells of Liu et al. 2019 (first and second order), of Laube & Zell 2019, and of Zoph et al. 2018
+CELLS: Mapping[str, Mapping[str, Any]] = {
+    "DARTS_V1": {
+        "normal": pairs(
+            "sep_conv_3x3 1 sep_conv_3x3 0  skip_connect 0 sep_conv_3x3 1 "
+            "skip_connect 0 sep_conv_3x3 1  sep_conv_3x3 0 skip_connect 2"
+        ),
+        "reduction": pairs(
+            "max_pool_3x3 0 max_pool_3x3 1  skip_connect 2 max_pool_3x3 0 "
+            "max_pool_3x3 0 skip_connect 2  skip_connect 2 avg_pool_3x3 0"
+        ),
+    },
+    "DARTS_V2": {
+        "normal": pairs(
+            "sep_conv_3x3 0 sep_conv_3x3 1  sep_conv_3x3 0 sep_conv_3x3 1 "
+            "sep_conv_3x3 1 skip_connect 0  skip_connect 0 dil_conv_3x3 2"
+        ),
+        "reduction": pairs(
+            "max_pool_3x3 0 max_pool_3x3 1  skip_connect 2 max_pool_3x3 1 "
+            "max_pool_3x3 0 skip_connect 2  skip_connect 2 max_pool_3x3 1"
+        ),
+    },
+    "PR_DARTS_DL1": {
+        "normal": pairs(
+            "sep_conv_5x5 0 sep_conv_3x3 1  sep_conv_3x3 1 skip_connect 2 "
+            "sep_conv_3x3 1 skip_connect 2  skip_connect 0 skip_connect 2"
+        ),
+        "reduction": pairs(
+            "sep_conv_3x3 0 skip_connect 1  max_pool_3x3 0 sep_conv_5x5 2 "
+            "sep_conv_3x3 0 sep_conv_3x3 1  max_pool_3x3 1 sep_conv_3x3 4"
+        ),
+    },
+    "NASNet": {
+        "normal": pairs(
+            "sep_conv_5x5 1 sep_conv_3x3 0  sep_conv_5x5 0 sep_conv_3x3 0  avg_pool_3x3 1 skip_connect 0 "
+            "avg_pool_3x3 0 avg_pool_3x3 0  sep_conv_3x3 1 skip_connect 1"
+        ),
+        "reduction": pairs(
+            "sep_conv_5x5 1 sep_conv_7x7 0  max_pool_3x3 1 sep_conv_7x7 0  avg_pool_3x3 1 sep_conv_5x5 0 "
+            "skip_connect 3 avg_pool_3x3 2  sep_conv_3x3 2 max_pool_3x3 1"
+        ),
+        "output": "loose_ends",
+    },
+}
+#: the recurrent cell of Liu et al. 2019, second order
+RECURRENT = pairs("sigmoid 0 relu 1 relu 1 identity 1 tanh 2 sigmoid 5 tanh 3 relu 5")
+
+
+def images(side: int, classes: int) -> Mapping[str, int]:
+    """The sizes of a task with square images in colour."""
+    return {"channels": 3, "classes": classes, "height": side, "width": side}
+
+
+#: the sizes of a task, and a network's own
+SETTINGS: Mapping[str, tuple[Mapping[str, int], Mapping[str, Any]]] = {
+    "CIFAR-10, C = 36, L = 20": (images(32, 10), {"channels": 36, "cells": 20}),
+    "CIFAR-10, C = 16, L = 8": (images(32, 10), {"channels": 16, "cells": 8}),
+    "CIFAR-100, C = 36, L = 20": (images(32, 100), {"channels": 36, "cells": 20}),
+    "ImageNet, C = 48, L = 14": (images(224, 1000), {"channels": 48, "cells": 14, "stem": "imagenet"}),
+}
+#: parameters without and with the auxiliary head, setting by setting, of the network that was published with DARTS
+PARAMETERS = {
+    "DARTS_V1": ((3169414, 3645840), (232890, 668356), (3221344, 3766980), (4510432, 5771208)),
+    "DARTS_V2": ((3349342, 3825768), (246106, 681572), (3401272, 3946908), (4718752, 5979528)),
+    "PR_DARTS_DL1": ((3174166, 3650592), (283770, 719236), (3226096, 3771732), (4685152, 5945928)),
+    "NASNet": ((3830950, 4288944), (333946, 761220), (3895840, 4423044), (5564320, 6800520)),
+}
+#: multiply-adds, as the tests of UniNAS (github.com/cogsys-tuebingen/uninas) have them, where they do
+MULTIPLY_ADDS = {
+    ("DARTS_V1", "CIFAR-10, C = 36, L = 20"): 501015744,
+    ("DARTS_V1", "ImageNet, C = 48, L = 14"): 505893696,
+    ("PR_DARTS_DL1", "CIFAR-10, C = 36, L = 20"): 491200704,
+    ("PR_DARTS_DL1", "ImageNet, C = 48, L = 14"): 509384064,
+}
+#: what averages: a pooling, and the head
+MEANS = (torch.ops.aten.avg_pool2d, torch.ops.aten.mean)
+
+
+@attrs.frozen
+class Genotypes(Reproduction):
+    """Parameters and multiply-adds of networks that were built; `paper` has the numbers of those that others built."""
+
+    name: ClassVar[str] = "genotypes"
+    about: ClassVar[str] = "the published cells of DARTS, PR-DARTS and NASNet: parameters and multiply-adds (exact)"
+
+    def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Any]]:
+        """Each cell in each setting, the recurrent cell, and the supernet of DARTS."""
+        for name, cells in CELLS.items():
+            for (setting, (sizes, options)), numbers in zip(SETTINGS.items(), PARAMETERS[name], strict=True):
+                for (what, weight), paper in zip({"": 0.0, ", auxiliary head too": 0.4}.items(), numbers, strict=True):
+                    structure = architecture(sizes, **cells, **options, auxiliary=weight)
+                    yield _row(name, setting, f"parameters{what}", parameters(structure), paper)
+                if (name, setting) in MULTIPLY_ADDS:
+                    yield _row(name, setting, "multiply-adds", multiply_adds(structure), MULTIPLY_ADDS[name, setting])
+        words = recurrent({"tokens": 10_000}, RECURRENT, hidden=850)
+        yield _row("DARTS_V2, recurrent", "PTB, n_x = n_h = 850", "parameters", parameters(words), 22960000)
+        supernet = installed().make("backbone", "darts_convolutional").initial(images(32, 10), 4)
+        yield _row("DARTS's supernet", "CIFAR-10, C = 16, L = 8, M = 4", "parameters", parameters(supernet), 1930618)
+
+
+def architecture(sizes: Mapping[str, int], normal: Pairs, reduction: Pairs, **options: Any) -> Structure:
+    """The network of an image cell as published: `architecture(sizes, **CELLS["DARTS_V2"], channels=36, cells=20)`.
+
+    Args:
+        options: of the backbone "darts_convolutional".
+    """
+    backbone = installed().make("backbone", {"name": "darts_convolutional", "affine": True, **options})
+    return decided(backbone.initial(sizes, 1), {"normal": nodes(normal), "reduction": nodes(reduction)})
+
+
+def nodes(pairs: Pairs) -> Nodes:
+    """The nodes of an image cell as published."""
+    unknown = [o for o, _ in pairs if o not in OPERATIONS]
+    if unknown or len(pairs) % 2:
+        raise StructureError(
+            f"no image cell can be built of {[*pairs]}: it takes two pairs for each node, each of an input and of one of the "
+            f"operations {', '.join(OPERATIONS)}"
+        )
+    edges = [(OPERATIONS[o], f"i{i}" if i < 2 else f"n{i - 2}") for o, i in pairs]
+    return [*zip(edges[::2], edges[1::2], strict=True)]
+
+
+def recurrent(sizes: Mapping[str, int], pairs: Pairs, **options: Any) -> Structure:
+    """The network of a recurrent cell as published, in every layer, each operation with its highway bypass.
+
+    Args:
+        options: of the backbone "darts_recurrent".
+    """
+    supernet = installed().make("backbone", {"name": "darts_recurrent", "output": "later", **options}).initial(sizes, 1)
+    edges = [("tanh", "xh"), *((o, f"n{i}") for o, i in pairs)]
+    nodes = [[({"name": f"{o}_highway"}, state)] for o, state in edges]
+    return decided(supernet, {type: nodes for type, _ in supernet.cells})
+
+
+def decided(supernet: Structure, nodes: Mapping[str, Nodes]) -> Structure:
+    """The architecture that has these nodes in the place of a supernet's, by cell type."""
+    ids = count()
+    cells = tuple((type, cell(nodes[type], ids)) for type, _ in supernet.cells)
+    structure = attrs.evolve(supernet, cells=cells, next_id=next(ids))
+    structure.check()
+    return structure
+
+
+def cell(nodes: Nodes, ids: Iterator[int]) -> Cell:
+    """The cell of these nodes; an edge beside another one of the same two states has a prime."""
+    sites = []
+    for number, edges in enumerate(nodes):
+        sources = [source for _, source in edges]
+        for place, (description, source) in enumerate(edges):
+            id = f"{source}-n{number}" + "'" * sources[:place].count(source)
+            operation = installed().make("operation", description)
+            sites.append(Site(id, f"n{number}", (source,), (Candidate(next(ids), operation),)))
+    return Cell(tuple(Node(f"n{number}") for number in range(len(nodes))), tuple(sites), len(nodes))
+
+
+def built(structure: Structure) -> Network:
+    """Its network, of shapes without numbers."""
+    with torch.device("meta"):
+        return Network(structure)
+
+
+def parameters(structure: Structure) -> int:
+    """How many its network has, logits apart."""
+    network = built(structure)
+    return sum(p.numel() for p in network.parameters()) - network.count()["combination"]
+
+
+def multiply_adds(structure: Structure) -> int:
+    """Those for one image, as UniNAS counts: of convolutions and linear maps, and one for each mean that is put out."""
+    shape = (structure.size(name) for name in ("channels", "height", "width"))
+    means: Any = dict.fromkeys(MEANS, lambda *_, out_shape, **__: 2 * math.prod(out_shape))
+    with FlopCounterMode(display=False, custom_mapping=means) as counter:
+        built(structure).eval()(torch.empty(1, *shape, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def _row(network: str, setting: str, what: str, ours: int, paper: int) -> Mapping[str, Any]:
+    return {"network": network, "setting": setting, "what": what, "ours": ours, "paper": paper}

@@ -1,0 +1,148 @@
+"""Published cells: their networks are as large as those that others built of them, and they are what was published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nasframe_convolutional import DartsConvolutional
+from nasframe_papers import genotypes
+from nasframe_papers.genotypes import (
+    CELLS,
+    OPERATIONS,
+    PARAMETERS,
+    SETTINGS,
+    Genotypes,
+    Pairs,
+    architecture,
+    built,
+    images,
+    multiply_adds,
+    parameters,
+)
+
+from nasframe import Operation, Seed, Structure, StructureError, build, installed
+from nasframe.cost import cost
+
+#: the setting in which networks are quickly built
+SMALL = "CIFAR-10, C = 16, L = 8"
+
+
+def make(name: str) -> Any:
+    """The operation of a published name."""
+    return installed().make("operation", OPERATIONS[name])
+
+
+def test_every_published_number_comes_out() -> None:
+    """Four cells in four settings, without and with the auxiliary head, the recurrent cell, the supernet and all published
+    multiply-adds are counted from networks, and are what others counted.
+    """
+    table = [*Genotypes().rows(Path(), print)]
+    assert [(row["network"], row["setting"], row["what"]) for row in table if row["ours"] != row["paper"]] == []
+    of = [row["what"].split(",")[0] for row in table]
+    assert {what: of.count(what) for what in of} == {"parameters": 4 * 4 * 2 + 2, "multiply-adds": 4}
+
+
+@pytest.mark.parametrize(("name", "means"), [("DARTS_V1", 32 * 16**2 + 64 * 8**2 + 64 * 4), ("PR_DARTS_DL1", 64 * 4)])
+def test_the_cost_of_a_network_counts_no_means(name: str, means: int) -> None:
+    """What a network costs is what others counted, less the numbers that the average poolings of its reductions and the one
+    before its head put out.
+    """
+    sizes, options = SETTINGS[SMALL]
+    structure = architecture(sizes, **CELLS[name], **options)
+    assert cost(built(structure), (1, 3, 32, 32)).flops == 2 * (multiply_adds(structure) - means)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_what_its_name_says(name: str) -> None:
+    """Kernel, dilation and the second convolution of a separable one are those of the published name, of which the counts
+    do not see the dilation.
+    """
+    told = [getattr(make(name), field, None) for field in ("kernel", "dilation", "expansion")]
+    assert told == [
+        int(name[-1]) if name[-1].isdigit() else None,
+        *{"sep": (1, (1,)), "dil": (2, ())}.get(name[:3], (None, None)),
+    ]
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> Pairs:
+    """Up to four nodes, each on two states before it, which may be one."""
+    inputs = [draw(st.integers(0, 1 + place // 2)) for place in range(2 * draw(st.integers(1, 4)))]
+    return [(draw(st.sampled_from([*OPERATIONS])), input) for input in inputs]
+
+
+def read(structure: Structure, type: str) -> list[tuple[Operation, int]]:
+    """The pairs of a cell."""
+    cell = structure.cell(type)
+    states = [*structure.backbone.inputs, *(node.id for node in cell.nodes)]
+    sites = [site for node in cell.nodes for site in cell.sites if site.node == node.id]
+    return [(site.candidates[0].operation, states.index(site.inputs[0])) for site in sites]
+
+
+class TestArchitecture:
+    @given(cells(), cells(), st.integers(1, 4), st.sampled_from(["concatenation", "mean", "loose_ends"]))
+    def test_it_is_what_was_published(self, normal: Pairs, reduction: Pairs, depth: int, output: str) -> None:
+        """The pairs are read back from the structure, also once it went through JSON, and of it a network is built that gives
+        a score for each class.
+        """
+        structure = architecture(images(8, 3), normal, reduction, channels=2, cells=depth, output=output)
+        again = Structure.from_json(structure.to_json(), installed().make)
+
+        assert again == structure
+        assert structure.decided
+        for type, _ in structure.cells:
+            assert read(structure, type) == [(make(o), i) for o, i in {"normal": normal, "reduction": reduction}[type]]
+        network = build(again, Seed((0,))).double().eval()
+        assert network(torch.zeros(2, 3, 8, 8, dtype=torch.float64)).shape == (2, 3)
+
+    @pytest.mark.parametrize(
+        ("pairs", "message"),
+        [
+            (
+                [("sep_conv_3x3", 0)],
+                r"no image cell can be built of \[\('sep_conv_3x3', 0\)\]: it takes two pairs for each node",
+            ),
+            ([("conv", 0), ("conv", 1)], "of one of the operations skip_connect, max_pool_3x3"),
+            ([("skip_connect", 0), ("skip_connect", 2)], "site normal/n0-n0 takes 'n0', which is no input of the cell"),
+            ([("skip_connect", 0), ("skip_connect", -1)], "takes 'i-1', which is no input of the cell"),
+        ],
+    )
+    def test_refusals(self, pairs: Pairs, message: str) -> None:
+        """Half a node, an unknown operation, and an input that is not there are refused, and it is said what is wrong."""
+        with pytest.raises(StructureError, match=message):
+            architecture(images(8, 3), pairs, pairs)
+
+
+class TestMutants:
+    """Each is a network with one fault; the count sees it."""
+
+    @staticmethod
+    def counted(name: str, **fault: Any) -> bool:
+        """Whether a cell's network has as many parameters as it should."""
+        sizes, options = SETTINGS[SMALL]
+        published = dict(zip(SETTINGS, PARAMETERS[name], strict=True))[SMALL][0]
+        return parameters(architecture(sizes, **CELLS[name], **options, **fault)) == published
+
+    def test_the_form_of_a_search(self) -> None:
+        """BatchNorms that do not scale and shift are seen."""
+        assert self.counted("DARTS_V1")
+        assert not self.counted("DARTS_V1", affine=False)
+
+    def test_ends_that_are_not_loose(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """NASNet's reduction with all nodes put out is seen."""
+        assert self.counted("NASNet")
+        monkeypatch.setattr(DartsConvolutional, "outputs", lambda self, cell: tuple(node.id for node in cell.nodes))
+        assert not self.counted("NASNet")
+
+    def test_edges_that_are_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two edges between the same states, of which one is lost, are seen."""
+        honest = genotypes.cell
+        monkeypatch.setattr(
+            genotypes, "cell", lambda nodes, ids: honest([[*{s: (d, s) for d, s in node}.values()] for node in nodes], ids)
+        )
+        assert not self.counted("NASNet")

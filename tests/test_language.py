@@ -1,0 +1,255 @@
+"""Recurrent networks on tokens: the published cell with its highway bypasses, and embeddings tied to the head."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nasframe_growing import NodeGrowth
+from nasframe_papers.genotypes import RECURRENT, Pairs, parameters, recurrent
+from nasframe_recurrent import (
+    Darts,
+    IdentityEdge,
+    IdentityHighway,
+    ReluHighway,
+    SigmoidHighway,
+    TanhHighway,
+    TwoToOne,
+    ZeroEdge,
+)
+from nasframe_recurrent.cell import Tied
+from nasframe_recurrent.edges import Gated
+from recurrent import strategy
+from test_fused import case, equal
+from torch import Tensor
+from torch.nn.functional import cross_entropy, embedding
+from torchmetrics import MetricCollection
+from torchmetrics.text import Perplexity
+
+from nasframe import (
+    Bound,
+    ChangeError,
+    Data,
+    Network,
+    Operation,
+    Optimiser,
+    Seed,
+    Split,
+    StructureError,
+    Task,
+    build,
+    tolerance,
+)
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
+from nasframe.testing.strategies import seeds, sizes
+
+HIGHWAYS = (SigmoidHighway(), TanhHighway(), ReluHighway(), IdentityHighway())
+ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "identity": lambda a: a}
+
+#: Shakespeare, Sonnet 18
+TEXT = """Shall I compare thee to a summer's day?
+Thou art more lovely and more temperate:
+Rough winds do shake the darling buds of May,
+And summer's lease hath all too short a date;
+Sometime too hot the eye of heaven shines,
+And often is his gold complexion dimm'd;
+And every fair from fair sometime declines,
+By chance or nature's changing course untrimm'd;
+But thy eternal summer shall not fade,
+Nor lose possession of that fair thou ow'st;
+Nor shall death brag thou wander'st in his shade,
+When in eternal lines to time thou grow'st:
+So long as men can breathe or eyes can see,
+So long lives this, and this gives life to thee."""
+
+
+@st.composite
+def published(draw: st.DrawFn) -> Pairs:
+    """Nodes, each with an activation on one before it."""
+    return [(draw(st.sampled_from([*ACTIVATIONS])), draw(st.integers(0, i))) for i in range(draw(sizes()))]
+
+
+def by_hand(network: Network, pairs: Pairs, tokens: Tensor) -> Tensor:
+    """What the network that was published with DARTS computes, written down once more, with the weights of ours."""
+    head, cell = network.body.head, network.body.layers[0]
+    gated = [next(module for module in mixture.modules() if isinstance(module, Gated)) for mixture in cell.sites.values()]
+    W = [torch.cat([own.W_c, own.W]).t() for own in gated]
+    h, outputs = torch.zeros(tokens.shape[1], head.in_features, dtype=torch.float64), []
+    for x in embedding(tokens, head.weight):
+        c0, h0 = (torch.cat([x, h], 1) @ W[0]).chunk(2, 1)
+        states = [h + c0.sigmoid() * (h0.tanh() - h)]
+        for w, (activation, predecessor) in zip(W[1:], pairs, strict=True):
+            s = states[predecessor]
+            c, a = (s @ w).chunk(2, 1)
+            states.append(s + c.sigmoid() * (ACTIVATIONS[activation](a) - s))
+        h = torch.stack(states[1:]).mean(0)
+        outputs.append(h @ head.weight.t() + head.bias)
+    return torch.stack(outputs)
+
+
+def computed(pairs: Pairs, tokens: int, hidden: int, time: int, batch: int, seed: Seed) -> None:
+    """The cell of these pairs computes what it does by hand, in both forms, with the same derivatives."""
+    own = case(recurrent({"tokens": tokens}, pairs, hidden=hidden), time, batch, seed)
+    expected = by_hand(own.network, pairs, own.inputs)
+    for fast in (False, True):
+        _near("published", "the outputs", own.loss(fast)[0], expected)
+    equal(own)
+
+
+def tied(seed: Seed, backbone: Any, tokens: int, time: int, batch: int) -> None:
+    """A network on tokens computes what one on their embeddings does, in both forms; the gradient of an embedding is that of
+    the input and that of the row of the head together.
+    """
+    own = case(backbone.initial({"tokens": tokens}, 2), time, batch, seed)
+    width = backbone.hidden
+    other = build(backbone.initial({"inputs": width, "outputs": tokens}, 2), seed).double()
+    other.load_state_dict(own.network.state_dict())
+    weights = {a: alpha.softmax(0) for a, alpha in own.network.logits.items()}
+    direction = torch.randn(time, batch, tokens, generator=seed.generator(), dtype=torch.float64)
+    for fast in (False, True):
+        own.network.fast = other.fast = fast
+        inputs = embedding(own.inputs, other.body.head.weight.detach()).requires_grad_()
+        outputs = own.network(own.inputs, weights), other(inputs, weights)
+        _near("tied", "the outputs", *outputs)
+        (found,) = torch.autograd.grad((outputs[0] * direction).sum(), own.network.body.head.weight, retain_graph=True)
+        head, entered = torch.autograd.grad((outputs[1] * direction).sum(), (other.body.head.weight, inputs), retain_graph=True)
+        whole = head.index_add(0, own.inputs.flatten(), entered.flatten(0, 1))
+        _near("tied", "the gradients of the embeddings", found, whole)
+
+
+def grows(operation: Operation, output: str) -> None:
+    """A trained cell with this operation grows by noise as claimed."""
+    backbone = Darts(3, output=output, operations=(operation, IdentityEdge(), ZeroEdge()))
+    parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4))
+    change = NodeGrowth().change(parent.network, {"cell": "layer0"}, {}, Seed((0,)))
+    child = parent.after(change)
+    assert change.claim.kind == "approximate"
+    laws.bounded(child, change.claim.bounds)
+    ((node, bound),) = change.claim.bounds.items()
+    laws.tight(child, node, bound)
+
+
+class TestPublished:
+    def test_its_size(self) -> None:
+        """DARTS_V2 on the 10,000 words of PTB, 850 wide, has 22,960,000 parameters: embeddings that are the head, its bias,
+        one matrix of twice the width for the first state and one for each of eight nodes.
+        """
+        structure = recurrent({"tokens": 10_000}, RECURRENT, hidden=850)
+        assert parameters(structure) == 22_960_000 == 10_000 * 850 + 10_000 + 1700 * 1700 + 8 * 850 * 1700
+
+    @given(published(), sizes(), sizes(), sizes(3), sizes(3), seeds())
+    def test_what_it_computes(self, pairs: Pairs, tokens: int, hidden: int, time: int, batch: int, seed: Seed) -> None:
+        """Any cell in the published notation computes what it does by hand, in the fast form, too."""
+        computed(pairs, tokens, hidden, time, batch, seed)
+
+
+class TestTokens:
+    @given(seeds(), sizes(3), st.booleans(), sizes(2), sizes(3), sizes(3), sizes(3))
+    def test_embeddings_are_the_head(
+        self, seed: Seed, width: int, chain: bool, layers: int, tokens: int, time: int, batch: int
+    ) -> None:
+        """The rows of the head are what tokens enter as, and learn from both."""
+        tied(seed, (TwoToOne if chain else Darts)(width, layers), tokens, time, batch)
+
+    @pytest.mark.parametrize("backbone", [TwoToOne(), Darts()], ids=["two_to_one", "darts"])
+    def test_a_width_is_needed(self, backbone: Any) -> None:
+        """Tokens without a width are refused, and it is said what to give and why there is one width only."""
+        with pytest.raises(StructureError, match=r"give hidden; it is the width of their embeddings, too, .* \(n_x = n_h\)"):
+            build(backbone.initial({"tokens": 3}, 1), Seed((0,)))
+
+
+@attrs.frozen
+class Letters(Task):
+    """The next letter of a text, in windows; all parts are the same."""
+
+    name: ClassVar[str] = "letters"
+    text: str
+    window: int = 8
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Data:
+        """Windows one behind the other."""
+        letters = sorted(set(self.text))
+        codes = torch.tensor([letters.index(letter) for letter in self.text], device=device)
+        windows = codes.unfold(0, self.window + 1, self.window)
+        split = Split(len(windows), lambda index: (windows[index, :-1].t(), windows[index, 1:]))
+        return Data(
+            sizes={"tokens": len(letters)},
+            train=split,
+            validation=split,
+            test=split,
+            loss=lambda outputs, targets: cross_entropy(outputs.movedim(0, 2), targets),
+            predict=lambda outputs: outputs.transpose(0, 1).contiguous(),
+            metrics=lambda: MetricCollection({"perplexity": Perplexity()}),
+            score="perplexity",
+            references=lambda parameters: {},
+        )
+
+
+class TestSearch:
+    def test_it_learns_to_write(self) -> None:
+        """A supernet with bypasses, on a text, comes to know more of the next letter than how often each letter comes; its
+        fast form is still the readable one.
+        """
+        backbone = Darts(16, output="later", operations=(*HIGHWAYS, IdentityEdge(), ZeroEdge()))
+        optimiser = Optimiser(learning_rate=0.03)
+        own = Aged.of(strategy(1, 1, 1, backbone, task=Letters(TEXT), nodes=2, batch=20, optimiser=optimiser), 60)
+        counts = torch.tensor([TEXT.count(letter) for letter in set(TEXT)], dtype=torch.float64)
+        frequencies = torch.distributions.Categorical(counts).entropy()
+
+        outputs, targets = own.outputs(False), own.data.validation.batch(torch.arange(own.data.validation.size))[1]
+        laws.hold("learns", "the loss", float(own.data.loss(outputs, targets)), float(frequencies) - 0.3)
+        laws.fast(own)
+
+    @pytest.mark.parametrize("operation", HIGHWAYS, ids=lambda operation: operation.name)
+    @pytest.mark.parametrize("output", ["last", "later"])
+    def test_it_grows(self, operation: Operation, output: str) -> None:
+        """A cell with bypasses grows by the identity within the bound that their magnitudes give, and that is reached."""
+        grows(operation, output)
+
+    @pytest.mark.parametrize("output", ["last", "mean", "later"])
+    def test_without_an_identity(self, output: str) -> None:
+        """A cell of bypasses alone does not grow by noise: none of them can be the identity. Behind a gate it does."""
+        network = build(Darts(operations=HIGHWAYS, output=output).initial({"inputs": 1, "outputs": 1}, 1), Seed((0,)))
+        with pytest.raises(ChangeError, match="can act as the identity; grow it with form = 'gate'"):
+            NodeGrowth().change(network, {"cell": "layer0"}, {}, Seed((0,)))
+        assert NodeGrowth(form="gate").change(network, {"cell": "layer0"}, {}, Seed((0,))).claim.kind == "exact"
+
+
+class TestMutants:
+    """Each has one fault; the law named sees it."""
+
+    def test_the_first_state_is_averaged(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Published: a mean of all states."""
+        monkeypatch.setattr(Darts, "outputs", lambda self, cell: tuple(node.id for node in cell.nodes))
+        with pytest.raises(AssertionError, match="published: the distance"):
+            computed([("tanh", 0)], 2, 2, 2, 2, Seed((0,)))
+
+    def test_the_bypass_of_the_fast_form(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Published: a fast form whose gates are the wrong way round."""
+        honest = TanhHighway.function
+        monkeypatch.setattr(TanhHighway, "function", classmethod(lambda cls, c, a, h: honest(-c, a, h)))
+        with pytest.raises(AssertionError, match="published: the distance"):
+            computed([("tanh", 0)], 2, 2, 2, 2, Seed((0,)))
+
+    def test_half_a_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Tied: embeddings that learn as the head alone."""
+        honest = Tied.embed
+        monkeypatch.setattr(Tied, "embed", lambda self, tokens: honest(self, tokens).detach())
+        with pytest.raises(AssertionError, match="tied: the distance of the gradients"):
+            tied(Seed((0,)), Darts(2), 2, 2, 2)
+
+    def test_a_magnitude_without_the_bypass(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Tight: a bound of the activation alone is exceeded."""
+        monkeypatch.setattr(SigmoidHighway, "magnitude", lambda self, module: Bound({(): 1.0}))
+        with pytest.raises(AssertionError, match="tight: the largest deviation found of layer0/n2, at 10 times"):
+            grows(SigmoidHighway(), "last")
+
+
+def _near(law: str, what: str, found: Tensor, expected: Tensor) -> None:
+    distance = float((found - expected).detach().abs().max())
+    laws.hold(law, f"the distance of {what}", distance, tolerance(expected.detach()))

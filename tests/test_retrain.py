@@ -1,0 +1,346 @@
+"""A found architecture trained from the beginning, and the random ones that it is set beside."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import attrs
+import convolutional
+import pytest
+import torch
+from convolutional import Blobs, image_strategy, small
+from hypothesis import given
+from hypothesis import strategies as st
+from nasframe_recurrent import Darts, TwoToOne
+from test_checkpoint import Killed
+from test_resume import digest
+from torch import Tensor
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Pruner, RunError, Search, Seed, Strategy, StrategyError, Structure, StructureError, build
+from nasframe.run import checkpoint
+from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED, Row, compare, predicting
+from nasframe.run.folder import Folder, Keeper, found
+from nasframe.run.summary import verdict
+from nasframe.search.drawn import drawn
+from nasframe.search.events import EpochEnded, Finished
+from nasframe.search.state import dump, load
+
+SEEDS = st.integers(0, 2**16).map(lambda number: Seed((number,)))
+#: a strategy, and how large its task is
+SPACES = {
+    "two_to_one": (toy_strategy(backbone=TwoToOne(hidden=2, layers=2)), {"inputs": 2, "outputs": 2}),
+    "darts": (toy_strategy(backbone=Darts(hidden=2)), {"inputs": 2, "outputs": 2}),
+    "images": (image_strategy(), {"channels": 1, "classes": 3, "height": 8, "width": 8}),
+}
+
+
+def architecture(strategy: Strategy, sizes: Mapping[str, int], nodes: int = 2, seed: int = 0) -> Structure:
+    """One of the strategy's space."""
+    return drawn(strategy, strategy.backbone.initial(sizes, nodes), Seed((seed,)))
+
+
+# ---------------------------------------------------------------------------------------------------- random architectures
+
+
+@pytest.mark.parametrize("name", SPACES)
+@given(nodes=st.integers(1, 3), seed=SEEDS)
+def test_a_random_architecture_is_one_of_its_space(name: str, nodes: int, seed: Seed) -> None:
+    """All is decided, among the candidates of the supernet, for nodes that reach its outputs; the same seed gives the same."""
+    strategy, sizes = SPACES[name]
+    space = strategy.backbone.initial(sizes, nodes)
+    one = drawn(strategy, space, seed)
+    sites = dict(space.sites())
+
+    assert one.decided
+    assert all(set(site.candidates) <= set(sites[address].candidates) for address, site in one.sites())
+    for (_, cell), (_, before) in zip(one.cells, space.cells, strict=True):
+        assert strategy.backbone.outputs(cell) == strategy.backbone.outputs(before)
+        assert cell.alive(strategy.backbone.outputs(cell)) == cell
+    assert not any(c.operation.zero for _, site in one.sites() for c in site.candidates)
+    assert one == drawn(strategy, space, seed)
+    assert build(one, seed).structure == one
+
+
+@attrs.frozen
+class Watched(Pruner):
+    """Nothing goes; the weights that it is shown are kept."""
+
+    name = "watched"
+    seen: list[Mapping[str, Tensor]] = attrs.field(factory=list)
+
+    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        self.seen.append(weights)
+        return {}
+
+
+def check_even(candidates: int) -> None:
+    """Any one of so many weights has the distribution of a coordinate on the simplex: P(w > x) = (1 - x)^(n - 1)."""
+    operations, pruner = TwoToOne().operations[:candidates], Watched()
+    strategy = toy_strategy(backbone=TwoToOne(operations=operations), pruner=pruner)
+    space = strategy.backbone.initial({"inputs": 1, "outputs": 1}, 1)
+    for number in range(400):
+        drawn(strategy, space, Seed((number, "even")))
+    weights = torch.stack([w for seen in pruner.seen for w in seen.values()])
+    assert torch.allclose(weights.sum(1), torch.ones(400, dtype=weights.dtype))
+    for column in weights.T:
+        below = 1 - (1 - column.sort().values) ** (candidates - 1)
+        away = (below - (torch.arange(400) + 0.5) / 400).abs().max()
+        assert away < 1.95 / 400**0.5, f"{away:.3f} from even"  # Kolmogorov and Smirnov: once in a thousand
+
+
+@pytest.mark.parametrize("candidates", [2, 3, 5])
+def test_weights_are_drawn_evenly(candidates: int) -> None:
+    """From the whole simplex: no weight is likelier than another."""
+    check_even(candidates)
+
+
+def test_fails_if_weights_are_uneven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above notices uniform numbers over their sum, which crowd in the middle."""
+    monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator: self.uniform_(generator=generator))
+
+    with pytest.raises(AssertionError, match="from even"):
+        check_even(3)
+
+
+def test_what_is_left_keeps_its_odds() -> None:
+    """A pruner that leaves sites undecided leaves the backbone their weights, anew in proportion."""
+    strategy, sizes = SPACES["images"]
+    space = strategy.backbone.initial(sizes, 1)
+    draws = torch.empty(space.next_id, dtype=torch.float64).exponential_(generator=Seed((3,)).generator())
+    heaviest = {max((draws[c.id].item(), c.id) for c in s.candidates if not c.operation.zero)[1] for _, s in space.sites()}
+    one = drawn(attrs.evolve(strategy, pruner=Watched()), space, Seed((3,)))
+
+    assert {c.id for _, s in one.sites() for c in s.candidates} == heaviest
+
+
+def scored(name: str, *values: float) -> Row:
+    """A row with these values of the one metric."""
+    return Row(name, 1, (1,) * len(values), {"score": values})
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.floats(0, 1), st.booleans())
+def test_the_verdict_is_on_the_best_of_all_others(values: list[float], inherited: float, higher: bool) -> None:
+    """References and random architectures alike; the inherited weights are no contestant, and a tie is no win."""
+    mine, *others = values
+    rows = [scored(INHERITED, inherited), scored(FOUND, mine), *(scored(f"other {i}", v) for i, v in enumerate(others))]
+    best = (max if higher else min)(others)
+    wins = mine > best if higher else mine < best
+    said = verdict(rows, "score", higher)
+
+    assert ("beats" in said) == wins
+    assert f"(other {others.index(best)})" in said
+    assert said.endswith(f"{mine:.4f} against {best:.4f}.")
+
+
+@pytest.mark.parametrize("strategy", [toy_strategy(seeds=2), image_strategy(task=Blobs(6), seeds=2)], ids=["toy", "images"])
+def test_random_architectures_stand_beside_the_found_one(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each seed, of the space with as many nodes in each cell; trained as it is; their parameters are the mean."""
+    made: list[tuple[Structure, Structure]] = []
+
+    def recorded(strategy: Strategy, space: Structure, seed: Seed) -> Structure:
+        made.append((space, drawn(strategy, space, seed)))
+        return made[-1][1]
+
+    monkeypatch.setattr("nasframe.run.compare.drawn", recorded)
+    search = Search(strategy)
+    search.run()
+    rows = {name: row() for name, row in compare(search)}
+    nodes = [(type, len(cell.nodes)) for type, cell in search.network.structure.cells]
+    sizes = [sum(p.numel() for p in build(structure, Seed((0,))).parameters()) for _, structure in made]
+
+    assert [*rows][:3] == [INHERITED, FOUND, RANDOM]
+    assert [[(type, len(cell.nodes)) for type, cell in space.cells] for space, _ in made] == [nodes, nodes]
+    assert rows[RANDOM].parameters == round(sum(sizes) / 2)
+    assert rows[RANDOM].updates == rows[FOUND].updates
+    assert all(len(values) == 2 for values in rows[RANDOM].values.values())
+
+
+# ------------------------------------------------------------------------------------------------------------- retraining
+
+
+def image_retraining(**changes: Any) -> Strategy:
+    """Two epochs with an auxiliary head, drop path, augmentation and a falling rate, on all images there are."""
+    changed = {
+        "task": Blobs(size=10, flips=True, validated=False),
+        "backbone": small(channels=3, cells=3, affine=True, auxiliary=0.4, drop_path=0.3),
+        "optimiser": attrs.evolve(image_strategy().optimiser, epochs=2),
+        "criterion": attrs.evolve(image_strategy().criterion, epochs=2),
+    }
+    return image_strategy(**(changed | changes))
+
+
+def image_cells() -> Structure:
+    """What a search of two nodes a cell may have found."""
+    return architecture(*SPACES["images"])
+
+
+def test_a_retraining_puts_the_cells_into_the_strategys_backbone() -> None:
+    """The same sites with the same operations; its own width, depth and heads; weights that nobody trained."""
+    strategy, cells = image_retraining(), image_cells()
+    search = Search.retraining(strategy, cells)
+    structure = search.network.structure
+
+    assert structure.cells == cells.cells
+    assert structure.backbone == strategy.backbone
+    assert search.state.updates == 0
+    search.run()
+    assert {r["phase"] for r in search.state.history} == {"retune"}
+    assert search.state.lineage == []
+    assert search.state.updates == 4
+
+
+def test_a_retraining_resumes_at_every_event() -> None:
+    """Augmentation, drop path, auxiliary head and falling rate included, it ends in the same bytes."""
+    strategy, cells = image_retraining(), image_cells()
+    search = Search.retraining(strategy, cells)
+    dumps = [dump(search.state), *(dump(search.state) for _ in search)]
+    expected = digest(search.state)
+    for number, (text, tensors) in enumerate(dumps):
+        torch.manual_seed(number)
+        again = Search(strategy, state=load(text, tensors, strategy, convolutional.PLUGINS))
+        again.run()
+        assert digest(again.state) == expected, f"resumed at event {number}"
+
+
+def test_without_a_validation_part_the_last_network_counts() -> None:
+    """No record has a loss or a score of it, and the weights are those after the last step."""
+    search, weights = Search.retraining(image_retraining(), image_cells()), {}
+    for event in search:
+        if isinstance(event, EpochEnded):
+            assert not {"valid", "scores"} & event.record.keys()
+            weights = {name: p.detach().clone() for name, p in search.network.named_parameters()}
+
+    assert isinstance(event, Finished)
+    assert event.valid is None
+    assert all(torch.equal(p, weights[name]) for name, p in search.network.named_parameters())
+
+
+def begun(path: Path) -> Folder:
+    """The folder of a retraining, before its first step."""
+    strategy, sizes = SPACES["two_to_one"]
+    search = Search.retraining(strategy, architecture(strategy, sizes))
+    return Folder.create(path, strategy, PLUGINS, search.state)
+
+
+def run(folder: Folder, events: int | None = None) -> Search:
+    """Go on with it, for so many events or to the end."""
+    search = folder.search()
+    keeper = Keeper(folder, search.state, every=1)
+    for event in itertools.islice(search, events):
+        keeper(event)
+    return search
+
+
+def check_taken_up(broken: Folder, whole: Folder) -> None:
+    """What was broken off goes on as what it was, to the same bytes."""
+    expected, actual = run(whole), run(Folder.open(broken.path, PLUGINS))
+    assert {r["phase"] for r in actual.state.history if r["kind"] == "epoch"} == {"retune"}
+    assert digest(actual.state) == digest(expected.state)
+    assert (whole.path / "metrics.jsonl").read_bytes() == (broken.path / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("events", [0, 1, 3, 4])
+def test_a_killed_retraining_is_taken_up_as_one(tmp_path: Path, events: int) -> None:
+    """Killed before its first step, or after any."""
+    broken = begun(tmp_path / "broken")
+    run(broken, events)
+
+    check_taken_up(broken, begun(tmp_path / "whole"))
+
+
+def test_fails_if_the_first_state_is_not_kept(tmp_path: Path) -> None:
+    """The law above notices a folder that holds the strategy alone."""
+    broken = Folder.create(tmp_path / "broken", SPACES["two_to_one"][0], PLUGINS)
+
+    with pytest.raises(AssertionError):
+        check_taken_up(broken, begun(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_folder_is_never_that_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Killed while it is made, the folder is that of a retraining, or of no run at all."""
+    left = [step]
+
+    def fatal(path: Path, data: bytes, original: Any = checkpoint._write) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        original(path, data)
+
+    monkeypatch.setattr(checkpoint, "_write", fatal)
+    try:
+        begun(tmp_path / "run")
+    except Killed:
+        with pytest.raises(RunError, match=r"it holds no strategy\.toml"):
+            Folder.open(tmp_path / "run", PLUGINS)
+        return
+    assert Folder.open(tmp_path / "run", PLUGINS).search().state.phase == "retune"
+
+
+def test_the_test_part_is_read_when_all_is_over() -> None:
+    """Training does not touch it, and neither does making ready for the comparison."""
+    search = Search.retraining(image_retraining(), image_cells())
+    batch, reads = search.data.test.batch, []
+    object.__setattr__(search.data.test, "batch", lambda index: (reads.append(index), batch(index))[1])
+    search.run()
+    rows = [*compare(search)]
+    assert reads == []
+    (name, row), *_ = rows
+
+    assert name == RETRAINED
+    assert set(row().values) == {"accuracy"}
+    assert len(reads) == 1
+
+
+def test_only_references_that_are_not_trained_stand_beside_it() -> None:
+    """Those of the task without parameters to train."""
+    strategy, sizes = SPACES["two_to_one"]
+    search = Search.retraining(strategy, architecture(strategy, sizes))
+    references = {"still": torch.nn.Identity, "trained": lambda: torch.nn.Linear(2, 2)}
+    object.__setattr__(search.data, "references", lambda parameters: references)
+    search.run()
+
+    assert [row().name for _, row in compare(search)] == [RETRAINED, "still"]
+
+
+@given(st.integers(1, 3), st.sampled_from([1, 3]))
+def test_an_auxiliary_head_does_not_predict(channels: int, cells: int) -> None:
+    """A network is as large with it as without, by the parameters that its predictions depend on."""
+    _, sizes = SPACES["images"]
+    backbones = [small(channels=channels, cells=cells, auxiliary=weight) for weight in (0.0, 0.4)]
+    structures = [drawn(image_strategy(backbone=b), b.initial(sizes, 1), Seed((0,))) for b in backbones]
+    plain, aided = (build(structure, Seed((0,))).double() for structure in structures)
+    data = Blobs().load(torch.device("cpu"), torch.float64)
+
+    assert predicting(plain, data) == predicting(aided, data)
+    assert predicting(plain, data).parameters == sum(p.numel() for p in plain.parameters())
+    assert predicting(aided, data).parameters < sum(p.numel() for p in aided.parameters())
+
+
+def test_nothing_but_an_architecture_that_fits_is_retrained(tmp_path: Path) -> None:
+    """What is no architecture, belongs to another backbone, or cannot be read is refused with its reason."""
+    strategy, sizes = SPACES["images"]
+    with pytest.raises(StructureError, match="have several candidates each"):
+        Search.retraining(strategy, strategy.backbone.initial(sizes, 1))
+    with pytest.raises(StructureError, match="give a backbone of the kind that the cells were found in"):
+        Search.retraining(strategy, architecture(*SPACES["darts"]))
+    with pytest.raises(StrategyError, match="cannot be used here"):
+        Search.retraining(attrs.evolve(strategy, device="cuda:99"), image_cells())
+    with pytest.raises(RunError, match=r"architecture.json cannot be read: .* give a file that a run wrote"):
+        found(tmp_path, PLUGINS)
+    (tmp_path / "architecture.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "architecture.json"):
+        with pytest.raises(StructureError, match="not the JSON of a structure"):
+            found(path, PLUGINS)
+
+
+def test_an_architecture_is_found_in_a_folder_or_a_file(tmp_path: Path) -> None:
+    """The same one."""
+    cells = image_cells()
+    (tmp_path / "architecture.json").write_text(cells.to_json())
+
+    assert found(tmp_path, convolutional.PLUGINS) == found(tmp_path / "architecture.json", convolutional.PLUGINS) == cells

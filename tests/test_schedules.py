@@ -1,0 +1,135 @@
+"""Learning rates that fall along a cosine: torch's, in each phase anew, a function of the counters alone."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from standins import Scripted
+from test_architects import asked
+from test_resume import check_resumes_everywhere
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from toy import toy_strategy
+
+from nasframe import Optimiser, Search, Stepped, Strategy
+from nasframe.optimiser import rate_of
+from nasframe.testing.aged import Aged
+
+Patch = pytest.MonkeyPatch
+
+rates = st.floats(1e-4, 1.0)
+annealed = st.builds(
+    Optimiser,
+    method=st.sampled_from(["adam", "adamw", "sgd"]),
+    learning_rate=rates,
+    epochs=st.integers(1, 30),
+    final=st.just(0.0) | rates,
+)
+ANNEALED = Optimiser("sgd", learning_rate=0.1, momentum=0.9, epochs=3, final=0.01)
+
+
+@given(annealed)
+def test_rates_are_torchs(optimiser: Optimiser) -> None:
+    """Epoch by epoch they are those of CosineAnnealingLR, and afterwards the final one."""
+    falls(optimiser)
+
+
+def falls(optimiser: Optimiser) -> None:
+    parameters = [("w", nn.Parameter(torch.zeros(1)))]
+    own, other = optimiser.build(parameters), optimiser.build(parameters)
+    schedule = CosineAnnealingLR(other, optimiser.epochs, optimiser.final)
+    for epoch in range(optimiser.epochs + 1):
+        optimiser.anneal(own, epoch)
+        assert rate_of(own) == pytest.approx(rate_of(other), rel=1e-9, abs=1e-12)
+        other.step()
+        schedule.step()
+    optimiser.anneal(own, 2 * optimiser.epochs)
+    assert rate_of(own) == optimiser.final
+
+
+def test_without_epochs_it_stays() -> None:
+    """Whatever the epoch; and all of the training counts as behind it."""
+    optimiser = Optimiser(learning_rate=0.3)
+    own = optimiser.build([("w", nn.Parameter(torch.zeros(1)))])
+    optimiser.anneal(own, 7)
+    assert (rate_of(own), optimiser.progress(0)) == (0.3, 1.0)
+
+
+def used(strategy: Strategy) -> list[tuple[int, str, int, float]]:
+    """Stage, phase, epoch and the weights' learning rate of each update of a search."""
+    search, found = Search(strategy), []
+    for event in search:
+        if isinstance(event, Stepped):
+            found.append((event.stage, event.phase, event.epoch, rate_of(search.state.optimisers["weights"])))
+    return found
+
+
+@pytest.mark.parametrize("prune", ["stage", "end"])
+def test_each_phase_begins_anew(prune: str) -> None:
+    """Every stage's search, every tuning and the retraining at the end run through the rates from the first on."""
+    anew(prune)
+
+
+def anew(prune: str) -> None:
+    strategy = toy_strategy(prune=prune, optimiser=ANNEALED, criterion=Scripted(epochs=3, growths=1))
+    expected = []
+    for epoch in range(3):
+        own = ANNEALED.build([("w", nn.Parameter(torch.zeros(1)))])
+        ANNEALED.anneal(own, epoch)
+        expected += [rate_of(own)] * 3
+    phases: dict[tuple[int, str], list[float]] = {}
+    for stage, phase, _, rate in used(strategy):
+        phases.setdefault((stage, phase), []).append(rate)
+    others = {"stage": [(0, "tune"), (1, "tune")], "end": [(1, "retune")]}[prune]
+    assert set(phases) == {(0, "search"), (1, "search"), *others}
+    assert all(found == expected for found in phases.values())
+
+
+def test_the_unrolled_step_is_annealed() -> None:
+    """The problem that an architect sees has the rate of the epoch as xi, and its own step is torch's at that rate."""
+    parent = Aged.of(toy_strategy(optimiser=ANNEALED, criterion=Scripted(epochs=9)), 4)
+    case = asked(parent)
+    assert parent.state.epoch == 1
+    assert case.problem.xi == pytest.approx(0.01 + 0.09 * 0.75)
+    zeros = {name: torch.ones_like(w) for name, w in case.problem.weights.items()}
+    found, wanted = case.problem.unroll(zeros), case.own_step(zeros)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("method", ["adam", "sgd"])
+def test_resumes_in_the_midst_of_a_fall(method: str) -> None:
+    """From every event a search whose rate falls ends in the same bytes."""
+    optimiser = attrs.evolve(ANNEALED, method=method, momentum=0.0)
+    assert check_resumes_everywhere(toy_strategy(optimiser=optimiser, criterion=Scripted(epochs=2, growths=1))) >= 20
+
+
+def chained(self: Optimiser, optimiser: torch.optim.Optimizer, epoch: int) -> None:
+    """The rate is made from the one before, as torch's schedules do."""
+    for group in optimiser.param_groups:
+        group["lr"] *= 0.9
+
+
+def straight(self: Optimiser, optimiser: torch.optim.Optimizer, epoch: int) -> None:
+    """The rate falls along a line, and to zero."""
+    for group in optimiser.param_groups:
+        group["lr"] = self.learning_rate * (1 - self.progress(epoch))
+
+
+class TestMutants:
+    def test_another_form(self, monkeypatch: Patch) -> None:
+        """Torch's rates: a straight line is seen."""
+        monkeypatch.setattr(Optimiser, "anneal", straight)
+        with pytest.raises(AssertionError):
+            falls(ANNEALED)
+
+    def test_a_rate_that_is_state(self, monkeypatch: Patch) -> None:
+        """Each phase anew, and resuming: a rate that hangs on the one before is seen."""
+        monkeypatch.setattr(Optimiser, "anneal", chained)
+        with pytest.raises(AssertionError):
+            anew("stage")
+        with pytest.raises(AssertionError, match="resumed at event"):
+            check_resumes_everywhere(toy_strategy(optimiser=ANNEALED))
