@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor, nn
 
+from nasframe.errors import StructureError
 from nasframe.network import Outputs, readable
 from nasframe.operation import Operation
 from nasframe.part import Part
@@ -62,6 +63,15 @@ class Backbone(Part):
     @abstractmethod
     def grown(self, structure: Structure, cell: str) -> Grown:
         """The structure with one node more in that cell type."""
+
+    def taken(self, sizes: Mapping[str, int], *names: str) -> tuple[tuple[str, int], ...]:
+        """Of a task's sizes those that the backbone needs; a task that does not give them is refused."""
+        if missing := [name for name in names if name not in sizes]:
+            raise StructureError(
+                f"backbone {self.name!r} needs to know {', '.join(missing)} of its data, and the task tells {', '.join(sizes)}: "
+                "take a backbone for data of this kind, or another task"
+            )
+        return tuple((name, sizes[name]) for name in names)
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:
         """MAY: the states that a cell puts out; by default its last node."""

@@ -68,15 +68,22 @@ class Data:
             return self.loss(outputs.outputs, targets) + outputs.weight * self.loss(outputs.auxiliary, targets)
         return self.loss(outputs, targets)
 
-    def measure(self, outputs: Callable[[Tensor], Tensor], split: Split) -> tuple[float, dict[str, float]]:
-        """The mean loss and the metrics over a split of what `outputs` makes of the inputs."""
-        total, metrics = 0.0, self.metrics()
+    def mean_loss(self, outputs: Callable[[Tensor], Tensor], split: Split, *metrics: torchmetrics.MetricCollection) -> float:
+        """The mean loss over a split of what `outputs` makes of the inputs; the metrics are updated by it, too."""
+        total = 0.0
         with torch.no_grad():
             for inputs, targets in split.batches():
                 found = outputs(inputs)
                 total += float(self.loss(found, targets)) * len(targets)
-                metrics.update(self.predict(found).contiguous(), targets.contiguous())  # some metrics ask for a view
-        return total / split.size, {name: float(value) for name, value in metrics.compute().items()}
+                for metric in metrics:
+                    metric.update(self.predict(found).contiguous(), targets.contiguous())  # some ask for a view
+        return total / split.size
+
+    def measure(self, outputs: Callable[[Tensor], Tensor], split: Split) -> tuple[float, dict[str, float]]:
+        """The mean loss and the metrics over a split of what `outputs` makes of the inputs."""
+        metrics = self.metrics()
+        loss = self.mean_loss(outputs, split, metrics)
+        return loss, {name: float(value) for name, value in metrics.compute().items()}
 
 
 class Task(Part):

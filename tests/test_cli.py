@@ -177,6 +177,15 @@ def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ERRORS = {
+    "images for a recurrent cell": (
+        ["search", "--task", "images"],
+        "backbone 'two_to_one' needs to know inputs, outputs of its data, and the task tells channels, classes, height, width",
+    ),
+    "a series for an image cell": (
+        ["search", "--backbone", "darts_convolutional:cells=3"],
+        "backbone 'darts_convolutional' needs to know channels, classes, height, width",
+    ),
+    "nothing held out": (["search", "--strategy", "digits", "--task", "images:validation=0.0"], "holds nothing out"),
     "unknown part": (
         ["search", "--backbone", "two_to_on"],
         "error: there is no backbone 'two_to_on'; did you mean 'two_to_one'?",

@@ -74,4 +74,4 @@ def scores(network: nn.Module, data: Data) -> dict[str, float]:
 
 
 def _valid(network: nn.Module, data: Data) -> float | None:
-    return data.measure(network.eval(), data.validation)[0] if data.validation.size else None
+    return data.mean_loss(network.eval(), data.validation) if data.validation.size else None

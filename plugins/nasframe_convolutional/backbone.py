@@ -86,9 +86,8 @@ class DartsConvolutional(Backbone):
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
         """Both types with that many nodes, as far as the plan has them."""
-        names = ("channels", "classes", "height", "width")
         types = [type for type in ("normal", "reduction") if type in self.plan]
-        structure = Structure(self, tuple((name, sizes[name]) for name in names), tuple((type, Cell()) for type in types))
+        structure = Structure(self, self.taken(sizes, "channels", "classes", "height", "width"), tuple((t, Cell()) for t in types))
         for type in types:
             for _ in range(nodes):
                 structure = self._extended(structure, type)

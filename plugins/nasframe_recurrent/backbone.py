@@ -40,7 +40,7 @@ class Recurrent(Backbone):
         """Every layer with that many nodes. `sizes` has `inputs` (n_x) and `outputs` (n_y), or `tokens`."""
         cells = tuple((f"layer{i}", Cell()) for i in range(self.layers))
         names = ("tokens",) if "tokens" in sizes else ("inputs", "outputs")
-        structure = Structure(self, tuple((name, sizes[name]) for name in names), cells)
+        structure = Structure(self, self.taken(sizes, *names), cells)
         for type, _ in cells:
             for _ in range(nodes):
                 structure = self.grown(structure, type).structure
