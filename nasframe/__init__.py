@@ -22,6 +22,7 @@ from nasframe.errors import (
     UnknownNameError,
 )
 from nasframe.label import label
+from nasframe.model import Model, Scale
 from nasframe.morphism import Morphism, Proposal
 from nasframe.network import Aided, Axis, Gate, Mixture, Network, Outputs, Shares, build, consumes, produces, readable, tensors
 from nasframe.operation import Operation
@@ -31,6 +32,7 @@ from nasframe.plugins import Plugins, discover, hookimpl, installed
 from nasframe.pointwise import Pointwise, Term
 from nasframe.pruner import Pruner, all_but_strongest
 from nasframe.recipe import Recipe, Reproduction
+from nasframe.run.folder import load_model
 from nasframe.search.bilevel import alternate
 from nasframe.search.drawn import drawn
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
@@ -77,6 +79,7 @@ __all__ = [
     "Judged",
     "Loop",
     "Mixture",
+    "Model",
     "Morphism",
     "Named",
     "NasframeError",
@@ -95,6 +98,7 @@ __all__ = [
     "Recipe",
     "Reproduction",
     "RunError",
+    "Scale",
     "Search",
     "Seed",
     "Set",
@@ -128,6 +132,7 @@ __all__ = [
     "hookimpl",
     "installed",
     "label",
+    "load_model",
     "nested",
     "number",
     "one_more",

@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from nasframe.model import Scale
 from nasframe.network import Aided, Outputs
 from nasframe.part import Part
 
@@ -50,6 +51,7 @@ class Data:
         score: the one of them that networks are compared by.
         references: for a number of parameters, what to compare a found network with: a module by name. Those with
             parameters that require a gradient are trained as the found network is.
+        inputs, outputs: how raw values are made what the network takes in and puts out, where they are scaled.
     """
 
     sizes: Mapping[str, int]
@@ -61,6 +63,8 @@ class Data:
     metrics: Callable[[], torchmetrics.MetricCollection]
     score: str
     references: Callable[[int], Mapping[str, Callable[[], nn.Module]]]
+    inputs: Scale | None = None
+    outputs: Scale | None = None
 
     def objective(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """What training descends: the loss, and that of an auxiliary head by its weight (Szegedy et al. 2015)."""

@@ -148,7 +148,7 @@ def test_a_run_taken_up_from_its_folder(tmp_path: Path, stop_after: int) -> None
             file.write('{"kind": "epoch", "torn')
     actual = run(Folder.open(broken.path, PLUGINS))
     for folder, search in ((whole, expected), (broken, actual)):
-        folder.write_result(search.network)
+        folder.write_result(search)
 
     assert digest(expected.state) == digest(actual.state)
     for name in ("strategy.toml", "metrics.jsonl", "lineage.jsonl", "architecture.json", "weights.safetensors"):

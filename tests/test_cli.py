@@ -32,7 +32,15 @@ TINY = [
     "--criterion",
     "max_nodes:nodes=2",
 ]
-RESULTS = ["metrics.jsonl", "lineage.jsonl", "architecture.json", "weights.safetensors", "summary.md", "summary.json"]
+RESULTS = [
+    "metrics.jsonl",
+    "lineage.jsonl",
+    "architecture.json",
+    "weights.safetensors",
+    "scales.safetensors",
+    "summary.md",
+    "summary.json",
+]
 
 
 def command(*arguments: str) -> list[str]:
@@ -71,13 +79,13 @@ def test_what_a_run_took_is_told_and_not_kept(finished: Path) -> None:
         assert path.is_dir() or b"MiB" not in path.read_bytes(), path
 
 
-def test_an_architecture_is_rebuilt_from_json_alone_in_a_clean_process(finished: Path) -> None:
-    """Its weights fit, and the rebuilt network gives a finite prediction."""
+def test_a_model_is_made_again_in_a_clean_process(finished: Path) -> None:
+    """From the run's folder alone; it takes raw values and predicts some that are like them."""
     code = """
-import sys, torch, nasframe, safetensors.torch
-network = nasframe.build(nasframe.Structure.from_json(open("architecture.json").read(), nasframe.installed().make), nasframe.Seed((0,)))
-network.load_state_dict(safetensors.torch.load_file("weights.safetensors"), strict=True)
-print(bool(network.eval()(torch.randn(10, 3, 4)).isfinite().all()))
+import torch, nasframe
+model = nasframe.load_model(".")
+temperatures = model(model.inputs.mean + model.inputs.deviation * torch.randn(10, 3, 4))[..., 1]
+print(bool(((temperatures > -20) & (temperatures < 60)).all()))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=False)
 

@@ -27,7 +27,7 @@ def test_the_python_examples(capsys) -> None:
         exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
     inputs, _ = names["search"].data.test.batch(slice(0, 3))
 
-    assert names["model"].structure.decided
+    assert names["model"].network.structure.decided
     assert names["model"](inputs).shape == (10, 3, 4)
     assert "Changed(" in capsys.readouterr().out
 

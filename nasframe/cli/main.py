@@ -228,7 +228,7 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         try:
             follow(search, keeper, watch, stop.check)
             watch.say(spent(time.monotonic() - start, search.strategy.device))
-            folder.write_result(search.network)
+            folder.write_result(search)
             _draw(search, folder.path)
             with threads(search.strategy.threads):
                 watch.say(summary.write(folder, search, list(_compared(search, watch, stop))))

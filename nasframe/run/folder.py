@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import filelock
 import safetensors.torch
+from torch import Tensor
 
 from nasframe.errors import RunError
-from nasframe.network import Network
-from nasframe.plugins import Plugins
+from nasframe.model import Model, Scale
+from nasframe.network import build, tensors
+from nasframe.plugins import Plugins, installed
 from nasframe.run import checkpoint
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
 from nasframe.search.search import Search
-from nasframe.search.state import State, dump, load, snapshot
+from nasframe.search.state import State, dump, fill, load, snapshot
 from nasframe.search.strategy import Strategy
+from nasframe.seeds import Seed
 from nasframe.structure import Structure
 
-STRATEGY, ARCHITECTURE, WEIGHTS = "strategy.toml", "architecture.json", "weights.safetensors"
+STRATEGY, ARCHITECTURE = "strategy.toml", "architecture.json"
+WEIGHTS, SCALES = "weights.safetensors", "scales.safetensors"
 RECORDS = {"metrics.jsonl": "history", "lineage.jsonl": "lineage"}
 
 
@@ -86,11 +90,13 @@ class Folder:
         """Write the state down."""
         checkpoint.write(self.path / "commits", *dump(state), self._environment())
 
-    def write_result(self, network: Network) -> None:
-        """The architecture as JSON, from which it is rebuilt, and its weights."""
-        values = {name: tensor.contiguous().cpu() for name, tensor in snapshot(network).items()}
-        checkpoint.write_file(self.path / ARCHITECTURE, network.structure.to_json().encode())
-        checkpoint.write_file(self.path / WEIGHTS, safetensors.torch.save(values))
+    def write_result(self, search: Search) -> None:
+        """The architecture as JSON, from which it is rebuilt, its weights, and the scales of the data, for `load_model`."""
+        scales = {"inputs": search.data.inputs, "outputs": search.data.outputs}
+        values = {f"{side}.{name}": t for side, scale in scales.items() if scale for name, t in tensors(scale).items()}
+        checkpoint.write_file(self.path / SCALES, _tensors(values))
+        checkpoint.write_file(self.path / WEIGHTS, _tensors(snapshot(search.network)))
+        checkpoint.write_file(self.path / ARCHITECTURE, search.network.structure.to_json().encode())
 
     def _environment(self) -> dict[str, str]:
         return checkpoint.environment({p.name: p.version for p in self.plugins.found})
@@ -106,6 +112,25 @@ def found(path: Path, plugins: Plugins) -> Structure:
             f"the architecture {file} cannot be read: {error}; give a file that a run wrote when it was over, or its folder"
         ) from error
     return Structure.from_json(text, plugins.make)
+
+
+def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
+    """The network that a run left in its folder, in the units of its data and in evaluation mode."""
+    folder = Path(path)
+    structure = found(folder, plugins or installed())
+    try:
+        weights, scales = (safetensors.torch.load_file(folder / name) for name in (WEIGHTS, SCALES))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(
+            f"the weights or scales of {folder} cannot be read: {error}; give the folder of a run that is over"
+        ) from error
+    network = build(structure, Seed((0, "overwritten"))).to(next(iter(weights.values())).dtype)
+    fill(network, weights)
+    sides = (
+        Scale(scales[f"{side}.mean"], scales[f"{side}.deviation"]) if f"{side}.mean" in scales else None
+        for side in ("inputs", "outputs")
+    )
+    return Model(network, *sides).eval()
 
 
 class Keeper:
@@ -144,6 +169,11 @@ def follow(search: Search, keeper: Keeper, watch: Callable[[Event], None], check
         keeper(event)
         watch(event)
         check()
+
+
+def _tensors(values: Mapping[str, Tensor]) -> bytes:
+    # both sides of a model may have one scale, and the file format knows no tensor twice
+    return safetensors.torch.save({name: tensor.contiguous().cpu().clone() for name, tensor in values.items()})
 
 
 def _lines(records: Sequence[Any]) -> bytes:

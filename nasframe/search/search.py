@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from nasframe.errors import StrategyError
+from nasframe.model import Model
 from nasframe.network import Network
 from nasframe.search.events import Event
 from nasframe.search.loop import Loop
@@ -69,6 +70,11 @@ class Search:
     def network(self) -> Network:
         """The network as it is now; the architecture when the search is over."""
         return self.state.network
+
+    @property
+    def model(self) -> Model:
+        """The same network in the units of the data, in evaluation mode: what there is to take away when the search is over."""
+        return Model(self.network, self.data.inputs, self.data.outputs).eval()
 
 
 def _loaded(strategy: Strategy) -> Data:

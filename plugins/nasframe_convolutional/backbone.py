@@ -87,7 +87,9 @@ class DartsConvolutional(Backbone):
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
         """Both types with that many nodes, as far as the plan has them."""
         types = [type for type in ("normal", "reduction") if type in self.plan]
-        structure = Structure(self, self.taken(sizes, "channels", "classes", "height", "width"), tuple((t, Cell()) for t in types))
+        structure = Structure(
+            self, self.taken(sizes, "channels", "classes", "height", "width"), tuple((t, Cell()) for t in types)
+        )
         for type in types:
             for _ in range(nodes):
                 structure = self._extended(structure, type)

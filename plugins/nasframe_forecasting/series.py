@@ -22,7 +22,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import DataError
+from nasframe import DataError, Scale
 
 #: the name of a column of dates where none is named, in upper or lower case
 DATE = "date"
@@ -98,8 +98,8 @@ def read(
     return Series(source, tuple(chosen), rows, numbers)
 
 
-def standardised(series: Series, train: int) -> Tensor:
-    """The rows less the mean of the first `train` rows, over the standard deviation of these: [rows, columns]."""
+def standardising(series: Series, train: int) -> Scale:
+    """Rows less the mean of the first `train` rows of the series, over the standard deviation of these, in float64."""
     known = series.rows[:train]
     deviation = known.std(0, correction=0)
     for name, column, spread in zip(series.names, known.T, deviation.tolist(), strict=True):
@@ -110,7 +110,7 @@ def standardised(series: Series, train: int) -> Tensor:
                 f"{series.source}, column {name!r} cannot be standardised: its {train} training rows lie between {low} "
                 f"and {high} with a standard deviation of {spread}; leave it out, or write it in another unit"
             )
-    return (series.rows - known.mean(0)) / deviation
+    return Scale(known.mean(0), deviation)
 
 
 def check_finite(rows: Tensor, series: Series) -> None:

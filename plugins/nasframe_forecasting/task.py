@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 
 from nasframe import Data, DataError, Split, Task, choice, flag, number
 from nasframe_forecasting.references import references
-from nasframe_forecasting.series import Series, check_finite, read, shipped, standardised, stored
+from nasframe_forecasting.series import Series, check_finite, read, shipped, standardising, stored
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -113,7 +113,8 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) 
             f"{series.source}: {size} rows, of which the first 60 % are too few for a window of {window} and a target; "
             f"give at least {-(-5 * (window + 1) // 3)} such rows, or a smaller window"
         )
-    exact = standardised(series, train)
+    scale = standardising(series, train)
+    exact = scale(series.rows)
     rows = exact.to(device, dtype)
     check_finite(rows, series)
     return Data(
@@ -128,6 +129,8 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) 
         references=functools.partial(
             references, exact[window - 1 : validation - 1], exact[window:validation], train - window, rows
         ),
+        inputs=scale.to(device, dtype),
+        outputs=scale,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nasframe import Data, DataError, Seed, Split, Task, flag, number
+from nasframe import Data, DataError, Scale, Seed, Split, Task, flag, number
 from nasframe_images.augmentation import cut, moved, moves
 from nasframe_images.pictures import Labelled, Pictures, stratified
 from nasframe_images.references import references
@@ -154,6 +153,7 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
         metrics=functools.partial(metrics, classes, device),
         score="accuracy",
         references=functools.partial(references, *parts, classes),
+        inputs=normalise,
     )
 
 
@@ -179,8 +179,8 @@ def shared(pictures: Pictures, train: int | None, validation: float) -> tuple[La
     return used.at(kept), used.at(held)
 
 
-def normaliser(images: Tensor, source: str, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """From images in uint8 to these less the mean of the given ones, over their standard deviation, channel by channel."""
+def normaliser(images: Tensor, source: str, device: torch.device, dtype: torch.dtype) -> Scale:
+    """Images in uint8 less the mean of the given ones, over their standard deviation, channel by channel."""
     values = torch.arange(256, dtype=torch.float64)
     counts = torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
     shares = counts.double() / images[:, 0].numel()
@@ -191,8 +191,7 @@ def normaliser(images: Tensor, source: str, device: torch.device, dtype: torch.d
             f"{source}: all images that train are {mean[channel]:g} in every pixel of channel {channel}, which cannot be "
             "normalised; leave the channel out, or give other images"
         )
-    shift, scale = (part.to(device, dtype).view(-1, 1, 1) for part in (mean, deviation))
-    return lambda chosen: (chosen.to(dtype) - shift) / scale
+    return Scale(*(part.to(device, dtype).view(-1, 1, 1) for part in (mean, deviation)))
 
 
 def predict(outputs: Tensor) -> Tensor:

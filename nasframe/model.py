@@ -1,0 +1,40 @@
+"""A found network as it is taken away: in the units of the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Scale(nn.Module):
+    """From raw values to a network's, (x - mean) / deviation, entry by entry in the dtype of the mean; and back."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape of x."""
+        return (x.to(self.mean.dtype) - self.mean) / self.deviation
+
+    def back(self, x: Tensor) -> Tensor:
+        """What `forward` made x of."""
+        return x * self.deviation + self.mean
+
+
+class Model(nn.Module):
+    """A network between the scales of what it takes in and puts out, where there are such."""
+
+    def __init__(self, network: nn.Module, inputs: Scale | None, outputs: Scale | None) -> None:
+        super().__init__()
+        self.network, self.inputs, self.outputs = network, inputs, outputs
+
+    def forward(self, x: Tensor) -> Any:
+        """What the network makes of raw inputs, raw."""
+        found = self.network(x if self.inputs is None else self.inputs(x))
+        return found if self.outputs is None else self.outputs.back(found)
