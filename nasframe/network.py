@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe.errors import StructureError
+from nasframe.operation import Operation
 from nasframe.seeds import Seed
 from nasframe.structure import Site, Structure
 
@@ -59,7 +60,7 @@ class Mixture(nn.Module):
     def __init__(self, address: str, site: Site, **sizes: int) -> None:
         super().__init__()
         self.address = address
-        self.candidates = nn.ModuleDict({str(c.id): c.operation.build(**sizes) for c in site.candidates})
+        self.candidates = nn.ModuleDict({str(c.id): _built(c.operation, address, sizes) for c in site.candidates})
 
     def forward(self, shares: Shares, *inputs: Tensor) -> Tensor:
         """The weighted sum of the candidates' outputs; the candidate itself where one is left."""
@@ -71,6 +72,16 @@ class Mixture(nn.Module):
         for weight, output in zip(weights[1:], outputs[1:], strict=True):
             total = total + weight * output
         return total
+
+
+def _built(operation: Operation, address: str, sizes: Mapping[str, int]) -> nn.Module:
+    try:
+        return operation.build(**sizes)
+    except TypeError as error:
+        raise StructureError(
+            f"operation {operation.name!r} cannot be built at {address}, where it is given {', '.join(sizes)}: {error}; "
+            "take an operation that is made for this backbone"
+        ) from error
 
 
 class Gate(nn.Module):

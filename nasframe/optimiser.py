@@ -33,7 +33,7 @@ class Optimiser:
 
     Args:
         epochs: over so many the learning rate falls to `final` along half a cosine, in each phase anew (Loshchilov &
-            Hutter 2017); where they are left out it stays.
+            Hutter 2017), which then ends; where they are left out it stays.
     """
 
     method: str = choice("adam", "adamw", "sgd", default="adam")

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from nasframe import EpochEnded, Strategy, Structure, build, installed
+from nasframe.cli.flags import Spec, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
 from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED
@@ -169,6 +170,28 @@ def test_an_epoch_is_told(losses: dict[str, float]) -> None:
     assert printed.getvalue().split("updates      7  ")[1] == "  ".join(f"{n} {v:.4f}" for n, v in losses.items()) + "\n"
 
 
+def test_a_part_within_a_part() -> None:
+    """It is given by its name or as a table; commas within brackets part nothing."""
+    text = 'darts_convolutional:cells=3,operations=["identity",{name="separable",kernel=5,expansion=[1]}],channels=2'
+    description = Spec().convert(text, None, None)
+
+    assert description == {
+        "name": "darts_convolutional",
+        "cells": 3,
+        "operations": ["identity", {"name": "separable", "kernel": 5, "expansion": [1]}],
+        "channels": 2,
+    }
+    assert installed().make("backbone", description).operations[1].expansion == (1,)
+
+
+def test_epochs_are_those_of_a_phase_and_of_its_learning_rate() -> None:
+    """One number for the criterion and the optimiser, in the place of the strategy's."""
+    values = strategy_values(Strategy.named("seeds001").to_dict(), {"epochs": 7})
+
+    assert values["criterion"] == {"name": "epochs", "epochs": 7}
+    assert (values["optimiser"]["epochs"], values["optimiser"]["learning_rate"]) == (7, 0.025)
+
+
 def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part with kind, plugin, distribution and version; the same as JSON; less what is left out."""
     rows = json.loads(here("plugins", "--json")[1])
@@ -192,6 +215,10 @@ ERRORS = {
     "a series for an image cell": (
         ["search", "--backbone", "darts_convolutional:cells=3"],
         "backbone 'darts_convolutional' needs to know channels, classes, height, width",
+    ),
+    "an operation of another backbone": (
+        ["search", "--task", "images", "--backbone", 'darts_convolutional:operations=["identity","sigmoid_edge"]'],
+        "operation 'sigmoid_edge' cannot be built at normal/i0-n0, where it is given channels, stride, affine: ",
     ),
     "nothing held out": (["search", "--strategy", "digits", "--task", "images:validation=0.0"], "holds nothing out"),
     "unknown part": (

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 import numpy as np
 import pytest
 import torch
-from convolutional import small
+from convolutional import PLUGINS, image_strategy, small
 from nasframe_forecasting import Forecasting
 from nasframe_images import Images
 from nasframe_recurrent import TwoToOne
 from torch import Tensor
-from toy import PLUGINS, toy_strategy
+from toy import toy_strategy
 
 from nasframe import Model, Network, RunError, Scale, Search, Seed, build, load_model
 from nasframe.run.folder import Folder
@@ -61,10 +62,17 @@ def finished(scaled: bool) -> Search:
     return search
 
 
-@pytest.mark.parametrize("scaled", [True, False])
-def test_a_model_goes_through_a_folder(tmp_path: Path, scaled: bool) -> None:
+def of_images() -> Search:
+    """A search whose network has buffers that are whole numbers."""
+    return Search(image_strategy())
+
+
+@pytest.mark.parametrize(
+    "search", [lambda: finished(True), lambda: finished(False), of_images], ids=["scaled", "plain", "images"]
+)
+def test_a_model_goes_through_a_folder(tmp_path: Path, search: Callable[[], Search]) -> None:
     """What is loaded is what was written, tensor by tensor, in its dtype, mode and structure, scaled or not."""
-    search = finished(scaled)
+    search = search()
     Folder.create(tmp_path / "run", search.strategy, PLUGINS).write_result(search)
     loaded, model = load_model(tmp_path / "run", PLUGINS), search.model
 
@@ -73,7 +81,7 @@ def test_a_model_goes_through_a_folder(tmp_path: Path, scaled: bool) -> None:
     own, made = model.state_dict(), loaded.state_dict()
     assert own.keys() == made.keys()
     assert all(torch.equal(own[name], made[name]) and own[name].dtype == made[name].dtype for name in own)
-    assert (loaded.inputs is not None) == scaled
+    assert (loaded.inputs is None) == (search.data.inputs is None)
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:

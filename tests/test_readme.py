@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import torch
+from convolutional import image_strategy, small
 from nasframe_recurrent import Sum, TwoToOne
 from toy import toy_strategy
 
@@ -40,6 +42,18 @@ def test_the_operation() -> None:
     parent = Aged.of(toy_strategy(backbone=TwoToOne(hidden=3, operations=(Sum(), names["MinimalGate"]()))), 5)
 
     assert parent.network.slow() == []
+    laws.fast(parent)
+
+
+def test_the_operation_on_images() -> None:
+    """The operation of the README halves a resolution, and the fast form of a cell with it is true."""
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Convolution" in code]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
+    operation = names["Convolution"]()
+    parent = Aged.of(image_strategy(backbone=small(operations=(operation,))), 2)
+
+    assert operation.build(channels=2, stride=2, affine=True)(torch.ones(1, 2, 5, 4)).shape == (1, 2, 3, 2)
     laws.fast(parent)
 
 

@@ -17,6 +17,7 @@ from toy import toy_strategy
 from nasframe import Optimiser, Search, Stepped, Strategy
 from nasframe.optimiser import rate_of
 from nasframe.testing.aged import Aged
+from nasframe.testing.fakes import Endless
 
 Patch = pytest.MonkeyPatch
 
@@ -133,3 +134,16 @@ class TestMutants:
             anew("stage")
         with pytest.raises(AssertionError, match="resumed at event"):
             check_resumes_everywhere(toy_strategy(optimiser=ANNEALED))
+
+
+def test_a_phase_ends_with_its_learning_rate() -> None:
+    """A criterion that would go on does not train at a rate of nothing."""
+    optimiser = Optimiser(learning_rate=0.1, epochs=3)
+    search = Search(toy_strategy(optimiser=optimiser, criterion=Endless(), growth=()))
+    search.run()
+    epochs = [record for record in search.state.history if record["kind"] == "epoch"]
+
+    assert [(record["phase"], record["epoch"]) for record in epochs] == [
+        (p, e) for p in ("search", "retune") for e in (0, 1, 2)
+    ]
+    assert epochs[2]["reason"] == "the learning rate has come to its end after 3 epochs"

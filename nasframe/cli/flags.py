@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -23,10 +22,6 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-#: between options, and not within the brackets of a value
-_COMMA = re.compile(r",(?![^\[{]*[\]}])")
-
-
 class Spec(click.ParamType):
     """A part on the command line: its name, or name:key=value,key=value with values as in TOML (strings without quotes)."""
 
@@ -36,7 +31,7 @@ class Spec(click.ParamType):
         """The part's description."""
         name, _, options = value.partition(":")
         description: dict[str, Any] = {"name": name}
-        for option in filter(None, _COMMA.split(options)):
+        for option in filter(None, _options(options)):
             key, equals, text = option.partition("=")
             if not equals:
                 self.fail(f"{option!r} in {value!r} is no option of a part; write {name}:key=value", parameter, context)
@@ -55,6 +50,18 @@ class Names(click.ParamType):
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> list[str]:
         """The names in a list."""
         return [name.strip() for name in value.split(",")]
+
+
+def _options(text: str) -> list[str]:
+    """What stands between commas, but for those within the brackets of a value."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _value(text: str) -> Any:
@@ -76,6 +83,9 @@ def strategy_values(written: Mapping[str, Any] | None, flags: Mapping[str, Any])
     values["task"] = {**{k: v for k, v in values["task"].items() if k not in replaced}, **series}
     if "growth" in given:
         values["growth"] = list(given["growth"])
+    if "epochs" in given:
+        values["optimiser"] = {**values.get("optimiser", {}), "epochs": given["epochs"]}
+        values["criterion"] = {"name": "epochs", "epochs": given["epochs"]}
     if "criterion" in given:
         values["criterion"] = _any_of(*given["criterion"])
     if "budget" in given:

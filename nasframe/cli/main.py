@@ -61,6 +61,9 @@ TASK = _flags(
 )
 EVERY = click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
 RUN = _flags(
+    click.option(
+        "--epochs", type=int, help="Each phase of training takes so many, over which the learning rate falls along a cosine."
+    ),
     click.option("--seed", type=int, help="Of every random draw."),
     click.option("--device", help="Such as cpu, cuda:0."),
     click.option("--threads", type=int, help="Of torch on the CPU.  [default: 1]"),

@@ -6,8 +6,9 @@ import contextlib
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType, TracebackType
+from typing import Any
 
 import attrs
 import torch
@@ -67,8 +68,7 @@ class Watch:
         elif isinstance(event, Judged):
             self.say(f"stage {event.record['stage']}: {event.record['decision']}: {event.record['reason']}")
         elif isinstance(event, Changed):
-            moved = f", distance {event.record['distance']:.3g}" if "distance" in event.record else ""
-            self.say(f"  {event.record['change']}: {event.record['why']}{moved}")
+            self.say(_change(event.record))
 
     def say(self, text: str) -> None:
         """A line of its own."""
@@ -103,8 +103,16 @@ def watching() -> Iterator[Watch]:
 def _epoch(event: EpochEnded) -> str:
     r = event.record
     place = f"stage {r['stage']} {r['phase']:<6} epoch {r['epoch']:>3}"
-    losses = "  ".join(f"{name} {r[name]:.4f}" for name in ("train", "valid") if name in r)
-    return f"{place}  updates {r['updates']:>6}  {losses}"
+    values = {name: r[name] for name in ("train", "valid") if name in r} | r.get("scores", {})
+    return f"{place}  updates {r['updates']:>6}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def _change(record: Mapping[str, Any]) -> str:
+    what = [record["change"]]
+    if record["kind"] == "grow":
+        what += [f"{key}={value}" for key, value in record["request"].items()]
+    claimed = f", {record['claim']['kind']}, distance {record['distance']:.3g}" if "claim" in record else ""
+    return f"  {' '.join(what)}: {record['why']}{claimed}"
 
 
 def spent(seconds: float, device: str) -> str:

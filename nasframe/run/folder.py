@@ -124,7 +124,8 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
         raise RunError(
             f"the weights or scales of {folder} cannot be read: {error}; give the folder of a run that is over"
         ) from error
-    network = build(structure, Seed((0, "overwritten"))).to(next(iter(weights.values())).dtype)
+    dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
+    network = build(structure, Seed((0, "overwritten"))).to(dtype)
     fill(network, weights)
     sides = (
         Scale(scales[f"{side}.mean"], scales[f"{side}.deviation"]) if f"{side}.mean" in scales else None

@@ -133,6 +133,9 @@ class Loop:
         if state.phase in (self._counted, "retune") and better(valid, state.best):
             state.best = Best(state.network.structure, snapshot(state.network), valid)
         memory, decision = self._decide(state, record, [])
+        if decision.action not in ("grow", "stop") and state.epoch + 1 == self.strategy.optimiser.epochs:
+            decision = Decision("grow", f"the learning rate has come to its end after {state.epoch + 1} epochs")
+            record |= {"decision": decision.action, "reason": decision.reason}
         _note(state, memory, record)
         event = EpochEnded(*_position(state), record=record)
         state.epoch, state.samples, state.loss = state.epoch + 1, 0, 0.0
@@ -170,7 +173,8 @@ class Loop:
         if state.stopping is not None:
             decision = Decision("stop", state.stopping)
         elif not proposals:
-            decision = Decision("stop", "no morphism proposes a change")
+            asked = "no morphism proposes a change" if self.strategy.growth else "nothing is to grow"
+            decision = Decision("stop", asked)
         elif decision.action not in ("grow", "stop"):
             decision = Decision("grow", "no criterion says stop")
         record |= {"decision": decision.action, "reason": decision.reason}

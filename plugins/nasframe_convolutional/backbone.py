@@ -17,6 +17,7 @@ from nasframe import (
     Operation,
     Outputs,
     Structure,
+    StructureError,
     all_but_strongest,
     births,
     choice,
@@ -130,6 +131,8 @@ class DartsConvolutional(Backbone):
 
     def run(self, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
         """The same with the channels of a pixel side by side in memory, on which most of the operations are faster."""
+        if inputs.dim() != 4:
+            raise StructureError(f"the inputs have shape {tuple(inputs.shape)}; give them as (batch, channels, height, width)")
         return readable(body, inputs.contiguous(memory_format=torch.channels_last), weights)
 
     def grown(self, structure: Structure, cell: str) -> Grown:
