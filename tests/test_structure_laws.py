@@ -123,9 +123,8 @@ class TestMutants:
 
     def test_ids_that_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Identities: a backbone that takes the lowest free id is seen."""
-        honest = TwoToOne.grown
+        structure, honest = specimen().network.structure, TwoToOne.grown
         monkeypatch.setattr(TwoToOne, "grown", lambda self, structure, cell: honest(self, _compact(structure), cell))
-        structure = specimen().network.structure
         last = {[*structure.sites()][-1][0]: frozenset({structure.next_id - 1})}
         removed = _next("remove", structure, "layer0", last)
         with pytest.raises(AssertionError, match="identities: candidate 23 is back"):
