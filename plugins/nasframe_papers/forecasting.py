@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,10 +32,8 @@ from nasframe import (
     number,
     scores,
 )
-from nasframe_papers.trials import Trial, kept
+from nasframe_papers.trials import Trial, kept, present, standard_error
 
-#: an environment variable: the folder of the data that cannot be shipped
-DATA = "NASFRAME_DATA"
 #: the files of prices by series; the weather is shipped
 PRICES = {"G7": "g7_2007_2017.csv.gz", "BRICS": "brics_2007_2017.csv.gz"}
 WEATHER = "weather"
@@ -105,13 +102,10 @@ class Forecasting(Reproduction):
         return paths
 
     def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Mapping[str, Any]]:
-        folder, tasks = Path(self.data or os.environ.get(DATA) or "."), {}
-        for series, file in PRICES.items():
-            if (folder / file).is_file():
-                task = installed().make("task", {"name": "forecasting", "csv": str(folder / file), "returns": True})
-                tasks[series] = describe(task.pinned())
-            else:
-                say(f"{series} is left out: there is no {folder / file}; say where it is with --data FOLDER, or {DATA}")
+        tasks = {}
+        for series, path in present(PRICES, self.data, say).items():
+            task = installed().make("task", {"name": "forecasting", "csv": str(path), "returns": True})
+            tasks[series] = describe(task.pinned())
         return {**tasks, WEATHER: {"name": "forecasting"}}
 
     def _planned(self, series: str, task: Mapping[str, Any]) -> Iterator[Trial]:
@@ -265,7 +259,7 @@ def _row(series: str, model: str, results: Sequence[Trial]) -> Row:
         ratio = statistics.median(off / size for off, size in pairs) if pairs else None
         row |= {"finite difference off by": ratio, "cell": min(results, key=lambda r: r["valid"])["cell"]}
     curves = [*zip(*(r["curve"] for r in results), strict=True)]
-    row["curve"] = {"mean": [statistics.fmean(at) for at in curves], "error": [_standard_error(at) for at in curves]}
+    row["curve"] = {"mean": [statistics.fmean(at) for at in curves], "error": [standard_error(at) for at in curves]}
     return row
 
 
@@ -274,11 +268,7 @@ def _mean(results: Sequence[Trial], key: str) -> float:
 
 
 def _error(results: Sequence[Trial], key: str) -> float:
-    return _standard_error([r[key] for r in results])
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
+    return standard_error([r[key] for r in results])
 
 
 def _claims(series: str, table: Mapping[str, Row]) -> Iterator[Row]:

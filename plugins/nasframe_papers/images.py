@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import resource
 import statistics
 import time
@@ -38,10 +37,8 @@ from nasframe import (
     scores,
 )
 from nasframe_papers.genotypes import CELLS, architecture
-from nasframe_papers.trials import Trial, kept
+from nasframe_papers.trials import Trial, kept, present, standard_error
 
-#: an environment variable: the folder of the data that cannot be shipped
-DATA = "NASFRAME_DATA"
 FILES = {"CIFAR-10": "cifar10_12k.npz", "Fashion-MNIST": "fashion_mnist_12k.npz"}
 AUGMENTED = {"flip": True, "crop": 4}
 #: the architects, and of how many images each search is made
@@ -103,13 +100,8 @@ class ImageCells(Reproduction):
         return paths
 
     def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Mapping[str, Any]]:
-        folder, tasks = Path(self.data or os.environ.get(DATA) or "."), {}
-        for series, file in FILES.items():
-            if (folder / file).is_file():
-                tasks[series] = {"name": "images", "npz": str(folder / file), **AUGMENTED}
-            else:
-                say(f"{series} is left out: there is no {folder / file}; say where it is with --data FOLDER, or {DATA}")
-        return tasks
+        found = present(FILES, self.data, say)
+        return {series: {"name": "images", "npz": str(path), **AUGMENTED} for series, path in found.items()}
 
     def _searches(self, series: str, task: Mapping[str, Any]) -> Iterator[Trial]:
         for (model, (architect, images)), seed in itertools.product(SEARCHES.items(), range(self.trials)):
@@ -217,7 +209,7 @@ def _search_row(series: str, model: str, results: Sequence[Trial]) -> Row:
         "data": series,
         "search": model,
         "validation accuracy": statistics.fmean(r["accuracy"] for r in results),
-        "error": _error([r["accuracy"] for r in results]),
+        "error": standard_error([r["accuracy"] for r in results]),
         "seconds": statistics.fmean(r["seconds"] for r in results),
         "peak MiB": max(r["MiB"] for r in results),
         "zero is heaviest": f"{sum(r['zero'][0] for r in results)} of {sum(r['zero'][1] for r in results)}",
@@ -230,13 +222,8 @@ def _training_row(series: str, model: str, results: Sequence[Trial]) -> Row:
         "data": series,
         "model": model,
         "ours": statistics.fmean(r["accuracy"] for r in results),
-        "error": _error([r["accuracy"] for r in results]),
+        "error": standard_error([r["accuracy"] for r in results]),
         "paper": None,
         "parameters": round(statistics.fmean(r["parameters"] for r in results)),
         "seconds": statistics.fmean(r["seconds"] for r in results),
     }
-
-
-def _error(values: Sequence[float]) -> float:
-    """The standard error of their mean."""
-    return statistics.stdev(values) / math.sqrt(len(values))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
+import os
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,6 +16,24 @@ from typing import Any
 import torch
 
 Trial = Mapping[str, Any]
+
+#: an environment variable: the folder of the data that cannot be shipped
+DATA = "NASFRAME_DATA"
+
+
+def present(files: Mapping[str, str], data: str | None, say: Callable[[str], None]) -> Mapping[str, Path]:
+    """The files, by series, that are in the folder `data` or else in the one that NASFRAME_DATA names; what is not there is said."""
+    folder = Path(data or os.environ.get(DATA) or ".")
+    found = {series: folder / file for series, file in files.items()}
+    for series, path in found.items():
+        if not path.is_file():
+            say(f"{series} is left out: there is no {path}; say where it is with --data FOLDER, or {DATA}")
+    return {series: path for series, path in found.items() if path.is_file()}
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean."""
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def kept(
