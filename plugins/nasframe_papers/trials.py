@@ -48,7 +48,10 @@ def kept(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{_digest(trial)}.json" for trial in trials]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # a process for each trial: the most memory that one took says nothing of the next
+    with ProcessPoolExecutor(
+        jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,), max_tasks_per_child=1
+    ) as pool:
         futures = {f: pool.submit(_keep, function, t, f) for f, t in zip(files, trials, strict=True) if not f.exists()}
         try:
             for place, (file, trial) in enumerate(zip(files, trials, strict=True), 1):
