@@ -2,12 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test check bench format
+.PHONY: search test test-full check bench docs format
 search: .venv/installed
 	$(BIN)/nasframe search
 
 test: .venv/installed
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --nasframe nasframe
+
+test-full: .venv/installed
+	$(BIN)/pytest -n auto --nasframe nasframe --nasframe-full
+	$(BIN)/nasframe mutants
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -17,6 +21,9 @@ check: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python docs/measurements/bench.py
+
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

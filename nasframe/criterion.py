@@ -43,6 +43,16 @@ class GrowthCriterion(Part):
     #: so that a decision is replayed from the journal; a fresh run may decide otherwise
     reads: ClassVar[frozenset[str]] = frozenset()
 
+    #: MAY: by option, what of the records it bounds: once that has come so far (in every cell type, where there is one number
+    #: for each), it says "stop" after a stage
+    limits: ClassVar[Mapping[str, str]] = {}
+
+    #: MAY: the option beyond which no growth that it admits takes the number of parameters
+    budget: ClassVar[str | None] = None
+
+    #: MAY: the option that tells how many epochs a phase trains at least: before these are over, it does not end the phase
+    cooldown: ClassVar[str | None] = None
+
     @abstractmethod
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """The next state and the decision, after the last record of the history.

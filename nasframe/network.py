@@ -59,7 +59,7 @@ class Mixture(nn.Module):
 
     def __init__(self, address: str, site: Site, **sizes: int) -> None:
         super().__init__()
-        self.address = address
+        self.address, self.sizes = address, sizes
         self.candidates = nn.ModuleDict({str(c.id): _built(c.operation, address, sizes) for c in site.candidates})
 
     def forward(self, shares: Shares, *inputs: Tensor) -> Tensor:

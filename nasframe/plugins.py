@@ -7,11 +7,12 @@ same way. One that fails is named and left out, and the rest goes on.
 from __future__ import annotations
 
 import difflib
-import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
@@ -20,7 +21,12 @@ from nasframe import architect, backbone, criterion, morphism, operation, pruner
 from nasframe.errors import PluginError, StrategyError, UnknownNameError
 from nasframe.part import KIND, Part, restore
 
+if TYPE_CHECKING:  # it needs hypothesis, which is there where parts are checked
+    from nasframe.testing.examples import Examples
+
 GROUP = "nasframe"
+#: of the contract between nasframe and a plugin, (MAJOR, MINOR): a plugin that keeps to an older MINOR of the same MAJOR works
+CONTRACT = (1, 0)
 #: an environment variable: names of plugins to leave out, separated by commas
 WITHOUT = "NASFRAME_WITHOUT"
 
@@ -50,6 +56,17 @@ class Hooks:
     def nasframe_parts(self) -> Iterable[type[Part]]:  # type: ignore[empty-body]
         """The parts that the plugin gives: frozen attrs classes, each with its `name`; their interface tells their kind."""
 
+    @hookspec
+    def nasframe_contract(self) -> str:  # type: ignore[empty-body]
+        """The version of the contract that the plugin was written for, "MAJOR.MINOR"."""
+
+    @hookspec
+    def nasframe_examples(self) -> Examples:  # type: ignore[empty-body]
+        """MAY: what `nasframe check` tries the parts on. Called by the check alone, so it may import nasframe.testing."""
+
+
+HOOKS = tuple(name for name in vars(Hooks) if name.startswith(GROUP))
+
 
 @attrs.frozen
 class Plugin:
@@ -60,6 +77,10 @@ class Plugin:
     version: str
     parts: tuple[type[Part], ...] = ()
     problem: str | None = None
+    #: the version of the contract that it declares
+    contract: str | None = None
+    #: calls the plugin's hook of that name, if it has one
+    examples: Callable[[], Examples | None] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.distribution} {self.version})"
@@ -154,7 +175,7 @@ def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = 
     return Plugins(tuple(_load(manager, point) for point in ordered if point.name not in without))
 
 
-@functools.cache
+@cache
 def installed() -> Plugins:
     """The plugins of this installation, less those that the environment variable leaves out; looked up once."""
     return discover(left_out())
@@ -178,7 +199,9 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
     try:
         manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
         manager.check_pending()
-        return attrs.evolve(plugin, parts=_parts(module, manager))
+        contract = _contract(_own(module, manager, "nasframe_contract"))
+        parts = _parts(_own(module, manager, "nasframe_parts"))
+        return attrs.evolve(plugin, parts=parts, contract=contract, examples=partial(_examples, module, manager))
     except pluggy.PluginValidationError as error:
         problem = _misfit(error)
     except PluginError as error:
@@ -191,14 +214,36 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
 
 
 def _misfit(error: pluggy.PluginValidationError) -> str:
-    hooks = [name for name in vars(Hooks) if name.startswith(GROUP)]
     text = " ".join(str(error).split())
-    return f"{text}. The hooks of this version are {', '.join(hooks)}, without arguments: rename or update the hook"
+    return f"{text}. The hooks of this version are {', '.join(HOOKS)}, without arguments: rename or update the hook"
 
 
-def _parts(module: Any, manager: pluggy.PluginManager) -> tuple[type[Part], ...]:
+def _contract(given: list[Any]) -> str | None:
+    """The version that is declared, if it is one that this nasframe can work with."""
+    if not given:
+        return None
+    known, (text, *_) = ".".join(map(str, CONTRACT)), given
+    if not isinstance(text, str) or not re.fullmatch(r"\d+\.\d+", text):
+        raise PluginError(f'nasframe_contract gives {text!r}; it must be "MAJOR.MINOR", as in "{known}"')
+    version = tuple(map(int, text.split(".")))
+    if version > CONTRACT:
+        raise PluginError(f"it is written for contract {text}, and this nasframe knows {known}: upgrade nasframe")
+    if version[0] < CONTRACT[0]:
+        raise PluginError(f"it is written for contract {text}, and this nasframe asks for {known}: upgrade the plugin")
+    return text
+
+
+def _own(module: Any, manager: pluggy.PluginManager, hook: str) -> list[Any]:
+    """What a hook of this plugin alone gives: nothing if it has none."""
     others = [p for p in manager.get_plugins() if p is not module]
-    given = manager.subset_hook_caller("nasframe_parts", others)()
+    return manager.subset_hook_caller(hook, others)()
+
+
+def _examples(module: Any, manager: pluggy.PluginManager) -> Examples | None:
+    return next(iter(_own(module, manager, "nasframe_examples")), None)
+
+
+def _parts(given: list[Any]) -> tuple[type[Part], ...]:
     parts = tuple(part for parts in given for part in parts)
     if not given:
         raise PluginError("it implements no hook; write a function nasframe_parts, marked with nasframe.hookimpl")

@@ -26,9 +26,11 @@ class Pruner(Part):
         """
 
 
-def all_but_strongest(structure: Structure, weights: Mapping[str, Tensor], keep: int = 1) -> Mapping[str, Set[int]]:
-    """What goes if each node retains its `keep` strongest operations, from distinct edges as far as it has so many
-    (Liu et al. 2019, 2.4; Jie & Gao 2021, 3.2.3).
+def all_but_strongest(
+    structure: Structure, weights: Mapping[str, Tensor], keep: int = 1, distinct: bool = False
+) -> Mapping[str, Set[int]]:
+    """What goes if each node retains its `keep` strongest operations, from distinct edges as far as it has so many, or from
+    distinct edges alone (Liu et al. 2019, 2.4; Jie & Gao 2021, 3.2.3).
 
     Zero is retained where there is nothing else alone. Among equals the earlier ones stay; a decided site weighs one.
     """
@@ -36,17 +38,17 @@ def all_but_strongest(structure: Structure, weights: Mapping[str, Tensor], keep:
     for type, cell in structure.cells:
         for node in cell.nodes:
             sites = {f"{type}/{s.id}": s for s in cell.sites if s.node == node.id}
-            kept = set(_strongest(sites, weights, keep))
+            kept = set(_strongest(sites, weights, keep, distinct))
             gone |= {a: {c.id for c in s.candidates} - kept for a, s in sites.items()}
     return {address: ids for address, ids in gone.items() if ids}
 
 
-def _strongest(sites: Mapping[str, Site], weights: Mapping[str, Tensor], keep: int) -> Sequence[int]:
+def _strongest(sites: Mapping[str, Site], weights: Mapping[str, Tensor], keep: int, distinct: bool) -> Sequence[int]:
     """The ids of the strongest operations of a node: the best of each edge first, then the others."""
     ranked: list[tuple[tuple[bool, bool, float], int]] = []
     for address, site in sites.items():
         shares = weights[address].tolist() if address in weights else [1.0]
         order = sorted(zip(site.candidates, shares, strict=True), key=lambda cw: (cw[0].operation.zero, -cw[1]))
-        ranked += [((c.operation.zero, place > 0, -w), c.id) for place, (c, w) in enumerate(order)]
+        ranked += [((c.operation.zero, place > 0, -w), c.id) for place, (c, w) in enumerate(order[: 1 if distinct else None])]
     alive = [item for item in ranked if not item[0][0]]
     return [id for _, id in sorted(alive or ranked, key=lambda item: item[0])[: keep if alive else 1]]

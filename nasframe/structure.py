@@ -94,6 +94,9 @@ class Structure:
     cells: tuple[tuple[str, Cell], ...]
     next_id: int = 0
 
+    def __deepcopy__(self, memo: object) -> Structure:
+        return self  # nothing of it ever changes, and a copy of a network need not copy it
+
     def cell(self, type: str) -> Cell:
         """The cell of that type."""
         return dict(self.cells)[type]

@@ -70,7 +70,7 @@ BROKEN = {
     "misspelt": (
         OPERATION + HOOK.replace("nasframe_parts", "nasframe_part"),
         "unknown hook 'nasframe_part' in plugin",
-        "The hooks of this version are nasframe_parts, without arguments: rename or update the hook",
+        "The hooks of this version are nasframe_parts, nasframe_contract, nasframe_examples, without arguments: rename or update the hook",
     ),
     "outdated": (
         OPERATION + HOOK.replace("nasframe_parts()", "nasframe_parts(registry)"),

@@ -1,4 +1,6 @@
-"""The command line: `nasframe search`, `nasframe retrain`, `nasframe resume`, `nasframe plugins`, `nasframe reproduce`."""
+"""The command line: `nasframe search`, `nasframe retrain`, `nasframe resume`, `nasframe plugins`, `nasframe reproduce`,
+`nasframe check`, `nasframe mutants`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from nasframe.cli.check import check, mutants
 from nasframe.cli.flags import Names, Spec, strategy_values
 from nasframe.cli.reproduce import reproduce
 from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
@@ -166,6 +169,8 @@ def list_plugins(load: Any, /, as_json: bool) -> None:
 
 
 cli.add_command(reproduce)
+cli.add_command(check)
+cli.add_command(mutants)
 
 
 def main() -> None:

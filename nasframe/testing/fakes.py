@@ -9,9 +9,27 @@ import attrs
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
+from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError, MetricCollection
 
-from nasframe import ABSTAIN, Data, Decision, GrowthCriterion, Proposal, Pruner, Seed, Split, Structure, Task
+from nasframe import (
+    ABSTAIN,
+    Architect,
+    Bilevel,
+    Data,
+    Decision,
+    GrowthCriterion,
+    Named,
+    Optimiser,
+    Proposal,
+    Pruner,
+    Seed,
+    Split,
+    Structure,
+    Task,
+)
+
+Tensors = Mapping[str, Tensor]
 
 
 @attrs.frozen
@@ -56,6 +74,33 @@ class Noise(Task):
         drawn = [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype) for shape in shapes]
         inputs, targets = drawn[0], self.predict(drawn[1])
         return Split(self.examples, lambda index: (inputs.index_select(axis, index), targets[index]))
+
+
+@attrs.frozen
+class Descent(Architect):
+    """Logits whose softmax is the weights, down the gradient of the validation loss."""
+
+    name: ClassVar[str] = "descent"
+
+    def weights(self, logits: Tensors) -> Tensors:
+        """The softmax at each site."""
+        return {address: alpha.softmax(0) for address, alpha in logits.items()}
+
+    def logits(self, weights: Tensors) -> Tensors:
+        """The logarithms of the weights."""
+        return {address: w.log() for address, w in weights.items()}
+
+    def gradient(self, problem: Bilevel) -> Tensors:
+        """The slope of the validation loss at the present weights."""
+        loss = problem.valid(problem.weights, problem.logits)
+        if not loss.requires_grad:  # where all that is undecided stands behind edges that were pruned to nothing
+            return {name: torch.zeros_like(alpha) for name, alpha in problem.logits.items()}
+        found = torch.autograd.grad(loss, [*problem.logits.values()], materialize_grads=True)
+        return dict(zip(problem.logits, found, strict=True))
+
+    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+        """Adam."""
+        return Optimiser(learning_rate=0.01).build(logits)
 
 
 @attrs.frozen

@@ -12,8 +12,9 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from nasframe import NonFiniteError, Optimiser, Seed, Site, Strategy, Structure
+from nasframe import Backbone, NonFiniteError, Optimiser, Seed, Site, Strategy, Structure, Task
 from nasframe.testing.aged import Aged
+from nasframe.testing.fakes import Descent, Endless, Keep
 
 
 def sizes(high: int = 4) -> SearchStrategy[int]:
@@ -37,6 +38,23 @@ def optimisers() -> SearchStrategy[Optimiser]:
         betas=st.sampled_from([(0.9, 0.999), (0.5, 0.9)]),
     )
     return adam | st.builds(Optimiser, method=st.just("sgd"), learning_rate=rates, weight_decay=decays, momentum=st.just(0.9))
+
+
+@st.composite
+def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
+    """A search of that backbone on that task at float64, whose logits move as fast as the weights; nothing grows or goes."""
+    return Strategy(
+        task=task,
+        backbone=backbone,
+        architect=Descent(),
+        criterion=Endless(),
+        pruner=Keep(),
+        nodes=draw(sizes(3)),
+        batch=draw(sizes(5)),
+        optimiser=draw(optimisers()),
+        seed=draw(st.integers(0, 999)),
+        dtype="float64",
+    )
 
 
 def aged(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[Aged]:

@@ -164,7 +164,7 @@ class DartsConvolutional(Backbone):
 
     def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """A node keeps the strongest operations of two edges; zero is not one (Liu et al. 2019, 2.4)."""
-        return all_but_strongest(structure, weights, 2)
+        return all_but_strongest(structure, weights, 2, distinct=True)
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -17,6 +18,7 @@ class Patience(GrowthCriterion):
     """The first level of early stopping: training goes on until the validation loss has not improved for some epochs."""
 
     name: ClassVar[str] = "patience"
+    cooldown: ClassVar[str] = "epochs"
     epochs: int = number(3, low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -28,7 +30,7 @@ class Patience(GrowthCriterion):
             raise StrategyError(
                 "the criterion 'patience' waits for a validation loss, and the task holds nothing out: use 'epochs'"
             )
-        losses = [r["valid"] for r in history if r["kind"] == "epoch" and _place(r) == _place(last)]
+        losses = [_ranked(r["valid"]) for r in history if r["kind"] == "epoch" and _place(r) == _place(last)]
         since = len(losses) - 1 - losses.index(min(losses))
         if since < self.epochs:
             return state, Decision("wait")
@@ -40,6 +42,7 @@ class Epochs(GrowthCriterion):
     """A phase of training takes so many epochs."""
 
     name: ClassVar[str] = "epochs"
+    cooldown: ClassVar[str] = "epochs"
     epochs: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -62,7 +65,7 @@ class NoBetter(GrowthCriterion):
         """After a stage, grow or stop."""
         if history[-1]["kind"] != "stage":
             return state, ABSTAIN
-        *before, now = (r["valid"] for r in history if r["kind"] == "stage")
+        *before, now = (_ranked(r["valid"]) for r in history if r["kind"] == "stage")
         if not before:
             return state, Decision("grow", "the first stage is over")
         if now < min(before):
@@ -75,6 +78,7 @@ class MaxNodes(GrowthCriterion):
     """No growth once every cell has so many nodes."""
 
     name: ClassVar[str] = "max_nodes"
+    limits: ClassVar[Mapping[str, str]] = {"nodes": "nodes"}
     nodes: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -90,6 +94,7 @@ class MaxParameters(GrowthCriterion):
     """No growth beyond so many parameters."""
 
     name: ClassVar[str] = "max_parameters"
+    budget: ClassVar[str] = "parameters"
     parameters: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -114,6 +119,7 @@ class MaxUpdates(GrowthCriterion):
     """
 
     name: ClassVar[str] = "max_updates"
+    limits: ClassVar[Mapping[str, str]] = {"updates": "updates"}
     updates: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -133,6 +139,7 @@ class MaxSeconds(GrowthCriterion):
 
     name: ClassVar[str] = "max_seconds"
     reads: ClassVar[frozenset[str]] = frozenset({"clock"})
+    limits: ClassVar[Mapping[str, str]] = {"seconds": "seconds"}
     seconds: float = number(low=0.0)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -153,3 +160,8 @@ def _spent(history: History, what: str) -> Any:
 
 def _place(record: Any) -> tuple[int, str]:
     return record["stage"], record["phase"]
+
+
+def _ranked(loss: float) -> float:
+    # nothing is less than NaN, so that min() would keep one that comes first
+    return math.inf if math.isnan(loss) else loss

@@ -29,3 +29,9 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
     """The strategies and the reproductions."""
     recipes = [Darts1, Darts2, New1, New2, Seeds001, Seeds004, Seeds004Retraining, Digits]
     return [*recipes, Table2, Forecasting, Genotypes, ImageCells]
+
+
+@nasframe.hookimpl
+def nasframe_contract() -> str:
+    """The first."""
+    return "1.0"

@@ -1,5 +1,9 @@
 """Recurrent backbones and their operations."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import nasframe
 from nasframe_recurrent.darts import Darts
 from nasframe_recurrent.edges import (
@@ -15,6 +19,9 @@ from nasframe_recurrent.edges import (
 )
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 from nasframe_recurrent.two_to_one import TwoToOne
+
+if TYPE_CHECKING:  # the conformance kit, which is there where parts are checked
+    from nasframe.testing.examples import Examples
 
 __all__ = [
     "Darts",
@@ -43,3 +50,17 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
     edges = [SigmoidEdge, TanhEdge, ReluEdge, IdentityEdge, ZeroEdge]
     highways = [SigmoidHighway, TanhHighway, ReluHighway, IdentityHighway]
     return [TwoToOne, *two_input, Darts, *edges, *highways]
+
+
+@nasframe.hookimpl
+def nasframe_contract() -> str:
+    """The first."""
+    return "1.0"
+
+
+@nasframe.hookimpl
+def nasframe_examples() -> Examples:
+    """Series of noise."""
+    from nasframe_recurrent.examples import examples
+
+    return examples()

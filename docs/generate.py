@@ -1,0 +1,190 @@
+"""Writes docs/reference.md and docs/laws.md, of what docstrings and laws say: `python docs/generate.py`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import nasframe
+from nasframe.plugins import HOOKS, KINDS, Hooks
+from nasframe.testing import aged, check, examples, fakes, laws, report, strategies
+from nasframe.testing.law import laws_of
+
+FOLDER = Path(__file__).parent
+MADE = "<!-- Written by docs/generate.py: change what the code says, and run it again. -->"
+
+#: what the interfaces take and give
+VALUES: Mapping[str, tuple[str, ...]] = {
+    "Options of a part": ("number", "choice", "flag", "nested", "operations_of", "describe", "label"),
+    "What an operation tells": ("Pointwise", "Term", "Bound"),
+    "What stands where": ("Structure", "Cell", "Node", "Site", "Candidate", "Grown", "births", "one_more", "all_but_strongest"),
+    "Modules of a backbone": ("Mixture", "Gate", "Axis", "produces", "consumes", "Aided"),
+    "Changes": ("Proposal", "Change", "Claim", "Take", "Set", "build"),
+    "Decisions and descent": ("Decision", "Bilevel", "Optimiser", "Seed"),
+    "Data": ("Data", "Split", "Scale"),
+}
+#: what the kit offers to authors
+KIT: Mapping[str, tuple[Any, ...]] = {
+    "To check a part": (check.check, check.Profile, report.Report, report.Outcome),
+    "To tell what it is checked on": (examples.Examples, examples.Habitat, examples.Waiver),
+    "To draw searches": tuple(getattr(strategies, n) for n in ("searches", "sizes", "seeds", "optimisers", "aged", "removals")),
+    "Parts that a law does not care about": (fakes.Noise, fakes.Descent, fakes.Endless, fakes.Keep),
+    "A network that has trained": (aged.Aged,),
+    "Laws to call by hand": tuple(
+        getattr(laws, n)
+        for n in ("transaction", "exact", "fast", "blind", "bounded", "tight", "alive", "undisturbed", "masked")
+    ),
+}
+
+
+@attrs.frozen
+class Plain:
+    """An annotation as it stands in the code."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def signature(what: Callable[..., Any]) -> str:
+    """The signature of a function or a class, without quotes around annotations."""
+    found = inspect.signature(what)
+    own = [
+        p.replace(annotation=Plain(p.annotation)) if isinstance(p.annotation, str) else p
+        for name, p in found.parameters.items()
+        if name not in ("self", "cls")
+    ]
+    given = found.return_annotation
+    returns = found.empty if inspect.isclass(what) else Plain(given) if isinstance(given, str) else given
+    text = str(found.replace(parameters=own, return_annotation=returns)).replace("= NOTHING", "= ...")
+    return re.sub(r"ForwardRef\('([^']*)'[^)]*\)", r"\1", text.replace("hypothesis.strategies.", ""))
+
+
+def members(interface: type) -> dict[str, Any]:
+    """The public members of an interface by name; of one that has no value, None."""
+    declared = dict.fromkeys(n for n in inspect.get_annotations(interface) if n not in ("kind", "name"))
+    named = {n: v for n, v in vars(interface).items() if not n.startswith("_") and n not in ("kind", "name")}
+    return declared | named
+
+
+def mark(interface: type, name: str, value: Any) -> str:
+    """MUST: an implementation has it. MAY: it may. GIVEN: it is there already."""
+    if name in interface.__abstractmethods__ or name not in vars(interface):  # type: ignore[attr-defined]
+        return "MUST"
+    if inspect.isfunction(value):
+        return "MAY" if (value.__doc__ or "").startswith("MAY") else "GIVEN"
+    return "MAY"
+
+
+def shown(interface: type, name: str, value: Any) -> str:
+    """A member as it is written."""
+    if inspect.isfunction(value):
+        return f"{name}{signature(value)}"
+    annotation = inspect.get_annotations(interface)[name]
+    return f"{name}: {annotation}" + (f" = {value!r}" if name in vars(interface) else "")
+
+
+def said(interface: type, name: str, value: Any) -> str:
+    """What is said of a member: by its docstring, or by the comment above it."""
+    if inspect.isfunction(value):
+        return inspect.getdoc(value) or ""
+    lines = inspect.getsource(interface).splitlines()
+    (place,) = [i for i, line in enumerate(lines) if line.startswith(f"    {name}: ")]
+    comment = []
+    while lines[place - 1].lstrip().startswith("#:"):
+        place -= 1
+        comment.insert(0, lines[place].lstrip(" #:"))
+    return " ".join(comment)
+
+
+def words(text: str) -> Iterator[str]:
+    """A docstring as Markdown: its arguments are a list."""
+    text = re.sub(r"^[a-z]+ ", lambda word: word[0].capitalize(), text.removeprefix("MAY: "))
+    for line in text.splitlines():
+        if line in ("Args:", "Returns:"):
+            yield f"{line.replace('Args', 'Arguments')}\n"
+        else:
+            yield re.sub(r"^    (\w+(?:, \w+)*): ", r"- `\1`: ", line).replace("        ", "  ", 1)
+
+
+def entry(head: str, text: str) -> Iterator[str]:
+    """An item of a list, with what is said of it."""
+    yield f"- {head}\n"
+    yield from textwrap.indent("\n".join(words(text)), "  ").splitlines()
+    yield ""
+
+
+def reference() -> Iterator[str]:
+    """Every interface, every hook, what they take and give, and what the kit offers."""
+    yield from (MADE, "", "# Reference", "")
+    yield from (
+        "What an implementation MUST have, what it MAY have (it is used where it is there), and what is GIVEN to it. How parts are",
+        "made of this: [tutorial.md](tutorial.md). What they are held to: [laws.md](laws.md).",
+        "",
+        "## Part",
+        "",
+        *words(inspect.getdoc(nasframe.Part) or ""),
+        "",
+    )
+    yield from entry("MUST `name: ClassVar[str]`", "By which it is called, in strategies and on the command line.")
+    for kind, interface in KINDS.items():
+        yield from (f"## {interface.__name__}", "", f"Kind `{kind}`.", "", *words(inspect.getdoc(interface) or ""), "")
+        for name, value in members(interface).items():
+            head = f"{mark(interface, name, value)} `{shown(interface, name, value)}`"
+            yield from entry(head, said(interface, name, value))
+    yield from ("## Hooks", "", "Functions of the plugin's module, marked with `@nasframe.hookimpl`.", "")
+    for name in HOOKS:
+        hook = getattr(Hooks, name)
+        head = "MAY" if "MAY" in hook.__doc__ else "MUST"
+        yield from entry(f"{head} `{name}{signature(hook)}`", inspect.getdoc(hook) or "")
+    yield from ("## What the interfaces take and give", "", "All of it is in `nasframe`.", "")
+    for title, names in VALUES.items():
+        yield from (f"### {title}", "")
+        for name in names:
+            value = getattr(nasframe, name)
+            yield from entry(f"`{name}{signature(value)}`", inspect.getdoc(value) or "")
+    yield from ("## The kit", "", 'In `nasframe.testing`, for which there is `pip install "nasframe[testing]"`.', "")
+    for title, offered in KIT.items():
+        yield from (f"### {title}", "")
+        for value in offered:
+            module = value.__module__.removeprefix("nasframe.")
+            yield from entry(f"`{module}.{value.__name__}{signature(value)}`", inspect.getdoc(value) or "")
+
+
+def lawbook() -> Iterator[str]:
+    """What each law says, by kind."""
+    yield from (MADE, "", "# The laws", "")
+    yield from (
+        "What `nasframe check` holds a part to: the laws of every part, and those of its kind. A law is tried on drawn cases: small,",
+        "down to a single unit, on networks that have trained. It passes; or it is inapplicable, where the part claims nothing that it is",
+        "about; or it fails, with what was measured and what is allowed; or it is inconclusive, where too few cases were to the point.",
+        "`nasframe check NAME --law ID` tries one alone. A known failure is waived with a reason and a version (`Waiver` in",
+        "[reference.md](reference.md)). Each law sees faults that no other law sees: `nasframe mutants` holds it to that.",
+        "",
+    )
+    for kind in ("part", *KINDS):
+        own = [law for law in laws_of(kind) if law.kind == kind]
+        yield from (f"## {kind}", "")
+        for law in own:
+            yield from entry(f"`{law.id}`", f"{law.says}\n\nWhere it does not hold, most likely: {law.likely}.")
+
+
+#: what is written, by file
+PAGES: Mapping[str, Callable[[], Iterator[str]]] = {"reference.md": reference, "laws.md": lawbook}
+
+
+def page(name: str) -> str:
+    """The text of a page."""
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in "\n".join(PAGES[name]()).splitlines())).strip() + "\n"
+
+
+if __name__ == "__main__":
+    for name in PAGES:
+        (FOLDER / name).write_text(page(name), encoding="utf-8")

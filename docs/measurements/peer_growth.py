@@ -1,0 +1,425 @@
+"""How far growth moves what a network computes, in this library and in GroMo 0.1.0, on the same trained layers.
+
+    pip install gromo==0.1.0
+    python docs/measurements/peer_growth.py
+
+Linear-Tanh-Linear is trained here; GroMo gets its weights, its data and its optimiser's state. A recurrent cell, which GroMo
+does not have, is trained on the same data. Prints a table in markdown; peer_growth.md says what its columns mean.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import statistics
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from nasframe_bilevel import FirstOrder
+from nasframe_growing import NodeGrowth
+from nasframe_recurrent import TwoToOne
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torchmetrics import MeanSquaredError, MetricCollection
+
+from nasframe import (
+    Backbone,
+    Bound,
+    Change,
+    Claim,
+    Data,
+    Grown,
+    Optimiser,
+    Seed,
+    Split,
+    Strategy,
+    Structure,
+    Task,
+    build,
+    consumes,
+    produces,
+)
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
+from nasframe.testing.fakes import Endless, Keep
+
+INPUTS, OUTPUTS, TIME = 6, 4, 4
+#: sequences in the training part; half as many in the validation part
+EXAMPLES = 128
+WIDTHS = (2, 8, 32)
+SEEDS = (0, 1, 2)
+UPDATES = 200
+#: neurons by which layers are widened where the method does not choose them itself
+NEW = 4
+MODES = {"evaluation": False, "training": True}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@attrs.frozen
+class Sines(Task):
+    """y_d = the sum over i of sin(i x_i + d) of normal x, at every step of a sequence on its own."""
+
+    name: ClassVar[str] = "sines"
+    seed: int = 0
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Data:
+        """Drawn from the seed."""
+        train, validation, test = (self._split(name, device, dtype) for name in ("train", "validation", "test"))
+        return Data(
+            sizes={"inputs": INPUTS, "outputs": OUTPUTS},
+            train=train,
+            validation=validation,
+            test=test,
+            loss=lambda outputs, targets: mse_loss(outputs.transpose(0, 1), targets),
+            predict=lambda outputs: outputs.transpose(0, 1),
+            metrics=lambda: MetricCollection({"mse": MeanSquaredError()}),
+            score="mse",
+            references=lambda parameters: {},
+        )
+
+    def _split(self, name: str, device: torch.device, dtype: torch.dtype) -> Split:
+        size = EXAMPLES if name == "train" else EXAMPLES // 2
+        x = torch.randn(TIME, size, INPUTS, generator=Seed((self.seed, name)).generator(), dtype=torch.float64)
+        i, d = torch.arange(1, INPUTS + 1), torch.arange(OUTPUTS)
+        y = torch.sin((i * x)[..., None] + d).sum(-2).transpose(0, 1)
+        x, y = x.to(device, dtype), y.to(device, dtype)
+        return Split(size, lambda index: (x[:, index], y[index]))
+
+
+class Layers(nn.Module):
+    """Linear, Tanh, Linear, and labels that say which hidden unit is which."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.first, self.tanh, self.second = nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor, shares: Any) -> Tensor:
+        """At every step of a sequence."""
+        return self.second(self.tanh(self.first(x)))
+
+    def units(self) -> dict[str, Any]:
+        """The first layer makes them, the second takes them in."""
+        names = range(self.first.out_features)
+        made, taken = produces(*names), consumes(*names)
+        return {"first.weight": (made, None), "first.bias": (made,), "second.weight": (None, taken)}
+
+
+@attrs.frozen
+class Perceptron(Backbone):
+    """A backbone without cells, which is only wide."""
+
+    name: ClassVar[str] = "perceptron"
+    inputs: ClassVar[tuple[str, ...]] = ()
+    hidden: int
+
+    def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
+        """No cells."""
+        return Structure(self, tuple(sorted(sizes.items())), ())
+
+    def body(self, structure: Structure) -> nn.Module:
+        """The layers."""
+        return Layers(structure.size("inputs"), self.hidden, structure.size("outputs"))
+
+    def grown(self, structure: Structure, cell: str) -> Grown:
+        """There is no cell to ask for."""
+        raise NotImplementedError
+
+    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        """Nothing to decide."""
+        return {}
+
+
+@attrs.frozen(eq=False)
+class Running:
+    """A network in its training, whichever library's: what is measured of it.
+
+    Args:
+        optimisers: that it had before it grew, or that have followed it.
+        outputs: on the validation part, in training mode or not.
+        losses: on the training and on the validation part.
+        train: by so many steps.
+        bound: the largest deviation of a changed node as a share of its bound, where one is claimed.
+    """
+
+    network: Any
+    optimisers: Sequence[Optimizer]
+    outputs: Callable[[bool], Tensor]
+    losses: Callable[[], tuple[float, float]]
+    train: Callable[[int], Any]
+    bound: float | None = None
+
+    def moments(self) -> dict[tuple[str, str], Tensor]:
+        """What the optimisers remember of the gradients of each parameter that the network has now."""
+        states = [(name, o.state.get(p, {})) for name, p in self.network.named_parameters() for o in self.optimisers]
+        return {(name, key): state[key].clone() for name, state in states for key in MOMENTS if key in state}
+
+    def reached(self, new: Mapping[str, Tensor], steps: int = 3) -> float:
+        """The share of the new entries whose gradient was not zero in one of so many steps."""
+        named, found = dict(self.network.named_parameters()), {name: torch.zeros_like(mask) for name, mask in new.items()}
+
+        def note(*_: Any) -> None:
+            for name, mask in found.items():
+                gradient = named[name].grad
+                if gradient is not None:
+                    mask |= new[name] & (gradient != 0)
+
+        handle = register_optimizer_step_pre_hook(note)
+        try:
+            self.train(steps)
+        finally:
+            handle.remove()
+        return sum(int(m.sum()) for m in found.values()) / sum(int(m.sum()) for m in new.values())
+
+
+@attrs.frozen
+class Growth:
+    """What one growth did.
+
+    Args:
+        distance: by mode, the largest difference of the outputs over the largest output.
+        losses: by how much of itself the loss changed, on the training and on the validation part.
+        added: entries of the parameters.
+        reached: the share of these that received a gradient within three steps.
+        kept: the share of the moments of the parent's parameters that the optimiser holds for the same entries.
+    """
+
+    distance: Mapping[str, float]
+    losses: tuple[float, ...]
+    added: int
+    reached: float
+    kept: float
+    bound: float | None
+
+
+def measured(parent: Running, grow: Callable[[], Running]) -> Growth:
+    """Measure a growth, in place or not."""
+    outputs, losses, moments = {mode: parent.outputs(t) for mode, t in MODES.items()}, parent.losses(), parent.moments()
+    shapes = {name: p.shape for name, p in parent.network.named_parameters()}
+    child = grow()
+    new = {name: torch.ones_like(p, dtype=torch.bool) for name, p in child.network.named_parameters()}
+    for name, shape in shapes.items():
+        new[name][_block(shape)] = False
+    now = child.moments()
+    kept = [now[key][_block(old.shape)] == old if key in now else torch.zeros(old.shape) for key, old in moments.items()]
+    return Growth(
+        distance={m: float((child.outputs(t) - outputs[m]).abs().max() / outputs[m].abs().max()) for m, t in MODES.items()},
+        losses=tuple(after / before - 1 for before, after in zip(losses, child.losses(), strict=True)),
+        added=sum(int(mask.sum()) for mask in new.values()),
+        kept=float(torch.cat([k.flatten().double() for k in kept]).mean()),
+        reached=child.reached(new),
+        bound=child.bound,
+    )
+
+
+def _block(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Where a tensor of that shape stands in one that has grown at its ends."""
+    return tuple(slice(n) for n in shape)
+
+
+@functools.cache
+def trained(backbone: Backbone, dtype: str, seed: int) -> Aged:
+    """A network that has trained by Adam. Whoever lets it go on takes a copy."""
+    strategy = Strategy(
+        task=Sines(seed),
+        backbone=backbone,
+        architect=FirstOrder(Optimiser(learning_rate=0.01)),
+        criterion=Endless(),
+        pruner=Keep(),
+        nodes=2,
+        batch=32,
+        optimiser=Optimiser(learning_rate=0.01),
+        seed=seed,
+        dtype=dtype,
+    )
+    return Aged.of(strategy, UPDATES)
+
+
+def ours(aged: Aged, bound: float | None = None) -> Running:
+    """A search of this library, as it stands."""
+
+    def losses() -> tuple[float, float]:
+        network, weights = aged.copy().network.eval(), aged.weights()
+        train, validation = (
+            aged.data.mean_loss(lambda x: network(x, weights), s) for s in (aged.data.train, aged.data.validation)
+        )
+        return train, validation
+
+    return Running(aged.network, [*aged.state.optimisers.values()], aged.outputs, losses, aged.train, bound)
+
+
+def widened(parent: Aged) -> Running:
+    """The layers with new hidden units: what the units take in is drawn, what takes them in starts at zero."""
+    structure, body = parent.network.structure, parent.network.body
+    assert isinstance(body, Layers)
+    wider = attrs.evolve(structure, backbone=Perceptron(body.first.out_features + NEW))
+    return ours(parent.after(Change(build(wider, Seed(("wider",)), like=parent.network), Claim.exact())))
+
+
+def another_node(parent: Aged, form: str) -> Running:
+    """The cell with one node more."""
+    change = NodeGrowth(form=form).change(parent.network, {"cell": "layer0"}, {}, Seed(("node",)))
+    child = parent.after(change)
+    return ours(child, max((used(child, n, b) for n, b in change.claim.bounds.items()), default=None))
+
+
+def used(child: Aged, node: str, bound: Bound) -> float:
+    """The largest deviation of a node from what it should put out, as a share of its bound."""
+    return max(call.deviation / bound(call.norms) for t in MODES.values() for call in laws.seen(child, node, t))
+
+
+def theirs(parent: Aged) -> Running:
+    """The same layers in GroMo, with the same data, and an Adam that stands where ours does."""
+    from gromo.containers.growing_mlp import GrowingMLP
+
+    aged = parent.copy()
+    body, old = aged.network.body, aged.state.optimisers["weights"]
+    assert isinstance(body, Layers)
+    model = GrowingMLP(INPUTS, OUTPUTS, body.first.out_features, 1, activation=nn.Tanh(), device=torch.device("cpu"))
+    optimiser = parent.strategy.optimiser.build([*model.named_parameters()])
+    for own, given in zip(model.parameters(), body.parameters(), strict=True):
+        own.data.copy_(given)
+        optimiser.state[own] = old.state[given]
+    (x, y), (inputs, targets) = rows(parent.data.train), rows(parent.data.validation)
+
+    def train(steps: int) -> None:
+        fresh = parent.strategy.optimiser.build([*model.named_parameters()])
+        for _ in range(steps):
+            fresh.zero_grad()
+            mse_loss(model.train()(x), y).backward()
+            fresh.step()
+
+    @torch.no_grad()
+    def losses() -> tuple[float, float]:
+        model.eval()
+        return float(mse_loss(model(x), y)), float(mse_loss(model(inputs), targets))
+
+    return Running(model, [optimiser], lambda training: model.train(training)(inputs).detach(), losses, train)
+
+
+def rows(split: Split) -> tuple[Tensor, Tensor]:
+    """All steps of all sequences, one below the other."""
+    x, y = split.batch(torch.arange(split.size))
+    return x.transpose(0, 1).flatten(0, 1), y.flatten(0, 1)
+
+
+#: the scaling factors that GroMo's tutorial searches
+LINE = (0.0, 0.1, 0.5, 1.0)
+
+
+def optimal(running: Running, data: Split, factors: Sequence[float] | None, **options: Any) -> Running:
+    """GroMo's statistics, optimal updates and change, as its tutorial does them, at the best of these scaling factors; None:
+    without setting any.
+    """
+    from gromo.utils.training_utils import compute_statistics, evaluate_model
+
+    model, batches = running.network, [rows(data)]
+    model.set_growing_layers(index=0)
+    compute_statistics(model, batches, loss_function=nn.MSELoss(reduction="sum"))
+    model.compute_optimal_updates(**options)
+    model.reset_computation()
+    model.dummy_select_update()
+    losses = {}
+    for factor in factors or ():
+        model.set_scaling_factor(factor)
+        losses[factor], _ = evaluate_model(model, batches, nn.MSELoss(), use_extended_model=True)
+    if losses:
+        model.set_scaling_factor(min(losses, key=losses.__getitem__))
+    model.apply_change()
+    return running
+
+
+def drawn(running: Running, data: Split, **options: Any) -> Running:
+    """GroMo's drawn extension of so many neurons, at the scaling factor of its `complete_growth`."""
+    layer = running.network.layers[1]
+    layer.create_layer_extensions(NEW, **options)
+    layer.apply_change(scaling_factor=1.0, extension_size=NEW)
+    layer.delete_update()
+    return running
+
+
+#: with dropout, so that its modes differ
+Cell = partial(TwoToOne, dropout=0.1)
+OURS: dict[str, tuple[Callable[..., Backbone], Callable[[Aged], Running]]] = {
+    "widening through the map": (Perceptron, widened),
+    'NodeGrowth("gate")': (Cell, partial(another_node, form="gate")),
+    'NodeGrowth("noise")': (Cell, partial(another_node, form="noise")),
+}
+THEIRS: dict[str, Callable[[Running, Split], Running]] = {
+    "optimal updates, scaling factor as built (0)": partial(optimal, factors=None),
+    "optimal updates, scaling factor 1": partial(optimal, factors=[1.0]),
+    "optimal updates, line search": partial(optimal, factors=LINE),
+    "the same, new neurons only": partial(optimal, factors=LINE, compute_delta=False),
+    "drawn extension": drawn,
+    "drawn in pairs": partial(drawn, neuron_pairing="vv_z_negz"),
+    "drawn in pairs, noise_ratio=0": partial(drawn, neuron_pairing="vv_z_negz", noise_ratio=0.0),
+}
+
+
+def our_growth(name: str, width: int, dtype: str, seed: int) -> Growth:
+    """What one of our growths did to what it is for."""
+    backbone, grow = OURS[name]
+    parent = trained(backbone(hidden=width), dtype, seed).copy()
+    return measured(ours(parent), partial(grow, parent))
+
+
+def their_growth(name: str, width: int, dtype: str, seed: int) -> Growth:
+    """What one of GroMo's growths did to the same layers."""
+    parent = trained(Perceptron(width), dtype, seed)
+    with defaults(parent.strategy.torch_dtype), Seed((name, seed)).lent():
+        running = theirs(parent)
+        return measured(running, lambda: THEIRS[name](running, parent.data.train))
+
+
+@contextmanager
+def defaults(dtype: torch.dtype) -> Iterator[None]:
+    """Within, new tensors are of that dtype, as GroMo needs it; and no warning is shown of a scaling factor of zero."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "input_extension_scaling is null")
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def main() -> None:
+    """Print one row after the other."""
+    torch.set_num_threads(1)
+    print(f"gromo {version('gromo')}, torch {torch.__version__}\n")
+    heads = [f"distance, {d}, {m}" for d, m in itertools.product(("float64", "float32"), MODES)]
+    heads += ["training loss", "validation loss", "entries added", "reached", "moments kept", "of its bound"]
+    print("| growth | " + " | ".join(heads) + " |")
+    print("| --- |" + " --- |" * len(heads))
+    for grow, names, whose in ((our_growth, OURS, "nasframe"), (their_growth, THEIRS, "GroMo")):
+        for name in names:
+            found = {d: [grow(name, w, d, s) for w, s in itertools.product(WIDTHS, SEEDS)] for d in ("float64", "float32")}
+            print(f"| {whose}: {name} | " + " | ".join(cells(found)) + " |", flush=True)
+
+
+def cells(found: Mapping[str, Sequence[Growth]]) -> Iterator[str]:
+    """A row, but for its name: medians, with the largest in brackets; the least of what should be large."""
+    yield from (spread([g.distance[m] for g in found[d]], ".1e") for d, m in itertools.product(found, MODES))
+    growths = found["float64"]
+    yield from (spread([g.losses[i] for g in growths], "+.1%") for i in range(2))
+    yield f"{min(g.added for g in growths)} to {max(g.added for g in growths)}"
+    yield from (f"{min(values):.0%}" for values in ([g.reached for g in growths], [g.kept for g in growths]))
+    bounds = [g.bound for g in growths if g.bound is not None]
+    yield f"{max(bounds):.0%}" if bounds else ""
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The median, and the largest."""
+    return f"{statistics.median(values):{form}} [{max(values):{form}}]"
+
+
+if __name__ == "__main__":
+    main()

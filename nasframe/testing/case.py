@@ -1,0 +1,85 @@
+"""What a law is tried on."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import attrs
+import torch
+from hypothesis import reject
+from hypothesis import strategies as st
+
+from nasframe import NonFiniteError, Strategy, label
+from nasframe.testing.aged import Aged
+from nasframe.testing.subject import Subject
+
+#: updates that a network has behind it when a law meets it
+STEPS = 5
+
+
+class NoCases(Exception):  # noqa: N818 - nothing went wrong
+    """There is nothing to try the part on, and why."""
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Case:
+    """A part, and what more it takes to try it. Whatever is expensive is made when a law asks for it.
+
+    Args:
+        data: draws what a law wants beside: `case.data.draw(strategy)`.
+    """
+
+    subject: Subject
+    part: Any
+    data: st.DataObject
+
+    def __str__(self) -> str:
+        """The case in words."""
+        return label(self.part)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Searched(Case):
+    """A part somewhere in a search."""
+
+    strategy: Strategy
+
+    def __str__(self) -> str:
+        s = self.strategy
+        where = f"{label(self.part)} in {label(s.backbone)}, {s.nodes} nodes, on {label(s.task)}"
+        return f"{where}; batch {s.batch}, optimiser {s.optimiser.method}, seed {s.seed}"
+
+    @property
+    def aged(self) -> Aged:
+        """The search after some updates: a copy, to do with as one likes."""
+        return trained(self.strategy, STEPS)
+
+
+def trained(strategy: Strategy, steps: int) -> Aged:
+    """The search of a strategy after so many updates; one that leaves the tame numbers is no case."""
+    found = _trained(strategy, steps)
+    if found is None:
+        reject()
+    return found.copy()
+
+
+@functools.lru_cache(maxsize=128)
+def _trained(strategy: Strategy, steps: int) -> Aged | None:
+    try:
+        aged = Aged.of(strategy, steps)
+    except NonFiniteError:
+        return None
+    outputs = [aged.outputs(training) for training in (False, True)]
+    return aged if all(bool(o.isfinite().all()) and float(o.abs().max()) < 1e3 for o in outputs) else None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are the same to the bit, tensors within them likewise."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [*a] == [*b] and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b) or (a != a and b != b)

@@ -1,0 +1,108 @@
+"""What came of checking parts by their laws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+#: what can come of a law, from good to bad; those of BAD make a report fail
+STATUSES = ("passed", "inapplicable", "waived", "inconclusive", "failed", "error")
+BAD = frozenset({"inconclusive", "failed", "error"})
+
+
+@attrs.frozen
+class Outcome:
+    """What came of one law on one part.
+
+    "passed"; "inapplicable": the part claims nothing that the law is about; "waived": broken, as a waiver says;
+    "inconclusive": too few cases came up to tell; "failed": broken; "error": a plugin that cannot be loaded, or a waiver that
+    is unknown, expired or not needed.
+
+    Args:
+        part: "kind 'name'".
+        plugin: with distribution, version and contract.
+        law: the law's id.
+        says, likely: the law's.
+        cases: on how many the law was tried.
+        why: what was measured and what is allowed, or why there is nothing to say; for a law that passed, what stronger claim
+            the cases would bear.
+        case: the smallest case that was found to break the law, in words.
+        again: the command that tries this case again.
+        seconds: how long it took.
+    """
+
+    part: str
+    plugin: str
+    law: str
+    status: str
+    says: str = ""
+    likely: str = ""
+    cases: int = 0
+    why: str = ""
+    case: str = ""
+    again: str = ""
+    seconds: float = 0.0
+
+    @property
+    def bad(self) -> bool:
+        """Whether it makes a report fail."""
+        return self.status in BAD
+
+    def text(self) -> str:
+        """What there is to read about it."""
+        rows = {
+            "the law": self.says,
+            "measured" if self.status == "failed" else "why": self.why,
+            "case": self.case,
+            "most likely": self.likely if self.status == "failed" else "",
+            "try again": self.again,
+        }
+        lines = [f"{self.law} {self.status.upper()} for {self.part} of {self.plugin}"]
+        return "\n".join([*lines, *(f"  {name + ':':<13}{row}" for name, row in rows.items() if row)])
+
+
+@attrs.frozen
+class Report:
+    """The outcomes of a check, and what they were made with.
+
+    Args:
+        profile: "quick" or "full".
+        versions: of nasframe, the contract, torch, hypothesis and Python.
+    """
+
+    profile: str
+    versions: dict[str, str]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is nothing bad, and something was checked."""
+        return bool(self.outcomes) and not any(o.bad for o in self.outcomes)
+
+    def text(self) -> str:
+        """What is bad, in words; then what was waived and what could be claimed; then the count, by part and in all."""
+        told = [o.text() for o in self.outcomes if o.bad]
+        told += [f"{o.law} waived for {o.part}: {o.why}" for o in self.outcomes if o.status == "waived"]
+        told += [f"{o.law} passed for {o.part}, {o.why}" for o in self.outcomes if o.status == "passed" and o.why]
+        by_part: dict[str, list[Outcome]] = {}
+        for o in self.outcomes:
+            by_part.setdefault(f"{o.part} of {o.plugin}", []).append(o)
+        counts = [f"{part}: {_counted(outcomes)}" for part, outcomes in by_part.items()]
+        counts += [f"in all: {_counted(self.outcomes)}"] if len(by_part) != 1 else []
+        return "\n\n".join([*told, "\n".join(counts)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "ok": self.ok,
+            "profile": self.profile,
+            "versions": self.versions,
+            "laws": [attrs.asdict(o) for o in self.outcomes],
+        }
+
+
+def _counted(outcomes: Sequence[Outcome]) -> str:
+    counts = {status: sum(o.status == status for o in outcomes) for status in STATUSES}
+    return ", ".join(f"{n} {status}" for status, n in counts.items() if n) or "nothing to check"

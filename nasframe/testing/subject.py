@@ -1,0 +1,95 @@
+"""A registered part with all that the laws try it on."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from nasframe import Backbone, Operation, Part, Plugins, Strategy, Task, UnknownNameError
+from nasframe.plugins import Plugin
+from nasframe.testing.examples import Examples, Habitat, Waiver
+
+
+@attrs.frozen(eq=False)
+class Subject:
+    """A part as the laws see it.
+
+    Args:
+        plugin: that gave it.
+        parts: what stands for it, with other options each time; None where nobody said what can.
+        habitats: of every plugin, this one's first.
+        sources: as in Examples, of this part.
+        waivers: of this part.
+        plugins: among which the part is found by its name.
+    """
+
+    cls: type[Part]
+    plugin: Plugin
+    parts: SearchStrategy[Any] | None
+    habitats: tuple[Habitat, ...]
+    sources: Callable[[Path], tuple[Task, Task]] | None
+    waivers: tuple[Waiver, ...]
+    plugins: Plugins
+
+    def __str__(self) -> str:
+        return f"{self.cls.kind} {self.cls.name!r}"
+
+    def searches(self, operations: tuple[Operation, ...] = ()) -> SearchStrategy[Strategy]:
+        """Searches in any habitat; of a backbone, in its own, with this very class."""
+        if not issubclass(self.cls, Backbone):
+            return st.one_of([habitat.strategies(operations) for habitat in self.habitats])
+        own = [habitat.strategies(operations) for habitat in self.habitats if habitat.backbone.name == self.cls.name]
+        return st.one_of(own).map(self._of_class)
+
+    def _of_class(self, strategy: Strategy) -> Strategy:
+        options: Any = attrs.fields(type(strategy.backbone))  # type: ignore[arg-type]
+        cls: Any = self.cls
+        return attrs.evolve(strategy, backbone=cls(**{f.name: getattr(strategy.backbone, f.name) for f in options}))
+
+
+def subject(cls: type[Part], plugin: Plugin, plugins: Plugins, examples: Examples | None = None) -> Subject:
+    """A part of a plugin, which may not be among the others yet."""
+    if plugin not in plugins.found:
+        plugins = Plugins((*plugins.found, plugin))
+    own = examples or plugin.examples() or Examples()
+    habitats = (*own.habitats, *(habitat for other in plugins.found if other != plugin for habitat in _lent(other)))
+    waivers = tuple(w for w in own.waivers if w.part is cls)
+    sources = own.sources.get(cls) if issubclass(cls, Task) else None
+    return Subject(cls, plugin, _parts(cls, own), habitats, sources, waivers, plugins)
+
+
+def named(plugins: Plugins, name: str) -> list[tuple[type[Part] | None, Plugin]]:
+    """The parts of the distribution, or of the plugin, or by the name that is given; None for a plugin that was not loaded."""
+    by_name: dict[str, list[tuple[type[Part] | None, Plugin]]] = {}
+    for plugin in plugins.found:
+        for part in (None,) if plugin.problem else plugin.parts:
+            for key in {plugin.distribution, plugin.name, part.name if part else plugin.name}:
+                by_name.setdefault(key, []).append((part, plugin))
+    if name not in by_name:
+        near = difflib.get_close_matches(name, [*by_name])
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise UnknownNameError(
+            f"no distribution, plugin or part is called {name!r}; {hint}`nasframe plugins` lists what is installed"
+        )
+    return by_name[name]
+
+
+def _lent(other: Plugin) -> tuple[Habitat, ...]:
+    """What another plugin gives to try parts in: nothing if its hook fails, which its own check tells."""
+    with contextlib.suppress(Exception):
+        return (other.examples() or Examples()).habitats
+    return ()
+
+
+def _parts(cls: type[Part], examples: Examples) -> SearchStrategy[Any] | None:
+    if cls in examples.parts:
+        return examples.parts[cls]
+    options: Any = attrs.fields(cls)  # type: ignore[arg-type]
+    return None if any(f.default is attrs.NOTHING for f in options) else st.builds(cls)

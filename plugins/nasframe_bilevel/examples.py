@@ -1,0 +1,26 @@
+"""What the conformance kit tries the parts of this plugin on."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from nasframe.testing.examples import Examples
+from nasframe.testing.strategies import optimisers
+from nasframe_bilevel.first_order import FirstOrder, SingleLevel
+from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
+
+FACTORS = st.sampled_from([1.0, 10.0])
+
+
+def examples() -> Examples:
+    """Optimisers by which logits move within a few steps, and every way to look ahead."""
+    shared = {"optimiser": optimisers(), "after_growth": FACTORS}
+    unrolled = {**shared, "follow": st.booleans()}
+    return Examples(
+        parts={
+            SingleLevel: st.builds(SingleLevel, **shared),
+            FirstOrder: st.builds(FirstOrder, **shared),
+            SecondOrder: st.builds(SecondOrder, **unrolled, step=st.sampled_from([0.001, 0.01])),
+            ExactSecondOrder: st.builds(ExactSecondOrder, **unrolled),
+        }
+    )

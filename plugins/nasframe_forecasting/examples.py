@@ -1,0 +1,32 @@
+"""What the conformance kit tries the parts of this plugin on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hypothesis import strategies as st
+
+from nasframe import Seed
+from nasframe.testing.examples import Examples
+from nasframe_forecasting.task import Forecasting
+
+COLUMNS = st.sampled_from([(), ("temp_max", "wind"), ("wind",)])
+
+
+def examples() -> Examples:
+    """Windows down to one row, of several columns or one; returns of prices in two files."""
+    weather = st.builds(Forecasting, window=st.integers(1, 12), columns=COLUMNS)
+    return Examples(parts={Forecasting: weather}, sources={Forecasting: prices})
+
+
+def prices(folder: Path) -> tuple[Forecasting, Forecasting]:
+    """Two series that differ in the last of their rows, on which they test."""
+    generator = Seed(("prices",)).generator()
+    known, late = torch.rand(33, 2, generator=generator) + 1, torch.rand(2, 8, 2, generator=generator) + 1
+    made = []
+    for name, rows in zip("ab", late, strict=True):
+        path = folder / f"{name}.csv"
+        path.write_text("\n".join(["one,other", *(f"{one!r},{other!r}" for one, other in torch.cat([known, rows]).tolist())]))
+        made.append(Forecasting(csv=str(path), window=3, returns=True))
+    return made[0], made[1]

@@ -1,0 +1,50 @@
+"""A morphism that claims to be exact, and moves the outputs by 1e-9 or so."""
+
+from typing import ClassVar
+
+import attrs
+
+import nasframe
+
+
+@attrs.frozen
+class Gated(nasframe.Morphism):
+    """One node more, behind a gate."""
+
+    name: ClassVar[str] = "gated"
+
+    def propose(self, network):
+        return [self._proposal(network, cell) for cell, _ in network.structure.cells if self._inherits(network, cell)]
+
+    def change(self, parent, request, evidence, seed):
+        if not self._inherits(parent, request.get("cell")):
+            raise nasframe.ChangeError(f"{request} is none of {[p.request for p in self.propose(parent)]}")
+        child = nasframe.build(self._grown(parent, request["cell"]), seed, like=parent)
+        for gate in (m for m in child.modules() if isinstance(m, nasframe.Gate)):
+            gate.g.data.fill_(1e-9)
+        return nasframe.Change(child, nasframe.Claim.exact(), request=request)
+
+    def _proposal(self, network, cell):
+        child = nasframe.build(self._grown(network, cell), nasframe.Seed((0,)))
+        cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
+        return nasframe.Proposal({"cell": cell}, cost=cost)
+
+    def _inherits(self, network, cell):
+        structure = network.structure
+        return cell in dict(structure.cells) and bool(structure.backbone.grown(structure, cell).inherits)
+
+    def _grown(self, network, cell):
+        grown = network.structure.backbone.grown(network.structure, cell)
+        found = grown.structure.cell(cell)
+        nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in found.nodes)
+        return grown.structure.replace_cell(cell, attrs.evolve(found, nodes=nodes))
+
+
+@nasframe.hookimpl
+def nasframe_parts():
+    return [Gated]
+
+
+@nasframe.hookimpl
+def nasframe_contract():
+    return "1.0"

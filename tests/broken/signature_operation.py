@@ -1,0 +1,29 @@
+"""An operation that takes its sizes by position."""
+
+from typing import ClassVar
+
+import attrs
+from torch import nn
+
+import nasframe
+
+
+@attrs.frozen
+class Product(nasframe.Operation):
+    """B(x, h), a bilinear form for each unit."""
+
+    name: ClassVar[str] = "bilinear"
+    arity: ClassVar[int] = 2
+
+    def build(self, inputs, hidden):
+        return nn.Bilinear(inputs, hidden, hidden)
+
+
+@nasframe.hookimpl
+def nasframe_parts():
+    return [Product]
+
+
+@nasframe.hookimpl
+def nasframe_contract():
+    return "1.0"

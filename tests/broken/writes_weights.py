@@ -1,0 +1,33 @@
+"""A pruner that sets the weights of what goes to zero."""
+
+from typing import ClassVar
+
+import attrs
+
+import nasframe
+
+
+@attrs.frozen
+class Weakest(nasframe.Pruner):
+    """All but the strongest candidate of each node."""
+
+    name: ClassVar[str] = "weakest"
+
+    def remove(self, structure, weights):
+        gone = nasframe.all_but_strongest(structure, weights)
+        for address, site in structure.sites():
+            if address in weights:
+                for place, candidate in enumerate(site.candidates):
+                    if candidate.id in gone.get(address, ()):
+                        weights[address][place] = 0.0
+        return gone
+
+
+@nasframe.hookimpl
+def nasframe_parts():
+    return [Weakest]
+
+
+@nasframe.hookimpl
+def nasframe_contract():
+    return "1.0"

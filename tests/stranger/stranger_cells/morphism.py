@@ -1,0 +1,65 @@
+"""A change that makes a network larger and leaves what it computes as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe import OWN, ZERO, Candidate, Change, ChangeError, Claim, Morphism, Network, Proposal, Seed, Take, build, number
+from stranger_cells.operations import Bottleneck
+
+
+@attrs.frozen
+class Widen(Morphism):
+    """A bottleneck gets a hidden unit more, of which nothing is taken in at first: exact.
+
+    Args:
+        largest: the width at which a bottleneck is wide enough.
+    """
+
+    name: ClassVar[str] = "widen"
+    largest: int = number(8, low=1, whole=True)
+
+    def propose(self, network: Network) -> Sequence[Proposal]:
+        """One for each bottleneck that is not wide enough."""
+        return [
+            Proposal({"site": address, "candidate": c.id}, cost=cost(network, address))
+            for address, site in network.structure.sites()
+            for c in site.candidates
+            if isinstance(c.operation, Bottleneck) and c.operation.width < self.largest
+        ]
+
+    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
+        """A wider bottleneck with an id of its own stands where the narrow one did, with its weights and its logit."""
+        legal = [proposal.request for proposal in self.propose(parent)]
+        if request not in legal:
+            raise ChangeError(f"{self.name!r} cannot do {request!r}; it can do {legal}")
+        address, structure = request["site"], parent.structure
+        site, new = dict(structure.sites())[address], structure.next_id
+        old = next(c for c in site.candidates if c.id == request["candidate"])
+        assert isinstance(old.operation, Bottleneck)
+        width = old.operation.width
+        wider = Candidate(new, attrs.evolve(old.operation, width=width + 1))
+        site = attrs.evolve(site, candidates=tuple(wider if c is old else c for c in site.candidates))
+        type = address.split("/")[0]
+        child = build(structure.replace_cell(type, structure.cell(type).replace_site(site), 1), seed("build"), like=parent)
+        overrides = {} if site.decided else {f"logits.{address}": Take(f"logits.{address}")}
+        for name, _ in parent.mixtures(address):
+            before, after = f"{name}.candidates.{old.id}", f"{name}.candidates.{new}"
+            overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (positions(width, OWN, parent), None))
+            overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, positions(width, ZERO, parent)))
+        return Change(child, Claim.exact(), overrides, request=request)
+
+
+def positions(width: int, new: int, network: Network) -> Tensor:
+    """Those of the old hidden units, and how the new one starts."""
+    return torch.tensor([*range(width), new], device=next(network.parameters()).device)
+
+
+def cost(network: Network, address: str) -> int:
+    """How many parameters a hidden unit has, in all instances of the site."""
+    return sum(mixture.sizes["inputs"] + mixture.sizes["hidden"] for _, mixture in network.mixtures(address))

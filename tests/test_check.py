@@ -1,0 +1,394 @@
+"""The engine of the conformance kit, and its door on the command line."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+from broken import SOUND, UNSOUND, WAIVING, Install, installer
+from hypothesis import given, reject
+from hypothesis import strategies as st
+
+import nasframe
+from nasframe import ABSTAIN, NasframeError, Plugins
+from nasframe.cli.main import main
+from nasframe.plugins import Plugin
+from nasframe.testing import laws
+from nasframe.testing.check import QUICK, Profile, check, tried
+from nasframe.testing.examples import Examples, Waiver
+from nasframe.testing.law import Inapplicable, Law
+from nasframe.testing.mutant import Examined, Mutant
+from nasframe.testing.report import Outcome, Report
+from nasframe.testing.subject import Subject, subject
+
+
+@attrs.frozen
+class Calm(nasframe.GrowthCriterion):
+    """Never an opinion: what is quick to draw."""
+
+    name: ClassVar[str] = "calm"
+
+    def decide(self, state: Any, history: Any, proposals: Any) -> Any:
+        return state, ABSTAIN
+
+
+@attrs.frozen
+class Needy(Calm):
+    """An option that it cannot be made without."""
+
+    name: ClassVar[str] = "needy"
+    epochs: int = nasframe.number(low=1, whole=True)
+
+
+def lawful(holds: Callable[[Any], str | None]) -> Law:
+    return Law("criterion.own", "What is tried here.", "", holds)
+
+
+def broken(case: Any) -> None:
+    laws.demand("own", False, "it is broken")
+
+
+def kept(case: Any) -> None:
+    pass
+
+
+def specimen(cls: type = Calm, waivers: tuple[Waiver, ...] = ()) -> Subject:
+    plugin = Plugin("own", "stranger", "1.2", (cls,), contract="1.0")
+    return subject(cls, plugin, Plugins(()), Examples(waivers=waivers))
+
+
+def outcome(holds: Callable[[Any], str | None], *waivers: Waiver, cls: type = Calm, **options: Any) -> Outcome:
+    return tried(specimen(cls, waivers), lawful(holds), options.pop("profile", QUICK), **options)
+
+
+def waiver(until: str = "2.0", law: str = "criterion.own") -> Waiver:
+    return Waiver(Calm, law, "it has to wait", until)
+
+
+class TestOutcomes:
+    """What comes of a law."""
+
+    def test_each(self) -> None:
+        """It is kept, is broken, or says nothing; what is told of it is what the law says, and of a remark what all cases give."""
+
+        def silent(case: Any) -> None:
+            raise Inapplicable("it claims nothing")
+
+        numbers = itertools.count()
+
+        assert (outcome(kept).status, outcome(kept).cases, outcome(kept).why) == ("passed", QUICK.cases, "")
+        assert (outcome(broken).status, outcome(broken).why) == ("failed", "it is broken")
+        assert (outcome(silent).status, outcome(silent).why) == ("inapplicable", "it claims nothing")
+        assert outcome(lambda case: "it may claim more").why == "it may claim more"
+        assert outcome(lambda case: str(next(numbers))).why == ""
+
+    def test_too_few_cases(self) -> None:
+        """Where hardly a case is to the point nothing can be told: that is bad."""
+        found = outcome(lambda case: reject(), profile=Profile("few", 2, 2))
+
+        assert (found.status, found.bad) == ("inconclusive", True)
+        assert found.why == "only 0 cases were to the point, of 2 that were wanted"
+
+    def test_a_part_that_nobody_can_make(self) -> None:
+        """Options that must be given and have no examples: what to write is told."""
+        found = outcome(kept, cls=Needy)
+
+        assert found.status == "inconclusive"
+        assert found.why.startswith(
+            "it needs epochs, and nobody says what they may be; let the plugin's hook nasframe_examples"
+        )
+        assert "Examples(parts={Needy: st.builds(Needy, epochs=...)})" in found.why
+
+    def test_what_a_part_raises(self) -> None:
+        """An error that is no law's is told with its type and the last line of the part's own package."""
+
+        def strange(case: Any) -> None:
+            json.loads("{")
+
+        assert outcome(strange).why.startswith("JSONDecodeError: Expecting property name enclosed in double quotes")
+        assert f"({__file__}, line " in outcome(strange).why
+
+    @pytest.mark.parametrize("measured", [math.nan, math.inf])
+    def test_what_is_no_number(self, measured: float) -> None:
+        """It is never within what is allowed."""
+        found = outcome(lambda case: laws.hold("own", "the distance", measured, 1.0))
+
+        assert (found.status, found.why) == ("failed", f"the distance is {measured}; at most 1 is allowed")
+
+    def test_a_law_that_cannot_decide(self) -> None:
+        """What breaks once and not again is broken."""
+        calls = itertools.count()
+
+        assert outcome(lambda case: laws.demand("own", next(calls) > 0, "the first time")).status == "failed"
+
+
+class TestWaivers:
+    """A law that is known to be broken."""
+
+    @pytest.mark.parametrize(
+        ("holds", "until", "status", "why"),
+        [
+            (broken, "2.0", "waived", "it has to wait (until version 2.0)"),
+            (kept, "2.0", "error", "it is waived (it has to wait), but passed: take the waiver back"),
+            (
+                broken,
+                "1.2",
+                "error",
+                "the waiver (it has to wait) ran out with version 1.2: mend the part, or waive the law anew.",
+            ),
+            (kept, "1.1", "error", "the waiver (it has to wait) ran out with version 1.1"),
+            (broken, "soon", "error", "until when it is waived cannot be told: Invalid version: 'soon'"),
+            (lambda case: reject(), "2.0", "inconclusive", "only 0 cases were to the point"),
+        ],
+    )
+    def test_what_comes_of_one(self, holds: Any, until: str, status: str, why: str) -> None:
+        """It covers what is broken, for its time, and nothing else."""
+        found = outcome(holds, waiver(until), profile=Profile("few", 2, 2))
+
+        assert (found.status, found.bad) == (status, status != "waived")
+        assert found.why.startswith(why)
+
+    def test_of_a_law_that_there_is_not(self) -> None:
+        """It is told with the laws that there are."""
+        report = check(
+            Calm, examples=Examples(waivers=(waiver(law="criterion.lagal"),)), laws=["part.frozen"], plugins=Plugins(())
+        )
+        found = report.outcomes[0]
+
+        assert (found.law, found.status, report.ok) == ("criterion.lagal", "error", False)
+        assert found.why.startswith("a waiver names this law, but what concerns a criterion is part.contract, ")
+
+
+class TestReplay:
+    """A case that broke a law, tried again."""
+
+    @pytest.mark.parametrize("least", [1, 2, 4])
+    def test_it_is_the_very_same_case(self, least: int) -> None:
+        """What breaks it, what is measured and the case in words are the same."""
+
+        def small(case: Any) -> None:
+            count = len(case.moments)
+            laws.demand("own", count < least, f"{count} records: {[m.record for m in case.moments]}")
+
+        found = outcome(small, profile=Profile("many", 40, 1))
+        again = outcome(small, replay=found.again.split()[-1])
+
+        assert found.status == "failed"
+        assert found.again.startswith("nasframe check calm --law criterion.own --replay ")
+        assert (again.status, again.why, again.case, again.again) == ("failed", found.why, found.case, found.again)
+
+    def test_what_is_mended(self) -> None:
+        """The case holds: that is well, and one case is enough."""
+        blob = outcome(broken).again.split()[-1]
+
+        assert (outcome(kept, replay=blob).status, outcome(kept, replay=blob).cases) == ("passed", 1)
+
+    @pytest.mark.parametrize("spoil", [lambda blob: "1.2.3:AAAA", lambda blob: "junk", lambda blob: blob[:-5] + "!", str.lower])
+    def test_what_is_no_case(self, spoil: Callable[[str], str]) -> None:
+        """A case of another version, and one that cannot be read, are told as such: nothing breaks."""
+        found = outcome(broken, replay=spoil(outcome(broken).again.split()[-1]))
+
+        assert found.status == "inconclusive"
+        assert found.why.endswith("leave it out")
+
+
+class TestReports:
+    """Outcomes together."""
+
+    def test_an_unknown_law(self) -> None:
+        """It is refused with those that there are."""
+        with pytest.raises(NasframeError, match=r"no law criterion\.lagal concerns these parts; there are: part\.contract, "):
+            check(Calm, laws=["criterion.lagal"], plugins=Plugins(()))
+
+    @given(st.lists(st.sampled_from(["passed", "inapplicable", "waived", "inconclusive", "failed", "error"])))
+    def test_what_is_good(self, statuses: list[str]) -> None:
+        """Something was checked and nothing is bad; the text ends with the count; all of it is JSON."""
+        outcomes = tuple(Outcome(f"part {n % 2}", "own", "law", status, "says") for n, status in enumerate(statuses))
+        report = Report("quick", {}, outcomes)
+        last = report.text().splitlines()[-1]
+
+        assert report.ok == (bool(statuses) and not {*statuses} & {"inconclusive", "failed", "error"})
+        assert sum(int(count) for count in last.split(": ", 1)[1].split() if count.isdigit()) == len(statuses)
+        assert [law["status"] for law in json.loads(json.dumps(report.to_dict()))["laws"]] == statuses
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    return installer(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs `nasframe` in this process: (exit status, standard output, standard error)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nasframe", *arguments])
+        try:
+            main()
+            status = 0
+        except SystemExit as error:
+            status = int(error.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+LEGAL = ("--law", "criterion.legal")
+
+
+class TestCommand:
+    """`nasframe check` and `nasframe mutants`."""
+
+    def test_what_is_well(self, install: Install, here) -> None:
+        """Exit status 0, a count by part; by the name of the distribution, the plugin, or the part; once, if by several."""
+        install("sound", SOUND)
+        line = "criterion 'calm' of sound (stranger 1.2), contract 1.0: 1 passed\n"
+
+        for names in (["stranger"], ["sound"], ["calm"], ["calm", "sound"]):
+            assert here("check", *names, *LEGAL)[:2] == (0, line)
+
+    def test_what_is_broken(self, install: Install, here) -> None:
+        """Exit status 1, and the law's words; the command that is told tries the case again."""
+        install("unsound", UNSOUND)
+        status, printed, _ = here("check", "calm", *LEGAL)
+        (again,) = (line.split("nasframe ")[1] for line in printed.splitlines() if "try again" in line)
+
+        assert status == 1
+        assert printed.startswith("criterion.legal FAILED for criterion 'calm' of unsound (stranger 1.2), contract 1.0\n")
+        assert here(*again.split())[:2] == (1, printed)
+
+    def test_what_is_waived(self, install: Install, here) -> None:
+        """It is told with its reason, and well."""
+        install("unsound", UNSOUND + WAIVING)
+        status, printed, _ = here("check", "calm", *LEGAL)
+
+        assert status == 0
+        assert printed.startswith("criterion.legal waived for criterion 'calm': it is tired (until version 2.0)\n")
+
+    def test_json(self, install: Install, here) -> None:
+        """The standard output is the report and nothing else, whatever a part prints; --full tries more cases."""
+        install("unsound", UNSOUND)
+        status, printed, _ = here("check", "calm", *LEGAL, "--law", "part.frozen", "--json")
+        report = json.loads(printed)
+        full = json.loads(here("check", "calm", "--law", "part.frozen", "--full", "--json")[1])
+
+        assert status == 1
+        assert (report["ok"], report["profile"], full["ok"], full["profile"]) == (False, "quick", True, "full")
+        assert [(law["law"], law["status"]) for law in report["laws"]] == [
+            ("part.frozen", "passed"),
+            ("criterion.legal", "failed"),
+        ]
+        assert {"part", "plugin", "cases", "why", "case", "again", "seconds"} <= report["laws"][0].keys()
+        assert report["versions"].keys() == {"nasframe", "contract", "torch", "hypothesis", "python"}
+
+    def test_what_was_not_loaded(self, install: Install, here) -> None:
+        """A plugin that failed is told by its own or its distribution's name, beside what was loaded; other parts are checked."""
+        install("sound", SOUND)
+        install("unloaded", "import a_module_that_is_nowhere", "other")
+        for name in ("unloaded", "other"):
+            status, printed, _ = here("check", name, "calm", *LEGAL, "--json")
+            told, legal = json.loads(printed)["laws"]
+            assert status == 1
+            assert (told["law"], told["status"], legal["status"]) == ("plugin.usable", "error", "passed")
+            assert told["part"] == "plugin 'unloaded'"
+            assert told["why"].startswith("its import failed with ModuleNotFoundError")
+        status, printed, _ = here("check", "unloaded", *LEGAL)
+        assert status == 1
+        assert printed.startswith("plugin.usable ERROR for plugin 'unloaded' of unloaded (other 1.2)\n")
+        assert here("check", "calm", *LEGAL)[0] == 0
+
+    def test_examples_that_fail(self, install: Install, here) -> None:
+        """A hook that raises is told of its own plugin; other parts are checked."""
+        install("sound", SOUND)
+        clumsy = SOUND.replace("calm", "clumsy") + WAIVING.replace('"2.0"),))', '"2.0"),), surely=1)')
+        install("clumsy", clumsy, "other")
+        status, printed, _ = here("check", "clumsy", *LEGAL)
+
+        assert status == 1
+        assert "its examples failed with TypeError: Examples.__init__() got an unexpected keyword argument 'surely'" in printed
+        assert here("check", "calm", *LEGAL)[0] == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "say what to check: the name of a distribution, a plugin or a part"),
+            (["calm", "--replay", "x"], "--replay tries one case again: give one --law and one NAME, not 0 and 1"),
+            (["calm", *LEGAL, "--law", "part.frozen", "--replay", "x"], "give one --law and one NAME, not 2 and 1"),
+            (["calm", "node", *LEGAL, "--replay", "x"], "give one --law and one NAME, not 1 and 2"),
+            (
+                ["patiense"],
+                "error: no distribution, plugin or part is called 'patiense'; did you mean 'patience'? `nasframe plugins`",
+            ),
+            (
+                ["patience", "--law", "criterion.lagal"],
+                "error: no law criterion.lagal concerns these parts; there are: part.contract",
+            ),
+        ],
+    )
+    def test_what_is_refused(self, here, arguments: list[str], message: str) -> None:
+        """It is said on the standard error what to write instead."""
+        status, printed, told = here("check", *arguments)
+
+        assert status != 0
+        assert printed == ""
+        assert message in told
+
+    def test_the_laws_are_listed(self, here) -> None:
+        """Each law once, with what it says."""
+        rows = json.loads(here("check", "--list", "--json")[1])
+        names = [row["law"] for row in rows]
+
+        assert len({*names}) == len(names)
+        assert {"part.contract", "operation.shape", "criterion.legal"} <= {*names}
+        assert all(row["says"].endswith(".") for row in rows)
+        assert "operation.shape" in here("check", "--list")[1]
+
+    def test_without_hypothesis(self) -> None:
+        """It says what to install; all else is there without."""
+        code = """
+import sys
+sys.modules["hypothesis"] = None
+from nasframe.cli.main import main
+sys.argv = ["nasframe", "check", "tanh"]
+main()
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == 'error: checking parts needs hypothesis: pip install "nasframe[testing]"\n'
+
+    def test_the_exam(self, here, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A row for each mutant; what a law does not see, and that it sees nothing alone, is told, and is not well."""
+        one, other = (Mutant("reproduction.about", ("reproduction", "x"), fault, lambda of: of) for fault in ("a", "b"))
+        second = attrs.evolve(one, law="reproduction.options")
+        asked: list[Any] = []
+
+        def exam(*found: Examined) -> tuple[int, str, str]:
+            monkeypatch.setattr("nasframe.testing.mutant.exam", lambda plugins, kinds: asked.append(kinds) or iter(found))
+            return here("mutants", "reproduction", "--markdown")
+
+        head = ["| law | mutant | of | killed by |", "| --- | --- | --- | --- |"]
+        about, both = "reproduction.about", "reproduction.about, reproduction.options"
+        status, printed, said = exam(Examined(one, (about,)), Examined(second, ("reproduction.options",)))
+        assert status == 0
+        assert printed.splitlines() == [
+            *head,
+            f"| {about} | a | reproduction x | {about} |",
+            "| reproduction.options | a | reproduction x | reproduction.options |",
+        ]
+        assert said == "2 mutants, all killed; every law alone sees one at least\n"
+        status, printed, said = exam(Examined(one, (about,)), Examined(other, ()), Examined(second, tuple(both.split(", "))))
+        assert status == 1
+        assert said.splitlines() == [
+            "reproduction.about does not see: b",
+            "reproduction.options sees nothing that no other law sees: give it a mutant of its own, or merge it with another",
+        ]
+        assert asked == [("reproduction",), ("reproduction",)]
