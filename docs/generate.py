@@ -1,7 +1,8 @@
-"""Writes docs/reference.md and docs/laws.md, of what docstrings and laws say: `python docs/generate.py`."""
+"""Writes docs/reference.md, docs/laws.md and docs/parts.md, of what docstrings and laws say: `python docs/generate.py`."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import textwrap
@@ -13,7 +14,7 @@ import attrs
 
 import nasframe
 from nasframe.plugins import HOOKS, KINDS, Hooks
-from nasframe.testing import aged, check, examples, fakes, laws, report, strategies
+from nasframe.testing import aged, check, examples, fakes, histories, laws, layouts, report, strategies
 from nasframe.testing.law import laws_of
 
 FOLDER = Path(__file__).parent
@@ -24,6 +25,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "Options of a part": ("number", "choice", "flag", "nested", "operations_of", "describe", "label"),
     "What an operation tells": ("Pointwise", "Term", "Bound"),
     "What stands where": ("Structure", "Cell", "Node", "Site", "Candidate", "Grown", "births", "one_more", "all_but_strongest"),
+    "Networks": ("Network",),
     "Modules of a backbone": ("Mixture", "Gate", "Axis", "produces", "consumes", "Aided"),
     "Changes": ("Proposal", "Change", "Claim", "Take", "Set", "build"),
     "Decisions and descent": ("Decision", "Bilevel", "Optimiser", "Seed"),
@@ -33,8 +35,12 @@ VALUES: Mapping[str, tuple[str, ...]] = {
 KIT: Mapping[str, tuple[Any, ...]] = {
     "To check a part": (check.check, check.Profile, report.Report, report.Outcome),
     "To tell what it is checked on": (examples.Examples, examples.Habitat, examples.Waiver),
-    "To draw searches": tuple(getattr(strategies, n) for n in ("searches", "sizes", "seeds", "optimisers", "aged", "removals")),
-    "Parts that a law does not care about": (fakes.Noise, fakes.Descent, fakes.Endless, fakes.Keep),
+    "To draw searches": tuple(getattr(strategies, n) for n in ("searches", "sizes", "seeds", "optimisers", "aged")),
+    "Parts that a law does not care about": tuple(
+        getattr(fakes, n) for n in ("Noise", "Descent", "Endless", "Scripted", "Keep", "Chain", "Kept", "Turned")
+    ),
+    "Other things to draw": (histories.histories, strategies.removals, strategies.spoilt),
+    "The same numbers elsewhere in memory": (layouts.transposed, layouts.strided, layouts.channels_last),
     "A network that has trained": (aged.Aged,),
     "Laws to call by hand": tuple(
         getattr(laws, n)
@@ -121,6 +127,19 @@ def entry(head: str, text: str) -> Iterator[str]:
     yield ""
 
 
+def methods(value: Any) -> dict[str, str]:
+    """What can be done with a value, each as it is called, with the first sentence of what is said of it."""
+    if not inspect.isclass(value):
+        return {}
+    found = {}
+    for name, member in vars(value).items():
+        own = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if not name.startswith("_") and inspect.isfunction(own) and name != "forward":
+            called = name if isinstance(member, property) else f"{name}{signature(own)}"
+            found[called] = " ".join((inspect.getdoc(own) or "").split("\n\n")[0].split())
+    return found
+
+
 def reference() -> Iterator[str]:
     """Every interface, every hook, what they take and give, and what the kit offers."""
     yield from (MADE, "", "# Reference", "")
@@ -150,6 +169,9 @@ def reference() -> Iterator[str]:
         for name in names:
             value = getattr(nasframe, name)
             yield from entry(f"`{name}{signature(value)}`", inspect.getdoc(value) or "")
+            for method, promise in methods(value).items():
+                yield f"  - `{method}`: {promise}"
+            yield ""
     yield from ("## The kit", "", 'In `nasframe.testing`, for which there is `pip install "nasframe[testing]"`.', "")
     for title, offered in KIT.items():
         yield from (f"### {title}", "")
@@ -176,8 +198,23 @@ def lawbook() -> Iterator[str]:
             yield from entry(f"`{law.id}`", f"{law.says}\n\nWhere it does not hold, most likely: {law.likely}.")
 
 
+def shipped() -> Iterator[str]:
+    """Every part that is shipped, by plugin and kind, with what its docstring says of its options."""
+    yield from (MADE, "", "# The parts that are shipped", "")
+    yield from (
+        "By the plugin that gives them, which is the package to import them from. What each computes, is built with and has for options is",
+        "what its docstring says.",
+        "",
+    )
+    plugins = [p for p in nasframe.installed().found if p.distribution == "nasframe"]
+    for plugin in plugins:
+        yield from (f"## {plugin.name}", "", *words(inspect.getdoc(importlib.import_module(plugin.name)) or ""), "")
+        for part in plugin.parts:
+            yield from entry(f"{part.kind} `{part.name}`: `{part.__name__}{signature(part)}`", inspect.getdoc(part) or "")
+
+
 #: what is written, by file
-PAGES: Mapping[str, Callable[[], Iterator[str]]] = {"reference.md": reference, "laws.md": lawbook}
+PAGES: Mapping[str, Callable[[], Iterator[str]]] = {"reference.md": reference, "laws.md": lawbook, "parts.md": shipped}
 
 
 def page(name: str) -> str:

@@ -13,7 +13,6 @@ from nasframe_bilevel import FirstOrder
 from nasframe_convolutional import AvgPool, DartsConvolutional, Identity, MaxPool, SeparableConvolution, Zero
 from nasframe_growing import NodeGrowth
 from nasframe_pruning import Strongest
-from standins import Scripted
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -21,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from nasframe import Bound, Data, Operation, Optimiser, Plugins, Seed, Split, Strategy, Task, flag, number, removal
 from nasframe.plugins import Plugin
 from nasframe.testing.aged import Aged
-from nasframe.testing.fakes import Endless
+from nasframe.testing.fakes import Endless, Scripted
 from nasframe.testing.strategies import removals
 
 

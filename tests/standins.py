@@ -1,9 +1,9 @@
-"""Parts that need no shipped plugin: a tiny task, a scripted criterion, a still architect, a plain pruner."""
+"""Parts that need no shipped plugin: a tiny task, a still architect, a plain pruner, and the kit's scripted criterion."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from typing import Any, ClassVar
+from collections.abc import Mapping, Set
+from typing import ClassVar
 
 import attrs
 import torch
@@ -12,15 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasframe import (
-    ABSTAIN,
     Architect,
     Bilevel,
     Data,
-    Decision,
-    GrowthCriterion,
     Named,
     Optimiser,
-    Proposal,
     Pruner,
     Seed,
     Split,
@@ -28,6 +24,7 @@ from nasframe import (
     Task,
     number,
 )
+from nasframe.testing.fakes import Scripted
 
 
 @attrs.frozen
@@ -59,21 +56,6 @@ class ToySeries(Task):
 
 def _split(windows: torch.Tensor) -> Split:
     return Split(windows.shape[1], lambda index: (windows[:-1, index], windows[-1, index]))
-
-
-@attrs.frozen
-class Scripted(GrowthCriterion):
-    """Each phase takes so many epochs, and the search so many growths."""
-
-    name: ClassVar[str] = "scripted"
-    epochs: int = number(1, low=1, whole=True)
-    growths: int = number(2, low=0, whole=True)
-
-    def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        last, calls = history[-1], (state or 0) + 1
-        if last["kind"] == "epoch":
-            return calls, Decision("grow", "scripted") if last["epoch"] + 1 >= self.epochs else ABSTAIN
-        return calls, Decision("grow" if last["stage"] < self.growths else "stop", "scripted")
 
 
 @attrs.frozen

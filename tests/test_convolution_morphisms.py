@@ -19,7 +19,6 @@ from nasframe_bilevel import FirstOrder
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import KINDS, ConvolutionMorphism, Morphed, morphed
 from nasframe_convolutional.operations import Identity, MaxPool, Separable, SeparableConvolution
-from standins import Scripted
 from torch import Tensor, nn
 
 from nasframe import (
@@ -41,7 +40,7 @@ from nasframe.search.replay import replay
 from nasframe.search.state import dump
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
-from nasframe.testing.fakes import Endless, Keep, Noise
+from nasframe.testing.fakes import Endless, Keep, Noise, Scripted
 
 EXACT = [name for name, kind in KINDS.items() if kind.claim.kind == "exact"]
 PR_DARTS = ("pad", "widen", "crop", "dilate", "contract", "deepen")

@@ -31,7 +31,6 @@ from nasframe_convolutional import backbone as backbones
 from nasframe_convolutional import cell as cells
 from nasframe_convolutional.cell import Auxiliary, Head, ImageCell, channels_of
 from nasframe_growing import Epochs, NodeGrowth, Patience
-from standins import Scripted
 from test_resume import digest
 from torch import Tensor
 from torchvision.ops import stochastic_depth
@@ -68,6 +67,7 @@ from nasframe.search.events import Changed, Finished, Stepped
 from nasframe.search.state import dump, load, optimisers, retraining
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
+from nasframe.testing.fakes import Scripted
 from nasframe.testing.strategies import removals
 
 TYPES = ("normal", "reduction")

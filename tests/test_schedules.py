@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from standins import Scripted
 from test_architects import asked
 from test_resume import check_resumes_everywhere
 from torch import nn
@@ -17,7 +16,7 @@ from toy import toy_strategy
 from nasframe import Optimiser, Search, Stepped, Strategy
 from nasframe.optimiser import rate_of
 from nasframe.testing.aged import Aged
-from nasframe.testing.fakes import Endless
+from nasframe.testing.fakes import Endless, Scripted
 
 Patch = pytest.MonkeyPatch
 

@@ -8,10 +8,11 @@ from nasframe_bilevel import FirstOrder
 from nasframe_growing import NodeGrowth
 from nasframe_pruning import Strongest
 from nasframe_recurrent import TwoToOne
-from standins import STANDINS, Scripted, ToySeries
+from standins import STANDINS, ToySeries
 
 from nasframe import Plugins, Strategy, installed
 from nasframe.plugins import Plugin
+from nasframe.testing.fakes import Scripted
 
 #: the shipped plugins and the stand-ins
 PLUGINS = Plugins((*installed().found, Plugin("standins", "tests", "0", STANDINS)))

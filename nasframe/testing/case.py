@@ -12,14 +12,11 @@ from hypothesis import strategies as st
 
 from nasframe import NonFiniteError, Strategy, label
 from nasframe.testing.aged import Aged
+from nasframe.testing.subject import NoCases as NoCases
 from nasframe.testing.subject import Subject
 
 #: updates that a network has behind it when a law meets it
 STEPS = 5
-
-
-class NoCases(Exception):  # noqa: N818 - nothing went wrong
-    """There is nothing to try the part on, and why."""
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -37,6 +34,10 @@ class Case:
     def __str__(self) -> str:
         """The case in words."""
         return label(self.part)
+
+    def told(self) -> str:
+        """The case in all words that help a reader, whatever it takes to find them."""
+        return str(self)
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
 import re
 import time
@@ -19,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from nasframe import NasframeError, Part, PluginError, Plugins, installed
 from nasframe.plugins import CONTRACT, Plugin
-from nasframe.testing.case import NoCases
+from nasframe.testing.case import Case, NoCases
 from nasframe.testing.examples import Examples, Waiver
 from nasframe.testing.law import Inapplicable, Law, contract, laws_of
 from nasframe.testing.report import Outcome, Report
@@ -70,7 +71,10 @@ def check(
     if isinstance(what, str):
         plan = planned(plugins, [what], laws)
     else:
-        own = Plugin("unregistered", "none", "0", (what,), contract=_known())
+        given = examples or Examples()
+        beside = (*given.parts, *(habitat.backbone for habitat in given.habitats))
+        new = [part for part in beside if part.name not in plugins.names(part.kind)]
+        own = Plugin("unregistered", "none", "0", tuple(dict.fromkeys((what, *new))), contract=_known())
         plan = _plan([subject(what, own, plugins, examples)], laws)
     return Report(profile.name, versions(), (*plan.told, *(tried(of, one, profile, replay) for of, one in plan.tries)))
 
@@ -174,7 +178,10 @@ def _tried(of: Subject, one: Law, profile: Profile, replay: str | None) -> Outco
         blob = replay or _blob(error)  # which hypothesis does not tell a second time
         again = f"{words} --replay {blob}" if blob else words
         said = _said(failure, of.cls).removeprefix(f"{one.id.partition('.')[2]}: ")
-        return attrs.evolve(blank, status="failed", why=said, case=case, again=again, cases=trial.held + 1)
+        # what is most likely is the law's to say, not of whatever else was raised on the way
+        likely = one.likely if isinstance(failure, AssertionError) else ""
+        found = attrs.evolve(blank, status="failed", likely=likely, why=said, case=case, again=again)
+        return attrs.evolve(found, cases=trial.held + 1)
     if not trial.held and trial.inapplicable:
         return attrs.evolve(blank, status="inapplicable", why=trial.inapplicable)
     if trial.held < profile.least:
@@ -225,7 +232,7 @@ class _Trial:
             if self.failure is None:
                 self.until = time.perf_counter() + self.profile.shrinking
             self.known.add(words)
-            self.failure = error, words
+            self.failure = error, case.told() if isinstance(case, Case) else words
             raise
 
 
@@ -293,7 +300,8 @@ def _misplaced(of: Subject) -> Iterator[Outcome]:
     known = [one.id for one in laws_of(of.cls.kind)]
     for waiver in of.waivers:
         if waiver.law not in known:
-            why = f"a waiver names this law, but what concerns a {of.cls.kind} is {', '.join(known)}"
+            near = difflib.get_close_matches(waiver.law, known) or known
+            why = f"a waiver names this law, which does not concern a {of.cls.kind}, or does not exist; there is {', '.join(near)}"
             yield Outcome(str(of), _origin(of.plugin), waiver.law, "error", why=why)
 
 

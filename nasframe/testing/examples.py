@@ -45,7 +45,7 @@ class Waiver:
 
 @attrs.frozen(kw_only=True)
 class Examples:
-    """What the parts of a plugin are tried on. Whatever can be made without options needs none.
+    """What the parts of a plugin are tried on. A part that is not among them is tried with the defaults of its options alone.
 
     Args:
         parts: for a part whose options matter, or that cannot be made without, parts to draw from.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError, MetricCollection
@@ -15,18 +15,31 @@ from torchmetrics import MeanSquaredError, MetricCollection
 from nasframe import (
     ABSTAIN,
     Architect,
+    Backbone,
     Bilevel,
+    Cell,
     Data,
     Decision,
+    Gate,
+    Grown,
     GrowthCriterion,
+    Mixture,
     Named,
+    Operation,
     Optimiser,
     Proposal,
     Pruner,
     Seed,
+    Shares,
     Split,
     Structure,
     Task,
+    all_but_strongest,
+    births,
+    nested,
+    number,
+    one_more,
+    operations_of,
 )
 
 Tensors = Mapping[str, Tensor]
@@ -115,6 +128,22 @@ class Endless(GrowthCriterion):
 
 
 @attrs.frozen
+class Scripted(GrowthCriterion):
+    """Each phase takes so many epochs, and the search so many growths."""
+
+    name: ClassVar[str] = "scripted"
+    epochs: int = number(1, low=1, whole=True)
+    growths: int = number(2, low=0, whole=True)
+
+    def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        """As it is written, whatever comes; the state counts how often it was asked."""
+        last, calls = history[-1], (state or 0) + 1
+        if last["kind"] == "epoch":
+            return calls, Decision("grow", "scripted") if last["epoch"] + 1 >= self.epochs else ABSTAIN
+        return calls, Decision("grow" if last["stage"] < self.growths else "stop", "scripted")
+
+
+@attrs.frozen
 class Keep(Pruner):
     """Nothing goes."""
 
@@ -123,3 +152,77 @@ class Keep(Pruner):
     def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """No candidate."""
         return {}
+
+
+@attrs.frozen
+class Kept(Operation):
+    """x."""
+
+    name: ClassVar[str] = "kept"
+    arity: ClassVar[int] = 1
+    residual: ClassVar[tuple[str, ...]] = ()
+
+    def build(self, *, width: int) -> nn.Module:
+        """No parameters."""
+        return nn.Identity()
+
+
+@attrs.frozen
+class Turned(Operation):
+    """tanh(W x + b)."""
+
+    name: ClassVar[str] = "turned"
+    arity: ClassVar[int] = 1
+
+    def build(self, *, width: int) -> nn.Module:
+        """A linear map and its tanh."""
+        return nn.Sequential(nn.Linear(width, width), nn.Tanh())
+
+
+class Links(nn.Module):
+    """The nodes of a chain, one behind the other, and a linear map."""
+
+    def __init__(self, structure: Structure) -> None:
+        super().__init__()
+        cell, width = structure.cell("chain"), structure.size("inputs")
+        self.links = nn.ModuleDict({s.id: Mixture(f"chain/{s.id}", s, width=width) for s in cell.sites})
+        self.gates = nn.ModuleDict({n.id: Gate(f"chain/{n.id}") for n in cell.nodes if n.inherits})
+        self.head = nn.Linear(width, structure.size("outputs"))
+
+    def forward(self, x: Tensor, shares: Shares) -> Tensor:
+        """From (..., inputs) to (..., outputs)."""
+        for name, link in self.links.items():
+            own = link(shares, x)
+            x = self.gates[name](x, own) if name in self.gates else own
+        return self.head(x)
+
+
+@attrs.frozen
+class Chain(Backbone):
+    """A node takes in the one before it, the first one the inputs. Operations are built with `width`, that of the inputs."""
+
+    name: ClassVar[str] = "chain"
+    inputs: ClassVar[tuple[str, ...]] = ("x",)
+    operations: tuple[Operation, ...] = nested("operation", default=(Kept(), Turned()), validator=operations_of(1))
+
+    def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
+        """One cell. `sizes` has `inputs` and `outputs`."""
+        structure = Structure(self, self.taken(sizes, "inputs", "outputs"), (("chain", Cell()),))
+        for _ in range(nodes):
+            structure = self.grown(structure, "chain").structure
+        return structure
+
+    def body(self, structure: Structure) -> nn.Module:
+        """The chain and its head."""
+        return Links(structure)
+
+    def grown(self, structure: Structure, cell: str) -> Grown:
+        """One node more at the end, born as the one before."""
+        last = self.outputs(structure.cell(cell)) or self.inputs
+        child = one_more(structure, cell, lambda node: {node: last}, self.operations)
+        site = child.cell(cell).sites[-1]
+        return Grown(child, site.node, last, {f"{cell}/{id}": weights for id, weights in births([site], last).items()})
+
+    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        """All but the strongest of each node."""
+        return all_but_strongest(structure, weights)

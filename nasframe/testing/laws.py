@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
@@ -118,22 +118,27 @@ class Seen:
 
 def seen(aged: Aged, node: str, training: bool = False) -> list[Seen]:
     """Every call of a node that the cell's end grew, in every instance and at every step of the validation split."""
+    inherited = _inherited(aged, node)
+    return [
+        Seen(inputs, output, torch.stack([inputs[n] for n in inherited]).mean(0))
+        for inputs, output, _ in _calls(aged, node, training)
+    ]
+
+
+def _calls(aged: Aged, node: str, training: bool) -> Iterator[tuple[dict[str, Tensor], Tensor, int]]:
+    """The inputs of a node by name, its output, and in which instance of its cell, at every call on the validation split."""
     hooked, sites, found = aged.copy(), _sites(aged, node), []
     hooked.network.fast = False  # a fast form calls no modules
-    inherited = _inherited(aged, node)
     for mixtures in _instances(hooked, node):
         calls: list[list[tuple[Any, Tensor]]] = [[] for _ in mixtures]
         for mixture, own in zip(mixtures, calls, strict=True):
             mixture.register_forward_hook(lambda module, inputs, output, own=own: own.append((inputs[1:], output)))
         found.append(calls)
     hooked.outputs(training)
-    steps = [step for calls in found for step in zip(*calls, strict=True)]
-    result = []
-    for step in steps:
-        inputs = {n: i for site, (given, _) in zip(sites, step, strict=True) for n, i in zip(site.inputs, given, strict=True)}
-        outputs = [output for _, output in step]
-        result.append(Seen(inputs, torch.stack(outputs).sum(0), torch.stack([inputs[n] for n in inherited]).mean(0)))
-    return result
+    for instance, calls in enumerate(found):
+        for step in zip(*calls, strict=True):
+            inputs = {n: i for s, (given, _) in zip(sites, step, strict=True) for n, i in zip(s.inputs, given, strict=True)}
+            yield inputs, torch.stack([output for _, output in step]).sum(0), instance
 
 
 def bounded(child: Aged, bounds: Mapping[str, Bound]) -> None:
@@ -144,6 +149,25 @@ def bounded(child: Aged, bounds: Mapping[str, Bound]) -> None:
         for step, call in enumerate(seen(child, node, training)):
             allowed = bound(call.norms) + tolerance(call.output)
             hold("bounded", f"the deviation of {node} at its call {step} in {mode} mode", call.deviation, allowed)
+
+
+def changed(parent: Aged, child: Aged, node: str, bound: Bound) -> None:
+    """What a node that was there before puts out is as near to what it would have put out as the claim says, given the same inputs:
+    at every step, in every instance, in both modes.
+    """
+    for mode, training in MODES.items():
+        before = copy.deepcopy(parent.network).train(training)
+        weights = {address: w.unbind() for address, w in parent.weights().items()}
+        sites, instances = (
+            _sites(child, node),
+            _instances(attrs.evolve(parent, state=attrs.evolve(parent.state, network=before)), node),
+        )
+        for call, (inputs, output, instance) in enumerate(_calls(child, node, training)):
+            with torch.no_grad(), Seed(("changed",)).lent(parent.strategy.device):
+                old = [m(weights, *(inputs[i] for i in s.inputs)) for m, s in zip(instances[instance], sites, strict=True)]
+            found = Seen(inputs, output, torch.stack(old).sum(0))
+            allowed = bound(found.norms) + tolerance(output)
+            hold("bounded", f"the change of {node} at its call {call} in {mode} mode", found.deviation, allowed)
 
 
 #: by how many times the norms that a node sees: how much larger than what is reached a bound may be. A sigmoid is bounded

@@ -13,7 +13,6 @@ from nasframe import Part, Plugins
 from nasframe.plugins import KINDS as INTERFACES
 from nasframe.testing.check import QUICK, Profile, tried, tries
 from nasframe.testing.law import laws_of
-from nasframe.testing.report import BAD
 from nasframe.testing.subject import Subject, subject
 
 #: nobody reads the cases that kill a mutant: none smaller is looked for
@@ -73,7 +72,7 @@ def mutants_of(kind: str) -> tuple[Mutant, ...]:
 
 def killers(one: Mutant, plugins: Plugins, profile: Profile = PROFILE) -> tuple[str, ...]:
     """The laws that see the fault."""
-    return tuple(law.id for of, law in tries([one.subject(plugins)]) if tried(of, law, profile).status in BAD)
+    return tuple(law.id for of, law in tries([one.subject(plugins)]) if tried(of, law, profile).status == "failed")
 
 
 @attrs.frozen

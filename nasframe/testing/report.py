@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -83,7 +83,7 @@ class Report:
 
     def text(self) -> str:
         """What is bad, in words; then what was waived and what could be claimed; then the count, by part and in all."""
-        told = [o.text() for o in self.outcomes if o.bad]
+        told = [_told(alike) for alike in _alike(o for o in self.outcomes if o.bad)]
         told += [f"{o.law} waived for {o.part}: {o.why}" for o in self.outcomes if o.status == "waived"]
         told += [f"{o.law} passed for {o.part}, {o.why}" for o in self.outcomes if o.status == "passed" and o.why]
         by_part: dict[str, list[Outcome]] = {}
@@ -101,6 +101,19 @@ class Report:
             "versions": self.versions,
             "laws": [attrs.asdict(o) for o in self.outcomes],
         }
+
+
+def _alike(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+    """The outcomes by part and reason: what keeps a part from being tried at all is one thing, and not one for each law."""
+    found: dict[tuple[str, ...], list[Outcome]] = {}
+    for o in outcomes:
+        found.setdefault((o.plugin, o.part, o.status, o.why), []).append(o)
+    return [*found.values()]
+
+
+def _told(alike: Sequence[Outcome]) -> str:
+    first, *others = alike
+    return "\n".join([first.text(), *([f"  the same of:  {', '.join(o.law for o in others)}"] if others else [])])
 
 
 def _counted(outcomes: Sequence[Outcome]) -> str:

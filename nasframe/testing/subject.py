@@ -17,6 +17,10 @@ from nasframe.plugins import Plugin
 from nasframe.testing.examples import Examples, Habitat, Waiver
 
 
+class NoCases(Exception):  # noqa: N818 - nothing went wrong
+    """There is nothing to try the part on, and why."""
+
+
 @attrs.frozen(eq=False)
 class Subject:
     """A part as the laws see it.
@@ -24,7 +28,9 @@ class Subject:
     Args:
         plugin: that gave it.
         parts: what stands for it, with other options each time; None where nobody said what can.
+        default: the options of which the default alone is tried, as no examples are given.
         habitats: of every plugin, this one's first.
+        operations: of this plugin, for each what stands for it: a morphism may be about them.
         sources: as in Examples, of this part.
         waivers: of this part.
         plugins: among which the part is found by its name.
@@ -33,7 +39,9 @@ class Subject:
     cls: type[Part]
     plugin: Plugin
     parts: SearchStrategy[Any] | None
+    default: tuple[str, ...]
     habitats: tuple[Habitat, ...]
+    operations: tuple[SearchStrategy[Any], ...]
     sources: Callable[[Path], tuple[Task, Task]] | None
     waivers: tuple[Waiver, ...]
     plugins: Plugins
@@ -62,7 +70,10 @@ def subject(cls: type[Part], plugin: Plugin, plugins: Plugins, examples: Example
     habitats = (*own.habitats, *(habitat for other in plugins.found if other != plugin for habitat in _lent(other)))
     waivers = tuple(w for w in own.waivers if w.part is cls)
     sources = own.sources.get(cls) if issubclass(cls, Task) else None
-    return Subject(cls, plugin, _parts(cls, own), habitats, sources, waivers, plugins)
+    known = (_parts(other, own) for other in dict.fromkeys((*plugin.parts, *own.parts)) if issubclass(other, Operation))
+    operations = tuple(parts for parts in known if parts is not None)
+    default = () if cls in own.parts else tuple(f.name for f in attrs.fields(cls))  # type: ignore[arg-type]
+    return Subject(cls, plugin, _parts(cls, own), default, habitats, operations, sources, waivers, plugins)
 
 
 def named(plugins: Plugins, name: str) -> list[tuple[type[Part] | None, Plugin]]:
@@ -89,7 +100,18 @@ def _lent(other: Plugin) -> tuple[Habitat, ...]:
 
 
 def _parts(cls: type[Part], examples: Examples) -> SearchStrategy[Any] | None:
-    if cls in examples.parts:
-        return examples.parts[cls]
     options: Any = attrs.fields(cls)  # type: ignore[arg-type]
-    return None if any(f.default is attrs.NOTHING for f in options) else st.builds(cls)
+    if cls not in examples.parts and any(f.default is attrs.NOTHING for f in options):
+        return None
+    return examples.parts.get(cls, st.builds(cls)).map(_hashable)
+
+
+def _hashable(part: Part) -> Part:
+    try:
+        hash(part)
+    except TypeError as error:
+        raise NoCases(
+            f"it cannot be hashed ({error}): decorate the class with @attrs.frozen, not @attrs.define, and let its fields hold tuples, "
+            "not lists"
+        ) from error
+    return part

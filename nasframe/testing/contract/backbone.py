@@ -34,9 +34,10 @@ from nasframe.search.state import dump, load, rebuilt, snapshot
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.case import NoCases, Searched, same
-from nasframe.testing.contract.operation import MODES, largest, last, strided, transposed
+from nasframe.testing.contract.operation import MODES, largest
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.laws import demand, hold
+from nasframe.testing.layouts import LAYOUTS
 from nasframe.testing.strategies import removals
 from nasframe.testing.subject import Subject
 
@@ -229,9 +230,6 @@ def layout(case: Case) -> None:
     for name, laid in LAYOUTS.items():
         found = called(network, laid(inputs), weights)
         hold("layout", f"the distance of the outputs where the inputs are {name}", largest(found - plain), tolerance(plain))
-
-
-LAYOUTS = {"transposed": transposed, "every other entry of a larger tensor": strided, "channels last": last}
 
 
 @law("backbone.dtype", "it makes a tensor without dtype and device of its inputs, or reads a number out of one")

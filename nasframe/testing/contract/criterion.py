@@ -20,33 +20,10 @@ from nasframe import AllOf, AnyOf, Decision, GrowthCriterion, NasframeError, Pro
 from nasframe.criterion import ACTIONS, Record
 from nasframe.testing.case import Case as AnyCase
 from nasframe.testing.case import same
+from nasframe.testing.histories import Moment, histories, past
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.laws import demand
 from nasframe.testing.subject import Subject
-
-#: so few that they tie
-LOSS = st.sampled_from([1.0, 0.5, 2.0, math.nan, math.inf])
-#: of the epochs of a phase: any, or the same over and over
-LOSSES = st.lists(LOSS, min_size=1, max_size=5) | st.builds(lambda loss, epochs: [loss] * epochs, LOSS, st.integers(1, 5))
-
-
-@attrs.frozen(eq=False)
-class Moment:
-    """When a criterion is asked: the last record, the proposals, and what the search wrote down that was decided."""
-
-    record: dict[str, Any]
-    proposals: tuple[Proposal, ...] = ()
-    decided: Mapping[str, str] = attrs.field(factory=dict)
-
-    @property
-    def staged(self) -> bool:
-        """Whether a stage is over."""
-        return self.record["kind"] == "stage"
-
-    def __str__(self) -> str:
-        told = {k: v for k, v in self.record.items() if k in ("updates", "valid", "nodes", "parameters", "seconds")}
-        costs = f", proposals of gain and cost {[(p.gain, p.cost) for p in self.proposals]}" if self.staged else ""
-        return f"{self.record.get('phase', 'stage')} {self.record['stage']} {told}{costs}"
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -65,51 +42,9 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
     of = st.just(subject)
 
     def search(part: GrowthCriterion) -> SearchStrategy[Case]:
-        return st.builds(Case, subject=of, part=st.just(part), moments=moments("clock" in part.reads), data=st.data())
+        return st.builds(Case, subject=of, part=st.just(part), moments=histories("clock" in part.reads), data=st.data())
 
     return subject.parts.flatmap(search)
-
-
-@st.composite
-def moments(draw: st.DrawFn, clock: bool) -> tuple[Moment, ...]:
-    """A search: stages of one phase or two, each longer or shorter, and, at the end, another phase or none."""
-    found: list[Moment] = []
-    nodes = dict.fromkeys(draw(st.sampled_from([("layer0",), ("normal", "reduction")])), 1)
-    phases = draw(st.sampled_from([("search",), ("search", "tune")]))
-    parameters, updates, steps = draw(st.integers(1, 20)), 0, draw(st.integers(1, 3))
-
-    def train(stage: int, phase: str) -> list[float]:
-        nonlocal updates
-        losses = draw(LOSSES)
-        for epoch, loss in enumerate(losses):
-            updates += steps
-            place = {"stage": stage, "phase": phase, "epoch": epoch, "updates": updates}
-            told = {"train": loss, "valid": loss, "scores": {"mse": loss}, "nodes": {**nodes}, "parameters": parameters}
-            seconds = {"seconds": updates / 2} if clock else {}
-            over = {"decision": "grow", "reason": "so it was decided"} if epoch + 1 == len(losses) else {}
-            found.append(Moment({"kind": "epoch", **place, **told, **seconds}, decided=over))
-        return losses
-
-    last = draw(st.integers(0, 6))
-    for stage in range(last + 1):
-        valid = min([train(stage, phase) for phase in phases][-1], key=_worth)
-        proposals = draw(st.lists(PROPOSALS, min_size=stage < last, max_size=3))
-        told = {"valid": valid, "nodes": {**nodes}, "parameters": parameters}
-        over = {"decision": "grow" if stage < last else "stop", "reason": "so it was decided"}
-        found.append(Moment({"kind": "stage", "stage": stage, "updates": updates, **told}, tuple(proposals), over))
-        if stage < last:
-            nodes[draw(st.sampled_from([*nodes]))] += 1
-            parameters += draw(st.sampled_from(proposals)).cost
-    if draw(st.booleans()):
-        train(last, "retune")
-    return tuple(found)
-
-
-PROPOSALS = st.builds(Proposal, st.just({"cell": "layer0"}), st.sampled_from([0.0, 1.0, 2.0]), st.integers(0, 20))
-
-
-def _worth(loss: float) -> float:
-    return math.inf if math.isnan(loss) else loss
 
 
 def said(criterion: GrowthCriterion, moments: Sequence[Moment]) -> Iterator[tuple[Any, Decision]]:
@@ -118,12 +53,6 @@ def said(criterion: GrowthCriterion, moments: Sequence[Moment]) -> Iterator[tupl
     for n, moment in enumerate(moments):
         state, decision = criterion.decide(state, past(moments, n), list(moment.proposals))
         yield state, decision
-
-
-def past(moments: Sequence[Moment], n: int) -> list[Record]:
-    """The history when a criterion is asked for the n-th time: of the records before it is known what was decided."""
-    written = [*({**m.record, **m.decided} for m in moments[:n]), moments[n].record]
-    return [{k: {**v} if isinstance(v, dict) else v for k, v in record.items()} for record in written]
 
 
 def decisions(criterion: GrowthCriterion, moments: Sequence[Moment]) -> list[Decision]:
@@ -201,7 +130,7 @@ def history(case: Case) -> None:
     """A decision follows from state, history and proposals alone: not from another search that is decided by the same criterion in
     between, nor from what comes later.
     """
-    other = case.data.draw(moments("clock" in case.part.reads))
+    other = case.data.draw(histories("clock" in case.part.reads))
     pairs = itertools.zip_longest(said(case.part, case.moments), said(case.part, other))
     between = [mine[1] for mine, _ in pairs if mine is not None]
     agree("history", decisions(case.part, case.moments), between, "with another search in between")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from nasframe import (
     Morphism,
     Network,
     NonFiniteError,
+    Operation,
     Proposal,
     Seed,
     Set,
@@ -68,6 +70,11 @@ class Case(Searched):
     def __str__(self) -> str:
         grown = "" if self.before is None else f", grown by it {self.before} updates before"
         return f"{Searched.__str__(self)}{grown}; proposal {self.place} of as many as there are, {self.seed}"
+
+    def told(self) -> str:
+        """The request in the place of the number of the proposal."""
+        request = self.proposals(self.parent.network)[0].request
+        return f"{self} = {dict(request)}"
 
     @property
     def parent(self) -> Aged:
@@ -151,28 +158,38 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 @functools.lru_cache(maxsize=64)
 def _fitting(subject: Subject, part: Morphism) -> list[SearchStrategy[Strategy]]:
     """The searches of the habitats whose networks it proposes something to."""
-    fitting = [habitat.strategies(()) for habitat in subject.habitats if _fits(habitat, part)]
+    fitting = [searches for habitat in subject.habitats if _fits(searches := habitat.strategies(()), part)]
+    if not fitting:  # it may be about the operations of its own plugin, which no habitat chooses for itself
+        with_own = itertools.starmap(_with, itertools.product(subject.habitats, subject.operations))
+        fitting = [searches for searches in with_own if _fits(searches, part)]
     if not fitting:
         backbones = ", ".join(habitat.backbone.name for habitat in subject.habitats)
-        raise NoCases(f"it proposes no change of any backbone that has a habitat: {backbones or 'there is none'}")
+        raise NoCases(
+            f"it proposes no change of any backbone that has a habitat ({backbones or 'there is none'}), with its own operations or "
+            "without: let nasframe_examples give a Habitat whose networks it can change"
+        )
     return fitting
 
 
-def _fits(habitat: Habitat, part: Morphism) -> bool:
-    """Whether something is proposed to one of some networks."""
+def _with(habitat: Habitat, operations: SearchStrategy[Operation]) -> SearchStrategy[Strategy]:
+    return operations.flatmap(lambda operation: habitat.strategies((operation,)))
+
+
+def _fits(searches: SearchStrategy[Strategy], part: Morphism) -> bool:
+    """Whether something is proposed to the network of one of some searches."""
     found: list[bool] = []
 
     @settings(
         max_examples=8, derandomize=True, database=None, deadline=None, phases=[Phase.generate], verbosity=Verbosity.quiet
     )
-    @given(habitat.strategies(()))
-    def run(strategy: Strategy) -> None:
-        if not any(found):
-            with contextlib.suppress(*REFUSALS):
-                found.append(bool(part.propose(_fresh(strategy))))
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        with contextlib.suppress(*REFUSALS, ValueError):  # as where a backbone does not take an operation
+            network = _fresh(data.draw(searches))
+            found.append(bool(found and found[-1]) or bool(part.propose(network)))
 
     run()
-    return any(found)
+    return bool(found and found[-1])
 
 
 @functools.lru_cache(maxsize=64)
@@ -411,19 +428,20 @@ VACUOUS = {1.0: 100.0, 10.0: 100.0}
 
 @law("morphism.bound", "the bound leaves out a candidate, a product of inputs or an instance, or is not scaled with the noise")
 def bound(case: Case) -> None:
-    """What a new node puts out is as near to the mean of what its cell put out as the claim says, for the inputs that it gets
-    and for any as large; and some of these come within a hundredth of the bound.
+    """What a new node puts out is as near to the mean of what its cell put out as the claim says, and a node that was there as near
+    to what it would have put out, for the inputs that it gets; a new one for any as large, of which some come within a
+    hundredth of the bound.
     """
     _claiming(case, "approximate", _bounded)
 
 
 def _bounded(parent: Aged, change: Change, child: Aged) -> None:
     new = {n: b for n, b in change.claim.bounds.items() if n not in dict(parent.network.structure.nodes())}
-    if not new:
-        raise Inapplicable("its bounds are on nodes that its parent had, of which this law says nothing")
     laws.bounded(child, new)
     for node, limit in new.items():
         laws.tight(child, node, limit, VACUOUS)
+    for node in change.claim.bounds.keys() - new.keys():
+        laws.changed(parent, child, node, change.claim.bounds[node])
 
 
 @law("morphism.weights", "what is added to some of the weights is not taken from the others, or some are zero")

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nasframe import Bound, Cost, Mixture, Operation, Seed, Strategy, StructureError, build, cost, tensors, tolerance
-from nasframe.testing.case import NoCases, Searched
+from nasframe.testing.case import STEPS, NoCases, Searched, trained
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.laws import demand, hold
+from nasframe.testing.layouts import LAYOUTS
 from nasframe.testing.subject import Subject
 
 
@@ -50,34 +51,41 @@ class Case(Searched):
 
     def placed(self, training: bool = False) -> Placed:
         """The module in that mode, out of a network that has trained."""
-        aged = self.aged
-        network = copy.deepcopy(aged.network).eval()
-        network.fast = False  # a fast form calls no modules
-        sites = dict(network.structure.sites())
-        calls: list[tuple[Mixture, str, tuple[Tensor, ...]]] = []
-        for name, module in network.named_modules():
-            if isinstance(module, Mixture):
-                ours = [str(c.id) for c in sites[module.address].candidates if c.operation == self.part]
-                for key in ours:
-                    module.candidates[key].register_forward_pre_hook(
-                        lambda _, inputs, m=module, name=f"{name}.candidates.{key}": calls.append((m, name, inputs))
-                    )
-        with torch.no_grad():
-            network(aged.inputs(), aged.weights())
-        if not calls:
+        found = _placed(self.strategy, self.part, self.place)
+        if found is None:
             reject()
-        mixture, name, inputs = calls[self.place % len(calls)]
-        inputs = tuple(i.detach().clone() for i in inputs)
-        plain = copy.deepcopy(aged.network)
-        with torch.no_grad():
-            others = {k: plain.get_submodule(f"{name.rsplit('.', 1)[0]}.{k}").eval() for k in mixture.candidates}
-            shapes = {k: other(*inputs).shape for k, other in others.items() if k != name.rsplit(".", 1)[1]}
+        return attrs.evolve(found, module=copy.deepcopy(found.module).train(training))
 
-        def fresh() -> nn.Module:
-            other = build(aged.network.structure, Seed((self.place, "fresh")), like=aged.network)
-            return other.get_submodule(name)
 
-        return Placed(copy.deepcopy(aged.network).get_submodule(name).train(training), mixture.sizes, inputs, shapes, fresh)
+@functools.lru_cache(maxsize=64)
+def _placed(strategy: Strategy, part: Operation, place: int) -> Placed | None:
+    """What is known of the operation at some place in the network of a search, if its modules are called there at all."""
+    aged = trained(strategy, STEPS)
+    network = aged.network.eval()
+    network.fast = False  # a fast form calls no modules
+    plain, sites = copy.deepcopy(network), dict(network.structure.sites())
+    calls: list[tuple[str, str, tuple[Tensor, ...]]] = []
+    for name, module in network.named_modules():
+        if isinstance(module, Mixture):
+            for key in (str(c.id) for c in sites[module.address].candidates if c.operation == part):
+                note = functools.partial(lambda place, _, inputs: calls.append((*place, inputs)), (name, key))
+                module.candidates[key].register_forward_pre_hook(note)
+    with torch.no_grad():
+        network(aged.inputs(), aged.weights())
+    if not calls:
+        return None
+    name, key, inputs = calls[place % len(calls)]
+    inputs = tuple(i.detach().clone() for i in inputs)
+    mixture = plain.get_submodule(name)
+    assert isinstance(mixture, Mixture)
+    with torch.no_grad():
+        shapes = {k: other(*inputs).shape for k, other in mixture.candidates.items() if k != key}
+
+    def fresh() -> nn.Module:
+        other = build(network.structure, Seed((place, "fresh")), like=network)
+        return other.get_submodule(f"{name}.candidates.{key}")
+
+    return Placed(mixture.candidates[key], mixture.sizes, inputs, shapes, fresh)
 
 
 def cases(subject: Subject) -> SearchStrategy[Case]:
@@ -189,29 +197,9 @@ def layout(case: Case) -> None:
     """What is made of numbers does not depend on how they lie in memory."""
     placed = case.placed()
     plain = placed.module(*placed.inputs)
-    for name, laid in {
-        "transposed": transposed,
-        "every other entry of a larger tensor": strided,
-        "channels last": last,
-    }.items():
+    for name, laid in LAYOUTS.items():
         found = placed.module(*(laid(i) for i in placed.inputs))
         hold("layout", f"the distance of the outputs where the inputs are {name}", largest(found - plain), tolerance(plain))
-
-
-def transposed(x: Tensor) -> Tensor:
-    """The same numbers, with the axes the other way round in memory."""
-    back = tuple(reversed(range(x.dim())))
-    return x.permute(back).contiguous().permute(back)
-
-
-def strided(x: Tensor) -> Tensor:
-    """The same numbers, with others between them."""
-    return torch.stack([x, x + 1], -1)[..., 0]
-
-
-def last(x: Tensor) -> Tensor:
-    """The same numbers; of images, those of a pixel side by side."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 @law("operation.pure", "it works in place on its inputs, or counts its calls")

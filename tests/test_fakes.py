@@ -1,0 +1,33 @@
+"""The fakes of the kit keep the contract themselves."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+
+from nasframe import Operation, Part, Plugins, Strategy
+from nasframe.testing.check import check
+from nasframe.testing.examples import Examples, Habitat
+from nasframe.testing.fakes import Chain, Descent, Endless, Keep, Kept, Noise, Scripted, Turned
+from nasframe.testing.strategies import searches, sizes
+
+
+@st.composite
+def chains(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
+    inputs, outputs = draw(sizes()), draw(sizes(2))
+    task = Noise((("inputs", inputs), ("outputs", outputs)), (-1, inputs), (-1, outputs))
+    return draw(searches(Chain(tuple(dict.fromkeys((Kept(), *operations, Turned())))), task))
+
+
+@pytest.mark.parametrize("part", [Chain, Kept, Turned, Descent, Endless, Scripted, Keep, Noise], ids=lambda part: part.name)
+def test_a_fake_keeps_the_contract(part: type[Part]) -> None:
+    """With no plugin installed: there is a task, a backbone with operations, and a part of every other kind but morphisms."""
+    parts = {
+        Kept: st.builds(Kept),
+        Turned: st.builds(Turned),
+        Scripted: st.builds(Scripted, sizes(3), st.integers(0, 2)),
+        Noise: st.just(Noise((("inputs", 2), ("outputs", 1)), (-1, 2), (-1, 1))),
+    }
+    report = check(part, examples=Examples(parts=parts, habitats=(Habitat(Chain, chains),)), plugins=Plugins(()))
+
+    assert report.ok, report.text()
