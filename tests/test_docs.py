@@ -16,6 +16,7 @@ import nasframe
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.plugins import HOOKS, KINDS
+from nasframe.testing.mutant import mutants_of
 
 ROOT = Path(__file__).parent.parent
 DOCS, STRANGER = ROOT / "docs", ROOT / "tests" / "stranger"
@@ -150,3 +151,15 @@ class TestMutants:
 
         with pytest.raises(AssertionError, match=r"operations\.py"):
             test_the_tutorial_is_the_package()
+
+
+def test_the_mutants_are_those_that_there_are() -> None:
+    """In the table of the laws each mutant has a row, in their order, and is seen by the law that must see it."""
+    rows = [line.strip("| ").split(" | ") for line in (DOCS / "mutants.md").read_text().splitlines() if line.startswith("| ")][
+        2:
+    ]
+    mutants = [one for kind in ("part", *KINDS) for one in mutants_of(kind)]
+
+    assert [row[:3] for row in rows] == [[one.law, one.fault, " ".join(one.of)] for one in mutants]
+    assert all(law in killed.split(", ") for law, _, _, killed in rows)
+    assert {law for law, _, _, killed in rows if killed == law} == {one.law for one in mutants}
