@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from nasframe import NonFiniteError, Strategy, label
 from nasframe.testing.aged import Aged
-from nasframe.testing.subject import NoCases as NoCases
 from nasframe.testing.subject import Subject
 
 #: updates that a network has behind it when a law meets it

@@ -20,9 +20,9 @@ from packaging.version import InvalidVersion, Version
 
 from nasframe import NasframeError, Part, PluginError, Plugins, installed
 from nasframe.plugins import CONTRACT, Plugin
-from nasframe.testing.case import Case, NoCases
+from nasframe.testing.case import Case
 from nasframe.testing.examples import Examples, Waiver
-from nasframe.testing.law import Inapplicable, Law, contract, laws_of
+from nasframe.testing.law import Inapplicable, Law, NoCases, contract, laws_of
 from nasframe.testing.report import Outcome, Report
 from nasframe.testing.subject import Subject, named, subject
 

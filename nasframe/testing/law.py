@@ -14,6 +14,10 @@ class Inapplicable(Exception):  # noqa: N818 - nothing went wrong
     """The law says nothing of this case: what it is about is not claimed, or does not come up."""
 
 
+class NoCases(Exception):  # noqa: N818 - nothing went wrong
+    """There is nothing to try the part on, and why."""
+
+
 @attrs.frozen
 class Law:
     """A law of the contract.

@@ -15,10 +15,7 @@ from hypothesis.strategies import SearchStrategy
 from nasframe import Backbone, Operation, Part, Plugins, Strategy, Task, UnknownNameError
 from nasframe.plugins import Plugin
 from nasframe.testing.examples import Examples, Habitat, Waiver
-
-
-class NoCases(Exception):  # noqa: N818 - nothing went wrong
-    """There is nothing to try the part on, and why."""
+from nasframe.testing.law import NoCases
 
 
 @attrs.frozen(eq=False)

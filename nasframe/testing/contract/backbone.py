@@ -33,9 +33,9 @@ from nasframe.change.apply import without
 from nasframe.search.state import dump, load, rebuilt, snapshot
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
-from nasframe.testing.case import NoCases, Searched, same
+from nasframe.testing.case import Searched, same
 from nasframe.testing.contract.operation import MODES, largest
-from nasframe.testing.law import Inapplicable, law
+from nasframe.testing.law import Inapplicable, NoCases, law
 from nasframe.testing.laws import demand, hold
 from nasframe.testing.layouts import LAYOUTS
 from nasframe.testing.strategies import removals

@@ -40,9 +40,9 @@ from nasframe import (
 )
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
-from nasframe.testing.case import STEPS, NoCases, Searched, same, trained
+from nasframe.testing.case import STEPS, Searched, same, trained
 from nasframe.testing.examples import Habitat
-from nasframe.testing.law import Inapplicable, law
+from nasframe.testing.law import Inapplicable, NoCases, law
 from nasframe.testing.laws import demand
 from nasframe.testing.strategies import seeds, spoilt
 from nasframe.testing.subject import Subject

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nasframe import Bound, Cost, Mixture, Operation, Seed, Strategy, StructureError, build, cost, tensors, tolerance
-from nasframe.testing.case import STEPS, NoCases, Searched, trained
-from nasframe.testing.law import Inapplicable, law
+from nasframe.testing.case import STEPS, Searched, trained
+from nasframe.testing.law import Inapplicable, NoCases, law
 from nasframe.testing.laws import demand, hold
 from nasframe.testing.layouts import LAYOUTS
 from nasframe.testing.subject import Subject
