@@ -39,6 +39,7 @@ def settled(text: str, folder: Path) -> str:
     text = re.sub(r"(nasframe \d[\w.]*)", "nasframe VERSION", text)
     text = re.sub(r"--replay \S+", "--replay CASE", text)
     text = re.sub(r"(case: +\w+).*", r"\1 ...", text)
+    text = re.sub(r"(parent's are in ).*", r"\1NAMES", text)
     return re.sub(r"\d\.\d+(e-\d+)?(?= is allowed|;)", "NUMBER", text)
 
 

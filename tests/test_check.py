@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -240,7 +241,22 @@ class TestReports:
 
         assert report.ok == (bool(statuses) and not {*statuses} & {"inconclusive", "failed", "error"})
         assert sum(int(count) for count in last.split(": ", 1)[1].split() if count.isdigit()) == len(statuses)
-        assert [law["status"] for law in json.loads(json.dumps(report.to_dict()))["laws"]] == statuses
+        assert [law["status"] for law in json.loads(json.dumps(report.to_dict()))["outcomes"]] == statuses
+
+    def test_one_reason_is_one_thing_to_read(self) -> None:
+        """Of however many laws and parts of a plugin; another plugin's is told for itself."""
+        causes = [("a", "x", "one"), ("a", "x", "two"), ("a", "y", "one"), ("b", "z", "one")]
+        failed = [Outcome(part, plugin, law, "failed", "says", why="w") for plugin, part, law in causes]
+        aside = [Outcome(part, plugin, law, "inapplicable", why="w") for plugin, part, law in causes]
+        told = Report("quick", {}, (*failed, *aside)).text().split("\n\n")[:-1]
+
+        assert [words.splitlines()[0] for words in told] == [
+            "one FAILED for x of a",
+            "one FAILED for z of b",
+            "one, two for x; one for y: inapplicable, w",
+        ]
+        assert told[0].endswith("  the same of: two for x; one for y")
+        assert told[-1].endswith("\none for z: inapplicable, w")
 
 
 @pytest.fixture
@@ -294,7 +310,7 @@ class TestCommand:
         status, printed, _ = here("check", "calm", *LEGAL)
 
         assert status == 0
-        assert printed.startswith("criterion.legal waived for criterion 'calm': it is tired (until version 2.0)\n")
+        assert printed.startswith("criterion.legal for criterion 'calm': waived, it is tired (until version 2.0)\n")
 
     def test_json(self, install: Install, here) -> None:
         """The standard output is the report and nothing else, whatever a part prints; --full tries more cases."""
@@ -305,11 +321,11 @@ class TestCommand:
 
         assert status == 1
         assert (report["ok"], report["profile"], full["ok"], full["profile"]) == (False, "quick", True, "full")
-        assert [(law["law"], law["status"]) for law in report["laws"]] == [
+        assert [(law["law"], law["status"]) for law in report["outcomes"]] == [
             ("part.frozen", "passed"),
             ("criterion.legal", "failed"),
         ]
-        assert {"part", "plugin", "cases", "why", "case", "again", "seconds"} <= report["laws"][0].keys()
+        assert {"part", "plugin", "cases", "why", "case", "again", "seconds"} <= report["outcomes"][0].keys()
         assert report["versions"].keys() == {"nasframe", "contract", "torch", "hypothesis", "python"}
 
     def test_what_was_not_loaded(self, install: Install, here) -> None:
@@ -318,7 +334,7 @@ class TestCommand:
         install("unloaded", "import a_module_that_is_nowhere", "other")
         for name in ("unloaded", "other"):
             status, printed, _ = here("check", name, "calm", *LEGAL, "--json")
-            told, legal = json.loads(printed)["laws"]
+            told, legal = json.loads(printed)["outcomes"]
             assert status == 1
             assert (told["law"], told["status"], legal["status"]) == ("plugin.usable", "error", "passed")
             assert told["part"] == "plugin 'unloaded'"
@@ -431,11 +447,12 @@ class Scaled(Operation):
 
 @attrs.frozen
 class Enrich(Morphism):
-    """A linear map behind each `scaled`: the identity at first, or off by as much, which is claimed, too."""
+    """A linear map behind each `scaled`: the identity at first, or off by as much; what is claimed, and if of the node."""
 
     name: ClassVar[str] = "enrich"
     off: float = 0.0
     claimed: float = 0.0
+    on_node: bool = True
 
     def propose(self, network: Network) -> Sequence[Proposal]:
         return [
@@ -464,13 +481,14 @@ class Enrich(Morphism):
             before, after, n = f"{name}.candidates.{old}", f"{name}.candidates.{new.id}", mixture.sizes["hidden"]
             overrides |= {f"{after}.0.{p}": Take(f"{before}.0.{p}") for p in ("weight", "bias")}
             overrides |= {f"{after}.2.weight": Set(torch.eye(n) * (1 + self.off)), f"{after}.2.bias": Set(torch.zeros(n))}
-        bounds = {f"{type}/{site.node}": Bound({(): self.claimed})}
-        return Change(child, Claim.approximate(bounds) if self.off else Claim.exact(), overrides, request=request)
+        bounds = {f"{type}/{site.node if self.on_node else site.id}": Bound({(): self.claimed})}
+        return Change(child, Claim.approximate(bounds) if self.claimed else Claim.exact(), overrides, request=request)
 
 
 def enriched(laws: Sequence[str] | None = None, **options: float) -> Report:
     """What comes of checking the morphism with these options."""
-    return check(Enrich, examples=Examples(parts={Scaled: st.builds(Scaled), Enrich: st.builds(Enrich, **options)}), laws=laws)
+    morphism = st.builds(Enrich, **{name: st.just(value) for name, value in options.items()})
+    return check(Enrich, examples=Examples(parts={Scaled: st.builds(Scaled), Enrich: morphism}), laws=laws)
 
 
 def test_a_morphism_of_its_own_operation() -> None:
@@ -483,8 +501,48 @@ def test_a_morphism_of_its_own_operation() -> None:
 
 def test_a_node_that_is_changed_keeps_its_bound() -> None:
     """A node that was there before is held to what is claimed of it, as a new one is."""
-    kept, broken = (enriched(["morphism.bound"], off=st.just(1e-3), claimed=st.just(c)) for c in (1e-3, 1e-6))
+    kept, broken = (enriched(["morphism.bound"], off=1e-3, claimed=c) for c in (1e-3, 1e-6))
 
     assert kept.ok, kept.text()
     assert "the change of layer0/n" in broken.text() or "the change of chain" in broken.text()
     assert not broken.ok
+
+
+def test_what_moves_an_output_is_named() -> None:
+    """Where a change that claims to be exact is not: the tensors that are neither zero nor the parent's."""
+    (found,) = enriched(["morphism.exact"], off=1e-3).outcomes
+
+    assert found.status == "failed"
+    assert re.search(r"Numbers that are neither zero nor its parent's are in \S+\.2\.weight(, \S+\.2\.weight)*$", found.why), (
+        found.why
+    )
+
+
+def test_a_bound_on_no_node_is_told_once() -> None:
+    """By the law that asks for a node's address; that of the bound says nothing."""
+    claimed, bounded = enriched(["morphism.claim", "morphism.bound"], off=1e-3, claimed=1.0, on_node=False).outcomes
+
+    assert claimed.status == "failed"
+    assert "there is a bound on " in claimed.why
+    assert (bounded.status, bounded.why) == (
+        "inapplicable",
+        "its bounds are not on nodes of the child, as morphism.claim says that they must be",
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounded", "remark"), [(50.0, ""), (1e5, "but the bound on |o| is over 100 times the largest that was found")]
+)
+def test_a_loose_bound_is_remarked(bounded: float, remark: str) -> None:
+    """It holds, and says little."""
+
+    @attrs.frozen
+    class Bounded(Scaled):
+        name: ClassVar[str] = "bounded"
+
+        def magnitude(self, module: nn.Module) -> Bound:
+            return Bound({(): bounded})
+
+    (found,) = check(Bounded, laws=["operation.bound"]).outcomes
+
+    assert (found.status, found.why) == ("passed", remark)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nasframe_growing import MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
+from nasframe_growing import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from toy import toy_strategy
 
 from nasframe import ABSTAIN, Decision, Loop, Proposal, Search
@@ -110,6 +110,15 @@ def test_a_limit_in_the_midst_of_a_stage_ends_with_that_stage(prune: str) -> Non
     assert search.state.stage == 0
     (judged,) = [r for r in search.state.history if r["kind"] == "stage"]
     assert judged["reason"].startswith("the weights have been updated ")
+
+
+def test_a_growth_that_nobody_stops_has_the_reason_of_the_epoch() -> None:
+    """That is why it comes now."""
+    search = Search(toy_strategy(criterion=Epochs(2) | MaxNodes(2)))
+    search.run()
+    judged = [r["reason"] for r in search.state.history if r["kind"] == "stage"]
+
+    assert judged == ["2 epochs are over, and no criterion says stop", "every cell has 2 nodes or more"]
 
 
 def test_a_clock_is_read_only_for_a_criterion_that_asks() -> None:

@@ -108,8 +108,8 @@ def test_it_keeps_the_contract(stranger: Run) -> None:
     done = stranger("nasframe", "check", "stranger-cells", "--json")
     report = json.loads(done.stdout)
 
-    assert {tuple(law["part"].replace("'", "").split()) for law in report["laws"]} == PARTS
-    assert [law for law in report["laws"] if law["status"] not in ("passed", "inapplicable")] == []
+    assert {tuple(law["part"].replace("'", "").split()) for law in report["outcomes"]} == PARTS
+    assert [law for law in report["outcomes"] if law["status"] not in ("passed", "inapplicable")] == []
     assert report["ok"]
     assert done.returncode == 0
 

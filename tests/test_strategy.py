@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nasframe_convolutional import ConvolutionMorphism
 from nasframe_forecasting import Forecasting
 from nasframe_growing import MaxNodes, NoBetter, NodeGrowth, Patience
 from toy import PLUGINS, toy_strategy
@@ -117,3 +118,15 @@ def test_flags_go_over_defaults_and_files() -> None:
     assert convert("node:form=gate,delta=0.1", None, None) == {"name": "node", "form": "gate", "delta": 0.1}
     listed = convert('two_to_one:hidden=2,operations=["sum","tanh"],layers=1', None, None)
     assert listed == {"name": "two_to_one", "hidden": 2, "operations": ["sum", "tanh"], "layers": 1}
+
+
+def test_growth_that_comes_to_nothing_is_said_before() -> None:
+    """A morphism may have nothing to propose until pruning has been, so it is no error."""
+    beside, alone = (
+        Search(toy_strategy(growth=growth)) for growth in ((ConvolutionMorphism(), NodeGrowth()), (ConvolutionMorphism(),))
+    )
+
+    assert [*beside.remarks()] == [*Search(toy_strategy(growth=())).remarks()] == []
+    assert [*alone.remarks()] == [
+        "growth by convolution proposes no change of the network as it is: unless pruning alters that, it will not grow"
+    ]

@@ -71,7 +71,11 @@ def _check_newcomers(parent: Network, child: Network, change: Change) -> None:
         old = before.get(address)
         unstated = address not in change.weights and f"logits.{address}" not in change.overrides
         if old is not None and not site.decided and {c.id for c in site.candidates} - old and unstated:
-            raise ChangeError(f"the change adds candidates to {address} without stating the weights of that site")
+            raise ChangeError(
+                f"the change adds candidates to {address} without stating the weights of that site, so that they would weigh as "
+                f"much as any: give Change weights={{{address!r}: ...}}, one for each candidate, or, where each only takes the place "
+                f"of another, overrides={{'logits.{address}': Take('logits.{address}')}}"
+            )
 
 
 def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Network, claim: Claim) -> float:

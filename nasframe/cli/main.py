@@ -230,7 +230,7 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         search = begin()
         keeper = Keeper(folder, search.state, commit_every)
         watch.say(f"run folder: {folder.path}")
-        for sentence in search.network.slow():
+        for sentence in search.remarks():
             watch.say(sentence)
         start = time.monotonic()
         try:

@@ -176,7 +176,8 @@ class Loop:
             asked = "no morphism proposes a change" if self.strategy.growth else "nothing is to grow"
             decision = Decision("stop", asked)
         elif decision.action not in ("grow", "stop"):
-            decision = Decision("grow", "no criterion says stop")
+            ended = next(r["reason"] for r in reversed(state.history) if r.get("decision") == "grow")  # the phase before
+            decision = Decision("grow", f"{ended}, and no criterion says stop")
         record |= {"decision": decision.action, "reason": decision.reason}
         events: list[Event] = [Judged(*_position(state), record=record)]
         if decision.action == "stop":

@@ -45,8 +45,8 @@ class Search:
             raise StrategyError(
                 "the task holds nothing out for validation, which a search moves its logits and decides by: give it a share"
             )
-        for morphism in strategy.growth:
-            morphism.propose(self.state.network)  # what it cannot do is said now, not after an hour
+        # what a morphism cannot do is said now, not after an hour
+        self._proposed = [len(morphism.propose(self.state.network)) for morphism in strategy.growth]
 
     @classmethod
     def retraining(cls, strategy: Strategy, structure: Structure) -> Search:
@@ -59,6 +59,13 @@ class Search:
     def __iter__(self) -> Iterator[Event]:
         with threads(self.strategy.threads):
             yield from Loop(self.strategy, self.data).run(self.state)
+
+    def remarks(self) -> Iterator[str]:
+        """What its user may not expect of it, as it stands: a sentence each."""
+        yield from self.network.slow()
+        if self._proposed and not any(self._proposed):
+            names = ", ".join(morphism.name for morphism in self.strategy.growth)
+            yield f"growth by {names} proposes no change of the network as it is: unless pruning alters that, it will not grow"
 
     def run(self) -> Network:
         """Run to the end; the architecture with its weights, a module to be called with the inputs."""

@@ -118,7 +118,7 @@ def _usable(part: type[Part] | None, plugin: Plugin, plugins: Plugins) -> Subjec
     try:
         plugins.get(part.kind, part.name)
     except PluginError as error:
-        return f"{error}; if it is yours, give it another name"
+        return f"give it another name, if it is yours: {error}"
     try:
         return subject(part, plugin, plugins)
     except Exception as error:  # what its hook nasframe_examples raises

@@ -82,10 +82,12 @@ class Report:
         return bool(self.outcomes) and not any(o.bad for o in self.outcomes)
 
     def text(self) -> str:
-        """What is bad, in words; then what was waived and what could be claimed; then the count, by part and in all."""
+        """What is bad, in words; then why what did not apply did not, what was waived and what could be claimed; then the count,
+        by part and in all.
+        """
         told = [_told(alike) for alike in _alike(o for o in self.outcomes if o.bad)]
-        told += [f"{o.law} waived for {o.part}: {o.why}" for o in self.outcomes if o.status == "waived"]
-        told += [f"{o.law} passed for {o.part}, {o.why}" for o in self.outcomes if o.status == "passed" and o.why]
+        aside = [_aside(alike) for alike in _alike(o for o in self.outcomes if not o.bad and o.why)]
+        told += ["\n".join(aside)] if aside else []
         by_part: dict[str, list[Outcome]] = {}
         for o in self.outcomes:
             by_part.setdefault(f"{o.part} of {o.plugin}", []).append(o)
@@ -99,21 +101,33 @@ class Report:
             "ok": self.ok,
             "profile": self.profile,
             "versions": self.versions,
-            "laws": [attrs.asdict(o) for o in self.outcomes],
+            "outcomes": [attrs.asdict(o) for o in self.outcomes],
         }
 
 
 def _alike(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
-    """The outcomes by part and reason: what keeps a part from being tried at all is one thing, and not one for each law."""
+    """The outcomes by plugin and reason: what one reason explains is one thing to read, of however many laws and parts."""
     found: dict[tuple[str, ...], list[Outcome]] = {}
     for o in outcomes:
-        found.setdefault((o.plugin, o.part, o.status, o.why), []).append(o)
+        found.setdefault((o.plugin, o.status, o.why), []).append(o)
     return [*found.values()]
 
 
 def _told(alike: Sequence[Outcome]) -> str:
     first, *others = alike
-    return "\n".join([first.text(), *([f"  the same of:  {', '.join(o.law for o in others)}"] if others else [])])
+    return "\n".join([first.text(), *([f"  {'the same of:':<13}{_named(others)}"] if others else [])])
+
+
+def _aside(alike: Sequence[Outcome]) -> str:
+    return f"{_named(alike)}: {alike[0].status}, {alike[0].why}"
+
+
+def _named(outcomes: Sequence[Outcome]) -> str:
+    """The laws, by part."""
+    by_part: dict[str, list[str]] = {}
+    for o in outcomes:
+        by_part.setdefault(o.part, []).append(o.law)
+    return "; ".join(f"{', '.join(laws)} for {part}" for part, laws in by_part.items())
 
 
 def _counted(outcomes: Sequence[Outcome]) -> str:

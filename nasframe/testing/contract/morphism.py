@@ -415,11 +415,24 @@ def exact(case: Case) -> str | None:
     parent, change, child = case.child()
     try:
         laws.exact(parent, child)
-    except AssertionError:
+    except AssertionError as error:
         if _claims(change, "exact"):
-            raise
+            raise AssertionError(f"{error}. {_begun(child)}") from None
         return None
     return None if _claims(change, "exact") else "it may claim to be exact: no output moved"
+
+
+def _begun(child: Aged) -> str:
+    """Where to look for what moves an output."""
+    named = tensors(child.network)
+    own = [name for name, tensor in named.items() if bool((tensor[_new(child, name, tensor)] != 0).any())]
+    return f"Numbers that are neither zero nor its parent's are in {', '.join(own) or 'no tensor of the child'}"
+
+
+def _new(child: Aged, name: str, tensor: Tensor) -> Tensor:
+    """Where a tensor has numbers that are not taken from the parent."""
+    entry = child.map.get(name)
+    return entry.holes(tensor)[0] if isinstance(entry, Take) else torch.ones_like(tensor, dtype=torch.bool)
 
 
 #: how many times the largest deviation that is found a bound may be, for inputs as large as the node sees, and larger ones
@@ -436,7 +449,10 @@ def bound(case: Case) -> None:
 
 
 def _bounded(parent: Aged, change: Change, child: Aged) -> None:
-    new = {n: b for n, b in change.claim.bounds.items() if n not in dict(parent.network.structure.nodes())}
+    here, before = (dict(aged.network.structure.nodes()) for aged in (child, parent))
+    if not change.claim.bounds.keys() <= here.keys():
+        raise Inapplicable("its bounds are not on nodes of the child, as morphism.claim says that they must be")
+    new = {n: b for n, b in change.claim.bounds.items() if n not in before}
     laws.bounded(child, new)
     for node, limit in new.items():
         laws.tight(child, node, limit, VACUOUS)
@@ -486,8 +502,7 @@ def _unreached(child: Aged, numbers: Seed | None = None) -> set[str]:
             parameter.data.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     named, unreached = dict(own.network.named_parameters()), {}
     for name, parameter in named.items():
-        entry = child.map.get(name)
-        new = entry.holes(parameter)[0] if isinstance(entry, Take) else torch.ones_like(parameter, dtype=torch.bool)
+        new = _new(child, name, parameter)
         if new.any():
             unreached[name] = new
 

@@ -20,7 +20,7 @@ def examples() -> Examples:
     return Examples(
         parts={
             Bottleneck: st.builds(Bottleneck, sizes(3)),
-            Widen: st.builds(Widen, st.integers(3, 5)),
+            Widen: st.builds(Widen, st.integers(3, 5), st.sampled_from([0.0, 0.01])),
             NearStrongest: st.builds(NearStrongest, st.sampled_from([0.0, 0.5, 1.0])),
             Uphill: st.builds(Uphill, sizes(3), st.integers(0, 2)),
         },

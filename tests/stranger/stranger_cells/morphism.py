@@ -9,20 +9,37 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import OWN, ZERO, Candidate, Change, ChangeError, Claim, Morphism, Network, Proposal, Seed, Take, build, number
+from nasframe import (
+    OWN,
+    ZERO,
+    Bound,
+    Candidate,
+    Change,
+    ChangeError,
+    Claim,
+    Morphism,
+    Network,
+    Proposal,
+    Seed,
+    Take,
+    build,
+    number,
+)
 from stranger_cells.operations import Bottleneck
 
 
 @attrs.frozen
 class Widen(Morphism):
-    """A bottleneck gets a hidden unit more, of which nothing is taken in at first: exact.
+    """A bottleneck gets a hidden unit more, of which nothing is taken in at first: exact; or little, by noise: approximate.
 
     Args:
         largest: the width at which a bottleneck is wide enough.
+        noise: by how much smaller than the weights of a fresh bottleneck the new unit's outgoing ones are.
     """
 
     name: ClassVar[str] = "widen"
     largest: int = number(8, low=1, whole=True)
+    noise: float = number(0.0, low=0.0)
 
     def propose(self, network: Network) -> Sequence[Proposal]:
         """One for each bottleneck that is not wide enough."""
@@ -47,12 +64,17 @@ class Widen(Morphism):
         site = attrs.evolve(site, candidates=tuple(wider if c is old else c for c in site.candidates))
         type = address.split("/")[0]
         child = build(structure.replace_cell(type, structure.cell(type).replace_site(site), 1), seed("build"), like=parent)
-        overrides = {} if site.decided else {f"logits.{address}": Take(f"logits.{address}")}
+        overrides, bound = {} if site.decided else {f"logits.{address}": Take(f"logits.{address}")}, Bound({})
         for name, _ in parent.mixtures(address):
             before, after = f"{name}.candidates.{old.id}", f"{name}.candidates.{new}"
             overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (positions(width, OWN, parent), None))
-            overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, positions(width, ZERO, parent)))
-        return Change(child, Claim.exact(), overrides, request=request)
+            outgoing = positions(width, OWN if self.noise else ZERO, parent)
+            overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, outgoing))
+            w, v = (child.get_parameter(f"{after}.{n}.weight").detach() for n in "WV")
+            v *= self.noise
+            bound = bound.largest(Bound({site.inputs: float(v[:, -1].abs().max() * w[-1].abs().sum())}))
+        claim = Claim.approximate({f"{type}/{site.node}": bound}) if self.noise else Claim.exact()
+        return Change(child, claim, overrides, request=request)
 
 
 def positions(width: int, new: int, network: Network) -> Tensor:
