@@ -27,7 +27,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "What stands where": ("Structure", "Cell", "Node", "Site", "Candidate", "Grown", "births", "one_more", "all_but_strongest"),
     "Networks": ("Network",),
     "Modules of a backbone": ("Mixture", "Gate", "Axis", "produces", "consumes", "Aided"),
-    "Changes": ("Proposal", "Change", "Claim", "Take", "Set", "build"),
+    "Changes": ("Proposal", "Change", "Claim", "Take", "Set", "build", "replacement", "Replacement", "candidate_at", "site_at"),
     "Decisions and descent": ("Decision", "Bilevel", "Optimiser", "Seed"),
     "Data": ("Data", "Split", "Scale"),
 }

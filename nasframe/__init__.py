@@ -5,6 +5,7 @@ from nasframe.backbone import Backbone, Grown, births, one_more, operations_of
 from nasframe.change.apply import Change, apply, distance, folding, removal
 from nasframe.change.map import OWN, ZERO, Set, Take
 from nasframe.change.optimisers import Named
+from nasframe.change.replace import Replacement, candidate_at, replacement, site_at
 from nasframe.claim import Bound, Claim, tolerance
 from nasframe.cost import Cost, cost
 from nasframe.criterion import ABSTAIN, AllOf, AnyOf, Decision, GrowthCriterion
@@ -96,6 +97,7 @@ __all__ = [
     "Proposal",
     "Pruner",
     "Recipe",
+    "Replacement",
     "Reproduction",
     "RunError",
     "Scale",
@@ -119,6 +121,7 @@ __all__ = [
     "apply",
     "births",
     "build",
+    "candidate_at",
     "choice",
     "consumes",
     "cost",
@@ -140,8 +143,10 @@ __all__ = [
     "produces",
     "readable",
     "removal",
+    "replacement",
     "replay",
     "scores",
+    "site_at",
     "tensors",
     "tolerance",
 ]

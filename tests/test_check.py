@@ -24,7 +24,6 @@ import nasframe
 from nasframe import (
     ABSTAIN,
     Bound,
-    Candidate,
     Change,
     ChangeError,
     Claim,
@@ -38,8 +37,9 @@ from nasframe import (
     Seed,
     Set,
     Take,
-    build,
     flag,
+    replacement,
+    site_at,
 )
 from nasframe.cli.main import main
 from nasframe.plugins import Plugin
@@ -470,19 +470,15 @@ class Enrich(Morphism):
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
         if request not in [p.request for p in self.propose(parent)]:
             raise ChangeError(f"{request} cannot be done")
-        address, old, structure = request["site"], request["candidate"], parent.structure
-        site = dict(structure.sites())[address]
-        new = Candidate(structure.next_id, Scaled(rich=True))
-        site = attrs.evolve(site, candidates=tuple(new if c.id == old else c for c in site.candidates))
-        type = address.split("/")[0]
-        child = build(structure.replace_cell(type, structure.cell(type).replace_site(site), 1), seed, like=parent)
-        overrides: dict[str, Take | Set] = {f"logits.{address}": Take(f"logits.{address}")} if not site.decided else {}
-        for name, mixture in parent.mixtures(address):
-            before, after, n = f"{name}.candidates.{old}", f"{name}.candidates.{new.id}", mixture.sizes["hidden"]
+        address, site = request["site"], site_at(parent.structure, request["site"])
+        made = replacement(parent, address, request["candidate"], Scaled(rich=True), seed)
+        overrides: dict[str, Take | Set] = {**made.logits}
+        for before, after in made.modules:
+            n = len(made.child.get_parameter(f"{after}.2.bias"))
             overrides |= {f"{after}.0.{p}": Take(f"{before}.0.{p}") for p in ("weight", "bias")}
             overrides |= {f"{after}.2.weight": Set(torch.eye(n) * (1 + self.off)), f"{after}.2.bias": Set(torch.zeros(n))}
-        bounds = {f"{type}/{site.node if self.on_node else site.id}": Bound({(): self.claimed})}
-        return Change(child, Claim.approximate(bounds) if self.claimed else Claim.exact(), overrides, request=request)
+        bounds = {f"{address.split('/')[0]}/{site.node if self.on_node else site.id}": Bound({(): self.claimed})}
+        return Change(made.child, Claim.approximate(bounds) if self.claimed else Claim.exact(), overrides, request=request)
 
 
 def enriched(laws: Sequence[str] | None = None, **options: float) -> Report:

@@ -408,7 +408,7 @@ def test_what_a_site_has_is_not_made_again() -> None:
     [
         (
             {"site": "normal/i9", "candidate": 0, "kind": "pad"},
-            "there is no site 'normal/i9' to change; there are normal/i0-n0",
+            "there is no site 'normal/i9'; there are normal/i0-n0",
         ),
         ({"site": "normal/i0-n0", "candidate": 99, "kind": "pad"}, r"normal/i0-n0 has no candidate 99; it has \[0, 1, 2\]"),
         ({"site": "normal/i0-n0", "candidate": 0}, "there is no kind 'None' of morphism"),

@@ -127,7 +127,7 @@ class TestRemoval:
     @pytest.mark.parametrize(
         ("gone", "message"),
         [
-            ({"layer0/n9": {0}}, r"there is no site 'layer0/n9' to remove from; there are layer0/n0, layer0/n1, layer1/n0"),
+            ({"layer0/n9": {0}}, r"there is no site 'layer0/n9'; there are layer0/n0, layer0/n1, layer1/n0"),
             ({"layer0/n0": {0, 77}}, r"layer0/n0 has no candidates \[77\]; it has \[0, 1, 2, 3, 4, 5\]"),
             ({"layer0/n0": set(range(6))}, "all candidates of node layer0/n0 would go; a node keeps one at least"),
         ],

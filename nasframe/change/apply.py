@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nasframe.change.map import Map, Set, Take, derive
+from nasframe.change.replace import site_at
 from nasframe.claim import Claim, tolerance
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.network import Gate, Network, build, tensors
@@ -73,8 +74,8 @@ def _check_newcomers(parent: Network, child: Network, change: Change) -> None:
         if old is not None and not site.decided and {c.id for c in site.candidates} - old and unstated:
             raise ChangeError(
                 f"the change adds candidates to {address} without stating the weights of that site, so that they would weigh as "
-                f"much as any: give Change weights={{{address!r}: ...}}, one for each candidate, or, where each only takes the place "
-                f"of another, overrides={{'logits.{address}': Take('logits.{address}')}}"
+                f"much as any: give Change weights={{{address!r}: ...}}, one for each candidate; or make the child by `replacement`, whose "
+                "`logits` go into the overrides"
             )
 
 
@@ -117,16 +118,14 @@ def removal(parent: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed) -
 
 def without(structure: Structure, gone: Mapping[str, AbstractSet[int]]) -> Structure:
     """The structure that a removal makes."""
-    sites = dict(structure.sites())
     for address, ids in gone.items():
-        if address not in sites:
-            raise ChangeError(f"there is no site {address!r} to remove from; there are {', '.join(sites)}")
-        present = {c.id for c in sites[address].candidates}
+        site = site_at(structure, address)
+        present = {c.id for c in site.candidates}
         if not ids <= present:
             raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
         type = address.split("/", 1)[0]
-        kept = tuple(c for c in sites[address].candidates if c.id not in ids)
-        cell = structure.cell(type).replace_site(attrs.evolve(sites[address], candidates=kept))
+        kept = tuple(c for c in site.candidates if c.id not in ids)
+        cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=kept))
         structure = structure.replace_cell(type, cell)
     for type, cell in structure.cells:
         left = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))

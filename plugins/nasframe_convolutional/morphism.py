@@ -26,9 +26,11 @@ from nasframe import (
     Set,
     Site,
     Take,
-    build,
+    candidate_at,
     describe,
     number,
+    replacement,
+    site_at,
     tensors,
 )
 from nasframe_convolutional.operations import SeparableConvolution
@@ -144,16 +146,6 @@ def offsets(o: SeparableConvolution) -> list[int]:
     return [o.dilation * (i - o.kernel // 2) for i in range(o.kernel)]
 
 
-def inherited(parent: Network, child: Network, address: str, old: int, new: int, morph: Morphed) -> Entries:
-    """What fills the child's candidate `new` from the parent's candidate `old`, in every instance of their site."""
-    overrides: dict[str, Take | Set] = {}
-    for (name, before), (_, after) in zip(parent.mixtures(address), child.mixtures(address), strict=True):
-        prefix = f"{name}.candidates"
-        entries = morph.entries(before.candidates[str(old)], after.candidates[str(new)], f"{prefix}.{old}.")
-        overrides |= {f"{prefix}.{new}.{tensor}": entry for tensor, entry in entries.items()}
-    return overrides
-
-
 def some_kinds(instance: Any, attribute: Any, value: Any) -> None:
     """Refuse what is no tuple of kinds."""
     if not isinstance(value, tuple) or not value or not all(kind in KINDS for kind in value):
@@ -198,23 +190,15 @@ class ConvolutionMorphism(Morphism):
 
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
         """The candidate's place is taken by another, which has its weights, as far as they fit, and its logit."""
-        structure, address = parent.structure, str(request.get("site"))
-        sites = dict(structure.sites())
-        if address not in sites:
-            raise ChangeError(f"there is no site {address!r} to change; there are {', '.join(sites)}")
-        site, type = sites[address], address.split("/", 1)[0]
-        ids = [c.id for c in site.candidates]
-        if request.get("candidate") not in ids:
-            raise ChangeError(f"{address} has no candidate {request.get('candidate')!r}; it has {ids}")
-        place = ids.index(request["candidate"])
-        old, new = site.candidates[place], structure.next_id
+        address, id = request.get("site"), request.get("candidate")
+        site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id)
         morph = self._new(site, old, str(request.get("kind")))
-        candidates = (*site.candidates[:place], Candidate(new, morph.operation), *site.candidates[place + 1 :])
-        cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=candidates))
-        child = build(structure.replace_cell(type, cell, 1), seed("build"), like=parent)
-        logits = {} if site.decided else {f"logits.{address}": Take(f"logits.{address}")}
-        overrides = {**inherited(parent, child, address, old.id, new, morph), **logits}
-        return Change(child, morph.claim, overrides, request=request)
+        made = replacement(parent, str(address), old.id, morph.operation, seed("build"))
+        overrides: dict[str, Take | Set] = {**made.logits}
+        for before, after in made.modules:
+            entries = morph.entries(parent.get_submodule(before), made.child.get_submodule(after), f"{before}.")
+            overrides |= {f"{after}.{tensor}": entry for tensor, entry in entries.items()}
+        return Change(made.child, morph.claim, overrides, request=request)
 
     def morphed(self, operation: Operation, kind: str) -> Morphed:
         """The operation changed as that kind does; a ChangeError if it cannot be, or not within the limits."""

@@ -13,7 +13,6 @@ from nasframe import (
     OWN,
     ZERO,
     Bound,
-    Candidate,
     Change,
     ChangeError,
     Claim,
@@ -22,8 +21,10 @@ from nasframe import (
     Proposal,
     Seed,
     Take,
-    build,
+    candidate_at,
     number,
+    replacement,
+    site_at,
 )
 from stranger_cells.operations import Bottleneck
 
@@ -55,26 +56,21 @@ class Widen(Morphism):
         legal = [proposal.request for proposal in self.propose(parent)]
         if request not in legal:
             raise ChangeError(f"{self.name!r} cannot do {request!r}; it can do {legal}")
-        address, structure = request["site"], parent.structure
-        site, new = dict(structure.sites())[address], structure.next_id
-        old = next(c for c in site.candidates if c.id == request["candidate"])
-        assert isinstance(old.operation, Bottleneck)
-        width = old.operation.width
-        wider = Candidate(new, attrs.evolve(old.operation, width=width + 1))
-        site = attrs.evolve(site, candidates=tuple(wider if c is old else c for c in site.candidates))
-        type = address.split("/")[0]
-        child = build(structure.replace_cell(type, structure.cell(type).replace_site(site), 1), seed("build"), like=parent)
-        overrides, bound = {} if site.decided else {f"logits.{address}": Take(f"logits.{address}")}, Bound({})
-        for name, _ in parent.mixtures(address):
-            before, after = f"{name}.candidates.{old.id}", f"{name}.candidates.{new}"
-            overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (positions(width, OWN, parent), None))
-            outgoing = positions(width, OWN if self.noise else ZERO, parent)
+        address, id = request["site"], request["candidate"]
+        site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id).operation
+        assert isinstance(old, Bottleneck)
+        made = replacement(parent, address, id, attrs.evolve(old, width=old.width + 1), seed("build"))
+        overrides, bound = {**made.logits}, Bound({})
+        incoming, outgoing = (positions(old.width, new, parent) for new in (OWN, OWN if self.noise else ZERO))
+        for before, after in made.modules:
+            overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (incoming, None))
             overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, outgoing))
-            w, v = (child.get_parameter(f"{after}.{n}.weight").detach() for n in "WV")
+            w, v = (made.child.get_parameter(f"{after}.{n}.weight").detach() for n in "WV")
             v *= self.noise
             bound = bound.largest(Bound({site.inputs: float(v[:, -1].abs().max() * w[-1].abs().sum())}))
-        claim = Claim.approximate({f"{type}/{site.node}": bound}) if self.noise else Claim.exact()
-        return Change(child, claim, overrides, request=request)
+        node = f"{address.split('/')[0]}/{site.node}"
+        claim = Claim.approximate({node: bound}) if self.noise else Claim.exact()
+        return Change(made.child, claim, overrides, request=request)
 
 
 def positions(width: int, new: int, network: Network) -> Tensor:
