@@ -20,7 +20,8 @@ check: .venv/installed
 	$(BIN)/pytest -q tests/test_layers.py -k imports
 
 bench: .venv/installed
-	$(BIN)/python docs/measurements/bench.py
+	$(BIN)/python docs/measurements/bench.py --threads 1
+	$(BIN)/python docs/measurements/bench.py --threads 2
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

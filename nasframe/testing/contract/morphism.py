@@ -564,7 +564,13 @@ def _moved(parent: Aged, change: Change, child: Aged) -> None:
     taken = {entry.source for entry in child.map.values() if isinstance(entry, Take)}
     left = {n: p.detach() for n, p in parent.network.named_parameters() if n not in taken}
     for name, entry in child.map.items():
-        copied = [n for n, p in left.items() if isinstance(entry, Set) and same(entry.tensor, p)]
-        demand("moments", not copied, f"{name} is set to what {', '.join(copied)} is, whose moments are lost")
+        copied = [n for n, p in left.items() if isinstance(entry, Set) and _holds(entry.tensor, p)]
+        demand("moments", not copied, f"{name} is set to numbers of {', '.join(copied)}, whose moments are lost")
     # of a single example a BatchNorm and a mean over its pixels leave nothing, and of the gradients rounding alone
     laws.undisturbed(_on_all(parent), _on_all(child))
+
+
+def _holds(whole: Tensor, part: Tensor) -> bool:
+    """Whether all numbers of a tensor, and there are some, are in another, wherever they stand."""
+    numbers = part[part != 0]
+    return bool(numbers.numel()) and bool(torch.isin(numbers, whole.to(part)).all())

@@ -258,3 +258,16 @@ def counting(of: Subject) -> Subject:
         return outputs * (1 + 0.001 * head.calls)
 
     return giving(of, change)
+
+
+@mutant("backbone.life", *EDGES)
+def counted(of: Subject) -> Subject:
+    """New nodes are named by how many there are, not by how many there have been."""
+    honest: Any = of.cls
+
+    def grown(self: Any, structure: Structure, cell: str) -> Grown:
+        own = structure.cell(cell)
+        made: Grown = honest.grown(self, structure.replace_cell(cell, attrs.evolve(own, next_node=len(own.nodes))), cell)
+        return made
+
+    return overriding(of, grown=grown)

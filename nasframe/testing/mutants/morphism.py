@@ -286,13 +286,23 @@ def forgotten(of: Subject) -> Subject:
 @mutant("morphism.moments", *CONVOLUTION)
 def copied(of: Subject) -> Subject:
     """It sets the new candidate to the old one's numbers."""
+    return setting(of, lambda entry: True)
+
+
+@mutant("morphism.moments", *CONVOLUTION)
+def padded(of: Subject) -> Subject:
+    """It sets the kernels that it pads to what they were, with zeros around."""
+    return setting(of, lambda entry: any(index is not None for index in entry.index))
+
+
+def setting(of: Subject, which: Callable[[Take], bool]) -> Subject:
+    """The morphism that pads, and sets what it should take."""
 
     def change(change: Change, parent: Network) -> Change:
         old, entries = tensors(parent), change.overrides
         own = tensors(change.child)
-        made = {
-            n: e(old[e.source], own[n]).detach().clone() for n, e in entries.items() if isinstance(e, Take) and n not in old
-        }
-        return attrs.evolve(change, overrides={**entries, **{n: Set(t) for n, t in made.items()}})
+        taken = {n: e for n, e in entries.items() if isinstance(e, Take) and n not in old and which(e)}
+        made = {n: Set(e(old[e.source], own[n]).detach().clone()) for n, e in taken.items()}
+        return attrs.evolve(change, overrides={**entries, **made})
 
     return making(only(of, kinds=("pad",)), change)
