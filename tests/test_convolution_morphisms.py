@@ -464,6 +464,18 @@ class TestMutants:
         with pytest.raises(AssertionError, match="exact: the distance in units of rounding, training: False, is"):
             exact(STARTS[kind], kind, (2, 1, False), x)
 
+    def test_a_newcomer_without_the_moments_of_its_predecessor(self) -> None:
+        """A next step that is another one, under whatever name the numbers are."""
+        parent = _aged(STARTS["pad"], False, METHODS["sgd"], False).copy()
+        child = parent.after(change(parent.network, "pad"))
+        laws.undisturbed(parent, child)
+        new = rf"candidates\.{parent.network.structure.next_id}\."
+        for name, parameter in child.network.named_parameters():
+            if re.search(new, name):
+                child.state.optimisers["weights"].state[parameter]["momentum_buffer"].zero_()
+        with pytest.raises(AssertionError, match=f"the difference between the next steps of .*{new}"):
+            laws.undisturbed(parent, child)
+
     def test_values_without_their_moments(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Values that are right, but set."""
         entries = Morphed.entries

@@ -264,8 +264,8 @@ def follows(parent: Aged, child: Aged) -> None:
 
 
 def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
-    """How differently parent and child move in their next step what the child has from its parent, entry by entry as the
-    labels tell, and what rounding allows; by tensor.
+    """How differently parent and child move in their next step what the child has from its parent, entry by entry, and what
+    rounding allows; by tensor.
 
     Allowed is rounding at the scale of all tensors, and what the parent's own step differs by if its gradients are off by
     rounding at the scale of all of these: of a gradient that is zero in truth, as that of a bias before a BatchNorm, there
@@ -275,17 +275,25 @@ def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
     off = _stepped(parent, rounded=True)
     scale = tolerance(torch.stack([t.abs().max() for t in a.values() if t.is_floating_point() and t.numel()]))
     found = {}
-    for name, entry in _taken(parent, child).items():
-        if before[name].is_floating_point():
-            difference = (b[name] - own[name]) - entry.gather(a[name] - before[name])
+    for name, entry in (_kept(child) | _taken(parent, child)).items():
+        source = entry.source
+        if before[source].is_floating_point():
+            difference = (b[name] - own[name]) - entry.gather(a[source] - before[source])
             old = ~entry.holes(difference)[0]
-            found[name] = _largest(difference[old]), scale + _largest(off[name] - a[name])
+            found[name] = _largest(difference[old]), scale + _largest(off[source] - a[source])
     return found
 
 
 def _taken(parent: Aged, child: Aged) -> dict[str, Take]:
     """Which entries the child has from its parent, by name and label."""
     return {n: entry for n, entry in derive(parent.network, child.network).items() if isinstance(entry, Take)}
+
+
+def _kept(child: Aged) -> dict[str, Take]:
+    """Which entries it has by the change's word, as they were, under whatever name."""
+    taken = {n: entry for n, entry in child.map.items() if isinstance(entry, Take) and entry.offset is None}
+    scales = {n: (entry.value, entry.gradient) for n, entry in taken.items()}
+    return {n: taken[n] for n, own in scales.items() if all(not torch.is_tensor(s) and s == 1 for s in own)}
 
 
 def _stepped(aged: Aged, rounded: bool = False) -> dict[str, Tensor]:
