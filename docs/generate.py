@@ -30,6 +30,8 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "Changes": ("Proposal", "Change", "Claim", "Take", "Set", "build", "replacement", "Replacement", "candidate_at", "site_at"),
     "Decisions and descent": ("Decision", "Bilevel", "Optimiser", "Seed"),
     "Data": ("Data", "Split", "Scale"),
+    "Searches": ("Strategy", "Search", "Stepped", "EpochEnded", "Judged", "Changed", "Finished"),
+    "What there is to take away": ("Model", "save_model", "load_model"),
 }
 #: what the kit offers to authors
 KIT: Mapping[str, tuple[Any, ...]] = {

@@ -33,7 +33,7 @@ from nasframe.plugins import Plugins, discover, hookimpl, installed
 from nasframe.pointwise import Pointwise, Term
 from nasframe.pruner import Pruner, all_but_strongest
 from nasframe.recipe import Recipe, Reproduction
-from nasframe.run.folder import load_model
+from nasframe.run.folder import load_model, save_model
 from nasframe.search.bilevel import alternate
 from nasframe.search.drawn import drawn
 from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
@@ -145,6 +145,7 @@ __all__ = [
     "removal",
     "replacement",
     "replay",
+    "save_model",
     "scores",
     "site_at",
     "tensors",

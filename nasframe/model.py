@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nasframe.network import Network
+
 
 class Scale(nn.Module):
     """From raw values to a network's, (x - mean) / deviation, entry by entry in the dtype of the mean; and back."""
@@ -30,7 +32,7 @@ class Scale(nn.Module):
 class Model(nn.Module):
     """A network between the scales of what it takes in and puts out, where there are such."""
 
-    def __init__(self, network: nn.Module, inputs: Scale | None, outputs: Scale | None) -> None:
+    def __init__(self, network: Network, inputs: Scale | None, outputs: Scale | None) -> None:
         super().__init__()
         self.network, self.inputs, self.outputs = network, inputs, outputs
 

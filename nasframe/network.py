@@ -69,8 +69,18 @@ class Mixture(nn.Module):
             return outputs[0]
         weights = shares[self.address]
         total = weights[0] * outputs[0]
-        for weight, output in zip(weights[1:], outputs[1:], strict=True):
-            total = total + weight * output
+        try:
+            for weight, output in zip(weights[1:], outputs[1:], strict=True):
+                total = total + weight * output
+        except RuntimeError as error:
+            if len({output.shape for output in outputs}) == 1:
+                raise
+            shapes = ", ".join(f"{id} {tuple(output.shape)}" for id, output in zip(self.candidates, outputs, strict=True))
+            sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
+            raise StructureError(
+                f"the candidates at {self.address} put out different shapes: {shapes}; an operation must put out what the others "
+                f"of its site do, by the sizes that it is built with: {sizes}"
+            ) from error
         return total
 
 

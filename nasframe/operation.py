@@ -31,7 +31,8 @@ class Operation(Part):
     zero: ClassVar[bool] = False
 
     #: MAY: o(..., h) = h + f, where f is of degree one in these parameters of the module together and h is the last
-    #: input: at zero the operation is the identity on h, and scaling them by g makes (1 - g) h + g o. None: no such form.
+    #: input: at zero the operation is the identity on h, and scaling them by g makes (1 - g) h + g o. None: no such form. Where
+    #: it hangs on an option, a property tells it.
     residual: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod

@@ -93,10 +93,21 @@ class Plugins:
     found: tuple[Plugin, ...]
 
     def problems(self) -> Iterator[str]:
-        """A sentence for each plugin that was not loaded."""
+        """A sentence for each plugin that was not loaded, and for each name that several plugins give to parts of one kind."""
+        yield from self._unloaded()
+        keys = [(part.kind, part.name) for plugin in self.found for part in plugin.parts]
+        yield from (self._clash(*key) for key in dict.fromkeys(keys) if keys.count(key) > 1)
+
+    def _unloaded(self) -> Iterator[str]:
         for plugin in self.found:
             if plugin.problem:
                 yield f"plugin {plugin} was not loaded: {plugin.problem}"
+
+    def _clash(self, kind: str, name: str) -> str:
+        by = [plugin for plugin in self.found if (kind, name) in [(part.kind, part.name) for part in plugin.parts]]
+        without = ", or ".join(f"nasframe --without {plugin.name} ... ({WITHOUT}={plugin.name})" for plugin in by)
+        who = " and by ".join(map(str, by))
+        return f"{kind} {name!r} is registered by {who}; rename the one that is yours, or leave one out: {without}"
 
     def names(self, kind: str) -> list[str]:
         """The names of that kind, sorted."""
@@ -104,15 +115,12 @@ class Plugins:
 
     def get(self, kind: str, name: str) -> type[Part]:
         """The part of that kind and name."""
-        by = [(plugin, part) for plugin in self.found for part in plugin.parts if (part.kind, part.name) == (kind, name)]
+        by = [part for plugin in self.found for part in plugin.parts if (part.kind, part.name) == (kind, name)]
         if len(by) > 1:
-            raise PluginError(
-                f"{kind} {name!r} is registered by {' and by '.join(str(plugin) for plugin, _ in by)}; "
-                f"leave one out: nasframe --without {by[0][0].name} ..., or {WITHOUT}={by[0][0].name}"
-            )
+            raise PluginError(self._clash(kind, name))
         if not by:
             raise UnknownNameError(self._unknown(kind, name))
-        return by[0][1]
+        return by[0]
 
     def make(self, kind: str | type, description: Any) -> Any:
         """The part that a description stands for: a name, or a mapping with `name` and the part's fields.
@@ -134,7 +142,9 @@ class Plugins:
         names = self.names(kind)
         near = difflib.get_close_matches(name, names)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(names) or 'none'}"
-        failed = "".join(f"; {problem}" for problem in self.problems())
+        if ":" in name:
+            hint = f"the options of a part within a part stand in a table: {{name={name.partition(':')[0]!r}, ...}}"
+        failed = "".join(f"; {problem}" for problem in self._unloaded())
         return f"there is no {kind} {name!r}; {hint}{failed}"
 
 

@@ -38,6 +38,7 @@ from nasframe import (
     Set,
     Take,
     flag,
+    installed,
     replacement,
     site_at,
 )
@@ -84,7 +85,7 @@ def kept(case: Any) -> None:
 
 def specimen(cls: type = Calm, waivers: tuple[Waiver, ...] = ()) -> Subject:
     plugin = Plugin("own", "stranger", "1.2", (cls,), contract="1.0")
-    return subject(cls, plugin, Plugins(()), Examples(waivers=waivers))
+    return subject(cls, plugin, Plugins((plugin,)), Examples(waivers=waivers))
 
 
 def outcome(holds: Callable[[Any], str | None], *waivers: Waiver, cls: type = Calm, **options: Any) -> Outcome:
@@ -500,8 +501,52 @@ def test_a_node_that_is_changed_keeps_its_bound() -> None:
     kept, broken = (enriched(["morphism.bound"], off=1e-3, claimed=c) for c in (1e-3, 1e-6))
 
     assert kept.ok, kept.text()
-    assert "the change of layer0/n" in broken.text() or "the change of chain" in broken.text()
+    assert "bounded: the deviation of layer0/n" in broken.text() or "bounded: the deviation of chain" in broken.text()
     assert not broken.ok
+
+
+def test_an_operation_that_ignores_the_stride() -> None:
+    """What is wrong is told in words, under the law that is about it, and not torch's error under the first law that meets it."""
+
+    @attrs.frozen
+    class Dense(Operation):
+        name: ClassVar[str] = "dense"
+        arity: ClassVar[int] = 1
+
+        def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+            return nn.Conv2d(channels, channels, 3, padding=1)
+
+    text = check(Dense, laws=["part.repeatable", "operation.shape"]).text()
+
+    assert text.startswith("operation.shape FAILED for operation 'dense'")
+    assert re.search(
+        r"the candidates at reduction/\S+ put out different shapes: .* it is built with: channels=\d, stride=2, affine", text
+    )
+    assert "check(Dense, laws=['operation.shape'], replay=" in text
+    assert "the same of: part.repeatable for operation 'dense'" in text
+
+
+def test_a_morphism_of_anothers_operation() -> None:
+    """It is tried in backbones that take the operation, whichever installed plugin gives it."""
+    operations = Plugin("operations", "another", "1.0", (Scaled,), contract="1.0")
+    report = check(Enrich, laws=["morphism.exact"], plugins=Plugins((*installed().found, operations)))
+
+    assert [o.status for o in report.outcomes] == ["passed"], report.text()
+
+
+def test_a_bound_holds_wherever_a_node_may_be() -> None:
+    """One that holds for the inputs that a node gets, and not for larger ones, is none."""
+    report = enriched(["morphism.bound"], off=1e-2, claimed=2e-3)
+
+    assert not report.ok
+    assert "tight: the largest deviation found of " in report.text()
+
+
+def test_a_loose_bound_of_an_old_node_is_remarked() -> None:
+    """It holds, and says little."""
+    (found,) = enriched(["morphism.bound"], off=1e-3, claimed=1.0).outcomes
+
+    assert (found.status, found.why) == ("passed", "but a bound is over 100 times the largest that was found")
 
 
 def test_what_moves_an_output_is_named() -> None:
@@ -522,7 +567,7 @@ def test_a_bound_on_no_node_is_told_once() -> None:
     assert "there is a bound on " in claimed.why
     assert (bounded.status, bounded.why) == (
         "inapplicable",
-        "its bounds are not on nodes of the child, as morphism.claim says that they must be",
+        "its bounds are none that morphism.claim lets pass",
     )
 
 

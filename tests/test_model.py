@@ -16,7 +16,7 @@ from nasframe_recurrent import TwoToOne
 from torch import Tensor
 from toy import toy_strategy
 
-from nasframe import Model, Network, RunError, Scale, Search, Seed, build, load_model
+from nasframe import Model, Network, RunError, Scale, Search, Seed, build, load_model, save_model
 from nasframe.run.folder import Folder
 
 CPU = torch.device("cpu")
@@ -73,8 +73,8 @@ def of_images() -> Search:
 def test_a_model_goes_through_a_folder(tmp_path: Path, search: Callable[[], Search]) -> None:
     """What is loaded is what was written, tensor by tensor, in its dtype, mode and structure, scaled or not."""
     search = search()
-    Folder.create(tmp_path / "run", search.strategy, PLUGINS).write_result(search)
-    loaded, model = load_model(tmp_path / "run", PLUGINS), search.model
+    save_model(search.model, tmp_path / "some" / "where")
+    loaded, model = load_model(tmp_path / "some" / "where", PLUGINS), search.model
 
     assert loaded.network.structure == model.network.structure
     assert not any(module.training for module in loaded.modules())
@@ -90,7 +90,7 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     folder = Folder.create(tmp_path / "run", search.strategy, PLUGINS)
     with pytest.raises(RunError, match="give a file that a run wrote when it was over"):
         load_model(folder.path, PLUGINS)
-    folder.write_result(search)
+    save_model(search.model, folder.path)
     weights = folder.path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(RunError, match=r"the weights or scales of .* cannot be read"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from nasframe import PluginError, StrategyError, StructureError, UnknownNameError, discover
+from nasframe import PluginError, Strategy, StrategyError, StructureError, UnknownNameError, discover
 from nasframe.plugins import Plugins
+from nasframe.run.folder import Folder
 from nasframe.structure import Structure
 
 OPERATION = """
@@ -47,11 +49,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return do
 
 
-def problem(plugins: Plugins, name: str) -> str:
-    """Why that plugin was not loaded; all others are."""
+def problem(plugins: Plugins, name: str | None = None) -> str:
+    """Why that plugin was not loaded, or what else is wrong; all others are loaded."""
     (sentence,) = plugins.problems()
-    (plugin,) = [p for p in plugins.found if p.problem]
-    assert plugin.name == name
+    assert [p.name for p in plugins.found if p.problem] == ([] if name is None else [name])
     assert "two_to_one" in plugins.names("backbone")
     return sentence
 
@@ -108,20 +109,27 @@ def test_a_broken_plugin_is_named_and_the_rest_goes_on(install, fault: str) -> N
         assert text in sentence
 
 
-def test_two_plugins_with_one_name(install) -> None:
-    """A name that two plugins give is refused when it is used, and leaving one out mends it; other names can be used."""
+def test_two_plugins_with_one_name(install, tmp_path: Path) -> None:
+    """A name that two plugins give is told of, and refused when it is used, and leaving one out mends it; other names can be
+    used. A search whose strategy could not be read again is not begun.
+    """
     clash = OPERATION.replace('"minus"', '"tanh"') + HOOK
     install("stranger_clash", clash)
     plugins = discover()
 
-    with pytest.raises(PluginError, match=r"operation 'tanh' is registered by nasframe_recurrent \(nasframe .*\) and by "):
+    clash = (
+        r"operation 'tanh' is registered by nasframe_recurrent \(nasframe .*\) and by stranger_clash \(stranger 1\.2\); rename the "
+        r"one that is yours, or leave one out: nasframe --without nasframe_recurrent \.\.\. \(NASFRAME_WITHOUT=nasframe_recurrent\), or "
+    )
+    with pytest.raises(PluginError, match=clash):
         plugins.make("operation", "tanh")
-    with pytest.raises(
-        PluginError, match=r"nasframe --without nasframe_recurrent \.\.\., or NASFRAME_WITHOUT=nasframe_recurrent"
-    ):
-        plugins.make("operation", "tanh")
+    assert re.match(clash, problem(plugins))
+    with pytest.raises(PluginError, match=clash):
+        Folder.create(tmp_path / "run", Strategy.named("new-1"), plugins)
+    assert not (tmp_path / "run").exists()
     assert plugins.make("operation", "relu").name == "relu"
     assert discover(["stranger_clash"]).make("operation", "tanh").name == "tanh"
+    assert not [*discover(["stranger_clash"]).problems()]
 
 
 def test_an_unknown_name_suggests_the_nearest(install) -> None:
@@ -133,6 +141,10 @@ def test_an_unknown_name_suggests_the_nearest(install) -> None:
         plugins.get("backbone", "two_to_on")
     with pytest.raises(UnknownNameError, match=r"there is no pruner 'xyz'; there are: strongest; plugin stranger_broken"):
         plugins.get("pruner", "xyz")
+    with pytest.raises(
+        UnknownNameError, match=r"no operation 'relu:a=1'; the options of .* stand in a table: \{name='relu', \.\.\.\}"
+    ):
+        plugins.make("operation", "relu:a=1")
 
 
 def test_leaving_out_what_is_not_there() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from nasframe_convolutional import ConvolutionMorphism
 from nasframe_forecasting import Forecasting
-from nasframe_growing import MaxNodes, NoBetter, NodeGrowth, Patience
+from nasframe_growing import Epochs, MaxNodes, NoBetter, NodeGrowth, Patience
+from nasframe_recurrent import Darts, IdentityEdge, TanhEdge
 from toy import PLUGINS, toy_strategy
 
 from nasframe import ChangeError, NasframeError, Search, Strategy, StrategyError
@@ -122,11 +123,23 @@ def test_flags_go_over_defaults_and_files() -> None:
 
 def test_growth_that_comes_to_nothing_is_said_before() -> None:
     """A morphism may have nothing to propose until pruning has been, so it is no error."""
-    beside, alone = (
-        Search(toy_strategy(growth=growth)) for growth in ((ConvolutionMorphism(), NodeGrowth()), (ConvolutionMorphism(),))
-    )
+    for growth in ((ConvolutionMorphism(), NodeGrowth()), (ConvolutionMorphism(),)):
+        said = [*Search(toy_strategy(growth=growth)).remarks()]
+        assert said == ["growth by convolution proposes no change of the network as it is"]
+    assert [*Search(toy_strategy(growth=(NodeGrowth(),))).remarks()] == []
 
-    assert [*beside.remarks()] == [*Search(toy_strategy(growth=())).remarks()] == []
-    assert [*alone.remarks()] == [
-        "growth by convolution proposes no change of the network as it is: unless pruning alters that, it will not grow"
+
+def test_growth_that_cannot_go_on_ends_the_search() -> None:
+    """By noise a second edge needs a zero, which is not missed at the first growth: the search ends well, and says why."""
+    backbone = Darts(hidden=3, operations=(TanhEdge(), IdentityEdge()))
+    criterion = Epochs(1) | MaxNodes(4)
+    search = Search(toy_strategy(backbone=backbone, nodes=1, criterion=criterion, growth=(NodeGrowth(delta=0.05),)))
+    network = search.run()
+    judged = [r["reason"] for r in search.state.history if r["kind"] == "stage"]
+
+    assert network.structure.decided
+    assert judged == [
+        "1 epochs are over, and no criterion says stop",
+        "no morphism proposes a change; node: no candidate of a new node in 'layer0' can act as zero, as all but one of its edges "
+        "have to; grow it with form = 'gate'",
     ]

@@ -21,9 +21,10 @@ ZERO = -2
 class Take:
     """The child's tensor is value * source[index] + offset.
 
-    `index` has, per axis, None (as it is) or the source's positions, OWN or ZERO where there is none. `gradient` says how
-    the gradient goes, which is another matter than the value: in net2wider the incoming copy keeps its value and halves
-    its gradient. First moments follow the gradient, second moments its square.
+    `index` has, per axis, None (as it is) or the source's positions, OWN or ZERO where there is none: what is new is whole rows
+    or columns, or taps of a kernel. `gradient` says how the gradient goes, which is another matter than the value: in
+    net2wider the incoming copy keeps its value and halves its gradient. First moments follow the gradient, second moments
+    its square.
     """
 
     source: str

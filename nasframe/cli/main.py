@@ -25,7 +25,7 @@ from nasframe.pictures import draw_cell, draw_learning, draw_weights
 from nasframe.plugins import Plugin, Plugins, discover, left_out
 from nasframe.run import summary
 from nasframe.run.compare import Row, compare
-from nasframe.run.folder import Folder, Keeper, follow, found
+from nasframe.run.folder import Folder, Keeper, follow, found, save_model
 from nasframe.search.search import Search, threads
 from nasframe.search.strategy import Strategy
 
@@ -236,7 +236,7 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         try:
             follow(search, keeper, watch, stop.check)
             watch.say(spent(time.monotonic() - start, search.strategy.device))
-            folder.write_result(search)
+            save_model(search.model, folder.path)
             _draw(search, folder.path)
             with threads(search.strategy.threads):
                 watch.say(summary.write(folder, search, list(_compared(search, watch, stop))))

@@ -39,9 +39,10 @@ class Folder:
 
     @classmethod
     def create(cls, path: Path, strategy: Strategy, plugins: Plugins, state: State | None = None) -> Folder:
-        """A new folder with its strategy, and its first state where that is not a search's beginning; one that holds anything
-        already is refused.
+        """A new folder with its strategy, and its first state where that is not a search's beginning. One that holds anything
+        already is refused, and so is a strategy that could not be read from it again.
         """
+        Strategy.from_dict(strategy.to_dict(), plugins)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists already; give another --out, or go on with it: nasframe resume {path}")
         with checkpoint.speaking(path):
@@ -90,14 +91,6 @@ class Folder:
         """Write the state down."""
         checkpoint.write(self.path / "commits", *dump(state), self._environment())
 
-    def write_result(self, search: Search) -> None:
-        """The architecture as JSON, from which it is rebuilt, its weights, and the scales of the data, for `load_model`."""
-        scales = {"inputs": search.data.inputs, "outputs": search.data.outputs}
-        values = {f"{side}.{name}": t for side, scale in scales.items() if scale for name, t in tensors(scale).items()}
-        checkpoint.write_file(self.path / SCALES, _tensors(values))
-        checkpoint.write_file(self.path / WEIGHTS, _tensors(snapshot(search.network)))
-        checkpoint.write_file(self.path / ARCHITECTURE, search.network.structure.to_json().encode())
-
     def _environment(self) -> dict[str, str]:
         return checkpoint.environment({p.name: p.version for p in self.plugins.found})
 
@@ -114,8 +107,21 @@ def found(path: Path, plugins: Plugins) -> Structure:
     return Structure.from_json(text, plugins.make)
 
 
+def save_model(model: Model, path: str | Path) -> None:
+    """Write a found network into a folder: the architecture as JSON, from which it is built again, its weights, and the scales of
+    its data. What stands there already under these names is replaced.
+    """
+    folder, scales = Path(path), {"inputs": model.inputs, "outputs": model.outputs}
+    values = {f"{side}.{name}": t for side, scale in scales.items() if scale for name, t in tensors(scale).items()}
+    with checkpoint.speaking(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_file(folder / SCALES, _tensors(values))
+    checkpoint.write_file(folder / WEIGHTS, _tensors(snapshot(model.network)))
+    checkpoint.write_file(folder / ARCHITECTURE, model.network.structure.to_json().encode())
+
+
 def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
-    """The network that a run left in its folder, in the units of its data and in evaluation mode."""
+    """The network that a run, or `save_model`, left in a folder, in the units of its data and in evaluation mode."""
     folder = Path(path)
     structure = found(folder, plugins or installed())
     try:

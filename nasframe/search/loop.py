@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nasframe.change.apply import Change, folding, removal
 from nasframe.criterion import Decision
-from nasframe.errors import NonFiniteError
+from nasframe.errors import ChangeError, NonFiniteError, StructureError
 from nasframe.label import label
 from nasframe.morphism import Morphism, Proposal
 from nasframe.network import Network, advance
@@ -168,13 +168,13 @@ class Loop:
             "valid": min(judged),
             **sizes(state.network),
         }
-        proposals = [(m, p) for m in self.strategy.growth for p in m.propose(state.network)]
+        proposals, refused = self._proposals(state.network)
         memory, decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
             decision = Decision("stop", state.stopping)
         elif not proposals:
             asked = "no morphism proposes a change" if self.strategy.growth else "nothing is to grow"
-            decision = Decision("stop", asked)
+            decision = Decision("stop", "; ".join([asked, *refused]))
         elif decision.action not in ("grow", "stop"):
             ended = next(r["reason"] for r in reversed(state.history) if r.get("decision") == "grow")  # the phase before
             decision = Decision("grow", f"{ended}, and no criterion says stop")
@@ -186,6 +186,16 @@ class Loop:
             events.append(self._grow(state, *_chosen(proposals, decision.what), decision.reason))
         _note(state, memory, record)  # a growth that is refused leaves no record of the stage behind
         yield from events
+
+    def _proposals(self, network: Network) -> tuple[list[tuple[Morphism, Proposal]], list[str]]:
+        """What the morphisms propose, and why those do not that cannot: what could grow at first may have come to its end."""
+        proposals, refused = [], []
+        for morphism in self.strategy.growth:
+            try:
+                proposals += [(morphism, proposal) for proposal in morphism.propose(network)]
+            except (ChangeError, StructureError) as error:
+                refused.append(f"{morphism.name}: {error}")
+        return proposals, refused
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Event:
         seed = self.seed("grow", state.stage)

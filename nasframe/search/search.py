@@ -46,7 +46,7 @@ class Search:
                 "the task holds nothing out for validation, which a search moves its logits and decides by: give it a share"
             )
         # what a morphism cannot do is said now, not after an hour
-        self._proposed = [len(morphism.propose(self.state.network)) for morphism in strategy.growth]
+        self._idle = [morphism.name for morphism in strategy.growth if not morphism.propose(self.state.network)]
 
     @classmethod
     def retraining(cls, strategy: Strategy, structure: Structure) -> Search:
@@ -63,9 +63,8 @@ class Search:
     def remarks(self) -> Iterator[str]:
         """What its user may not expect of it, as it stands: a sentence each."""
         yield from self.network.slow()
-        if self._proposed and not any(self._proposed):
-            names = ", ".join(morphism.name for morphism in self.strategy.growth)
-            yield f"growth by {names} proposes no change of the network as it is: unless pruning alters that, it will not grow"
+        for name in self._idle:
+            yield f"growth by {name} proposes no change of the network as it is"
 
     def run(self) -> Network:
         """Run to the end; the architecture with its weights, a module to be called with the inputs."""

@@ -118,7 +118,7 @@ def _usable(part: type[Part] | None, plugin: Plugin, plugins: Plugins) -> Subjec
     try:
         plugins.get(part.kind, part.name)
     except PluginError as error:
-        return f"give it another name, if it is yours: {error}"
+        return str(error)
     try:
         return subject(part, plugin, plugins)
     except Exception as error:  # what its hook nasframe_examples raises
@@ -174,9 +174,7 @@ def _tried(of: Subject, one: Law, profile: Profile, replay: str | None) -> Outco
         if replay is not None and trial.failure is None and isinstance(error, DidNotReproduce | InvalidArgument):
             return _mended(trial, blank)
         failure, case = trial.failure or (error, "none could be drawn")
-        words = f"nasframe check {of.cls.name} --law {one.id}"
-        blob = replay or _blob(error)  # which hypothesis does not tell a second time
-        again = f"{words} --replay {blob}" if blob else words
+        again = of.again(one.id, replay or _blob(error))  # which hypothesis does not tell a second time
         said = _said(failure, of.cls).removeprefix(f"{one.id.partition('.')[2]}: ")
         # what is most likely is the law's to say, not of whatever else was raised on the way
         likely = one.likely if isinstance(failure, AssertionError) else ""

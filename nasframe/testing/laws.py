@@ -10,6 +10,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import attrs
@@ -116,13 +117,28 @@ class Seen:
         return _largest(self.output - self.wanted)
 
 
-def seen(aged: Aged, node: str, training: bool = False) -> list[Seen]:
-    """Every call of a node that the cell's end grew, in every instance and at every step of the validation split."""
-    inherited = _inherited(aged, node)
-    return [
-        Seen(inputs, output, torch.stack([inputs[n] for n in inherited]).mean(0))
-        for inputs, output, _ in _calls(aged, node, training)
-    ]
+def seen(aged: Aged, node: str, training: bool = False, parent: Aged | None = None) -> list[Seen]:
+    """Every call of a node, in every instance and at every step of the validation split: of one that the cell's end grew, which
+    should put out the mean of what was put out before; with a `parent`, of one that should put out what it does there.
+    """
+    wanted = _wanted(aged, node, training, parent)
+    with torch.no_grad(), Seed(("seen",)).lent(aged.strategy.device):
+        return [Seen(inputs, output, wanted[n](inputs)) for inputs, output, n in _calls(aged, node, training)]
+
+
+def _wanted(child: Aged, node: str, training: bool, parent: Aged | None) -> list[Callable[[Mapping[str, Tensor]], Tensor]]:
+    """For each instance of a node what it should make of inputs, given by name."""
+    if parent is None:
+        inherited = _inherited(child, node)
+        return [lambda inputs: torch.stack([inputs[n] for n in inherited]).mean(0)] * len(_instances(child, node))
+    old, weights = parent.copy(), {address: w.unbind() for address, w in parent.weights().items()}
+    old.network.train(training)
+    sites = _sites(old, node)
+
+    def made(own: tuple[Mixture, ...], inputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([m(weights, *(inputs[i] for i in s.inputs)) for m, s in zip(own, sites, strict=True)]).sum(0)
+
+    return [partial(made, own) for own in _instances(old, node)]
 
 
 def _calls(aged: Aged, node: str, training: bool) -> Iterator[tuple[dict[str, Tensor], Tensor, int]]:
@@ -141,33 +157,14 @@ def _calls(aged: Aged, node: str, training: bool) -> Iterator[tuple[dict[str, Te
             yield inputs, torch.stack([output for _, output in step]).sum(0), instance
 
 
-def bounded(child: Aged, bounds: Mapping[str, Bound]) -> None:
+def bounded(child: Aged, bounds: Mapping[str, Bound], parent: Aged | None = None) -> None:
     """What a changed node puts out is as near to what it should be as the claim says, given its inputs: at every step, in
-    every instance, in both modes.
+    every instance, in both modes. What it should be is told as in `seen`.
     """
     for (node, bound), (mode, training) in itertools.product(bounds.items(), MODES.items()):
-        for step, call in enumerate(seen(child, node, training)):
+        for step, call in enumerate(seen(child, node, training, parent)):
             allowed = bound(call.norms) + tolerance(call.output)
             hold("bounded", f"the deviation of {node} at its call {step} in {mode} mode", call.deviation, allowed)
-
-
-def changed(parent: Aged, child: Aged, node: str, bound: Bound) -> None:
-    """What a node that was there before puts out is as near to what it would have put out as the claim says, given the same inputs:
-    at every step, in every instance, in both modes.
-    """
-    for mode, training in MODES.items():
-        before = copy.deepcopy(parent.network).train(training)
-        weights = {address: w.unbind() for address, w in parent.weights().items()}
-        sites, instances = (
-            _sites(child, node),
-            _instances(attrs.evolve(parent, state=attrs.evolve(parent.state, network=before)), node),
-        )
-        for call, (inputs, output, instance) in enumerate(_calls(child, node, training)):
-            with torch.no_grad(), Seed(("changed",)).lent(parent.strategy.device):
-                old = [m(weights, *(inputs[i] for i in s.inputs)) for m, s in zip(instances[instance], sites, strict=True)]
-            found = Seen(inputs, output, torch.stack(old).sum(0))
-            allowed = bound(found.norms) + tolerance(output)
-            hold("bounded", f"the change of {node} at its call {call} in {mode} mode", found.deviation, allowed)
 
 
 #: by how many times the norms that a node sees: how much larger than what is reached a bound may be. A sigmoid is bounded
@@ -175,35 +172,41 @@ def changed(parent: Aged, child: Aged, node: str, bound: Bound) -> None:
 FACTORS = {1.0: 6.0, 10.0: 3.0}
 
 
-def tight(child: Aged, node: str, bound: Bound, factors: Mapping[float, float] = FACTORS) -> None:
+def tight(child: Aged, node: str, bound: Bound, factors: Mapping[float, float] = FACTORS, parent: Aged | None = None) -> float:
     """Of all inputs that are as large as those that the node sees, or several times so, none deviates by more than its
-    bound, and some come within a factor of it, so that it says something.
+    bound, and some come within a factor of it, so that it says something. Returns within which one some came.
     """
+    nearest = math.inf
     for scale, factor in factors.items():
-        allowed, reached = slack(child, node, bound, scale)
+        allowed, reached = slack(child, node, bound, scale, parent=parent)
         where = f"of {node}, at {scale:g} times the norms that it sees,"
         hold("tight", f"the largest deviation found {where}", reached, allowed * (1 + 1e-9))
-        hold("tight", f"the bound {where} over the largest deviation found", allowed / reached if reached else math.inf, factor)
+        times = allowed / reached if reached else math.inf
+        hold("tight", f"the bound {where} over the largest deviation found", times, factor)
+        nearest = min(nearest, times)
+    return nearest
 
 
-def slack(child: Aged, node: str, bound: Bound, scale: float = 1.0, tries: int = 64) -> tuple[float, float]:
+def slack(
+    child: Aged, node: str, bound: Bound, scale: float = 1.0, tries: int = 64, parent: Aged | None = None
+) -> tuple[float, float]:
     """The bound for `scale` times the norms of all that the node sees, and the largest deviation found among such inputs.
 
     From random corners of the box of these norms, each try climbs the deviation's gradient from corner to corner.
     """
-    sites, inherited, calls = _sites(child, node), _inherited(child, node), seen(child, node)
+    sites, wanted, calls = _sites(child, node), _wanted(child, node, False, parent), seen(child, node, parent=parent)
     norms = {name: scale * max(call.norms[name] for call in calls) for name in calls[0].inputs}
     generator = Seed(("slack",)).generator()
     shares = {a: w.unbind() for a, w in child.weights().items()}
     largest = 0.0
-    for mixtures in _instances(child.copy(), node):
+    for mixtures, reference in zip(_instances(child.copy(), node), wanted, strict=True):
         like = calls[0].output
         shapes = {name: (tries, *value.shape[1:]) for name, value in calls[0].inputs.items()}
         corners = {n: torch.randn(s, generator=generator, dtype=torch.float64).to(like).sign() for n, s in shapes.items()}
         for _ in range(10):
             inputs = {name: (norms[name] * corner).requires_grad_() for name, corner in corners.items()}
             own = sum(m.eval()(shares, *(inputs[i] for i in s.inputs)) for m, s in zip(mixtures, sites, strict=True))
-            deviation = (own - torch.stack([inputs[n] for n in inherited]).mean(0)).abs().flatten(1).amax(1)
+            deviation = (own - reference(inputs)).abs().flatten(1).amax(1)
             largest = max(largest, float(deviation.detach().max()))
             gradients = torch.autograd.grad(deviation.sum(), [*inputs.values()])
             corners = {name: gradient.sign() for name, gradient in zip(inputs, gradients, strict=True)}
@@ -275,7 +278,7 @@ def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
     off = _stepped(parent, rounded=True)
     scale = tolerance(torch.stack([t.abs().max() for t in a.values() if t.is_floating_point() and t.numel()]))
     found = {}
-    for name, entry in (_kept(child) | _taken(parent, child)).items():
+    for name, entry in (_kept(parent, child) | _taken(parent, child)).items():
         source = entry.source
         if before[source].is_floating_point():
             difference = (b[name] - own[name]) - entry.gather(a[source] - before[source])
@@ -289,9 +292,11 @@ def _taken(parent: Aged, child: Aged) -> dict[str, Take]:
     return {n: entry for n, entry in derive(parent.network, child.network).items() if isinstance(entry, Take)}
 
 
-def _kept(child: Aged) -> dict[str, Take]:
-    """Which entries it has by the change's word, as they were, under whatever name."""
-    taken = {n: entry for n, entry in child.map.items() if isinstance(entry, Take) and entry.offset is None}
+def _kept(parent: Aged, child: Aged) -> dict[str, Take]:
+    """Which entries it has by the change's word, as they were, under whatever name; of a parent before its own, those left."""
+    there = tensors(parent.network)
+    told = {n: entry for n, entry in child.map.items() if isinstance(entry, Take) and entry.source in there}
+    taken = {n: entry for n, entry in told.items() if entry.offset is None}
     scales = {n: (entry.value, entry.gradient) for n, entry in taken.items()}
     return {n: taken[n] for n, own in scales.items() if all(not torch.is_tensor(s) and s == 1 for s in own)}
 

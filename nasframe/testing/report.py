@@ -114,7 +114,7 @@ def _alike(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
 
 
 def _told(alike: Sequence[Outcome]) -> str:
-    first, *others = alike
+    first, *others = sorted(alike, key=lambda o: o.law.startswith("part."))  # the laws of its own kind know it better
     return "\n".join([first.text(), *([f"  {'the same of:':<13}{_named(others)}"] if others else [])])
 
 

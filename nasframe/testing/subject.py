@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ class Subject:
         default: the options of which the default alone is tried, as no examples are given.
         habitats: of every plugin, this one's first.
         operations: of this plugin, for each what stands for it: a morphism may be about them.
+        others: the operations of the other plugins, likewise.
         sources: as in Examples, of this part.
         waivers: of this part.
         plugins: among which the part is found by its name.
+        registered: whether it is among them already.
     """
 
     cls: type[Part]
@@ -39,12 +41,20 @@ class Subject:
     default: tuple[str, ...]
     habitats: tuple[Habitat, ...]
     operations: tuple[SearchStrategy[Any], ...]
+    others: tuple[SearchStrategy[Any], ...]
     sources: Callable[[Path], tuple[Task, Task]] | None
     waivers: tuple[Waiver, ...]
     plugins: Plugins
+    registered: bool
 
     def __str__(self) -> str:
         return f"{self.cls.kind} {self.cls.name!r}"
+
+    def again(self, law: str, case: str) -> str:
+        """What tries a law on it again, on that case if there is one."""
+        if self.registered:
+            return f"nasframe check {self.cls.name} --law {law}" + (f" --replay {case}" if case else "")
+        return f"check({self.cls.__name__}, laws=[{law!r}]" + (f", replay={case!r}" if case else "") + ", ...)"
 
     def searches(self, operations: tuple[Operation, ...] = ()) -> SearchStrategy[Strategy]:
         """Searches in any habitat; of a backbone, in its own, with this very class."""
@@ -61,16 +71,18 @@ class Subject:
 
 def subject(cls: type[Part], plugin: Plugin, plugins: Plugins, examples: Examples | None = None) -> Subject:
     """A part of a plugin, which may not be among the others yet."""
-    if plugin not in plugins.found:
+    registered = plugin in plugins.found
+    if not registered:
         plugins = Plugins((*plugins.found, plugin))
     own = examples or plugin.examples() or Examples()
-    habitats = (*own.habitats, *(habitat for other in plugins.found if other != plugin for habitat in _lent(other)))
+    lent = {other: _lent(other) for other in plugins.found if other != plugin}
+    habitats = (*own.habitats, *(habitat for theirs in lent.values() for habitat in theirs.habitats))
     waivers = tuple(w for w in own.waivers if w.part is cls)
     sources = own.sources.get(cls) if issubclass(cls, Task) else None
-    known = (_parts(other, own) for other in dict.fromkeys((*plugin.parts, *own.parts)) if issubclass(other, Operation))
-    operations = tuple(parts for parts in known if parts is not None)
+    operations = tuple(_operations((*plugin.parts, *own.parts), own))
+    others = tuple(parts for other, theirs in lent.items() for parts in _operations(other.parts, theirs))
     default = () if cls in own.parts else tuple(f.name for f in attrs.fields(cls))  # type: ignore[arg-type]
-    return Subject(cls, plugin, _parts(cls, own), default, habitats, operations, sources, waivers, plugins)
+    return Subject(cls, plugin, _parts(cls, own), default, habitats, operations, others, sources, waivers, plugins, registered)
 
 
 def named(plugins: Plugins, name: str) -> list[tuple[type[Part] | None, Plugin]]:
@@ -89,11 +101,18 @@ def named(plugins: Plugins, name: str) -> list[tuple[type[Part] | None, Plugin]]
     return by_name[name]
 
 
-def _lent(other: Plugin) -> tuple[Habitat, ...]:
+def _lent(other: Plugin) -> Examples:
     """What another plugin gives to try parts in: nothing if its hook fails, which its own check tells."""
     with contextlib.suppress(Exception):
-        return (other.examples() or Examples()).habitats
-    return ()
+        return other.examples() or Examples()
+    return Examples()
+
+
+def _operations(parts: Iterable[type[Part]], examples: Examples) -> Iterator[SearchStrategy[Any]]:
+    """For each operation among these parts what stands for it."""
+    for part in dict.fromkeys(parts):
+        if issubclass(part, Operation) and (drawn := _parts(part, examples)) is not None:
+            yield drawn
 
 
 def _parts(cls: type[Part], examples: Examples) -> SearchStrategy[Any] | None:

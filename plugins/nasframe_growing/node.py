@@ -84,7 +84,10 @@ class NodeGrowth(Morphism):
             nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in cell.nodes)
             return attrs.evolve(grown, structure=grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes)))
         if not grown.birth:
-            raise ChangeError(f"no candidate of a new node in {type!r} can act as the identity; grow it with form = 'gate'")
+            new = [s for a, s in grown.structure.sites() if a.startswith(f"{type}/") and s.node == grown.node]
+            able = any(c.operation.residual is not None for site in new for c in site.candidates)
+            lacking = "zero, as all but one of its edges have to" if able else "the identity"
+            raise ChangeError(f"no candidate of a new node in {type!r} can act as {lacking}; grow it with form = 'gate'")
         for address, birth in grown.birth.items():
             limit = max(birth.values()) / max(len(birth) - 1, 1)
             if len(birth) > 1 and not 0 < self.delta < limit:

@@ -53,10 +53,11 @@ def _wanted(asked: inspect.Signature, own: inspect.Signature) -> inspect.Signatu
         given = [p.replace(kind=p.KEYWORD_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p for p in rest]
         return own.replace(parameters=[first, *given])
     try:
-        own.bind(*(p for p in asked.parameters.values() if p.kind is not p.VAR_POSITIONAL))
+        bound = own.bind(*(n for n, p in asked.parameters.items() if p.kind is not p.VAR_POSITIONAL))
     except TypeError:
         return asked
-    return own
+    swapped = any(given != name and name in asked.parameters for name, given in bound.arguments.items())
+    return asked if swapped else own
 
 
 @law("part.described", "a field holds a list, a dictionary or an object, or a part without being declared with nasframe.nested")

@@ -271,6 +271,18 @@ def halved(of: Subject) -> Subject:
     return making(of, change)
 
 
+@mutant("morphism.seed", *CONVOLUTION)
+def unseeded(of: Subject) -> Subject:
+    """It builds the child from a seed of its own."""
+    honest: Any = of.cls
+
+    def change(self: Any, parent: Network, request: Any, evidence: Any, seed: Seed) -> Change:
+        made: Change = honest.change(self, parent, request, evidence, seed)
+        return attrs.evolve(made, child=build(made.child.structure, Seed((0, "own")), like=parent))
+
+    return overriding(only(of, kinds=("widen",)), change=change)
+
+
 @mutant("morphism.moments", *NODE)
 def forgotten(of: Subject) -> Subject:
     """It sets what was there to what it was."""

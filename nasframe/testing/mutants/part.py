@@ -34,6 +34,16 @@ def outdated(of: Subject) -> Subject:
     return overriding(of, draw=draw)
 
 
+@mutant("part.signature", "reproduction", "genotypes")
+def swapped(of: Subject) -> Subject:
+    """A method that is rarely called takes its arguments in another order."""
+
+    def draw(self: Any, folder: Any, rows: Sequence[Any]) -> Sequence[Any]:
+        return ()
+
+    return overriding(of, draw=draw)
+
+
 @mutant("part.described", *TANH)
 def by_identity(of: Subject) -> Subject:
     """Its hash is that of the object, and not of its options."""
