@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,7 +73,9 @@ def mutants_of(kind: str) -> tuple[Mutant, ...]:
 
 def killers(one: Mutant, plugins: Plugins, profile: Profile = PROFILE) -> tuple[str, ...]:
     """The laws that see the fault."""
-    return tuple(law.id for of, law in tries([one.subject(plugins)]) if tried(of, law, profile).status == "failed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is faulty may well make torch warn
+        return tuple(law.id for of, law in tries([one.subject(plugins)]) if tried(of, law, profile).status == "failed")
 
 
 @attrs.frozen
