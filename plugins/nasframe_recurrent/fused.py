@@ -217,7 +217,6 @@ def backward(
         now = slice(max(stop - steps, 0), stop)
         G, y, ga = stretch(own, S[now], a[now], g[now], carry, M, W_t)
         carry = G[0, 0]
-        gM += torch.matmul(G, y.transpose(1, 2)).sum(0)
         if needs_x or needs_W:
             ga = ga.transpose(0, 1).flatten(1)
         projected = rows_of(ga, slice(0, own.projected), n_h)
@@ -226,6 +225,7 @@ def backward(
         if gW_x is not None:
             gW_x.addmm_(projected, x[now].flatten(0, 1))
         for fan, gw in zip(own.fans, gW, strict=True):
+            gM[fan.nodes, fan.rows] += torch.matmul(G[:, fan.nodes], y[:, fan.rows].transpose(1, 2)).sum(0)
             if gw is not None:
                 gw.addmm_(rows_of(ga, fan.taking, n_h), S[now, fan.state].transpose(0, 1).reshape(n_h, -1).t())
     return [gx, gM, gW_x, *gW]
