@@ -141,10 +141,13 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
     @st.composite
     def draw(draw: st.DrawFn) -> Case:
         part = draw(parts)
+        fitting, why = _fitting(subject, part)
+        if not fitting:
+            raise NoCases(why)
         return Case(
             subject=subject,
             part=part,
-            strategy=draw(st.one_of(_fitting(subject, part))),
+            strategy=draw(st.one_of(fitting)),
             place=draw(st.integers(0, 60)),
             before=draw(st.sampled_from([None, None, 0, STEPS])),
             training=draw(st.booleans()),
@@ -156,20 +159,18 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 
 @functools.lru_cache(maxsize=64)
-def _fitting(subject: Subject, part: Morphism) -> list[SearchStrategy[Strategy]]:
-    """The searches of the habitats whose networks it proposes something to."""
+def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Strategy]], str]:
+    """The searches of the habitats whose networks it proposes something to; or why there are none."""
     fitting = [searches for habitat in subject.habitats if _fits(searches := habitat.strategies(()), part)]
     for operations in (subject.operations, subject.others):  # it may be about some that no habitat chooses for itself
         if not fitting:
             with_them = itertools.starmap(_with, itertools.product(subject.habitats, operations))
             fitting = [searches for searches in with_them if _fits(searches, part)]
-    if not fitting:
-        backbones = ", ".join(habitat.backbone.name for habitat in subject.habitats)
-        raise NoCases(
-            f"it proposes no change of any backbone that has a habitat ({backbones or 'there is none'}), with any operation that is "
-            "installed or without: let nasframe_examples give a Habitat, of whatever backbone, whose networks it can change"
-        )
-    return fitting
+    backbones = ", ".join(habitat.backbone.name for habitat in subject.habitats)
+    return fitting, (
+        f"it proposes no change of any backbone that has a habitat ({backbones or 'there is none'}), with any operation that is "
+        "installed or without: let nasframe_examples give a Habitat, of whatever backbone, whose networks it can change"
+    )
 
 
 def _with(habitat: Habitat, operations: SearchStrategy[Operation]) -> SearchStrategy[Strategy]:

@@ -97,15 +97,18 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
     @st.composite
     def draw(draw: st.DrawFn) -> Case:
         part = draw(parts)
-        strategy = draw(st.one_of(_fitting(subject, part)))
+        fitting, why = _fitting(subject, part)
+        if not fitting:
+            raise NoCases(why)
+        strategy = draw(st.one_of(fitting))
         return Case(subject=subject, part=part, strategy=strategy, place=draw(st.integers(0, 30)), data=draw(st.data()))
 
     return draw()
 
 
 @functools.lru_cache(maxsize=64)
-def _fitting(subject: Subject, part: Operation) -> list[SearchStrategy[Strategy]]:
-    """The searches of the habitats whose backbone takes the operation."""
+def _fitting(subject: Subject, part: Operation) -> tuple[list[SearchStrategy[Strategy]], str]:
+    """The searches of the habitats whose backbone takes the operation; or why there are none."""
     fitting: list[SearchStrategy[Strategy]] = []
     unfit: list[str] = []  # for those of another arity
     unbuilt: list[str] = []  # for those that it comes nearer to
@@ -119,12 +122,11 @@ def _fitting(subject: Subject, part: Operation) -> list[SearchStrategy[Strategy]
             unfit.append(f"{habitat.backbone.name}: {error}")
         else:
             fitting.append(searches)
-    if not fitting:
-        reasons = "; ".join(unbuilt + unfit) or "none has a habitat"
-        raise NoCases(
-            f"no backbone that is installed takes it; let its arity and its build() fit one of them, or give one. {reasons}"
-        )
-    return fitting
+    reasons = "; ".join(unbuilt + unfit) or "none has a habitat"
+    return (
+        fitting,
+        f"no backbone that is installed takes it; let its arity and its build() fit one of them, or give one. {reasons}",
+    )
 
 
 def _one(searches: SearchStrategy[Strategy]) -> None:
