@@ -380,24 +380,16 @@ def seed(case: Case, tries: int = 6) -> None:
     for proposal in proposals[:: 1 + len(proposals) // tries]:  # as many may draw nothing
         child, other = (parent.after(_change(case.part, parent.network, proposal, s)) for s in seeds)
         before, after = (tensors(aged.network) for aged in (child, other))
-        new = {name: _built(child, name, tensor) & (tensor != 0) for name, tensor in before.items()}
+        built = {name: tensor for name, tensor in before.items() if not isinstance(child.map.get(name), Set)}
+        new = {name: _new(child, name, tensor) & (tensor != 0) for name, tensor in built.items()}
         several = {name: mask for name, mask in new.items() if len(before[name][mask].unique()) > 1}  # no constant
         bare = [tensors(build(child.network.structure, s)) for s in seeds if several]
-        drawn = {n: mask for n, mask in several.items() if not same(*(built[n][mask] for built in bare))}
+        drawn = {n: mask for n, mask in several.items() if not same(*(each[n][mask] for each in bare))}
         kept = [name for name, mask in drawn.items() if same(before[name][mask], after[name][mask])]
         demand("seed", not kept, f"two seeds make the same numbers of {', '.join(kept)}")
         if drawn:
             return
     raise Inapplicable("it draws no numbers")
-
-
-def _built(child: Aged, name: str, tensor: Tensor) -> Tensor:
-    """Where a tensor has the numbers that it was built with."""
-    entry = child.map.get(name)
-    if isinstance(entry, Take):
-        new, zero = entry.holes(tensor)
-        return new & ~zero
-    return torch.full_like(tensor, entry is None, dtype=torch.bool)
 
 
 @law(
