@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+import torch
 from torch import Tensor
 
 
@@ -26,9 +27,25 @@ class Term:
 class Pointwise:
     """o = function(*terms, h), entry by entry in what the terms give and in h, the last `hidden` entries of the last input.
 
-    `function` takes tensors of one shape, whatever it is, and gives one of that shape. It is differentiable twice by
-    autograd, and neither draws at random nor behaves otherwise in training.
+    Args:
+        function: of tensors of one shape, whatever it is; gives one of that shape. It is differentiable twice by autograd, and
+            neither draws at random nor behaves otherwise in training.
+        derivatives: takes what `function` does and gives what it gives, and its derivatives by each term and by h: tensors of
+            that shape, or numbers where they are the same everywhere. If it is left out, autograd finds them.
     """
 
     terms: tuple[Term, ...]
     function: Callable[..., Tensor]
+    derivatives: Callable[..., tuple[Tensor | float, ...]] | None = None
+
+    def slopes(self, *arguments: Tensor) -> tuple[Tensor | float, ...]:
+        """What `derivatives` gives, or autograd in its place."""
+        if self.derivatives is not None:
+            return self.derivatives(*arguments)
+        with torch.enable_grad():
+            leaves = [argument.detach().requires_grad_() for argument in arguments]
+            y = self.function(*leaves)
+        if not y.requires_grad:
+            return y, *(0.0 for _ in leaves)
+        found = torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
+        return y.detach(), *(0.0 if slope is None else slope for slope in found)

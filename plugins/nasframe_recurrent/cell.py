@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +62,27 @@ def check(operation: Operation, module: nn.Module, widths: Sequence[int], hidden
                 found = f"which has the shape {shapes[name]}" if name in shapes else "which its module does not have"
                 raise StructureError(f"{form} term {number} names {name!r}, {found}; it must be a parameter of shape {shape}")
     like = torch.zeros(1)
-    try:
-        result = told.function(*(like for _ in told.terms), like)
-    except TypeError as error:
-        raise StructureError(f"{form} function must take its {len(told.terms)} terms and h: {error}") from error
-    if not isinstance(result, Tensor) or result.shape != like.shape:
+    arguments = [like] * (len(told.terms) + 1)
+
+    def called(name: str, function: Callable[..., Any]) -> Any:
+        try:
+            return function(*arguments)
+        except TypeError as error:
+            raise StructureError(f"{form} {name} must take its {len(told.terms)} terms and h: {error}") from error
+
+    def fits(value: object) -> bool:
+        return isinstance(value, Tensor) and value.shape == like.shape
+
+    result = called("function", told.function)
+    if not fits(result):
         raise StructureError(f"{form} function gives {result!r}; it must give a tensor of the shape of its arguments")
+    slopes = called("derivatives", told.slopes)
+    whole = isinstance(slopes, tuple) and len(slopes) == len(arguments) + 1 and fits(slopes[0])
+    if not whole or not all(isinstance(slope, int | float) or fits(slope) for slope in slopes[1:]):
+        raise StructureError(
+            f"{form} derivatives give {slopes!r}; they must give a tuple of what the function gives and {len(arguments)} "
+            "slopes, each a tensor of the shape of the arguments or a number"
+        )
 
 
 class Tied(nn.Linear):

@@ -6,34 +6,34 @@ Linear maps have no biases (Jie & Gao 2021, Table 2).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from nasframe import Bound, Operation, Pointwise, Term
+from nasframe_recurrent.activations import IDENTITY, RELU, SIGMOID, TANH, Activation
 from nasframe_recurrent.operations import matrix, norm
 
 
 class Activated(nn.Module):
     """activation(W z)."""
 
-    def __init__(self, activation: Callable[[Tensor], Tensor], inputs: int, hidden: int) -> None:
+    def __init__(self, activation: Activation, inputs: int, hidden: int) -> None:
         super().__init__()
         self.activation = activation
         self.W = matrix(hidden, inputs, hidden)
 
     def forward(self, z: Tensor) -> Tensor:
         """Shape (batch, n_h)."""
-        return self.activation(z @ self.W.t())
+        return self.activation.function(z @ self.W.t())
 
 
 class Gated(nn.Module):
     """h + sigmoid(W_c z) * (activation(W z) - h), where h is the hidden state within z."""
 
-    def __init__(self, activation: Callable[[Tensor], Tensor], inputs: int, hidden: int) -> None:
+    def __init__(self, activation: Activation, inputs: int, hidden: int) -> None:
         super().__init__()
         self.activation, self.hidden = activation, hidden
         self.W_c = matrix(hidden, inputs, hidden)
@@ -42,7 +42,7 @@ class Gated(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Shape (batch, n_h)."""
         h, c = z[:, -self.hidden :], torch.sigmoid(z @ self.W_c.t())
-        return h + c * (self.activation(z @ self.W.t()) - h)
+        return h + c * (self.activation.function(z @ self.W.t()) - h)
 
 
 class Kept(nn.Module):
@@ -58,9 +58,8 @@ class Kept(nn.Module):
         return h if self.keep else torch.zeros_like(h)
 
 
-def kept(h: Tensor) -> Tensor:
-    """The state as it is."""
-    return h
+#: the state as it is
+KEPT = Pointwise((), IDENTITY.function, IDENTITY.derivatives)
 
 
 class Edge(Operation):
@@ -73,10 +72,10 @@ class Edge(Operation):
         """The module."""
 
 
-class Activation(Edge):
+class ActivatedEdge(Edge):
     """An activation behind a linear map."""
 
-    activation: ClassVar[Any]
+    activation: ClassVar[Activation]
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A linear map and the activation."""
@@ -84,20 +83,25 @@ class Activation(Edge):
 
     def pointwise(self) -> Pointwise:
         """The activation of W z."""
-        return Pointwise((Term(("W",)),), self.function)
+        return Pointwise((Term(("W",)),), self.function, self.derivatives)
 
     @classmethod
     def function(cls, a: Tensor, h: Tensor) -> Tensor:
         """The activation of a."""
-        return cls.activation(a)
+        return cls.activation.function(a)
+
+    @classmethod
+    def derivatives(cls, a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
+        """It does not depend on h."""
+        return *cls.activation.derivatives(a), 0.0
 
 
 @attrs.frozen
-class SigmoidEdge(Activation):
+class SigmoidEdge(ActivatedEdge):
     """sigmoid(W z)."""
 
     name: ClassVar[str] = "sigmoid_edge"
-    activation = staticmethod(torch.sigmoid)
+    activation = SIGMOID
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= 1."""
@@ -105,11 +109,11 @@ class SigmoidEdge(Activation):
 
 
 @attrs.frozen
-class TanhEdge(Activation):
+class TanhEdge(ActivatedEdge):
     """tanh(W z)."""
 
     name: ClassVar[str] = "tanh_edge"
-    activation = staticmethod(torch.tanh)
+    activation = TANH
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |W| |z|, which is less than one in the states of a cell, as a rule."""
@@ -118,11 +122,11 @@ class TanhEdge(Activation):
 
 
 @attrs.frozen
-class ReluEdge(Activation):
+class ReluEdge(ActivatedEdge):
     """relu(W z)."""
 
     name: ClassVar[str] = "relu_edge"
-    activation = staticmethod(torch.relu)
+    activation = RELU
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |W| |z|."""
@@ -133,7 +137,7 @@ class ReluEdge(Activation):
 class Highway(Edge):
     """An activation behind a linear map, with a highway bypass of the hidden state (Liu et al. 2019, 3.1.2)."""
 
-    activation: ClassVar[Any]
+    activation: ClassVar[Activation]
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """Two linear maps, of the gate and of what the activation takes."""
@@ -141,12 +145,19 @@ class Highway(Edge):
 
     def pointwise(self) -> Pointwise:
         """The gate takes W_c z, the activation W z."""
-        return Pointwise((Term(("W_c",)), Term(("W",))), self.function)
+        return Pointwise((Term(("W_c",)), Term(("W",))), self.function, self.derivatives)
 
     @classmethod
     def function(cls, c: Tensor, a: Tensor, h: Tensor) -> Tensor:
         """What the open gate lets through in the place of h."""
-        return h + torch.sigmoid(c) * (cls.activation(a) - h)
+        return h + torch.sigmoid(c) * (cls.activation.function(a) - h)
+
+    @classmethod
+    def derivatives(cls, c: Tensor, a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
+        """With the gate g = sigmoid(c) and the way d = activation(a) - h: by g it is d, by activation(a) g, and by h 1 - g."""
+        (y, by_a), (g, by_c) = cls.activation.derivatives(a), SIGMOID.derivatives(c)
+        d = y - h
+        return h + g * d, by_c * d, g * by_a, 1 - g
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= max(1, |W|) |z|, as |activation(a)| <= |a|, and o lies between it and h."""
@@ -159,7 +170,7 @@ class SigmoidHighway(Highway):
     """h + sigmoid(W_c z) * (sigmoid(W z) - h)."""
 
     name: ClassVar[str] = "sigmoid_highway"
-    activation = staticmethod(torch.sigmoid)
+    activation = SIGMOID
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= max(1, |z|)."""
@@ -171,7 +182,7 @@ class TanhHighway(Highway):
     """h + sigmoid(W_c z) * (tanh(W z) - h)."""
 
     name: ClassVar[str] = "tanh_highway"
-    activation = staticmethod(torch.tanh)
+    activation = TANH
 
 
 @attrs.frozen
@@ -179,7 +190,7 @@ class ReluHighway(Highway):
     """h + sigmoid(W_c z) * (relu(W z) - h)."""
 
     name: ClassVar[str] = "relu_highway"
-    activation = staticmethod(torch.relu)
+    activation = RELU
 
 
 @attrs.frozen
@@ -187,7 +198,7 @@ class IdentityHighway(Highway):
     """h + sigmoid(W_c z) * (W z - h)."""
 
     name: ClassVar[str] = "identity_highway"
-    activation = staticmethod(kept)
+    activation = IDENTITY
 
 
 @attrs.frozen
@@ -203,7 +214,7 @@ class IdentityEdge(Edge):
 
     def pointwise(self) -> Pointwise:
         """No term."""
-        return Pointwise((), kept)
+        return KEPT
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |z|."""

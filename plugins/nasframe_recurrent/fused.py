@@ -29,7 +29,7 @@ from torch.nn.functional import pad
 
 from nasframe import Gate, Mixture
 from nasframe_recurrent.cell import RecurrentCell, unrolled
-from nasframe_recurrent.plan import Fan, Plan
+from nasframe_recurrent.plan import Plan
 
 Maps = Sequence[Tensor | None]
 
@@ -166,12 +166,13 @@ def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Ma
     S = timeline(own, x, T, n_h, B)
     a = projection(own, n_h, x, W_x)
     states, terms = S.flatten(2), a.view(T, len(own.slots), n_h * B)
+    scratch = x.new_empty(widest(own), n_h * B)
     steps = []
     for fan, w in zip(own.fans, W, strict=True):
         state = states[:-1, fan.state : fan.state + 1]
         copies = {count: state.expand(-1, count, -1).unbind() for count in {call.count for call in fan.calls}}
         calls = [
-            (c.function, [*zip(*(terms[:, k].unbind() for k in c.terms), copies[c.count], strict=True)]) for c in fan.calls
+            (c.told.function, [*zip(*(terms[:, k].unbind() for k in c.terms), copies[c.count], strict=True)]) for c in fan.calls
         ]
         steps.append(
             (
@@ -180,7 +181,7 @@ def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Ma
                 rows_of(a, fan.taking, n_h).unbind(),
                 S[:, fan.state].unbind(),
                 calls,
-                x.new_empty(fan.rows.stop - fan.rows.start, n_h * B),
+                scratch[: fan.rows.stop - fan.rows.start],
                 M[fan.nodes, fan.rows],
                 states[:, fan.nodes].unbind(),
             )
@@ -195,6 +196,11 @@ def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Ma
         if ends:
             torch.mm(mean, ends[t][0], out=ends[t][1])
     return S, a.view(T, -1, n_h, B)
+
+
+def widest(own: Plan) -> int:
+    """The most rows of y that come out of one state."""
+    return max(fan.rows.stop - fan.rows.start for fan in own.fans)
 
 
 def rows_of(a: Tensor, slots: slice, n_h: int) -> Tensor:
@@ -243,18 +249,26 @@ def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor
     flat[-1, 0] += carry
     y, by_a, by_s = slopes(own, S, a)
     ga, by_state = by_a.flatten(1, 2), iter(by_s)
-    gy = S.new_empty(own.shape[1], n_h, B)
+    scratch = S.new_empty(widest(own) + 1, n_h, B)
     steps = []
     for fan, w in zip(own.fans, W_t, strict=True):
-        direct = [(call, d) for call in fan.calls if (d := next(by_state)) is not None]
+        slope_of = [(call, moved(call.rows, fan.rows), next(by_state)) for call in fan.calls]
+        direct = [(rows, d) for _, rows, d in slope_of if isinstance(d, Tensor)]
+        # the rows with a slope that is a number are summed up by the same product, in a row behind the last
+        numbers = [0.0 if isinstance(d, Tensor) else d for call, _, d in slope_of for _ in range(call.count)]
+        m = M[fan.nodes, fan.rows].t()
+        if any(numbers):
+            m = torch.cat([m, m.new_tensor([numbers]) @ m])
+        gy = scratch[: len(m)]
         steps.append(
             (
-                M[fan.nodes, fan.rows].t(),
+                m,
                 flat[:, fan.nodes].unbind(),
-                gy[fan.rows].flatten(1),
-                [(gy[rows], by_a[:, slots].unbind()) for slots, rows in fan.products],
-                [(gy[call.rows], d.unbind()) for call, d in direct if call.count > 1],
-                [(gy[call.rows.start], d[:, 0].unbind()) for call, d in direct if call.count == 1],
+                gy.flatten(1),
+                [(gy[moved(rows, fan.rows)], by_a[:, slots].unbind()) for slots, rows in fan.products],
+                [(gy[rows], d.unbind()) for rows, d in direct if d.shape[1] > 1],
+                [(gy[rows.start], d[:, 0].unbind()) for rows, d in direct if d.shape[1] == 1],
+                gy[-1] if any(numbers) else None,
                 G[:, fan.state].unbind(),
                 w,
                 rows_of(ga, fan.taking, n_h).unbind(),
@@ -265,7 +279,7 @@ def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor
     for t in range(T - 1, -1, -1):
         if ends:
             ends[t][0].addmm_(back, ends[t][1])
-        for m, gn, out, products, several, single, gs, w, taken in steps:
+        for m, gn, out, products, several, single, rest, gs, w, taken in steps:
             torch.mm(m, gn[t], out=out)
             for rows, slope in products:
                 slope[t].mul_(rows)
@@ -273,45 +287,37 @@ def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor
                 gs[t].add_((slope[t] * rows).sum(0))
             for row, slope in single:
                 gs[t].addcmul_(slope[t], row)
+            if rest is not None:
+                gs[t].add_(rest)
             if w is not None:
                 gs[t].addmm_(w, taken[t])
     return flat[:-1], y, ga
 
 
-def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """What y is at some steps, (time, rows, n_h * batch), and its derivatives by a, and call by call by the state, where
-    there is one. What is computed alike from several states is computed at once.
+def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor | float]]:
+    """What y is at some steps, (time, rows, n_h * batch), and its derivatives by a, and call by call by the state.
+    What is computed alike from several states is computed at once.
     """
-    sizes = [len(group) * (group[0].slots.stop - group[0].slots.start) for group in own.alike]
-    rows: list[Tensor] = []
-    states: list[list[Tensor]] = []
-    live: list[Tensor] = []
-    with torch.enable_grad():
-        a = a.detach().requires_grad_()
-        for group, part in zip(own.alike, a.split(sizes, 1), strict=True):
-            fan, count = group[0], len(group)
-            blocks = sorted((k.start, k.stop) for call in fan.calls for k in call.terms)
-            cut = part.unflatten(1, (count, -1)).split([stop - start for start, stop in blocks], 2) if blocks else ()
-            terms = dict(zip(blocks, cut, strict=True))
-            s = S[:, fan.state : fan.state + count].unsqueeze(2)
-            copies = [s.expand(-1, -1, call.count, -1, -1).requires_grad_() for call in fan.calls]
-            y = [
-                call.function(*(terms[k.start, k.stop] for k in call.terms), copy)
-                for call, copy in zip(fan.calls, copies, strict=True)
-            ]
-            rows.append(torch.cat([v.detach() for v in y], 2).flatten(1, 2))
-            states.append(copies)
-            live += [v for v in y if v.requires_grad]
-        leaves = [a, *itertools.chain(*states)]
-        ones = [v.new_ones(()).expand_as(v) for v in live]
-        by_a, *by_s = torch.autograd.grad(live, leaves, ones, allow_unused=True) if live else [None] * len(leaves)
-    found = iter(by_s)
-    each = ([next(found) for _ in group[0].calls] for group in own.alike)
-    by_state = [
-        None if d is None else d[:, i] for group, ds in zip(own.alike, each, strict=True) for i in range(len(group)) for d in ds
-    ]
-    together = rows[0] if len(rows) == 1 else torch.cat(rows, 1)
-    return together.flatten(2), torch.zeros_like(a) if by_a is None else by_a, by_state
+    T, _, n_h, B = S.shape
+    y, by_a = S.new_empty(T, own.shape[1], n_h, B), torch.empty_like(a)
+    by_state: list[Tensor | float] = []
+    for group in own.alike:
+        fan, count = group[0], len(group)
+        inner, outer, into = (
+            v[:, span.start : span.start + count * (span.stop - span.start)].unflatten(1, (count, -1))
+            for v, span in ((a, fan.slots), (y, fan.rows), (by_a, fan.slots))
+        )
+        s = S[:, fan.state : fan.state + count].unsqueeze(2)
+        found = []
+        for call in fan.calls:
+            terms = [moved(k, fan.slots) for k in call.terms]
+            value, *by_terms, by_s = call.told.slopes(*(inner[:, :, k] for k in terms), s.expand(-1, -1, call.count, -1, -1))
+            outer[:, :, moved(call.rows, fan.rows)] = value
+            for k, slope in zip(terms, by_terms, strict=True):
+                into[:, :, k] = slope
+            found.append(by_s)
+        by_state += [d[:, i] if isinstance(d, Tensor) else d for i in range(count) for d in found]
+    return y.flatten(2), by_a, by_state
 
 
 def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> Tensor:
@@ -326,7 +332,7 @@ def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None
                 Ws = w @ s
                 a = torch.cat([a[: len(Ws)] + Ws if fan.slots.start < own.projected else Ws, a[len(Ws) :]])
             terms = a.view(-1, *s.shape)
-            y = [c.function(*(terms[moved(k, fan)] for k in c.terms), s.expand(c.count, -1, -1)) for c in fan.calls]
+            y = [c.told.function(*(terms[moved(k, fan.slots)] for k in c.terms), s.expand(c.count, -1, -1)) for c in fan.calls]
             added = (M[fan.nodes, fan.rows] @ torch.cat(y).flatten(1)).view(-1, *s.shape)
             for node, n in enumerate(added, fan.nodes.start):
                 states[node] = states[node] + n
@@ -335,6 +341,6 @@ def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None
     return torch.stack(outputs).transpose(1, 2)
 
 
-def moved(slots: slice, fan: Fan) -> slice:
-    """Slots, counted from the first of the fan."""
-    return slice(slots.start - fan.slots.start, slots.stop - fan.slots.start)
+def moved(part: slice, whole: slice) -> slice:
+    """A part, counted from where the whole begins."""
+    return slice(part.start - whole.start, part.stop - whole.start)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from nasframe import Bound, Operation, Pointwise, Term
+from nasframe_recurrent.activations import RELU, SIGMOID, TANH, Activation
 
 
 def matrix(rows: int, columns: int, hidden: int) -> nn.Parameter:
@@ -27,7 +29,7 @@ def norm(weight: Tensor) -> float:
 class Gate(nn.Module):
     """activation(W_x x + W_h h + b)."""
 
-    def __init__(self, activation: Any, inputs: int, hidden: int) -> None:
+    def __init__(self, activation: Activation, inputs: int, hidden: int) -> None:
         super().__init__()
         self.activation = activation
         self.W_x = matrix(hidden, inputs, hidden)
@@ -36,13 +38,13 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Shape (batch, n_h)."""
-        return self.activation(x @ self.W_x.t() + h @ self.W_h.t() + self.b)
+        return self.activation.function(x @ self.W_x.t() + h @ self.W_h.t() + self.b)
 
 
 class Projected(nn.Module):
     """W_x x combined with h: their sum, or their product entry by entry."""
 
-    def __init__(self, combine: Any, inputs: int, hidden: int) -> None:
+    def __init__(self, combine: Callable[[Tensor, Tensor], Tensor], inputs: int, hidden: int) -> None:
         super().__init__()
         self.combine = combine
         self.W_x = matrix(hidden, inputs, hidden)
@@ -62,10 +64,10 @@ class TwoInput(Operation):
         """The module."""
 
 
-class Activation(TwoInput):
+class ActivatedGate(TwoInput):
     """An activation behind linear maps of both inputs."""
 
-    activation: ClassVar[Any]
+    activation: ClassVar[Activation]
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """A gate."""
@@ -73,20 +75,25 @@ class Activation(TwoInput):
 
     def pointwise(self) -> Pointwise:
         """The activation of W_x x + W_h h + b."""
-        return Pointwise((Term(("W_x", "W_h"), "b"),), self.function)
+        return Pointwise((Term(("W_x", "W_h"), "b"),), self.function, self.derivatives)
 
     @classmethod
     def function(cls, a: Tensor, h: Tensor) -> Tensor:
         """The activation of a."""
-        return cls.activation(a)
+        return cls.activation.function(a)
+
+    @classmethod
+    def derivatives(cls, a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
+        """It does not depend on h."""
+        return *cls.activation.derivatives(a), 0.0
 
 
 @attrs.frozen
-class Sigmoid(Activation):
+class Sigmoid(ActivatedGate):
     """sigmoid(W_x x + W_h h + b)."""
 
     name: ClassVar[str] = "sigmoid"
-    activation = staticmethod(torch.sigmoid)
+    activation = SIGMOID
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= 1."""
@@ -94,11 +101,11 @@ class Sigmoid(Activation):
 
 
 @attrs.frozen
-class Tanh(Activation):
+class Tanh(ActivatedGate):
     """tanh(W_x x + W_h h + b)."""
 
     name: ClassVar[str] = "tanh"
-    activation = staticmethod(torch.tanh)
+    activation = TANH
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= 1."""
@@ -106,11 +113,11 @@ class Tanh(Activation):
 
 
 @attrs.frozen
-class Relu(Activation):
+class Relu(ActivatedGate):
     """relu(W_x x + W_h h + b)."""
 
     name: ClassVar[str] = "relu"
-    activation = staticmethod(torch.relu)
+    activation = RELU
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |b| + |W_x| |x| + |W_h| |h|."""
@@ -131,7 +138,12 @@ class Sum(TwoInput):
 
     def pointwise(self) -> Pointwise:
         """W_x x and h, added."""
-        return Pointwise((Term(("W_x", None)),), torch.add)
+        return Pointwise((Term(("W_x", None)),), torch.add, self.derivatives)
+
+    @staticmethod
+    def derivatives(a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
+        """One by both."""
+        return a + h, 1.0, 1.0
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |W_x| |x| + |h|."""
@@ -155,7 +167,12 @@ class Prod(TwoInput):
 
     def pointwise(self) -> Pointwise:
         """W_x x and h, multiplied."""
-        return Pointwise((Term(("W_x", None)),), torch.mul)
+        return Pointwise((Term(("W_x", None)),), torch.mul, self.derivatives)
+
+    @staticmethod
+    def derivatives(a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
+        """By each it is the other."""
+        return a * h, h, a
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |W_x| |x| |h|."""

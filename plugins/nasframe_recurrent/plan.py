@@ -11,8 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Cell
-from nasframe_recurrent.edges import kept
+from nasframe import Cell, Pointwise
+from nasframe_recurrent.edges import KEPT
 
 
 class NoPlanError(Exception):
@@ -32,11 +32,11 @@ class Slot:
 
 @attrs.frozen
 class Edge:
-    """What a state adds to a node: function(*slots, state), times a share (a combination weight) and a gate, by number."""
+    """What a state adds to a node: told.function(*slots, state), times a share (a combination weight) and a gate, by number."""
 
     state: int
     node: int
-    function: Callable[..., Tensor]
+    told: Pointwise
     slots: tuple[Slot, ...]
     share: int
     gate: int
@@ -44,14 +44,14 @@ class Edge:
     @property
     def kind(self) -> tuple[Callable[..., Tensor], tuple[bool, ...]]:
         """Edges of one kind are computed by one call."""
-        return self.function, tuple(bool(slot.s) for slot in self.slots)
+        return self.told.function, tuple(bool(slot.s) for slot in self.slots)
 
 
 @attrs.frozen
 class Call:
-    """Edges of one kind from one state: the slots of each argument, and the rows of y that come out."""
+    """Edges of one kind from one state: what they compute, the slots of each argument, and the rows of y that come out."""
 
-    function: Callable[..., Tensor]
+    told: Pointwise
     terms: tuple[slice, ...]
     rows: slice
 
@@ -76,7 +76,7 @@ class Fan:
     def form(self) -> tuple[Any, ...]:
         """What is computed of its slots, counted from the first of them."""
         first = self.slots.start
-        return tuple((c.function, c.count, *((k.start - first, k.stop - first) for k in c.terms)) for c in self.calls)
+        return tuple((c.told.function, c.count, *((k.start - first, k.stop - first) for k in c.terms)) for c in self.calls)
 
     @property
     def products(self) -> list[tuple[slice, slice]]:
@@ -183,7 +183,7 @@ def grouped(edges: Sequence[Edge], slot: int, row: int) -> tuple[tuple[Call, ...
     rows: list[tuple[int, Edge]] = []
     for kind, same in kinds.items():
         count = len(same) if kind[1] else 1
-        calls.append(Call(kind[0], tuple(terms[kind, k] for k in range(len(kind[1]))), slice(row, row + count)))
+        calls.append(Call(same[0].told, tuple(terms[kind, k] for k in range(len(kind[1]))), slice(row, row + count)))
         rows += [(row + i % count, edge) for i, edge in enumerate(same)]
         row += count
     return tuple(calls), slots, rows
@@ -210,7 +210,7 @@ def candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Edge]:
         if state is None:
             raise NoPlanError(f"{what} has {site.inputs[-1]!r} for its last input, which is no state")
         gate = gates.index(site.node) + 1 if site.node in gates else 0
-        yield Edge(state, number[site.node], told.function, tuple(slots), share, gate)
+        yield Edge(state, number[site.node], told, tuple(slots), share, gate)
 
 
 def inheritances(cell: Cell, number: Mapping[str, int]) -> Iterator[Edge]:
@@ -219,4 +219,4 @@ def inheritances(cell: Cell, number: Mapping[str, int]) -> Iterator[Edge]:
     shares = itertools.count(sum(len(site.candidates) for site in cell.sites))
     for gate, node in enumerate(gated, len(gated) + 1):
         for state in node.inherits:
-            yield Edge(number[state], number[node.id], kept, (), next(shares), gate)
+            yield Edge(number[state], number[node.id], KEPT, (), next(shares), gate)
