@@ -247,12 +247,12 @@ both = pytest.mark.parametrize("backbone", [two_to_one, darts], ids=["two_to_one
 
 
 class TestEquality:
-    @given(cases(), st.sampled_from([1, 2**19]))
-    def test_both_forms_are_one_function(self, case: Case, entries: int) -> None:
+    @given(cases(), st.sampled_from([(1, 1e-9), (2**18, 1.0)]))
+    def test_both_forms_are_one_function(self, case: Case, stretch: tuple[int, float]) -> None:
         """Values, gradients and second derivatives of the fast form are those of the readable one, however it goes back."""
         structure = case.network.structure
         assert all(sentence.endswith("all of its operations are zero") for sentence in structure.backbone.slow(structure))
-        with patch.object(fused, "STRETCH", entries):
+        with patch.multiple(fused, ENTRIES=stretch[0], PART=stretch[1]):
             equal(case)
 
     @given(cases(), st.data())
@@ -369,6 +369,14 @@ class TestMutants:
 
         self.caught("stretch", fault, backbone, "the gradients of")
 
+    @both
+    def test_slopes_that_are_numbers_are_left_out(self, backbone: Any) -> None:
+        def fault(original: Any, *args: Any) -> Any:
+            y, by_a, by_state = original(*args)
+            return y, by_a, [slope if isinstance(slope, Tensor) else 0.0 for slope in by_state]
+
+        self.caught("slopes", fault, backbone, "the gradients of")
+
     def test_columns_of_x_are_swapped(self) -> None:
         def fault(original: Any, *args: Any) -> Any:
             W_x, *rest = original(*args)
@@ -398,6 +406,16 @@ class Told(TwoInput):
         return self.form
 
 
+@attrs.frozen
+class Product(Told):
+    """The same of a module that multiplies."""
+
+    name: ClassVar[str] = "product"
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        return Prod().build(inputs=inputs, hidden=hidden)
+
+
 WHOLE = Term(("W_x", "W_h"), "b")
 
 
@@ -415,12 +433,28 @@ class TestWhatIsTold:
             (Pointwise((Term((None, "W_h"), "W_x"),), torch.add), r"names 'W_x', which has the shape \(3, 2\)"),
             (Pointwise((WHOLE, WHOLE), torch.add), "must take its 2 terms and h"),
             (Pointwise((WHOLE,), lambda a, h: 1.0), r"gives 1\.0; it must give a tensor of the shape of its arguments"),
+            (Pointwise((WHOLE,), torch.add, lambda a: (a, 1.0, 1.0)), "derivatives must take its 1 terms and h"),
+            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0)), r"give \(tensor.*they must give .* and 2 slopes"),
+            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0, None)), "each a tensor of the shape .* or a number"),
+            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, a.sum(), h)), "each a tensor of the shape .* or a number"),
         ],
     )
     def test_what_does_not_fit_is_refused(self, form: Any, message: str) -> None:
         """A form that names what is not there, or that cannot be called, is refused with the operation's name."""
         with pytest.raises(StructureError, match=f"operation 'told': the pointwise form's .*{message}"):
             build(TwoToOne(3, operations=(Told(form),)).initial({"inputs": 2, "outputs": 1}, 1), Seed(("told",)))
+
+    @pytest.mark.parametrize("derivatives", [lambda a, h: (a * h, h, a), lambda a, h: (a * h, a, h)], ids=["true", "false"])
+    def test_what_is_told_of_slopes_is_held_to_the_module(self, derivatives: Any) -> None:
+        """Fast: gradients made of what is told are those of the module, or it is seen."""
+        form = Pointwise((Term(("W_x", None)),), torch.mul, derivatives)
+        backbone = TwoToOne(3, operations=(Sum(), Product(form)))
+        parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
+        if derivatives(1.0, 2.0)[1] == 2.0:
+            laws.fast(parent)
+        else:
+            with pytest.raises(AssertionError, match="fast: the distance of the gradient of"):
+                laws.fast(parent)
 
     @pytest.mark.parametrize("function", [lambda a, h: torch.tanh(a), lambda a, h: torch.tanh(-a)], ids=["true", "false"])
     def test_what_is_told_is_held_to_the_module(self, function: Any) -> None:

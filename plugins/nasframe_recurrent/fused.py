@@ -19,6 +19,7 @@ A state is (n_h, batch) and not the other way round, so that the parts of a prod
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -33,9 +34,10 @@ from nasframe_recurrent.plan import Plan
 
 Maps = Sequence[Tensor | None]
 
-#: the most entries of y in the stretch of time that the backward pass takes at once: few enough for memory that was used
-#: before, since fresh memory costs more than what is computed in it
-STRETCH = 2**19
+#: the backward pass takes a stretch of time at once: so many entries of y, or, if that is more, this part of all steps.
+#: What a stretch needs is then little beside what the forward pass keeps, and comes from memory that was used before:
+#: fresh memory costs more than what is computed in it
+ENTRIES, PART = 2**18, 1 / 6
 
 #: whether a gradient is asked for now, of which torch has no public name: where it has none, every gradient is
 asked = getattr(torch._C, "_will_engine_execute_node", lambda node: True)
@@ -218,7 +220,7 @@ def backward(
     gW_x, *gW = (torch.zeros_like(w) if w is not None and needs_W else None for w in (W_x, *W))
     W_t = [None if w is None else w.t().contiguous() for w in W]
     carry = S.new_zeros(n_h * B)
-    steps = max(1, STRETCH // (own.shape[1] * n_h * B))
+    steps = max(ENTRIES // (own.shape[1] * n_h * B), math.ceil(len(x) * PART))
     for stop in range(len(x), 0, -steps):
         now = slice(max(stop - steps, 0), stop)
         G, y, ga = stretch(own, S[now], a[now], g[now], carry, M, W_t)

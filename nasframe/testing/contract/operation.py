@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nasframe import Cost, Mixture, Operation, Seed, Strategy, StructureError, build, cost, tensors, tolerance
+from nasframe import Cost, Mixture, Operation, Pointwise, Seed, Strategy, StructureError, build, cost, tensors, tolerance
 from nasframe.testing.case import STEPS, Searched, trained
 from nasframe.testing.law import Inapplicable, NoCases, law
 from nasframe.testing.laws import demand, hold
@@ -409,21 +409,41 @@ def pointwise(case: Case) -> None:
         raise Inapplicable("it tells no pointwise form")
     for name, training in MODES.items():
         placed = case.placed(training)
-        own = dict(placed.module.named_parameters())
-        terms = []
-        for term in told.terms:
-            missing = [n for n in (*term.weights, term.bias) if n is not None and n not in own]
-            demand(
-                "pointwise",
-                not missing,
-                f"a term names {', '.join(missing)}; the module has {', '.join(own) or 'no parameters'}",
-            )
-            summands = [i @ own[n].t() for n, i in zip(term.weights, placed.inputs, strict=True) if n is not None]
-            summands += [own[term.bias]] if term.bias is not None else []
-            terms.append(sum(summands[1:], summands[0]))
-        out = placed.module(*placed.inputs)
-        found = told.function(*terms, placed.inputs[-1][..., -out.shape[-1] :])
+        arguments, out = _arguments(told, placed), placed.module(*placed.inputs)
+        found = told.function(*arguments)
         hold("pointwise", f"the distance of its outputs in {name} mode", largest(found - out), tolerance(out))
+
+
+def _arguments(told: Pointwise, placed: Placed) -> list[Tensor]:
+    """What the terms give, and h."""
+    own = dict(placed.module.named_parameters())
+    terms = []
+    for term in told.terms:
+        missing = [n for n in (*term.weights, term.bias) if n is not None and n not in own]
+        demand(
+            "pointwise", not missing, f"a term names {', '.join(missing)}; the module has {', '.join(own) or 'no parameters'}"
+        )
+        summands = [i @ own[n].t() for n, i in zip(term.weights, placed.inputs, strict=True) if n is not None]
+        summands += [own[term.bias]] if term.bias is not None else []
+        terms.append(sum(summands[1:], summands[0]))
+    hidden = placed.module(*map(torch.clone, placed.inputs)).shape[-1]
+    return [*terms, placed.inputs[-1][..., -hidden:]]
+
+
+@law("operation.derivatives", "a slope is that of another function, or two of them are swapped")
+def derivatives(case: Case) -> None:
+    """What the pointwise form tells of its function and its slopes is what autograd finds."""
+    told = case.part.pointwise()
+    if told is None or told.derivatives is None:
+        raise Inapplicable("it tells no derivatives of a pointwise form")
+    placed = case.placed()
+    arguments = _arguments(told, placed)
+    names = ["its value", *(f"its slope by term {k}" for k in range(1, len(arguments))), "its slope by h"]
+    exact, found = attrs.evolve(told, derivatives=None).slopes(*arguments), told.slopes(*arguments)
+    demand("derivatives", len(found) == len(exact), f"it tells {len(found)} values: {' and '.join(names)} are {len(exact)}")
+    for name, right, value in zip(names, exact, found, strict=True):
+        right = torch.as_tensor(right, dtype=arguments[-1].dtype)
+        hold("derivatives", f"the distance of {name}", largest(right - value), tolerance(right))
 
 
 #: so many times the largest value that is found a bound says little

@@ -197,7 +197,21 @@ def another(of: Subject) -> Subject:
     """It tells another function than its modules compute."""
 
     def pointwise(self: Any) -> Any:
-        return attrs.evolve(of.cls.pointwise(self), function=lambda a, h: torch.sigmoid(a))  # type: ignore[attr-defined]
+        return attrs.evolve(of.cls.pointwise(self), function=lambda a, h: torch.sigmoid(a), derivatives=None)  # type: ignore[attr-defined]
+
+    return overriding(of, pointwise=pointwise)
+
+
+@mutant("operation.derivatives", *TANH)
+def slope(of: Subject) -> Subject:
+    """It tells the slope of a sigmoid."""
+
+    def pointwise(self: Any) -> Any:
+        def derivatives(a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
+            y = torch.tanh(a)
+            return y, y * (1 - y), 0.0
+
+        return attrs.evolve(of.cls.pointwise(self), derivatives=derivatives)  # type: ignore[attr-defined]
 
     return overriding(of, pointwise=pointwise)
 
