@@ -3,14 +3,15 @@
 Operations are linear maps and a function entry by entry (`nasframe.Pointwise`), a node is a weighted sum of operations, and
 what it inherits is one of them, the identity. So a step is, state by state (h_{t-1} is state 0, the nodes follow):
 
-    a += W s        all linear maps of the state at once; a begins as W_x x, the biases within, for all steps together
+    a += W s        all linear maps of the state at once; a begins as W_x x + b, for all steps together
     y = f(a, s)     one call for each function
     n += M y        the nodes that are fed from here; M holds the combination weights, times the gates
 
 and h_t is a fixed combination of the nodes. Backward, with g for the gradient of a state, and the slopes of f, which are found
 for many steps together:
 
-    gy = M^T gn,   ga = f_a gy,   g += f_s gy + W^T ga;   then, for many steps together, dM = gn y^T, dW = ga s^T, dW_x = ga x^T
+    gy = M^T gn,   ga = f_a gy,   g += f_s gy + W^T ga;   then, for many steps together,
+    dM = gn y^T,   dW = ga s^T,   dW_x = ga x^T,   db = ga 1
 
 A state is (n_h, batch) and not the other way round, so that the parts of a product lie one behind the other, each in one piece.
 `forward` and `backward` take a Plan and tensors, and nothing else: whoever computes the same otherwise stands in for these two.
@@ -26,12 +27,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from nasframe import Gate, Mixture
 from nasframe_recurrent.cell import RecurrentCell, unrolled
 from nasframe_recurrent.plan import Plan
 
+#: W_x, b, and the W of each fan, where there is one
 Maps = Sequence[Tensor | None]
 
 #: the backward pass takes a stretch of time at once: so many entries of y, or, if that is more, this part of all steps.
@@ -48,11 +49,7 @@ def sequence(cell: RecurrentCell, inputs: Tensor, weights: Mapping[str, Tensor])
     own = cell.plan
     if isinstance(own, str):
         return unrolled(cell, inputs, {address: w.unbind() for address, w in weights.items()})
-    W_x, b, W = stacked(cell, own, inputs)
-    if b is not None:
-        W_x = torch.cat([b.new_zeros(len(b), inputs.shape[2]) if W_x is None else W_x, b.unsqueeze(1)], 1)
-        inputs = pad(inputs, (0, 1), value=1.0)
-    return Layer.apply(own, cell.hidden, inputs, mixing(cell, own, inputs, weights), W_x, *W)
+    return Layer.apply(own, cell.hidden, inputs, mixing(cell, own, inputs, weights), *stacked(cell, own, inputs))
 
 
 def mixing(cell: RecurrentCell, own: Plan, like: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
@@ -68,23 +65,28 @@ def mixing(cell: RecurrentCell, own: Plan, like: Tensor, weights: Mapping[str, T
     return like.new_zeros(states * rows).index_add(0, place, entries).view(states, rows)
 
 
-def stacked(cell: RecurrentCell, own: Plan, like: Tensor) -> tuple[Tensor | None, Tensor | None, list[Tensor | None]]:
-    """W_x and b of the projected slots, and of each fan the W of those that take its state in, one slot above the other."""
+def stacked(cell: RecurrentCell, own: Plan, like: Tensor) -> list[Tensor | None]:
+    """W_x and b of the projected slots, and of each fan the W of those that take its state in, one slot above the other.
+
+    There is a W_x wherever there is a b, so that both are one call.
+    """
     n_x, n_h = cell.widths["x"], cell.hidden
+    zero = like.new_zeros(n_h, n_x)
     W_x: list[Tensor | None] = []
     b: list[Tensor | None] = []
     W: list[Tensor | None] = []
     for slot in own.slots:
         module = mixture_at(cell, slot.site).candidates[slot.candidate]
-        W_x.append(total([attrgetter(w)(module) if i == "x" else attrgetter(w)(module)[:, :n_x] for w, i in slot.x]))
+        of_x = total([attrgetter(w)(module) if i == "x" else attrgetter(w)(module)[:, :n_x] for w, i in slot.x])
+        W_x.append(zero if of_x is None and slot.bias is not None else of_x)
         W.append(total([attrgetter(w)(module)[:, n_x:] if i == "xh" else attrgetter(w)(module) for w, i in slot.s]))
         b.append(None if slot.bias is None else attrgetter(slot.bias)(module))
     hoisted = slice(own.projected)
-    return (
-        filled(W_x[hoisted], like.new_zeros(n_h, n_x)),
+    return [
+        filled(W_x[hoisted], zero),
         filled(b[hoisted], like.new_zeros(n_h)),
-        [filled(W[fan.taking], like) for fan in own.fans],
-    )
+        *(filled(W[fan.taking], like) for fan in own.fans),
+    ]
 
 
 def mixture_at(cell: RecurrentCell, site: str) -> Mixture:
@@ -99,7 +101,7 @@ def total(parts: Sequence[Tensor]) -> Tensor | None:
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def filled(blocks: Maps, zero: Tensor) -> Tensor | None:
+def filled(blocks: Sequence[Tensor | None], zero: Tensor) -> Tensor | None:
     """One above the other, with zero where there is none; None if there is none at all."""
     return torch.cat([zero if v is None else v for v in blocks]) if any(v is not None for v in blocks) else None
 
@@ -108,23 +110,23 @@ class Layer(torch.autograd.Function):
     """`forward`, of which `backward` is the derivative; the derivative of that is autograd's, through `differentiable`."""
 
     @staticmethod
-    def forward(ctx: Any, own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, *W: Tensor | None) -> Tensor:
+    def forward(ctx: Any, own: Plan, n_h: int, x: Tensor, M: Tensor, *maps: Tensor | None) -> Tensor:
         """h_t at every step: (time, batch, n_h)."""
-        S, a = forward(own, n_h, x, M, W_x, W)
+        S, a = forward(own, n_h, x, M, maps)
         ctx.own = own
-        ctx.save_for_backward(S, a, x, M, W_x, *W)
+        ctx.save_for_backward(S, a, x, M, *maps)
         return S[1:, 0].transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        """The gradients of x, M, W_x and W."""
+        """The gradients of x, M and the maps."""
         S, a, *inputs = ctx.saved_tensors
-        x, M, W_x, *W = inputs
+        x, M, *maps = inputs
         if not torch.is_grad_enabled():
             # needs_input_grad says what can have a gradient; whether it is asked for now, the engine knows
-            needs_W = any(node is not None and asked(node) for node, _ in ctx.next_functions[2:])
-            return None, None, *backward(ctx.own, S, a, g, x, M, W_x, W, ctx.needs_input_grad[2], needs_W)
-        h = differentiable(ctx.own, S.shape[2], x, M, W_x, W)
+            needs_maps = any(node is not None and asked(node) for node, _ in ctx.next_functions[2:])
+            return None, None, *backward(ctx.own, S, a, g, x, M, maps, ctx.needs_input_grad[2], needs_maps)
+        h = differentiable(ctx.own, S.shape[2], x, M, maps)
         live = [v is not None and v.requires_grad and h.requires_grad for v in inputs]
         wanted = [*itertools.compress(inputs, live)]
         found = iter(torch.autograd.grad(h, wanted, g, create_graph=True, allow_unused=True) if wanted else ())
@@ -142,12 +144,13 @@ def average(own: Plan, like: Tensor) -> Tensor:
     return like.new_tensor([[own.outputs.count(i) / len(own.outputs) for i in range(1, own.shape[0])]])
 
 
-def projection(own: Plan, n_h: int, x: Tensor, W_x: Tensor | None) -> Tensor:
-    """What a is before any state is known, (time, slots * n_h, batch), W_x x as far as it goes; behind that anything."""
+def projection(own: Plan, n_h: int, x: Tensor, W_x: Tensor | None, b: Tensor | None) -> Tensor:
+    """What a is before any state is known, (time, slots * n_h, batch), W_x x + b as far as it goes; behind that anything."""
     T, B, _ = x.shape
     if W_x is None:
         return x.new_empty(T, len(own.slots) * n_h, B)
-    P = torch.bmm(W_x.expand(T, -1, -1), x.transpose(1, 2))
+    W_x, x = W_x.expand(T, -1, -1), x.transpose(1, 2)
+    P = torch.bmm(W_x, x) if b is None else torch.baddbmm(b.unsqueeze(1), W_x, x)
     rest = len(own.slots) - own.projected
     return torch.cat([P, x.new_empty(T, rest * n_h, B)], 1) if rest else P
 
@@ -162,11 +165,12 @@ def timeline(own: Plan, like: Tensor, T: int, n_h: int, B: int) -> Tensor:
     return like.new_zeros((T * step + states) * size).as_strided((T + 1, states, n_h, B), (step * size, size, B, 1))
 
 
-def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> tuple[Tensor, Tensor]:
+def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
     """The states of all steps (`timeline`), and a: (time, slots, n_h, batch)."""
     T, B, _ = x.shape
+    W_x, b, *W = maps
     S = timeline(own, x, T, n_h, B)
-    a = projection(own, n_h, x, W_x)
+    a = projection(own, n_h, x, W_x, b)
     states, terms = S.flatten(2), a.view(T, len(own.slots), n_h * B)
     scratch = x.new_empty(widest(own), n_h * B)
     steps = []
@@ -211,13 +215,14 @@ def rows_of(a: Tensor, slots: slice, n_h: int) -> Tensor:
 
 
 def backward(
-    own: Plan, S: Tensor, a: Tensor, g: Tensor, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps, needs_x: bool, needs_W: bool
+    own: Plan, S: Tensor, a: Tensor, g: Tensor, x: Tensor, M: Tensor, maps: Maps, needs_x: bool, needs_maps: bool
 ) -> list[Tensor | None]:
-    """The gradients of x, M, W_x and W, from g, that of what h is at every step; of x and the W where they are needed."""
+    """The gradients of x, M and the maps, from g, that of what h is at every step; of x and the maps where they are needed."""
     n_h, B = S.shape[2:]
+    W_x, _, *W = maps
     gx = torch.zeros_like(x) if needs_x else None
     gM = torch.zeros_like(M)
-    gW_x, *gW = (torch.zeros_like(w) if w is not None and needs_W else None for w in (W_x, *W))
+    gW_x, gb, *gW = (torch.zeros_like(w) if w is not None and needs_maps else None for w in maps)
     W_t = [None if w is None else w.t().contiguous() for w in W]
     carry = S.new_zeros(n_h * B)
     steps = max(ENTRIES // (own.shape[1] * n_h * B), math.ceil(len(x) * PART))
@@ -225,21 +230,25 @@ def backward(
         now = slice(max(stop - steps, 0), stop)
         G, y, ga = stretch(own, S[now], a[now], g[now], carry, M, W_t)
         carry = G[0, 0]
-        if needs_x or needs_W:
+        if needs_x or needs_maps:
             ga = ga.transpose(0, 1).flatten(1)
         projected = rows_of(ga, slice(0, own.projected), n_h)
         if gx is not None and W_x is not None:
             gx[now] = (projected.t() @ W_x).view_as(x[now])
         if gW_x is not None:
             gW_x.addmm_(projected, x[now].flatten(0, 1))
+        if gb is not None:
+            gb += projected.sum(1)
         for fan, gw in zip(own.fans, gW, strict=True):
             gM[fan.nodes, fan.rows] += torch.matmul(G[:, fan.nodes], y[:, fan.rows].transpose(1, 2)).sum(0)
             if gw is not None:
                 gw.addmm_(rows_of(ga, fan.taking, n_h), S[now, fan.state].transpose(0, 1).reshape(n_h, -1).t())
-    return [gx, gM, gW_x, *gW]
+    return [gx, gM, gW_x, gb, *gW]
 
 
-def stretch(own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor, W_t: Maps) -> tuple[Tensor, Tensor, Tensor]:
+def stretch(
+    own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor, W_t: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Backward through some steps: the gradients of the states, (time, states, n_h * batch), y, and the gradients of a,
     (time, slots * n_h, batch). `carry` is the gradient of the last h from behind these steps.
     """
@@ -322,11 +331,12 @@ def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor
     return y.flatten(2), by_a, by_state
 
 
-def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, W_x: Tensor | None, W: Maps) -> Tensor:
+def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, maps: Maps) -> Tensor:
     """What `forward` and what stands around it compute, in the words of autograd."""
+    W_x, b, *W = maps
     mean, outputs = average(own, x), []
     zero = h = x.new_zeros(n_h, x.shape[1])
-    for begun in projection(own, n_h, x, W_x).unbind():
+    for begun in projection(own, n_h, x, W_x, b).unbind():
         states = [h, *[zero] * (own.shape[0] - 1)]
         for fan, w in zip(own.fans, W, strict=True):
             s, a = states[fan.state], rows_of(begun, fan.slots, n_h)
