@@ -114,7 +114,8 @@ def said(interface: type, name: str, value: Any) -> str:
 
 def words(text: str) -> Iterator[str]:
     """A docstring as Markdown: its arguments are a list."""
-    text = re.sub(r"^[a-z]+ ", lambda word: word[0].capitalize(), text.removeprefix("MAY: "))
+    # a letter alone is a symbol, but for an article
+    text = re.sub(r"^([a-z]{2,}|a(?= [a-z]{2})) ", lambda word: word[0].capitalize(), text.removeprefix("MAY: "))
     for line in text.splitlines():
         if line in ("Args:", "Returns:"):
             yield f"{line.replace('Args', 'Arguments')}\n"

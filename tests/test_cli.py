@@ -184,6 +184,16 @@ def test_a_part_within_a_part() -> None:
     assert installed().make("backbone", description).operations[1].expansion == (1,)
 
 
+@pytest.mark.parametrize(
+    "ending", [[], ["--budget", "9"], ["--criterion", "epochs:epochs=1"]], ids=["none", "budget", "criterion"]
+)
+def test_epochs_alone_end_no_search_that_grows(finished: Path, ending: list[str]) -> None:
+    """Whoever says when stages end and not when the search does is told so before it begins."""
+    refused = nasframe("search", "--epochs", "1", *ending, "--out", "run", cwd=finished.parent)
+    assert refused.returncode == 1
+    assert ("nothing says when to stop growing: give --budget" in refused.stderr) == (not ending)
+
+
 def test_epochs_are_those_of_a_phase_and_of_its_learning_rate() -> None:
     """One number for the criterion and the optimiser, in the place of the strategy's."""
     values = strategy_values(Strategy.named("seeds001").to_dict(), {"epochs": 7})

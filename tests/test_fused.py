@@ -434,9 +434,15 @@ class TestWhatIsTold:
             (Pointwise((WHOLE, WHOLE), torch.add), "must take its 2 terms and h"),
             (Pointwise((WHOLE,), lambda a, h: 1.0), r"gives 1\.0; it must give a tensor of the shape of its arguments"),
             (Pointwise((WHOLE,), torch.add, lambda a: (a, 1.0, 1.0)), "derivatives must take its 1 terms and h"),
-            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0)), r"give \(tensor.*they must give .* and 2 slopes"),
-            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0, None)), "each a tensor of the shape .* or a number"),
-            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, a.sum(), h)), "each a tensor of the shape .* or a number"),
+            (
+                Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0)),
+                "give a tuple of 2; they must give a tuple of 3: what the function gives, its slope by each of its 1 terms",
+            ),
+            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0, None)), "give None in place 3; in this order"),
+            (
+                Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, a.sum(), h)),
+                r"give tensor\(0\.\) in place 2; .*: each a tensor of the shape",
+            ),
         ],
     )
     def test_what_does_not_fit_is_refused(self, form: Any, message: str) -> None:

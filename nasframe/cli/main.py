@@ -89,9 +89,12 @@ RUN = _flags(
     "--criterion",
     type=Spec(),
     multiple=True,
-    help="When to grow and to stop, in the place of the defaults; repeatable, any of them decides. One must end a stage, as patience does.",
+    help="When to grow and to stop; repeatable, any of them decides. One must end a stage, as patience does, and one the search.  "
+    "[default: patience, no_better and max_nodes:nodes=6]",
 )
-@click.option("--growth", type=Spec(), multiple=True, help="How to grow; repeatable, the most promising is taken.")
+@click.option(
+    "--growth", type=Spec(), multiple=True, help="How to grow; repeatable, the most promising is taken.  [default: node]"
+)
 @click.option("--pruner", type=Spec(), help="Which candidates go.  [default: strongest]")
 @click.option("--prune", help="When: 'stage' (each) or 'end'.")
 @click.option("--nodes", type=int, help="Nodes that each cell starts with.")
@@ -113,6 +116,8 @@ def search(load: Any, /, strategy: str | None, out: Path | None, commit_every: i
     """
     plugins = _plugins(load)
     chosen = _chosen(strategy, flags, plugins)
+    if flags["epochs"] and chosen.growth and not flags["budget"] and not flags["criterion"]:
+        _warn("--epochs says when each stage ends, and nothing says when to stop growing: give --budget, too, or --criterion")
     begun = Search(chosen)  # what cannot be searched is refused before there is a folder
     _run(Folder.create(out or _next_run(Path("runs")), chosen, plugins), lambda: begun, commit_every)
 

@@ -104,8 +104,14 @@ def standardising(series: Series, train: int) -> Scale:
     deviation = known.std(0, correction=0)
     for name, column, spread in zip(series.names, known.T, deviation.tolist(), strict=True):
         low, high = column.min().item(), column.max().item()
-        # rounding can give a constant column a deviation above 0, and overflow can make one infinite
-        if low == high or not 0 < spread < math.inf:
+        # rounding can give a constant column a deviation above 0
+        if low == high:
+            raise DataError(
+                f"{series.source}, column {name!r} is constant, {low} in all of its {train} training rows, and cannot be "
+                "standardised; choose other columns"
+            )
+        # overflow can make a deviation infinite, and underflow 0
+        if not 0 < spread < math.inf:
             raise DataError(
                 f"{series.source}, column {name!r} cannot be standardised: its {train} training rows lie between {low} "
                 f"and {high} with a standard deviation of {spread}; leave it out, or write it in another unit"
@@ -215,15 +221,17 @@ def _number(cell: str, where: str, positive: bool) -> float:
     """The finite number in a cell; a positive one if asked."""
     value = _parsed(cell)
     if not cell.strip():
-        raise DataError(f"{where} has no value; write a number, choose other columns, or leave out such rows (missing='drop')")
+        raise DataError(
+            f"{where} has no value; write a number, choose other columns, or leave out such rows (--drop-missing, or missing='drop')"
+        )
     if value is None or not math.isfinite(value):
         raise DataError(
-            f"{where} is {cell!r}, which is no finite number; write one, leave the cell empty, or choose other columns "
-            f"(a column of dates is not read if it is named {DATE!r} or given as `date`)"
+            f"{where} is {cell!r}, which is no finite number; write one, or choose other columns "
+            f"(a column of dates is not read if it is named {DATE!r} or is the task's option date)"
         )
     if positive and value <= 0:
         raise DataError(
-            f"{where} is {cell!r}, which has no log return; write a price above 0, or leave out the row or `returns`"
+            f"{where} is {cell!r}, which has no log return; write a price above 0, or leave out the row or the option returns"
         )
     return value
 

@@ -90,7 +90,7 @@ class Forecasting(Task):
         if self.digest not in (None, digest):
             raise DataError(
                 f"{source} is not the file that the digest was taken of: its SHA-256 is {digest}, not {self.digest}; "
-                "give the file as it was, or begin anew without the digest"
+                "give the file as it was, or begin a new search"
             )
         drop = self.missing == "drop"
         series = read(content, source, columns=self.columns, date=self.date, drop=drop, returns=self.returns)
@@ -111,7 +111,7 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) 
     if train <= window:
         raise DataError(
             f"{series.source}: {size} rows, of which the first 60 % are too few for a window of {window} and a target; "
-            f"give at least {-(-5 * (window + 1) // 3)} such rows, or a smaller window"
+            f"give at least {-(-5 * (window + 1) // 3)} such rows, or a smaller window (the task's option)"
         )
     scale = standardising(series, train)
     exact = scale(series.rows)

@@ -97,7 +97,7 @@ class Images(Task):
         if self.digest not in (None, digest := pictures.digest()):
             raise DataError(
                 f"{pictures.source} has not the images that the digest was taken of: their SHA-256 is {digest}, not "
-                f"{self.digest}; give them as they were, or begin anew without the digest"
+                f"{self.digest}; give them as they were, or begin a new search"
             )
         return data(pictures, self, device, dtype)
 

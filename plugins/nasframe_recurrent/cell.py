@@ -77,12 +77,16 @@ def check(operation: Operation, module: nn.Module, widths: Sequence[int], hidden
     if not fits(result):
         raise StructureError(f"{form} function gives {result!r}; it must give a tensor of the shape of its arguments")
     slopes = called("derivatives", told.slopes)
-    whole = isinstance(slopes, tuple) and len(slopes) == len(arguments) + 1 and fits(slopes[0])
-    if not whole or not all(isinstance(slope, int | float) or fits(slope) for slope in slopes[1:]):
-        raise StructureError(
-            f"{form} derivatives give {slopes!r}; they must give a tuple of what the function gives and {len(arguments)} "
-            "slopes, each a tensor of the shape of the arguments or a number"
-        )
+    order = f"what the function gives, its slope by each of its {len(told.terms)} terms, and its slope by h"
+    if not isinstance(slopes, tuple) or len(slopes) != len(arguments) + 1:
+        given = f"a tuple of {len(slopes)}" if isinstance(slopes, tuple) else repr(slopes)
+        raise StructureError(f"{form} derivatives give {given}; they must give a tuple of {len(arguments) + 1}: {order}")
+    for place, slope in enumerate(slopes, 1):
+        if not fits(slope) and (place == 1 or not isinstance(slope, int | float)):
+            raise StructureError(
+                f"{form} derivatives give {slope!r} in place {place}; in this order they must give {order}: each a tensor of the "
+                "shape of their arguments, and a slope that is the same everywhere may be a number"
+            )
 
 
 class Tied(nn.Linear):

@@ -125,7 +125,7 @@ def _fitting(subject: Subject, part: Operation) -> tuple[list[SearchStrategy[Str
     reasons = "; ".join(unbuilt + unfit) or "none has a habitat"
     return (
         fitting,
-        f"no backbone that is installed takes it; let its arity and its build() fit one of them, or give one. {reasons}",
+        f"no backbone that is installed takes it: {reasons}. Let it fit one of them, or give one",
     )
 
 
@@ -415,7 +415,7 @@ def pointwise(case: Case) -> None:
 
 
 def _arguments(told: Pointwise, placed: Placed) -> list[Tensor]:
-    """What the terms give, and h."""
+    """What the terms give, and h, of one shape."""
     own = dict(placed.module.named_parameters())
     terms = []
     for term in told.terms:
@@ -427,10 +427,10 @@ def _arguments(told: Pointwise, placed: Placed) -> list[Tensor]:
         summands += [own[term.bias]] if term.bias is not None else []
         terms.append(sum(summands[1:], summands[0]))
     hidden = placed.module(*map(torch.clone, placed.inputs)).shape[-1]
-    return [*terms, placed.inputs[-1][..., -hidden:]]
+    return [*torch.broadcast_tensors(*terms, placed.inputs[-1][..., -hidden:])]
 
 
-@law("operation.derivatives", "a slope is that of another function, or two of them are swapped")
+@law("operation.derivatives", "a slope or the value is that of another function, or two slopes are swapped")
 def derivatives(case: Case) -> None:
     """What the pointwise form tells of its function and its slopes is what autograd finds."""
     told = case.part.pointwise()
@@ -438,12 +438,15 @@ def derivatives(case: Case) -> None:
         raise Inapplicable("it tells no derivatives of a pointwise form")
     placed = case.placed()
     arguments = _arguments(told, placed)
-    names = ["its value", *(f"its slope by term {k}" for k in range(1, len(arguments))), "its slope by h"]
-    exact, found = attrs.evolve(told, derivatives=None).slopes(*arguments), told.slopes(*arguments)
-    demand("derivatives", len(found) == len(exact), f"it tells {len(found)} values: {' and '.join(names)} are {len(exact)}")
-    for name, right, value in zip(names, exact, found, strict=True):
-        right = torch.as_tensor(right, dtype=arguments[-1].dtype)
-        hold("derivatives", f"the distance of {name}", largest(right - value), tolerance(right))
+    terms = [", ".join(name for name in (*term.weights, term.bias) if name is not None) for term in told.terms]
+    names = ["its value", *(f"its slope by the term of {own}" for own in terms), "its slope by h"]
+    right, found = attrs.evolve(told, derivatives=None).slopes(*arguments), told.slopes(*arguments)
+    demand("derivatives", len(found) == len(names), f"it tells {len(found)} values; they are {len(names)}: {', '.join(names)}")
+    exact = [torch.as_tensor(value, dtype=arguments[-1].dtype) for value in right]
+    allowed = tolerance(torch.stack([value.abs().max() for value in exact]))
+    off = {name: largest(e - f) for name, e, f in zip(names, exact, found, strict=True)}
+    wrong = [name for name, distance in off.items() if not distance <= allowed] or names
+    hold("derivatives", f"the distance of {' and of '.join(wrong)}", max(off[name] for name in wrong), allowed)
 
 
 #: so many times the largest value that is found a bound says little

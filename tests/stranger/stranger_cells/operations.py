@@ -30,6 +30,12 @@ def step(i: Tensor, c: Tensor, s: Tensor, h: Tensor) -> Tensor:
     return h + s * torch.sigmoid(i) * torch.tanh(c)
 
 
+def step_and_slopes(i: Tensor, c: Tensor, s: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
+    """`step`, and its derivatives by i, c, s and h."""
+    g, t = torch.sigmoid(i), torch.tanh(c)
+    return h + s * g * t, s * t * g * (1 - g), s * g * (1 - t * t), g * t, 1.0
+
+
 @attrs.frozen
 class GatedStep(Operation):
     """h + s * sigmoid(W_ix x + W_ih h + b_i) * tanh(W_cx x + W_ch h + b_c).
@@ -48,7 +54,7 @@ class GatedStep(Operation):
     def pointwise(self) -> Pointwise:
         """Both gates are linear in x and h, and s is there whatever they are."""
         gates = (Term((f"{g}_x.weight", f"{g}_h.weight"), f"{g}_x.bias") for g in "ic")
-        return Pointwise((*gates, Term((None, None), "s")), step)
+        return Pointwise((*gates, Term((None, None), "s")), step, step_and_slopes)
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |h| + |s|."""
