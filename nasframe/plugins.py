@@ -122,6 +122,21 @@ class Plugins:
             raise UnknownNameError(self._unknown(kind, name))
         return by[0]
 
+    def called(self, name: str) -> list[tuple[type[Part] | None, Plugin]]:
+        """The parts of the distribution, or of the plugin, or by the name that is given; None for a plugin that was not loaded."""
+        by_name: dict[str, list[tuple[type[Part] | None, Plugin]]] = {}
+        for plugin in self.found:
+            for part in (None,) if plugin.problem else plugin.parts:
+                for key in {plugin.distribution, plugin.name, part.name if part else plugin.name}:
+                    by_name.setdefault(key, []).append((part, plugin))
+        if name not in by_name:
+            near = difflib.get_close_matches(name, [*by_name])
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise UnknownNameError(
+                f"no distribution, plugin or part is called {name!r}; {hint}`nasframe plugins` lists what is installed"
+            )
+        return by_name[name]
+
     def make(self, kind: str | type, description: Any) -> Any:
         """The part that a description stands for: a name, or a mapping with `name` and the part's fields.
 

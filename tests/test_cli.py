@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -11,7 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
+from nasframe_recurrent import TwoToOne
 from rich.console import Console
 
 from nasframe import EpochEnded, Strategy, Structure, build, installed
@@ -217,7 +220,25 @@ def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fewer == json.loads(here("plugins", "--json")[1])
 
 
+def test_a_part_is_described(here) -> None:
+    """By its name, or its plugin's, what a part is and its options with their defaults; the same as JSON."""
+    (row,) = json.loads(here("plugins", "two_to_one", "--json")[1])
+    assert (row["kind"], row["plugin"], row["says"]) == ("backbone", "nasframe_recurrent", inspect.getdoc(TwoToOne))
+    assert [*row["options"]] == [field.name for field in attrs.fields(TwoToOne)]
+    assert row["options"]["operations"] == "[sigmoid, tanh, relu, sum, prod]"
+    text = here("plugins", "two_to_one", "separable")[1]
+    assert "backbone two_to_one, of nasframe_recurrent (nasframe " in text
+    assert "operation separable, of" in text
+    assert re.search(r"^    dropout +0\.0$", text, re.MULTILINE)
+    everything = json.loads(here("plugins", "nasframe", "--json")[1])
+    assert {row["name"] for row in everything} == {part.name for plugin in installed().found for part in plugin.parts}
+
+
 ERRORS = {
+    "a part that there is not": (
+        ["plugins", "two_to_on"],
+        "error: no distribution, plugin or part is called 'two_to_on'; did you mean 'two_to_one'?",
+    ),
     "images for a recurrent cell": (
         ["search", "--task", "images"],
         "backbone 'two_to_one' needs to know inputs, outputs of its data, and the task tells channels, classes, height, width",

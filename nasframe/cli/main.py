@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,16 +12,15 @@ from typing import Any
 
 import attrs
 import click
-from rich.console import Console
-from rich.table import Table
 
 from nasframe.cli.check import check, mutants
 from nasframe.cli.flags import Names, Spec, strategy_values
+from nasframe.cli.plugins import list_plugins
 from nasframe.cli.reproduce import reproduce
 from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
 from nasframe.errors import NasframeError, StrategyError
 from nasframe.pictures import draw_cell, draw_learning, draw_weights
-from nasframe.plugins import Plugin, Plugins, discover, left_out
+from nasframe.plugins import Plugins, discover, left_out
 from nasframe.run import summary
 from nasframe.run.compare import Row, compare
 from nasframe.run.folder import Folder, Keeper, follow, found, save_model
@@ -157,22 +155,7 @@ def resume(load: Any, /, run: Path, commit_every: int | None) -> None:
     _run(folder, lambda: folder.search(_warn), commit_every)
 
 
-@cli.command("plugins")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.pass_obj
-def list_plugins(load: Any, /, as_json: bool) -> None:
-    """List what is registered: kind, name, plugin, distribution, version; and what was not loaded, and why."""
-    plugins: Plugins = load()
-    rows = [row for plugin in plugins.found for row in _rows(plugin)]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    table = Table("kind", "name", "plugin", "distribution", "version", "state", box=None)
-    for row in rows:
-        table.add_row(*(str(row[k] or "") for k in ("kind", "name", "plugin", "distribution", "version", "state")))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
+cli.add_command(list_plugins)
 cli.add_command(reproduce)
 cli.add_command(check)
 cli.add_command(mutants)
@@ -264,10 +247,3 @@ def _compared(search: Search, watch: Watch, stop: Stop) -> Iterator[Row]:
         stop.check()
         watch.doing(f"comparing: {name}")
         yield rows()
-
-
-def _rows(plugin: Plugin) -> list[Mapping[str, Any]]:
-    origin = {"plugin": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
-    if plugin.problem:
-        return [{"kind": None, "name": None, **origin, "state": f"not loaded: {plugin.problem}"}]
-    return [{"kind": part.kind, "name": part.name, **origin, "state": "loaded"} for part in plugin.parts]

@@ -24,7 +24,7 @@ from nasframe.testing.case import Case
 from nasframe.testing.examples import Examples, Waiver
 from nasframe.testing.law import Inapplicable, Law, NoCases, contract, laws_of
 from nasframe.testing.report import Outcome, Report
-from nasframe.testing.subject import Subject, named, subject
+from nasframe.testing.subject import Subject, subject
 
 
 @attrs.frozen
@@ -96,7 +96,7 @@ def planned(plugins: Plugins, names: Iterable[str], laws: Collection[str] | None
     """What there is to try on the parts of these distributions and plugins, and on the parts of these names."""
     chosen: dict[type[Part], Subject] = {}
     told: dict[str, Outcome] = {}
-    for part, plugin in (found for name in names for found in named(plugins, name)):
+    for part, plugin in (found for name in names for found in plugins.called(name)):
         if part not in chosen:
             usable = _usable(part, plugin, plugins)
             if part is None or isinstance(usable, str):

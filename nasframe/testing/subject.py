@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from nasframe import Backbone, Operation, Part, Plugins, Strategy, Task, UnknownNameError
+from nasframe import Backbone, Operation, Part, Plugins, Strategy, Task
 from nasframe.plugins import Plugin
 from nasframe.testing.examples import Examples, Habitat, Waiver
 from nasframe.testing.law import NoCases
@@ -83,22 +82,6 @@ def subject(cls: type[Part], plugin: Plugin, plugins: Plugins, examples: Example
     others = tuple(parts for other, theirs in lent.items() for parts in _operations(other.parts, theirs))
     default = () if cls in own.parts else tuple(f.name for f in attrs.fields(cls))  # type: ignore[arg-type]
     return Subject(cls, plugin, _parts(cls, own), default, habitats, operations, others, sources, waivers, plugins, registered)
-
-
-def named(plugins: Plugins, name: str) -> list[tuple[type[Part] | None, Plugin]]:
-    """The parts of the distribution, or of the plugin, or by the name that is given; None for a plugin that was not loaded."""
-    by_name: dict[str, list[tuple[type[Part] | None, Plugin]]] = {}
-    for plugin in plugins.found:
-        for part in (None,) if plugin.problem else plugin.parts:
-            for key in {plugin.distribution, plugin.name, part.name if part else plugin.name}:
-                by_name.setdefault(key, []).append((part, plugin))
-    if name not in by_name:
-        near = difflib.get_close_matches(name, [*by_name])
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise UnknownNameError(
-            f"no distribution, plugin or part is called {name!r}; {hint}`nasframe plugins` lists what is installed"
-        )
-    return by_name[name]
 
 
 def _lent(other: Plugin) -> Examples:
