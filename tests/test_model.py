@@ -85,11 +85,13 @@ def test_a_model_goes_through_a_folder(tmp_path: Path, search: Callable[[], Sear
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    """A folder of a run that is not over, and one whose weights are damaged."""
+    """A folder of a run that is not over, one that is no run's, and one whose weights are damaged."""
     search = finished(True)
     folder = Folder.create(tmp_path / "run", search.strategy, PLUGINS)
-    with pytest.raises(RunError, match="give a file that a run wrote when it was over"):
+    with pytest.raises(RunError, match=r"the run in .*run is not over; bring it to its end: nasframe resume .*run"):
         load_model(folder.path, PLUGINS)
+    with pytest.raises(RunError, match="give a file that a run wrote when it was over"):
+        load_model(tmp_path, PLUGINS)
     save_model(search.model, folder.path)
     weights = folder.path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])

@@ -101,6 +101,8 @@ def found(path: Path, plugins: Plugins) -> Structure:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and (path / STRATEGY).is_file():
+            raise RunError(f"the run in {path} is not over; bring it to its end: nasframe resume {path}") from error
         raise RunError(
             f"the architecture {file} cannot be read: {error}; give a file that a run wrote when it was over, or its folder"
         ) from error
