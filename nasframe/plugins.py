@@ -85,6 +85,11 @@ class Plugin:
     def __str__(self) -> str:
         return f"{self.name} ({self.distribution} {self.version})"
 
+    @property
+    def entries(self) -> tuple[type[Part] | None, ...]:
+        """Its parts; None in their place where it was not loaded."""
+        return (None,) if self.problem else self.parts
+
 
 @attrs.frozen
 class Plugins:
@@ -126,7 +131,7 @@ class Plugins:
         """The parts of the distribution, or of the plugin, or by the name that is given; None for a plugin that was not loaded."""
         by_name: dict[str, list[tuple[type[Part] | None, Plugin]]] = {}
         for plugin in self.found:
-            for part in (None,) if plugin.problem else plugin.parts:
+            for part in plugin.entries:
                 for key in {plugin.distribution, plugin.name, part.name if part else plugin.name}:
                     by_name.setdefault(key, []).append((part, plugin))
         if name not in by_name:

@@ -28,7 +28,7 @@ def list_plugins(load: Any, /, names: Sequence[str], as_json: bool) -> None:
     """
     plugins: Plugins = load()
     if not names:
-        rows = [_row(part, plugin) for plugin in plugins.found for part in ((None,) if plugin.problem else plugin.parts)]
+        rows = [_row(part, plugin) for plugin in plugins.found for part in plugin.entries]
         click.echo(json.dumps(rows, indent=1)) if as_json else show(rows)
         return
     rows = [_row(part, plugin) | _told(part) for name in names for part, plugin in plugins.called(name)]
