@@ -22,15 +22,25 @@ MADE = "<!-- Written by docs/generate.py: change what the code says, and run it 
 
 #: what the interfaces take and give
 VALUES: Mapping[str, tuple[str, ...]] = {
-    "Options of a part": ("number", "choice", "flag", "nested", "operations_of", "describe", "label"),
+    "Options of a part": ("number", "choice", "flag", "nested", "operations_validator", "describe", "label"),
     "What an operation tells": ("Pointwise", "Term", "Bound"),
-    "What stands where": ("Structure", "Cell", "Node", "Site", "Candidate", "Grown", "births", "one_more", "all_but_strongest"),
+    "What stands where": (
+        "Structure",
+        "Cell",
+        "Node",
+        "Site",
+        "Candidate",
+        "GrownStructure",
+        "initial_mixing",
+        "add_node",
+        "all_but_strongest",
+    ),
     "Networks": ("Network",),
-    "Modules of a backbone": ("Mixture", "Gate", "Axis", "produces", "consumes", "Aided"),
+    "Modules of a backbone": ("MixedOperation", "Gate", "Axis", "produces", "consumes", "AuxiliaryOutputs"),
     "Changes": ("Proposal", "Change", "Claim", "Take", "Set", "build", "replacement", "Replacement", "candidate_at", "site_at"),
     "Decisions and descent": ("Decision", "Bilevel", "Optimiser", "Seed"),
     "Data": ("Data", "Split", "Scale"),
-    "Searches": ("Strategy", "Search", "Stepped", "EpochEnded", "Judged", "Changed", "Finished"),
+    "Searches": ("Strategy", "Search", "Stepped", "EpochEnded", "StageEnded", "Changed", "Finished"),
     "What there is to take away": ("Model", "save_model", "load_model"),
 }
 #: what the kit offers to authors

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pluggy
 
-from nasframe import architect, backbone, criterion, morphism, operation, pruner, recipe, task
 from nasframe.errors import PluginError, StrategyError, UnknownNameError
-from nasframe.part import KIND, Part, restore
+from nasframe.interfaces import architect, backbone, criterion, morphism, operation, pruner, recipe, reproduction, task
+from nasframe.interfaces.part import KIND, Part, restore
 
 if TYPE_CHECKING:  # it needs hypothesis, which is there where parts are checked
     from nasframe.testing.examples import Examples
@@ -41,7 +41,7 @@ KINDS: dict[str, type[Part]] = {
         architect.Architect,
         task.Task,
         recipe.Recipe,
-        recipe.Reproduction,
+        reproduction.Reproduction,
     )
 }
 

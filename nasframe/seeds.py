@@ -31,7 +31,7 @@ class Seed:
         return torch.Generator(device).manual_seed(self.number())
 
     @contextlib.contextmanager
-    def lent(self, device: torch.device | str = "cpu") -> Iterator[None]:
+    def as_global(self, device: torch.device | str = "cpu") -> Iterator[None]:
         """Lend this stream to code that knows only the global generator (initialisation, dropout), then give it back."""
         device = torch.device(device)
         others = [device] if device.type != "cpu" else []

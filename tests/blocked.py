@@ -22,9 +22,9 @@ import nasframe  # noqa: E402
 from nasframe.plugins import Plugin  # noqa: E402
 from nasframe.testing.fakes import Chain, Kept, Turned  # noqa: E402
 
-found = nasframe.discover()
+found = nasframe.plugins.discover()
 standins = Plugin("standins", "tests", "0", (*STANDINS, Chain, Kept, Turned))
-plugins = nasframe.Plugins((*found.found, standins))
+plugins = nasframe.plugins.Plugins((*found.found, standins))
 
 
 def either(kind: str, name: str, standin: str) -> str:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from nasframe import Bound, Data, Operation, Optimiser, Plugins, Seed, Split, Strategy, Task, flag, number, removal
-from nasframe.plugins import Plugin
+from nasframe import Bound, Data, Operation, Optimiser, Seed, Split, Strategy, Task, flag, number
+from nasframe.change.apply import remove_candidates
+from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Scripted
 from nasframe.testing.strategies import removals
@@ -182,4 +183,4 @@ def parents(draw: st.DrawFn, *outputs: str) -> Aged:
     if draw(st.booleans()):
         return supernet
     gone = draw(removals(supernet.network.structure, decide=True))
-    return supernet.after(removal(supernet.network, gone, Seed(("pruned",)))).train(2)
+    return supernet.after(remove_candidates(supernet.network, gone, Seed(("pruned",)))).train(2)

@@ -30,8 +30,8 @@ from nasframe_recurrent.edges import Edge
 from nasframe_recurrent.operations import TwoInput, matrix
 from torch import Tensor, nn
 
-from nasframe import Backbone, Operation, Optimiser, Plugins, Strategy, installed
-from nasframe.plugins import Plugin
+from nasframe import Backbone, Operation, Optimiser, Strategy, installed
+from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep, Noise
 from nasframe.testing.strategies import aged, optimisers, sizes
@@ -126,7 +126,7 @@ def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int 
 
 
 def strategy(inputs: int, outputs: int, time: int, backbone: Backbone, **values: Any) -> Strategy:
-    """A search on noise at float64, whose logits move as fast as the weights."""
+    """A search on noise at float64, whose alphas move as fast as the weights."""
     parts: dict[str, Any] = {
         "task": Noise((("inputs", inputs), ("outputs", outputs)), (time, -1, inputs), (time, -1, outputs)),
         "backbone": backbone,

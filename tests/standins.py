@@ -11,19 +11,8 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe import (
-    Architect,
-    Bilevel,
-    Data,
-    Named,
-    Optimiser,
-    Pruner,
-    Seed,
-    Split,
-    Structure,
-    Task,
-    number,
-)
+from nasframe import Architect, Bilevel, Data, Optimiser, Pruner, Seed, Split, Structure, Task, number
+from nasframe.change.optimisers import NamedParameters
 from nasframe.testing.fakes import Scripted
 
 
@@ -64,17 +53,17 @@ class Still(Architect):
 
     name: ClassVar[str] = "still"
 
-    def weights(self, logits: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {address: alpha.softmax(0) for address, alpha in logits.items()}
+    def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
 
-    def logits(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {address: w.log() for address, w in weights.items()}
+    def invert(self, mixing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {address: w.log() for address, w in mixing.items()}
 
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
-        return {address: torch.zeros_like(alpha) for address, alpha in problem.logits.items()}
+        return {address: torch.zeros_like(alpha) for address, alpha in problem.alphas.items()}
 
-    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
-        return Optimiser("sgd").build(logits)
+    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
+        return Optimiser("sgd").build(alphas)
 
 
 @attrs.frozen
@@ -83,7 +72,7 @@ class First(Pruner):
 
     name: ClassVar[str] = "first"
 
-    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         return {a: {c.id for c in s.candidates[1:]} for a, s in structure.sites() if not s.decided}
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_bilevel import ExactSecondOrder, FirstOrder, SecondOrder, SingleLevel, second_order
 from nasframe_bilevel.toy import PLAIN, descend
 from nasframe_recurrent import Prod, Sigmoid, Tanh
@@ -24,7 +23,9 @@ from torch.optim import Optimizer
 from toy import PLUGINS, toy_strategy
 
 import nasframe.search.bilevel
-from nasframe import Architect, Bilevel, Optimiser, Search, Seed, Stepped, alternate
+from nasframe import Architect, Bilevel, Optimiser, Search, Seed
+from nasframe.search.bilevel import alternating_step
+from nasframe.search.records import Stepped
 from nasframe.search.state import dump, load
 from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import aged, optimisers, seeds, sizes
@@ -62,11 +63,11 @@ class Case:
         """The weights as they are."""
         return self.problem.weights
 
-    def valid(self, ahead: Callable[[Tensors], Tensors], logits: Tensors) -> Tensor:
+    def valid(self, ahead: Callable[[Tensors], Tensors], alphas: Tensors) -> Tensor:
         """The validation loss after a step down the training loss."""
         weights = self.problem.weights
-        gradients = torch.autograd.grad(self.problem.train(weights, logits), [*weights.values()], materialize_grads=True)
-        return self.problem.valid(ahead(dict(zip(weights, gradients, strict=True))), logits)
+        gradients = torch.autograd.grad(self.problem.train(weights, alphas), [*weights.values()], materialize_grads=True)
+        return self.problem.valid(ahead(dict(zip(weights, gradients, strict=True))), alphas)
 
 
 def numbers(generator: torch.Generator, *shape: int) -> Tensor:
@@ -74,11 +75,11 @@ def numbers(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def loss(generator: torch.Generator, n: int, k: int, curved: bool) -> Callable[[Tensors, Tensors], Tensor]:
-    """A quadratic of n weights and k logits with all its mixed terms, and a tanh of them if it is to be curved."""
+    """A quadratic of n weights and k alphas with all its mixed terms, and a tanh of them if it is to be curved."""
     matrix, vector, scale = numbers(generator, n + k, n + k), numbers(generator, n + k), 0.5 / (n + k)
 
-    def value(weights: Tensors, logits: Tensors) -> Tensor:
-        z = torch.cat([t.flatten() for t in (*weights.values(), *logits.values())])
+    def value(weights: Tensors, alphas: Tensors) -> Tensor:
+        z = torch.cat([t.flatten() for t in (*weights.values(), *alphas.values())])
         return scale * (z @ matrix @ z) + (torch.tanh(matrix @ z) @ vector if curved else vector @ z)
 
     return value
@@ -86,9 +87,9 @@ def loss(generator: torch.Generator, n: int, k: int, curved: bool) -> Callable[[
 
 @st.composite
 def toys(draw: st.DrawFn, curved: bool = True) -> Case:
-    """Two tensors of weights and two of logits, and an optimiser that has made a step or more."""
+    """Two tensors of weights and two of alphas, and an optimiser that has made a step or more."""
     generator, (rows, columns, p, q) = draw(seeds()).generator(), [draw(sizes()) for _ in range(4)]
-    weights, logits = (
+    weights, alphas = (
         {name: nn.Parameter(numbers(generator, *shape)) for name, shape in shapes.items()}
         for shapes in ({"W": (rows, columns), "b": (columns,)}, {"p": (p,), "q": (q,)})
     )
@@ -100,7 +101,7 @@ def toys(draw: st.DrawFn, curved: bool = True) -> Case:
             weight.grad = numbers(generator, *weight.shape)
         own.step()
         own.zero_grad()
-    return Case(Bilevel(weights, logits, train, valid, recipe.learning_rate, partial(recipe.unroll, own, weights.items())), own)
+    return Case(Bilevel(weights, alphas, train, valid, recipe.learning_rate, partial(recipe.unroll, own, weights.items())), own)
 
 
 def asked(parent: Aged) -> Case:
@@ -132,11 +133,11 @@ def along(gradient: Tensors, direction: Tensors) -> float:
 
 
 def descends(case: Case, architect: Architect, value: Callable[[Tensors], Tensor], tolerance: float = 1e-7) -> None:
-    """Its gradient is the derivative of that function of the logits, by differences of the fourth order."""
-    gradient, logits = architect.gradient(case.problem), case.problem.logits
+    """Its gradient is the derivative of that function of the alphas, by differences of the fourth order."""
+    gradient, alphas = architect.gradient(case.problem), case.problem.alphas
     generator, h = Seed(("direction",)).generator(), 1e-3
-    direction = {name: numbers(generator, *alpha.shape) for name, alpha in logits.items()}
-    f = {t: float(value({n: a.detach() + t * h * direction[n] for n, a in logits.items()}).detach()) for t in (-2, -1, 1, 2)}
+    direction = {name: numbers(generator, *alpha.shape) for name, alpha in alphas.items()}
+    f = {t: float(value({n: a.detach() + t * h * direction[n] for n, a in alphas.items()}).detach()) for t in (-2, -1, 1, 2)}
     close(along(gradient, direction), (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h), tolerance)
 
 
@@ -191,13 +192,13 @@ class TestGradients:
         problem = attrs.evolve(case.problem, xi=0.0)
         first, second = FirstOrder().gradient(problem), kind().gradient(problem)
 
-        assert all(torch.equal(first[name], second[name]) for name in problem.logits)
+        assert all(torch.equal(first[name], second[name]) for name in problem.alphas)
 
     @every
     @pytest.mark.parametrize("without", [("train", 0), ("train", 1), ("valid", 0), ("valid", 1), ("train", 0, 1)])
     @given(case=toys())
     def test_losses_that_do_not_depend(self, architect: Architect, without: Any, case: Case) -> None:
-        """Where a loss does not depend on the weights or on the logits there are gradients all the same, by every name."""
+        """Where a loss does not depend on the weights or on the alphas there are gradients all the same, by every name."""
         split, *positions = without
         loss = getattr(case.problem, split)
 
@@ -208,16 +209,16 @@ class TestGradients:
         gradient = architect.gradient(problem)
 
         assert {n: (g.shape, bool(g.isfinite().all())) for n, g in gradient.items()} == {
-            n: (a.shape, True) for n, a in problem.logits.items()
+            n: (a.shape, True) for n, a in problem.alphas.items()
         }
 
 
 def displaced(case: Case, architect: SecondOrder) -> None:
     points: list[Tensors] = []
 
-    def train(weights: Tensors, logits: Tensors) -> Tensor:
+    def train(weights: Tensors, alphas: Tensors) -> Tensor:
         points.append({name: w.detach() for name, w in weights.items()})
-        return case.problem.train(weights, logits)
+        return case.problem.train(weights, alphas)
 
     architect.gradient(attrs.evolve(case.problem, train=train))
     w, plus, minus = points
@@ -259,9 +260,9 @@ class TestSupernets:
         steady(case)
 
     @given(trained)
-    def test_the_weights_move_against_the_new_logits(self, parent: Aged) -> None:
-        """The loss of a step is the problem's training loss, its dropout mask too, at the old weights and the new logits."""
-        against_the_new_logits(parent)
+    def test_the_weights_move_against_the_new_alphas(self, parent: Aged) -> None:
+        """The loss of a step is the problem's training loss, its dropout mask too, at the old weights and the new alphas."""
+        against_the_new_alphas(parent)
 
     @every
     def test_a_search_resumes(self, architect: Architect) -> None:
@@ -290,18 +291,18 @@ def untouched(architect: Architect) -> None:
     assert torch.equal(torch.rand(3), drawn)
 
 
-def against_the_new_logits(parent: Aged) -> None:
+def against_the_new_alphas(parent: Aged) -> None:
     problem = asked(parent).problem
     later = parent.copy()
     stepped = next(iter(Search(later.strategy, data=later.data, state=later.state)))
 
     assert isinstance(stepped, Stepped)
-    assert problem.train(problem.weights, later.network.logits).item() == stepped.loss
+    assert problem.train(problem.weights, later.network.alphas).item() == stepped.loss
 
 
 def steady(case: Case) -> None:
     for loss in (case.problem.train, case.problem.valid):
-        assert torch.equal(*(loss(case.problem.weights, case.problem.logits) for _ in range(2)))
+        assert torch.equal(*(loss(case.problem.weights, case.problem.alphas) for _ in range(2)))
 
 
 class TestToy:
@@ -329,11 +330,11 @@ class TestToy:
 
 
 def test_a_decided_problem_is_not_asked() -> None:
-    """Without logits only the weights move."""
+    """Without alphas only the weights move."""
     weights = {"w": nn.Parameter(torch.ones(1))}
     optimiser = PLAIN.build(weights.items())
     problem = Bilevel(weights, {}, lambda w, _: w["w"].sum(), lambda w, _: 1 / 0, 0.1, lambda g: g)
-    alternate(problem, FirstOrder(), {"weights": optimiser}, lambda: problem.train(weights, {}))
+    alternating_step(problem, FirstOrder(), {"weights": optimiser}, lambda: problem.train(weights, {}))
 
     assert weights["w"].item() == pytest.approx(0.99)
 
@@ -381,11 +382,11 @@ class TestMutants:
             displaced(case, mutant(old, new)())
 
     def test_weights_first(self, monkeypatch: Patch) -> None:
-        """The paper's iterations, and the loss of a step: with the weights before the logits they are others."""
+        """The paper's iterations, and the loss of a step: with the weights before the alphas they are others."""
 
         def swapped(problem: Bilevel, architect: Architect, optimisers: Any, loss: Any) -> Tensor:
             value = nasframe.search.bilevel.descend(problem.weights, optimisers["weights"], loss)
-            nasframe.search.bilevel._move(problem.logits, architect.gradient(problem), optimisers["logits"])
+            nasframe.search.bilevel._move(problem.alphas, architect.gradient(problem), optimisers["alphas"])
             return value
 
         parent = specimen()
@@ -394,7 +395,7 @@ class TestMutants:
 
         assert descend(SecondOrder(PLAIN), 0.5).iterations == 301
         with pytest.raises(AssertionError):
-            against_the_new_logits(parent)
+            against_the_new_alphas(parent)
 
     @pytest.mark.parametrize(("method", "step"), [("adam", "_adam"), ("adamw", "_adam"), ("sgd", "_sgd")])
     def test_moments_forgotten(self, method: str, step: str, monkeypatch: Patch) -> None:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from broken import installer
 
-from nasframe import discover
+from nasframe.plugins import discover
 from nasframe.testing.check import QUICK, check
 
 FOLDER = Path(__file__).parent / "broken"

@@ -16,34 +16,32 @@ import attrs
 import pytest
 import torch
 from broken import SOUND, UNSOUND, WAIVING, Install, installer
-from hypothesis import given, reject
-from hypothesis import strategies as st
+from hypothesis import given, reject, strategies as st
 from torch import Tensor, nn
 
 import nasframe
 from nasframe import (
-    ABSTAIN,
     Bound,
     Change,
-    ChangeError,
     Claim,
-    Mixture,
+    MixedOperation,
     Morphism,
     NasframeError,
     Network,
     Operation,
-    Plugins,
     Proposal,
     Seed,
     Set,
     Take,
     flag,
     installed,
-    replacement,
-    site_at,
+    replace_candidate,
 )
 from nasframe.cli.main import main
-from nasframe.plugins import Plugin
+from nasframe.errors import ChangeError
+from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.plugins import Plugin, Plugins
+from nasframe.structure.editing import site_at
 from nasframe.testing import laws
 from nasframe.testing.check import QUICK, Profile, check, tried
 from nasframe.testing.examples import Examples, Waiver
@@ -457,14 +455,16 @@ class Enrich(Morphism):
 
     def propose(self, network: Network) -> Sequence[Proposal]:
         return [
-            Proposal({"site": address, "candidate": c.id}, cost=sum(self._cost(m) for _, m in network.mixtures(address)))
+            Proposal(
+                {"site": address, "candidate": c.id}, cost=sum(self._cost(m) for _, m in network.mixed_operations(address))
+            )
             for address, site in network.structure.sites()
             for c in site.candidates
             if c.operation == Scaled()
         ]
 
     @staticmethod
-    def _cost(mixture: Mixture) -> int:
+    def _cost(mixture: MixedOperation) -> int:
         hidden = mixture.sizes["hidden"]
         return hidden * (hidden + 1)
 
@@ -472,8 +472,8 @@ class Enrich(Morphism):
         if request not in [p.request for p in self.propose(parent)]:
             raise ChangeError(f"{request} cannot be done")
         address, site = request["site"], site_at(parent.structure, request["site"])
-        made = replacement(parent, address, request["candidate"], Scaled(rich=True), seed)
-        overrides: dict[str, Take | Set] = {**made.logits}
+        made = replace_candidate(parent, address, request["candidate"], Scaled(rich=True), seed)
+        overrides: dict[str, Take | Set] = {**made.alphas}
         for before, after in made.modules:
             n = len(made.child.get_parameter(f"{after}.2.bias"))
             overrides |= {f"{after}.0.{p}": Take(f"{before}.0.{p}") for p in ("weight", "bias")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from broken import SOUND, UNSOUND, WAIVING, Install, installer
 
-from nasframe import discover
+from nasframe.plugins import discover
 from nasframe.testing import pytest_plugin
 from nasframe.testing.contract import criterion, pruner  # noqa: F401 - what an inner run imports first is gone after it
 

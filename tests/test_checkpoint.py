@@ -10,10 +10,11 @@ import torch
 from test_resume import digest
 from toy import PLUGINS, toy_strategy
 
-from nasframe import CheckpointError, RunError, Search, save_model
-from nasframe.run import checkpoint
+from nasframe import Search, save_model
+from nasframe.errors import CheckpointError, RunError
+from nasframe.run import commits as checkpoint
 from nasframe.run.folder import Folder, Keeper, follow
-from nasframe.search.events import Changed
+from nasframe.search.records import Changed
 
 ENVIRONMENT = {"torch": "2"}
 

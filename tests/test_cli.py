@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_its_results(finished: Path) -> None:
     """Strategy, records, architecture, weights, summary and pictures are there; the summary's first line is the verdict."""
-    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "weights.png"):
+    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "mixing.png"):
         assert (finished / name).stat().st_size > 0, name
     rows = {row["name"] for row in json.loads((finished / "summary.json").read_text())["rows"]}
 
@@ -88,7 +88,7 @@ def test_a_model_is_made_again_in_a_clean_process(finished: Path) -> None:
     code = """
 import torch, nasframe
 model = nasframe.load_model(".")
-temperatures = model(model.inputs.mean + model.inputs.deviation * torch.randn(10, 3, 4))[..., 1]
+temperatures = model(model.inputs.mean + model.inputs.std * torch.randn(10, 3, 4))[..., 1]
 print(bool(((temperatures > -20) & (temperatures < 60)).all()))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=finished, capture_output=True, text=True, check=False)
@@ -157,7 +157,7 @@ def test_a_found_cell_is_retrained(here, finished: Path, tmp_path: Path) -> None
 
     assert before == {name: (one / name).read_bytes() for name in RESULTS}
     assert before == {name: (tmp_path / "two" / name).read_bytes() for name in RESULTS}
-    assert not (one / "weights.png").exists()
+    assert not (one / "mixing.png").exists()
     assert [row["name"] for row in summary["rows"]] == [RETRAINED, "mean", "last value", "ridge AR(1)"]
     assert summary["prediction"]["parameters"] == summary["rows"][0]["parameters"]
     assert {json.loads(line)["phase"] for line in before["metrics.jsonl"].splitlines()} == {"retune"}

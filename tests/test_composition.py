@@ -11,7 +11,9 @@ import torch
 from convolutional import PLUGINS
 from test_resume import digest
 
-from nasframe import Data, Event, Loop, Network, Strategy, installed
+from nasframe import Data, Network, Strategy, installed
+from nasframe.search.loop import Loop
+from nasframe.search.records import Event
 from nasframe.search.state import State, dump, initial, load
 
 #: what a part must be told, or is to be tried with; all others are tried as they come

@@ -13,29 +13,18 @@ import nasframe_convolutional.morphism
 import nasframe_convolutional.operations
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from nasframe_bilevel import FirstOrder
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import KINDS, ConvolutionMorphism, Morphed, morphed
 from nasframe_convolutional.operations import Identity, MaxPool, Separable, SeparableConvolution
 from torch import Tensor, nn
 
-from nasframe import (
-    Change,
-    ChangeError,
-    Network,
-    Optimiser,
-    Search,
-    Seed,
-    Set,
-    Strategy,
-    Take,
-    installed,
-    removal,
-    tensors,
-    tolerance,
-)
+from nasframe import Change, Network, Optimiser, Search, Seed, Set, Strategy, Take, installed
+from nasframe.change.apply import remove_candidates
+from nasframe.change.claim import tolerance
+from nasframe.errors import ChangeError
+from nasframe.network.network import tensors
 from nasframe.search.replay import replay
 from nasframe.search.state import dump
 from nasframe.testing import laws
@@ -50,7 +39,7 @@ PR_DARTS = ("pad", "widen", "crop", "dilate", "contract", "deepen")
 
 def trained(operation: SeparableConvolution, channels: int, stride: int, affine: bool) -> Separable:
     """A module whose parameters and running statistics are not at their defaults."""
-    with Seed(("module",)).lent():
+    with Seed(("module",)).as_global():
         module = operation.build(channels=channels, stride=stride, affine=affine).double()
         optimiser = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
         for _ in range(3):
@@ -64,7 +53,7 @@ def trained(operation: SeparableConvolution, channels: int, stride: int, affine:
 def fill(morph: Morphed, old: Separable, stride: int, affine: bool) -> Separable:
     """The module of the morphed operation, filled from the old one."""
     channels = old.layers[0].depthwise.in_channels
-    with Seed(("new",)).lent():
+    with Seed(("new",)).as_global():
         new = morph.operation.build(channels=channels, stride=stride, affine=affine).double()
     before, after = tensors(old), tensors(new)
     for name, entry in morph.entries(old, new).items():
@@ -295,7 +284,7 @@ def _aged(operation: SeparableConvolution, affine: bool, optimiser: Optimiser, d
     parent = Aged.of(strategy(operation, affine, optimiser=optimiser), 6)
     if decided:
         gone = {a: {c.id for c in s.candidates[1:]} for a, s in parent.network.structure.sites()}
-        parent = parent.after(removal(parent.network, gone, Seed(("decided",)))).train(3)
+        parent = parent.after(remove_candidates(parent.network, gone, Seed(("decided",)))).train(3)
     return parent
 
 
@@ -342,7 +331,7 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
     assert {a for a in after if after[a] != before[a]} == {site}
     assert after[site].candidates[1:] == before[site].candidates[1:]
     assert after[site].candidates[0].id == parent.network.structure.next_id
-    old, new = parent.weights(), child.weights()
+    old, new = parent.mixing(), child.mixing()
     assert all(torch.equal(new[address], weights) for address, weights in old.items())
     if worked.claim.kind == "exact":
         laws.exact(parent, child)
@@ -353,7 +342,7 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_follow(kind: str, method: str) -> None:
-    """Every moment of what was kept stays to the bit, the logits' too; what is new has none of the first order, and of the
+    """Every moment of what was kept stays to the bit, the alphas' too; what is new has none of the first order, and of the
     second the mean.
     """
     parent = _aged(STARTS[kind], False, METHODS[method], False).copy()
@@ -361,7 +350,7 @@ def test_moments_follow(kind: str, method: str) -> None:
     before, after = dump(parent.state)[1], dump(child.state)[1]
     old = r"(cells\.[12]\.edges\.i1-n0\.candidates)\.\d+\.layers"  # the reductions
     new = rf"\1.{parent.network.structure.next_id}.layers"
-    moments = [name for name in before if name.startswith(("weights/", "logits/"))]
+    moments = [name for name in before if name.startswith(("weights/", "alphas/"))]
     assert any(re.search(old, name) for name in moments)
     for name in moments:
         follows = re.sub(old, new, name)
@@ -489,9 +478,9 @@ class TestMutants:
             test_moments_follow("pad", "adam")
 
     def test_a_logit_that_is_not_kept(self) -> None:
-        """A candidate in another's place without its logit is refused, as its weight is not stated."""
+        """A candidate in another's place without its alpha is refused, as its weight is not stated."""
         parent = _aged(STARTS["pad"], False, METHODS["sgd"], False)
         made = change(parent.network, "pad")
-        kept = {name: entry for name, entry in made.overrides.items() if not name.startswith("logits")}
+        kept = {name: entry for name, entry in made.overrides.items() if not name.startswith("alphas")}
         with pytest.raises(ChangeError, match="adds candidates to reduction/i1-n0 without stating the weights"):
             parent.after(attrs.evolve(made, overrides=kept))

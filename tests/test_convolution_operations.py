@@ -10,8 +10,7 @@ import attrs
 import convolutional
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from nasframe_convolutional.operations import (
     Asymmetric,
     AsymmetricConvolution,
@@ -27,8 +26,10 @@ from nasframe_convolutional.operations import (
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from nasframe import Seed, tensors, tolerance
-from nasframe.cost import Cost, cost
+from nasframe import Seed
+from nasframe.change.claim import tolerance
+from nasframe.network.cost import Cost, cost
+from nasframe.network.network import tensors
 
 many = settings(max_examples=60)
 
@@ -67,7 +68,7 @@ class Case:
 
     def trained(self) -> nn.Module:
         """The module after a few steps on numbers: its parameters and running statistics are not at their defaults."""
-        with Seed(("operation",)).lent():
+        with Seed(("operation",)).as_global():
             module = self.operation.build(**self.sizes).double()
             optimiser = torch.optim.SGD([*module.parameters(), nn.Parameter(torch.zeros(1))], 0.1, momentum=0.9)
             for _ in range(3):
@@ -226,7 +227,7 @@ def test_another_definition_is_noticed(operation: Edge, where: Any, name: str, f
 def test_what_operations_tell(case: Case) -> None:
     """The identity and zero tell how large they get; what has a BatchNorm, or may have one, tells nothing."""
     o, module = case.operation, case.operation.build(**case.sizes)
-    out, magnitude, deviation = module.eval()(case.x.float()), o.magnitude(module), o.deviation(module)
+    out, magnitude, deviation = module.eval()(case.x.float()), o.magnitude(module), o.identity_error(module)
     if isinstance(o, Zero):
         assert o.zero
         assert magnitude is not None

@@ -24,11 +24,16 @@ from convolutional import (
     supernets,
     trained,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from nasframe_convolutional import AvgPool, DartsConvolutional, Identity, SeparableConvolution, Zero
-from nasframe_convolutional import backbone as backbones
-from nasframe_convolutional import cell as cells
+from hypothesis import given, settings, strategies as st
+from nasframe_convolutional import (
+    AvgPool,
+    DartsConvolutional,
+    Identity,
+    SeparableConvolution,
+    Zero,
+    backbone as backbones,
+    cell as cells,
+)
 from nasframe_convolutional.cell import Auxiliary, Head, ImageCell, channels_of
 from nasframe_growing import Epochs, NodeGrowth, Patience
 from test_resume import digest
@@ -37,11 +42,9 @@ from torchvision.ops import stochastic_depth
 from toy import toy_strategy
 
 from nasframe import (
-    Aided,
     Candidate,
     Cell,
     Change,
-    ChangeError,
     Claim,
     Network,
     Node,
@@ -50,20 +53,17 @@ from nasframe import (
     Seed,
     Site,
     Strategy,
-    StrategyError,
     Structure,
-    StructureError,
     Take,
-    apply,
     build,
-    distance,
-    produces,
-    removal,
-    tensors,
 )
-from nasframe.network import advance
+from nasframe.change.apply import apply, distance, remove_candidates
+from nasframe.errors import ChangeError, StrategyError, StructureError
+from nasframe.network.axes import produces
+from nasframe.network.network import advance, tensors
+from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.search import state as states
-from nasframe.search.events import Changed, Finished, Stepped
+from nasframe.search.records import Changed, Finished, Stepped
 from nasframe.search.state import dump, load, optimisers, retraining
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
@@ -97,7 +97,7 @@ def grown(parent: Aged, type: str, form: str = "noise", **options: float) -> Age
 
 def even(network: Network) -> dict[str, Tensor]:
     """The same weight for all candidates of a site."""
-    return {a: logits.detach().softmax(0) for a, logits in network.logits.items()}
+    return {a: alphas.detach().softmax(0) for a, alphas in network.alphas.items()}
 
 
 def images(batch: int, *shape: int) -> Tensor:
@@ -215,7 +215,7 @@ class TestConcatenation:
     @few
     @given(typed(parents("concatenation")))
     def test_the_next_step_of_every_old_entry_is_the_parents(self, typed: Any) -> None:
-        """Weights and their old columns, logits and running statistics go on as if nothing had happened, also where pruning
+        """Weights and their old columns, alphas and running statistics go on as if nothing had happened, also where pruning
         had cut them off and the new node takes them in again.
         """
         parent, type = typed
@@ -256,7 +256,7 @@ class TestConcatenation:
         parent = trained()
         sites = dict(parent.network.structure.sites())
         gone = {a: {c.id for c in s.candidates if not c.operation.zero} for a, s in sites.items()}
-        child = grown(parent.after(removal(parent.network, gone, SEED)), type)
+        child = grown(parent.after(remove_candidates(parent.network, gone, SEED)), type)
         assert child.train(2).state.updates == parent.state.updates + 2
 
     @few
@@ -278,7 +278,7 @@ class TestConcatenation:
         states = ["i0", "i1", *(node.id for node in cell.nodes)]
         assert edges == [f"{type}/{state}-n{len(cell.nodes)}" for state in states]
         for address in edges:
-            holders = {name.rpartition(".")[0] for name, _ in child.network.mixtures(address)}
+            holders = {name.rpartition(".")[0] for name, _ in child.network.mixed_operations(address)}
             assert holders == {f"body.cells.{i}.edges" for i in instances}
 
 
@@ -305,7 +305,7 @@ class TestMean:
     @pytest.mark.parametrize("form", ["noise", "gate"])
     @pytest.mark.parametrize("type", TYPES)
     def test_every_new_entry_lives_within_three_steps(self, type: str, form: str) -> None:
-        """Weights, logits and gates."""
+        """Weights, alphas and gates."""
         parent = trained(output="mean", operations=(*OTHERS, Identity(), Zero()))
         laws.alive(parent, grown(parent, type, form), every=False)
 
@@ -320,7 +320,7 @@ class TestMean:
         for site in child.network.structure.cell(type).sites[len(old.sites) :]:
             share = 1 / len(old.nodes) if site.inputs[0].startswith("n") else 0.0
             wanted = [share if c.operation == Identity() else 1 - share if c.operation.zero else 0.0 for c in site.candidates]
-            off = child.weights()[f"{type}/{site.id}"] - torch.tensor(wanted, dtype=torch.float64)
+            off = child.mixing()[f"{type}/{site.id}"] - torch.tensor(wanted, dtype=torch.float64)
             largest = max(range(len(wanted)), key=wanted.__getitem__)
             assert all(0 < o <= delta * (1 + 1e-9) for i, o in enumerate(off.tolist()) if i != largest)
             laws.hold("birth", f"the sum of the noise on {site.id}", abs(float(off.sum())), 1e-12)
@@ -376,7 +376,7 @@ def own_weights(network: Network) -> bool:
     """Whether every instance of every type has tensors of its own for each of its sites."""
     plan = network.structure.backbone.plan
     for address, _ in network.structure.sites():
-        mixtures = [mixture for _, mixture in network.mixtures(address)]
+        mixtures = [mixture for _, mixture in network.mixed_operations(address)]
         first = [next(mixture.parameters()).flatten()[:9] for mixture in mixtures]
         if len(mixtures) != plan.count(address.split("/")[0]) or len({tuple(t.tolist()) for t in first}) != len(first):
             return False
@@ -384,22 +384,22 @@ def own_weights(network: Network) -> bool:
 
 
 class TestInstances:
-    def test_they_own_their_weights_and_share_their_logits(self) -> None:
-        """Instances are drawn apart, also by a growth; a site has one vector of logits however many instances there are."""
+    def test_they_own_their_weights_and_share_their_alphas(self) -> None:
+        """Instances are drawn apart, also by a growth; a site has one vector of alphas however many instances there are."""
         network = grown(trained(), "normal").network
         assert own_weights(network)
-        assert set(network.logits) == {address for address, _ in network.structure.sites()}
+        assert set(network.alphas) == {address for address, _ in network.structure.sites()}
         network.body.cells[3].edges = network.body.cells[0].edges
         assert not own_weights(network)
 
-    def test_the_gradient_of_the_logits_is_the_sum_over_instances(self) -> None:
+    def test_the_gradient_of_the_alphas_is_the_sum_over_instances(self) -> None:
         """Each instance with a copy of the weights for itself: their gradients add up to that of the weights they share."""
         parent = trained()
         shared, apart = (copy.deepcopy(parent.network).eval() for _ in range(2))
-        weights = {a: w.clone().requires_grad_() for a, w in parent.weights().items()}
+        weights = {a: w.clone().requires_grad_() for a, w in parent.mixing().items()}
         own = {}
         for address, weight in weights.items():
-            for name, mixture in apart.mixtures(address):
+            for name, mixture in apart.mixed_operations(address):
                 own[name], mixture.address = weight.detach().clone().requires_grad_(), name
         inputs, targets = parent.data.validation.batch(torch.arange(8))
         whole = torch.autograd.grad(parent.data.loss(shared(inputs, weights), targets), [*weights.values()])
@@ -407,7 +407,7 @@ class TestInstances:
             zip(own, torch.autograd.grad(parent.data.loss(apart(inputs, own | weights), targets), [*own.values()]), strict=True)
         )
         for address, gradient in zip(weights, whole, strict=True):
-            instances = [parts[name] for name, _ in shared.mixtures(address)]
+            instances = [parts[name] for name, _ in shared.mixed_operations(address)]
             assert len(instances) == 2
             torch.testing.assert_close(sum(instances), gradient, rtol=1e-10, atol=1e-15)
 
@@ -416,8 +416,8 @@ class TestInstances:
     def test_deriving_keeps_two_edges_of_each_node(self, parent: Aged, seed: int) -> None:
         """The two with the strongest operation, from distinct states, each with that operation; zero is none of them."""
         structure, generator = parent.network.structure, Seed((seed,)).generator()
-        logits = {a: torch.randn(len(s.candidates), generator=generator) for a, s in structure.sites()}
-        weights = parent.strategy.architect.weights(logits)
+        alphas = {a: torch.randn(len(s.candidates), generator=generator) for a, s in structure.sites()}
+        weights = parent.strategy.architect.mixing(alphas)
         child = laws.masked(parent, structure.backbone.derive(structure, weights)).network.structure
         assert child.decided
         strengths = {
@@ -462,7 +462,7 @@ class TestAuxiliary:
         inputs, targets = data.train.batch(torch.arange(6))
         given = dict(network.body.auxiliary.named_parameters())
         outputs = network.train()(inputs, weights)
-        assert isinstance(outputs, Aided)
+        assert isinstance(outputs, AuxiliaryOutputs)
         wanted = data.loss(outputs.outputs, targets) + 0.4 * data.loss(outputs.auxiliary, targets)
         objective = data.objective(outputs, targets)
         torch.testing.assert_close(objective, wanted, rtol=0, atol=0)
@@ -485,7 +485,7 @@ def edge(operation: Any, type: str = "normal", drop_path: float = 0.5, channels:
     """A cell of one node with one edge, which may be left out."""
     cell = Cell((Node("n0"),), (Site("i1-n0", "n0", ("i1",), (Candidate(0, operation),)),), 1)
     source = channels_of("stem", channels=channels)
-    with SEED.lent():
+    with SEED.as_global():
         return ImageCell(
             type,
             cell,
@@ -504,7 +504,7 @@ def left_out_or_scaled(probability: float, progress: float) -> None:
     advance(cell, 0.0)
     whole = cell({}, x, x)
     advance(cell, progress)
-    with SEED(str(probability)).lent():
+    with SEED(str(probability)).as_global():
         found = cell({}, x, x)
     p = probability * progress
     dropped = (found == 0).flatten(1).all(1)
@@ -595,7 +595,7 @@ class TestDropPath:
 def architecture(parent: Aged) -> Structure:
     """What is derived from a search as it stands."""
     structure = parent.network.structure
-    return removal(parent.network, structure.backbone.derive(structure, parent.weights()), SEED).child.structure
+    return remove_candidates(parent.network, structure.backbone.derive(structure, parent.mixing()), SEED).child.structure
 
 
 def again(strategy: Strategy, parent: Aged) -> Search:
@@ -639,7 +639,7 @@ class TestRetraining:
         """An architecture is trained for so many epochs; a search needs a validation part, and so does patience."""
         strategy = image_strategy(task=Blobs(size=6, validated=False), criterion=Epochs(2), batch=3)
         with pytest.raises(
-            StrategyError, match="holds nothing out for validation, which a search moves its logits and decides by"
+            StrategyError, match="holds nothing out for validation, which a search moves its alphas and decides by"
         ):
             Search(strategy)
         search, last = again(strategy, trained()), []
@@ -743,9 +743,9 @@ class TestSearches:
 
 def transact(parent: Aged, change: Change) -> None:
     """What the search does with a change that claims to be exact."""
-    apply(parent.network, change, parent.strategy.architect.logits)
-    weights = parent.strategy.architect.weights
-    distance(lambda n: n(parent.inputs(), weights(dict(n.logits))), parent.network, change.child, Claim.exact())
+    apply(parent.network, change, parent.strategy.architect.invert)
+    weights = parent.strategy.architect.mixing
+    distance(lambda n: n(parent.inputs(), weights(dict(n.alphas))), parent.network, change.child, Claim.exact())
 
 
 WRONG = {
@@ -779,7 +779,7 @@ class TestMutants:
         monkeypatch.setattr(backbones, "channels_of", WRONG["twice the same"])
         parent = Aged.of(trained(2).strategy, 1)
         with pytest.raises(ChangeError, match=r"tells 8 units for it, 4 of them different"):
-            apply(parent.network, growth(parent.network, "reduction"), parent.strategy.architect.logits)
+            apply(parent.network, growth(parent.network, "reduction"), parent.strategy.architect.invert)
 
     @pytest.mark.parametrize("consumer", [ImageCell, Head, Auxiliary])
     def test_dropped_labels(self, consumer: type, monkeypatch: Patch) -> None:

@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_growing import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from toy import toy_strategy
 
-from nasframe import ABSTAIN, Decision, Loop, Proposal, Search
-from nasframe.criterion import ACTIONS
+from nasframe import Decision, Proposal, Search
+from nasframe.interfaces.criterion import ABSTAIN, ACTIONS
+from nasframe.search.loop import Loop
 from nasframe.search.state import initial
 
 LOSSES = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=12)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import strategies as st
 
-from nasframe import Operation, Part, Plugins, Strategy
+from nasframe import Operation, Part, Strategy
+from nasframe.plugins import Plugins
 from nasframe.testing.check import check
 from nasframe.testing.examples import Examples, Habitat
 from nasframe.testing.fakes import Chain, Descent, Endless, Keep, Kept, Noise, Scripted, Turned

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from nasframe_forecasting import Forecasting, nasframe_parts, references, series, task
 from nasframe_forecasting.references import nearest_units, ridge
 from nasframe_forecasting.series import Series, read, shipped
 from nasframe_forecasting.task import data
 from torch import Tensor, nn
 
-from nasframe import Data, DataError, NasframeError, Seed, Split, Strategy
+from nasframe import Data, NasframeError, Seed, Split, Strategy
 from nasframe.cli.main import cli
+from nasframe.errors import DataError
 
 CPU = torch.device("cpu")
 EXACT = torch.float64
@@ -793,7 +793,7 @@ def test_a_reference_is_the_same_from_the_same_seed() -> None:
     make = loaded(noise(20, 2), 3).references(100)["GRU"]
     drawn_twice = []
     for _ in range(2):
-        with Seed((1,)).lent():
+        with Seed((1,)).as_global():
             drawn_twice.append(make())
 
     assert all(map(torch.equal, *(module.parameters() for module in drawn_twice)))

@@ -10,8 +10,7 @@ from unittest.mock import patch
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_growing import NodeGrowth
 from nasframe_recurrent import (
     Darts,
@@ -41,21 +40,9 @@ from torch.func import functional_call
 from torch.nn.functional import softsign
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from nasframe import (
-    Candidate,
-    Cell,
-    Network,
-    Node,
-    Operation,
-    Pointwise,
-    Seed,
-    Site,
-    Structure,
-    StructureError,
-    Term,
-    build,
-    removal,
-)
+from nasframe import Candidate, Cell, Network, Node, Operation, Pointwise, Seed, Site, Structure, Term, build
+from nasframe.change.apply import remove_candidates
+from nasframe.errors import StructureError
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import removals, seeds, sizes
@@ -169,8 +156,8 @@ class Case:
     def loss(self, fast: bool) -> tuple[Tensor, Tensor]:
         """What the network puts out, and a loss of it, with the same draws in either form."""
         self.network.fast = fast
-        with self.seed("draws").lent():
-            output = self.network(self.inputs, {a: alpha.softmax(0) for a, alpha in self.network.logits.items()})
+        with self.seed("draws").as_global():
+            output = self.network(self.inputs, {a: alpha.softmax(0) for a, alpha in self.network.alphas.items()})
         target = torch.randn(output.shape, generator=self.seed("target").generator(), dtype=output.dtype)
         return output, ((output - target) ** 2).mean()
 
@@ -201,7 +188,7 @@ def equal(case: Case, asked: Sequence[str] = ()) -> None:
 
 
 def case(structure: Structure, time: int, batch: int, seed: Seed, training: bool = False) -> Case:
-    """A network with parameters as after some training: logits and gates are not zero; on numbers, or on tokens."""
+    """A network with parameters as after some training: alphas and gates are not zero; on numbers, or on tokens."""
     network = build(structure, seed("build")).double().train(training)
     generator = seed("parameters").generator()
     for parameter in network.parameters():
@@ -230,7 +217,7 @@ def cases(draw: st.DrawFn) -> Case:
     for cell in draw(st.lists(st.sampled_from([type for type, _ in network.structure.cells]), max_size=2)):
         network = NodeGrowth(form="gate").change(network, {"cell": cell}, {}, seed).child
     if draw(st.booleans()):
-        network = removal(network, draw(removals(network.structure, draw(st.booleans()))), seed).child
+        network = remove_candidates(network, draw(removals(network.structure, draw(st.booleans()))), seed).child
     return case(network.structure, time, batch, seed, draw(st.booleans()))
 
 
@@ -274,7 +261,7 @@ class TestEquality:
 
         def output(x: Tensor, *values: Tensor) -> Tensor:
             parameters = dict(zip([*tensors][1:], values, strict=True))
-            weights = {a: parameters[f"logits.{a}"] for a in own.network.logits}
+            weights = {a: parameters[f"alphas.{a}"] for a in own.network.alphas}
             return functional_call(own.network, parameters, (x, weights))
 
         assert torch.autograd.gradcheck(output, [*tensors.values()])
@@ -286,7 +273,7 @@ class TestEquality:
         own, other = specimen(backbone), specimen(backbone)
         for parameter in other.network.parameters():
             parameter.data.mul_(1.5)
-        weights = {a: alpha.softmax(0) for a, alpha in own.network.logits.items()}
+        weights = {a: alpha.softmax(0) for a, alpha in own.network.alphas.items()}
         swapped = functional_call(own.network, dict(other.network.named_parameters()), (own.inputs, weights))
         assert torch.equal(swapped, other.network(own.inputs, weights))
         with torch.no_grad():
@@ -307,10 +294,10 @@ class TestWork:
 
     @both
     def test_gradients_that_nobody_asks_for(self, backbone: Any) -> None:
-        """Where the gradient of the logits alone is asked for, those of the weights are not computed."""
+        """Where the gradient of the alphas alone is asked for, those of the weights are not computed."""
         own = specimen(backbone)
         own.inputs.requires_grad_(False)
-        for asked, needed in ((own.network.logits, False), (own.network.body, True)):
+        for asked, needed in ((own.network.alphas, False), (own.network.body, True)):
             with patch.object(fused, "backward", wraps=fused.backward) as spy:
                 torch.autograd.grad(own.loss(fast=True)[1], [*asked.parameters()], materialize_grads=True)
             assert spy.call_args.args[-2:] == (False, needed)
@@ -321,7 +308,7 @@ class TestFallback:
         """A layer with an operation that tells nothing runs in its readable form, the others in the fast one."""
         own = specimen(TwoToOne(3, 2, operations=(Sum(), Centred())))
         gone = {a: {s.candidates[1].id} for a, s in own.network.structure.sites() if a.startswith("layer0")}
-        own = case(removal(own.network, gone, Seed((0,))).child.structure, 3, 2, Seed((0,)))
+        own = case(remove_candidates(own.network, gone, Seed((0,))).child.structure, 3, 2, Seed((0,)))
         structure = own.network.structure
         assert structure.backbone.slow(structure) == [
             "layer1 runs in its readable form: operation 'centred' at n0 does not tell its pointwise form"

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_convolutional import DartsConvolutional
 from nasframe_papers import genotypes
 from nasframe_papers.genotypes import (
@@ -25,8 +24,9 @@ from nasframe_papers.genotypes import (
     parameters,
 )
 
-from nasframe import Operation, Seed, Structure, StructureError, build, installed
-from nasframe.cost import cost
+from nasframe import Operation, Seed, Structure, build, installed
+from nasframe.errors import StructureError
+from nasframe.network.cost import cost
 
 #: the setting in which networks are quickly built
 SMALL = "CIFAR-10, C = 16, L = 8"

@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 from nasframe_bilevel import FirstOrder
 from nasframe_growing import NodeGrowth
 from nasframe_recurrent import Prod, Relu, Sigmoid, Sum, Tanh, TwoToOne
@@ -17,9 +16,10 @@ from recurrent import TOLD, Centred, CentredEdge, parents, specimen
 from torch import nn
 
 import nasframe.search.state
-from nasframe import Bound, Change, ChangeError, Claim, ClaimError, Gate, Network, Optimiser, Seed, Set, apply
-from nasframe import distance as measured
+from nasframe import Bound, Change, Claim, Gate, Network, Optimiser, Seed, Set
 from nasframe.change import optimisers
+from nasframe.change.apply import apply, distance as measured
+from nasframe.errors import ChangeError, ClaimError
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.laws import Make
@@ -72,10 +72,10 @@ class TestTransaction:
 
         def refused(network: Network) -> Change:
             liar = attrs.evolve(growth("noise", delta=1e-9)(network), claim=Claim.exact())
-            apply(network, liar, parent.strategy.architect.logits)
-            rule, inputs = parent.strategy.architect.weights, parent.inputs()
+            apply(network, liar, parent.strategy.architect.invert)
+            rule, inputs = parent.strategy.architect.mixing, parent.inputs()
             with pytest.raises(ClaimError, match="claims to be exact, but the output moves by"):
-                measured(lambda n: n(inputs, rule(dict(n.logits))), network, liar.child, liar.claim)
+                measured(lambda n: n(inputs, rule(dict(n.alphas))), network, liar.child, liar.claim)
             return growth("gate")(network)
 
         laws.transaction(parent, refused)
@@ -143,7 +143,7 @@ def noise(which: str, size: float) -> dict[str, float]:
 class TestTraining:
     @given(growths((Sigmoid(), Tanh(), Prod(), Centred()), batch=8), forms)
     def test_all_that_is_new_learns(self, growths: Any, form: str) -> None:
-        """Every entry of every new weight, logit and gate receives a gradient within three steps."""
+        """Every entry of every new weight, alpha and gate receives a gradient within three steps."""
         parent, *where = growths
         laws.alive(parent, grown(parent, form, *where))
 
@@ -163,13 +163,13 @@ class TestTraining:
         laws.follows(parent, child)
         laws.undisturbed(parent, child)
 
-    # Adam's first step of a new logit is its learning rate or, where the gradient is below Adam's eps, next to nothing:
+    # Adam's first step of a new alpha is its learning rate or, where the gradient is below Adam's eps, next to nothing:
     # proportional on either side, with another factor
     @given(growths(least=1, architect=FirstOrder(Optimiser("sgd", 0.01))))
     def test_noise_disturbs_the_others_in_proportion(self, growths: Any) -> None:
         """With noise the next step of all else differs from what it would have been in proportion to delta = sigma."""
         parent, *where = growths
-        # of a mean the identity has a share only: such logits move by their own rate, however small the noise
+        # of a mean the identity has a share only: such alphas move by their own rate, however small the noise
         assume(len(parent.strategy.backbone.outputs(parent.network.structure.cell(where[0]))) == 1)
         laws.linear("the difference of the next step", _differences(parent, where))
 
@@ -271,7 +271,7 @@ class TestMutants:
 
     @pytest.mark.parametrize(
         ("operation", "method"),
-        [(Sum, "deviation"), (Sigmoid, "magnitude"), (Tanh, "magnitude"), (Relu, "magnitude"), (Prod, "magnitude")],
+        [(Sum, "identity_error"), (Sigmoid, "magnitude"), (Tanh, "magnitude"), (Relu, "magnitude"), (Prod, "magnitude")],
     )
     def test_a_bound_that_forgets_an_operation(self, operation: type, method: str, monkeypatch: Patch) -> None:
         """Tight: a bound without one operation's part is exceeded, where that operation is alone with the sum."""
@@ -302,7 +302,7 @@ class TestMutants:
         parent = specimen()
 
         def make(network: Network) -> Change:
-            network(parent.inputs(), parent.weights())
+            network(parent.inputs(), parent.mixing())
             return growth("noise")(network)
 
         with pytest.raises(AssertionError, match="blind: Network was run"):
@@ -321,16 +321,16 @@ class TestMutants:
         parent = specimen()
         change = growth("noise", sigma=0.0)(parent.network)
         dead = torch.full((6,), -1e4).index_fill(0, torch.tensor(0), 0.0)
-        child = parent.after(_override(change, "logits.layer0/n2", dead, ""))
+        child = parent.after(_override(change, "alphas.layer0/n2", dead, ""))
         laws.exact(parent, child)
-        with pytest.raises(AssertionError, match=r"alive: no gradient reached logits\.layer0/n2, .*W_h"):
+        with pytest.raises(AssertionError, match=r"alive: no gradient reached alphas\.layer0/n2, .*W_h"):
             laws.alive(parent, child)
 
     def test_a_gate_that_is_stuck(self, monkeypatch: Patch) -> None:
         """Alive: behind a gate that does not train nothing does."""
         monkeypatch.setattr(Gate, "forward", lambda self, inherited, own: inherited + self.g.detach() * (own - inherited))
         parent = specimen()
-        with pytest.raises(AssertionError, match=r"alive: no gradient reached logits\.layer0/n2, .*gates\.n2\.g"):
+        with pytest.raises(AssertionError, match=r"alive: no gradient reached alphas\.layer0/n2, .*gates\.n2\.g"):
             laws.alive(parent, grown(parent, "gate"))
 
     @pytest.mark.parametrize("method", ["sgd", "adam", "adamw"])

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_images import Images, augmentation, nasframe_parts, pictures, references, sources, task
 from nasframe_images.pictures import Pictures, checked
 from nasframe_images.task import data
@@ -30,7 +29,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from nasframe import Data, DataError, Seed, Split
+from nasframe import Data, Seed, Split
+from nasframe.errors import DataError
 
 CPU = torch.device("cpu")
 EXACT = torch.float64
@@ -98,10 +98,10 @@ def test_a_share_is_drawn_by_its_seed_alone() -> None:
     y = torch.arange(60) % 3
     shares = []
     for state in (1, 2):
-        with Seed((state,)).lent():
+        with Seed((state,)).as_global():
             shares.append(pictures.stratified(y, 30, Seed((0,)))[0])
             drawn = torch.rand(1)
-        with Seed((state,)).lent():
+        with Seed((state,)).as_global():
             assert torch.equal(torch.rand(1), drawn)
 
     assert torch.equal(*shares)
@@ -172,7 +172,7 @@ def test_test_images_are_seen_by_the_test_alone(arrays: Arrays, seed: int) -> No
 
 def drawn(split: Split, seed: int = 0) -> Tensor:
     """All images of a split as training draws them."""
-    with Seed((seed,)).lent():
+    with Seed((seed,)).as_global():
         return split.draw(torch.arange(split.size))[0]
 
 
@@ -213,7 +213,7 @@ def holed(image: np.ndarray, y: int, x: int, side: int) -> np.ndarray:
 def test_every_square_is_cut_out_and_no_other(channels: int, height: int, width: int, side: int) -> None:
     """In many draws the holes are those about every pixel, each with the area that is left of it at the border."""
     ones = torch.ones(600, channels, height, width, dtype=EXACT)
-    with Seed((0,)).lent():
+    with Seed((0,)).as_global():
         found = augmentation.cut(ones, side).numpy()
 
     every = [holed(ones[0].numpy(), y, x, side) for y, x in np.ndindex(height, width)]
@@ -225,7 +225,7 @@ def test_every_shift_and_mirror_is_drawn() -> None:
     image = torch.zeros(1, 1, 5, 6, dtype=torch.uint8)
     image[0, 0, 2, 2] = 1
     steps = augmentation.moves(5, 6, flip=True, crop=1)
-    with Seed((0,)).lent():
+    with Seed((0,)).as_global():
         seen = augmentation.moved(image.expand(400, -1, -1, -1), steps).nonzero()[:, 2:].tolist()
 
     assert {tuple(place) for place in seen} == {(y, x) for y in (1, 2, 3) for x in (1, 2, 3, 4)}

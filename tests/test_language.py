@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_growing import NodeGrowth
 from nasframe_papers.genotypes import RECURRENT, Pairs, parameters, recurrent
 from nasframe_recurrent import (
@@ -30,20 +29,9 @@ from torch.nn.functional import cross_entropy, embedding
 from torchmetrics import MetricCollection
 from torchmetrics.text import Perplexity
 
-from nasframe import (
-    Bound,
-    ChangeError,
-    Data,
-    Network,
-    Operation,
-    Optimiser,
-    Seed,
-    Split,
-    StructureError,
-    Task,
-    build,
-    tolerance,
-)
+from nasframe import Bound, Data, Network, Operation, Optimiser, Seed, Split, Task, build
+from nasframe.change.claim import tolerance
+from nasframe.errors import ChangeError, StructureError
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import seeds, sizes
@@ -109,7 +97,7 @@ def tied(seed: Seed, backbone: Any, tokens: int, time: int, batch: int) -> None:
     width = backbone.hidden
     other = build(backbone.initial({"inputs": width, "outputs": tokens}, 2), seed).double()
     other.load_state_dict(own.network.state_dict())
-    weights = {a: alpha.softmax(0) for a, alpha in own.network.logits.items()}
+    weights = {a: alpha.softmax(0) for a, alpha in own.network.alphas.items()}
     direction = torch.randn(time, batch, tokens, generator=seed.generator(), dtype=torch.float64)
     for fast in (False, True):
         own.network.fast = other.fast = fast

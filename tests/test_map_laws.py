@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from nasframe_recurrent import TwoToOne
 from recurrent import parents, strategy
 from torch import Tensor, nn
@@ -20,23 +19,22 @@ from nasframe import (
     Backbone,
     Candidate,
     Change,
-    ChangeError,
     Claim,
-    Grown,
+    GrownStructure,
     Network,
     Optimiser,
     Seed,
+    Set as Value,
     Strategy,
     Structure,
     Take,
-    apply,
     build,
-    consumes,
-    produces,
 )
-from nasframe import Set as Value
-from nasframe.change.map import OWN, ZERO
+from nasframe.change.apply import apply
+from nasframe.change.map import FRESH, ZERO
 from nasframe.change.optimisers import carry
+from nasframe.errors import ChangeError
+from nasframe.network.axes import consumes, produces
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import aged, optimisers, seeds, sizes
@@ -63,7 +61,7 @@ class Hidden(nn.Module):
             self.scale.lerp_(1 + hidden.detach().abs().mean(0), 0.1)
         return (hidden * self.scale) @ self.V.t()
 
-    def units(self) -> dict[str, Any]:
+    def axes(self) -> dict[str, Any]:
         made, taken = produces(*self.names), consumes(*self.names)
         return {"W": (made, None), "b": (made,), "scale": (made,), "V": (None, taken)} if self.labelled else {}
 
@@ -83,10 +81,10 @@ class Layer(Backbone):
     def body(self, structure: Structure) -> nn.Module:
         return Hidden(structure.size("inputs"), self.units, structure.size("outputs"), self.labelled)
 
-    def grown(self, structure: Structure, cell: str) -> Grown:
+    def grown(self, structure: Structure, cell: str) -> GrownStructure:
         raise NotImplementedError
 
-    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         return {}
 
 
@@ -172,15 +170,15 @@ class TestDerive:
     def test_newcomers_have_their_stated_weight(self, parent: Aged, share: float) -> None:
         """A new candidate at an old site starts with the weight that the change states; without one it is refused."""
         address, structure = _with_newcomer(parent)
-        weights = torch.cat([(1 - share) * parent.weights()[address], torch.tensor([share], dtype=torch.float64)])
+        weights = torch.cat([(1 - share) * parent.mixing()[address], torch.tensor([share], dtype=torch.float64)])
 
         def stated(network: Network) -> Change:
-            return Change(build(structure, SEED, like=network), Claim.lossy(), weights={address: weights})
+            return Change(build(structure, SEED, like=network), Claim.lossy(), mixing={address: weights})
 
         child = laws.transaction(parent, stated)
-        laws.hold("stated", "the distance of the weights", float((child.weights()[address] - weights).abs().max()), 1e-14)
+        laws.hold("stated", "the distance of the weights", float((child.mixing()[address] - weights).abs().max()), 1e-14)
         with pytest.raises(ChangeError, match=f"adds candidates to {address} without stating the weights of that site"):
-            parent.after(attrs.evolve(stated(parent.network), weights={}))
+            parent.after(attrs.evolve(stated(parent.network), mixing={}))
 
     def test_a_shape_without_labels_is_refused(self) -> None:
         """Another shape without labels is refused, and the message names the tensor and both shapes."""
@@ -214,7 +212,7 @@ class TestDerive:
 
         def refused(network: Network) -> Change:
             with pytest.raises(ChangeError, match=message):
-                apply(network, with_units(network, (0, 1, 2), **overrides), parent.strategy.architect.logits)
+                apply(network, with_units(network, (0, 1, 2), **overrides), parent.strategy.architect.invert)
             return with_units(network, (0, 1, 2))
 
         laws.transaction(parent, refused)
@@ -263,7 +261,7 @@ class TestTake:
 
     @given(st.data(), seeds())
     def test_entries_are_taken_as_it_reads(self, data: st.DataObject, seed: Seed) -> None:
-        """An entry is value * source + offset, the child's own at OWN, zero at ZERO; moments are scaled by the gradient, fresh
+        """An entry is value * source + offset, the child's own at FRESH, zero at ZERO; moments are scaled by the gradient, fresh
         first moments are zero, fresh second moments the mean of the others.
         """
         shape = data.draw(st.tuples(sizes(), sizes()))
@@ -290,7 +288,7 @@ BETAS = [(0.9, 0.999), (0.5, 0.9), (0.0, 0.9), (0.95, 0.99)]
 
 @attrs.frozen
 class Slice:
-    """Adam after so many steps on a tensor of which two entries, one OWN and one ZERO, are fresh."""
+    """Adam after so many steps on a tensor of which two entries, one FRESH and one ZERO, are fresh."""
 
     betas: tuple[float, float]
     steps: int
@@ -311,7 +309,7 @@ class Slice:
         a, b = optimiser.build([("p", old)]), optimiser.build([("p", new)])
         v = torch.tensor(self.second).double()
         a.state[old] = {"step": torch.tensor(float(self.steps)), "exp_avg": v.sqrt(), "exp_avg_sq": v}
-        index = torch.tensor([OWN, *range(len(self.second)), ZERO])
+        index = torch.tensor([FRESH, *range(len(self.second)), ZERO])
         carry(a, [("p", old)], b, [("p", new)], {"p": Take("p", (index,))})
         found = []
         for gradient in gradients:

@@ -16,7 +16,8 @@ from nasframe_recurrent import TwoToOne
 from torch import Tensor
 from toy import toy_strategy
 
-from nasframe import Model, Network, RunError, Scale, Search, Seed, build, load_model, save_model
+from nasframe import Model, Network, Scale, Search, Seed, build, load_model, save_model
+from nasframe.errors import RunError
 from nasframe.run.folder import Folder
 
 CPU = torch.device("cpu")
@@ -24,11 +25,11 @@ CPU = torch.device("cpu")
 
 def even(network: Network) -> dict[str, Tensor]:
     """The weights of DARTS's rule."""
-    return {address: alpha.detach().softmax(0) for address, alpha in network.logits.items()}
+    return {address: alpha.detach().softmax(0) for address, alpha in network.alphas.items()}
 
 
 def test_images_are_taken_in_as_they_are(tmp_path: Path) -> None:
-    """In uint8, and the logits are those of the normalised images."""
+    """In uint8, and the scores are those of the normalised images."""
     generator = np.random.default_rng(0)
     x, y = generator.integers(0, 256, (24, 8, 8), dtype=np.uint8), np.arange(24, dtype=np.uint8) % 2
     np.savez(tmp_path / "images.npz", x_train=x[:16], y_train=y[:16], x_test=x[16:], y_test=y[16:])

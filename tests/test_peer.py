@@ -13,8 +13,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 SPEC = importlib.util.spec_from_file_location(
     "peer_growth", Path(__file__).parents[1] / "docs" / "measurements" / "peer_growth.py"

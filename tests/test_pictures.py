@@ -15,19 +15,17 @@ import attrs
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from nasframe_recurrent import TwoToOne
 from torch import nn
 
 from nasframe import Candidate, Cell, Node, Operation, Site, Structure
-from nasframe.label import label
-from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_paths, draw_weights
-from nasframe.pictures import weights as heat
+from nasframe.interfaces.part import label
+from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_mixing, draw_paths, weights as heat
 from nasframe.pictures.diagram import diagram
 from nasframe.pictures.layout import Placed
 from nasframe.pictures.learning import _range
-from nasframe.pictures.weights import Panel, Sheet, panels_of
+from nasframe.pictures.mixing import Panel, Sheet, panels_of
 
 FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
@@ -158,7 +156,7 @@ def mixed(stage: int, structure: Structure | None) -> dict[str, Any]:
         }
         for address, ws in weights(structure).items()
     }
-    return {"kind": "epoch", "stage": stage, "weights": named}
+    return {"kind": "epoch", "stage": stage, "mixing": named}
 
 
 #: two epochs, a growth, two more, and one behind the pruning
@@ -173,7 +171,7 @@ def test_the_suffix_tells_the_format(suffix: str, tmp_path: Path) -> None:
     """A file begins as its format does."""
     draw_cell(STRUCTURES["gated"], None, tmp_path / f"cell{suffix}")
     draw_learning(HISTORY, LINEAGE, tmp_path / f"learning{suffix}")
-    draw_weights(MIXED, tmp_path / f"weights{suffix}")
+    draw_mixing(MIXED, tmp_path / f"weights{suffix}")
 
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(FORMATS[suffix])
@@ -188,7 +186,7 @@ def test_the_same_input_makes_the_same_bytes(suffix: str, tmp_path: Path) -> Non
             before = dict(matplotlib.rcParams)
             draw_cell(structure, weights(structure), tmp_path / f"{name}{suffix}")
             draw_learning(SCORED, LINEAGE, tmp_path / f"{name} learning{suffix}", "accuracy")
-            draw_weights(MIXED, tmp_path / f"{name} weights{suffix}")
+            draw_mixing(MIXED, tmp_path / f"{name} weights{suffix}")
             assert dict(matplotlib.rcParams) == before
 
     for picture in ("", " learning", " weights"):
@@ -201,7 +199,7 @@ def test_another_process_makes_the_same_bytes_without_pyplot(tmp_path: Path) -> 
     script = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); from test_pictures import *\n"
         "draw_cell(STRUCTURES['darts'], None, Path('cell.svg')); draw_learning(HISTORY, LINEAGE, Path('learning.svg'))\n"
-        "draw_weights(MIXED, Path('weights.svg'))\n"
+        "draw_mixing(MIXED, Path('weights.svg'))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     for seed in "12":
@@ -420,7 +418,7 @@ def tellings(draw: st.DrawFn) -> Told:
 def as_history(told: Told) -> list[dict[str, Any]]:
     """The records of these epochs; a candidate is called by its id, by threes alike."""
     named = [{a: {f"{i} o k={i // 3}": w for i, w in ws.items()} for a, ws in sites.items()} for sites in told]
-    return [{"kind": "epoch", "stage": 0} | ({"weights": sites} if sites else {}) for sites in named]
+    return [{"kind": "epoch", "stage": 0} | ({"mixing": sites} if sites else {}) for sites in named]
 
 
 def check_panels(told: Told, found: Mapping[str, Sequence[Panel]]) -> None:
@@ -482,8 +480,8 @@ def test_panels_keep_off_each_other(told: Told) -> None:
 
 def test_weights_are_drawn_by_name(tmp_path: Path) -> None:
     """Cell type, sites, operations, the scale and what the line and the ground mean; a site of like candidates goes unnamed."""
-    draw_weights(MIXED, tmp_path / "grown.svg")
-    draw_weights(MIXED[:2], tmp_path / "still.svg")
+    draw_mixing(MIXED, tmp_path / "grown.svg")
+    draw_mixing(MIXED[:2], tmp_path / "still.svg")
     grown, still = (texts(tmp_path / f"{name}.svg") for name in ("grown", "still"))
     operations = [c.operation.name for _, site in chain(1).sites() for c in site.candidates]
 
@@ -495,9 +493,9 @@ def test_weights_are_drawn_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("history", [[], MIXED[:1], [mixed(0, None)]], ids=["nothing yet", "one epoch", "all decided"])
 def test_short_histories_of_weights_are_drawn(history: Sequence[Mapping[str, Any]], tmp_path: Path) -> None:
     """Without a warning, which would be an error here."""
-    draw_weights(history, tmp_path / "weights.png")
+    draw_mixing(history, tmp_path / "mixing.png")
 
-    assert (tmp_path / "weights.png").stat().st_size > 0
+    assert (tmp_path / "mixing.png").stat().st_size > 0
 
 
 def curves(number: int) -> dict[str, tuple[list[float], list[float]]]:

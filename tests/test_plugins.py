@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nasframe import PluginError, Strategy, StrategyError, StructureError, UnknownNameError, discover
-from nasframe.plugins import Plugins
+from nasframe import Strategy
+from nasframe.errors import PluginError, StrategyError, StructureError, UnknownNameError
+from nasframe.plugins import Plugins, discover
 from nasframe.run.folder import Folder
-from nasframe.structure import Structure
+from nasframe.structure.structure import Structure
 
 OPERATION = """
     from typing import ClassVar

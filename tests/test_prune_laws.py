@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_bilevel import FirstOrder
 from nasframe_growing import NodeGrowth
 from nasframe_pruning import Strongest
@@ -17,8 +16,11 @@ from recurrent import make, parents, specimen
 from torch import Tensor
 
 import nasframe.change.apply
-from nasframe import ChangeError, Seed, Site, Structure, apply, build, distance, folding, removal, tensors
+from nasframe import Seed, Site, Structure, build
 from nasframe.change import map as maps
+from nasframe.change.apply import apply, distance, fold_gates, remove_candidates
+from nasframe.errors import ChangeError
+from nasframe.network.network import tensors
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import removals, seeds
@@ -47,7 +49,7 @@ def prunings(draw: st.DrawFn, decide: bool = False) -> tuple[Aged, Gone]:
 def decided(draw: st.DrawFn) -> Aged:
     """An architecture with gates, tuned for some steps."""
     parent = gated(draw(parents(nodes=1)), draw(st.integers(1, 2)), draw(seeds()))
-    return parent.after(removal(parent.network, draw(removals(parent.network.structure, True)), SEED)).train(4)
+    return parent.after(remove_candidates(parent.network, draw(removals(parent.network.structure, True)), SEED)).train(4)
 
 
 class TestRemoval:
@@ -56,7 +58,7 @@ class TestRemoval:
         """Removal leaves the parent as it was, in either mode, and shares nothing with it."""
         parent, gone = pruning
         parent.network.train(training)
-        laws.transaction(parent, lambda network: removal(network, gone, SEED))
+        laws.transaction(parent, lambda network: remove_candidates(network, gone, SEED))
 
     @given(prunings())
     def test_removal_is_masking(self, pruning: Any) -> None:
@@ -65,7 +67,7 @@ class TestRemoval:
 
     @given(prunings())
     def test_moments_stay_with_their_candidates(self, pruning: Any) -> None:
-        """What is left keeps its values and moments to the bit, of the logits too, by the candidates' ids."""
+        """What is left keeps its values and moments to the bit, of the alphas too, by the candidates' ids."""
         parent, gone = pruning
         child = laws.masked(parent, gone)
         _stay(parent, child, gone)
@@ -76,7 +78,7 @@ class TestRemoval:
         parent, gone = pruning
         child = laws.masked(parent, gone)
         assert child.network.structure.decided
-        assert not child.network.logits
+        assert not child.network.alphas
         laws.reconstructed(child, make)
 
     @given(parents(nodes=3), st.integers(1, 3))
@@ -84,7 +86,7 @@ class TestRemoval:
         """Of each node so many operations stay and never zero, none lighter than any that went: of the same edge, and from
         other edges while there are enough of them.
         """
-        structure, weights = parent.network.structure, parent.weights()
+        structure, weights = parent.network.structure, parent.mixing()
         gone = Strongest(keep).remove(structure, weights)
         child = laws.masked(parent, gone).network.structure
         for address, _ in child.nodes():
@@ -105,7 +107,9 @@ class TestRemoval:
         """A node that has nothing but zero keeps one."""
         structure = Darts().initial({"inputs": 1, "outputs": 1}, 1)
         network = build(structure, SEED)
-        zeros = removal(network, {"layer0/xh-n0": {c.id for _, s in structure.sites() for c in s.candidates[:4]}}, SEED)
+        zeros = remove_candidates(
+            network, {"layer0/xh-n0": {c.id for _, s in structure.sites() for c in s.candidates[:4]}}, SEED
+        )
         assert Strongest().remove(zeros.child.structure, {}) == {}
 
     @given(st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=3), min_size=1, max_size=5))
@@ -116,7 +120,7 @@ class TestRemoval:
         gone = {
             a: {c.id for c in s.candidates} for a, s in structure.sites() if s.node in kept and s.inputs[0] not in kept[s.node]
         }
-        child = removal(build(structure, SEED), gone, SEED).child.structure
+        child = remove_candidates(build(structure, SEED), gone, SEED).child.structure
         reached, todo = set(), [f"n{len(edges) - 1}"]
         while todo:
             reached.add(todo[-1])
@@ -138,8 +142,8 @@ class TestRemoval:
 
         def refused(network: Any) -> Any:
             with pytest.raises(ChangeError, match=message):
-                removal(network, gone, SEED)
-            return removal(network, {"layer0/n0": {0}}, SEED)
+                remove_candidates(network, gone, SEED)
+            return remove_candidates(network, {"layer0/n0": {0}}, SEED)
 
         laws.transaction(parent, refused)
 
@@ -148,7 +152,7 @@ class TestFolding:
     @given(decided())
     def test_folding_is_exact(self, parent: Aged) -> None:
         """Gates are folded into sums, with any g that training left, and nothing changes, nor is the parent touched."""
-        child = laws.transaction(parent, lambda network: folding(network, SEED))
+        child = laws.transaction(parent, lambda network: fold_gates(network, SEED))
         assert parent.network.count()["gates"] > 0
         laws.exact(parent, child)
         laws.reconstructed(child, make)
@@ -158,7 +162,7 @@ class TestFolding:
         """Just the nodes that are sums of what they inherit, or that itself, lose their gate; the change says which did, and
         which did not.
         """
-        structure, change = parent.network.structure, folding(parent.network, SEED)
+        structure, change = parent.network.structure, fold_gates(parent.network, SEED)
         nodes = {a: n for a, n in structure.nodes() if n.inherits}
         sites = {a: [s for b, s in structure.sites() if _node(b, s) == a] for a in nodes}
         own = {a for a, s in sites.items() if len(s) == 1 and s[0].inputs[-1:] == nodes[a].inherits}
@@ -170,15 +174,15 @@ class TestFolding:
     def test_undecided_nodes_keep_their_gates(self) -> None:
         """A mixture is not folded, and folding what has no gate is the identity."""
         parent = gated(specimen(), 1)
-        change = folding(parent.network, SEED)
+        change = fold_gates(parent.network, SEED)
         assert change.request == {"folded": [], "kept": ["layer0/n2", "layer1/n2"]}
         laws.exact(parent, parent.after(change), allowed=0.0)
 
 
 class TestRule:
     @given(st.lists(st.lists(st.floats(1e-12, 1.0), min_size=1, max_size=6), min_size=1, max_size=3))
-    def test_logits_invert_the_weights(self, drawn: list[list[float]]) -> None:
-        """From any positive weights come finite logits, and from these the weights."""
+    def test_alphas_invert_the_weights(self, drawn: list[list[float]]) -> None:
+        """From any positive weights come finite alphas, and from these the weights."""
         weights = [torch.tensor(w, dtype=torch.float64) for w in drawn]
         laws.inverse(FirstOrder(), {f"cell/n{i}": w / w.sum() for i, w in enumerate(weights)})
 
@@ -186,26 +190,28 @@ class TestRule:
 class TestMutants:
     """Each is a change with one fault; the law named catches it."""
 
-    def test_logits_by_position(self, monkeypatch: Patch) -> None:
-        """Masked: logits that are taken by position, and not by their candidates' ids, are seen."""
+    def test_alphas_by_position(self, monkeypatch: Patch) -> None:
+        """Masked: alphas that are taken by position, and not by their candidates' ids, are seen."""
         monkeypatch.setattr(maps, "_index", _by_position)
         with pytest.raises(AssertionError, match="masked: the distance of the pruned from the masked network in evaluation"):
             laws.masked(specimen(), {"layer0/n0": {0}})
 
     def test_the_wrong_candidate(self, monkeypatch: Patch) -> None:
         """Masked: removing the neighbour of what was to go is seen."""
-        monkeypatch.setattr(laws, "removal", lambda n, gone, s: removal(n, {a: {i + 1 for i in g} for a, g in gone.items()}, s))
+        monkeypatch.setattr(
+            laws, "removal", lambda n, gone, s: remove_candidates(n, {a: {i + 1 for i in g} for a, g in gone.items()}, s)
+        )
         with pytest.raises(AssertionError, match="masked: the distance of the pruned from the masked network in evaluation"):
             laws.masked(specimen(), {"layer0/n0": {0}})
 
     def test_moments_by_position(self, monkeypatch: Patch) -> None:
-        """Moments stay: those of logits that are taken by position are seen."""
+        """Moments stay: those of alphas that are taken by position are seen."""
         monkeypatch.setattr(
             maps.Take, "moment", lambda self, source, power: source[: len(self.index[0])] if self.index else source
         )
         parent, gone = specimen(), {"layer0/n0": frozenset({0})}
-        with pytest.raises(AssertionError, match=r"stay: exp_avg/logits\.layer0/n0 is another one"):
-            _stay(parent, parent.after(removal(parent.network, gone, SEED)), gone)
+        with pytest.raises(AssertionError, match=r"stay: exp_avg/alphas\.layer0/n0 is another one"):
+            _stay(parent, parent.after(remove_candidates(parent.network, gone, SEED)), gone)
 
     @pytest.mark.parametrize(
         "fault", [lambda tensor, gate: tensor, lambda tensor, gate: tensor * gate.g**2, lambda tensor, gate: tensor * 0]
@@ -215,11 +221,11 @@ class TestMutants:
         monkeypatch.setattr(nasframe.change.apply, "_scaled", lambda tensor, gate: maps.Set(fault(tensor, gate).detach()))
         parent = gated(specimen(), 1)
         sums = {a: frozenset(c.id for c in s.candidates if not isinstance(c.operation, Sum)) for a, s in _sites(parent)}
-        parent = parent.after(removal(parent.network, sums, SEED))
+        parent = parent.after(remove_candidates(parent.network, sums, SEED))
         with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
-            laws.exact(parent, parent.after(folding(parent.network, SEED)))
-        change = folding(parent.network, SEED)
-        apply(parent.network, change, FirstOrder().logits)
+            laws.exact(parent, parent.after(fold_gates(parent.network, SEED)))
+        change = fold_gates(parent.network, SEED)
+        apply(parent.network, change, FirstOrder().alphas)
         with pytest.raises(ChangeError, match="claims to be exact, but the output moves by"):
             distance(lambda network: network(parent.inputs()), parent.network, change.child, change.claim)
 
@@ -231,16 +237,16 @@ class TestMutants:
             laws.reconstructed(gated(specimen(), 1), make)
 
     @pytest.mark.parametrize(
-        ("logits", "message"),
+        ("alphas", "message"),
         [
             (lambda self, weights: dict(weights), "inverse: the distance of the weights of cell/n0"),
-            (lambda self, weights: {a: w.log() / 0 for a, w in weights.items()}, "inverse: the logits of cell/n0 are"),
-            (lambda self, weights: {}, "inverse: there are logits for"),
+            (lambda self, weights: {a: w.log() / 0 for a, w in weights.items()}, "inverse: the alphas of cell/n0 are"),
+            (lambda self, weights: {}, "inverse: there are alphas for"),
         ],
     )
-    def test_a_rule_that_is_not_inverted(self, logits: Any, message: str, monkeypatch: Patch) -> None:
-        """Inverse: weights in the place of logits, logits that are not finite, and none at all are seen."""
-        monkeypatch.setattr(FirstOrder, "logits", logits)
+    def test_a_rule_that_is_not_inverted(self, alphas: Any, message: str, monkeypatch: Patch) -> None:
+        """Inverse: weights in the place of alphas, alphas that are not finite, and none at all are seen."""
+        monkeypatch.setattr(FirstOrder, "alphas", alphas)
         with pytest.raises(AssertionError, match=message):
             laws.inverse(FirstOrder(), {"cell/n0": torch.tensor([0.9, 0.1]).double()})
 
@@ -263,7 +269,7 @@ def _stay(parent: Aged, child: Aged, gone: Gone) -> None:
     kept = {a: [i for i, c in enumerate(s.candidates) if c.id not in gone.get(a, ())] for a, s in _sites(parent)}
     before = _numbers(parent)
     for name, value in _numbers(child).items():
-        old, rows = before[name], kept.get(name.split("logits.")[-1])
+        old, rows = before[name], kept.get(name.split("alphas.")[-1])
         laws.demand("stay", torch.equal(value, old if rows is None or not old.dim() else old[rows]), f"{name} is another one")
 
 

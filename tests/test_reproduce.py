@@ -211,7 +211,7 @@ class TestMutants:
 
 
 def test_the_strategies_on_images() -> None:
-    """The searches of seeds/001 and of PR-DARTS, and its retraining, have every number of theirs, and zero logits at first."""
+    """The searches of seeds/001 and of PR-DARTS, and its retraining, have every number of theirs, and zero alphas at first."""
     first, second, anew = (Strategy.named(name) for name in ("seeds001", "seeds004", "seeds004-retraining"))
     for search, epochs, nodes, operations, rate, final in ((first, 40, 3, 8, 3e-4, 0.0), (second, 15, 4, 4, 6e-4, 0.01)):
         architect, weights = search.architect, search.optimiser
@@ -220,8 +220,8 @@ def test_the_strategies_on_images() -> None:
         assert len(search.backbone.operations) == operations
         assert (weights.method, weights.learning_rate, weights.momentum, weights.weight_decay) == ("sgd", 0.025, 0.9, 3e-4)
         assert (weights.epochs, weights.final, search.criterion.epochs) == (epochs, final, epochs)
-        logits = architect.optimiser
-        assert (logits.method, logits.learning_rate, logits.betas, logits.weight_decay) == ("adam", rate, (0.5, 0.999), 1e-3)
+        alphas = architect.optimiser
+        assert (alphas.method, alphas.learning_rate, alphas.betas, alphas.weight_decay) == ("adam", rate, (0.5, 0.999), 1e-3)
         assert (search.task.source, search.task.validation, search.task.flip, search.task.crop) == ("cifar10", 0.5, True, 4)
     backbone = anew.backbone
     assert (backbone.channels, backbone.cells, backbone.affine, backbone.auxiliary, backbone.drop_path) == (

@@ -11,8 +11,10 @@ import torch
 from nasframe_growing import NodeGrowth
 from toy import PLUGINS, toy_strategy
 
-from nasframe import ChangeError, NonFiniteError, Optimiser, Search, Seed, Strategy, replay
+from nasframe import Optimiser, Search, Seed, Strategy
+from nasframe.errors import ChangeError, NonFiniteError
 from nasframe.search import state as states
+from nasframe.search.replay import replay
 from nasframe.search.state import State, dump, load
 
 

@@ -12,21 +12,21 @@ import convolutional
 import pytest
 import torch
 from convolutional import Blobs, image_strategy, small
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from nasframe_recurrent import Darts, TwoToOne
 from test_checkpoint import Killed
 from test_resume import digest
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Pruner, RunError, Search, Seed, Strategy, StrategyError, Structure, StructureError, build
-from nasframe.run import checkpoint
+from nasframe import Pruner, Search, Seed, Strategy, Structure, build
+from nasframe.errors import RunError, StrategyError, StructureError
+from nasframe.run import commits as checkpoint
 from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED, Row, compare, predicting
 from nasframe.run.folder import Folder, Keeper, found
 from nasframe.run.summary import verdict
-from nasframe.search.drawn import drawn
-from nasframe.search.events import EpochEnded, Finished
+from nasframe.search.random_architecture import random_architecture
+from nasframe.search.records import EpochEnded, Finished
 from nasframe.search.state import dump, load
 
 SEEDS = st.integers(0, 2**16).map(lambda number: Seed((number,)))
@@ -40,7 +40,7 @@ SPACES = {
 
 def architecture(strategy: Strategy, sizes: Mapping[str, int], nodes: int = 2, seed: int = 0) -> Structure:
     """One of the strategy's space."""
-    return drawn(strategy, strategy.backbone.initial(sizes, nodes), Seed((seed,)))
+    return random_architecture(strategy, strategy.backbone.initial(sizes, nodes), Seed((seed,)))
 
 
 # ---------------------------------------------------------------------------------------------------- random architectures
@@ -52,7 +52,7 @@ def test_a_random_architecture_is_one_of_its_space(name: str, nodes: int, seed: 
     """All is decided, among the candidates of the supernet, for nodes that reach its outputs; the same seed gives the same."""
     strategy, sizes = SPACES[name]
     space = strategy.backbone.initial(sizes, nodes)
-    one = drawn(strategy, space, seed)
+    one = random_architecture(strategy, space, seed)
     sites = dict(space.sites())
 
     assert one.decided
@@ -61,7 +61,7 @@ def test_a_random_architecture_is_one_of_its_space(name: str, nodes: int, seed: 
         assert strategy.backbone.outputs(cell) == strategy.backbone.outputs(before)
         assert cell.alive(strategy.backbone.outputs(cell)) == cell
     assert not any(c.operation.zero for _, site in one.sites() for c in site.candidates)
-    assert one == drawn(strategy, space, seed)
+    assert one == random_architecture(strategy, space, seed)
     assert build(one, seed).structure == one
 
 
@@ -72,8 +72,8 @@ class Watched(Pruner):
     name = "watched"
     seen: list[Mapping[str, Tensor]] = attrs.field(factory=list)
 
-    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
-        self.seen.append(weights)
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        self.seen.append(mixing)
         return {}
 
 
@@ -83,7 +83,7 @@ def check_even(candidates: int) -> None:
     strategy = toy_strategy(backbone=TwoToOne(operations=operations), pruner=pruner)
     space = strategy.backbone.initial({"inputs": 1, "outputs": 1}, 1)
     for number in range(400):
-        drawn(strategy, space, Seed((number, "even")))
+        random_architecture(strategy, space, Seed((number, "even")))
     weights = torch.stack([w for seen in pruner.seen for w in seen.values()])
     assert torch.allclose(weights.sum(1), torch.ones(400, dtype=weights.dtype))
     for column in weights.T:
@@ -112,7 +112,7 @@ def test_what_is_left_keeps_its_odds() -> None:
     space = strategy.backbone.initial(sizes, 1)
     draws = torch.empty(space.next_id, dtype=torch.float64).exponential_(generator=Seed((3,)).generator())
     heaviest = {max((draws[c.id].item(), c.id) for c in s.candidates if not c.operation.zero)[1] for _, s in space.sites()}
-    one = drawn(attrs.evolve(strategy, pruner=Watched()), space, Seed((3,)))
+    one = random_architecture(attrs.evolve(strategy, pruner=Watched()), space, Seed((3,)))
 
     assert {c.id for _, s in one.sites() for c in s.candidates} == heaviest
 
@@ -142,7 +142,7 @@ def test_random_architectures_stand_beside_the_found_one(strategy: Strategy, mon
     made: list[tuple[Structure, Structure]] = []
 
     def recorded(strategy: Strategy, space: Structure, seed: Seed) -> Structure:
-        made.append((space, drawn(strategy, space, seed)))
+        made.append((space, random_architecture(strategy, space, seed)))
         return made[-1][1]
 
     monkeypatch.setattr("nasframe.run.compare.drawn", recorded)
@@ -312,7 +312,7 @@ def test_an_auxiliary_head_does_not_predict(channels: int, cells: int) -> None:
     """A network is as large with it as without, by the parameters that its predictions depend on."""
     _, sizes = SPACES["images"]
     backbones = [small(channels=channels, cells=cells, auxiliary=weight) for weight in (0.0, 0.4)]
-    structures = [drawn(image_strategy(backbone=b), b.initial(sizes, 1), Seed((0,))) for b in backbones]
+    structures = [random_architecture(image_strategy(backbone=b), b.initial(sizes, 1), Seed((0,))) for b in backbones]
     plain, aided = (build(structure, Seed((0,))).double() for structure in structures)
     data = Blobs().load(torch.device("cpu"), torch.float64)
 

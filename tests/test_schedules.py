@@ -5,16 +5,16 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from test_architects import asked
 from test_resume import check_resumes_everywhere
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from toy import toy_strategy
 
-from nasframe import Optimiser, Search, Stepped, Strategy
-from nasframe.optimiser import rate_of
+from nasframe import Optimiser, Search, Strategy
+from nasframe.search.optimiser import rate_of
+from nasframe.search.records import Stepped
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Scripted
 

@@ -12,8 +12,9 @@ from nasframe_growing import Epochs, MaxNodes, NoBetter, NodeGrowth, Patience
 from nasframe_recurrent import Darts, IdentityEdge, TanhEdge
 from toy import PLUGINS, toy_strategy
 
-from nasframe import ChangeError, NasframeError, Search, Strategy, StrategyError
+from nasframe import NasframeError, Search, Strategy
 from nasframe.cli.flags import DEFAULTS, Spec, strategy_values
+from nasframe.errors import ChangeError, StrategyError
 
 GIVEN = toy_strategy().to_dict()
 
@@ -124,9 +125,9 @@ def test_flags_go_over_defaults_and_files() -> None:
 def test_growth_that_comes_to_nothing_is_said_before() -> None:
     """A morphism may have nothing to propose until pruning has been, so it is no error."""
     for growth in ((ConvolutionMorphism(), NodeGrowth()), (ConvolutionMorphism(),)):
-        said = [*Search(toy_strategy(growth=growth)).remarks()]
+        said = [*Search(toy_strategy(growth=growth)).warnings()]
         assert said == ["growth by convolution proposes no change of the network as it is"]
-    assert [*Search(toy_strategy(growth=(NodeGrowth(),))).remarks()] == []
+    assert [*Search(toy_strategy(growth=(NodeGrowth(),))).warnings()] == []
 
 
 def test_growth_that_cannot_go_on_ends_the_search() -> None:

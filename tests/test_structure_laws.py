@@ -10,13 +10,13 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from nasframe_recurrent import TwoToOne
 from recurrent import make, specimen, strategies
 
-from nasframe import Seed, Structure, StructureError, build
-from nasframe.change.apply import without
+from nasframe import Seed, Structure, build
+from nasframe.errors import StructureError
+from nasframe.structure.editing import remove_from
 from nasframe.testing import laws
 from nasframe.testing.strategies import removals, spoilt
 
@@ -138,7 +138,7 @@ def _next(kind: str, structure: Structure, type: str, gone: Mapping[str, Set[int
         cell = structure.cell(type)
         sites = tuple(s for s in cell.sites if s.node != cell.nodes[-1].id) if cell.nodes else ()
         return structure.replace_cell(type, attrs.evolve(cell, nodes=cell.nodes[:-1], sites=sites))
-    return without(structure, gone)
+    return remove_from(structure, gone)
 
 
 def _inheriting(structure: Structure) -> Structure:

@@ -10,8 +10,8 @@ from nasframe_pruning import Strongest
 from nasframe_recurrent import TwoToOne
 from standins import STANDINS, ToySeries
 
-from nasframe import Plugins, Strategy, installed
-from nasframe.plugins import Plugin
+from nasframe import Strategy, installed
+from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.fakes import Scripted
 
 #: the shipped plugins and the stand-ins

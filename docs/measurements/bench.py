@@ -126,17 +126,17 @@ def forms(backbone: Backbone, sizes: Mapping[str, int], nodes: int) -> dict[str,
 
 def backward(module: nn.Module, inputs: Tensor) -> object:
     """The gradients of all parameters."""
-    output = module(inputs, even(dict(module.logits))) if isinstance(module, Network) else module(inputs)[0]
+    output = module(inputs, even(dict(module.alphas))) if isinstance(module, Network) else module(inputs)[0]
     return torch.autograd.grad((output**2).mean(), [*module.parameters()])
 
 
-def even(logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def even(alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The rule of DARTS."""
-    return {address: alpha.softmax(0) for address, alpha in logits.items()}
+    return {address: alpha.softmax(0) for address, alpha in alphas.items()}
 
 
 def steps() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
-    """The gradient of the logits, for each architect that is installed."""
+    """The gradient of the alphas, for each architect that is installed."""
     units, time, batch = SIZES[0]
     shape = (time, -1, units)
     task = Noise((("inputs", units), ("outputs", units)), shape, shape, batch)

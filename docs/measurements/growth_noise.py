@@ -1,4 +1,4 @@
-"""How delta and the logits' rate after a growth were chosen: whole searches over a grid, judged on the validation part.
+"""How delta and the alphas' rate after a growth were chosen: whole searches over a grid, judged on the validation part.
 
     python docs/measurements/growth_noise.py --seeds 3 > growth_noise.jsonl
 

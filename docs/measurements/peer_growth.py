@@ -36,7 +36,7 @@ from nasframe import (
     Change,
     Claim,
     Data,
-    Grown,
+    GrownStructure,
     Optimiser,
     Seed,
     Split,
@@ -44,9 +44,8 @@ from nasframe import (
     Structure,
     Task,
     build,
-    consumes,
-    produces,
 )
+from nasframe.network.axes import consumes, produces
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep
@@ -105,7 +104,7 @@ class Layers(nn.Module):
         """At every step of a sequence."""
         return self.second(self.tanh(self.first(x)))
 
-    def units(self) -> dict[str, Any]:
+    def axes(self) -> dict[str, Any]:
         """The first layer makes them, the second takes them in."""
         names = range(self.first.out_features)
         made, taken = produces(*names), consumes(*names)
@@ -128,11 +127,11 @@ class Perceptron(Backbone):
         """The layers."""
         return Layers(structure.size("inputs"), self.hidden, structure.size("outputs"))
 
-    def grown(self, structure: Structure, cell: str) -> Grown:
+    def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """There is no cell to ask for."""
         raise NotImplementedError
 
-    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """Nothing to decide."""
         return {}
 
@@ -246,7 +245,7 @@ def ours(aged: Aged, bound: float | None = None) -> Running:
     """A search of this library, as it stands."""
 
     def losses() -> tuple[float, float]:
-        network, weights = aged.copy().network.eval(), aged.weights()
+        network, weights = aged.copy().network.eval(), aged.mixing()
         train, validation = (
             aged.data.mean_loss(lambda x: network(x, weights), s) for s in (aged.data.train, aged.data.validation)
         )
@@ -373,7 +372,7 @@ def our_growth(name: str, width: int, dtype: str, seed: int) -> Growth:
 def their_growth(name: str, width: int, dtype: str, seed: int) -> Growth:
     """What one of GroMo's growths did to the same layers."""
     parent = trained(Perceptron(width), dtype, seed)
-    with defaults(parent.strategy.torch_dtype), Seed((name, seed)).lent():
+    with defaults(parent.strategy.torch_dtype), Seed((name, seed)).as_global():
         running = theirs(parent)
         return measured(running, lambda: THEIRS[name](running, parent.data.train))
 

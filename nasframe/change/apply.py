@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Mapping, Set as AbstractSet
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
+from nasframe.change.claim import Claim, tolerance
 from nasframe.change.map import Map, Set, Take, derive
-from nasframe.change.replace import site_at
-from nasframe.claim import Claim, tolerance
 from nasframe.errors import ChangeError, ClaimError
-from nasframe.network import Gate, Network, build, tensors
+from nasframe.network.mixing import Gate
+from nasframe.network.network import Network, build, tensors
 from nasframe.seeds import Seed
-from nasframe.structure import Structure
+from nasframe.structure.editing import remove_from
 
 
 @attrs.frozen(eq=False)
@@ -24,28 +23,28 @@ class Change:
     """A change that has been worked out and not yet happened.
 
     `child` is a new network, built from its structure and not yet filled; `overrides` is only what differs from the
-    derived map; `weights` states the combination weights of each site that is new or has newcomers, of which the
-    architect makes logits, unless `overrides` writes the site's logits (a new site that is left out starts even, which only a
+    derived map; `mixing` states the mixing weights of each site that is new or has newcomers, of which the
+    architect makes alphas, unless `overrides` writes the site's alphas (a new site that is left out starts even, which only a
     gate makes harmless); `request` is what was asked for, in JSON's values; `evidence` the tensors that were measured for it.
     """
 
     child: Network
     claim: Claim
     overrides: Map = attrs.field(factory=dict)
-    weights: Mapping[str, Tensor] = attrs.field(factory=dict)
+    mixing: Mapping[str, Tensor] = attrs.field(factory=dict)
     request: Mapping[str, Any] = attrs.field(factory=dict)
     evidence: Mapping[str, Tensor] = attrs.field(factory=dict)
 
 
-def apply(parent: Network, change: Change, logits: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Map:
+def apply(parent: Network, change: Change, alphas: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Map:
     """Fill the child from its parent and return the whole map, by which the optimisers follow. The parent is untouched.
 
     Args:
-        logits: the architect's, from weights to logits.
+        alphas: the architect's, from weights to alphas.
     """
     child = change.child
     _check_newcomers(parent, child, change)
-    stated = {f"logits.{address}": Set(value) for address, value in logits(change.weights).items()}
+    stated = {f"alphas.{address}": Set(value) for address, value in alphas(change.mixing).items()}
     full = derive(parent, child) | stated | dict(change.overrides)
     unknown = full.keys() - tensors(child).keys()
     if unknown:
@@ -64,18 +63,18 @@ def apply(parent: Network, change: Change, logits: Callable[[Mapping[str, Tensor
 
 
 def _check_newcomers(parent: Network, child: Network, change: Change) -> None:
-    """A newcomer among other candidates must have its weight stated, or the logits of its site written: a logit of zero is as
+    """A newcomer among other candidates must have its weight stated, or the alphas of its site written: a alpha of zero is as
     large a weight as any.
     """
     before = {a: {c.id for c in s.candidates} for a, s in parent.structure.sites()}
     for address, site in child.structure.sites():
         old = before.get(address)
-        unstated = address not in change.weights and f"logits.{address}" not in change.overrides
+        unstated = address not in change.mixing and f"alphas.{address}" not in change.overrides
         if old is not None and not site.decided and {c.id for c in site.candidates} - old and unstated:
             raise ChangeError(
                 f"the change adds candidates to {address} without stating the weights of that site, so that they would weigh as "
-                f"much as any: give Change weights={{{address!r}: ...}}, one for each candidate; or make the child by `replacement`, whose "
-                "`logits` go into the overrides"
+                f"much as any: give Change mixing={{{address!r}: ...}}, one for each candidate; or make the child by `replacement`, whose "
+                "`alphas` go into the overrides"
             )
 
 
@@ -107,36 +106,16 @@ def _evaluated(outputs: Callable[[Network], Tensor], network: Network) -> Tensor
         network.train(mode)
 
 
-def removal(parent: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed) -> Change:
-    """Take candidates out of their sites; the logits of the others stay, so that the rule shares the weight out anew.
+def remove_candidates(parent: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed) -> Change:
+    """Take candidates out of their sites; the alphas of the others stay, so that the rule shares the weight out anew.
 
     A site that loses all goes with them, and so does a node that nothing takes in any more.
     """
     request = {address: sorted(ids) for address, ids in gone.items()}
-    return Change(build(without(parent.structure, gone), seed, like=parent), Claim.lossy(), request=request)
+    return Change(build(remove_from(parent.structure, gone), seed, like=parent), Claim.lossy(), request=request)
 
 
-def without(structure: Structure, gone: Mapping[str, AbstractSet[int]]) -> Structure:
-    """The structure that a removal makes."""
-    for address, ids in gone.items():
-        site = site_at(structure, address)
-        present = {c.id for c in site.candidates}
-        if not ids <= present:
-            raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
-        type = address.split("/", 1)[0]
-        kept = tuple(c for c in site.candidates if c.id not in ids)
-        cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=kept))
-        structure = structure.replace_cell(type, cell)
-    for type, cell in structure.cells:
-        left = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))
-        bare = [n.id for n in left.nodes if not any(s.node == n.id for s in left.sites)]
-        if bare:
-            raise ChangeError(f"all candidates of node {type}/{bare[0]} would go; a node keeps one at least")
-        structure = structure.replace_cell(type, left.alive(structure.backbone.outputs(left)))
-    return structure
-
-
-def folding(parent: Network, seed: Seed) -> Change:
+def fold_gates(parent: Network, seed: Seed) -> Change:
     """Fold each gate that its node's operation can absorb; the others stay, and count as parameters.
 
     A node with one candidate o(..., h) = h + f and the gate g on the same h puts out h + g f: the parameters in which f
@@ -164,7 +143,7 @@ def folding(parent: Network, seed: Seed) -> Change:
     for address, (site, residual) in folded.items():
         # the instances of a cell type have the same modules under different prefixes, in the same order
         gates = [gate for _, gate in parent.gates() if gate.address == address]
-        for gate, (prefix, mixture) in zip(gates, parent.mixtures(site), strict=True):
+        for gate, (prefix, mixture) in zip(gates, parent.mixed_operations(site), strict=True):
             candidate = f"{prefix}.candidates.{next(iter(mixture.candidates))}"
             overrides |= {f"{candidate}.{p}": _scaled(old[f"{candidate}.{p}"], gate) for p in residual}
     request = {"folded": sorted(folded), "kept": kept}

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from nasframe.errors import ChangeError
-from nasframe.network import Axis, Network, labels, tensors
+from nasframe.network.axes import Axis, axes_of
+from nasframe.network.network import Network, tensors
 
 #: an index that takes no source entry: the entry keeps the child's own initialisation
-OWN = -1
+FRESH = -1
 #: an index that takes no source entry: the entry is zero
 ZERO = -2
 
@@ -21,7 +22,7 @@ ZERO = -2
 class Take:
     """The child's tensor is value * source[index] + offset.
 
-    `index` has, per axis, None (as it is) or the source's positions, OWN or ZERO where there is none: what is new is whole rows
+    `index` has, per axis, None (as it is) or the source's positions, FRESH or ZERO where there is none: what is new is whole rows
     or columns, or taps of a kernel. `gradient` says how the gradient goes, which is another matter than the value: in
     net2wider the incoming copy keeps its value and halves its gradient. First moments follow the gradient, second moments
     its square.
@@ -99,7 +100,7 @@ def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
     initialisation. Another shape without labels is refused.
     """
     old, new = tensors(parent), tensors(child)
-    old_units, new_units = labels(parent), labels(child)
+    old_units, new_units = axes_of(parent), axes_of(child)
     derived: dict[str, Take | Set] = {}
     for name in (name for name in new if name in old):
         before, after = old_units.get(name), new_units.get(name)
@@ -133,5 +134,5 @@ def _index(before: Axis | None, after: Axis | None, name: str, device: torch.dev
     if before is None or after is None:
         raise ChangeError(f"an axis of {name} carries units in one of parent and child only; it must in both")
     position = {unit: i for i, unit in enumerate(before.units)}
-    missing = ZERO if after.consumes else OWN
+    missing = ZERO if after.consumes else FRESH
     return torch.tensor([position.get(unit, missing) for unit in after.units], device=device)

@@ -15,16 +15,16 @@ from nasframe.errors import ChangeError
 #: the entries of an optimiser's state that have their parameter's shape, and the power of the gradient that they follow
 POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
 
-Named = Iterable[tuple[str, nn.Parameter]]
-Factory = Callable[[Named], Optimizer]
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+Factory = Callable[[NamedParameters], Optimizer]
 
 
-def named_state(optimiser: Optimizer, named: Named) -> dict[str, dict[str, Any]]:
+def named_state(optimiser: Optimizer, named: NamedParameters) -> dict[str, dict[str, Any]]:
     """The optimiser's state by parameter name."""
     return {name: optimiser.state[p] for name, p in named if p in optimiser.state}
 
 
-def carry(old: Optimizer, old_named: Named, new: Optimizer, new_named: Named, full: Map) -> None:
+def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named: NamedParameters, full: Map) -> None:
     """Fill a new optimiser's state from the old one's through the map by which the child was filled.
 
     A parameter that is taken from another takes its moments; one that is set, or that has the child's own

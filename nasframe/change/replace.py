@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
 from nasframe.change.map import Take
-from nasframe.errors import ChangeError
-from nasframe.network import Network, build
-from nasframe.operation import Operation
+from nasframe.interfaces.operation import Operation
+from nasframe.network.network import Network, build
 from nasframe.seeds import Seed
-from nasframe.structure import Candidate, Site, Structure
+from nasframe.structure.editing import candidate_at, site_at
+from nasframe.structure.structure import Candidate
 
 
 @attrs.frozen(eq=False)
@@ -20,16 +18,16 @@ class Replacement:
 
     Args:
         child: built, and not yet filled.
-        logits: for the change's overrides: the newcomer has the logit that the candidate had.
+        alphas: for the change's overrides: the newcomer has the alpha that the candidate had.
         modules: for each instance, the names of the candidate's module in the parent and of the newcomer's in the child.
     """
 
     child: Network
-    logits: dict[str, Take]
+    alphas: dict[str, Take]
     modules: tuple[tuple[str, str], ...]
 
 
-def replacement(parent: Network, address: str, id: int, operation: Operation, seed: Seed) -> Replacement:
+def replace_candidate(parent: Network, address: str, id: int, operation: Operation, seed: Seed) -> Replacement:
     """A newcomer, with an id of its own, where a candidate stood; a ChangeError if there is no such candidate."""
     structure, site, old = parent.structure, site_at(parent.structure, address), candidate_at(parent.structure, address, id)
     new = Candidate(structure.next_id, operation)
@@ -37,23 +35,6 @@ def replacement(parent: Network, address: str, id: int, operation: Operation, se
     type = address.split("/", 1)[0]
     cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=candidates))
     child = build(structure.replace_cell(type, cell, 1), seed, like=parent)
-    logits = {} if site.decided else {f"logits.{address}": Take(f"logits.{address}")}
-    names = (f"{name}.candidates" for name, _ in parent.mixtures(address))
-    return Replacement(child, logits, tuple((f"{name}.{old.id}", f"{name}.{new.id}") for name in names))
-
-
-def candidate_at(structure: Structure, address: Any, id: Any) -> Candidate:
-    """The candidate that a request names; a ChangeError if there is none."""
-    candidates = site_at(structure, address).candidates
-    for candidate in candidates:
-        if candidate.id == id:
-            return candidate
-    raise ChangeError(f"{address} has no candidate {id!r}; it has {[c.id for c in candidates]}")
-
-
-def site_at(structure: Structure, address: Any) -> Site:
-    """The site that a request names; a ChangeError if there is none."""
-    for own, site in structure.sites():
-        if own == address:
-            return site
-    raise ChangeError(f"there is no site {address!r}; there are {', '.join(own for own, _ in structure.sites())}")
+    alphas = {} if site.decided else {f"alphas.{address}": Take(f"alphas.{address}")}
+    names = (f"{name}.candidates" for name, _ in parent.mixed_operations(address))
+    return Replacement(child, alphas, tuple((f"{name}.{old.id}", f"{name}.{new.id}") for name in names))

@@ -19,7 +19,7 @@ from nasframe.cli.plugins import list_plugins
 from nasframe.cli.reproduce import reproduce
 from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
 from nasframe.errors import NasframeError, StrategyError
-from nasframe.pictures import draw_cell, draw_learning, draw_weights
+from nasframe.pictures import draw_cell, draw_learning, draw_mixing
 from nasframe.plugins import Plugins, discover, left_out
 from nasframe.run import summary
 from nasframe.run.compare import Row, compare
@@ -82,7 +82,7 @@ RUN = _flags(
 )
 @TASK
 @click.option("--backbone", type=Spec(), help="How nodes are wired.  [default: two_to_one]")
-@click.option("--architect", type=Spec(), help="What moves the logits.  [default: first_order]")
+@click.option("--architect", type=Spec(), help="What moves the alphas.  [default: first_order]")
 @click.option(
     "--criterion",
     type=Spec(),
@@ -218,7 +218,7 @@ def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) 
         search = begin()
         keeper = Keeper(folder, search.state, commit_every)
         watch.say(f"run folder: {folder.path}")
-        for sentence in search.remarks():
+        for sentence in search.warnings():
             watch.say(sentence)
         start = time.monotonic()
         try:
@@ -238,8 +238,8 @@ def _draw(search: Search, folder: Path) -> None:
     history = search.state.history
     draw_cell(search.network.structure, None, folder / "cell.png")
     draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
-    if any("weights" in record for record in history):
-        draw_weights(history, folder / "weights.png")
+    if any("mixing" in record for record in history):
+        draw_mixing(history, folder / "mixing.png")
 
 
 def _compared(search: Search, watch: Watch, stop: Stop) -> Iterator[Row]:

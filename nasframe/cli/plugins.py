@@ -12,8 +12,7 @@ import attrs
 import click
 
 from nasframe.cli.reproduce import show
-from nasframe.label import label
-from nasframe.part import Part, describe
+from nasframe.interfaces.part import Part, describe, label
 from nasframe.plugins import Plugin, Plugins
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nasframe.cli.flags import Spec
+from nasframe.interfaces.reproduction import Reproduction
 from nasframe.plugins import Plugins
-from nasframe.recipe import Reproduction
-from nasframe.run.checkpoint import write_file
+from nasframe.run.commits import write_file
 
 
 @click.command()

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nasframe.search.events import Changed, EpochEnded, Event, Judged, Stepped
+from nasframe.search.records import Changed, EpochEnded, Event, StageEnded, Stepped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -65,7 +65,7 @@ class Watch:
             self.valid = f", valid {event.record['valid']:.4f}" if "valid" in event.record else ""
             if self.progress is None:
                 self.say(_epoch(event))
-        elif isinstance(event, Judged):
+        elif isinstance(event, StageEnded):
             self.say(f"stage {event.record['stage']}: {event.record['decision']}: {event.record['reason']}")
         elif isinstance(event, Changed):
             self.say(_change(event.record))

@@ -3,6 +3,6 @@
 from nasframe.pictures.cell import draw_cell
 from nasframe.pictures.curves import draw_curves, draw_paths
 from nasframe.pictures.learning import draw_learning
-from nasframe.pictures.weights import draw_weights
+from nasframe.pictures.mixing import draw_mixing
 
-__all__ = ["draw_cell", "draw_curves", "draw_learning", "draw_paths", "draw_weights"]
+__all__ = ["draw_cell", "draw_curves", "draw_learning", "draw_mixing", "draw_paths"]

@@ -17,7 +17,7 @@ from matplotlib.transforms import Affine2D, Transform
 from nasframe.pictures.diagram import INDENT, PAD, ROW, Box, Diagram, Segment, Weights, diagram
 from nasframe.pictures.layout import Placed
 from nasframe.pictures.style import ACCENT, LINE, QUIET, SHADE, blank, plain, save, style
-from nasframe.structure import Structure
+from nasframe.structure.structure import Structure
 
 TITLE, MARGIN = 0.24, 0.1
 

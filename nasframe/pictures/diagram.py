@@ -9,9 +9,9 @@ import attrs
 import networkx as nx
 import numpy as np
 
-from nasframe.label import label
+from nasframe.interfaces.part import label
 from nasframe.pictures.style import QUIET, SHADE, plain, width_of
-from nasframe.structure import Cell, Node, Site, Structure
+from nasframe.structure.structure import Cell, Node, Site, Structure
 
 #: inches: a line of text, the room around and inside of what stands in a box, and between the edges that arrive at it
 ROW, PAD, INDENT, PORT = 0.15, 0.06, 0.04, 0.1

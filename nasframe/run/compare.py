@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasframe.cost import Cost
-from nasframe.network import build
-from nasframe.search.drawn import drawn
+from nasframe.interfaces.task import Data
+from nasframe.network.cost import Cost
+from nasframe.network.network import build
 from nasframe.search.fit import fit, scores
+from nasframe.search.random_architecture import random_architecture
 from nasframe.search.search import Search
 from nasframe.seeds import Seed
-from nasframe.structure import Structure
-from nasframe.task import Data
+from nasframe.structure.structure import Structure
 
 #: epochs without improvement after which a comparison stops training, the same for all
 PATIENCE = 20
@@ -74,7 +74,7 @@ def _compared(search: Search) -> Rows:
     found, space = search.network.structure, _space(search)
     builders: dict[str, Callable[[Seed], nn.Module]] = {
         FOUND: lambda seed: build(found, seed, like=search.network),
-        RANDOM: lambda seed: build(drawn(search.strategy, space, seed("draw")), seed, like=search.network),
+        RANDOM: lambda seed: build(random_architecture(search.strategy, space, seed("draw")), seed, like=search.network),
         **_references(search),
     }
     for name, make in builders.items():
@@ -110,7 +110,7 @@ def _reference(search: Search, name: str, make: Callable[[Seed], nn.Module]) -> 
 
 def _lent(make: Callable[[], nn.Module]) -> Callable[[Seed], nn.Module]:
     def with_seed(seed: Seed) -> nn.Module:
-        with seed.lent():
+        with seed.as_global():
             return make()
 
     return with_seed

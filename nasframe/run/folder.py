@@ -14,16 +14,16 @@ import safetensors.torch
 from torch import Tensor
 
 from nasframe.errors import RunError
-from nasframe.model import Model, Scale
-from nasframe.network import build, tensors
+from nasframe.network.model import Model, Scale
+from nasframe.network.network import build, tensors
 from nasframe.plugins import Plugins, installed
-from nasframe.run import checkpoint
-from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
+from nasframe.run import commits as checkpoint
+from nasframe.search.records import Changed, EpochEnded, Event, Finished, StageEnded, Stepped
 from nasframe.search.search import Search
 from nasframe.search.state import State, dump, fill, load, snapshot
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
-from nasframe.structure import Structure
+from nasframe.structure.structure import Structure
 
 STRATEGY, ARCHITECTURE = "strategy.toml", "architecture.json"
 WEIGHTS, SCALES = "weights.safetensors", "scales.safetensors"
@@ -136,7 +136,7 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
     network = build(structure, Seed((0, "overwritten"))).to(dtype)
     fill(network, weights)
     sides = (
-        Scale(scales[f"{side}.mean"], scales[f"{side}.deviation"]) if f"{side}.mean" in scales else None
+        Scale(scales[f"{side}.mean"], scales[f"{side}.std"]) if f"{side}.mean" in scales else None
         for side in ("inputs", "outputs")
     )
     return Model(network, *sides).eval()
@@ -159,7 +159,7 @@ class Keeper:
     def __call__(self, event: Event) -> None:
         """Commit what the event did, then append its records."""
         due = isinstance(event, Stepped) and self.every is not None and event.updates % self.every == 0
-        if due or isinstance(event, EpochEnded | Judged | Changed | Finished):
+        if due or isinstance(event, EpochEnded | StageEnded | Changed | Finished):
             self.commit()
 
     def commit(self) -> None:

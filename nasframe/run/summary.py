@@ -8,12 +8,12 @@ from typing import Any
 
 import attrs
 
-from nasframe.label import label
-from nasframe.run import checkpoint
+from nasframe.interfaces.part import label
+from nasframe.run import commits as checkpoint
 from nasframe.run.compare import FOUND, INHERITED, RETRAINED, Row, predicting, searched
 from nasframe.run.folder import Folder
 from nasframe.search.search import Search
-from nasframe.structure import Structure
+from nasframe.structure.structure import Structure
 
 
 def verdict(rows: list[Row], metric: str, higher_is_better: bool) -> str:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from nasframe.architect import Architect, Bilevel, Loss, Tensors
-from nasframe.network import Network, Outputs
-from nasframe.optimiser import rate_of
+from nasframe.interfaces.architect import Architect, Bilevel, Loss, Tensors
+from nasframe.network.network import Network
+from nasframe.network.outputs import Outputs
+from nasframe.search.optimiser import rate_of
 from nasframe.search.state import State, weights_of
 from nasframe.search.strategy import Strategy
 
@@ -25,20 +26,20 @@ Objective = Callable[[Forward, Tensors], Tensor]
 
 
 def problem(state: State, strategy: Strategy, train: Objective, valid: Objective) -> Bilevel:
-    """The problem at the present weights and logits, which are the network's own tensors."""
+    """The problem at the present weights and alphas, which are the network's own tensors."""
     network = state.network
 
     def of(objective: Objective) -> Loss:
-        def value(w: Tensors, logits: Tensors) -> Tensor:
+        def value(w: Tensors, alphas: Tensors) -> Tensor:
             tensors = {**w, **_buffers(network)}
-            return objective(lambda *given: functional_call(network, tensors, given), strategy.architect.weights(logits))
+            return objective(lambda *given: functional_call(network, tensors, given), strategy.architect.mixing(alphas))
 
         return value
 
     weights = weights_of(network)
     unroll = partial(strategy.optimiser.unroll, state.optimisers["weights"], weights)
     xi = rate_of(state.optimisers["weights"])
-    return Bilevel(dict(weights), dict(network.logits), of(train), of(valid), xi, unroll)
+    return Bilevel(dict(weights), dict(network.alphas), of(train), of(valid), xi, unroll)
 
 
 def _buffers(network: Network) -> dict[str, Tensor]:
@@ -46,24 +47,24 @@ def _buffers(network: Network) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in network.named_buffers()}
 
 
-def alternate(
+def alternating_step(
     problem: Bilevel, architect: Architect, optimisers: Mapping[str, Optimizer], loss: Callable[[], Tensor]
 ) -> Tensor:
-    """Lines 3 and 4 of Algorithm 1 (Jie & Gao 2021): the logits move first, and the weights against the new ones.
+    """Lines 3 and 4 of Algorithm 1 (Jie & Gao 2021): the alphas move first, and the weights against the new ones.
 
     Args:
-        optimisers: of the "logits" and of the "weights".
-        loss: the training loss at the present weights and logits, with all that a step of training does beside.
+        optimisers: of the "alphas" and of the "weights".
+        loss: the training loss at the present weights and alphas, with all that a step of training does beside.
 
     Returns:
         That loss, from which the weights moved.
     """
-    if problem.logits:
-        _move(problem.logits, architect.gradient(problem), optimisers["logits"])
-    return descend(problem.weights, optimisers["weights"], loss)
+    if problem.alphas:
+        _move(problem.alphas, architect.gradient(problem), optimisers["alphas"])
+    return weights_step(problem.weights, optimisers["weights"], loss)
 
 
-def descend(weights: Parameters, optimiser: Optimizer, loss: Callable[[], Tensor]) -> Tensor:
+def weights_step(weights: Parameters, optimiser: Optimizer, loss: Callable[[], Tensor]) -> Tensor:
     """One step of the weights down their loss; the loss before."""
     value = loss()
     # a weight that nothing uses has the gradient zero, as behind a weight of zero: it does not stop dead

@@ -9,10 +9,10 @@ import attrs
 import torch
 from torch import nn
 
-from nasframe.network import advance
+from nasframe.interfaces.task import Data
+from nasframe.network.network import advance
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
-from nasframe.task import Data
 
 
 @attrs.frozen(eq=False)
@@ -50,7 +50,7 @@ def fit(network: nn.Module, data: Data, strategy: Strategy, updates: int, patien
         advance(network, chosen.progress(epoch))
         chosen.anneal(optimiser, epoch)
         for index in order.split(strategy.batch):
-            with seed("step", done).lent(strategy.device):
+            with seed("step", done).as_global(strategy.device):
                 inputs, targets = data.train.draw(index)
                 loss = data.objective(network.train()(inputs), targets)
             optimiser.zero_grad()

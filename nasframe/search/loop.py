@@ -1,6 +1,6 @@
 """The search as Algorithm 2 of Jie & Gao 2021, entered wherever the counters of its state stand.
 
-A stage goes through phases: "search" (weights and logits); where pruning is done at each stage "prune" and "tune" (weights
+A stage goes through phases: "search" (weights and alphas); where pruning is done at each stage "prune" and "tune" (weights
 alone); "judge", which grows the network into the next stage or ends the search. Then "finish" takes the best network with
 its own weights and, where it is not yet an architecture, prunes it for "retune"; "fold" folds the gates; and it is "done".
 Every decision reads the validation split.
@@ -18,19 +18,19 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe.change.apply import Change, folding, removal
-from nasframe.criterion import Decision
+from nasframe.change.apply import Change, fold_gates, remove_candidates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
-from nasframe.label import label
-from nasframe.morphism import Morphism, Proposal
-from nasframe.network import Network, advance
-from nasframe.search.bilevel import Batch, Forward, alternate, descend, problem
-from nasframe.search.events import Changed, EpochEnded, Event, Finished, Judged, Stepped
+from nasframe.interfaces.criterion import Decision
+from nasframe.interfaces.morphism import Morphism, Proposal
+from nasframe.interfaces.part import label
+from nasframe.interfaces.task import Data
+from nasframe.network.network import Network, advance
+from nasframe.search.bilevel import Batch, Forward, alternating_step, problem, weights_step
+from nasframe.search.records import Changed, EpochEnded, Event, Finished, StageEnded, Stepped
 from nasframe.search.state import Best, State, optimisers, rebuilt, snapshot, weights_of
 from nasframe.search.strategy import Strategy
-from nasframe.search.transact import mixture_weights, restore, sizes, transact
+from nasframe.search.transact import mixing_weights, restore, sizes, transact
 from nasframe.seeds import Seed
-from nasframe.task import Data
 
 #: what follows a phase of training
 AFTER = {"tune": "judge", "retune": "fold"}
@@ -72,7 +72,7 @@ class Loop:
         return Seed((self.strategy.seed, *purpose))
 
     def _rule(self, network: Network) -> Mapping[str, Tensor]:
-        return mixture_weights(self.strategy.architect, network)
+        return mixing_weights(self.strategy.architect, network)
 
     # training
 
@@ -90,7 +90,7 @@ class Loop:
         advance(network, strategy.optimiser.progress(state.epoch))
         strategy.optimiser.anneal(state.optimisers["weights"], state.epoch)
         seed = self.seed("step", state.stage, state.phase, state.epoch, state.samples)
-        with seed.lent(strategy.device):
+        with seed.as_global(strategy.device):
             train = partial(self._loss, self.data.train.draw(index), seed("train"))
 
             def own() -> Tensor:
@@ -99,9 +99,9 @@ class Loop:
             if state.phase == "search":
                 held_out = self.data.validation.draw(self._validation_index(state))
                 valid = partial(self._loss, held_out, seed("valid"))
-                loss = alternate(problem(state, strategy, train, valid), strategy.architect, state.optimisers, own)
+                loss = alternating_step(problem(state, strategy, train, valid), strategy.architect, state.optimisers, own)
             else:
-                loss = descend(dict(weights_of(network)), state.optimisers["weights"], own)
+                loss = weights_step(dict(weights_of(network)), state.optimisers["weights"], own)
         value = _finite(float(loss), "training loss", state)
         state.loss += value * len(index)
         state.samples += len(index)
@@ -115,7 +115,9 @@ class Loop:
 
     def _loss(self, batch: Batch, noise: Seed, forward: Forward, weights: Mapping[str, Tensor]) -> Tensor:
         inputs, targets = batch
-        with noise.lent(self.strategy.device):  # the same at every call: a difference of two losses is not that of two masks
+        with noise.as_global(
+            self.strategy.device
+        ):  # the same at every call: a difference of two losses is not that of two masks
             return self.data.objective(forward(inputs, weights), targets)
 
     def _end_epoch(self, state: State, started: float | None) -> Event:
@@ -127,7 +129,7 @@ class Loop:
             record |= {"valid": _finite(valid, "validation loss", state), "scores": scores}
         record |= sizes(state.network)
         if weights:
-            record["weights"] = shares(state.network, weights)
+            record["mixing"] = shares(state.network, weights)
         if started is not None:
             record["seconds"] = self.clock() - started
         if state.phase in (self._counted, "retune") and better(valid, state.best):
@@ -179,7 +181,7 @@ class Loop:
             ended = next(r["reason"] for r in reversed(state.history) if r.get("decision") == "grow")  # the phase before
             decision = Decision("grow", f"{ended}, and no criterion says stop")
         record |= {"decision": decision.action, "reason": decision.reason}
-        events: list[Event] = [Judged(*_position(state), record=record)]
+        events: list[Event] = [StageEnded(*_position(state), record=record)]
         if decision.action == "stop":
             _enter(state, "finish")
         else:
@@ -237,13 +239,13 @@ class Loop:
         events = []
         if any(True for _ in state.network.gates()):
             seed = self.seed("fold")
-            change = folding(state.network, seed)
+            change = fold_gates(state.network, seed)
             events.append(self._transact(state, change, "fold", "fold", seed, "gates are folded where they can be"))
         _enter(state, "done")
         yield from events
 
     def _remove(self, state: State, gone: Mapping[str, Set[int]], name: str, seed: Seed, why: str) -> Event:
-        return self._transact(state, removal(state.network, gone, seed), "remove", name, seed, why)
+        return self._transact(state, remove_candidates(state.network, gone, seed), "remove", name, seed, why)
 
     def _transact(self, state: State, change: Change, kind: str, name: str, seed: Seed, why: str) -> Event:
         record = transact(state, self.strategy, self.data, change, kind, name, seed, why)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from nasframe.change.apply import folding, removal
+from nasframe.change.apply import fold_gates, remove_candidates
 from nasframe.errors import ChangeError
-from nasframe.network import build
+from nasframe.network.network import build
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
-from nasframe.structure import Structure
+from nasframe.structure.structure import Structure
 
 
 def replay(
@@ -49,5 +49,5 @@ def _again(
         morphism = next(m for m in strategy.growth if m.name == record["change"])
         return morphism.change(parent, request, evidence, seed).child.structure
     if record["kind"] == "remove":
-        return removal(parent, {address: frozenset(ids) for address, ids in request.items()}, seed).child.structure
-    return folding(parent, seed).child.structure
+        return remove_candidates(parent, {address: frozenset(ids) for address, ids in request.items()}, seed).child.structure
+    return fold_gates(parent, seed).child.structure

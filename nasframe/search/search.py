@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import torch
 
 from nasframe.errors import StrategyError
-from nasframe.model import Model
-from nasframe.network import Network
-from nasframe.search.events import Event
+from nasframe.interfaces.task import Data
+from nasframe.network.model import Model
+from nasframe.network.network import Network
 from nasframe.search.loop import Loop
+from nasframe.search.records import Event
 from nasframe.search.state import State, initial, retraining
 from nasframe.search.strategy import Strategy
-from nasframe.structure import Structure
-from nasframe.task import Data
+from nasframe.structure.structure import Structure
 
 
 @contextlib.contextmanager
@@ -41,9 +41,9 @@ class Search:
         self.strategy = strategy
         self.data = data or _loaded(strategy)
         self.state = state or initial(strategy, self.data.sizes)
-        if self.state.network.logits and not self.data.validation.size:
+        if self.state.network.alphas and not self.data.validation.size:
             raise StrategyError(
-                "the task holds nothing out for validation, which a search moves its logits and decides by: give it a share"
+                "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
             )
         # what a morphism cannot do is said now, not after an hour
         self._idle = [morphism.name for morphism in strategy.growth if not morphism.propose(self.state.network)]
@@ -60,7 +60,7 @@ class Search:
         with threads(self.strategy.threads):
             yield from Loop(self.strategy, self.data).run(self.state)
 
-    def remarks(self) -> Iterator[str]:
+    def warnings(self) -> Iterator[str]:
         """What its user may not expect of it, as it stands: a sentence each."""
         yield from self.network.slow()
         for name in self._idle:

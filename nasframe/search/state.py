@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from nasframe.change.map import Map
 from nasframe.change.optimisers import carry, named_state
 from nasframe.errors import CheckpointError, StructureError
-from nasframe.network import Network, build, tensors
+from nasframe.network.network import Network, build, tensors
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
-from nasframe.structure import Structure
+from nasframe.structure.structure import Structure
 
 
 @attrs.frozen(eq=False)
@@ -67,22 +67,22 @@ class State:
 
 def weights_of(network: Network) -> list[tuple[str, nn.Parameter]]:
     """The parameters that the weights' optimiser moves, by name."""
-    return [(n, p) for n, p in network.named_parameters() if not n.startswith("logits.")]
+    return [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
 
 
-def logits_of(network: Network) -> list[tuple[str, nn.Parameter]]:
+def alphas_of(network: Network) -> list[tuple[str, nn.Parameter]]:
     """The parameters that the architect moves, by name."""
-    return [(n, p) for n, p in network.named_parameters() if n.startswith("logits.")]
+    return [(n, p) for n, p in network.named_parameters() if n.startswith("alphas.")]
 
 
-GROUPS = {"weights": weights_of, "logits": logits_of}
+GROUPS = {"weights": weights_of, "alphas": alphas_of}
 
 
 def optimisers(strategy: Strategy, network: Network, stage: int) -> dict[str, Optimizer]:
     """Fresh optimisers. Their settings follow from the strategy and the stage, so only their tensors are state."""
     return {
         "weights": strategy.optimiser.build(weights_of(network)),
-        "logits": strategy.architect.build_optimiser(logits_of(network), stage),
+        "alphas": strategy.architect.build_optimiser(alphas_of(network), stage),
     }
 
 

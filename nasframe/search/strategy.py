@@ -11,16 +11,16 @@ import attrs
 import tomli_w
 import torch
 
-from nasframe.architect import Architect
-from nasframe.backbone import Backbone
-from nasframe.criterion import GrowthCriterion
 from nasframe.errors import StrategyError
-from nasframe.morphism import Morphism
-from nasframe.optimiser import Optimiser
-from nasframe.part import choice, describe, flag, nested, number
+from nasframe.interfaces.architect import Architect
+from nasframe.interfaces.backbone import Backbone
+from nasframe.interfaces.criterion import GrowthCriterion
+from nasframe.interfaces.morphism import Morphism
+from nasframe.interfaces.part import choice, describe, flag, nested, number
+from nasframe.interfaces.pruner import Pruner
+from nasframe.interfaces.task import Task
 from nasframe.plugins import Plugins, construct, installed
-from nasframe.pruner import Pruner
-from nasframe.task import Task
+from nasframe.search.optimiser import Optimiser
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasframe.architect import Architect
 from nasframe.change.apply import Change, apply, distance
-from nasframe.network import Network
+from nasframe.interfaces.architect import Architect
+from nasframe.interfaces.task import Data
+from nasframe.network.network import Network
 from nasframe.search.state import Best, State, optimisers, rebuilt, succeed
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
-from nasframe.task import Data
 
 #: examples, of the validation part where there is one, on which the distance of a change is measured
 PROBE = 256
@@ -30,10 +30,10 @@ def transact(
         name: of the part that asked for it.
     """
     parent, child, architect = state.network, change.child, strategy.architect
-    full = apply(parent, change, architect.logits)
+    full = apply(parent, change, architect.invert)
     probed = data.validation if data.validation.size else data.train
     inputs, _ = probed.batch(torch.arange(min(PROBE, probed.size)))
-    moved = distance(lambda network: network(inputs, mixture_weights(architect, network)), parent, child, change.claim)
+    moved = distance(lambda network: network(inputs, mixing_weights(architect, network)), parent, child, change.claim)
     state.stage += kind == "grow"
     record = {
         **_where(state, kind, name, why),
@@ -69,10 +69,10 @@ def restore(state: State, strategy: Strategy, best: Best) -> dict[str, Any]:
     return record
 
 
-def mixture_weights(architect: Architect, network: Network) -> Mapping[str, Tensor]:
+def mixing_weights(architect: Architect, network: Network) -> Mapping[str, Tensor]:
     """The weights of the network's mixtures as they are now, without a graph."""
     with torch.no_grad():
-        return architect.weights(dict(network.logits))
+        return architect.mixing(dict(network.alphas))
 
 
 def sizes(network: Network) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _where(state: State, kind: str, name: str, why: str) -> dict[str, Any]:
 def _newcomers(architect: Architect, parent: Network, child: Network) -> dict[str, dict[str, float]]:
     """The weight of every candidate that the parent does not have."""
     old = {c.id for _, s in parent.structure.sites() for c in s.candidates}
-    weights = mixture_weights(architect, child)
+    weights = mixing_weights(architect, child)
     return {
         address: {str(c.id): float(w) for c, w in zip(site.candidates, weights[address], strict=True) if c.id not in old}
         for address, site in child.structure.sites()

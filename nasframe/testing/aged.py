@@ -11,9 +11,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Aided, Change, Data, Network, Search, Seed, Strategy, apply
+from nasframe import Change, Data, Network, Search, Seed, Strategy
+from nasframe.change.apply import apply
 from nasframe.change.map import Map
-from nasframe.search.events import Stepped
+from nasframe.network.outputs import AuxiliaryOutputs
+from nasframe.search.records import Stepped
 from nasframe.search.state import State, succeed
 
 
@@ -21,7 +23,7 @@ from nasframe.search.state import State, succeed
 class Aged:
     """A search that stands somewhere in its training, with all that its next step needs.
 
-    A fresh network hides faults: its moments are zero, its buffers are at their defaults, its logits are even.
+    A fresh network hides faults: its moments are zero, its buffers are at their defaults, its alphas are even.
 
     Args:
         map: by which the network was filled, if a change has just made it.
@@ -48,7 +50,7 @@ class Aged:
         return self.state.network
 
     def train(self, steps: int) -> Aged:
-        """The same search, so many updates of logits and weights later."""
+        """The same search, so many updates of alphas and weights later."""
         events = iter(Search(self.strategy, data=self.data, state=self.state))
         for _ in itertools.islice((e for e in events if isinstance(e, Stepped)), steps):
             pass
@@ -60,15 +62,15 @@ class Aged:
 
     def after(self, change: Change) -> Aged:
         """The search that goes on with the change's child; this one stays as it is."""
-        full = apply(self.network, change, self.strategy.architect.logits)
+        full = apply(self.network, change, self.strategy.architect.invert)
         state = attrs.evolve(self.state)
         succeed(state, self.strategy, change.child, full)
         return attrs.evolve(self, state=state, map=full)
 
-    def weights(self) -> Mapping[str, Tensor]:
+    def mixing(self) -> Mapping[str, Tensor]:
         """The weights of the mixtures now."""
         with torch.no_grad():
-            return self.strategy.architect.weights(dict(self.network.logits))
+            return self.strategy.architect.mixing(dict(self.network.alphas))
 
     def outputs(self, training: bool, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """What the network puts out on the validation split, in that mode, with its own weights unless others are given.
@@ -77,9 +79,9 @@ class Aged:
         network; the network itself is left alone.
         """
         network = copy.deepcopy(self.network).train(training)
-        with torch.no_grad(), Seed(("outputs",)).lent(self.strategy.device):
-            found = network(self.inputs(), self.weights() if weights is None else weights)
-        return torch.cat([found.outputs, found.auxiliary]) if isinstance(found, Aided) else found
+        with torch.no_grad(), Seed(("outputs",)).as_global(self.strategy.device):
+            found = network(self.inputs(), self.mixing() if weights is None else weights)
+        return torch.cat([found.outputs, found.auxiliary]) if isinstance(found, AuxiliaryOutputs) else found
 
     def inputs(self) -> Tensor:
         """The inputs of the validation split."""

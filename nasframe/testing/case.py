@@ -7,10 +7,11 @@ from typing import Any
 
 import attrs
 import torch
-from hypothesis import reject
-from hypothesis import strategies as st
+from hypothesis import reject, strategies as st
 
-from nasframe import NonFiniteError, Strategy, label
+from nasframe import Strategy
+from nasframe.errors import NonFiniteError
+from nasframe.interfaces.part import label
 from nasframe.testing.aged import Aged
 from nasframe.testing.subject import Subject
 

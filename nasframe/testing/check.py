@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, reproduce_failure, 
 from hypothesis.errors import DidNotReproduce, HypothesisException, InvalidArgument, Unsatisfiable
 from packaging.version import InvalidVersion, Version
 
-from nasframe import NasframeError, Part, PluginError, Plugins, installed
-from nasframe.plugins import CONTRACT, Plugin
+from nasframe import NasframeError, Part, installed
+from nasframe.errors import PluginError
+from nasframe.plugins import CONTRACT, Plugin, Plugins
 from nasframe.testing.case import Case
 from nasframe.testing.examples import Examples, Waiver
 from nasframe.testing.law import Inapplicable, Law, NoCases, contract, laws_of

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError, MetricCollection
 
 from nasframe import (
-    ABSTAIN,
     Architect,
     Backbone,
     Bilevel,
@@ -21,26 +20,27 @@ from nasframe import (
     Data,
     Decision,
     Gate,
-    Grown,
+    GrownStructure,
     GrowthCriterion,
-    Mixture,
-    Named,
+    MixedOperation,
     Operation,
     Optimiser,
     Proposal,
     Pruner,
     Seed,
-    Shares,
     Split,
     Structure,
     Task,
+    add_node,
     all_but_strongest,
-    births,
+    initial_mixing,
     nested,
     number,
-    one_more,
-    operations_of,
 )
+from nasframe.change.optimisers import NamedParameters
+from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.network.mixing import MixingWeights
+from nasframe.structure.editing import operations_validator
 
 Tensors = Mapping[str, Tensor]
 
@@ -95,25 +95,25 @@ class Descent(Architect):
 
     name: ClassVar[str] = "descent"
 
-    def weights(self, logits: Tensors) -> Tensors:
+    def mixing(self, alphas: Tensors) -> Tensors:
         """The softmax at each site."""
-        return {address: alpha.softmax(0) for address, alpha in logits.items()}
+        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
 
-    def logits(self, weights: Tensors) -> Tensors:
+    def invert(self, mixing: Tensors) -> Tensors:
         """The logarithms of the weights."""
-        return {address: w.log() for address, w in weights.items()}
+        return {address: w.log() for address, w in mixing.items()}
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """The slope of the validation loss at the present weights."""
-        loss = problem.valid(problem.weights, problem.logits)
+        loss = problem.valid(problem.weights, problem.alphas)
         if not loss.requires_grad:  # where all that is undecided stands behind edges that were pruned to nothing
-            return {name: torch.zeros_like(alpha) for name, alpha in problem.logits.items()}
-        found = torch.autograd.grad(loss, [*problem.logits.values()], materialize_grads=True)
-        return dict(zip(problem.logits, found, strict=True))
+            return {name: torch.zeros_like(alpha) for name, alpha in problem.alphas.items()}
+        found = torch.autograd.grad(loss, [*problem.alphas.values()], materialize_grads=True)
+        return dict(zip(problem.alphas, found, strict=True))
 
-    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
         """Adam."""
-        return Optimiser(learning_rate=0.01).build(logits)
+        return Optimiser(learning_rate=0.01).build(alphas)
 
 
 @attrs.frozen
@@ -149,7 +149,7 @@ class Keep(Pruner):
 
     name: ClassVar[str] = "keep"
 
-    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """No candidate."""
         return {}
 
@@ -185,11 +185,11 @@ class Links(nn.Module):
     def __init__(self, structure: Structure) -> None:
         super().__init__()
         cell, width = structure.cell("chain"), structure.size("inputs")
-        self.links = nn.ModuleDict({s.id: Mixture(f"chain/{s.id}", s, width=width) for s in cell.sites})
+        self.links = nn.ModuleDict({s.id: MixedOperation(f"chain/{s.id}", s, width=width) for s in cell.sites})
         self.gates = nn.ModuleDict({n.id: Gate(f"chain/{n.id}") for n in cell.nodes if n.inherits})
         self.head = nn.Linear(width, structure.size("outputs"))
 
-    def forward(self, x: Tensor, shares: Shares) -> Tensor:
+    def forward(self, x: Tensor, shares: MixingWeights) -> Tensor:
         """From (..., inputs) to (..., outputs)."""
         for name, link in self.links.items():
             own = link(shares, x)
@@ -203,7 +203,7 @@ class Chain(Backbone):
 
     name: ClassVar[str] = "chain"
     inputs: ClassVar[tuple[str, ...]] = ("x",)
-    operations: tuple[Operation, ...] = nested("operation", default=(Kept(), Turned()), validator=operations_of(1))
+    operations: tuple[Operation, ...] = nested("operation", default=(Kept(), Turned()), validator=operations_validator(1))
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
         """One cell. `sizes` has `inputs` and `outputs`."""
@@ -216,13 +216,15 @@ class Chain(Backbone):
         """The chain and its head."""
         return Links(structure)
 
-    def grown(self, structure: Structure, cell: str) -> Grown:
+    def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more at the end, born as the one before."""
         last = self.outputs(structure.cell(cell)) or self.inputs
-        child = one_more(structure, cell, lambda node: {node: last}, self.operations)
+        child = add_node(structure, cell, lambda node: {node: last}, self.operations)
         site = child.cell(cell).sites[-1]
-        return Grown(child, site.node, last, {f"{cell}/{id}": weights for id, weights in births([site], last).items()})
+        return GrownStructure(
+            child, site.node, last, {f"{cell}/{id}": weights for id, weights in initial_mixing([site], last).items()}
+        )
 
-    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """All but the strongest of each node."""
-        return all_but_strongest(structure, weights)
+        return all_but_strongest(structure, mixing)

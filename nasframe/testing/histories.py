@@ -10,7 +10,7 @@ import attrs
 from hypothesis import strategies as st
 
 from nasframe import Proposal
-from nasframe.criterion import Record
+from nasframe.interfaces.criterion import Record
 
 #: so few that they tie
 LOSS = st.sampled_from([1.0, 0.5, 2.0, math.nan, math.inf])

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bound, Change, Mixture, Network, Seed, Site, Structure, Take, removal, tensors, tolerance
+from nasframe import Architect, Bound, Change, MixedOperation, Network, Seed, Site, Structure, Take
+from nasframe.change.apply import remove_candidates
+from nasframe.change.claim import tolerance
 from nasframe.change.map import derive
+from nasframe.network.network import tensors
 from nasframe.search.state import dump, rebuilt, snapshot
 from nasframe.testing.aged import Aged
 
@@ -122,7 +125,7 @@ def seen(aged: Aged, node: str, training: bool = False, parent: Aged | None = No
     should put out the mean of what was put out before; with a `parent`, of one that should put out what it does there.
     """
     wanted = _wanted(aged, node, training, parent)
-    with torch.no_grad(), Seed(("seen",)).lent(aged.strategy.device):
+    with torch.no_grad(), Seed(("seen",)).as_global(aged.strategy.device):
         return [Seen(inputs, output, wanted[n](inputs)) for inputs, output, n in _calls(aged, node, training)]
 
 
@@ -131,11 +134,11 @@ def _wanted(child: Aged, node: str, training: bool, parent: Aged | None) -> list
     if parent is None:
         inherited = _inherited(child, node)
         return [lambda inputs: torch.stack([inputs[n] for n in inherited]).mean(0)] * len(_instances(child, node))
-    old, weights = parent.copy(), {address: w.unbind() for address, w in parent.weights().items()}
+    old, weights = parent.copy(), {address: w.unbind() for address, w in parent.mixing().items()}
     old.network.train(training)
     sites = _sites(old, node)
 
-    def made(own: tuple[Mixture, ...], inputs: Mapping[str, Tensor]) -> Tensor:
+    def made(own: tuple[MixedOperation, ...], inputs: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([m(weights, *(inputs[i] for i in s.inputs)) for m, s in zip(own, sites, strict=True)]).sum(0)
 
     return [partial(made, own) for own in _instances(old, node)]
@@ -197,7 +200,7 @@ def slack(
     sites, wanted, calls = _sites(child, node), _wanted(child, node, False, parent), seen(child, node, parent=parent)
     norms = {name: scale * max(call.norms[name] for call in calls) for name in calls[0].inputs}
     generator = Seed(("slack",)).generator()
-    shares = {a: w.unbind() for a, w in child.weights().items()}
+    shares = {a: w.unbind() for a, w in child.mixing().items()}
     largest = 0.0
     for mixtures, reference in zip(_instances(child.copy(), node), wanted, strict=True):
         like = calls[0].output
@@ -226,7 +229,7 @@ def linear(what: str, values: Mapping[float, float], curvature: float = 20.0) ->
 
 def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None:
     """Every entry that is new, of new parameters and of old ones that have grown, receives a gradient that is not zero within
-    so many steps: a weight from the training loss, a logit from the validation loss, both as the search takes them. Not
+    so many steps: a weight from the training loss, a alpha from the validation loss, both as the search takes them. Not
     `every`: of each parameter one entry at least, as where a ReLU may be off.
     """
     own = child.copy()
@@ -328,8 +331,8 @@ def masked(parent: Aged, gone: Mapping[str, Set[int]]) -> Aged:
     """Removing candidates equals giving them weight zero and the others of their site theirs, divided by their sum; returns
     the child.
     """
-    child = parent.after(removal(parent.network, gone, Seed(("removal",))))
-    weights = dict(parent.weights())
+    child = parent.after(remove_candidates(parent.network, gone, Seed(("removal",))))
+    weights = dict(parent.mixing())
     for address, site in parent.network.structure.sites():
         if address in gone:
             kept = torch.tensor([c.id not in gone[address] for c in site.candidates])
@@ -371,12 +374,12 @@ def identities(history: Sequence[Structure]) -> None:
 
 
 def inverse(architect: Architect, weights: Mapping[str, Tensor]) -> None:
-    """The architect's logits are finite, and its rule makes of them the weights that they were made from."""
-    logits = architect.logits(weights)
-    demand("inverse", logits.keys() == weights.keys(), f"there are logits for {[*logits]}, and weights for {[*weights]}")
-    for address, value in architect.weights(logits).items():
+    """The architect's alphas are finite, and its rule makes of them the weights that they were made from."""
+    alphas = architect.invert(weights)
+    demand("inverse", alphas.keys() == weights.keys(), f"there are alphas for {[*alphas]}, and weights for {[*weights]}")
+    for address, value in architect.mixing(alphas).items():
         demand(
-            "inverse", bool(torch.isfinite(logits[address]).all()), f"the logits of {address} are {logits[address].tolist()}"
+            "inverse", bool(torch.isfinite(alphas[address]).all()), f"the alphas of {address} are {alphas[address].tolist()}"
         )
         hold("inverse", f"the distance of the weights of {address}", _largest(value - weights[address]), tolerance(value))
 
@@ -384,8 +387,8 @@ def inverse(architect: Architect, weights: Mapping[str, Tensor]) -> None:
 def _gradients(aged: Aged) -> dict[str, Tensor]:
     network = copy.deepcopy(aged.network).train()
     inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
-    with Seed(("gradients",)).lent(aged.strategy.device):
-        loss = aged.data.objective(network(inputs, aged.strategy.architect.weights(dict(network.logits))), targets)
+    with Seed(("gradients",)).as_global(aged.strategy.device):
+        loss = aged.data.objective(network(inputs, aged.strategy.architect.mixing(dict(network.alphas))), targets)
     named = dict(network.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, [*named.values()], materialize_grads=True), strict=True))
 
@@ -430,10 +433,10 @@ def _sites(aged: Aged, node: str) -> list[Site]:
     return [s for s in aged.network.structure.cell(type).sites if s.node == id]
 
 
-def _instances(aged: Aged, node: str) -> list[tuple[Mixture, ...]]:
+def _instances(aged: Aged, node: str) -> list[tuple[MixedOperation, ...]]:
     """The mixtures of a node's sites, in every instance of its cell type."""
     type = node.split("/")[0]
-    modules = [[m for _, m in aged.network.mixtures(f"{type}/{site.id}")] for site in _sites(aged, node)]
+    modules = [[m for _, m in aged.network.mixed_operations(f"{type}/{site.id}")] for site in _sites(aged, node)]
     return [*zip(*modules, strict=True)]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from nasframe import Part, Plugins
-from nasframe.plugins import KINDS as INTERFACES
+from nasframe import Part
+from nasframe.plugins import KINDS as INTERFACES, Plugins
 from nasframe.testing.check import QUICK, Profile, tried, tries
 from nasframe.testing.law import laws_of
 from nasframe.testing.subject import Subject, subject

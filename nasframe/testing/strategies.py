@@ -8,11 +8,11 @@ import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hypothesis import reject
-from hypothesis import strategies as st
+from hypothesis import reject, strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from nasframe import Backbone, NonFiniteError, Optimiser, Seed, Site, Strategy, Structure, Task
+from nasframe import Backbone, Optimiser, Seed, Site, Strategy, Structure, Task
+from nasframe.errors import NonFiniteError
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Descent, Endless, Keep
 
@@ -42,7 +42,7 @@ def optimisers() -> SearchStrategy[Optimiser]:
 
 @st.composite
 def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
-    """A search of that backbone on that task at float64, whose logits move as fast as the weights; nothing grows or goes."""
+    """A search of that backbone on that task at float64, whose alphas move as fast as the weights; nothing grows or goes."""
     return Strategy(
         task=task,
         backbone=backbone,

@@ -11,8 +11,8 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from nasframe import Backbone, Operation, Part, Plugins, Strategy, Task
-from nasframe.plugins import Plugin
+from nasframe import Backbone, Operation, Part, Strategy, Task
+from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.examples import Examples, Habitat, Waiver
 from nasframe.testing.law import NoCases
 

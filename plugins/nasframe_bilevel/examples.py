@@ -13,7 +13,7 @@ FACTORS = st.sampled_from([1.0, 10.0])
 
 
 def examples() -> Examples:
-    """Optimisers by which logits move within a few steps, and every way to look ahead."""
+    """Optimisers by which alphas move within a few steps, and every way to look ahead."""
     shared = {"optimiser": optimisers(), "after_growth": FACTORS}
     unrolled = {**shared, "follow": st.booleans()}
     return Examples(

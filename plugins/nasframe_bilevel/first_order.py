@@ -12,13 +12,13 @@ from nasframe_bilevel.softmax import Softmax, Tensors, slopes
 
 @attrs.frozen
 class SingleLevel(Softmax):
-    """The gradient of L_train(w, alpha) with respect to alpha: logits and weights descend the one loss."""
+    """The gradient of L_train(w, alpha) with respect to alpha: alphas and weights descend the one loss."""
 
     name: ClassVar[str] = "single_level"
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """The gradient of the training loss at the present weights."""
-        (found,) = slopes(problem.train(problem.weights, problem.logits), problem.logits)
+        (found,) = slopes(problem.train(problem.weights, problem.alphas), problem.alphas)
         return found
 
 
@@ -30,5 +30,5 @@ class FirstOrder(Softmax):
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """The gradient of the validation loss at the present weights."""
-        (found,) = slopes(problem.valid(problem.weights, problem.logits), problem.logits)
+        (found,) = slopes(problem.valid(problem.weights, problem.alphas), problem.alphas)
         return found

@@ -47,7 +47,7 @@ class SecondOrder(Unrolled):
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """The gradient through the unrolled step, its second derivatives by a central difference."""
-        w, alpha = problem.weights, problem.logits
+        w, alpha = problem.weights, problem.alphas
         (g,) = map(_leaves, slopes(problem.train(w, _fixed(alpha)), w))
         ahead = self.ahead(problem)(g)
         reached = _leaves(ahead)
@@ -75,7 +75,7 @@ class ExactSecondOrder(Unrolled):
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """The gradient through the unrolled step, by double backward."""
-        w, alpha = problem.weights, problem.logits
+        w, alpha = problem.weights, problem.alphas
         (g,) = slopes(problem.train(w, alpha), w, create_graph=True)
         (found,) = slopes(problem.valid(self.ahead(problem)(g), alpha), alpha)
         return found

@@ -1,4 +1,4 @@
-"""What the architects of this plugin share: the softmax rule, the logits' optimiser, and how a gradient is asked for."""
+"""What the architects of this plugin share: the softmax rule, the alphas' optimiser, and how a gradient is asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Named, Optimiser, nested, number
+from nasframe import Architect, Optimiser, nested, number
+from nasframe.change.optimisers import NamedParameters
 
 Tensors = Mapping[str, Tensor]
 
@@ -18,7 +19,7 @@ Tensors = Mapping[str, Tensor]
 def _constant(instance: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, Optimiser) and value.epochs:
         raise ValueError(
-            f"{attribute.name} has epochs = {value.epochs}; the learning rate of logits is constant: leave them out"
+            f"{attribute.name} has epochs = {value.epochs}; the learning rate of alphas is constant: leave them out"
         )
 
 
@@ -27,7 +28,7 @@ class Softmax(Architect):
     """Logits whose softmax is the weights (Liu et al. 2019, Eq. 2).
 
     Args:
-        optimiser: of the logits.
+        optimiser: of the alphas.
         after_growth: what its learning rate is multiplied by once the network has grown. A node is born with nearly all
             weight on the identity; at the paper's rate (a factor of 1) it can hardly leave it in the paper's budget. The
             default was measured: docs/measurements/growth_noise.md.
@@ -36,18 +37,18 @@ class Softmax(Architect):
     optimiser: Optimiser = nested(Optimiser, default=Optimiser(learning_rate=3e-4), validator=_constant)
     after_growth: float = number(100.0, low=0.0)
 
-    def weights(self, logits: Tensors) -> Tensors:
+    def mixing(self, alphas: Tensors) -> Tensors:
         """The softmax at each site (Eq. 2)."""
-        return {address: alpha.softmax(0) for address, alpha in logits.items()}
+        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
 
-    def logits(self, weights: Tensors) -> Tensors:
+    def invert(self, mixing: Tensors) -> Tensors:
         """The logarithms of the weights (Eq. 16), centred: the softmax leaves their mean free."""
-        return {address: w.log() - w.log().mean() for address, w in weights.items()}
+        return {address: w.log() - w.log().mean() for address, w in mixing.items()}
 
-    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
         """The optimiser, with the learning rate of that stage."""
         factor = self.after_growth if stage else 1.0
-        return attrs.evolve(self.optimiser, learning_rate=self.optimiser.learning_rate * factor).build(logits)
+        return attrs.evolve(self.optimiser, learning_rate=self.optimiser.learning_rate * factor).build(alphas)
 
 
 def slopes(loss: Tensor, *groups: Tensors, create_graph: bool = False) -> list[dict[str, Tensor]]:

@@ -12,22 +12,21 @@ from torch import Tensor, nn
 from nasframe import (
     Backbone,
     Cell,
-    ChangeError,
-    Grown,
+    GrownStructure,
     Operation,
-    Outputs,
     Structure,
-    StructureError,
+    add_node,
     all_but_strongest,
-    births,
     choice,
     flag,
+    initial_mixing,
     nested,
     number,
-    one_more,
-    operations_of,
-    readable,
 )
+from nasframe.errors import ChangeError, StructureError
+from nasframe.network.mixing import readable
+from nasframe.network.outputs import Outputs
+from nasframe.structure.editing import operations_validator
 from nasframe_convolutional.cell import Auxiliary, CifarStem, Classifier, Head, ImageCell, ImageNetStem, channels_of
 from nasframe_convolutional.operations import AvgPool, Identity, MaxPool, SeparableConvolution, Zero
 
@@ -52,7 +51,7 @@ class DartsConvolutional(Backbone):
 
     A cell takes in the outputs of the two cells before it, brought to its own number of channels. A node is the sum over
     edges from both of them and from every node before it. The cells at one and at two thirds of the depth are reductions.
-    All cells of a type share structure and logits. The sizes of a task: channels, classes, height, width.
+    All cells of a type share structure and alphas. The sizes of a task: channels, classes, height, width.
 
     Args:
         channels: of each node of the first cell, C.
@@ -77,7 +76,7 @@ class DartsConvolutional(Backbone):
     affine: bool = flag(False)
     auxiliary: float = number(0.0, low=0.0)
     drop_path: float = number(0.0, low=0.0, high=1.0)
-    operations: tuple[Operation, ...] = nested("operation", default=DARTS, validator=operations_of(1))
+    operations: tuple[Operation, ...] = nested("operation", default=DARTS, validator=operations_validator(1))
 
     @property
     def plan(self) -> tuple[str, ...]:
@@ -129,13 +128,13 @@ class DartsConvolutional(Backbone):
                 auxiliary = Auxiliary(last, size, structure.size("classes"), normalised=self.stem == "cifar")
         return Classifier(stem, cells, Head(last, structure.size("classes")), auxiliary, middle, self.auxiliary)
 
-    def run(self, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
+    def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
         """The same with the channels of a pixel side by side in memory, on which most of the operations are faster."""
         if inputs.dim() != 4:
             raise StructureError(f"the inputs have shape {tuple(inputs.shape)}; give them as (batch, channels, height, width)")
-        return readable(body, inputs.contiguous(memory_format=torch.channels_last), weights)
+        return readable(body, inputs.contiguous(memory_format=torch.channels_last), mixing)
 
-    def grown(self, structure: Structure, cell: str) -> Grown:
+    def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more, with an edge from each state before it.
 
         Behind a concatenation it inherits nothing, as what takes it in starts at zero. In a mean it is the mean of the old
@@ -147,24 +146,24 @@ class DartsConvolutional(Backbone):
         new = child.cell(cell)
         node = new.nodes[-1].id
         if self.output == "concatenation":
-            return Grown(child, node, (), {})
+            return GrownStructure(child, node, (), {})
         outputs = self.outputs(old)
-        born = births([s for s in new.sites if s.node == node], outputs)
-        return Grown(child, node, outputs, {f"{cell}/{id}": weights for id, weights in born.items()})
+        born = initial_mixing([s for s in new.sites if s.node == node], outputs)
+        return GrownStructure(child, node, outputs, {f"{cell}/{id}": weights for id, weights in born.items()})
 
     def _extended(self, structure: Structure, type: str) -> Structure:
         old = structure.cell(type)
         sources = (*self.inputs, *(node.id for node in old.nodes))
-        return one_more(structure, type, lambda node: {f"{s}-{node}": (s,) for s in sources}, self.operations)
+        return add_node(structure, type, lambda node: {f"{s}-{node}": (s,) for s in sources}, self.operations)
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:
         """All nodes, or those that no other takes in."""
         taken = {i for s in cell.sites for i in s.inputs} if self.output == "loose_ends" else set()
         return tuple(node.id for node in cell.nodes if node.id not in taken)
 
-    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """A node keeps the strongest operations of two edges; zero is not one (Liu et al. 2019, 2.4)."""
-        return all_but_strongest(structure, weights, 2, distinct=True)
+        return all_but_strongest(structure, mixing, 2, distinct=True)
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:

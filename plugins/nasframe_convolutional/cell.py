@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torchvision.ops import stochastic_depth
 
-from nasframe import Aided, Axis, Cell, Gate, Mixture, Shares, Site, consumes
+from nasframe import Axis, Cell, Gate, MixedOperation, Site
+from nasframe.network.axes import consumes
+from nasframe.network.mixing import MixingWeights
+from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe_convolutional.adjust import FactorisedReduction, Projection
 
 #: what the channels of a tensor are: of which node, and the how manieth
@@ -54,13 +57,16 @@ class ImageCell(nn.Module):
         self.adjust = nn.ModuleList([first(len(sources[0]), channels, affine), Projection(len(sources[1]), channels, affine)])
         strides = {s.id: 2 if type == "reduction" and s.inputs[0] in ("i0", "i1") else 1 for s in cell.sites}
         self.edges = nn.ModuleDict(
-            {s.id: Mixture(f"{type}/{s.id}", s, channels=channels, stride=strides[s.id], affine=affine) for s in cell.sites}
+            {
+                s.id: MixedOperation(f"{type}/{s.id}", s, channels=channels, stride=strides[s.id], affine=affine)
+                for s in cell.sites
+            }
         )
         self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
         self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
         self.kept = {s.id for s in cell.sites if is_identity(s, strides[s.id])}
 
-    def forward(self, shares: Shares, before: Tensor, last: Tensor) -> Tensor:
+    def forward(self, shares: MixingWeights, before: Tensor, last: Tensor) -> Tensor:
         """From the outputs of the two cells before."""
         states = {f"i{i}": adjust(x) for i, (adjust, x) in enumerate(zip(self.adjust, (before, last), strict=True))}
         for node, sites in self.nodes:
@@ -71,11 +77,11 @@ class ImageCell(nn.Module):
         out = [states[node] for node in self.outputs]
         return total(out) / len(out) if self.mean else torch.cat(out, 1)
 
-    def _edge(self, site: Site, shares: Shares, state: Tensor) -> Tensor:
+    def _edge(self, site: Site, shares: MixingWeights, state: Tensor) -> Tensor:
         o = self.edges[site.id](shares, state)
         return o if site.id in self.kept else stochastic_depth(o, self.drop_path * self.progress, "row", self.training)
 
-    def units(self) -> Mapping[str, tuple[Axis | None, ...]]:
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         """What the adjustments take in."""
         return {
             f"adjust.{i}.{name}.weight": (None, consumes(*source), None, None)
@@ -161,7 +167,7 @@ class Auxiliary(nn.Module):
         """Shape (batch, classes)."""
         return self.linear(relu(self.second(relu(self.first(self.pool(relu(x)))))).flatten(1))
 
-    def units(self) -> Mapping[str, tuple[Axis | None, ...]]:
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         """What it takes in."""
         return {"first.0.weight": (None, consumes(*self.source), None, None)}
 
@@ -178,7 +184,7 @@ class Head(nn.Module):
         """Shape (batch, classes)."""
         return self.linear(x.mean((2, 3)))
 
-    def units(self) -> Mapping[str, tuple[Axis | None, ...]]:
+    def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         """What it takes in."""
         return {"linear.weight": (None, consumes(*self.source))}
 
@@ -193,7 +199,7 @@ class Classifier(nn.Module):
         self.stem, self.cells, self.head, self.auxiliary = stem, nn.ModuleList(cells), head, auxiliary
         self.middle, self.weight = middle, weight
 
-    def forward(self, inputs: Tensor, shares: Shares) -> Tensor | Aided:
+    def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor | AuxiliaryOutputs:
         """From (batch, channels, height, width) to (batch, classes)."""
         before, last = self.stem(inputs)
         aside = None
@@ -202,4 +208,4 @@ class Classifier(nn.Module):
             if self.training and self.auxiliary is not None and place == self.middle:
                 aside = self.auxiliary(last)
         outputs = self.head(last)
-        return outputs if aside is None else Aided(outputs, aside, self.weight)
+        return outputs if aside is None else AuxiliaryOutputs(outputs, aside, self.weight)

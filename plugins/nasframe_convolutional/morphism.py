@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import (
-    OWN,
+    FRESH,
     ZERO,
     Candidate,
     Change,
-    ChangeError,
     Claim,
     Morphism,
     Network,
@@ -26,13 +25,13 @@ from nasframe import (
     Set,
     Site,
     Take,
-    candidate_at,
-    describe,
     number,
-    replacement,
-    site_at,
-    tensors,
+    replace_candidate,
 )
+from nasframe.errors import ChangeError
+from nasframe.interfaces.part import describe
+from nasframe.network.network import tensors
+from nasframe.structure.editing import candidate_at, site_at
 from nasframe_convolutional.operations import SeparableConvolution
 
 Entries = Mapping[str, Take | Set]
@@ -112,7 +111,7 @@ class Morphed:
         before, after = old.shape[axis], new.shape[axis]
         if before == after:
             return None
-        fresh = ZERO if axis == 1 else OWN  # along its second axis a weight takes units in
+        fresh = ZERO if axis == 1 else FRESH  # along its second axis a weight takes units in
         return torch.tensor(self.taps if axis > 1 else [*range(before), *[fresh] * (after - before)], device=new.device)
 
 
@@ -189,12 +188,12 @@ class ConvolutionMorphism(Morphism):
         return proposals
 
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """The candidate's place is taken by another, which has its weights, as far as they fit, and its logit."""
+        """The candidate's place is taken by another, which has its weights, as far as they fit, and its alpha."""
         address, id = request.get("site"), request.get("candidate")
         site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id)
         morph = self._new(site, old, str(request.get("kind")))
-        made = replacement(parent, str(address), old.id, morph.operation, seed("build"))
-        overrides: dict[str, Take | Set] = {**made.logits}
+        made = replace_candidate(parent, str(address), old.id, morph.operation, seed("build"))
+        overrides: dict[str, Take | Set] = {**made.alphas}
         for before, after in made.modules:
             entries = morph.entries(parent.get_submodule(before), made.child.get_submodule(after), f"{before}.")
             overrides |= {f"{after}.{tensor}": entry for tensor, entry in entries.items()}
@@ -226,7 +225,7 @@ class ConvolutionMorphism(Morphism):
 def more(network: Network, address: str, id: int, new: SeparableConvolution) -> int:
     """How many parameters more the network has with another operation in a candidate's place."""
     total = 0
-    for _, mixture in network.mixtures(address):
+    for _, mixture in network.mixed_operations(address):
         module: Any = mixture.candidates[str(id)]
         first = module.layers[0]
         total += parameters(new, first.depthwise.in_channels, first.norm.affine) - sum(p.numel() for p in module.parameters())

@@ -196,7 +196,7 @@ class Identity(Edge):
         """|o| <= |x|."""
         return Bound({(0,): 1.0}) if isinstance(module, nn.Identity) else None
 
-    def deviation(self, module: nn.Module) -> Bound | None:
+    def identity_error(self, module: nn.Module) -> Bound | None:
         """None at stride 1."""
         return Bound({}) if isinstance(module, nn.Identity) else None
 

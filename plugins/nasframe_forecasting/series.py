@@ -22,7 +22,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import DataError, Scale
+from nasframe import Scale
+from nasframe.errors import DataError
 
 #: the name of a column of dates where none is named, in upper or lower case
 DATE = "date"

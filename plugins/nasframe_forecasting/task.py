@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from nasframe import Data, DataError, Split, Task, choice, flag, number
+from nasframe import Data, Split, Task, choice, flag, number
+from nasframe.errors import DataError
 from nasframe_forecasting.references import references
 from nasframe_forecasting.series import Series, check_finite, read, shipped, standardising, stored
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import nasframe
+from nasframe.interfaces.criterion import AllOf, AnyOf
 from nasframe_growing.criteria import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from nasframe_growing.node import NodeGrowth
 
@@ -17,7 +18,7 @@ __all__ = ["Epochs", "MaxNodes", "MaxParameters", "MaxSeconds", "MaxUpdates", "N
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
     """The morphisms and criteria."""
-    composed: list[type[nasframe.Part]] = [nasframe.AnyOf, nasframe.AllOf]
+    composed: list[type[nasframe.Part]] = [AnyOf, AllOf]
     return [NodeGrowth, Patience, Epochs, NoBetter, MaxNodes, MaxParameters, MaxUpdates, MaxSeconds, *composed]
 
 

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import ABSTAIN, Decision, GrowthCriterion, Proposal, StrategyError, number
+from nasframe import Decision, GrowthCriterion, Proposal, number
+from nasframe.errors import StrategyError
+from nasframe.interfaces.criterion import ABSTAIN
 
 History = Sequence[Any]
 

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from nasframe import AllOf, AnyOf, Part
+from nasframe import Part
+from nasframe.interfaces.criterion import AllOf, AnyOf
 from nasframe.testing.examples import Examples
 from nasframe_growing.criteria import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from nasframe_growing.node import NodeGrowth

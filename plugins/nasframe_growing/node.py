@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from nasframe import (
     Bound,
     Change,
-    ChangeError,
     Claim,
-    Grown,
+    GrownStructure,
     Morphism,
     Network,
     Operation,
@@ -25,6 +24,7 @@ from nasframe import (
     choice,
     number,
 )
+from nasframe.errors import ChangeError
 
 
 @attrs.frozen
@@ -32,7 +32,7 @@ class NodeGrowth(Morphism):
     """One node more, which puts out what its cell put out before: approximately by noise, or exactly behind a gate.
 
     "noise": the weights of the candidates are eps ~ U(0, delta), the rest goes to the one that acts as the identity
-    (Eqs. 15, 18, 19), whose own parameters are drawn from N(0, sigma^2). The logits follow from the weights (Eq. 16).
+    (Eqs. 15, 18, 19), whose own parameters are drawn from N(0, sigma^2). The alphas follow from the weights (Eq. 16).
     "gate": the candidates start even, behind a trainable gate that starts at zero.
     Where the backbone concatenates its nodes, a new one inherits nothing: what takes it in starts at zero, exactly.
 
@@ -70,13 +70,13 @@ class NodeGrowth(Morphism):
         if len(known) == len(errors):
             claim = Claim.approximate({f"{request['cell']}/{grown.node}": sum(known, Bound({}))})
         stated = {address: weights[address] for address, site in sites if not site.decided}
-        return Change(child, claim, weights=stated, request=request)
+        return Change(child, claim, mixing=stated, request=request)
 
-    def _grown(self, network: Network, type: str) -> Grown:
+    def _grown(self, network: Network, type: str) -> GrownStructure:
         structure = network.structure
         if type not in dict(structure.cells):
             raise ChangeError(f"there is no cell type {type!r} to grow; there are {', '.join(dict(structure.cells))}")
-        grown = structure.backbone.grown(structure, type)
+        grown = network.backbone.grown(structure, type)
         if not grown.inherits:
             return grown
         if self.form == "gate":
@@ -103,7 +103,7 @@ class NodeGrowth(Morphism):
 
     def _weights(self, birth: Mapping[int, float], generator: torch.Generator) -> Tensor:
         target = torch.tensor(list(birth.values()), dtype=torch.float64)
-        # 1 - U[0, 1) is never zero: a weight of zero would need an infinite logit, which never trains again
+        # 1 - U[0, 1) is never zero: a weight of zero would need an infinite alpha, which never trains again
         noise = self.delta * (1 - torch.rand(len(birth), generator=generator, dtype=torch.float64))
         identity = int(target.argmax())
         noise[identity] = 0.0
@@ -113,7 +113,7 @@ class NodeGrowth(Morphism):
     def _draw(self, child: Network, address: str, site: Site, birth: Mapping[int, float], generator: torch.Generator) -> None:
         """Draw what must be near zero in the candidates that act as the identity, in every instance, from N(0, sigma^2)."""
         sigma = self.delta if self.sigma is None else self.sigma
-        for _, mixture in child.mixtures(address):
+        for _, mixture in child.mixed_operations(address):
             for candidate in site.candidates:
                 for name in (candidate.operation.residual or ()) if birth[candidate.id] else ():
                     parameter = mixture.candidates[str(candidate.id)].get_parameter(name)
@@ -128,7 +128,7 @@ def error(child: Network, address: str, site: Site, birth: Mapping[int, float], 
     where h is what a candidate with weight acts as: the identity on the last input, or zero.
     """
     worst = Bound({})
-    for _, mixture in child.mixtures(address):
+    for _, mixture in child.mixed_operations(address):
         terms = [
             _term(c.operation, mixture.candidates[str(c.id)], w, birth[c.id])
             for c, w in zip(site.candidates, weights.tolist(), strict=True)
@@ -143,5 +143,5 @@ def error(child: Network, address: str, site: Site, birth: Mapping[int, float], 
 def _term(operation: Operation, module: nn.Module, w: float, t: float) -> Bound | None:
     magnitude = operation.magnitude(module)
     # zero is what it should be, at any weight
-    deviation = operation.deviation(module) if t and not operation.zero else Bound({})
+    deviation = operation.identity_error(module) if t and not operation.zero else Bound({})
     return None if magnitude is None or deviation is None else magnitude * abs(w - t) + deviation * t

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasframe import DataError, Seed
+from nasframe import Seed
+from nasframe.errors import DataError
 
 #: more than these are no channels, but another order of the axes
 CHANNELS = 4

@@ -1,4 +1,4 @@
-"""What to compare a network on images with: modules from normalised images (batch, channels, height, width) to logits."""
+"""What to compare a network on images with: modules from normalised images (batch, channels, height, width) to alphas."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def references(train: Split, validation: Split, classes: int, parameters: int) -
 
 
 class Constant(nn.Module):
-    """Gives the same logits for all images."""
+    """Gives the same alphas for all images."""
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, alphas: Tensor) -> None:
         super().__init__()
-        self.logits = nn.Buffer(logits)
+        self.alphas = nn.Buffer(alphas)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(batch, ...) to (batch, classes)."""
-        return self.logits.expand(len(inputs), -1)
+        return self.alphas.expand(len(inputs), -1)
 
 
 def majority(train: Split, classes: int) -> Constant:
@@ -75,7 +75,7 @@ def _fitted(x: Tensor, y: Tensor, strength: float) -> nn.Linear:
         warnings.simplefilter("ignore", ConvergenceWarning)  # where the iterations end first, it was stopped early
         found = LogisticRegression(C=strength).fit(x.numpy(), y.numpy())
     weight, bias = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
-    if len(bias) == 1:  # of two classes scikit-learn gives the logit of the second
+    if len(bias) == 1:  # of two classes scikit-learn gives the alpha of the second
         weight, bias = (torch.cat([torch.zeros_like(part), part]) for part in (weight, bias))
     linear = nn.Linear(x.shape[1], len(bias), dtype=x.dtype).requires_grad_(False)
     linear.weight.copy_(weight)

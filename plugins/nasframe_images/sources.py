@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from nasframe import DataError, Seed
+from nasframe import Seed
+from nasframe.errors import DataError
 from nasframe_images.pictures import Pictures, checked, stratified
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nasframe import Data, DataError, Scale, Seed, Split, Task, flag, number
+from nasframe import Data, Scale, Seed, Split, Task, flag, number
+from nasframe.errors import DataError
 from nasframe_images.augmentation import cut, moved, moves
 from nasframe_images.pictures import Labelled, Pictures, stratified
 from nasframe_images.references import references
@@ -41,8 +42,8 @@ _string = _is("a string, or left out", str | None)
 class Images(Task):
     """Classification of images.
 
-    Inputs are (batch, channels, height, width), targets (batch,), outputs of the network logits (batch, classes). A share of
-    the training part is held out for the logits and for decisions; mean and standard deviation of what remains of it, channel
+    Inputs are (batch, channels, height, width), targets (batch,), outputs of the network scores (batch, classes). A share of
+    the training part is held out for the alphas and for decisions; mean and standard deviation of what remains of it, channel
     by channel, normalise all. Digits, and a folder without a test part, are tested on a fifth. Images are shared out class by
     class, the same way in every run. What both shares of the training part are drawn for is augmented by `flip`, `crop` and
     `cutout`, in this order; what is measured is not.
@@ -195,7 +196,7 @@ def normaliser(images: Tensor, source: str, device: torch.device, dtype: torch.d
 
 
 def predict(outputs: Tensor) -> Tensor:
-    """The class with the largest logit."""
+    """The class with the largest alpha."""
     return outputs.argmax(1)
 
 

@@ -9,10 +9,10 @@ import attrs
 
 from nasframe import Recipe
 
-#: CIFAR-10, randomly flipped and shifted; one half of the training part for the weights, the other one for the logits
+#: CIFAR-10, randomly flipped and shifted; one half of the training part for the weights, the other one for the alphas
 CIFAR = {"name": "images", "source": "cifar10", "validation": 0.5, "flip": True, "crop": 4}
 SGD = {"method": "sgd", "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4}
-#: of the logits, but for the learning rate
+#: of the alphas, but for the learning rate
 ADAM = {"method": "adam", "betas": [0.5, 0.999], "weight_decay": 1e-3}
 #: two operations a node, from distinct states
 STRONGEST = {"name": "strongest", "keep": 2}

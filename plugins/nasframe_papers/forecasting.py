@@ -14,24 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe import (
-    Architect,
-    Bilevel,
-    Data,
-    Fitted,
-    Named,
-    Reproduction,
-    Search,
-    Seed,
-    Strategy,
-    Structure,
-    build,
-    describe,
-    fit,
-    installed,
-    number,
-    scores,
-)
+from nasframe import Architect, Bilevel, Data, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
+from nasframe.change.optimisers import NamedParameters
+from nasframe.interfaces.part import describe
+from nasframe.search.fit import Fitted, fit, scores
 from nasframe_papers.trials import Trial, kept, present, standard_error
 
 #: the files of prices by series; the weather is shipped
@@ -42,7 +28,7 @@ STRATEGIES = ("DARTS-1", "DARTS-2", "new-1", "new-2")
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "second order": {"name": "second_order"},
     "exact second order": {"name": "exact_second_order"},
-    "logits x 100 after a growth": {"after_growth": 100.0},
+    "alphas x 100 after a growth": {"after_growth": 100.0},
 }
 VARIED = {"G7": ("DARTS-2", "new-2")}
 EXACT = "exact second order"
@@ -139,7 +125,7 @@ def tried(trial: Trial) -> Trial:
 
 def _layer(trial: Trial, strategy: Strategy) -> Trial:
     data, seed = _loaded(trial["values"]["task"]), Seed((trial["seed"], trial["model"]))
-    with seed("build").lent():
+    with seed("build").as_global():
         network = Steps(LAYERS[trial["layer"]], data.sizes["inputs"], trial["units"])
     return {"parameters": _count(network), **_anew(network, data, strategy, trial["epochs"], seed)}
 
@@ -206,17 +192,17 @@ class Compared(Architect):
         exact, difference, first = (installed().make("architect", {**values, "name": name}) for name in names)
         return cls(exact, difference, first, errors)
 
-    def weights(self, logits: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The exact one's."""
-        return self.exact.weights(logits)
+        return self.exact.mixing(alphas)
 
-    def logits(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def invert(self, mixing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The exact one's."""
-        return self.exact.logits(weights)
+        return self.exact.invert(mixing)
 
-    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
         """The exact one's."""
-        return self.exact.build_optimiser(logits, stage)
+        return self.exact.build_optimiser(alphas, stage)
 
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
         """The exact one's."""

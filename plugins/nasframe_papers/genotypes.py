@@ -16,7 +16,8 @@ import attrs
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasframe import Candidate, Cell, Network, Node, Reproduction, Site, Structure, StructureError, installed
+from nasframe import Candidate, Cell, Network, Node, Reproduction, Site, Structure, installed
+from nasframe.errors import StructureError
 
 Pairs = Sequence[tuple[str, int]]
 #: of each node the operations, described, and the states that they take in
@@ -200,7 +201,7 @@ def built(structure: Structure) -> Network:
 
 
 def parameters(structure: Structure) -> int:
-    """How many its network has, logits apart."""
+    """How many its network has, alphas apart."""
     network = built(structure)
     return sum(p.numel() for p in network.parameters()) - network.count()["combination"]
 

@@ -21,21 +21,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from nasframe import (
-    Data,
-    EpochEnded,
-    Reproduction,
-    Search,
-    Seed,
-    Strategy,
-    Structure,
-    build,
-    drawn,
-    fit,
-    installed,
-    number,
-    scores,
-)
+from nasframe import Data, EpochEnded, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
+from nasframe.search.fit import fit, scores
+from nasframe.search.random_architecture import random_architecture
 from nasframe_papers.genotypes import CELLS, architecture
 from nasframe_papers.trials import Trial, kept, present, standard_error
 
@@ -89,14 +77,14 @@ class ImageCells(Reproduction):
 
     def draw(self, rows: Sequence[Row], folder: Path) -> Sequence[Path]:
         """Of each kind of search the cells of the one of least validation loss, and how their weights came about."""
-        from nasframe.pictures import draw_cell, draw_weights
+        from nasframe.pictures import draw_cell, draw_mixing
 
         paths = []
         for row in (row for row in rows if "cell" in row):
             stem = f"{row['data']}-{row['search']}".replace(" ", "-")
-            paths += [folder / f"{stem}.png", folder / f"{stem}-weights.png"]
+            paths += [folder / f"{stem}.png", folder / f"{stem}-mixing.png"]
             draw_cell(Structure.from_dict(row["cell"], installed().make), None, paths[-2])
-            draw_weights(row["history"], paths[-1])
+            draw_mixing(row["history"], paths[-1])
         return paths
 
     def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Mapping[str, Any]]:
@@ -143,7 +131,7 @@ def searched(trial: Trial) -> Trial:
         "accuracy": last["scores"]["accuracy"],
         "CPU seconds": seconds,
         "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "zero": _heaviest(supernet, last["weights"]),
+        "zero": _heaviest(supernet, last["mixing"]),
     }
 
 
@@ -173,12 +161,12 @@ def trained(trial: Trial) -> Trial:
 def _network(trial: Trial, strategy: Strategy, data: Data, seed: Seed) -> nn.Module:
     backbone, model = strategy.backbone, trial["model"]
     if model == RESNET:
-        with seed.lent():
+        with seed.as_global():
             return Residual(data.sizes)
     if model == PUBLISHED:
         structure = architecture(data.sizes, **CELLS[PUBLISHED])
     elif model == RANDOM:
-        structure = drawn(strategy, backbone.initial(data.sizes, strategy.nodes), seed("drawn"))
+        structure = random_architecture(strategy, backbone.initial(data.sizes, strategy.nodes), seed("drawn"))
     else:
         structure = Structure.from_dict(trial["cell"], installed().make)
     return build(structure.within(backbone, data.sizes), seed)

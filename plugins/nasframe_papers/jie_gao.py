@@ -1,6 +1,6 @@
 """The four strategies of Jie & Gao 2021 (section 4), with the protocol of 4.1.
 
-n_h = n_x and one layer; batches of 50; Adam at 1e-3 for the weights and at 3e-4 for the logits, always; no regularisation;
+n_h = n_x and one layer; batches of 50; Adam at 1e-3 for the weights and at 3e-4 for the alphas, always; no regularisation;
 sigma = delta; a stage ends by early stopping on the validation part, and the search when a grown network is no better. The
 paper gives no patience, delta, first or last number of nodes for time series: 3 epochs, 0.01, two nodes as in 4.2, and
 seven at most, the most of Table 2.

@@ -18,6 +18,6 @@ class Strongest(Pruner):
     name: ClassVar[str] = "strongest"
     keep: int = number(1, low=1, whole=True)
 
-    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """The others' ids."""
-        return all_but_strongest(structure, weights, self.keep)
+        return all_but_strongest(structure, mixing, self.keep)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence, Set
 import attrs
 from torch import Tensor, nn
 
-from nasframe import Backbone, Cell, Grown, Operation, Structure, all_but_strongest, births, number, one_more
+from nasframe import Backbone, Cell, GrownStructure, Operation, Structure, add_node, all_but_strongest, initial_mixing, number
 from nasframe_recurrent.cell import RecurrentCell, Stack
 from nasframe_recurrent.fused import sequence
 from nasframe_recurrent.plan import planned
@@ -23,7 +23,7 @@ class Recurrent(Backbone):
 
     Args:
         hidden: n_h; n_x where it is left out (Jie & Gao 2021, Table 2).
-        layers: stacked cells, each a cell type of its own ("layer0", "layer1", ...) with its own logits.
+        layers: stacked cells, each a cell type of its own ("layer0", "layer1", ...) with its own alphas.
         dropout: probability, on the output of every layer.
     """
 
@@ -50,13 +50,13 @@ class Recurrent(Backbone):
         """The stack of cells and its head."""
         return Stack(structure, self.hidden, self.dropout)
 
-    def run(self, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
         """The stack, each layer in its fast form where it has one (`slow` says where not, and why)."""
         assert isinstance(body, Stack)
         inputs = body.entered(inputs)
         for layer in body.layers:
             assert isinstance(layer, RecurrentCell)
-            inputs = body.dropout(sequence(layer, inputs, weights))
+            inputs = body.dropout(sequence(layer, inputs, mixing))
         return body.head(inputs)
 
     def slow(self, structure: Structure) -> Sequence[str]:
@@ -64,18 +64,18 @@ class Recurrent(Backbone):
         plans = {type: planned(cell, self.outputs(cell)) for type, cell in structure.cells}
         return [f"{type} runs in its readable form: {reason}" for type, reason in plans.items() if isinstance(reason, str)]
 
-    def grown(self, structure: Structure, cell: str) -> Grown:
+    def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more, wired as the backbone wires it, and born as the mean of what the cell puts out."""
         old = structure.cell(cell)
-        child = one_more(structure, cell, lambda node: self.wiring(old, node), self.operations)
+        child = add_node(structure, cell, lambda node: self.wiring(old, node), self.operations)
         node, outputs = child.cell(cell).nodes[-1].id, self.outputs(old)
-        born = births([s for s in child.cell(cell).sites if s.node == node], outputs) if outputs else {}
-        return Grown(child, node, outputs, {f"{cell}/{id}": weights for id, weights in born.items()})
+        born = initial_mixing([s for s in child.cell(cell).sites if s.node == node], outputs) if outputs else {}
+        return GrownStructure(child, node, outputs, {f"{cell}/{id}": weights for id, weights in born.items()})
 
     @abstractmethod
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
         """The inputs of each site that a new node gets, by the site's id."""
 
-    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """All but the strongest operation of each node, and its edge with it; zero is not one (Liu et al. 2019, 2.4)."""
-        return all_but_strongest(structure, weights)
+        return all_but_strongest(structure, mixing)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from nasframe import Cell, Gate, Mixture, Operation, Shares, Structure, StructureError
+from nasframe import Cell, Gate, MixedOperation, Operation, Structure
+from nasframe.errors import StructureError
+from nasframe.network.mixing import MixingWeights
 from nasframe_recurrent.plan import planned
 
 
@@ -24,7 +26,7 @@ class RecurrentCell(nn.Module):
         self.cell, self.outputs, self.hidden = cell, outputs, hidden
         self.widths = {"x": inputs, "h": hidden, "xh": inputs + hidden, **{node.id: hidden for node in cell.nodes}}
         self.sites = nn.ModuleDict(
-            {s.id: Mixture(f"{type}/{s.id}", s, inputs=self.widths[s.inputs[0]], hidden=hidden) for s in cell.sites}
+            {s.id: MixedOperation(f"{type}/{s.id}", s, inputs=self.widths[s.inputs[0]], hidden=hidden) for s in cell.sites}
         )
         for site in cell.sites:
             for candidate in site.candidates:
@@ -35,7 +37,7 @@ class RecurrentCell(nn.Module):
         self.plan = planned(cell, outputs)
         self.joined = any("xh" in s.inputs for s in cell.sites)
 
-    def forward(self, shares: Shares, x: Tensor, h: Tensor) -> Tensor:
+    def forward(self, shares: MixingWeights, x: Tensor, h: Tensor) -> Tensor:
         """h_t from x_t: (batch, n_x) and h_{t-1}: (batch, n_h)."""
         states = {"x": x, "h": h} | ({"xh": torch.cat([x, h], 1)} if self.joined else {})
         for node, sites in self.nodes:
@@ -121,7 +123,7 @@ class Stack(nn.Module):
         """What the first layer takes in: the inputs, of tokens their embeddings."""
         return self.head.embed(inputs) if isinstance(self.head, Tied) else inputs
 
-    def forward(self, inputs: Tensor, shares: Shares) -> Tensor:
+    def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor:
         """From (time, batch, n_x) to (time, batch, n_y)."""
         inputs = self.entered(inputs)
         for layer in self.layers:
@@ -130,7 +132,7 @@ class Stack(nn.Module):
         return self.head(inputs)
 
 
-def unrolled(cell: RecurrentCell, inputs: Tensor, shares: Shares) -> Tensor:
+def unrolled(cell: RecurrentCell, inputs: Tensor, shares: MixingWeights) -> Tensor:
     """h_t at every step from h_0 = 0, one step after the other: from (time, batch, n_x) to (time, batch, n_h)."""
     h, states = inputs.new_zeros(inputs.shape[1], cell.hidden), []
     for x in inputs.unbind():

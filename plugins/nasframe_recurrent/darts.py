@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import Cell, Operation, choice, nested, operations_of
+from nasframe import Cell, Operation, choice, nested
+from nasframe.structure.editing import operations_validator
 from nasframe_recurrent.backbone import Recurrent
 from nasframe_recurrent.edges import IdentityEdge, ReluEdge, SigmoidEdge, TanhEdge, ZeroEdge
 
@@ -30,7 +31,7 @@ class Darts(Recurrent):
     operations: tuple[Operation, ...] = nested(
         "operation",
         default=(SigmoidEdge(), TanhEdge(), ReluEdge(), IdentityEdge(), ZeroEdge()),
-        validator=operations_of(1),
+        validator=operations_validator(1),
     )
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:

@@ -220,7 +220,7 @@ class IdentityEdge(Edge):
         """|o| <= |z|."""
         return Bound({(0,): 1.0})
 
-    def deviation(self, module: nn.Module) -> Bound:
+    def identity_error(self, module: nn.Module) -> Bound:
         """None."""
         return Bound({})
 

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasframe import Gate, Mixture
+from nasframe import Gate, MixedOperation
 from nasframe_recurrent.cell import RecurrentCell, unrolled
 from nasframe_recurrent.plan import Plan
 
@@ -89,10 +89,10 @@ def stacked(cell: RecurrentCell, own: Plan, like: Tensor) -> list[Tensor | None]
     ]
 
 
-def mixture_at(cell: RecurrentCell, site: str) -> Mixture:
+def mixture_at(cell: RecurrentCell, site: str) -> MixedOperation:
     """The module of a site."""
     mixture = cell.sites[site]
-    assert isinstance(mixture, Mixture)
+    assert isinstance(mixture, MixedOperation)
     return mixture
 
 

@@ -147,9 +147,9 @@ class Sum(TwoInput):
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |W_x| |x| + |h|."""
-        return self.deviation(module) + Bound({(1,): 1.0})
+        return self.identity_error(module) + Bound({(1,): 1.0})
 
-    def deviation(self, module: nn.Module) -> Bound:
+    def identity_error(self, module: nn.Module) -> Bound:
         """|o - h| <= |W_x| |x|."""
         assert isinstance(module, Projected)
         return Bound({(0,): norm(module.W_x)})

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import Cell, Operation, nested, operations_of
+from nasframe import Cell, Operation, nested
+from nasframe.structure.editing import operations_validator
 from nasframe_recurrent.backbone import Recurrent
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 
@@ -25,7 +26,7 @@ class TwoToOne(Recurrent):
     name: ClassVar[str] = "two_to_one"
     inputs: ClassVar[tuple[str, ...]] = ("x", "h")
     operations: tuple[Operation, ...] = nested(
-        "operation", default=(Sigmoid(), Tanh(), Relu(), Sum(), Prod()), validator=operations_of(2)
+        "operation", default=(Sigmoid(), Tanh(), Relu(), Sum(), Prod()), validator=operations_validator(2)
     )
 
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ class Gated(nasframe.Morphism):
 
     def change(self, parent, request, evidence, seed):
         if not self._inherits(parent, request.get("cell")):
-            raise nasframe.ChangeError(f"{request} is none of {[p.request for p in self.propose(parent)]}")
+            raise nasframe.errors.ChangeError(f"{request} is none of {[p.request for p in self.propose(parent)]}")
         child = nasframe.build(self._grown(parent, request["cell"]), seed, like=parent)
         for gate in (m for m in child.modules() if isinstance(m, nasframe.Gate)):
             gate.g.data.fill_(1e-9)

@@ -13,13 +13,13 @@ class Weakest(nasframe.Pruner):
 
     name: ClassVar[str] = "weakest"
 
-    def remove(self, structure, weights):
-        gone = nasframe.all_but_strongest(structure, weights)
+    def remove(self, structure, mixing):
+        gone = nasframe.all_but_strongest(structure, mixing)
         for address, site in structure.sites():
-            if address in weights:
+            if address in mixing:
                 for place, candidate in enumerate(site.candidates):
                     if candidate.id in gone.get(address, ()):
-                        weights[address][place] = 0.0
+                        mixing[address][place] = 0.0
         return gone
 
 

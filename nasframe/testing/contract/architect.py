@@ -10,14 +10,18 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from hypothesis import reject
-from hypothesis import strategies as st
+from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, ChangeError, Data, Named, Optimiser, Search, Seed, Split, alternate, removal, tolerance
-from nasframe.search.state import State, dump, load, logits_of, snapshot
+from nasframe import Architect, Bilevel, Data, Optimiser, Search, Seed, Split
+from nasframe.change.apply import remove_candidates
+from nasframe.change.claim import tolerance
+from nasframe.change.optimisers import NamedParameters
+from nasframe.errors import ChangeError
+from nasframe.search.bilevel import alternating_step
+from nasframe.search.state import State, alphas_of, dump, load, snapshot
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.case import Searched, same
@@ -32,10 +36,10 @@ Loss = Callable[[Tensors, Tensors], Tensor]
 
 @attrs.frozen
 class Toy:
-    """A bilevel problem of two tensors of weights and two of logits, and an optimiser of the weights that has state.
+    """A bilevel problem of two tensors of weights and two of alphas, and an optimiser of the weights that has state.
 
     Args:
-        shape: rows and columns of a weight, and the lengths of the logits.
+        shape: rows and columns of a weight, and the lengths of the alphas.
     """
 
     shape: tuple[int, int, int, int]
@@ -46,7 +50,7 @@ class Toy:
         """The problem, made anew."""
         generator, (rows, columns, p, q) = Seed((self.seed, "toy")).generator(), self.shape
         weights = {"W": _parameter(generator, rows, columns), "b": _parameter(generator, columns)}
-        logits = {"p": _parameter(generator, p), "q": _parameter(generator, q)}
+        alphas = {"p": _parameter(generator, p), "q": _parameter(generator, q)}
         train, valid = (_curved(generator, (rows + 1) * columns + p + q) for _ in range(2))
         own = self.optimiser.build(weights.items())
         for weight in weights.values():
@@ -54,7 +58,7 @@ class Toy:
         own.step()
         own.zero_grad()
         unroll = partial(self.optimiser.unroll, own, weights.items())
-        return Bilevel(weights, logits, train, valid, self.optimiser.learning_rate, unroll)
+        return Bilevel(weights, alphas, train, valid, self.optimiser.learning_rate, unroll)
 
 
 def _numbers(generator: torch.Generator, *shape: int) -> Tensor:
@@ -66,11 +70,11 @@ def _parameter(generator: torch.Generator, *shape: int) -> nn.Parameter:
 
 
 def _curved(generator: torch.Generator, n: int) -> Loss:
-    """A quadratic of n weights and logits, with all its mixed terms, and a tanh of them."""
+    """A quadratic of n weights and alphas, with all its mixed terms, and a tanh of them."""
     matrix, vector, scale = _numbers(generator, n, n), _numbers(generator, n), 0.5 / n
 
-    def value(weights: Tensors, logits: Tensors) -> Tensor:
-        z = torch.cat([t.flatten() for t in (*weights.values(), *logits.values())])
+    def value(weights: Tensors, alphas: Tensors) -> Tensor:
+        z = torch.cat([t.flatten() for t in (*weights.values(), *alphas.values())])
         return scale * (z @ matrix @ z) + torch.tanh(matrix @ z) @ vector
 
     return value
@@ -90,12 +94,12 @@ class Case(Searched):
         """Made anew: that of the toy, and that of the search's next step."""
         return {"a toy problem": self.toy.problem(), "the problem of a search": asked(self.aged)}
 
-    def logits(self, *purpose: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    def alphas(self, *purpose: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """Logits by site; others for another purpose."""
-        generator = Seed((self.strategy.seed, "logits", *purpose)).generator()
+        generator = Seed((self.strategy.seed, "alphas", *purpose)).generator()
         return {f"cell/n{i}": _numbers(generator, n).to(dtype) for i, n in enumerate(self.sites)}
 
-    def weights(self) -> dict[str, Tensor]:
+    def mixing(self) -> dict[str, Tensor]:
         """Weights of these sites, all positive, of sum one; with one that is as small as those at which a node is born."""
         generator = Seed((self.strategy.seed, "weights")).generator()
         drawn = [torch.rand(n, generator=generator, dtype=torch.float64) + 0.1 for n in self.sites]
@@ -111,23 +115,23 @@ class _Ask(Architect):
     of: Architect
     found: list[Bilevel]
 
-    def weights(self, logits: Tensors) -> Tensors:
-        return self.of.weights(logits)
+    def mixing(self, alphas: Tensors) -> Tensors:
+        return self.of.mixing(alphas)
 
-    def logits(self, weights: Tensors) -> Tensors:
-        return self.of.logits(weights)
+    def invert(self, mixing: Tensors) -> Tensors:
+        return self.of.invert(mixing)
 
     def gradient(self, problem: Bilevel) -> Tensors:
         self.found.append(problem)
         raise InterruptedError
 
-    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
-        return self.of.build_optimiser(logits, stage)
+    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
+        return self.of.build_optimiser(alphas, stage)
 
 
 def asked(aged: Aged) -> Bilevel:
     """What the architect is asked at the next step of this search, on the search's own tensors."""
-    if not aged.network.logits:
+    if not aged.network.alphas:
         reject()  # nothing is undecided, and nobody asked
     ask = _Ask(aged.strategy.architect, [])
     with contextlib.suppress(InterruptedError):
@@ -153,15 +157,15 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """Gradients of both problems, the rule and its inverse, and what the optimiser makes of logits in a step."""
+    """Gradients of both problems, the rule and its inverse, and what the optimiser makes of alphas in a step."""
     gradients = {f"the gradient of {what}": dict(case.part.gradient(p)) for what, p in case.problems().items()}
-    logits = {a: nn.Parameter(alpha) for a, alpha in case.logits().items()}
-    weights, inverse = (_detached(f) for f in (case.part.weights(logits), case.part.logits(case.weights())))
-    optimiser = case.part.build_optimiser([*logits.items()], 1)
-    for alpha in logits.values():
+    alphas = {a: nn.Parameter(alpha) for a, alpha in case.alphas().items()}
+    weights, inverse = (_detached(f) for f in (case.part.mixing(alphas), case.part.invert(case.mixing())))
+    optimiser = case.part.build_optimiser([*alphas.items()], 1)
+    for alpha in alphas.values():
         alpha.grad = torch.ones_like(alpha)
     optimiser.step()
-    return gradients | {"the weights": weights, "the logits": inverse, "the logits after a step": _detached(logits)}
+    return gradients | {"the weights": weights, "the alphas": inverse, "the alphas after a step": _detached(alphas)}
 
 
 def _detached(tensors: Tensors) -> dict[str, Tensor]:
@@ -170,10 +174,10 @@ def _detached(tensors: Tensors) -> dict[str, Tensor]:
 
 def _fits(law: str, what: str, found: Tensors, like: Tensors) -> None:
     """Raise unless there are finite tensors of these names, shapes and dtypes."""
-    demand(law, found.keys() == like.keys(), f"{what} has the names {[*found]}; the logits have {[*like]}")
+    demand(law, found.keys() == like.keys(), f"{what} has the names {[*found]}; the alphas have {[*like]}")
     for name, value in found.items():
         kinds = [(tuple(t.shape), t.dtype) for t in (value, like[name])]
-        demand(law, kinds[0] == kinds[1], f"{what} has at {name} shape and dtype {kinds[0]}; the logits have {kinds[1]}")
+        demand(law, kinds[0] == kinds[1], f"{what} has at {name} shape and dtype {kinds[0]}; the alphas have {kinds[1]}")
         demand(law, bool(value.isfinite().all()), f"{what} is {value.tolist()} at {name}")
 
 
@@ -183,15 +187,15 @@ def _largest(value: Tensor) -> float:
 
 @law("architect.gradient", "a site is left out, or a tensor is flattened on its way")
 def gradient(case: Case) -> None:
-    """The gradient has the logits' names, their shapes and dtypes, and is finite."""
+    """The gradient has the alphas' names, their shapes and dtypes, and is finite."""
     for what, problem in case.problems().items():
-        _fits("gradient", f"the gradient of {what}", case.part.gradient(problem), problem.logits)
+        _fits("gradient", f"the gradient of {what}", case.part.gradient(problem), problem.alphas)
 
 
 @law("architect.independent", "torch.autograd.grad is called without materialize_grads, or a length of zero is divided by")
 def independent(case: Case) -> None:
-    """Where a loss does not depend on the weights, on the logits, or on either, there is a finite gradient all the same."""
-    for split, without in product(("train", "valid"), (("weights",), ("logits",), ("weights", "logits"))):
+    """Where a loss does not depend on the weights, on the alphas, or on either, there is a finite gradient all the same."""
+    for split, without in product(("train", "valid"), (("weights",), ("alphas",), ("weights", "alphas"))):
         problem = case.toy.problem()
         changed: dict[str, Any] = {split: partial(_without, getattr(problem, split), without)}
         found = case.part.gradient(attrs.evolve(problem, **changed))
@@ -200,14 +204,14 @@ def independent(case: Case) -> None:
         demand("independent", not broken, f"{what} the gradient is not finite at {', '.join(broken)}")
 
 
-def _without(loss: Loss, names: Sequence[str], weights: Tensors, logits: Tensors) -> Tensor:
-    given = {"weights": weights, "logits": logits}
+def _without(loss: Loss, names: Sequence[str], weights: Tensors, alphas: Tensors) -> Tensor:
+    given = {"weights": weights, "alphas": alphas}
     return loss(*({k: t.detach() * 0 for k, t in v.items()} if name in names else v for name, v in given.items()))
 
 
 @law("architect.still", "it calls backward(), which leaves gradients behind, or moves weights and takes the step back")
 def still(case: Case) -> None:
-    """To ask for the gradient moves nothing: weights, logits, their .grad, buffers and optimisers are as they were, to the
+    """To ask for the gradient moves nothing: weights, alphas, their .grad, buffers and optimisers are as they were, to the
     bit.
     """
     aged = case.aged
@@ -221,7 +225,7 @@ def still(case: Case) -> None:
 def _standing(problems: Mapping[str, Bilevel]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for what, problem in problems.items():
-        for name, p in {**problem.weights, **problem.logits}.items():
+        for name, p in {**problem.weights, **problem.alphas}.items():
             values = p.detach().clone(), p.requires_grad, None if p.grad is None else p.grad.clone()
             kinds = ("{}", "requires_grad of {}", "the gradient of {}")
             found |= {f"{kind.format(name)} ({what})": v for kind, v in zip(kinds, values, strict=True)}
@@ -239,83 +243,83 @@ def _equal(law: str, what: str, then: Mapping[str, Any], now: Mapping[str, Any])
     demand(law, not different, f"{what} {', '.join(different)}")
 
 
-@law("architect.rule", "exp() of large logits overflows where softmax() does not, or the dtype is the rule's own")
+@law("architect.rule", "exp() of large alphas overflows where softmax() does not, or the dtype is the rule's own")
 def rule(case: Case) -> None:
-    """The rule gives for each site finite weights that are not negative, of its logits' shape and dtype; for logits of
+    """The rule gives for each site finite weights that are not negative, of its alphas' shape and dtype; for alphas of
     thousands, too.
     """
     for scale, dtype in product((1.0, 1e3), (torch.float32, torch.float64)):
-        logits = {a: scale * alpha for a, alpha in case.logits(dtype=dtype).items()}
-        weights = case.part.weights(logits)
-        _fits("rule", f"what the rule makes of logits of {dtype} around {scale:g}", weights, logits)
+        alphas = {a: scale * alpha for a, alpha in case.alphas(dtype=dtype).items()}
+        weights = case.part.mixing(alphas)
+        _fits("rule", f"what the rule makes of alphas of {dtype} around {scale:g}", weights, alphas)
         least = min(float(w.min()) for w in weights.values())
         demand("rule", least >= 0, f"a weight is {least:.3g}; weights are not negative")
 
 
-@law("architect.slope", "something is detached or rounded on the way from the logits to the weights")
+@law("architect.slope", "something is detached or rounded on the way from the alphas to the weights")
 def slope(case: Case) -> None:
     """The rule can be differentiated: along a direction the weights' slope is the difference of the weights."""
-    logits, h = case.logits(), 1e-6
+    alphas, h = case.alphas(), 1e-6
     errors = []
     for n in range(3):  # a direction may lead over a kink; three hardly do
-        along, shares = case.logits(f"direction {n}"), case.logits(f"shares {n}")
+        along, shares = case.alphas(f"direction {n}"), case.alphas(f"shares {n}")
 
         def value(at: Tensors, shares: Tensors = shares) -> Tensor:
-            return torch.stack([(w * shares[a]).sum() for a, w in case.part.weights(at).items()]).sum()
+            return torch.stack([(w * shares[a]).sum() for a, w in case.part.mixing(at).items()]).sum()
 
-        leaves = {a: alpha.clone().requires_grad_() for a, alpha in logits.items()}
+        leaves = {a: alpha.clone().requires_grad_() for a, alpha in alphas.items()}
         total = value(leaves)
-        demand("slope", total.requires_grad, "no gradient goes from the weights to the logits")
+        demand("slope", total.requires_grad, "no gradient goes from the weights to the alphas")
         slopes = torch.autograd.grad(total, [*leaves.values()], materialize_grads=True)
         found = sum(float((s * along[a]).sum()) for a, s in zip(leaves, slopes, strict=True))
-        ahead, behind = (float(value({a: alpha + t * along[a] for a, alpha in logits.items()})) for t in (h, -h))
+        ahead, behind = (float(value({a: alpha + t * along[a] for a, alpha in alphas.items()})) for t in (h, -h))
         errors.append(abs(found - (ahead - behind) / (2 * h)))
     hold("slope", "the least distance, of three, of a slope from the difference of the weights", min(errors), 1e-6)
 
 
 @law("architect.apart", "a maximum, a mean, a temperature or a sum goes over all sites at once")
 def apart(case: Case) -> None:
-    """The weights of a site depend on its own logits alone: they are the same beside others, and alone."""
-    logits, others = case.logits(), case.logits("others")
-    weights = case.part.weights(logits)
-    for address, alpha in logits.items():
-        for what, given in {"alone": {}, "beside other logits of the other sites": others}.items():
-            found = case.part.weights({**given, address: alpha})[address]
+    """The weights of a site depend on its own alphas alone: they are the same beside others, and alone."""
+    alphas, others = case.alphas(), case.alphas("others")
+    weights = case.part.mixing(alphas)
+    for address, alpha in alphas.items():
+        for what, given in {"alone": {}, "beside other alphas of the other sites": others}.items():
+            found = case.part.mixing({**given, address: alpha})[address]
             moved, allowed = _largest(found - weights[address]), tolerance(weights[address])
             hold("apart", f"the distance of the weights of a site {what} from those beside the first", moved, allowed)
 
 
-@law("architect.alike", "one candidate is the reference of the others, or logits are compared with their neighbours")
+@law("architect.alike", "one candidate is the reference of the others, or alphas are compared with their neighbours")
 def alike(case: Case) -> None:
-    """Candidates are treated alike: with a site's logits in another order its weights are the same in that order."""
-    logits = case.logits()
-    weights, turns = case.part.weights(logits), (partial(torch.flip, dims=(0,)), partial(torch.roll, shifts=1))
+    """Candidates are treated alike: with a site's alphas in another order its weights are the same in that order."""
+    alphas = case.alphas()
+    weights, turns = case.part.mixing(alphas), (partial(torch.flip, dims=(0,)), partial(torch.roll, shifts=1))
     for turn in turns:
-        found = case.part.weights({a: turn(alpha) for a, alpha in logits.items()})
+        found = case.part.mixing({a: turn(alpha) for a, alpha in alphas.items()})
         for address, own in weights.items():
             distance = _largest(found[address] - turn(own))
-            hold("alike", "the distance of the weights from those of logits in another order", distance, tolerance(own))
+            hold("alike", "the distance of the weights from those of alphas in another order", distance, tolerance(own))
 
 
-@law("architect.inverse", "logits() is another rule's inverse, or keeps away from zero by an epsilon")
+@law("architect.inverse", "alphas() is another rule's inverse, or keeps away from zero by an epsilon")
 def inverse(case: Case) -> None:
-    """From positive weights of sum one, small ones too, come finite logits, for the sites that are named, and by the rule
+    """From positive weights of sum one, small ones too, come finite alphas, for the sites that are named, and by the rule
     from these the weights.
     """
-    laws.inverse(case.part, case.weights())
+    laws.inverse(case.part, case.mixing())
 
 
 @law("architect.optimiser", "parameters are chosen by stage or by name, or none at all are not thought of")
 def optimiser(case: Case) -> None:
-    """At every stage the optimiser holds just the logits that it is given, each once; none, too, as an architecture has none."""
+    """At every stage the optimiser holds just the alphas that it is given, each once; none, too, as an architecture has none."""
     for stage, number in product((0, 1, 3), (len(case.sites), 0)):
-        given = {a: nn.Parameter(alpha) for a, alpha in [*case.logits().items()][:number]}
+        given = {a: nn.Parameter(alpha) for a, alpha in [*case.alphas().items()][:number]}
         built = case.part.build_optimiser([*given.items()], stage)
         held = [id(p) for group in built.param_groups for p in group["params"]]
         demand(
             "optimiser",
             sorted(held) == sorted(map(id, given.values())),
-            f"at stage {stage} it is given {len(given)} logits and holds {len(held)} parameters, not just these",
+            f"at stage {stage} it is given {len(given)} alphas and holds {len(held)} parameters, not just these",
         )
         built.step()
 
@@ -325,54 +329,54 @@ def follows(case: Case) -> None:
     """The state of its optimiser follows a change of the network: what is there before and after keeps its entries."""
     aged = case.aged
     try:
-        child = aged.after(removal(aged.network, {}, Seed(("follows",))))
+        child = aged.after(remove_candidates(aged.network, {}, Seed(("follows",))))
     except ChangeError as error:
         raise AssertionError(f"follows: {error}") from error
     _equal("follows", "a change that takes nothing away changed", _moments(aged.state), _moments(child.state))
 
 
 def _moments(state: State) -> dict[str, Any]:
-    own = state.optimisers["logits"].state
-    return {f"{key} of {n}": v for n, p in logits_of(state.network) if p in own for key, v in own[p].items()}
+    own = state.optimisers["alphas"].state
+    return {f"{key} of {n}": v for n, p in alphas_of(state.network) if p in own for key, v in own[p].items()}
 
 
 @law("architect.descends", "a sign is wrong, in the gradient or as maximize=True in the optimiser")
 def descends(case: Case) -> None:
-    """What it does to the logits lowers a loss that is the same in training and in validation and whose logits and weights
+    """What it does to the alphas lowers a loss that is the same in training and in validation and whose alphas and weights
     have nothing to do with each other.
     """
     problem = case.toy.problem()
-    # over zero, so that a decay of the logits does not lead away from it
-    goal = {n: alpha.detach() - 2 * torch.where(alpha.detach() < 0, -1.0, 1.0) for n, alpha in problem.logits.items()}
+    # over zero, so that a decay of the alphas does not lead away from it
+    goal = {n: alpha.detach() - 2 * torch.where(alpha.detach() < 0, -1.0, 1.0) for n, alpha in problem.alphas.items()}
 
-    def bowl(logits: Tensors) -> Tensor:
-        return sum(((alpha - goal[n]).square().sum() for n, alpha in logits.items()), torch.zeros((), dtype=torch.float64))
+    def bowl(alphas: Tensors) -> Tensor:
+        return sum(((alpha - goal[n]).square().sum() for n, alpha in alphas.items()), torch.zeros((), dtype=torch.float64))
 
-    def loss(weights: Tensors, logits: Tensors) -> Tensor:
-        return bowl(logits) + sum(w.square().sum() for w in weights.values())
+    def loss(weights: Tensors, alphas: Tensors) -> Tensor:
+        return bowl(alphas) + sum(w.square().sum() for w in weights.values())
 
     problem = attrs.evolve(problem, train=loss, valid=loss)
     steps = {
         "weights": case.toy.optimiser.build(problem.weights.items()),
-        "logits": case.part.build_optimiser([*problem.logits.items()], 0),
+        "alphas": case.part.build_optimiser([*problem.alphas.items()], 0),
     }
-    first = float(bowl(problem.logits).detach())
+    first = float(bowl(problem.alphas).detach())
     for _ in range(5):
-        alternate(problem, case.part, steps, lambda: loss(problem.weights, problem.logits))
-    last = float(bowl(problem.logits).detach())
+        alternating_step(problem, case.part, steps, lambda: loss(problem.weights, problem.alphas))
+    last = float(bowl(problem.alphas).detach())
     demand("descends", last < first, f"in five steps the loss goes from {first:.6g} to {last:.6g}")
 
 
 @law("architect.splits", "a hook is left on the weights, or a gradient of the validation loss reaches their step")
 def splits(case: Case) -> None:
-    """Validation reaches the weights through the logits alone: where these are held, the weights of a search are the same bits,
+    """Validation reaches the weights through the alphas alone: where these are held, the weights of a search are the same bits,
     whatever the examples of the validation part; and nobody reads the test part.
     """
     ends = []
     for mark in (1, -1):
         aged = case.aged
         aged = attrs.evolve(aged, data=_marked(aged.data, mark))
-        aged.state.optimisers["logits"] = Optimiser("sgd", learning_rate=0.0).build(logits_of(aged.network))
+        aged.state.optimisers["alphas"] = Optimiser("sgd", learning_rate=0.0).build(alphas_of(aged.network))
         ends.append(snapshot(aged.train(2).network))
     _equal("splits", "other validation examples changed", *ends)
 

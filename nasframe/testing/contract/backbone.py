@@ -8,29 +8,18 @@ from typing import Any
 
 import attrs
 import torch
-from hypothesis import reject
-from hypothesis import strategies as st
+from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import (
-    Change,
-    ChangeError,
-    Claim,
-    Grown,
-    Network,
-    NonFiniteError,
-    Seed,
-    Structure,
-    StructureError,
-    build,
-    label,
-    removal,
-    tensors,
-    tolerance,
-)
-from nasframe.change.apply import without
+from nasframe import Change, Claim, GrownStructure, Network, Seed, Structure, build
+from nasframe.change.apply import remove_candidates
+from nasframe.change.claim import tolerance
+from nasframe.errors import ChangeError, NonFiniteError, StructureError
+from nasframe.interfaces.part import label
+from nasframe.network.network import tensors
 from nasframe.search.state import dump, load, rebuilt, snapshot
+from nasframe.structure.editing import remove_from
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.case import Searched, same
@@ -83,7 +72,7 @@ def exercise(case: Case) -> dict[str, Any]:
         "the first structure": structure.to_dict(),
         **{f"the initial {name}": tensor.detach() for name, tensor in tensors(initial).items()},
         **{f"the output in {mode} mode": aged.outputs(training) for mode, training in MODES.items()},
-        "the output of a call": called(aged.network.eval(), aged.inputs(), aged.weights()).detach(),
+        "the output of a call": called(aged.network.eval(), aged.inputs(), aged.mixing()).detach(),
         "what is derived": [(a, sorted(ids)) for a, ids in case.part.derive(structure, even(structure)).items()],
         "what it tells of its fast form": [*case.part.slow(structure)],
     }
@@ -123,7 +112,7 @@ def legal(name: str, structure: Structure) -> None:
         demand(name, len({*named}) == len(named) > 0, f"cell {type!r} is to put out {named}, which are none, or some twice")
 
 
-def gated(grown: Grown, type: str) -> Structure:
+def gated(grown: GrownStructure, type: str) -> Structure:
     """The structure with a gate at the new node."""
     cell = grown.structure.cell(type)
     nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in cell.nodes)
@@ -131,7 +120,7 @@ def gated(grown: Grown, type: str) -> Structure:
 
 
 def after(parent: Aged, structure: Structure) -> Aged:
-    """The search that goes on with this structure: what is new in it starts as it is built, its logits even."""
+    """The search that goes on with this structure: what is new in it starts as it is built, its alphas even."""
     return parent.after(Change(build(structure, Seed(("after",)), like=parent.network), Claim.lossy()))
 
 
@@ -163,14 +152,14 @@ def sizes(case: Case) -> None:
             demand("sizes", False, f"a task without {name!r}, which it needs, is not refused")
 
 
-@law("backbone.modules", "body() makes a module without Mixture, leaves one out, or sets one as an attribute twice")
+@law("backbone.modules", "body() makes a module without MixedOperation, leaves one out, or sets one as an attribute twice")
 def modules(case: Case) -> None:
-    """A network has a Mixture for each site, in all instances of its cell type alike, a module in it for each candidate, and
+    """A network has a MixedOperation for each site, in all instances of its cell type alike, a module in it for each candidate, and
     no parameter twice.
     """
     network = case.aged.network
     for type, cell in network.structure.cells:
-        found = {s.id: [m for _, m in network.mixtures(f"{type}/{s.id}")] for s in cell.sites}
+        found = {s.id: [m for _, m in network.mixed_operations(f"{type}/{s.id}")] for s in cell.sites}
         counts = {id: len(mixtures) for id, mixtures in found.items()}
         demand("modules", len({*counts.values()}) == 1 and all(counts.values()), f"{type!r} has Mixtures {counts} by site")
         for site in cell.sites:
@@ -186,13 +175,13 @@ def modules(case: Case) -> None:
 
 @law("backbone.gradient", "a parameter is not used, or something is detached on the way to it")
 def gradient(case: Case) -> None:
-    """What a supernet puts out in training depends on each of its parameters and logits, and its gradients are finite."""
+    """What a supernet puts out in training depends on each of its parameters and alphas, and its gradients are finite."""
     for form, fast in {"readable": False, "fast": True}.items():
         aged = case.aged
         aged.network.train().fast = fast
         inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
-        with Seed(("gradient",)).lent():
-            out = aged.network(inputs, case.strategy.architect.weights(dict(aged.network.logits)))
+        with Seed(("gradient",)).as_global():
+            out = aged.network(inputs, case.strategy.architect.mixing(dict(aged.network.alphas)))
         named = dict(aged.network.named_parameters())
         slopes = torch.autograd.grad(aged.data.objective(out, targets), [*named.values()], allow_unused=True)
         found = dict(zip(named, slopes, strict=True))
@@ -206,7 +195,7 @@ def gradient(case: Case) -> None:
 def batch(case: Case) -> None:
     """In evaluation mode what is put out for an example does not depend on those beside it: not on which, not on how many."""
     aged = case.aged
-    network, weights, split = aged.network.eval(), aged.weights(), aged.data.validation
+    network, weights, split = aged.network.eval(), aged.mixing(), aged.data.validation
 
     def rows(index: Tensor) -> Tensor:
         return aged.data.predict(called(network, split.batch(index)[0], weights)).to(torch.float64)
@@ -225,7 +214,7 @@ def batch(case: Case) -> None:
 def layout(case: Case) -> None:
     """What is put out does not depend on how the inputs lie in memory."""
     aged = case.aged
-    network, weights, inputs = aged.network.eval(), aged.weights(), aged.inputs()
+    network, weights, inputs = aged.network.eval(), aged.mixing(), aged.inputs()
     plain = called(network, inputs, weights)
     for name, laid in LAYOUTS.items():
         found = called(network, laid(inputs), weights)
@@ -237,7 +226,7 @@ def dtype(case: Case) -> None:
     """A network computes in the dtype and on the device that it is moved to, on the device `meta` too, as where costs are told."""
     aged = case.aged
     for wanted in (torch.float32, torch.float64, torch.device("meta")):
-        network, inputs, weights = aged.network.eval().to(wanted), aged.inputs(), aged.weights()
+        network, inputs, weights = aged.network.eval().to(wanted), aged.inputs(), aged.mixing()
         if inputs.is_floating_point() or isinstance(wanted, torch.device):
             inputs = inputs.to(wanted)
         out = called(network, inputs, {a: w.to(wanted) for a, w in weights.items()})
@@ -251,12 +240,12 @@ def pure(case: Case) -> None:
     there are then; in evaluation mode the same ones give the same bits.
     """
     aged = case.aged
-    network, inputs, weights = aged.network, aged.inputs(), dict(aged.weights())
+    network, inputs, weights = aged.network, aged.inputs(), dict(aged.mixing())
     before = [inputs.clone(), *(w.clone() for w in weights.values())]
     own = {n: p.detach().clone() for n, p in network.named_parameters()}
     for mode, training in MODES.items():
         network.train(training)
-        with torch.no_grad(), Seed(("pure",)).lent():
+        with torch.no_grad(), Seed(("pure",)).as_global():
             network(inputs, weights)
         demand("pure", same([inputs, *weights.values()], before), f"a call in {mode} mode changes what it is given")
         moved = [n for n, p in network.named_parameters() if not torch.equal(p, own[n])]
@@ -292,8 +281,8 @@ def curved(aged: Aged, fast: bool) -> dict[str, Tensor]:
     network = copy.deepcopy(aged.network).train()
     network.fast = fast
     inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
-    with Seed(("curved",)).lent():
-        loss = aged.data.objective(network(inputs, aged.strategy.architect.weights(dict(network.logits))), targets)
+    with Seed(("curved",)).as_global():
+        loss = aged.data.objective(network(inputs, aged.strategy.architect.mixing(dict(network.alphas))), targets)
     named = dict(network.named_parameters())
     slopes = torch.autograd.grad(loss, [*named.values()], create_graph=True, materialize_grads=True)
     along = [torch.linspace(0.5, 1.5, slope.numel(), dtype=slope.dtype).view_as(slope) for slope in slopes]
@@ -333,13 +322,13 @@ def grown(case: Case) -> None:
         old = new
 
 
-def growth(part: Any, structure: Structure, type: str) -> Grown:
+def growth(part: Any, structure: Structure, type: str) -> GrownStructure:
     """What grown() tells; a cell that says that it cannot grow is no case."""
     try:
         told = part.grown(structure, type)
     except ChangeError as error:
         raise Inapplicable(f"it refuses to grow: {error}") from error
-    assert isinstance(told, Grown)
+    assert isinstance(told, GrownStructure)
     return told
 
 
@@ -362,13 +351,13 @@ def birth(case: Case) -> None:
     sites = {a: s for a, s in told.structure.sites() if a.split("/")[0] == type and s.node == told.node}
     demand("birth", told.birth.keys() == sites.keys(), f"it weighs {[*told.birth]}; the new sites are {[*sites]}")
     child = after(aged, told.structure)
-    weights = dict(child.weights())
+    weights = dict(child.mixing())
     for address, site in sites.items():
         given, ids = told.birth[address], [c.id for c in site.candidates]
         demand("birth", [*given] == ids, f"at {address} it weighs the candidates {[*given]}; there are {ids}")
         hold("birth", f"the distance from one of the weights at {address}", abs(sum(given.values()) - 1), 1e-12)
         weights[address] = torch.tensor([*given.values()], dtype=torch.float64)
-        for _, mixture in child.network.mixtures(address):
+        for _, mixture in child.network.mixed_operations(address):
             for candidate in site.candidates:
                 for name in candidate.operation.residual or ():
                     torch.nn.init.zeros_(mixture.candidates[str(candidate.id)].get_parameter(name))
@@ -384,14 +373,14 @@ def derive(case: Case) -> None:
     is not derived any further; it follows from the weights alone, which stay as they are.
     """
     aged = case.aged
-    structure = without(aged.network.structure, case.data.draw(removals(aged.network.structure) | st.just({})))
+    structure = remove_from(aged.network.structure, case.data.draw(removals(aged.network.structure) | st.just({})))
     weights = {a: case.data.draw(shares(len(w))) for a, w in even(structure).items()}
     given = {a: w.clone() for a, w in weights.items()}
     gone = {a: {*ids} for a, ids in case.part.derive(structure, weights).items()}
     demand("derive", same(weights, given), "it changes the weights that it is given")
     turned = case.part.derive(structure, dict(reversed(weights.items())))
     demand("derive", gone == {a: {*ids} for a, ids in turned.items()}, "it depends on the order of the sites among the weights")
-    child = without(structure, gone)
+    child = remove_from(structure, gone)
     legal("derive", child)
     several = [a for a, s in child.sites() if not s.decided]
     demand("derive", not several, f"{', '.join(several)} have several candidates left")
@@ -403,7 +392,7 @@ def derive(case: Case) -> None:
         chosen = site.candidates[0].operation
         demand("derive", not (chosen.zero and others), f"at {address} zero is chosen, and {site.node} has other candidates")
     network, inputs = build(child, Seed(("derive",)), like=aged.network).eval(), aged.inputs()
-    out, wanted = called(network, inputs, {}).shape, called(aged.network.eval(), inputs, aged.weights()).shape
+    out, wanted = called(network, inputs, {}).shape, called(aged.network.eval(), inputs, aged.mixing()).shape
     demand("derive", out == wanted, f"the architecture puts out {tuple(out)}, the supernet {tuple(wanted)}")
 
 
@@ -458,7 +447,7 @@ def prune(case: Case, aged: Aged) -> Aged:
     """Without some candidates, or without all that are not in the architecture."""
     structure = aged.network.structure
     gone = case.data.draw(removals(structure) | st.just(case.part.derive(structure, even(structure))))
-    return aged.after(removal(aged.network, gone, Seed(("prune",))))
+    return aged.after(remove_candidates(aged.network, gone, Seed(("prune",))))
 
 
 def save(case: Case, aged: Aged) -> Aged:

@@ -16,10 +16,9 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from nasframe import AllOf, AnyOf, Decision, GrowthCriterion, NasframeError, Proposal
-from nasframe.criterion import ACTIONS, Record
-from nasframe.testing.case import Case as AnyCase
-from nasframe.testing.case import same
+from nasframe import Decision, GrowthCriterion, NasframeError, Proposal
+from nasframe.interfaces.criterion import ACTIONS, AllOf, AnyOf, Record
+from nasframe.testing.case import Case as AnyCase, same
 from nasframe.testing.histories import Moment, histories, past
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.laws import demand

@@ -12,32 +12,14 @@ from typing import Any
 
 import attrs
 import torch
-from hypothesis import Phase, Verbosity, given, reject, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, Verbosity, given, reject, settings, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
-from nasframe import (
-    Bound,
-    Change,
-    ChangeError,
-    Claim,
-    Morphism,
-    Network,
-    NonFiniteError,
-    Operation,
-    Proposal,
-    Seed,
-    Set,
-    Strategy,
-    StrategyError,
-    Structure,
-    StructureError,
-    Take,
-    build,
-    tensors,
-    tolerance,
-)
+from nasframe import Bound, Change, Claim, Morphism, Network, Operation, Proposal, Seed, Set, Strategy, Structure, Take, build
+from nasframe.change.claim import tolerance
+from nasframe.errors import ChangeError, NonFiniteError, StrategyError, StructureError
+from nasframe.network.network import tensors
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.case import STEPS, Searched, same, trained
@@ -210,7 +192,7 @@ def exercise(case: Case) -> dict[str, Any]:
         "the claim": repr(change.claim),
         "the request": dict(change.request),
         "the evidence": dict(change.evidence),
-        "the weights": dict(change.weights),
+        "the weights": dict(change.mixing),
         **{f"the child's {n}": t.detach() for n, t in tensors(child.network).items()},
     }
 
@@ -267,7 +249,7 @@ def _json(value: Any, what: str) -> Any:
     return again
 
 
-@law("morphism.cost", "the cost is an estimate, or leaves logits, gates, or what takes a new unit in, out of account")
+@law("morphism.cost", "the cost is an estimate, or leaves alphas, gates, or what takes a new unit in, out of account")
 def cost(case: Case) -> None:
     """The cost of a proposal is exactly the number of parameters by which the network grows."""
     parent, _, child = case.child()
@@ -500,10 +482,10 @@ def _bounded(parent: Aged, change: Change, child: Aged) -> str | None:
 def weights(case: Case) -> None:
     """The weights that a change states for a site are one for each candidate, above zero, and sum to one."""
     _, change, child = case.child()
-    if not change.weights:
+    if not change.mixing:
         raise Inapplicable("it states no weights")
     sites = dict(child.network.structure.sites())
-    for address, stated in change.weights.items():
+    for address, stated in change.mixing.items():
         demand("weights", address in sites, f"weights are stated for {address}; the child has {', '.join(sites)}")
         wanted = (len(sites[address].candidates),)
         demand("weights", stated.shape == wanted, f"those of {address} have shape {tuple(stated.shape)}, not {wanted}")

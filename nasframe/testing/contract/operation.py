@@ -11,13 +11,16 @@ from typing import Any
 
 import attrs
 import torch
-from hypothesis import Phase, Verbosity, given, reject, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, Verbosity, given, reject, settings, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nasframe import Cost, Mixture, Operation, Pointwise, Seed, Strategy, StructureError, build, cost, tensors, tolerance
+from nasframe import MixedOperation, Operation, Pointwise, Seed, Strategy, build
+from nasframe.change.claim import tolerance
+from nasframe.errors import StructureError
+from nasframe.network.cost import Cost, cost
+from nasframe.network.network import tensors
 from nasframe.testing.case import STEPS, Searched, trained
 from nasframe.testing.law import Inapplicable, NoCases, law
 from nasframe.testing.laws import demand, hold
@@ -67,18 +70,18 @@ def _placed(strategy: Strategy, part: Operation, place: int) -> Placed | None:
     plain, sites = copy.deepcopy(network), dict(network.structure.sites())
     calls: list[tuple[str, str, tuple[Tensor, ...]]] = []
     for name, module in network.named_modules():
-        if isinstance(module, Mixture):
+        if isinstance(module, MixedOperation):
             for key in (str(c.id) for c in sites[module.address].candidates if c.operation == part):
                 note = functools.partial(lambda place, _, inputs: calls.append((*place, inputs)), (name, key))
                 module.candidates[key].register_forward_pre_hook(note)
     with torch.no_grad():
-        network(aged.inputs(), aged.weights())
+        network(aged.inputs(), aged.mixing())
     if not calls:
         return None
     name, key, inputs = calls[place % len(calls)]
     inputs = tuple(i.detach().clone() for i in inputs)
     mixture = plain.get_submodule(name)
-    assert isinstance(mixture, Mixture)
+    assert isinstance(mixture, MixedOperation)
     with torch.no_grad():
         shapes = {k: other(*inputs).shape for k, other in mixture.candidates.items() if k != key}
 
@@ -146,10 +149,10 @@ def _one(searches: SearchStrategy[Strategy]) -> None:
 def exercise(case: Case) -> dict[str, Any]:
     """The module, built and called in both modes, and what the operation tells of it."""
     placed = case.placed()
-    with Seed((case.place, "exercise")).lent():
+    with Seed((case.place, "exercise")).as_global():
         module = case.part.build(**placed.sizes).to(placed.inputs[0].dtype)
         outputs = {f"the output in {mode} mode": module.train(t)(*placed.inputs).detach() for mode, t in MODES.items()}
-    bounds = {"its magnitude": case.part.magnitude(module), "its deviation": case.part.deviation(module)}
+    bounds = {"its magnitude": case.part.magnitude(module), "its identity error": case.part.identity_error(module)}
     return {
         **{f"the initial {n}": t.detach() for n, t in tensors(module).items()},
         **outputs,
@@ -342,7 +345,7 @@ def state(case: Case) -> None:
         other.load_state_dict(placed.module.state_dict())
         outputs = []
         for module in (placed.module, other):
-            with Seed((case.place, "state")).lent():
+            with Seed((case.place, "state")).as_global():
                 outputs.append(module(*placed.inputs))
         demand("state", torch.equal(*outputs), f"in {name} mode the outputs are {largest(outputs[0] - outputs[1]):.3g} apart")
 
@@ -457,7 +460,7 @@ LOOSE = 100.0
 def bound(case: Case) -> str | None:
     """What is told of |o| and of |o - h| holds for inputs of all sizes, and in the corners of the box of their norms."""
     placed = case.placed()
-    told = {"|o|": case.part.magnitude(placed.module), "|o - h|": case.part.deviation(placed.module)}
+    told = {"|o|": case.part.magnitude(placed.module), "|o - h|": case.part.identity_error(placed.module)}
     bounds = {what: own for what, own in told.items() if own is not None}
     if not bounds:
         raise Inapplicable("it tells no bounds")

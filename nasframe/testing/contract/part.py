@@ -13,11 +13,10 @@ import attrs
 import numpy as np
 import torch
 
-from nasframe import describe, label
+from nasframe.interfaces.part import describe, label
 from nasframe.plugins import KINDS
 from nasframe.testing.case import Case, same
-from nasframe.testing.law import contract as contract_of
-from nasframe.testing.law import law
+from nasframe.testing.law import contract as contract_of, law
 from nasframe.testing.laws import demand
 
 

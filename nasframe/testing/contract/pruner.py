@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import ChangeError, Seed, Strategy, Structure, removal
-from nasframe.change.apply import without
+from nasframe import Seed, Strategy, Structure
+from nasframe.change.apply import remove_candidates
+from nasframe.errors import ChangeError
+from nasframe.structure.editing import remove_from
 from nasframe.testing.case import Searched
 from nasframe.testing.law import law
 from nasframe.testing.laws import demand
@@ -94,7 +96,7 @@ def _plain(gone: Gone) -> dict[str, list[int]]:
 def _left(law: str, structure: Structure, gone: Gone, when: str) -> Structure:
     """What is left when that goes."""
     try:
-        return without(structure, gone)
+        return remove_from(structure, gone)
     except ChangeError as error:
         raise AssertionError(f"{law}: {when} {error}") from error
 
@@ -105,7 +107,7 @@ def names(case: Case) -> None:
     numbers, that leave each node one candidate at least; and the network that is left runs.
     """
     aged = case.aged
-    for kind, weights in ({"the architect's": dict(aged.weights())} | case.weighings()).items():
+    for kind, weights in ({"the architect's": dict(aged.mixing())} | case.weighings()).items():
         when = f"where weights are {kind}"
         gone = case.part.remove(aged.network.structure, weights)
         wrong = {address: ids for address, ids in gone.items() if not isinstance(ids, Set)}
@@ -113,7 +115,7 @@ def names(case: Case) -> None:
         others = sorted({type(id).__name__ for ids in gone.values() for id in ids if type(id) is not int})
         demand("names", not others, f"{when} it gives ids of type {', '.join(others)}; only int can be written to the lineage")
         _left("names", aged.network.structure, gone, when)
-        child = aged.after(removal(aged.network, gone, Seed(("names",))))
+        child = aged.after(remove_candidates(aged.network, gone, Seed(("names",))))
         demand("names", bool(child.outputs(training=False).isfinite().all()), f"{when} what is left puts out no numbers")
 
 
@@ -122,7 +124,7 @@ def again(case: Case) -> None:
     """What has been pruned can be pruned again, until nothing more goes: where sites are decided, which have no weights, and
     candidates, edges or nodes are missing.
     """
-    structure = without(case.structure, case.gone)
+    structure = remove_from(case.structure, case.gone)
     while any((gone := case.part.remove(structure, case.drawn(structure))).values()):
         structure = _left("again", structure, gone, "of what was pruned before")
 

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Data, NasframeError, Scale, Seed, Split, Task, describe, tensors, tolerance
-from nasframe.testing.case import Case as AnyCase
-from nasframe.testing.case import same
+from nasframe import Data, NasframeError, Scale, Seed, Split, Task
+from nasframe.change.claim import tolerance
+from nasframe.interfaces.part import describe
+from nasframe.network.network import tensors
+from nasframe.testing.case import Case as AnyCase, same
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.laws import demand, hold
 from nasframe.testing.subject import Subject
@@ -89,7 +91,7 @@ def references(data: Data, parameters: int, seed: Seed) -> dict[str, Any]:
     """The references of about that many parameters, built."""
     found = {}
     for name, make in data.references(parameters).items():
-        with seed.lent():
+        with seed.as_global():
             found[name] = make()
     return found
 
@@ -99,7 +101,7 @@ def exercise(case: Case) -> dict[str, Any]:
     data, seed = case.part.load(CPU, case.dtype), Seed(("exercise",))
     drawn = {}
     for name, split in splits(data).items():
-        with seed.lent():
+        with seed.as_global():
             drawn[f"what is drawn to {name}"] = split.draw(torch.arange(min(split.size, 8)))
     built = {f"the reference {name}": dict(tensors(m)) for name, m in references(data, 30, seed).items()}
     return held(data, *PARTS) | drawn | built | {"what it is pinned to": describe(case.part.pinned())}
@@ -110,7 +112,7 @@ def outputs(case: Case, inputs: Tensor) -> Tensor:
     made = next(iter(case.loaded.references(30).values()), None)
     if made is None:
         raise Inapplicable("it gives no references, by which one could tell what a network puts out")
-    with torch.no_grad(), Seed(("outputs",)).lent():
+    with torch.no_grad(), Seed(("outputs",)).as_global():
         found = made()(inputs)
         return found + 0.1 * torch.randn_like(found)
 
@@ -171,7 +173,7 @@ def load(case: Case) -> None:
     """A task loads the same to the bit each time, whatever was drawn before."""
     found = []
     for number in range(2):
-        with Seed((number, "before")).lent():
+        with Seed((number, "before")).as_global():
             found.append(held(case.part.load(CPU, case.dtype), *PARTS))
     different = [name for name in found[0] if not same(found[0][name], found[1][name])]
     demand("load", not different, f"after other numbers had been drawn, {', '.join(different)} came out differently")
@@ -219,7 +221,7 @@ def draw(case: Case) -> None:
 
 
 def _drawn(split: Split, positions: Tensor, seed: Seed) -> tuple[Tensor, ...]:
-    with seed.lent():
+    with seed.as_global():
         return tuple(split.draw(positions))
 
 
@@ -377,7 +379,7 @@ def scales(case: Case) -> None:
         demand("scales", again.shape == raw.shape == value.shape, f"of {name} {tuple(value.shape)} it makes {tuple(raw.shape)}")
         fits = name == "outputs" or again.dtype == value.dtype
         demand("scales", fits, f"of raw {name} it makes {again.dtype}; the network takes {value.dtype}")
-        allowed = tolerance(value) + tolerance(raw.to(value.dtype)) / float(scale.deviation.abs().min())
+        allowed = tolerance(value) + tolerance(raw.to(value.dtype)) / float(scale.std.abs().min())
         hold("scales", f"the distance of {name} made raw and back", float((again - value).abs().max()), allowed)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
-from nasframe import Bilevel, Named
+from nasframe import Bilevel
+from nasframe.change.optimisers import NamedParameters
 from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
@@ -24,17 +25,17 @@ def descending(of: Subject, change: Callable[[Bilevel, dict[str, Tensor]], Tenso
 
 
 def ruling(of: Subject, weights: Callable[[Tensor], Tensor], **members: Any) -> Subject:
-    """The architect whose rule makes `weights(logits)` at each site."""
-    return overriding(of, weights=lambda self, logits: {a: weights(alpha) for a, alpha in logits.items()}, **members)
+    """The architect whose rule makes `weights(alphas)` at each site."""
+    return overriding(of, mixing=lambda self, alphas: {a: weights(alpha) for a, alpha in alphas.items()}, **members)
 
 
-def optimised(of: Subject, build: Callable[[list[Any], int, Callable[[Named], Optimizer]], Optimizer]) -> Subject:
-    """The architect whose optimiser is `build(logits, stage, the one of these logits at this stage)`."""
+def optimised(of: Subject, build: Callable[[list[Any], int, Callable[[NamedParameters], Optimizer]], Optimizer]) -> Subject:
+    """The architect whose optimiser is `build(alphas, stage, the one of these alphas at this stage)`."""
     honest: Any = of.cls
     return overriding(
         of,
-        build_optimiser=lambda self, logits, stage: build(
-            [*logits], stage, lambda named: honest.build_optimiser(self, named, stage)
+        build_optimiser=lambda self, alphas, stage: build(
+            [*alphas], stage, lambda named: honest.build_optimiser(self, named, stage)
         ),
     )
 
@@ -53,11 +54,11 @@ def flat(of: Subject) -> Subject:
 
 @mutant("architect.independent", *FIRST_ORDER)
 def dependent(of: Subject) -> Subject:
-    """It takes for granted that the loss depends on all logits."""
+    """It takes for granted that the loss depends on all alphas."""
 
     def gradient(self: Any, problem: Bilevel) -> Tensors:
-        loss = problem.valid(problem.weights, problem.logits)
-        return dict(zip(problem.logits, torch.autograd.grad(loss, [*problem.logits.values()]), strict=True))
+        loss = problem.valid(problem.weights, problem.alphas)
+        return dict(zip(problem.alphas, torch.autograd.grad(loss, [*problem.alphas.values()]), strict=True))
 
     return overriding(of, gradient=gradient)
 
@@ -73,7 +74,7 @@ def left_behind(of: Subject) -> Subject:
     """It finds its gradient by backward(), which leaves others at the weights."""
 
     def change(problem: Bilevel, found: dict[str, Tensor]) -> Tensors:
-        loss = problem.train(problem.weights, problem.logits)
+        loss = problem.train(problem.weights, problem.alphas)
         if loss.requires_grad:
             loss.backward()
         return found
@@ -102,7 +103,7 @@ def overflowing(of: Subject) -> Subject:
 
 @mutant("architect.rule", *FIRST_ORDER)
 def doubled(of: Subject) -> Subject:
-    """Its weights are float64, whatever the logits are."""
+    """Its weights are float64, whatever the alphas are."""
     return ruling(of, lambda alpha: alpha.double().softmax(0))
 
 
@@ -119,53 +120,53 @@ def detached(of: Subject) -> Subject:
 
 @mutant("architect.apart", *FIRST_ORDER)
 def one_temperature(of: Subject) -> Subject:
-    """It sharpens all sites by the mean of all logits."""
+    """It sharpens all sites by the mean of all alphas."""
 
-    def weights(self: Any, logits: Tensors) -> Tensors:
-        mean = torch.stack([alpha.mean() for alpha in logits.values()]).mean()
-        return {a: (alpha * (1 + 0.1 * mean.tanh())).softmax(0) for a, alpha in logits.items()}
+    def mixing(self: Any, alphas: Tensors) -> Tensors:
+        mean = torch.stack([alpha.mean() for alpha in alphas.values()]).mean()
+        return {a: (alpha * (1 + 0.1 * mean.tanh())).softmax(0) for a, alpha in alphas.items()}
 
-    return overriding(of, weights=weights)
+    return overriding(of, mixing=mixing)
 
 
 @mutant("architect.alike", *FIRST_ORDER)
 def reference(of: Subject) -> Subject:
-    """It holds the first candidate's logit at zero, as the reference of the others."""
+    """It holds the first candidate's alpha at zero, as the reference of the others."""
 
-    def logits(self: Any, weights: Tensors) -> Tensors:
-        return {a: w.log() - w.log()[0] for a, w in weights.items()}
+    def invert(self: Any, mixing: Tensors) -> Tensors:
+        return {a: w.log() - w.log()[0] for a, w in mixing.items()}
 
-    return ruling(of, lambda alpha: torch.cat([torch.zeros_like(alpha[:1]), alpha[1:]]).softmax(0), logits=logits)
+    return ruling(of, lambda alpha: torch.cat([torch.zeros_like(alpha[:1]), alpha[1:]]).softmax(0), invert=invert)
 
 
 @mutant("architect.inverse", *FIRST_ORDER)
 def away_from_zero(of: Subject) -> Subject:
     """It adds an epsilon before the logarithm."""
-    return overriding(of, logits=lambda self, weights: {a: (w + 1e-8).log() for a, w in weights.items()})
+    return overriding(of, invert=lambda self, weights: {a: (w + 1e-8).log() for a, w in weights.items()})
 
 
 @mutant("architect.inverse", *FIRST_ORDER)
 def another_inverse(of: Subject) -> Subject:
-    """Its logits are those of independent sigmoids."""
-    return overriding(of, logits=lambda self, weights: {a: w.logit() for a, w in weights.items()})
+    """Its alphas are those of independent sigmoids."""
+    return overriding(of, invert=lambda self, weights: {a: w.alpha() for a, w in weights.items()})
 
 
 @mutant("architect.optimiser", *FIRST_ORDER)
 def not_without(of: Subject) -> Subject:
-    """It gives torch's optimiser an empty list where there are no logits."""
-    return optimised(of, lambda logits, stage, build: build(logits) if logits else Adam([]))
+    """It gives torch's optimiser an empty list where there are no alphas."""
+    return optimised(of, lambda alphas, stage, build: build(alphas) if alphas else Adam([]))
 
 
 @mutant("architect.optimiser", *FIRST_ORDER)
 def newest(of: Subject) -> Subject:
-    """After a growth it holds the last site's logits alone."""
-    return optimised(of, lambda logits, stage, build: build(logits[-1:] if stage else logits))
+    """After a growth it holds the last site's alphas alone."""
+    return optimised(of, lambda alphas, stage, build: build(alphas[-1:] if stage else alphas))
 
 
 @mutant("architect.follows", *FIRST_ORDER)
 def other_moments(of: Subject) -> Subject:
     """It descends by RMSprop."""
-    return optimised(of, lambda logits, stage, build: RMSprop([{"params": [p for _, p in logits]}], lr=0.01))
+    return optimised(of, lambda alphas, stage, build: RMSprop([{"params": [p for _, p in alphas]}], lr=0.01))
 
 
 @mutant("architect.descends", *FIRST_ORDER)
@@ -179,7 +180,7 @@ def hooked(of: Subject) -> Subject:
     """It leaves a hook at each weight, which adds the gradient of the validation loss to that of the weight's next step."""
 
     def change(problem: Bilevel, found: dict[str, Tensor]) -> Tensors:
-        loss = problem.valid(problem.weights, problem.logits)
+        loss = problem.valid(problem.weights, problem.alphas)
         if loss.requires_grad:
             slopes = torch.autograd.grad(loss, [*problem.weights.values()], materialize_grads=True)
             for weight, slope in zip(problem.weights.values(), slopes, strict=True):
@@ -204,8 +205,8 @@ def annealed(of: Subject) -> Subject:
         for group in optimiser.param_groups:
             group["lr"] *= 0.9
 
-    def build(logits: list[Any], stage: int, honest: Callable[[Named], Optimizer]) -> Optimizer:
-        built = honest(logits)
+    def build(alphas: list[Any], stage: int, honest: Callable[[NamedParameters], Optimizer]) -> Optimizer:
+        built = honest(alphas)
         built.register_step_post_hook(lower)
         return built
 
@@ -217,9 +218,9 @@ def remembered(of: Subject) -> Subject:
     """It keeps the gradient before at the parameter, and descends the mean of the two."""
 
     def change(problem: Bilevel, found: dict[str, Tensor]) -> Tensors:
-        means = {n: (g + getattr(problem.logits[n], "before", g)) / 2 for n, g in found.items()}
+        means = {n: (g + getattr(problem.alphas[n], "before", g)) / 2 for n, g in found.items()}
         for name, slope in found.items():
-            problem.logits[name].before = slope  # type: ignore[attr-defined]
+            problem.alphas[name].before = slope  # type: ignore[attr-defined]
         return means
 
     return descending(of, change)

@@ -9,7 +9,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Grown, Outputs, Structure
+from nasframe import GrownStructure, Structure
+from nasframe.network.outputs import Outputs
 from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
@@ -47,7 +48,7 @@ def giving(of: Subject, change: Callable[[Tensor, nn.Module, Structure], Tensor]
     return building(of, hook)
 
 
-def growing(of: Subject, change: Callable[[Grown, Structure, str], Grown]) -> Subject:
+def growing(of: Subject, change: Callable[[GrownStructure, Structure, str], GrownStructure]) -> Subject:
     """The backbone that grows something else out of a structure and a cell type."""
     honest: Any = of.cls
     return overriding(of, grown=lambda self, structure, cell: change(honest.grown(self, structure, cell), structure, cell))
@@ -85,7 +86,7 @@ def unused(of: Subject) -> Subject:
 
 @mutant("backbone.gradient", *CHAIN)
 def detached(of: Subject) -> Subject:
-    """The weights of the candidates are detached, so that no logit learns."""
+    """The weights of the candidates are detached, so that no alpha learns."""
     return running(of, lambda run, body, inputs, weights: run(body, inputs, {a: w.detach() for a, w in weights.items()}))
 
 
@@ -184,7 +185,7 @@ def otherwise(of: Subject) -> Subject:
 def in_order(of: Subject) -> Subject:
     """The sites of a grown cell are sorted by their names."""
 
-    def change(grown: Grown, structure: Structure, type: str) -> Grown:
+    def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
         cell = grown.structure.cell(type)
         turned = attrs.evolve(cell, sites=tuple(sorted(cell.sites, key=lambda s: s.inputs, reverse=True)))
         return attrs.evolve(grown, structure=grown.structure.replace_cell(type, turned))
@@ -196,7 +197,7 @@ def in_order(of: Subject) -> Subject:
 def half_born(of: Subject) -> Subject:
     """At its birth a node has but half of what it is to put out."""
 
-    def change(grown: Grown, structure: Structure, type: str) -> Grown:
+    def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
         return attrs.evolve(grown, birth={a: {id: w / 2 for id, w in ws.items()} for a, ws in grown.birth.items()})
 
     return growing(of, change)
@@ -206,7 +207,7 @@ def half_born(of: Subject) -> Subject:
 def from_below(of: Subject) -> Subject:
     """A new node is told to inherit what the cell is given, and not what it puts out."""
 
-    def change(grown: Grown, structure: Structure, type: str) -> Grown:
+    def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
         return attrs.evolve(grown, inherits=("h",))
 
     return growing(of, change)
@@ -216,9 +217,9 @@ def from_below(of: Subject) -> Subject:
 def zero_wins(of: Subject) -> Subject:
     """The strongest candidate of each edge stays, zero like any other."""
 
-    def derive(self: Any, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self: Any, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         sites = {a: s for a, s in structure.sites() if not s.decided}
-        best = {a: s.candidates[int(weights[a].argmax())].id for a, s in sites.items()}
+        best = {a: s.candidates[int(mixing[a].argmax())].id for a, s in sites.items()}
         return {a: {c.id for c in s.candidates} - {best[a]} for a, s in sites.items()}
 
     return overriding(of, derive=derive)
@@ -228,10 +229,10 @@ def zero_wins(of: Subject) -> Subject:
 def equals_stay(of: Subject) -> Subject:
     """Of a site all candidates stay that weigh as much as the strongest."""
 
-    def derive(self: Any, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self: Any, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         sites = {a: s for a, s in structure.sites() if not s.decided}
         return {
-            a: {c.id for c, w in zip(s.candidates, weights[a], strict=True) if w < weights[a].max()} for a, s in sites.items()
+            a: {c.id for c, w in zip(s.candidates, mixing[a], strict=True) if w < mixing[a].max()} for a, s in sites.items()
         }
 
     return overriding(of, derive=derive)
@@ -242,7 +243,7 @@ def recycled(of: Subject) -> Subject:
     """New candidates take the lowest id above those that are left."""
     honest: Any = of.cls
 
-    def grown(self: Any, structure: Structure, cell: str) -> Grown:
+    def grown(self: Any, structure: Structure, cell: str) -> GrownStructure:
         left = max((c.id for _, s in structure.sites() for c in s.candidates), default=-1)
         return honest.grown(self, attrs.evolve(structure, next_id=left + 1), cell)
 
@@ -265,9 +266,11 @@ def counted(of: Subject) -> Subject:
     """New nodes are named by how many there are, not by how many there have been."""
     honest: Any = of.cls
 
-    def grown(self: Any, structure: Structure, cell: str) -> Grown:
+    def grown(self: Any, structure: Structure, cell: str) -> GrownStructure:
         own = structure.cell(cell)
-        made: Grown = honest.grown(self, structure.replace_cell(cell, attrs.evolve(own, next_node=len(own.nodes))), cell)
+        made: GrownStructure = honest.grown(
+            self, structure.replace_cell(cell, attrs.evolve(own, next_node=len(own.nodes))), cell
+        )
         return made
 
     return overriding(of, grown=grown)

@@ -11,7 +11,8 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from nasframe import ZERO, Candidate, Change, Claim, Network, Proposal, Seed, Set, Take, build, tensors
+from nasframe import ZERO, Candidate, Change, Claim, Network, Proposal, Seed, Set, Take, build
+from nasframe.network.network import tensors
 from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
@@ -224,7 +225,7 @@ def doubled(of: Subject) -> Subject:
     """It states weights that sum to two."""
 
     def change(change: Change, _: Network) -> Change:
-        return attrs.evolve(change, weights={address: 2 * w for address, w in change.weights.items()})
+        return attrs.evolve(change, mixing={address: 2 * w for address, w in change.mixing.items()})
 
     return making(only(of, "one"), change)
 

@@ -9,7 +9,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Bound, Cost
+from nasframe import Bound
+from nasframe.network.cost import Cost
 from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 

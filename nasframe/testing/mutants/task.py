@@ -201,9 +201,7 @@ def default(of: Subject) -> Subject:
 @mutant("task.scales", *FORECASTING)
 def double(of: Subject) -> Subject:
     """Its scale makes float64 of raw inputs, whatever was asked for."""
-    return loading(
-        of, lambda data: {"inputs": data.inputs and Scale(data.inputs.mean.double(), data.inputs.deviation.double())}
-    )
+    return loading(of, lambda data: {"inputs": data.inputs and Scale(data.inputs.mean.double(), data.inputs.std.double())})
 
 
 @mutant("task.references", *FORECASTING)

@@ -1,4 +1,4 @@
-"""What moves the logits, and what weights they stand for."""
+"""What moves the alphas, and what weights they stand for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Named, Optimiser, number
+from nasframe import Architect, Bilevel, Optimiser, number
+from nasframe.change.optimisers import NamedParameters
 
 Tensors = Mapping[str, Tensor]
 
@@ -22,31 +23,31 @@ class Sparse(Architect):
     A candidate that falls far enough behind weighs exactly nothing, and stays there unless the others fall back.
 
     Args:
-        learning_rate: Adam's; a logit moves a weight by as much as itself, where a softmax would scale it down.
+        learning_rate: Adam's; a alpha moves a weight by as much as itself, where a softmax would scale it down.
     """
 
     name: ClassVar[str] = "sparse"
     learning_rate: float = number(1e-3, low=0.0)
 
-    def weights(self, logits: Tensors) -> Tensors:
-        """At each site the point of the simplex that is nearest to the logits."""
-        return {address: sparsemax(z) for address, z in logits.items()}
+    def mixing(self, alphas: Tensors) -> Tensors:
+        """At each site the point of the simplex that is nearest to the alphas."""
+        return {address: sparsemax(z) for address, z in alphas.items()}
 
-    def logits(self, weights: Tensors) -> Tensors:
+    def invert(self, mixing: Tensors) -> Tensors:
         """The weights themselves: of a point of the simplex, it is the nearest."""
-        return dict(weights)
+        return dict(mixing)
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """The slope of L_val(w, z) along z."""
-        loss = problem.valid(problem.weights, problem.logits)
+        loss = problem.valid(problem.weights, problem.alphas)
         if not loss.requires_grad:  # all that is undecided may stand behind edges that were pruned to nothing
-            return {address: torch.zeros_like(z) for address, z in problem.logits.items()}
-        slopes = torch.autograd.grad(loss, [*problem.logits.values()], materialize_grads=True)
-        return dict(zip(problem.logits, slopes, strict=True))
+            return {address: torch.zeros_like(z) for address, z in problem.alphas.items()}
+        slopes = torch.autograd.grad(loss, [*problem.alphas.values()], materialize_grads=True)
+        return dict(zip(problem.alphas, slopes, strict=True))
 
-    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
         """Adam, the same at every stage."""
-        return Optimiser(learning_rate=self.learning_rate).build(logits)
+        return Optimiser(learning_rate=self.learning_rate).build(alphas)
 
 
 def sparsemax(z: Tensor) -> Tensor:

@@ -13,18 +13,18 @@ from nasframe import (
     Backbone,
     Cell,
     Gate,
-    Grown,
-    Mixture,
+    GrownStructure,
+    MixedOperation,
     Operation,
-    Shares,
     Structure,
+    add_node,
     all_but_strongest,
-    births,
+    initial_mixing,
     nested,
     number,
-    one_more,
-    operations_of,
 )
+from nasframe.network.mixing import MixingWeights
+from nasframe.structure.editing import operations_validator
 from stranger_cells.operations import Bottleneck
 
 
@@ -35,10 +35,12 @@ class Layers(nn.Module):
         super().__init__()
         self.cell = structure.cell("layers")
         self.stem, self.head = nn.Linear(structure.size("inputs"), hidden), nn.Linear(hidden, structure.size("outputs"))
-        self.sites = nn.ModuleDict({s.id: Mixture(f"layers/{s.id}", s, inputs=hidden, hidden=hidden) for s in self.cell.sites})
+        self.sites = nn.ModuleDict(
+            {s.id: MixedOperation(f"layers/{s.id}", s, inputs=hidden, hidden=hidden) for s in self.cell.sites}
+        )
         self.gates = nn.ModuleDict({n.id: Gate(f"layers/{n.id}") for n in self.cell.nodes if n.inherits})
 
-    def forward(self, inputs: Tensor, shares: Shares) -> Tensor:
+    def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor:
         """From (..., inputs) to (..., outputs)."""
         states = {"x": self.stem(inputs.flatten(0, -2))}
         for node in self.cell.nodes:
@@ -64,7 +66,9 @@ class FeedForward(Backbone):
     name: ClassVar[str] = "feed_forward"
     inputs: ClassVar[tuple[str, ...]] = ("x",)
     hidden: int = number(8, low=1, whole=True)
-    operations: tuple[Operation, ...] = nested("operation", default=(Bottleneck(1), Bottleneck(4)), validator=operations_of(1))
+    operations: tuple[Operation, ...] = nested(
+        "operation", default=(Bottleneck(1), Bottleneck(4)), validator=operations_validator(1)
+    )
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
         """One cell, "layers". `sizes` has `inputs` and `outputs`."""
@@ -77,15 +81,15 @@ class FeedForward(Backbone):
         """The nodes between their linear maps."""
         return Layers(structure, self.hidden)
 
-    def grown(self, structure: Structure, cell: str) -> Grown:
+    def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more at the end, born as the one before."""
         old = structure.cell(cell)
         before = self.outputs(old) or self.inputs
-        child = one_more(structure, cell, lambda node: {node: before}, self.operations)
+        child = add_node(structure, cell, lambda node: {node: before}, self.operations)
         new = child.cell(cell).nodes[-1].id
-        born = births([child.cell(cell).site(new)], before)
-        return Grown(child, new, before, {f"{cell}/{id}": weights for id, weights in born.items()})
+        born = initial_mixing([child.cell(cell).site(new)], before)
+        return GrownStructure(child, new, before, {f"{cell}/{id}": weights for id, weights in born.items()})
 
-    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """All but the strongest of each node."""
-        return all_but_strongest(structure, weights)
+        return all_but_strongest(structure, mixing)

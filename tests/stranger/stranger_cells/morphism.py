@@ -9,23 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import (
-    OWN,
-    ZERO,
-    Bound,
-    Change,
-    ChangeError,
-    Claim,
-    Morphism,
-    Network,
-    Proposal,
-    Seed,
-    Take,
-    candidate_at,
-    number,
-    replacement,
-    site_at,
-)
+from nasframe import FRESH, ZERO, Bound, Change, Claim, Morphism, Network, Proposal, Seed, Take, number, replace_candidate
+from nasframe.errors import ChangeError
+from nasframe.structure.editing import candidate_at, site_at
 from stranger_cells.operations import Bottleneck
 
 
@@ -52,16 +38,16 @@ class Widen(Morphism):
         ]
 
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """A wider bottleneck with an id of its own stands where the narrow one did, with its weights and its logit."""
+        """A wider bottleneck with an id of its own stands where the narrow one did, with its weights and its alpha."""
         legal = [proposal.request for proposal in self.propose(parent)]
         if request not in legal:
             raise ChangeError(f"{self.name!r} cannot do {request!r}; it can do {legal}")
         address, id = request["site"], request["candidate"]
         site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id).operation
         assert isinstance(old, Bottleneck)
-        made = replacement(parent, address, id, attrs.evolve(old, width=old.width + 1), seed("build"))
-        overrides, bound = {**made.logits}, Bound({})
-        incoming, outgoing = (positions(old.width, new, parent) for new in (OWN, OWN if self.noise else ZERO))
+        made = replace_candidate(parent, address, id, attrs.evolve(old, width=old.width + 1), seed("build"))
+        overrides, bound = {**made.alphas}, Bound({})
+        incoming, outgoing = (positions(old.width, new, parent) for new in (FRESH, FRESH if self.noise else ZERO))
         for before, after in made.modules:
             overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (incoming, None))
             overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, outgoing))
@@ -80,4 +66,4 @@ def positions(width: int, new: int, network: Network) -> Tensor:
 
 def cost(network: Network, address: str) -> int:
     """How many parameters a hidden unit has, in all instances of the site."""
-    return sum(mixture.sizes["inputs"] + mixture.sizes["hidden"] for _, mixture in network.mixtures(address))
+    return sum(mixture.sizes["inputs"] + mixture.sizes["hidden"] for _, mixture in network.mixed_operations(address))

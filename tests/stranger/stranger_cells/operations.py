@@ -58,9 +58,9 @@ class GatedStep(Operation):
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |h| + |s|."""
-        return Bound({(1,): 1.0}) + self.deviation(module)
+        return Bound({(1,): 1.0}) + self.identity_error(module)
 
-    def deviation(self, module: nn.Module) -> Bound:
+    def identity_error(self, module: nn.Module) -> Bound:
         """|o - h| <= |s|."""
         return Bound({(): float(module.get_parameter("s").detach().abs().max())})
 
@@ -98,9 +98,9 @@ class Bottleneck(Operation):
 
     def magnitude(self, module: nn.Module) -> Bound:
         """|o| <= |z| + |V| |W| |z|."""
-        return Bound({(0,): 1.0}) + self.deviation(module)
+        return Bound({(0,): 1.0}) + self.identity_error(module)
 
-    def deviation(self, module: nn.Module) -> Bound:
+    def identity_error(self, module: nn.Module) -> Bound:
         """|o - h| <= |V| |W| |z|, by the largest row sums, as |tanh(a)| <= |a|."""
         V, W = (module.get_parameter(f"{n}.weight").detach() for n in "VW")
         return Bound({(0,): float((V.abs() @ W.abs()).sum(1).max())})

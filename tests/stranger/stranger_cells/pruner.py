@@ -21,12 +21,12 @@ class NearStrongest(Pruner):
     name: ClassVar[str] = "near_strongest"
     share: float = number(0.9, low=0.0, high=1.0)
 
-    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """By undecided site, the weak ones."""
         gone = {}
         for address, site in structure.sites():
-            if address in weights:
-                weighed = dict(zip(site.candidates, weights[address].tolist(), strict=True))
+            if address in mixing:
+                weighed = dict(zip(site.candidates, mixing[address].tolist(), strict=True))
                 strongest = max((w for c, w in weighed.items() if not c.operation.zero), default=0.0)
                 gone[address] = {c.id for c, w in weighed.items() if w < self.share * strongest}
         return gone

@@ -87,13 +87,13 @@ class Sheet:
         return left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height
 
 
-def draw_weights(history: Sequence[Record], path: Path) -> None:
+def draw_mixing(history: Sequence[Record], path: Path) -> None:
     """Draw the weights of each site's candidates after each epoch, grouped by cell type, as far as there was a mixture.
 
     A line stands where the network grew. The format is that of the path's suffix.
     """
     epochs = [record for record in history if record["kind"] == "epoch"]
-    epochs = epochs[: max((i for i, record in enumerate(epochs, 1) if "weights" in record), default=0)]
+    epochs = epochs[: max((i for i, record in enumerate(epochs, 1) if "mixing" in record), default=0)]
     grown = [i for i, (a, b) in enumerate(itertools.pairwise(epochs), 1) if b["stage"] > a["stage"]]
     with style():
         save(_drawn(panels_of(epochs), grown), path)
@@ -103,7 +103,7 @@ def panels_of(epochs: Sequence[Record]) -> dict[str, list[Panel]]:
     """The panels of each cell type, in the order in which their sites came to be, as the ids of the candidates tell."""
     rows: dict[tuple[str, int, str], list[float]] = {}
     for i, record in enumerate(epochs):
-        for address, weights in record.get("weights", {}).items():
+        for address, weights in record.get("mixing", {}).items():
             for candidate, weight in weights.items():
                 id, name = candidate.split(" ", 1)
                 rows.setdefault((address, int(id), name), [np.nan] * len(epochs))[i] = weight

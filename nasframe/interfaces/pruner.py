@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nasframe.part import Part
-from nasframe.structure import Site, Structure
+from nasframe.interfaces.part import Part
+from nasframe.structure.structure import Site, Structure
 
 
 class Pruner(Part):
@@ -18,7 +18,7 @@ class Pruner(Part):
     kind: ClassVar[str] = "pruner"
 
     @abstractmethod
-    def remove(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         """By site address, the ids of the candidates to remove, never all of a node.
 
         Args:
@@ -27,7 +27,7 @@ class Pruner(Part):
 
 
 def all_but_strongest(
-    structure: Structure, weights: Mapping[str, Tensor], keep: int = 1, distinct: bool = False
+    structure: Structure, mixing: Mapping[str, Tensor], keep: int = 1, distinct: bool = False
 ) -> Mapping[str, Set[int]]:
     """What goes if each node retains its `keep` strongest operations, from distinct edges as far as it has so many, or from
     distinct edges alone (Liu et al. 2019, 2.4; Jie & Gao 2021, 3.2.3).
@@ -38,16 +38,16 @@ def all_but_strongest(
     for type, cell in structure.cells:
         for node in cell.nodes:
             sites = {f"{type}/{s.id}": s for s in cell.sites if s.node == node.id}
-            kept = set(_strongest(sites, weights, keep, distinct))
+            kept = set(_strongest(sites, mixing, keep, distinct))
             gone |= {a: {c.id for c in s.candidates} - kept for a, s in sites.items()}
     return {address: ids for address, ids in gone.items() if ids}
 
 
-def _strongest(sites: Mapping[str, Site], weights: Mapping[str, Tensor], keep: int, distinct: bool) -> Sequence[int]:
+def _strongest(sites: Mapping[str, Site], mixing: Mapping[str, Tensor], keep: int, distinct: bool) -> Sequence[int]:
     """The ids of the strongest operations of a node: the best of each edge first, then the others."""
     ranked: list[tuple[tuple[bool, bool, float], int]] = []
     for address, site in sites.items():
-        shares = weights[address].tolist() if address in weights else [1.0]
+        shares = mixing[address].tolist() if address in mixing else [1.0]
         order = sorted(zip(site.candidates, shares, strict=True), key=lambda cw: (cw[0].operation.zero, -cw[1]))
         ranked += [((c.operation.zero, place > 0, -w), c.id) for place, (c, w) in enumerate(order[: 1 if distinct else None])]
     alive = [item for item in ranked if not item[0][0]]

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe.morphism import Proposal
-from nasframe.part import Part, nested
+from nasframe.interfaces.morphism import Proposal
+from nasframe.interfaces.part import Part, nested
 
 #: from the weakest to the strongest; a criterion that has no opinion abstains
 ACTIONS = ("wait", "grow", "stop")

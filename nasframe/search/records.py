@@ -35,7 +35,7 @@ class EpochEnded(Event):
 
 
 @attrs.frozen
-class Judged(Event):
+class StageEnded(Event):
     """A stage is over and judged; the record is the history's."""
 
     record: Mapping[str, Any]

@@ -1,24 +1,20 @@
-"""The interface of backbones: how nodes are wired."""
+"""Edits of structures: nodes and candidates are added and removed."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
-from torch import Tensor, nn
 
-from nasframe.errors import StructureError
-from nasframe.network import Outputs, readable
-from nasframe.operation import Operation
-from nasframe.part import Part
-from nasframe.structure import Candidate, Cell, Node, Site, Structure
+from nasframe.errors import ChangeError
+from nasframe.interfaces.operation import Operation
+from nasframe.structure.structure import Candidate, Cell, Node, Site, Structure
 
 
 @attrs.frozen
-class Grown:
+class GrownStructure:
     """A structure with one node more, and the weights at which the grown network computes what the old one did.
 
     `birth` maps each new site's address to the weight of each of its candidates by id; the weights of a site sum to one,
@@ -33,56 +29,7 @@ class Grown:
     birth: Mapping[str, Mapping[int, float]]
 
 
-class Backbone(Part):
-    """How the nodes of a cell are wired, what the cell puts out, and how cells make a network."""
-
-    kind: ClassVar[str] = "backbone"
-
-    #: the states that a cell is given, by the names under which its sites take them in
-    inputs: ClassVar[tuple[str, ...]]
-
-    @abstractmethod
-    def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
-        """The structure of a supernet with that many nodes in each cell, for a task with these sizes."""
-
-    @abstractmethod
-    def body(self, structure: Structure) -> nn.Module:
-        """The module of a structure, called with (inputs, shares). It holds a Mixture per site and instance."""
-
-    def run(self, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
-        """MAY: what `readable(body, inputs, weights)` gives, faster: the same values, gradients and second derivatives.
-
-        It reads the body's parameters at each call, and keeps nothing from one to the next.
-        """
-        return readable(body, inputs, weights)
-
-    def slow(self, structure: Structure) -> Sequence[str]:
-        """MAY: for whom `run` is written: what of a structure it cannot make faster, and why, a sentence each."""
-        return ()
-
-    @abstractmethod
-    def grown(self, structure: Structure, cell: str) -> Grown:
-        """The structure with one node more in that cell type."""
-
-    def taken(self, sizes: Mapping[str, int], *names: str) -> tuple[tuple[str, int], ...]:
-        """Of a task's sizes those that the backbone needs; a task that does not give them is refused."""
-        if missing := [name for name in names if name not in sizes]:
-            raise StructureError(
-                f"backbone {self.name!r} needs to know {', '.join(missing)} of its data, and the task tells {', '.join(sizes)}: "
-                "take a backbone for data of this kind, or another task"
-            )
-        return tuple((name, sizes[name]) for name in names)
-
-    def outputs(self, cell: Cell) -> tuple[str, ...]:
-        """MAY: the states that a cell puts out; by default its last node."""
-        return tuple(node.id for node in cell.nodes[-1:])
-
-    @abstractmethod
-    def derive(self, structure: Structure, weights: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
-        """The candidates to remove for an architecture: by site address, ids; an edge of which all go is no edge."""
-
-
-def one_more(
+def add_node(
     structure: Structure, type: str, wiring: Callable[[str], Mapping[str, tuple[str, ...]]], operations: Sequence[Operation]
 ) -> Structure:
     """The structure with one node more in that cell type, each of its sites with all of these candidates.
@@ -99,7 +46,7 @@ def one_more(
     return structure.replace_cell(type, new, len(sites) * len(operations))
 
 
-def births(sites: Sequence[Site], states: Sequence[str]) -> Mapping[str, Mapping[int, float]]:
+def initial_mixing(sites: Sequence[Site], states: Sequence[str]) -> Mapping[str, Mapping[int, float]]:
     """The weights at which a node with these sites, an edge each, puts out the mean of these states: on their edges a share
     for the identity and the rest for zero, on all others zero; by the sites' ids. Empty where there is no such candidate.
     """
@@ -124,7 +71,7 @@ def zero(site: Site) -> int | None:
     return next((c.id for c in site.candidates if c.operation.zero), None)
 
 
-def operations_of(arity: int) -> Any:
+def operations_validator(arity: int) -> Any:
     """The validator of a field of candidates: operations of so many inputs, not all of them zero."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
@@ -136,3 +83,40 @@ def operations_of(arity: int) -> Any:
             )
 
     return check
+
+
+def candidate_at(structure: Structure, address: Any, id: Any) -> Candidate:
+    """The candidate that a request names; a ChangeError if there is none."""
+    candidates = site_at(structure, address).candidates
+    for candidate in candidates:
+        if candidate.id == id:
+            return candidate
+    raise ChangeError(f"{address} has no candidate {id!r}; it has {[c.id for c in candidates]}")
+
+
+def site_at(structure: Structure, address: Any) -> Site:
+    """The site that a request names; a ChangeError if there is none."""
+    for own, site in structure.sites():
+        if own == address:
+            return site
+    raise ChangeError(f"there is no site {address!r}; there are {', '.join(own for own, _ in structure.sites())}")
+
+
+def remove_from(structure: Structure, gone: Mapping[str, AbstractSet[int]]) -> Structure:
+    """The structure that a removal makes."""
+    for address, ids in gone.items():
+        site = site_at(structure, address)
+        present = {c.id for c in site.candidates}
+        if not ids <= present:
+            raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
+        type = address.split("/", 1)[0]
+        kept = tuple(c for c in site.candidates if c.id not in ids)
+        cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=kept))
+        structure = structure.replace_cell(type, cell)
+    for type, cell in structure.cells:
+        left = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))
+        bare = [n.id for n in left.nodes if not any(s.node == n.id for s in left.sites)]
+        if bare:
+            raise ChangeError(f"all candidates of node {type}/{bare[0]} would go; a node keeps one at least")
+        structure = structure.replace_cell(type, left.alive(structure.backbone.outputs(left)))
+    return structure

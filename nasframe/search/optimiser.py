@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe.change.optimisers import Named
-from nasframe.part import choice, number
+from nasframe.change.optimisers import NamedParameters
+from nasframe.interfaces.part import choice, number
 
 #: torch's default, what Adam adds to the root of the second moment
 EPSILON = 1e-8
@@ -55,16 +55,16 @@ class Optimiser:
             for group in optimiser.param_groups:
                 group["lr"] = self.final + (self.learning_rate - self.final) * share
 
-    def build(self, named: Named) -> Optimizer:
+    def build(self, named: NamedParameters) -> Optimizer:
         """The optimiser of these parameters."""
-        parameters: Any = [{"params": [p for _, p in named]}]  # a group may be empty: an architecture has no logits
+        parameters: Any = [{"params": [p for _, p in named]}]  # a group may be empty: an architecture has no alphas
         common: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.method == "sgd":
             return torch.optim.SGD(parameters, momentum=self.momentum, **common)
         adam = torch.optim.Adam if self.method == "adam" else torch.optim.AdamW
         return adam(parameters, betas=self.betas, eps=EPSILON, **common)
 
-    def unroll(self, optimiser: Optimizer, named: Named, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def unroll(self, optimiser: Optimizer, named: NamedParameters, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The parameters after the next step of what `build` made, as a differentiable function of the gradients alone.
 
         Neither the parameters nor the optimiser move.

@@ -10,9 +10,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe.model import Scale
-from nasframe.network import Aided, Outputs
-from nasframe.part import Part
+from nasframe.interfaces.part import Part
+from nasframe.network.model import Scale
+from nasframe.network.outputs import AuxiliaryOutputs, Outputs
 
 if TYPE_CHECKING:  # it takes longer to import than torch, and is needed when all is over
     import torchmetrics
@@ -68,7 +68,7 @@ class Data:
 
     def objective(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """What training descends: the loss, and that of an auxiliary head by its weight (Szegedy et al. 2015)."""
-        if isinstance(outputs, Aided):
+        if isinstance(outputs, AuxiliaryOutputs):
             return self.loss(outputs.outputs, targets) + outputs.weight * self.loss(outputs.auxiliary, targets)
         return self.loss(outputs, targets)
 

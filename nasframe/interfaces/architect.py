@@ -10,8 +10,8 @@ import attrs
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe.change.optimisers import Named
-from nasframe.part import Part
+from nasframe.change.optimisers import NamedParameters
+from nasframe.interfaces.part import Part
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors], Tensor]
@@ -19,19 +19,19 @@ Loss = Callable[[Tensors, Tensors], Tensor]
 
 @attrs.frozen(eq=False)
 class Bilevel:
-    """min over logits of valid(w*(logits), logits), where w* minimises train(w, logits) (Liu et al. 2019, Eq. 3).
+    """min over alphas of valid(w*(alphas), alphas), where w* minimises train(w, alphas) (Liu et al. 2019, Eq. 3).
 
     A supernet and a toy problem look alike here: parameters by name, and two losses that are functions of them.
 
     Args:
-        train, valid: the loss on a batch of that split, as a function of (weights, logits). To ask for it moves nothing,
+        train, valid: the loss on a batch of that split, as a function of (weights, alphas). To ask for it moves nothing,
             and whatever it draws at random (dropout) it draws the same each time.
         xi: the learning rate of the weights, for an unrolled step.
         unroll: from the weights' gradients to the weights after the next step of their own optimiser, differentiably.
     """
 
     weights: Mapping[str, nn.Parameter]
-    logits: Mapping[str, nn.Parameter]
+    alphas: Mapping[str, nn.Parameter]
     train: Loss
     valid: Loss
     xi: float
@@ -39,22 +39,22 @@ class Bilevel:
 
 
 class Architect(Part):
-    """Moves the logits, and owns the rule that turns the logits of the whole network into weights."""
+    """Moves the alphas, and owns the rule that turns the alphas of the whole network into weights."""
 
     kind: ClassVar[str] = "architect"
 
     @abstractmethod
-    def weights(self, logits: Tensors) -> Mapping[str, Tensor]:
-        """The rule: from logits of shape (candidates,) by site address to weights of the same shapes."""
+    def mixing(self, alphas: Tensors) -> Mapping[str, Tensor]:
+        """The rule: from alphas of shape (candidates,) by site address to weights of the same shapes."""
 
     @abstractmethod
-    def logits(self, weights: Tensors) -> Mapping[str, Tensor]:
-        """The rule's inverse: finite logits that have these weights, all of them positive, for the sites that are named."""
+    def invert(self, mixing: Tensors) -> Mapping[str, Tensor]:
+        """The rule's inverse: finite alphas that have these weights, all of them positive, for the sites that are named."""
 
     @abstractmethod
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
-        """The gradient of the problem's objective with respect to the logits, by name."""
+        """The gradient of the problem's objective with respect to the alphas, by name."""
 
     @abstractmethod
-    def build_optimiser(self, logits: Named, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
         """What descends that gradient, at this stage of the search (0 before the first growth)."""

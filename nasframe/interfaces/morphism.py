@@ -10,8 +10,8 @@ import attrs
 from torch import Tensor
 
 from nasframe.change.apply import Change
-from nasframe.network import Network
-from nasframe.part import Part
+from nasframe.interfaces.part import Part
+from nasframe.network.network import Network
 from nasframe.seeds import Seed
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import attrs
 
 from nasframe.errors import PluginError, StrategyError, StructureError
-from nasframe.part import describe
-
-if TYPE_CHECKING:
-    from nasframe.backbone import Backbone
-    from nasframe.operation import Operation
+from nasframe.interfaces.operation import Operation
+from nasframe.interfaces.part import Part, describe
 
 SCHEMA = 1
 
@@ -38,7 +36,7 @@ class Site:
 
     @property
     def decided(self) -> bool:
-        """Whether one candidate is left: such a site has no logits, and its weight is one."""
+        """Whether one candidate is left: such a site has no alphas, and its weight is one."""
         return len(self.candidates) == 1
 
 
@@ -81,6 +79,27 @@ class Cell:
         )
 
 
+class Wiring(Part):
+    """The part of a backbone that concerns structures alone: which states a cell receives and returns.
+
+    `nasframe.Backbone` extends it by what concerns modules, so that a structure can be described, edited and stored
+    without building a network.
+    """
+
+    kind: ClassVar[str] = "backbone"
+
+    #: the states that a cell receives, by the names under which its sites refer to them
+    inputs: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
+        """Return the structure of a supernet with `nodes` nodes in each cell, for a task with these sizes."""
+
+    def outputs(self, cell: Cell) -> tuple[str, ...]:
+        """Return the states that a cell outputs; by default its last node. Optional."""
+        return tuple(node.id for node in cell.nodes[-1:])
+
+
 @attrs.frozen
 class Structure:
     """All that is needed to rebuild a network but its numbers.
@@ -89,7 +108,7 @@ class Structure:
     A site's address is "type/site", a node's "type/node".
     """
 
-    backbone: Backbone
+    backbone: Wiring
     sizes: tuple[tuple[str, int], ...]
     cells: tuple[tuple[str, Cell], ...]
     next_id: int = 0
@@ -132,7 +151,7 @@ class Structure:
         cells = tuple((t, cell if t == type else c) for t, c in self.cells)
         return attrs.evolve(self, cells=cells, next_id=self.next_id + new_candidates)
 
-    def within(self, backbone: Backbone, sizes: Mapping[str, int]) -> Structure:
+    def within(self, backbone: Wiring, sizes: Mapping[str, int]) -> Structure:
         """The same cells in another backbone of their kind, of other width or depth, say, for a task of these sizes."""
         own = backbone.initial(sizes, 1)
         if dict(self.cells).keys() != dict(own.cells).keys():

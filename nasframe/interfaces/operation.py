@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from nasframe.claim import Bound
-from nasframe.cost import Cost, cost
-from nasframe.part import Part
-from nasframe.pointwise import Pointwise
+from nasframe.change.claim import Bound
+from nasframe.interfaces.part import Part
+from nasframe.network.cost import Cost, cost
+from nasframe.network.pointwise import Pointwise
 
 
 class Operation(Part):
@@ -46,7 +46,7 @@ class Operation(Part):
         """MAY: a bound on max |o| by the maximum norms of the inputs, from the module's present parameters."""
         return None
 
-    def deviation(self, module: nn.Module) -> Bound | None:
+    def identity_error(self, module: nn.Module) -> Bound | None:
         """MAY, where `residual` is told: a bound on max |o - h| by the maximum norms of the inputs."""
         return None
 

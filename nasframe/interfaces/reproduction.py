@@ -1,4 +1,4 @@
-"""The interfaces of what papers left behind: strategies with a name of their own, and results to be made again."""
+"""The interface of reproductions: results of papers that are computed again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nasframe.part import Part
+from nasframe.interfaces.part import Part
 
 #: plain values, of which `ours` and `paper` are what is compared; `paper` is None where the paper gives nothing
 Row = Mapping[str, Any]
-
-
-class Recipe(Part):
-    """A strategy by name, for `Strategy.named` and `nasframe search --strategy NAME`."""
-
-    kind: ClassVar[str] = "strategy"
-
-    @abstractmethod
-    def values(self) -> Mapping[str, Any]:
-        """The strategy's plain values, as a strategy file holds them; every part by its name."""
 
 
 class Reproduction(Part):

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from nasframe.change.apply import without
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
-from nasframe.structure import Structure
+from nasframe.structure.editing import remove_from
+from nasframe.structure.structure import Structure
 
 
-def drawn(strategy: Strategy, structure: Structure, seed: Seed) -> Structure:
+def random_architecture(strategy: Strategy, structure: Structure, seed: Seed) -> Structure:
     """An architecture from a supernet's structure: what the strategy's pruner and backbone derive where the weights of each
     site are drawn uniformly from the simplex.
     """
     # of independent exponentials any choice, over its sum, is uniform on its simplex: so the weights of what is left are, too
     draws = torch.empty(structure.next_id, dtype=torch.float64).exponential_(generator=seed.generator())
-    pruned = without(structure, strategy.pruner.remove(structure, _weights(structure, draws)))
+    pruned = remove_from(structure, strategy.pruner.remove(structure, _weights(structure, draws)))
     if pruned.decided:
         return pruned
-    return without(pruned, strategy.backbone.derive(pruned, _weights(pruned, draws)))
+    return remove_from(pruned, strategy.backbone.derive(pruned, _weights(pruned, draws)))
 
 
 def _weights(structure: Structure, draws: Tensor) -> Mapping[str, Tensor]:

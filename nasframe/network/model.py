@@ -6,27 +6,27 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nasframe.network import Network
+from nasframe.network.network import Network
 
 
 class Scale(nn.Module):
-    """From raw values to a network's, (x - mean) / deviation, entry by entry in the dtype of the mean; and back."""
+    """From raw values to a network's, (x - mean) / std, entry by entry in the dtype of the mean; and back."""
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
-    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+        self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x."""
-        return (x.to(self.mean.dtype) - self.mean) / self.deviation
+        return (x.to(self.mean.dtype) - self.mean) / self.std
 
     def back(self, x: Tensor) -> Tensor:
         """What `forward` made x of."""
-        return x * self.deviation + self.mean
+        return x * self.std + self.mean
 
 
 class Model(nn.Module):

@@ -1,0 +1,32 @@
+"""The public names of nasframe."""
+
+from . import errors as errors, pictures as pictures
+from .change.apply import Change as Change
+from .change.claim import Bound as Bound, Claim as Claim
+from .change.map import FRESH as FRESH, ZERO as ZERO, Set as Set, Take as Take
+from .change.replace import replace_candidate as replace_candidate
+from .errors import NasframeError as NasframeError
+from .interfaces.architect import Architect as Architect, Bilevel as Bilevel
+from .interfaces.backbone import Backbone as Backbone
+from .interfaces.criterion import ABSTAIN as ABSTAIN, Decision as Decision, GrowthCriterion as GrowthCriterion
+from .interfaces.morphism import Morphism as Morphism, Proposal as Proposal
+from .interfaces.operation import Operation as Operation
+from .interfaces.part import Part as Part, choice as choice, flag as flag, nested as nested, number as number
+from .interfaces.pruner import Pruner as Pruner, all_but_strongest as all_but_strongest
+from .interfaces.recipe import Recipe as Recipe
+from .interfaces.reproduction import Reproduction as Reproduction
+from .interfaces.task import Data as Data, Split as Split, Task as Task
+from .network.axes import Axis as Axis
+from .network.mixing import Gate as Gate, MixedOperation as MixedOperation
+from .network.model import Model as Model, Scale as Scale
+from .network.network import Network as Network, build as build
+from .network.pointwise import Pointwise as Pointwise, Term as Term
+from .plugins import hookimpl as hookimpl, installed as installed
+from .run.folder import load_model as load_model, save_model as save_model
+from .search.optimiser import Optimiser as Optimiser
+from .search.records import Changed as Changed, EpochEnded as EpochEnded, StageEnded as StageEnded
+from .search.search import Search as Search
+from .search.strategy import Strategy as Strategy
+from .seeds import Seed as Seed
+from .structure.editing import GrownStructure as GrownStructure, add_node as add_node, initial_mixing as initial_mixing
+from .structure.structure import Candidate as Candidate, Cell as Cell, Node as Node, Site as Site, Structure as Structure

@@ -1,0 +1,1 @@
+"""Networks: the modules that a structure describes."""

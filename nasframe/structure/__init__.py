@@ -1,0 +1,1 @@
+"""Structures: frozen descriptions of networks, their addresses and their edits."""
