@@ -11,6 +11,7 @@ from torch import nn
 
 from nasframe.interfaces.task import Data
 from nasframe.network.network import advance
+from nasframe.search.batches import batches
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 
@@ -42,14 +43,14 @@ def fit(network: nn.Module, data: Data, strategy: Strategy, updates: int, patien
         return Fitted(network, _valid(network, data), 0)
     chosen = strategy.optimiser
     if chosen.epochs:
-        chosen = attrs.evolve(chosen, epochs=math.ceil(updates / math.ceil(data.train.size / strategy.batch)))
+        chosen = attrs.evolve(chosen, epochs=math.ceil(updates / len(batches(torch.arange(data.train.size), strategy.batch))))
     best: Fitted | None = None
     optimiser, curve, since, done, epoch = chosen.build(trainable), [], 0, 0, 0
     while since < patience and done < updates:
         order = torch.randperm(data.train.size, generator=seed("order", epoch).generator())
         advance(network, chosen.progress(epoch))
         chosen.anneal(optimiser, epoch)
-        for index in order.split(strategy.batch):
+        for index in batches(order, strategy.batch):
             with seed("step", done).as_global(strategy.device):
                 inputs, targets = data.train.draw(index)
                 loss = data.objective(network.train()(inputs), targets)

@@ -25,6 +25,7 @@ from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import label
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, advance
+from nasframe.search.batches import batches
 from nasframe.search.bilevel import Batch, Forward, alternating_step, problem, weights_step
 from nasframe.search.records import Changed, EpochEnded, Event, Finished, StageEnded, Stepped
 from nasframe.search.state import Best, State, optimisers, rebuilt, snapshot, weights_of
@@ -80,8 +81,8 @@ class Loop:
         phase, size = state.phase, self.data.train.size
         while state.phase == phase:
             order = _shuffled(self.seed("order", state.stage, phase, state.epoch), size)
-            while state.samples < size:
-                loss = self._step(state, order[state.samples : state.samples + self.strategy.batch])
+            for index in batches(order[state.samples :], self.strategy.batch):
+                loss = self._step(state, index)
                 yield Stepped(*_position(state), samples=state.samples, size=size, loss=loss)
             yield self._end_epoch(state, started)
 

@@ -41,7 +41,7 @@ class Strategy:
         prune: "stage" prunes and tunes after each stage, before it is judged and grown; "end" prunes and tunes the best
             network when the search is over.
         nodes: how many nodes each cell starts with.
-        batch: examples in a batch, of training and of validation.
+        batch: examples in a batch, of training and of validation; a last training batch of one example joins the one before.
         optimiser: of the weights.
         seed: of every random draw.
         threads: of torch on the CPU, as the bytes of a run depend on them; a small cell is fastest on one.
