@@ -360,7 +360,7 @@ class TestMutants:
             ("/ (2 * eps)", "/ (2 * self.step)"),
             ("at(eps), at(-eps)", "at(eps), at(eps)"),
             ("at(eps), at(-eps)", "at(eps), at(0 * eps)"),
-            ("problem.valid(reached, alpha)", "problem.valid(w, alpha)"),
+            ("problem.valid(w_unrolled, alpha)", "problem.valid(w, alpha)"),
         ],
     )
     def test_a_wrong_correction(self, old: str, new: str) -> None:
@@ -385,13 +385,13 @@ class TestMutants:
         """The paper's iterations, and the loss of a step: with the weights before the alphas they are others."""
 
         def swapped(problem: Bilevel, architect: Architect, optimisers: Any, loss: Any) -> Tensor:
-            value = nasframe.search.bilevel.descend(problem.weights, optimisers["weights"], loss)
+            value = nasframe.search.bilevel.weights_step(problem.weights, optimisers["weights"], loss)
             nasframe.search.bilevel._move(problem.alphas, architect.gradient(problem), optimisers["alphas"])
             return value
 
         parent = specimen()
-        monkeypatch.setattr("nasframe_bilevel.toy.alternate", swapped)
-        monkeypatch.setattr("nasframe.search.loop.alternate", swapped)
+        monkeypatch.setattr("nasframe_bilevel.toy.alternating_step", swapped)
+        monkeypatch.setattr("nasframe.search.loop.alternating_step", swapped)
 
         assert descend(SecondOrder(PLAIN), 0.5).iterations == 301
         with pytest.raises(AssertionError):
@@ -417,7 +417,7 @@ class TestMutants:
     def test_another_mask_each_time(self, monkeypatch: Patch) -> None:
         """The noise: a loss that draws anew is seen."""
         case = asked(specimen())
-        monkeypatch.setattr(Seed, "lent", lambda seed, device="cpu": contextlib.nullcontext())
+        monkeypatch.setattr(Seed, "as_global", lambda seed, device="cpu": contextlib.nullcontext())
         with pytest.raises(AssertionError):
             steady(case)
 

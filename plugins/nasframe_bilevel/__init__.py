@@ -9,7 +9,7 @@ from nasframe_bilevel.first_order import FirstOrder, SingleLevel
 from nasframe_bilevel.reproduction import ToyBilevel
 from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
 
-if TYPE_CHECKING:  # the conformance kit, which is there where parts are checked
+if TYPE_CHECKING:  # the conformance kit needs hypothesis, which users need not have installed
     from nasframe.testing.examples import Examples
 
 __all__ = ["ExactSecondOrder", "FirstOrder", "SecondOrder", "SingleLevel", "ToyBilevel"]
@@ -17,19 +17,19 @@ __all__ = ["ExactSecondOrder", "FirstOrder", "SecondOrder", "SingleLevel", "ToyB
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The architects, and what they reproduce."""
+    """Return the architects and the reproduction."""
     return [SingleLevel, FirstOrder, SecondOrder, ExactSecondOrder, ToyBilevel]
 
 
 @nasframe.hookimpl
 def nasframe_contract() -> str:
-    """The first."""
+    """Return the version of nasframe's interfaces that this plugin is written for."""
     return "1.0"
 
 
 @nasframe.hookimpl
 def nasframe_examples() -> Examples:
-    """Options to draw from."""
+    """Return the options that the conformance kit draws from."""
     from nasframe_bilevel.examples import examples
 
     return examples()

@@ -1,4 +1,4 @@
-"""What the conformance kit tries the parts of this plugin on."""
+"""The options that the conformance kit draws for the architects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FACTORS = st.sampled_from([1.0, 10.0])
 
 
 def examples() -> Examples:
-    """Optimisers by which alphas move within a few steps, and every way to look ahead."""
+    """Return optimisers that move the alphas within a few steps, and both forms of the unrolled step."""
     shared = {"optimiser": optimisers(), "after_growth": FACTORS}
     unrolled = {**shared, "follow": st.booleans()}
     return Examples(

@@ -1,4 +1,4 @@
-"""Architects that take the weights as they are."""
+"""Architects whose gradient is taken at the current weights."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from typing import ClassVar
 import attrs
 
 from nasframe import Bilevel
-from nasframe_bilevel.softmax import Softmax, Tensors, slopes
+from nasframe_bilevel.softmax import Softmax, Tensors, gradients
 
 
 @attrs.frozen
 class SingleLevel(Softmax):
-    """The gradient of L_train(w, alpha) with respect to alpha: alphas and weights descend the one loss."""
+    """Alphas follow the gradient of the training loss at the current weights: one loss for both."""
 
     name: ClassVar[str] = "single_level"
 
     def gradient(self, problem: Bilevel) -> Tensors:
-        """The gradient of the training loss at the present weights."""
-        (found,) = slopes(problem.train(problem.weights, problem.alphas), problem.alphas)
-        return found
+        """Return grad_alpha L_train(w, alpha)."""
+        (alpha,) = gradients(problem.train(problem.weights, problem.alphas), problem.alphas)
+        return alpha
 
 
 @attrs.frozen
 class FirstOrder(Softmax):
-    """The gradient of L_val(w, alpha) with respect to alpha: Algorithm 1, line 3 with xi = 0 (Jie & Gao 2021)."""
+    """Alphas follow the gradient of the validation loss at the current weights.
+
+    This is Algorithm 1, line 3, of Jie & Gao (2021) with xi = 0, the first-order approximation of Liu et al. (2019).
+    """
 
     name: ClassVar[str] = "first_order"
 
     def gradient(self, problem: Bilevel) -> Tensors:
-        """The gradient of the validation loss at the present weights."""
-        (found,) = slopes(problem.valid(problem.weights, problem.alphas), problem.alphas)
-        return found
+        """Return grad_alpha L_val(w, alpha)."""
+        (alpha,) = gradients(problem.valid(problem.weights, problem.alphas), problem.alphas)
+        return alpha

@@ -1,4 +1,4 @@
-"""The toy bilevel problem of "Differentiable Architecture Search" (4.1, Table 1 and Figure 2), descended again."""
+"""The reproduction of Table 1 and Figure 2 of "Differentiable Architecture Search": a toy bilevel problem."""
 
 from __future__ import annotations
 
@@ -14,20 +14,30 @@ from nasframe_bilevel.first_order import FirstOrder
 from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
 from nasframe_bilevel.toy import PLAIN, descend
 
-#: Table 1: by xi, the iterations and the seconds for each
+#: Table 1: the number of iterations and the seconds of an iteration, by xi
 TABLE = {0.0: (659, 4.4e-4), 0.3: (411, 9.0e-4), 0.5: (296, 9.1e-4), 0.7: (335, 9.3e-4)}
 SOLUTION = (1.0, 1.0)
 
 
 @attrs.frozen
 class ToyBilevel(Reproduction):
-    """The registered architects on the toy problem, in the order of updates of every search: alpha first, then w."""
+    """Number of iterations of each architect on a toy bilevel problem, beside Table 1 of a study of DARTS.
+
+    In each iteration alpha moves first and w then moves against the new alpha, as in every search.
+    """
 
     name: ClassVar[str] = "toy-bilevel"
     about: ClassVar[str] = "Differentiable Architecture Search, Table 1 and Figure 2: a toy bilevel problem (iterations exact)"
 
     def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Any]]:
-        """By xi, iterations as `ours`, the end, and seconds for each iteration, also as a multiple of the first order's."""
+        """Yield a row for each xi and architect.
+
+        `ours` is the number of iterations, `ratio` the time of an iteration as a multiple of that of the first order.
+
+        Args:
+            folder: not used.
+            say: not used.
+        """
         first = None
         for xi, (iterations, seconds) in TABLE.items():
             for architect in (SecondOrder, ExactSecondOrder) if xi else (FirstOrder,):
@@ -49,7 +59,7 @@ class ToyBilevel(Reproduction):
                 }
 
     def draw(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Sequence[Path]:
-        """The paths of (alpha, w) (Figure 2)."""
+        """Draw the paths of (alpha, w), as in Figure 2, and return the file."""
         from nasframe.pictures import draw_paths
 
         path = folder / "trajectories.png"

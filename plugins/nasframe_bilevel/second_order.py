@@ -1,4 +1,7 @@
-"""Architects that look one step of the weights ahead."""
+"""Architects whose gradient is taken at the weights after one more training step (Liu et al. 2019, 2.3).
+
+Equation numbers are those of Jie & Gao (2021), 2.1.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,22 @@ import torch
 from torch import Tensor
 
 from nasframe import Bilevel, flag, number
-from nasframe_bilevel.softmax import Softmax, Tensors, slopes
+from nasframe_bilevel.softmax import Softmax, Tensors, gradients
 
 
 @attrs.frozen
 class Unrolled(Softmax):
-    """The gradient of L_val(w', alpha) with respect to alpha, where w' is the weights after a step down L_train.
+    """Alphas follow the gradient of L_val(w', alpha), where w' are the weights after one training step (Eq. 4).
 
     Args:
-        follow: w' is what the weights' own optimiser would make of them, with its moments and its weight decay, and not
-            w - xi grad_w L_train(w, alpha).
+        follow: take w' from the weights' optimiser, with its moments and its weight decay. By default w' is the plain
+            step w - xi grad_w L_train(w, alpha), as in the paper.
     """
 
     follow: bool = flag(False)
 
-    def ahead(self, problem: Bilevel) -> Callable[[Tensors], Tensors]:
-        """How w' follows from grad_w L_train(w, alpha)."""
+    def unroll(self, problem: Bilevel) -> Callable[[Tensors], Tensors]:
+        """Return the function from g = grad_w L_train(w, alpha) to w'."""
         if self.follow:
             return problem.unroll
         return lambda g: {name: w.detach() - problem.xi * g[name] for name, w in problem.weights.items()}
@@ -33,34 +36,46 @@ class Unrolled(Softmax):
 
 @attrs.frozen
 class SecondOrder(Unrolled):
-    """grad_alpha L_val(w', alpha) + [grad_alpha L_train(w+, alpha) - grad_alpha L_train(w-, alpha)] / (2 eps): Eqs. 4 to 6.
+    """Alphas follow the gradient of the validation loss after one training step, by a finite difference (Eqs. 4 to 6).
 
-    w+ and w- are w +- eps u, where u = (dw'/dg)^T v, g = grad_w L_train(w, alpha), v = grad_w' L_val(w', alpha). For the
-    plain step u = -xi v, and as eps = step / |u| these are the two points of Eq. 6, which has u = v and -xi before it.
+    The gradient is grad_alpha L_val(w', alpha) + [grad_alpha L_train(w+, alpha) - grad_alpha L_train(w-, alpha)] / (2 eps)
+    with w+ = w + eps u and w- = w - eps u. Here u = (dw'/dg)^T v, g = grad_w L_train(w, alpha), v = grad_w' L_val(w', alpha)
+    and eps = step / |u|.
+
+    For the plain step u = -xi v. As eps is divided by |u|, w+ and w- are then the two points of Eq. 6, which has u = v and
+    the factor -xi in front.
 
     Args:
-        step: |w+ - w|, over all weights together (Liu et al. 2019: 0.01).
+        step: the distance |w+ - w| over all weights together; Liu et al. (2019) have 0.01.
     """
 
     name: ClassVar[str] = "second_order"
     step: float = number(0.01, low=1e-6)
 
     def gradient(self, problem: Bilevel) -> Tensors:
-        """The gradient through the unrolled step, its second derivatives by a central difference."""
+        """Return the gradient of Eq. 5, with the matrix-vector product of Eq. 6."""
         w, alpha = problem.weights, problem.alphas
-        (g,) = map(_leaves, slopes(problem.train(w, _fixed(alpha)), w))
-        ahead = self.ahead(problem)(g)
-        reached = _leaves(ahead)
-        v, direct = slopes(problem.valid(reached, alpha), reached, alpha)
-        u = torch.autograd.grad([*ahead.values()], [*g.values()], [v[name] for name in ahead], materialize_grads=True)
+
+        # Eq. 4: w' as a function of g alone, so that (dw'/dg)^T v needs no second derivative of the training loss
+        (g,) = gradients(problem.train(w, _detached(alpha)), w)
+        g = _leaves(g)
+        unrolled = self.unroll(problem)(g)
+
+        # the first term of Eq. 5, and v
+        w_unrolled = _leaves(unrolled)
+        v, direct = gradients(problem.valid(w_unrolled, alpha), w_unrolled, alpha)
+        outputs, vectors = [*unrolled.values()], [v[name] for name in unrolled]
+        u = torch.autograd.grad(outputs, [*g.values()], vectors, materialize_grads=True)
+
+        # Eq. 6
         norm = torch.linalg.vector_norm(torch.cat([part.flatten() for part in u]))
         if norm == 0:
             return direct
         eps = self.step / norm
 
         def at(shift: Tensor) -> Tensors:
-            moved = {name: w[name].detach() + shift * part for name, part in zip(g, u, strict=True)}
-            (found,) = slopes(problem.train(moved, alpha), alpha)
+            shifted = {name: w[name].detach() + shift * part for name, part in zip(g, u, strict=True)}
+            (found,) = gradients(problem.train(shifted, alpha), alpha)
             return found
 
         plus, minus = at(eps), at(-eps)
@@ -69,21 +84,24 @@ class SecondOrder(Unrolled):
 
 @attrs.frozen
 class ExactSecondOrder(Unrolled):
-    """The gradient that `second_order` approximates (Eqs. 4 and 5), with exact second derivatives."""
+    """Alphas follow the gradient of the validation loss after one training step, with exact second derivatives (Eqs. 4, 5).
+
+    The finite difference of `second_order` approximates this gradient.
+    """
 
     name: ClassVar[str] = "exact_second_order"
 
     def gradient(self, problem: Bilevel) -> Tensors:
-        """The gradient through the unrolled step, by double backward."""
+        """Return grad_alpha L_val(w'(alpha), alpha) by double backward."""
         w, alpha = problem.weights, problem.alphas
-        (g,) = slopes(problem.train(w, alpha), w, create_graph=True)
-        (found,) = slopes(problem.valid(self.ahead(problem)(g), alpha), alpha)
+        (g,) = gradients(problem.train(w, alpha), w, create_graph=True)
+        (found,) = gradients(problem.valid(self.unroll(problem)(g), alpha), alpha)
         return found
 
 
-def _fixed(tensors: Tensors) -> Tensors:
+def _detached(tensors: Tensors) -> Tensors:
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _leaves(tensors: Tensors) -> Tensors:
-    return {name: tensor.requires_grad_() for name, tensor in _fixed(tensors).items()}
+    return {name: tensor.requires_grad_() for name, tensor in _detached(tensors).items()}

@@ -1,4 +1,4 @@
-"""What the architects of this plugin share: the softmax rule, the alphas' optimiser, and how a gradient is asked for."""
+"""The softmax relaxation, the alphas' optimiser, and gradients by name."""
 
 from __future__ import annotations
 
@@ -19,41 +19,54 @@ Tensors = Mapping[str, Tensor]
 def _constant(instance: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, Optimiser) and value.epochs:
         raise ValueError(
-            f"{attribute.name} has epochs = {value.epochs}; the learning rate of alphas is constant: leave them out"
+            f"{attribute.name} has epochs = {value.epochs}, but the learning rate of the alphas is constant: leave epochs out"
         )
 
 
 @attrs.frozen
 class Softmax(Architect):
-    """Logits whose softmax is the weights (Liu et al. 2019, Eq. 2).
+    """Architects whose mixing weights are the softmax of the alphas (Liu et al. 2019, Eq. 2).
 
     Args:
-        optimiser: of the alphas.
-        after_growth: what its learning rate is multiplied by once the network has grown. A node is born with nearly all
-            weight on the identity; at the paper's rate (a factor of 1) it can hardly leave it in the paper's budget. The
-            default was measured: docs/measurements/growth_noise.md.
+        optimiser: the optimiser of the alphas.
+        after_growth: the factor by which the learning rate of the alphas is multiplied once the network has grown. A new
+            node starts with nearly all of its mixing weight on the identity, and at the paper's learning rate (a factor
+            of 1) it can hardly leave it within the paper's number of updates. The default was measured, see
+            docs/measurements/growth_noise.md.
     """
 
     optimiser: Optimiser = nested(Optimiser, default=Optimiser(learning_rate=3e-4), validator=_constant)
     after_growth: float = number(100.0, low=0.0)
 
     def mixing(self, alphas: Tensors) -> Tensors:
-        """The softmax at each site (Eq. 2)."""
+        """Return the softmax of each site's alphas (Eq. 2)."""
         return {address: alpha.softmax(0) for address, alpha in alphas.items()}
 
     def invert(self, mixing: Tensors) -> Tensors:
-        """The logarithms of the weights (Eq. 16), centred: the softmax leaves their mean free."""
+        """Return the logarithms of the mixing weights (Jie & Gao 2021, Eq. 16).
+
+        The softmax leaves a constant free for each site; the alphas returned here have mean 0.
+        """
         return {address: w.log() - w.log().mean() for address, w in mixing.items()}
 
     def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
-        """The optimiser, with the learning rate of that stage."""
+        """Return the optimiser of the alphas, with the learning rate of a stage.
+
+        Args:
+            alphas: the parameters by name.
+            stage: the number of growths so far.
+        """
         factor = self.after_growth if stage else 1.0
         return attrs.evolve(self.optimiser, learning_rate=self.optimiser.learning_rate * factor).build(alphas)
 
 
-def slopes(loss: Tensor, *groups: Tensors, create_graph: bool = False) -> list[dict[str, Tensor]]:
-    """The gradients of a loss with respect to groups of tensors, by name; zero for a tensor that it does not depend on."""
-    if not loss.requires_grad:  # as where all that is undecided stands behind edges that were pruned to nothing
+def gradients(loss: Tensor, *groups: Tensors, create_graph: bool = False) -> list[dict[str, Tensor]]:
+    """Return the gradients of a loss with respect to groups of tensors, by name.
+
+    The gradient of a tensor on which the loss does not depend is zero.
+    """
+    # a loss depends on no parameter at all if every undecided site is behind edges whose candidates are all pruned
+    if not loss.requires_grad:
         return [{name: torch.zeros_like(tensor) for name, tensor in group.items()} for group in groups]
     tensors = [tensor for group in groups for tensor in group.values()]
     found = iter(torch.autograd.grad(loss, tensors, create_graph=create_graph, materialize_grads=True))

@@ -1,4 +1,7 @@
-"""The toy bilevel problem of Liu et al. 2019 (Figure 2), as "Differentiable Architecture Search" (4.1) descends it."""
+"""The toy bilevel problem of Liu et al. (2019, Figure 2), with the protocol of "Differentiable Architecture Search", 4.1.
+
+"Differentiable Architecture Search" is a study of DARTS by anonymous authors, under the title of the paper that it studies.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,18 @@ from nasframe import Architect, Bilevel, Optimiser
 from nasframe.search.bilevel import alternating_step
 from nasframe_bilevel.softmax import Tensors
 
-#: what descends the weights, and the alphas if the architect is made with it
+#: the optimiser of w, and of alpha where an architect is built with it
 PLAIN = Optimiser("sgd", learning_rate=1e-2)
 
 
 def toy(xi: float) -> Bilevel:
-    """L_train = w^2 - 2 alpha w + alpha^2 and L_val = alpha w - 2 alpha + 1, from (alpha, w) = (2, -2) (Eqs. 1 and 2).
+    """Return the toy problem at its start, (alpha, w) = (2, -2).
 
-    L_train is least where w = alpha, and there L_val where both are 1.
+    L_train(w, alpha) = w^2 - 2 alpha w + alpha^2 (Eq. 1) is least where w = alpha, and L_val(w, alpha) = alpha w - 2 alpha + 1
+    (Eq. 2) is least on that line at (1, 1).
+
+    Args:
+        xi: the learning rate of the unrolled step; the study varies it and keeps that of w.
     """
     weights, alphas = {"w": _scalar(-2.0)}, {"alpha": _scalar(2.0)}
     unroll = partial(PLAIN.unroll, PLAIN.build(weights.items()), weights.items())
@@ -43,19 +50,31 @@ def _valid(weights: Tensors, alphas: Tensors) -> Tensor:
 
 @attrs.frozen
 class Descent:
-    """Where (alpha, w) was, the start first, and how many seconds an iteration took."""
+    """A descent of the toy problem.
+
+    Attributes:
+        path: the values of (alpha, w), from the start to the end.
+        seconds: the time of an iteration.
+    """
 
     path: tuple[tuple[float, float], ...]
     seconds: float
 
     @property
     def iterations(self) -> int:
-        """How many steps there were."""
+        """Return the number of iterations."""
         return len(self.path) - 1
 
 
 def descend(architect: Architect, xi: float, threshold: float = 1e-4, most: int = 10_000) -> Descent:
-    """Alternate as a search does, until an iteration moves both alpha and w by less than the threshold."""
+    """Alternate between alpha and w as a search does, alpha first.
+
+    Args:
+        architect: the architect, which gives the gradient of alpha and its optimiser.
+        xi: the learning rate of the unrolled step.
+        threshold: the descent ends with the first iteration that moves both alpha and w by less.
+        most: the largest number of iterations.
+    """
     problem = toy(xi)
     weights, alphas = problem.weights, problem.alphas
     optimisers = {"weights": PLAIN.build(weights.items()), "alphas": architect.build_optimiser(alphas.items(), 0)}

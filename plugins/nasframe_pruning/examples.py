@@ -1,4 +1,4 @@
-"""What the conformance kit tries the parts of this plugin on."""
+"""The options that the conformance kit draws for the pruners."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from nasframe_pruning.strongest import Strongest
 
 
 def examples() -> Examples:
-    """As many operations as a node may keep."""
+    """Return pruners that keep one to four operations of a node."""
     return Examples(parts={Strongest: st.builds(Strongest, st.integers(1, 4))})

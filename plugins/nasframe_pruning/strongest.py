@@ -1,4 +1,4 @@
-"""Keep the strongest operations of each node (Jie & Gao 2021, 3.2.3; Liu et al. 2019)."""
+"""The pruning of DARTS: keep the strongest operations of each node (Liu et al. 2019, 2.4; Jie & Gao 2021, 3.2.3)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,22 @@ from nasframe import Pruner, Structure, all_but_strongest, number
 
 @attrs.frozen
 class Strongest(Pruner):
-    """All but the `keep` operations of most weight go, at every node, and zero always (k = 1 for recurrent cells)."""
+    """Keep the `keep` operations of largest mixing weight at each node, over all of its edges.
+
+    The operation `zero` is never among them, unless a node has nothing else.
+
+    Args:
+        keep: k, the number of operations of a node; the papers have k = 1 for recurrent and k = 2 for convolutional cells.
+    """
 
     name: ClassVar[str] = "strongest"
     keep: int = number(1, low=1, whole=True)
 
     def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
-        """The others' ids."""
+        """Return the ids of all other candidates, by the address of their site.
+
+        Args:
+            structure: the structure to prune.
+            mixing: the mixing weights of each undecided site.
+        """
         return all_but_strongest(structure, mixing, self.keep)
