@@ -33,10 +33,6 @@ class ToyBilevel(Reproduction):
         """Yield a row for each xi and architect.
 
         `ours` is the number of iterations, `ratio` the time of an iteration as a multiple of that of the first order.
-
-        Args:
-            folder: not used.
-            say: not used.
         """
         first = None
         for xi, (iterations, seconds) in TABLE.items():

@@ -57,8 +57,7 @@ class SecondOrder(Unrolled):
         w, alpha = problem.weights, problem.alphas
 
         # Eq. 4: w' as a function of g alone, so that (dw'/dg)^T v needs no second derivative of the training loss
-        (g,) = gradients(problem.train(w, _detached(alpha)), w)
-        g = _leaves(g)
+        (g,) = map(_leaves, gradients(problem.train(w, _detached(alpha)), w))
         unrolled = self.unroll(problem)(g)
 
         # the first term of Eq. 5, and v
