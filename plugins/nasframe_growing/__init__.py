@@ -1,4 +1,4 @@
-"""Growth: the morphisms that make networks larger, and the criteria that say when."""
+"""Growth of a cell by a node, and the criteria that decide when to grow and when to stop (Jie & Gao 2021, 3.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nasframe.interfaces.criterion import AllOf, AnyOf
 from nasframe_growing.criteria import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from nasframe_growing.node import NodeGrowth
 
-if TYPE_CHECKING:  # the conformance kit, which is there where parts are checked
+if TYPE_CHECKING:  # the conformance kit needs hypothesis, which users need not have installed
     from nasframe.testing.examples import Examples
 
 __all__ = ["Epochs", "MaxNodes", "MaxParameters", "MaxSeconds", "MaxUpdates", "NoBetter", "NodeGrowth", "Patience"]
@@ -17,20 +17,20 @@ __all__ = ["Epochs", "MaxNodes", "MaxParameters", "MaxSeconds", "MaxUpdates", "N
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The morphisms and criteria."""
+    """Return the morphism and the criteria."""
     composed: list[type[nasframe.Part]] = [AnyOf, AllOf]
     return [NodeGrowth, Patience, Epochs, NoBetter, MaxNodes, MaxParameters, MaxUpdates, MaxSeconds, *composed]
 
 
 @nasframe.hookimpl
 def nasframe_contract() -> str:
-    """The first."""
+    """Return the version of nasframe's interfaces that this plugin is written for."""
     return "1.0"
 
 
 @nasframe.hookimpl
 def nasframe_examples() -> Examples:
-    """Options to draw from."""
+    """Return the options that the conformance kit draws from."""
     from nasframe_growing.examples import examples
 
     return examples()

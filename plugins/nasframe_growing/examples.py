@@ -1,4 +1,4 @@
-"""What the conformance kit tries the parts of this plugin on."""
+"""The options that the conformance kit draws for the morphism and the criteria."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ SEVERAL = st.lists(st.one_of(st.just(NoBetter()), *CRITERIA.values()), min_size=
 
 
 def examples() -> Examples:
-    """Limits within reach, alone and composed."""
+    """Return small limits, which short searches reach, alone and composed."""
     return Examples(parts={NodeGrowth: GROWTH, **CRITERIA, AnyOf: st.builds(AnyOf, SEVERAL), AllOf: st.builds(AllOf, SEVERAL)})

@@ -1,4 +1,4 @@
-"""Growth of a cell by a node that starts as the identity (Jie & Gao 2021, 3.2.1)."""
+"""Growth of a cell by a node that starts as the identity (Jie & Gao 2021, 3.2.1 and Algorithm 3)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,25 @@ from nasframe.errors import ChangeError
 
 @attrs.frozen
 class NodeGrowth(Morphism):
-    """One node more, which puts out what its cell put out before: approximately by noise, or exactly behind a gate.
+    """Add a node to a cell so that the cell outputs what it did before: approximately with noise, or exactly with a gate.
 
-    "noise": the weights of the candidates are eps ~ U(0, delta), the rest goes to the one that acts as the identity
-    (Eqs. 15, 18, 19), whose own parameters are drawn from N(0, sigma^2). The alphas follow from the weights (Eq. 16).
-    "gate": the candidates start even, behind a trainable gate that starts at zero.
-    Where the backbone concatenates its nodes, a new one inherits nothing: what takes it in starts at zero, exactly.
+    With `form="noise"` the new node starts as the identity on the node before it (Eq. 13 on Two-to-One, Eq. 17 on DARTS).
+    The mixing weights of all other candidates are eps ~ U(0, delta), the identity has 1 minus their sum (Eqs. 15, 18, 19),
+    and the alphas follow by inverting the softmax (Eq. 16). Parameters by which the identity differs from an exact one
+    (W_xh^su of the operation `sum`) are drawn from N(0, sigma^2) (Eq. 15). The error is O(delta + sigma). If a cell outputs
+    the mean of its nodes, the new node starts as that mean.
+
+    With `form="gate"` all candidates start with equal mixing weights, behind a trainable gate that starts at zero. Growth
+    is then exact.
+
+    If the backbone concatenates the nodes of a cell, there is nothing to preserve in the new node: the weights by which the
+    next cells receive it start at zero. Growth is then exact in either form.
 
     Args:
-        delta: how far the weights are from the identity's; the default was measured (docs/measurements/growth_noise.md);
-            between 0 and 1 / (number of candidates - 1), both exclusive.
-        sigma: delta where it is left out, as in the paper.
+        form: "noise" or "gate".
+        delta: the largest mixing weight of a candidate other than the identity, above 0 and below
+            1 / (number of candidates - 1). The default was measured, see docs/measurements/growth_noise.md.
+        sigma: the standard deviation of the identity's parameters; by default equal to delta, as in the paper.
     """
 
     name: ClassVar[str] = "node"
@@ -48,31 +56,50 @@ class NodeGrowth(Morphism):
     sigma: float | None = number(None, low=0.0, optional=True)
 
     def propose(self, network: Network) -> Sequence[Proposal]:
-        """A node for each cell type, the smallest cell first."""
-        types = sorted(network.structure.cells, key=lambda item: len(item[1].nodes))
-        return [Proposal({"cell": type}, cost=self._cost(network, type)) for type, _ in types]
+        """Return one proposal for each cell type, that of the smallest cell first."""
+        proposals = []
+        for type, _ in sorted(network.structure.cells, key=lambda item: len(item[1].nodes)):
+            with torch.device("meta"):  # the cost needs shapes only
+                child = Network(self._grown(network, type).structure)
+            cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
+            proposals.append(Proposal({"cell": type}, cost=cost))
+        return proposals
 
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """The grown network. Its claim is exact with a gate, approximate where all candidates tell their magnitude."""
+        """Return the change to a network with one more node, which inherits all weights of its parent.
+
+        The claim is exact with a gate. With noise it is approximate if every candidate implements `magnitude`, and lossy
+        otherwise.
+        """
         grown = self._grown(parent, str(request.get("cell")))
         child = build(grown.structure, seed("build"), like=parent)
         request = {**request, **{k: v for k, v in attrs.asdict(self).items() if v is not None}}
         if self.form == "gate" or not grown.inherits:
             return Change(child, Claim.exact(), request=request)
+
         generator = seed("noise").generator()
         sites = [(address, site) for address, site in grown.structure.sites() if address in grown.birth]
-        weights = {address: self._weights(grown.birth[address], generator) for address, _ in sites}
+        mixing = {address: self._draw_mixing(grown.birth[address], generator) for address, _ in sites}
         for address, site in sites:
-            self._draw(child, address, site, grown.birth[address], generator)
-        errors = [error(child, address, site, grown.birth[address], weights[address]) for address, site in sites]
-        known = [e for e in errors if e is not None]
+            self._draw_parameters(child, address, site, grown.birth[address], generator)
+
+        # a node is the sum of its sites, so its error is at most the sum of their errors
+        errors = [site_error(child, address, site, grown.birth[address], mixing[address]) for address, site in sites]
+        known = [bound for bound in errors if bound is not None]
         claim = Claim.lossy()
         if len(known) == len(errors):
             claim = Claim.approximate({f"{request['cell']}/{grown.node}": sum(known, Bound({}))})
-        stated = {address: weights[address] for address, site in sites if not site.decided}
-        return Change(child, claim, mixing=stated, request=request)
+
+        # Eq. 16 is applied by the architect; a decided site has no alphas
+        undecided = {address: mixing[address] for address, site in sites if not site.decided}
+        return Change(child, claim, mixing=undecided, request=request)
 
     def _grown(self, network: Network, type: str) -> GrownStructure:
+        """Return the grown structure.
+
+        Raises:
+            ChangeError: if there is no such cell type, or the new node cannot start as the identity.
+        """
         structure = network.structure
         if type not in dict(structure.cells):
             raise ChangeError(f"there is no cell type {type!r} to grow; there are {', '.join(dict(structure.cells))}")
@@ -89,6 +116,7 @@ class NodeGrowth(Morphism):
             lacking = "zero, as all but one of its edges have to" if able else "the identity"
             raise ChangeError(f"no candidate of a new node in {type!r} can act as {lacking}; grow it with form = 'gate'")
         for address, birth in grown.birth.items():
+            # the noise of all other candidates is taken from the largest mixing weight, which has to stay positive
             limit = max(birth.values()) / max(len(birth) - 1, 1)
             if len(birth) > 1 and not 0 < self.delta < limit:
                 raise ChangeError(
@@ -96,22 +124,25 @@ class NodeGrowth(Morphism):
                 )
         return grown
 
-    def _cost(self, network: Network, type: str) -> int:
-        with torch.device("meta"):
-            child = Network(self._grown(network, type).structure)
-        return sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
+    def _draw_mixing(self, birth: Mapping[int, float], generator: torch.Generator) -> Tensor:
+        """Return the mixing weights of a new site (Eqs. 15, 18 and 19).
 
-    def _weights(self, birth: Mapping[int, float], generator: torch.Generator) -> Tensor:
+        Args:
+            birth: the mixing weights without noise, by candidate.
+            generator: the source of the noise.
+        """
         target = torch.tensor(list(birth.values()), dtype=torch.float64)
-        # 1 - U[0, 1) is never zero: a weight of zero would need an infinite alpha, which never trains again
+        # 1 - U[0, 1) is never zero: a mixing weight of zero would need an infinite alpha, which never trains again
         noise = self.delta * (1 - torch.rand(len(birth), generator=generator, dtype=torch.float64))
         identity = int(target.argmax())
         noise[identity] = 0.0
         noise[identity] = -noise.sum()
         return target + noise
 
-    def _draw(self, child: Network, address: str, site: Site, birth: Mapping[int, float], generator: torch.Generator) -> None:
-        """Draw what must be near zero in the candidates that act as the identity, in every instance, from N(0, sigma^2)."""
+    def _draw_parameters(
+        self, child: Network, address: str, site: Site, birth: Mapping[int, float], generator: torch.Generator
+    ) -> None:
+        """Draw the parameters of the candidates that act as the identity from N(0, sigma^2), in every instance of the cell."""
         sigma = self.delta if self.sigma is None else self.sigma
         for _, mixture in child.mixed_operations(address):
             for candidate in site.candidates:
@@ -121,17 +152,27 @@ class NodeGrowth(Morphism):
                     parameter.data.copy_(sigma * noise)
 
 
-def error(child: Network, address: str, site: Site, birth: Mapping[int, float], weights: Tensor) -> Bound | None:
-    """A bound on how far a site is from what it is born to be, over all instances; None if a candidate cannot tell.
+def site_error(child: Network, address: str, site: Site, birth: Mapping[int, float], mixing: Tensor) -> Bound | None:
+    """Return a bound on the difference between a new site and what it would compute without noise.
 
-    With weights w in the place of t, the site is off by at most the sum of |w - t| |o| + t |o - h| over its candidates,
-    where h is what a candidate with weight acts as: the identity on the last input, or zero.
+    With mixing weights w instead of t, the difference is at most the sum over the candidates of |w - t| |o| + t |o - h|,
+    where h is what a candidate with t > 0 acts as: the identity on the last input, or zero.
+
+    Args:
+        child: the grown network; the bound holds for all instances of the cell.
+        address: the address of the site.
+        site: the site.
+        birth: the mixing weights t without noise, by candidate.
+        mixing: the mixing weights w.
+
+    Returns:
+        The bound by the maximum norms of the site's inputs, or None if a candidate does not implement the bound it needs.
     """
     worst = Bound({})
     for _, mixture in child.mixed_operations(address):
         terms = [
             _term(c.operation, mixture.candidates[str(c.id)], w, birth[c.id])
-            for c, w in zip(site.candidates, weights.tolist(), strict=True)
+            for c, w in zip(site.candidates, mixing.tolist(), strict=True)
         ]
         known = [term for term in terms if term is not None]
         if len(known) < len(terms):
@@ -141,7 +182,8 @@ def error(child: Network, address: str, site: Site, birth: Mapping[int, float], 
 
 
 def _term(operation: Operation, module: nn.Module, w: float, t: float) -> Bound | None:
+    """Return the bound |w - t| |o| + t |o - h| of one candidate."""
     magnitude = operation.magnitude(module)
-    # zero is what it should be, at any weight
-    deviation = operation.identity_error(module) if t and not operation.zero else Bound({})
-    return None if magnitude is None or deviation is None else magnitude * abs(w - t) + deviation * t
+    # the operation zero acts as zero without an error
+    identity_error = operation.identity_error(module) if t and not operation.zero else Bound({})
+    return None if magnitude is None or identity_error is None else magnitude * abs(w - t) + identity_error * t
