@@ -6,9 +6,12 @@ same way. One that fails is named and left out, and the rest goes on.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
+import torch
 
 from nasframe.errors import PluginError, StrategyError, UnknownNameError
 from nasframe.interfaces import architect, backbone, criterion, morphism, operation, pruner, recipe, reproduction, task
@@ -179,11 +183,24 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
     missing = [f.name for f in fields.values() if f.default is attrs.NOTHING and f.name not in values]
     if missing:
         raise StrategyError(f"{what} lacks {', '.join(missing)}, which it cannot do without")
+    for key, value in values.items():
+        _check_shape(what, fields[key], value)
     arguments = {k: restore(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise StrategyError(f"{what} cannot be made: {error.args[0] if error.args else error}") from error
+
+
+def _check_shape(what: str, field: attrs.Attribute[Any], value: Any) -> None:
+    """Refuse a part where a list of parts belongs, and the other way round, as TOML's [x] and [[x]] are easily confused."""
+    several, key = str(field.type).startswith("tuple"), field.name
+    if several and not isinstance(value, list | tuple):
+        hint = f"[[{key}]], not [{key}]" if isinstance(value, Mapping) else f"{key} = [{json.dumps(value, default=str)}]"
+        raise StrategyError(f"{what}: {key} is {value!r}; it must be a list: write {hint}")
+    if not several and KIND in field.metadata and isinstance(value, list | tuple):
+        hint = f"[{key}], not [[{key}]]" if value and isinstance(value[0], Mapping) else f"{key} = ..., without brackets"
+        raise StrategyError(f"{what}: {key} is a list; it must be one: write {hint}")
 
 
 def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = None) -> Plugins:
@@ -221,26 +238,68 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
+    """Import a plugin and read its hooks; whatever it does meanwhile, the other plugins and the process go on."""
     plugin = Plugin(point.name, *_distribution(point))
-    try:
-        module = point.load()
-    except Exception as error:  # whatever a stranger's import raises must not stop the others
-        return attrs.evolve(plugin, problem=f"its import failed with {type(error).__name__}: {error}")
-    try:
-        manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
-        manager.check_pending()
-        contract = _contract(_own(module, manager, "nasframe_contract"))
-        parts = _parts(_own(module, manager, "nasframe_parts"))
-        return attrs.evolve(plugin, parts=parts, contract=contract, examples=partial(_examples, module, manager))
-    except pluggy.PluginValidationError as error:
-        problem = _misfit(error)
-    except PluginError as error:
-        problem = str(error)
-    except Exception as error:  # the hook is a stranger's code, too
-        problem = f"its hook failed with {type(error).__name__}: {error}"
-    if manager.is_registered(module):
+    module, before = None, _process()
+    # what it prints must not get between the lines of a command's JSON
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            try:
+                loaded = point.load()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # SystemExit, too: a plugin may not end the process
+                raise PluginError(f"its import failed with {type(error).__name__}: {error}") from error
+            if name := manager.get_name(loaded):
+                raise PluginError(
+                    f"it imports the module {point.module!r}, which {name} has registered: rename the module of one of them"
+                )
+            manager.register(loaded, name=f"{plugin.distribution}:{plugin.name}")
+            module = loaded
+            manager.check_pending()
+            contract = _contract(_own(module, manager, "nasframe_contract"))
+            parts = _parts(_own(module, manager, "nasframe_parts"))
+            _check_process(before)
+            return attrs.evolve(plugin, parts=parts, contract=contract, examples=partial(_examples, module, manager))
+        except KeyboardInterrupt:
+            raise
+        except pluggy.PluginValidationError as error:
+            problem = _misfit(error)
+        except PluginError as error:
+            problem = str(error)
+        except BaseException as error:  # a hook is a stranger's code, too
+            problem = f"its hook failed with {type(error).__name__}: {error}"
+    _restore(before)
+    if module is not None:
         manager.unregister(module)
     return attrs.evolve(plugin, problem=problem)
+
+
+def _process() -> dict[str, Any]:
+    """Return the settings of the process on which the results of a run or the meaning of a path depend."""
+    return {
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's default device": torch.get_default_device(),
+        "whether torch records gradients": torch.is_grad_enabled(),
+        "torch's number of threads": torch.get_num_threads(),
+        "the working directory": os.getcwd(),
+    }
+
+
+def _check_process(before: Mapping[str, Any]) -> None:
+    changed = [f"{name} from {before[name]} to {now}" for name, now in _process().items() if before[name] != now]
+    if changed:
+        raise PluginError(f"its import changes {', '.join(changed)}: a plugin must leave the process as it is")
+
+
+def _restore(before: Mapping[str, Any]) -> None:
+    if before != _process():
+        dtype, device, gradients, threads, directory = before.values()
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None if device.type == "cpu" else device)
+        torch.set_grad_enabled(gradients)
+        torch.set_num_threads(threads)
+        os.chdir(directory)
 
 
 def _misfit(error: pluggy.PluginValidationError) -> str:

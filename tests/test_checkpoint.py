@@ -168,10 +168,13 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     """A folder that holds something is not overwritten, and one that is no run folder is not resumed."""
     (tmp_path / "file").write_text("precious")
 
-    with pytest.raises(RunError, match=r"exists already; give another --out, or go on with it: nasframe resume"):
+    with pytest.raises(RunError, match="exists and is not an empty folder; give another --out"):
         Folder.create(tmp_path, toy_strategy(), PLUGINS)
     with pytest.raises(RunError, match=r"is no run folder: it holds no strategy\.toml"):
         Folder.open(tmp_path, PLUGINS)
+    Folder.create(tmp_path / "run", toy_strategy(), PLUGINS)
+    with pytest.raises(RunError, match=r"holds a run; give another --out, or continue it: nasframe resume"):
+        Folder.create(tmp_path / "run", toy_strategy(), PLUGINS)
 
 
 def test_another_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

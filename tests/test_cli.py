@@ -18,7 +18,7 @@ from nasframe_recurrent import TwoToOne
 from rich.console import Console
 
 from nasframe import EpochEnded, Strategy, Structure, build, installed
-from nasframe.cli.flags import Spec, strategy_values
+from nasframe.cli.flags import PartType, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
 from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED
@@ -176,7 +176,7 @@ def test_an_epoch_is_told(losses: dict[str, float]) -> None:
 def test_a_part_within_a_part() -> None:
     """It is given by its name or as a table; commas within brackets part nothing."""
     text = 'darts_convolutional:cells=3,operations=["identity",{name="separable",kernel=5,expansion=[1]}],channels=2'
-    description = Spec().convert(text, None, None)
+    description = PartType().convert(text, None, None)
 
     assert description == {
         "name": "darts_convolutional",
@@ -187,19 +187,9 @@ def test_a_part_within_a_part() -> None:
     assert installed().make("backbone", description).operations[1].expansion == (1,)
 
 
-@pytest.mark.parametrize(
-    "ending", [[], ["--budget", "9"], ["--criterion", "epochs:epochs=1"]], ids=["none", "budget", "criterion"]
-)
-def test_epochs_alone_end_no_search_that_grows(finished: Path, ending: list[str]) -> None:
-    """Whoever says when stages end and not when the search does is told so before it begins."""
-    refused = nasframe("search", "--epochs", "1", *ending, "--out", "run", cwd=finished.parent)
-    assert refused.returncode == 1
-    assert ("nothing says when to stop growing: give --budget" in refused.stderr) == (not ending)
-
-
 def test_epochs_are_those_of_a_phase_and_of_its_learning_rate() -> None:
-    """One number for the criterion and the optimiser, in the place of the strategy's."""
-    values = strategy_values(Strategy.named("seeds001").to_dict(), {"epochs": 7})
+    """`--epochs` sets the criterion and the optimiser of the strategy."""
+    values = strategy_values({"strategy": "darts-cifar10", "epochs": 7}, installed())
 
     assert values["criterion"] == {"name": "epochs", "epochs": 7}
     assert (values["optimiser"]["epochs"], values["optimiser"]["learning_rate"]) == (7, 0.025)
@@ -211,9 +201,9 @@ def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {(part.kind, part.name) for plugin in installed().found for part in plugin.parts}
 
     assert parts == {(row["kind"], row["name"]) for row in rows}
-    assert {"kind", "name", "plugin", "distribution", "version", "state"} == rows[0].keys()
+    assert {"kind", "name", "description", "plugin", "distribution", "version", "state"} == rows[0].keys()
     table = here("plugins")[1]
-    assert all(name in table for _, name in parts)
+    assert all(row["name"] in table and row["description"] for row in rows)
     fewer = json.loads(here("--without", "nasframe_pruning", "plugins", "--json")[1])
     assert "strongest" not in {row["name"] for row in fewer}
     monkeypatch.setenv("NASFRAME_WITHOUT", "nasframe_pruning")
@@ -223,7 +213,7 @@ def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_part_is_described(here) -> None:
     """By its name, or its plugin's, what a part is and its options with their defaults; the same as JSON."""
     (row,) = json.loads(here("plugins", "two_to_one", "--json")[1])
-    assert (row["kind"], row["plugin"], row["says"]) == ("backbone", "nasframe_recurrent", inspect.getdoc(TwoToOne))
+    assert (row["kind"], row["plugin"], row["documentation"]) == ("backbone", "nasframe_recurrent", inspect.getdoc(TwoToOne))
     assert [*row["options"]] == [field.name for field in attrs.fields(TwoToOne)]
     assert row["options"]["operations"] == "[sigmoid, tanh, relu, sum, prod]"
     text = here("plugins", "two_to_one", "separable")[1]
@@ -256,9 +246,24 @@ ERRORS = {
         ["search", "--backbone", "two_to_on"],
         "error: there is no backbone 'two_to_on'; did you mean 'two_to_one'?",
     ),
+    "misspelt flag": (
+        ["search", "--budgte", "9"],
+        "no such option: --budgte; did you mean --budget? (chosen: task 'forecasting', backbone 'two_to_one', architect",
+    ),
+    "misspelt option as a flag": (["search", "--hiden", "9"], "no such option: --hiden; did you mean --hidden?"),
+    "option of another part": (["search", "--cells", "3"], "it is an option of backbone 'darts_convolutional' (chosen: task"),
+    "nothing ends a phase": (
+        ["search", "--criterion", "max_nodes:nodes=1"],
+        "error: nothing ends a phase of training: the criterion 'max_nodes nodes=1' cannot, and the optimiser has no `epochs`. Give "
+        "the optimiser `epochs`, or add a criterion that can, such as epochs or patience; any_of joins several",
+    ),
+    "nothing ends the growth": (
+        ["search", "--epochs", "1"],
+        "error: nothing ends the growth: the criterion 'epochs epochs=1' cannot",
+    ),
     "impossible value": (["search", "--hidden", "0"], "error: backbone 'two_to_one' cannot be made: hidden is 0"),
     "no such option": (["search", "--backbone", "two_to_one:hiden=2"], "has no key 'hiden'; did you mean 'hidden'?"),
-    "no option": (["search", "--backbone", "two_to_one:hidden"], "'hidden' in 'two_to_one:hidden' is no option of a part"),
+    "no option": (["search", "--backbone", "two_to_one:hidden"], "the options of 'two_to_one:hidden' cannot be read as TOML"),
     "no strategy": (
         ["search", "--strategy", "new-3"],
         "error: there is no file new-3, and no strategy of that name; there are: DARTS-1, DARTS-2, ",

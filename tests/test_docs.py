@@ -108,8 +108,8 @@ def test_composing_in_three_forms() -> None:
     strategy = names["strategy"]
     (toml,) = blocks("composing.md", "toml")
     (line,) = re.findall(r"^\$ nasframe search (.*)$", (DOCS / "composing.md").read_text(), re.MULTILINE)
-    flags = strategy_values(None, cli.commands["search"].make_context("search", shlex.split(line)).params)
-    typed = nasframe.Strategy.from_dict(flags)
+    flags = cli.commands["search"].make_context("search", shlex.split(line)).params
+    typed = nasframe.Strategy.from_dict(strategy_values(flags, nasframe.installed()))
 
     assert nasframe.Strategy.from_toml(toml) == strategy
     assert typed == strategy

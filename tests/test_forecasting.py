@@ -424,7 +424,7 @@ MALFORMED = {
     "a,b\n1,2\n1\n": "f.csv, row 3 has 1 values, but row 1 names 2 columns; write one value for each column",
     "a,b\n1,2\n ,3\n": (
         "f.csv, row 3, column 'a' has no value; write a number, choose other columns, or leave out such rows "
-        "(--drop-missing, or missing='drop')"
+        "(--missing drop, or missing='drop')"
     ),
     "a,b\n1,2\n1,x\n": (
         "f.csv, row 3, column 'b' is 'x', which is no finite number; write one, or choose other "
@@ -574,7 +574,7 @@ def run(*arguments: str) -> Result:
 
 def test_a_run_on_a_file_goes_on_from_anywhere(prices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--csv` and its companions are in the strategy, with the path made absolute; a changed file is refused."""
-    flags = ["--csv", str(prices), "--columns", "c1, c0", "--returns", "--drop-missing"]
+    flags = ["--csv", str(prices), "--columns", "c1, c0", "--returns", "--missing", "drop"]
     assert run("search", *TINY, "--task", "forecasting:window=5", *flags, "--out", "run").exit_code == 0
     file, folder = prices.absolute(), Path("run").absolute()
     (elsewhere := folder.parent / "elsewhere").mkdir()
@@ -590,7 +590,8 @@ def test_a_run_on_a_file_goes_on_from_anywhere(prices: Path, monkeypatch: pytest
     )
     assert run("resume", str(folder)).exit_code == 0
     file.write_bytes(file.read_bytes().replace(b"2000-01-01", b"1999-01-01"))
-    assert "is not the file that the digest was taken of" in str(run("resume", str(folder)).exception)
+    refused = run("search", "--strategy", str(folder / "strategy.toml"), "--out", "again")
+    assert "is not the file that the digest was taken of" in str(refused.exception)
     again = run("search", *TINY, "--strategy", str(folder / "strategy.toml"), "--csv", str(file), "--out", "again")
     assert again.exit_code == 0, "another file has a digest of its own"
 

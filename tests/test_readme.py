@@ -11,7 +11,7 @@ from convolutional import image_strategy, small
 from nasframe_recurrent import Sum, TwoToOne
 from toy import toy_strategy
 
-from nasframe import Strategy
+from nasframe import Strategy, installed
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.testing import laws
@@ -64,6 +64,6 @@ def test_the_commands_are_understood() -> None:
     for line in lines:
         _, name, *arguments = shlex.split(line)
         flags = cli.commands[name].make_context(name, arguments).params
-        strategy = Strategy.from_dict(strategy_values(None, flags))
+        strategy = Strategy.from_dict(strategy_values(flags, installed()))
 
         assert isinstance(strategy, Strategy)

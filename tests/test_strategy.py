@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import attrs
+import click
 import pytest
 from nasframe_convolutional import ConvolutionMorphism
 from nasframe_forecasting import Forecasting
 from nasframe_growing import Epochs, MaxNodes, NoBetter, NodeGrowth, Patience
 from nasframe_recurrent import Darts, IdentityEdge, TanhEdge
+from standins import ToySeries
 from toy import PLUGINS, toy_strategy
 
-from nasframe import NasframeError, Search, Strategy
-from nasframe.cli.flags import DEFAULTS, Spec, strategy_values
+from nasframe import NasframeError, Search, Strategy, number
+from nasframe.cli.flags import PartType, strategy_values, with_options
+from nasframe.cli.main import cli
 from nasframe.errors import ChangeError, StrategyError
+from nasframe.plugins import Plugin, Plugins
 
 GIVEN = toy_strategy().to_dict()
 
@@ -106,20 +111,106 @@ def test_delta_beyond_the_legal_is_refused_before_the_first_step() -> None:
         Search(toy_strategy(growth=(NodeGrowth(delta=0.25),)))
 
 
-def test_flags_go_over_defaults_and_files() -> None:
-    """What a flag says replaces what stands there, and nothing else."""
-    convert = Spec().convert
-    flags = {"backbone": convert("two_to_one:dropout=0.5", None, None), "hidden": 8, "budget": 9, "criterion": (), "seed": None}
-    values = strategy_values(None, flags)
+def test_flags_replace_the_values_of_a_strategy() -> None:
+    """A flag replaces the value of its name, `--budget` joins the criteria, and nothing else changes."""
+    backbone = PartType().convert("two_to_one:dropout=0.5", None, None)
+    base = Strategy.named("default").to_dict()
+    values = strategy_values(
+        {"backbone": backbone, "budget": 9, "criterion": (), "seed": None, "options": {"hidden": "8"}}, PLUGINS
+    )
 
     assert values["backbone"] == {"name": "two_to_one", "dropout": 0.5, "hidden": 8}
-    assert values["criterion"]["parts"][0] == {"name": "max_updates", "updates": 9}
-    assert values["task"] == DEFAULTS["task"]
-    written = Strategy.from_dict(values, PLUGINS).to_dict()
-    assert Strategy.from_dict(strategy_values(written, {"seeds": 9}), PLUGINS).to_dict() == written | {"seeds": 9}
-    assert convert("node:form=gate,delta=0.1", None, None) == {"name": "node", "form": "gate", "delta": 0.1}
-    listed = convert('two_to_one:hidden=2,operations=["sum","tanh"],layers=1', None, None)
-    assert listed == {"name": "two_to_one", "hidden": 2, "operations": ["sum", "tanh"], "layers": 1}
+    assert values["criterion"] == {
+        "name": "any_of",
+        "parts": [{"name": "max_updates", "updates": 9}, base["criterion"]],
+    }
+    assert {k: v for k, v in values.items() if k not in ("backbone", "criterion")} == {
+        k: v for k, v in base.items() if k not in ("backbone", "criterion")
+    }
+
+
+def test_a_strategy_file_with_flags(tmp_path: Path) -> None:
+    """The file gives all values that no flag gives."""
+    file = tmp_path / "a.toml"
+    file.write_text(Strategy.named("new-1").to_toml())
+    written = Strategy.read(file).to_dict()
+
+    assert strategy_values({"strategy": str(file), "seeds": 9}, PLUGINS) == written | {"seeds": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("", {}),
+        ("form=gate,delta=0.1", {"form": "gate", "delta": 0.1}),
+        ('hidden=2,operations=["sum","tanh"],layers=1', {"hidden": 2, "operations": ["sum", "tanh"], "layers": 1}),
+        ('a=[{name=separable,kernel=5,expansion=[1]},"x"]', {"a": [{"name": "separable", "kernel": 5, "expansion": [1]}, "x"]}),
+        ("csv=data/my prices.csv,returns=true", {"csv": "data/my prices.csv", "returns": True}),
+        (r"csv=C:\data\x.csv", {"csv": r"C:\data\x.csv"}),
+        ('csv="a=b,c.csv",form=gate', {"csv": "a=b,c.csv", "form": "gate"}),
+        ("csv='a,b',n=-1e-3", {"csv": "a,b", "n": -1e-3}),
+        ("source=größe", {"source": "größe"}),
+        ("optimiser.epochs=3", {"optimiser": {"epochs": 3}}),
+    ],
+)
+def test_the_options_of_a_part_are_toml(text: str, options: dict[str, Any]) -> None:
+    """Values are those of TOML, and a word needs no quotes, also within a table."""
+    assert PartType().convert(f"part:{text}", None, None) == {"name": "part", **options}
+
+
+@pytest.mark.parametrize(
+    "text", ["hidden", "a=[sum,tanh]", "a=1,a=2", "a=", 'a="x', "a=1,", "a={b=1", "a=x=y", "a=" + "[" * 3000]
+)
+def test_options_that_are_not_toml(text: str) -> None:
+    """The error names the part and says how options are written."""
+    with pytest.raises(click.BadParameter, match=r"cannot be read as TOML \(.*\); write part:option=value,option=value"):
+        PartType().convert(f"part:{text}", None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--csv", "x.csv", "--returns"], {"csv": "x.csv", "returns": None}),
+        (["--returns", "--csv=x=y.csv", "--seed", "3"], {"returns": None, "csv": "x=y.csv"}),
+        (["--drop-path", "-0.5"], {"drop_path": "-0.5"}),
+        (["--out", "--odd", "--hidden", "2"], {"hidden": "2"}),
+        (["--out=--odd", "--readable"], {}),
+    ],
+)
+def test_flags_of_parts_are_collected(arguments: list[str], options: dict[str, str | None]) -> None:
+    """A flag that is not the command's has the text that follows as its value, unless that is a flag."""
+    context = cli.commands["search"].make_context("search", arguments)
+
+    assert context.params["options"] == options
+    assert context.params["seed"] == (3 if "--seed" in arguments else None)
+
+
+def test_an_option_of_a_part_is_a_flag() -> None:
+    """The text becomes a value of the option's type, and options that it replaces are dropped."""
+    options = {"csv": "2020", "columns": "a, b", "returns": None, "window": "7", "operations": "sum,tanh"}
+    values = strategy_values({"options": options}, PLUGINS)
+    task = {k: v for k, v in values["task"].items() if k not in ("missing",)}
+
+    assert task == {"name": "forecasting", "csv": "2020", "columns": ["a", "b"], "returns": True, "window": 7}
+    assert values["backbone"]["operations"] == ["sum", "tanh"]
+
+
+@attrs.frozen
+class Hidden(ToySeries):
+    """A task with an option that the backbone has, too."""
+
+    name: ClassVar[str] = "hidden"
+    hidden: int = number(1)
+
+
+def test_an_option_of_two_parts() -> None:
+    """It is refused, with the unambiguous forms."""
+    plugins = Plugins((*PLUGINS.found, Plugin("more", "tests", "0", (Hidden,))))
+    chosen = {"task": {"name": "hidden"}, "backbone": {"name": "two_to_one"}}
+
+    with pytest.raises(click.UsageError, match=r"write --task hidden:hidden=\.\.\. or --backbone two_to_one:hidden=\.\.\."):
+        with_options(chosen, {"hidden": "3"}, plugins)
+    assert with_options(chosen, {"columns": "3"}, plugins)["task"] == {"name": "hidden", "columns": 3}
 
 
 def test_growth_that_comes_to_nothing_is_said_before() -> None:

@@ -6,18 +6,15 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nasframe.cli.reproduce import show
+from nasframe.cli.tables import show
 from nasframe.errors import NasframeError
-from nasframe.plugins import KINDS
 
-#: of what there are laws
-LAWFUL = ("part", *KINDS)
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 @click.command()
@@ -63,7 +60,7 @@ def check(
 
 
 @click.command()
-@click.argument("kinds", nargs=-1, type=click.Choice(LAWFUL), metavar="[KIND...]")
+@click.argument("kinds", nargs=-1, metavar="[KIND...]")
 @click.option("--markdown", is_flag=True, help="For the docs.")
 @click.pass_obj
 def mutants(load: Any, /, kinds: Sequence[str], markdown: bool) -> None:
@@ -74,7 +71,11 @@ def mutants(load: Any, /, kinds: Sequence[str], markdown: bool) -> None:
     _needed()
     from nasframe.testing.mutant import exam, faults
 
-    examined, found = kinds or LAWFUL, []
+    lawful, found = _lawful(), []
+    unknown = [kind for kind in kinds if kind not in lawful]
+    if unknown:
+        raise click.UsageError(f"{', '.join(map(repr, unknown))} is no kind of part with laws; there are: {', '.join(lawful)}")
+    examined = kinds or lawful
     with _progress() as progress:
         task = progress.add_task("the exam of the laws", total=None)
         for one in exam(load(), examined):
@@ -104,15 +105,25 @@ def _needed() -> None:
         raise NasframeError('checking parts needs hypothesis: pip install "nasframe[testing]"') from error
 
 
+def _lawful() -> tuple[str, ...]:
+    """Return the kinds of parts of which there are laws."""
+    from nasframe.plugins import KINDS
+
+    return ("part", *KINDS)
+
+
 def _listed() -> list[dict[str, str]]:
     from nasframe.testing.law import laws_of
 
-    return [{"law": law.id, "says": law.says} for law in dict.fromkeys(law for kind in LAWFUL for law in laws_of(kind))]
+    return [{"law": law.id, "says": law.says} for law in dict.fromkeys(law for kind in _lawful() for law in laws_of(kind))]
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
     """A line on the standard error where a person looks at it; the standard output is the report's, whatever a part prints."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with (

@@ -1,86 +1,127 @@
-"""From flags to the values of a strategy."""
+"""Turn the arguments of `nasframe search` and `nasframe retrain` into the values of a strategy."""
 
 from __future__ import annotations
 
+import difflib
+import json
+import re
 import tomllib
+from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-#: what `nasframe search` does when nothing is said; every part by its name
-DEFAULTS: dict[str, Any] = {
-    "task": {"name": "forecasting"},
-    "backbone": {"name": "two_to_one", "hidden": 16},
-    "architect": {"name": "first_order"},
-    "growth": [{"name": "node"}],
-    "criterion": {
-        "name": "any_of",
-        "parts": [{"name": "patience"}, {"name": "no_better"}, {"name": "max_nodes", "nodes": 6}],
-    },
-    "pruner": {"name": "strongest"},
-}
+from nasframe.errors import StrategyError
+
+if TYPE_CHECKING:  # heavy: they import torch
+    import attrs
+
+    from nasframe.interfaces.part import Part
+    from nasframe.plugins import Plugins
+
+#: the strategy that a search starts from if the user names none; a plugin registers it
+DEFAULT = "default"
+#: the keys of a strategy that a flag of the same name replaces
+KEYS = ("task", "backbone", "architect", "pruner", "prune", "nodes", "seed", "seeds", "device", "threads", "fast")
+#: the parts of a strategy whose options are flags, too
+PARTS = ("task", "backbone", "architect", "pruner")
+
+#: a quoted string, which stays as it is, or an unquoted value: it follows "=" and ends at a comma, a closing bracket or the end
+_VALUE = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|(?<==)\s*([^\s"'\[\]{},=][^"'\[\]{},=]*)(?=[\]},]|$)""")
 
 
-class Spec(click.ParamType):
-    """A part on the command line: its name, or name:key=value,key=value with values as in TOML (strings without quotes)."""
+class PartType(click.ParamType):
+    """A part on the command line: `NAME` or `NAME:option=value,option=value`."""
 
-    name = "NAME[:KEY=VALUE,...]"
+    name = "NAME[:OPTION=VALUE,...]"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> dict[str, Any]:
-        """The part's description."""
-        name, _, options = value.partition(":")
-        description: dict[str, Any] = {"name": name}
-        for option in filter(None, _options(options)):
-            key, equals, text = option.partition("=")
-            if not equals:
-                self.fail(f"{option!r} in {value!r} is no option of a part; write {name}:key=value", parameter, context)
-            option_value = _value(text.strip())
-            if isinstance(option_value, str) and option_value.startswith(("[", "{")):
-                self.fail(f'{text!r} is no list; quote the words in it, as in ["sum","tanh"]', parameter, context)
-            description[key.strip()] = option_value
-        return description
+        """Return the part's description: its name and its options."""
+        name, _, text = value.partition(":")
+        try:
+            return {"name": name, **parse_options(text)}
+        except (ValueError, RecursionError) as error:
+            reason = str(error).partition(" (at ")[0] or type(error).__name__
+            self.fail(
+                f"the options of {value!r} cannot be read as TOML ({reason}); write {name}:option=value,option=value, and put text "
+                'that contains a comma, a bracket or "=" in double quotes, as in ["sum","tanh"]',
+                parameter,
+                context,
+            )
 
 
-class Names(click.ParamType):
-    """Names with commas between."""
+class OptionsCommand(click.Command):
+    """A command that also has a flag for each option of the parts that the user chose.
 
-    name = "NAME,..."
+    These options are known only when the plugins are loaded. So a flag that is not a flag of the command is collected as
+    text in the parameter `options`, and `with_options` looks it up in the chosen parts.
+    """
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> list[str]:
-        """The names in a list."""
-        return [name.strip() for name in value.split(",")]
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Separate the flags of the command from the flags of the parts, and parse the former."""
+        known = {name: parameter for parameter in self.get_params(ctx) for name in (*parameter.opts, *parameter.secondary_opts)}
+        options: dict[str, str | None] = {}
+        kept, rest = [], deque(args)
+        while rest:
+            word = rest.popleft()
+            flag, equals, value = word.partition("=")
+            if word == "--":
+                kept += [word, *rest]
+                break
+            if not word.startswith("--") or flag in known:
+                kept.append(word)
+                takes_value = isinstance(known.get(flag), click.Option) and not known[flag].is_flag  # type: ignore[attr-defined]
+                if takes_value and not equals and rest:
+                    kept.append(rest.popleft())
+            elif equals:
+                options[_key(flag)] = value
+            else:
+                # "--hidden 8" has a value, "--returns --hidden 8" has none; a number may be negative
+                follows = bool(rest) and re.match(r"[^-]|-[\d.]", rest[0]) is not None
+                options[_key(flag)] = rest.popleft() if follows else None
+        left = super().parse_args(ctx, kept)
+        ctx.params["options"] = options
+        return left
 
 
-def _options(text: str) -> list[str]:
-    """What stands between commas, but for those within the brackets of a value."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "[{") - (character in "]}")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
+def _key(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
-def _value(text: str) -> Any:
+def parse_options(text: str) -> dict[str, Any]:
+    """Return the options in `option=value,option=value`, each value as in TOML; a word needs no quotes.
+
+    Raises:
+        ValueError: the text is not the inside of a TOML inline table.
+    """
+    quoted = _VALUE.sub(lambda match: match[0] if match[1] is None else _as_toml(match[1].strip()), text)
+    options: dict[str, Any] = tomllib.loads(f"options = {{{quoted}}}")["options"]
+    return options
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a text: TOML's where it is TOML, and else the text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
-def strategy_values(written: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a strategy file, or the defaults, with what the flags say put over them."""
-    values = dict(DEFAULTS if written is None else written)
-    given = {k: v for k, v in flags.items() if v not in (None, ())}
-    for key in ("task", "backbone", "architect", "pruner", "prune", "nodes", "seed", "seeds", "device", "threads", "fast"):
-        if key in given:
-            values[key] = given[key]
-    series = {key: given[key] for key in ("csv", "columns", "returns", "missing") if key in given}
-    replaced = ("series", "digest") if "csv" in series else ()
-    values["task"] = {**{k: v for k, v in values["task"].items() if k not in replaced}, **series}
+def _as_toml(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if isinstance(parse_value(text), str) and text[0] not in "\"'" else text
+
+
+def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any]:
+    """Return the values of a strategy: those of the one that the flags name, replaced by what the flags say.
+
+    Args:
+        flags: the parameters that `OptionsCommand` parsed, by name.
+    """
+    given = {key: value for key, value in flags.items() if value not in (None, ())}
+    values = _starting_values(given.get("strategy", DEFAULT), plugins)
+    values |= {key: given[key] for key in KEYS if key in given}
     if "growth" in given:
         values["growth"] = list(given["growth"])
     if "epochs" in given:
@@ -90,9 +131,80 @@ def strategy_values(written: Mapping[str, Any] | None, flags: Mapping[str, Any])
         values["criterion"] = _any_of(*given["criterion"])
     if "budget" in given:
         values["criterion"] = _any_of({"name": "max_updates", "updates": given["budget"]}, values["criterion"])
-    sizes = {key: given[key] for key in ("hidden", "layers") if key in given}
-    values["backbone"] = {**values["backbone"], **sizes}
-    return values
+    chosen = with_options({kind: values[kind] for kind in PARTS}, given.get("options", {}), plugins)
+    return values | chosen
+
+
+def with_options(
+    parts: Mapping[str, Mapping[str, Any]], options: Mapping[str, str | None], plugins: Plugins
+) -> dict[str, dict[str, Any]]:
+    """Return the descriptions of parts, with each option set in the one part that has it.
+
+    Args:
+        parts: the chosen parts' descriptions, by kind.
+        options: the texts of the options by name; None where the flag had no value.
+    """
+    classes = {kind: plugins.get(kind, part["name"]) for kind, part in parts.items()}
+    described = {kind: {**part} for kind, part in parts.items()}
+    for option, text in options.items():
+        kind, field = _owner(option, classes, plugins)
+        for replaced in classes[kind].replaces.get(option, ()):
+            described[kind].pop(replaced, None)
+        described[kind][option] = _option_value(field, text)
+    return described
+
+
+def _starting_values(strategy: str, plugins: Plugins) -> dict[str, Any]:
+    from nasframe.search.strategy import Strategy
+
+    names = plugins.names("strategy")
+    if strategy in names:
+        return Strategy.named(strategy, plugins).to_dict()
+    if strategy == DEFAULT or not Path(strategy).exists():
+        raise StrategyError(
+            f"there is no file {strategy}, and no strategy of that name; there are: {', '.join(names) or 'none'}"
+        )
+    return Strategy.read(strategy, plugins).to_dict()
+
+
+def _owner(option: str, classes: Mapping[str, type[Part]], plugins: Plugins) -> tuple[str, attrs.Attribute[Any]]:
+    """Return the kind of the one chosen part that has the option, and the option's field."""
+    found = [(kind, fields[option]) for kind, part in classes.items() if option in (fields := _fields(part))]
+    if len(found) == 1:
+        return found[0]
+    flag = f"--{option.replace('_', '-')}"
+    if found:
+        forms = " or ".join(f"--{kind} {classes[kind].name}:{option}=..." for kind, _ in found)
+        raise click.UsageError(f"{flag} is an option of several parts; write {forms}")
+    context = click.get_current_context(silent=True)
+    flags = [name.removeprefix("--") for p in context.command.params for name in p.opts] if context else []
+    near = difflib.get_close_matches(option, [*flags, *(name for part in classes.values() for name in _fields(part))], 1)
+    hint = f"did you mean --{near[0].replace('_', '-')}?" if near else ""
+    others = [f"{kind} {n!r}" for kind in classes for n in plugins.names(kind) if option in _fields(plugins.get(kind, n))]
+    if others:
+        hint = f"it is an option of {', '.join(others)}"
+    chosen = ", ".join(f"{kind} {part.name!r}" for kind, part in classes.items())
+    raise click.UsageError(
+        f"no such option: {flag}; {hint or '`nasframe plugins NAME` lists the options of a part'} (chosen: {chosen})"
+    )
+
+
+def _fields(part: type[Part]) -> dict[str, attrs.Attribute[Any]]:
+    import attrs
+
+    kind: Any = part
+    return {field.name: field for field in attrs.fields(kind)}
+
+
+def _option_value(field: attrs.Attribute[Any], text: str | None) -> Any:
+    """Return the value that a flag gives to an option: true without a text, a list of words for a tuple."""
+    if text is None:
+        return True
+    holds = str(field.type)  # "str | None", "tuple[str, ...]": as it is written, or as Python prints it
+    read = str if re.search(r"\bstr\b", holds) else parse_value
+    if "tuple" in holds and not text.lstrip().startswith("["):
+        return [read(word.strip()) for word in text.split(",")]
+    return parse_value(text) if "tuple" in holds else read(text)
 
 
 def _any_of(*parts: Any) -> Any:

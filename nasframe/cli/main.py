@@ -1,31 +1,28 @@
-"""The command line: `nasframe search`, `nasframe retrain`, `nasframe resume`, `nasframe plugins`, `nasframe reproduce`,
-`nasframe check`, `nasframe mutants`.
+"""The command line: `nasframe search`, `retrain`, `resume`, `plugins`, `reproduce`, `check` and `mutants`.
+
+Nothing that this module imports at its top imports torch, so that `nasframe --help` answers at once: a command imports what it
+needs when it runs, and the plugins are loaded by the first command that asks for them.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
 from nasframe.cli.check import check, mutants
-from nasframe.cli.flags import Names, Spec, strategy_values
+from nasframe.cli.flags import OptionsCommand, PartType, strategy_values
 from nasframe.cli.plugins import list_plugins
 from nasframe.cli.reproduce import reproduce
-from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
-from nasframe.errors import NasframeError, StrategyError
-from nasframe.pictures import draw_cell, draw_learning, draw_mixing
-from nasframe.plugins import Plugins, discover, left_out
-from nasframe.run import summary
-from nasframe.run.compare import Row, compare
-from nasframe.run.folder import Folder, Keeper, follow, found, save_model
-from nasframe.search.search import Search, threads
-from nasframe.search.strategy import Strategy
+from nasframe.cli.streams import lenient_streams
+from nasframe.errors import NasframeError
+
+if TYPE_CHECKING:
+    from nasframe.plugins import Plugins
+    from nasframe.search.strategy import Strategy
 
 INTERRUPTED = 130
 
@@ -36,14 +33,20 @@ INTERRUPTED = 130
 @click.pass_context
 def cli(context: click.Context, without: tuple[str, ...]) -> None:
     """Grow and search a neural network's architecture while it trains."""
-    context.obj = lambda: discover([*left_out(), *without])
+
+    def load() -> Plugins:
+        from nasframe.plugins import discover, left_out
+
+        return discover([*left_out(), *without])
+
+    context.obj = load
 
 
 Command = Callable[..., None]
 
 
 def _flags(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several flags at once, in this order."""
+    """Return a decorator that adds several flags in this order."""
 
     def decorated(command: Command) -> Command:
         for option in reversed(options):
@@ -53,106 +56,116 @@ def _flags(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
     return decorated
 
 
-TASK = _flags(
-    click.option("--task", type=Spec(), help="What to train for.  [default: the strategy's, or forecasting]"),
-    click.option("--csv", metavar="FILE", help="Forecast the columns of a CSV file, plain or gzipped."),
-    click.option("--columns", type=Names(), help="Of the series, those to forecast.  [default: all but the dates]"),
-    click.option("--returns", is_flag=True, default=None, help="Forecast log returns; the columns are prices."),
-    click.option("--drop-missing", "missing", flag_value="drop", help="Leave out rows with an empty cell."),
-)
+TASK = click.option("--task", type=PartType(), help="What to train for.  [default: the strategy's]")
 EVERY = click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
 RUN = _flags(
     click.option(
-        "--epochs", type=int, help="Each phase of training takes so many, over which the learning rate falls along a cosine."
+        "--epochs",
+        type=int,
+        help="Train so many epochs in each phase, with a learning rate that falls along a cosine.",
     ),
-    click.option("--seed", type=int, help="Of every random draw."),
-    click.option("--device", help="Such as cpu, cuda:0."),
-    click.option("--threads", type=int, help="Of torch on the CPU.  [default: 1]"),
-    click.option("--fast/--readable", default=None, help="Networks in their fast form, or module by module.  [default: fast]"),
+    click.option("--seed", type=int, help="The seed of every random draw."),
+    click.option("--device", help="Such as cpu or cuda:0."),
+    click.option("--threads", type=int, help="The threads of torch on the CPU.  [default: 1]"),
+    click.option(
+        "--fast/--readable", default=None, help="Compute networks in their fast form, or module by module.  [default: fast]"
+    ),
     click.option("--out", type=click.Path(path_type=Path), help="The run folder.  [default: runs/<the next number>]"),
     EVERY,
 )
+EPILOG = (
+    "Each option of the chosen task, backbone, architect and pruner is a flag, too: an option `width` is set by --width 8. "
+    "`nasframe plugins` lists the parts, `nasframe plugins NAME` the options of one."
+)
 
 
-@cli.command()
+@cli.command(cls=OptionsCommand, epilog=EPILOG)
 @click.option(
     "--strategy",
     metavar="NAME|FILE",
-    help="Start from a paper's strategy, such as new-2, or from a file, as every run writes one.",
+    help="Start from a strategy that a plugin registers, or from a file, such as the strategy.toml of a run.  [default: default]",
 )
 @TASK
-@click.option("--backbone", type=Spec(), help="How nodes are wired.  [default: two_to_one]")
-@click.option("--architect", type=Spec(), help="What moves the alphas.  [default: first_order]")
+@click.option("--backbone", type=PartType(), help="How nodes are wired.  [default: the strategy's, as for all parts below]")
+@click.option("--architect", type=PartType(), help="What updates the alphas.")
 @click.option(
     "--criterion",
-    type=Spec(),
+    type=PartType(),
     multiple=True,
-    help="When to grow and to stop; repeatable, any of them decides. One must end a stage, as patience does, and one the search.  "
-    "[default: patience, no_better and max_nodes:nodes=6]",
+    help="When to grow and when to stop, in the place of the strategy's criteria; repeatable, any of them decides.",
 )
-@click.option(
-    "--growth", type=Spec(), multiple=True, help="How to grow; repeatable, the most promising is taken.  [default: node]"
-)
-@click.option("--pruner", type=Spec(), help="Which candidates go.  [default: strongest]")
-@click.option("--prune", help="When: 'stage' (each) or 'end'.")
-@click.option("--nodes", type=int, help="Nodes that each cell starts with.")
-@click.option("--hidden", type=int, help="Hidden size n_h.  [default: n_x; of the default backbone 16]")
-@click.option("--layers", type=int, help="Stacked layers of the backbone.")
+@click.option("--growth", type=PartType(), multiple=True, help="How to grow; repeatable, the most promising change is taken.")
+@click.option("--pruner", type=PartType(), help="Which candidates to remove.")
+@click.option("--prune", help="When to prune: after each 'stage' or at the 'end'.")
+@click.option("--nodes", type=int, help="The number of nodes that each cell starts with.")
 @click.option(
     "--budget",
     type=int,
     metavar="UPDATES",
-    help="The search ends with the stage that reaches so many updates; tuning is extra.",
+    help="End the search with the stage that reaches so many updates, beside the other criteria; tuning is extra.",
 )
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @RUN
 @click.pass_obj
-def search(load: Any, /, strategy: str | None, out: Path | None, commit_every: int | None, **flags: Any) -> None:
+def search(load: Any, /, out: Path | None, commit_every: int | None, **flags: Any) -> None:
     """Search a cell, and compare what was found.
 
-    A part is given by its name, with its options behind a colon: --backbone two_to_one:hidden=8,layers=2
+    A part is given by its name, with its options behind a colon: --backbone NAME:option=value,option=value
     """
+    from nasframe.cli.runs import run
+    from nasframe.run.folder import Folder
+    from nasframe.search.search import Search
+
     plugins = _plugins(load)
-    chosen = _chosen(strategy, flags, plugins)
-    if flags["epochs"] and chosen.growth and not flags["budget"] and not flags["criterion"]:
-        _warn("--epochs says when each stage ends, and nothing says when to stop growing: give --budget, too, or --criterion")
-    begun = Search(chosen)  # what cannot be searched is refused before there is a folder
-    _run(Folder.create(out or _next_run(Path("runs")), chosen, plugins), lambda: begun, commit_every)
+    strategy = _strategy(flags, plugins)
+    begun = Search(strategy)  # what cannot be searched is refused before there is a folder
+    run(Folder.create(out, strategy, plugins), lambda: begun, commit_every)
 
 
-@cli.command()
+@cli.command(cls=OptionsCommand, epilog=EPILOG)
 @click.argument("architecture", type=click.Path(path_type=Path))
 @click.option(
     "--strategy",
     required=True,
     metavar="NAME|FILE",
-    help="Whose task, backbone, optimiser and criterion: a paper's strategy, or a file, as every run writes one.",
+    help="The strategy whose task, backbone, optimiser and criterion are used: a registered one, or a file.",
 )
 @TASK
-@click.option("--backbone", type=Spec(), help="What the cells are put into, in the place of the strategy's.")
-@click.option("--criterion", type=Spec(), multiple=True, help="When to stop, in the place of the strategy's; repeatable.")
+@click.option("--backbone", type=PartType(), help="The backbone that the cells are put into.  [default: the strategy's]")
+@click.option(
+    "--criterion",
+    type=PartType(),
+    multiple=True,
+    help="When to stop; repeatable, any of them decides.  [default: the strategy's]",
+)
 @RUN
 @click.pass_obj
-def retrain(load: Any, /, architecture: Path, strategy: str, out: Path | None, commit_every: int | None, **flags: Any) -> None:
+def retrain(load: Any, /, architecture: Path, out: Path | None, commit_every: int | None, **flags: Any) -> None:
     """Train the cells of ARCHITECTURE, a run's folder or an architecture.json, from fresh weights, and test them.
 
-    They are put into the strategy's own backbone, and trained by its optimiser until its criterion ends the phase.
+    They are put into the strategy's backbone and trained by its optimiser until its criterion ends the phase.
     """
+    from nasframe.cli.runs import run
+    from nasframe.run.folder import Folder, found
+    from nasframe.search.search import Search
+
     plugins = _plugins(load)
-    chosen = _chosen(strategy, flags, plugins)
-    begun = Search.retraining(chosen, found(architecture, plugins))
-    folder = Folder.create(out or _next_run(Path("runs")), chosen, plugins, begun.state)
-    _run(folder, lambda: begun, commit_every)
+    strategy = _strategy(flags, plugins)
+    begun = Search.retraining(strategy, found(architecture, plugins))
+    run(Folder.create(out, strategy, plugins, begun.state), lambda: begun, commit_every)
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @EVERY
 @click.pass_obj
-def resume(load: Any, /, run: Path, commit_every: int | None) -> None:
-    """Go on with the run in folder RUN from its last commit."""
-    folder = Folder.open(run, _plugins(load))
-    _run(folder, lambda: folder.search(_warn), commit_every)
+def resume(load: Any, /, folder: Path, commit_every: int | None) -> None:
+    """Continue the run in folder RUN from its last commit."""
+    from nasframe.cli.runs import run
+    from nasframe.run.folder import Folder
+
+    opened = Folder.open(folder, _plugins(load))
+    run(opened, lambda: opened.search(_warn), commit_every)
 
 
 cli.add_command(list_plugins)
@@ -162,16 +175,17 @@ cli.add_command(mutants)
 
 
 def main() -> None:
-    """The entry point: an error of ours is one line on stderr and exit status 1."""
-    try:
-        cli.main(standalone_mode=False)
-    except NasframeError as error:
-        _fail(f"error: {error}", 1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", INTERRUPTED)
+    """Run the command line: an error of nasframe is one line on standard error, and the exit status is 1."""
+    with lenient_streams():
+        try:
+            cli.main(standalone_mode=False)
+        except NasframeError as error:
+            _fail(f"error: {error}", 1)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            _fail("interrupted", INTERRUPTED)
 
 
 def _fail(text: str, status: int) -> None:
@@ -190,60 +204,10 @@ def _plugins(load: Any) -> Plugins:
     return plugins
 
 
-def _chosen(strategy: str | None, flags: Mapping[str, Any], plugins: Plugins) -> Strategy:
-    chosen = Strategy.from_dict(strategy_values(_written(strategy, plugins), flags), plugins)
-    return attrs.evolve(chosen, task=chosen.task.pinned())
+def _strategy(flags: Mapping[str, Any], plugins: Plugins) -> Strategy:
+    import attrs
 
+    from nasframe.search.strategy import Strategy
 
-def _written(strategy: str | None, plugins: Plugins) -> Mapping[str, Any] | None:
-    if strategy is None:
-        return None
-    names = plugins.names("strategy")
-    if strategy in names:
-        return Strategy.named(strategy, plugins).to_dict()
-    if not Path(strategy).exists():
-        raise StrategyError(
-            f"there is no file {strategy}, and no strategy of that name; there are: {', '.join(names) or 'none'}"
-        )
-    return Strategy.read(strategy, plugins).to_dict()
-
-
-def _next_run(folder: Path) -> Path:
-    taken = [int(p.name) for p in folder.glob("*") if p.name.isdigit()]
-    return folder / f"{max(taken, default=0) + 1:03d}"
-
-
-def _run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) -> None:
-    with folder.locked(), Stop() as stop, watching() as watch:
-        search = begin()
-        keeper = Keeper(folder, search.state, commit_every)
-        watch.say(f"run folder: {folder.path}")
-        for sentence in search.warnings():
-            watch.say(sentence)
-        start = time.monotonic()
-        try:
-            follow(search, keeper, watch, stop.check)
-            watch.say(spent(time.monotonic() - start, search.strategy.device))
-            save_model(search.model, folder.path)
-            _draw(search, folder.path)
-            with threads(search.strategy.threads):
-                watch.say(summary.write(folder, search, list(_compared(search, watch, stop))))
-        except Stopped:
-            keeper.commit()
-            watch.say(f"stopped; go on with: nasframe resume {folder.path}")
-            sys.exit(INTERRUPTED)
-
-
-def _draw(search: Search, folder: Path) -> None:
-    history = search.state.history
-    draw_cell(search.network.structure, None, folder / "cell.png")
-    draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
-    if any("mixing" in record for record in history):
-        draw_mixing(history, folder / "mixing.png")
-
-
-def _compared(search: Search, watch: Watch, stop: Stop) -> Iterator[Row]:
-    for name, rows in compare(search):
-        stop.check()
-        watch.doing(f"comparing: {name}")
-        yield rows()
+    strategy = Strategy.from_dict(strategy_values(flags, plugins), plugins)
+    return attrs.evolve(strategy, task=strategy.task.pinned())

@@ -1,4 +1,4 @@
-"""`nasframe plugins`: what is installed, and what a part has for options."""
+"""`nasframe plugins`: list what is installed, and describe parts and their options."""
 
 from __future__ import annotations
 
@@ -6,31 +6,37 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import attrs
 import click
 
-from nasframe.cli.reproduce import show
-from nasframe.interfaces.part import Part, describe, label
-from nasframe.plugins import Plugin, Plugins
+from nasframe.cli.tables import show
+
+if TYPE_CHECKING:
+    from nasframe.interfaces.part import Part
+    from nasframe.plugins import Plugin, Plugins
 
 
 @click.command("plugins")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the distribution and version of each plugin.")
 @click.pass_obj
 def list_plugins(load: Any, /, names: Sequence[str], as_json: bool) -> None:
-    """List what is registered: kind, name, plugin, distribution, version; and what was not loaded, and why.
+    """List the registered parts with a description of each, and the plugins that were not loaded, with the reason.
 
-    Of a part called NAME, or of each part of a plugin or a distribution, also what it is and its options with their defaults.
+    With NAMEs of parts, plugins or distributions, print the whole description of each part and its options with their defaults.
     """
     plugins: Plugins = load()
     if not names:
         rows = [_row(part, plugin) for plugin in plugins.found for part in plugin.entries]
-        click.echo(json.dumps(rows, indent=1)) if as_json else show(rows)
+        if as_json:
+            click.echo(json.dumps(rows, indent=1))
+            return
+        show([{key: row[key] for key in ("kind", "name", "plugin", "description")} for row in rows if row["kind"]])
+        for problem in plugins.problems():
+            click.echo(f"warning: {problem}", err=True)
         return
-    rows = [_row(part, plugin) | _told(part) for name in names for part, plugin in plugins.called(name)]
+    rows = [_row(part, plugin) | _details(part) for name in names for part, plugin in plugins.called(name)]
     click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(line for row in rows for line in _lines(row)))
 
 
@@ -38,6 +44,7 @@ def _row(part: type[Part] | None, plugin: Plugin) -> dict[str, Any]:
     return {
         "kind": part and part.kind,
         "name": part and part.name,
+        "description": part and _documentation(part).partition("\n")[0],
         "plugin": plugin.name,
         "distribution": plugin.distribution,
         "version": plugin.version,
@@ -45,15 +52,25 @@ def _row(part: type[Part] | None, plugin: Plugin) -> dict[str, Any]:
     }
 
 
-def _told(part: Any) -> dict[str, Any]:
-    """What a part is, and its options by name, each with its default in words."""
+def _documentation(part: type[Part]) -> str:
+    return inspect.getdoc(part) or ""
+
+
+def _details(part: Any) -> dict[str, Any]:
+    """Return a part's documentation, and its options by name, each with its default in words."""
+    import attrs
+
     if part is None:
-        return {"says": "", "options": {}}
-    return {"says": inspect.getdoc(part) or "", "options": {f.name: _default(f.default) for f in attrs.fields(part)}}
+        return {"documentation": "", "options": {}}
+    return {"documentation": _documentation(part), "options": {f.name: _default(f.default) for f in attrs.fields(part)}}
 
 
 def _default(value: Any) -> str:
-    """A default as it would be written, or as it is called."""
+    """Return a default as it would be written in a strategy, or what it depends on."""
+    import attrs
+
+    from nasframe.interfaces.part import Part, describe, label
+
     if value is attrs.NOTHING:
         return "must be given"
     if isinstance(value, attrs.Factory):  # type: ignore[arg-type]
@@ -68,12 +85,12 @@ def _default(value: Any) -> str:
 
 
 def _lines(row: Mapping[str, Any]) -> Iterator[str]:
-    """A part for people."""
+    """Yield the lines of a part's description."""
     origin = f"{row['plugin']} ({row['distribution']} {row['version']})"
     yield f"{row['kind']} {row['name']}, of {origin}" if row["kind"] else f"{origin}, {row['state']}"
     yield ""
-    if row["says"]:
-        yield textwrap.indent(row["says"], "    ")
+    if row["documentation"]:
+        yield textwrap.indent(row["documentation"], "    ")
         yield ""
     width = max(map(len, row["options"]), default=0)
     for name, default in row["options"].items():

@@ -1,9 +1,8 @@
-"""What a person sees of a search: a live line or plain lines, and what it took; and how it is asked to stop."""
+"""Show the progress of a search, the time and memory that it took, and stop it when the user asks for it."""
 
 from __future__ import annotations
 
 import contextlib
-import resource
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,45 +19,58 @@ from nasframe.search.records import Changed, EpochEnded, Event, StageEnded, Step
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The search was asked to stop, and is between two things that are wholly done."""
+class Stopped(BaseException):  # not an error: the user asked for it, and `except Exception` must not swallow it
+    """Raised where a run stops because the user asked for it."""
 
 
 class Stop:
-    """While it is entered, the first Ctrl-C or SIGTERM asks for a clean end, and the second one ends at once."""
+    """While it is entered, the first Ctrl-C or SIGTERM requests a clean stop, and the second one interrupts at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
+        self.waiting = True
 
     def check(self) -> None:
-        """Stop here if it was asked for."""
-        if self.asked:
+        """Raise Stopped if a stop was requested."""
+        if self.requested:
             raise Stopped
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise Stopped from the signal itself while the context is open, for work that may be broken off anywhere."""
+        self.waiting = False
+        try:
+            self.check()
+            yield
+        finally:
+            self.waiting = True
+
     def __enter__(self) -> Stop:
-        self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self.before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
+        if not self.waiting:
+            raise Stopped
 
 
 @attrs.define
 class Watch:
-    """A consumer of events that prints what a person wants to know."""
+    """A consumer of events that prints the progress of a search."""
 
     console: Console
     progress: Progress | None = None
     valid: str = ""
 
     def __call__(self, event: Event) -> None:
-        """Move the bar at each update; a line at each epoch (where there is no bar), decision and change."""
+        """Move the bar at each update; print a line for each epoch (where there is no bar), decision and change."""
         if isinstance(event, Stepped):
             self._move(event)
         elif isinstance(event, EpochEnded):
@@ -71,11 +83,11 @@ class Watch:
             self.say(_change(event.record))
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def doing(self, text: str) -> None:
-        """What goes on now, where the time it takes is not known: in the bar's place, or a line."""
+        """Show what is being done, where its duration is not known: in the place of the bar, or as a line."""
         if self.progress is None:
             self.say(text)
         else:
@@ -89,7 +101,7 @@ class Watch:
 
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
-    """A watch for this process's standard output."""
+    """Yield a watch that prints on standard output, with a bar where that is a terminal."""
     console = Console()
     if not sys.stdout.isatty():
         yield Watch(console)
@@ -116,9 +128,19 @@ def _change(record: Mapping[str, Any]) -> str:
 
 
 def spent(seconds: float, device: str) -> str:
-    """The time that it took in this process, and the most memory that was held: by the process, or on the device."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    """Return a line with the time that the search took in this process and the most memory that was held."""
+    held = peak_memory(device)
+    memory = "" if held is None else f", {held / 2**20:.0f} MiB of memory at most"
+    return f"{seconds:.1f} s in this process{memory}"
+
+
+def peak_memory(device: str) -> int | None:
+    """Return the most memory that was held on the device, in bytes: on the CPU by the process; None where it is not known."""
     if torch.device(device).type == "cuda":
-        held = torch.cuda.max_memory_allocated(device)
-    return f"{seconds:.1f} s in this process, {held / 2**20:.0f} MiB of memory at most"
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # POSIX only
+    except ModuleNotFoundError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

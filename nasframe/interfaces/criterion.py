@@ -53,6 +53,10 @@ class GrowthCriterion(Part):
     #: MAY: the option that tells how many epochs a phase trains at least: before these are over, it does not end the phase
     cooldown: ClassVar[str | None] = None
 
+    #: MAY: what its decisions can end: "phase" (it says "grow" or "stop" after an epoch), "search" (it says "stop" at all). A
+    #: strategy in which nothing can end a phase, or a search that grows, is refused before it trains
+    ends: ClassVar[frozenset[str]] = frozenset({"phase", "search"})
+
     @abstractmethod
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """The next state and the decision, after the last record of the history.
@@ -81,6 +85,11 @@ class _Composed(GrowthCriterion):
     def reads(self) -> frozenset[str]:  # type: ignore[override]
         """What any of the parts reads."""
         return frozenset().union(*(part.reads for part in self.parts))
+
+    @property
+    def ends(self) -> frozenset[str]:  # type: ignore[override]
+        """What any of the parts can end: a part that cannot end it abstains, and leaves it to the others."""
+        return frozenset().union(*(part.ends for part in self.parts))
 
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """The states of the parts, and the decision of the part that decided."""

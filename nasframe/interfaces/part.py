@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -22,6 +22,9 @@ class Part(ABC):
 
     kind: ClassVar[str]
     name: ClassVar[str]
+
+    #: MAY: by option, the options that it replaces: they are dropped from a strategy whose file says them when a flag sets it
+    replaces: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
 
 def nested(kind: str | type, **options: Any) -> Any:

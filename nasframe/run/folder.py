@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
 
-STRATEGY, ARCHITECTURE = "strategy.toml", "architecture.json"
+LOCK, STRATEGY, ARCHITECTURE = ".lock", "strategy.toml", "architecture.json"
 WEIGHTS, SCALES = "weights.safetensors", "scales.safetensors"
 RECORDS = {"metrics.jsonl": "history", "lineage.jsonl": "lineage"}
 
@@ -38,20 +39,38 @@ class Folder:
     plugins: Plugins
 
     @classmethod
-    def create(cls, path: Path, strategy: Strategy, plugins: Plugins, state: State | None = None) -> Folder:
-        """A new folder with its strategy, and its first state where that is not a search's beginning. One that holds anything
-        already is refused, and so is a strategy that could not be read from it again.
+    def create(cls, path: Path | None, strategy: Strategy, plugins: Plugins, state: State | None = None) -> Folder:
+        """Return a new folder that holds its strategy, and its first state where that is not a search's beginning.
+
+        Args:
+            path: a folder that does not exist or is empty; None makes `runs/<the next number>`.
+
+        Raises:
+            NasframeError: the folder is not empty, cannot be written (then nothing is left of it), or the strategy could not
+                be read from it again.
         """
         Strategy.from_dict(strategy.to_dict(), plugins)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(f"{path} exists already; give another --out, or go on with it: nasframe resume {path}")
-        with checkpoint.speaking(path):
-            path.mkdir(parents=True, exist_ok=True)
+        path, made = _next_run(Path("runs")) if path is None else _made(path)
         folder = cls(path, plugins)
-        if state is not None:
-            folder.commit(state)
-        # comes last: with a strategy and without a commit the folder would be that of a search
-        checkpoint.write_file(path / STRATEGY, strategy.to_toml().encode())
+        try:
+            with folder.locked():
+                if any(entry.name != LOCK for entry in path.iterdir()):
+                    raise RunError(f"{path} was taken by another process; give another --out")
+                try:
+                    if state is not None:
+                        folder.commit(state)
+                    # comes last: with a strategy and without a commit the folder would be that of a search
+                    checkpoint.write_file(path / STRATEGY, strategy.to_toml().encode())
+                except BaseException:
+                    shutil.rmtree(path / "commits", ignore_errors=True)
+                    for entry in path.iterdir():
+                        entry.unlink()
+                    raise
+        except BaseException:
+            if made:
+                with contextlib.suppress(OSError):  # another process may have taken it
+                    path.rmdir()
+            raise
         return folder
 
     @classmethod
@@ -61,11 +80,16 @@ class Folder:
             raise RunError(f"{path} is no run folder: it holds no {STRATEGY}")
         return cls(path, plugins)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over and its results are written: the summary is the last of them."""
+        return (self.path / "summary.md").is_file()
+
     def search(self, warn: Callable[[str], None] = lambda text: None) -> Search:
         """The search as it stands at the last commit, or at its beginning. `warn` is told what is not as it was."""
         strategy = Strategy.read(self.path / STRATEGY, self.plugins)
-        if not (self.path / "commits").is_dir():
-            return Search(strategy)
+        if not any(entry.suffix != ".draft" for entry in (self.path / "commits").glob("*")):
+            return Search(strategy)  # it was interrupted before its first commit
         commit = checkpoint.newest(self.path / "commits", warn)
         now = self._environment()
         for name in sorted(now.keys() | commit.environment.keys()):
@@ -77,11 +101,13 @@ class Folder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep others out; a folder that another process writes to is refused."""
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        lock = filelock.FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout as error:
             raise RunError(f"another process is writing to {self.path}; wait for it, or give another --out") from error
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
         try:
             yield
         finally:
@@ -93,6 +119,32 @@ class Folder:
 
     def _environment(self) -> dict[str, str]:
         return checkpoint.environment({p.name: p.version for p in self.plugins.found})
+
+
+def _next_run(runs: Path) -> tuple[Path, bool]:
+    """Make the folder of the next number; two processes that start at once make two."""
+    with checkpoint.speaking(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        number = max((int(path.name) for path in runs.iterdir() if path.name.isdecimal()), default=0)
+        while True:
+            number += 1
+            with contextlib.suppress(FileExistsError):
+                (path := runs / f"{number:03d}").mkdir()
+                return path, True
+
+
+def _made(path: Path) -> tuple[Path, bool]:
+    """Make the folder where it does not exist, and return whether it was made."""
+    with checkpoint.speaking(path):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if (path / STRATEGY).is_file():
+                raise RunError(f"{path} holds a run; give another --out, or continue it: nasframe resume {path}") from None
+            if not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir()):
+                raise RunError(f"{path} exists and is not an empty folder; give another --out") from None
+            return path, False
+    return path, True
 
 
 def found(path: Path, plugins: Plugins) -> Structure:

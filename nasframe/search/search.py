@@ -8,9 +8,12 @@ from collections.abc import Iterator
 import torch
 
 from nasframe.errors import StrategyError
+from nasframe.interfaces.criterion import GrowthCriterion
+from nasframe.interfaces.part import label
 from nasframe.interfaces.task import Data
 from nasframe.network.model import Model
 from nasframe.network.network import Network
+from nasframe.plugins import installed
 from nasframe.search.loop import Loop
 from nasframe.search.records import Event
 from nasframe.search.state import State, initial, retraining
@@ -38,6 +41,7 @@ class Search:
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
+        _check_ends(strategy, grows=state is None or state.phase not in ("retune", "done"))
         self.strategy = strategy
         self.data = data or _loaded(strategy)
         self.state = state or initial(strategy, self.data.sizes)
@@ -81,6 +85,28 @@ class Search:
     def model(self) -> Model:
         """The same network in the units of the data, in evaluation mode: what there is to take away when the search is over."""
         return Model(self.network, self.data.inputs, self.data.outputs).eval()
+
+
+def _check_ends(strategy: Strategy, grows: bool) -> None:
+    """Refuse a strategy that would train for ever."""
+    ends, given = strategy.criterion.ends, label(strategy.criterion)
+    if "phase" not in ends and strategy.optimiser.epochs is None:
+        raise StrategyError(
+            f"nothing ends a phase of training: the criterion {given!r} cannot, and the optimiser has no `epochs`. Give the "
+            f"optimiser `epochs`, or add a criterion that can{_such_as('phase')}; any_of joins several"
+        )
+    if grows and strategy.growth and "search" not in ends:
+        raise StrategyError(
+            f"nothing ends the growth: the criterion {given!r} cannot. Leave `growth` empty, or add a criterion that "
+            f"can{_such_as('search')}; any_of joins several"
+        )
+
+
+def _such_as(what: str) -> str:
+    """Return the installed criteria that declare that they can end it, for a message."""
+    classes = [part for plugin in installed().found for part in plugin.parts if issubclass(part, GrowthCriterion)]
+    names = sorted(part.name for part in classes if isinstance(part.ends, frozenset) and part.ends == {what})
+    return f", such as {' or '.join(names)}" if names else ""
 
 
 def _loaded(strategy: Strategy) -> Data:

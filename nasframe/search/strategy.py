@@ -11,7 +11,7 @@ import attrs
 import tomli_w
 import torch
 
-from nasframe.errors import StrategyError
+from nasframe.errors import NasframeError, StrategyError
 from nasframe.interfaces.architect import Architect
 from nasframe.interfaces.backbone import Backbone
 from nasframe.interfaces.criterion import GrowthCriterion
@@ -89,33 +89,47 @@ class Strategy:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], plugins: Plugins | None = None) -> Strategy:
-        """The strategy of plain values; unknown keys and impossible values are refused with a StrategyError."""
-        strategy: Strategy = construct(cls, "the strategy", values, plugins or installed())
+        """Return the strategy of plain values.
+
+        Raises:
+            StrategyError: a key is unknown, or a value is impossible.
+        """
+        try:
+            strategy: Strategy = construct(cls, "the strategy", values, plugins or installed())
+        except RecursionError:
+            raise StrategyError("the strategy is nested too deeply to be read") from None
         return strategy
 
     @classmethod
     def from_toml(cls, text: str, plugins: Plugins | None = None) -> Strategy:
-        """The strategy of a file's text."""
+        """Return the strategy of a file's text, which may begin with a byte order mark."""
         try:
-            values = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            values = tomllib.loads(text.removeprefix("\ufeff"))
+        except ValueError as error:  # not TOML, or a number of too many digits
             raise StrategyError(f"the strategy is not TOML: {error}") from error
+        except RecursionError:
+            raise StrategyError("the strategy is nested too deeply to be read") from None
         return cls.from_dict(values, plugins)
 
     @classmethod
     def named(cls, name: str, plugins: Plugins | None = None) -> Strategy:
-        """The strategy that a plugin gives under that name."""
+        """Return the strategy that a plugin registers under that name."""
         plugins = plugins or installed()
         return cls.from_dict(plugins.make("strategy", name).values(), plugins)
 
     @classmethod
     def read(cls, path: str | Path, plugins: Plugins | None = None) -> Strategy:
-        """The strategy of a file."""
+        """Return the strategy of a file; an error names the file."""
         try:
+            if not Path(path).is_file():
+                raise StrategyError(f"the strategy file {path} cannot be read: it is not a file")
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # also text that is not UTF-8, and a path that holds a null character
             raise StrategyError(f"the strategy file {path} cannot be read: {error}") from error
-        return cls.from_toml(text, plugins)
+        try:
+            return cls.from_toml(text, plugins)
+        except NasframeError as error:
+            raise type(error)(f"{path}: {error}") from error
 
 
 _INTERFACES = {

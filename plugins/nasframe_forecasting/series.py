@@ -223,7 +223,7 @@ def _number(cell: str, where: str, positive: bool) -> float:
     value = _parsed(cell)
     if not cell.strip():
         raise DataError(
-            f"{where} has no value; write a number, choose other columns, or leave out such rows (--drop-missing, or missing='drop')"
+            f"{where} has no value; write a number, choose other columns, or leave out such rows (--missing drop, or missing='drop')"
         )
     if value is None or not math.isfinite(value):
         raise DataError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +64,7 @@ class Forecasting(Task):
     """
 
     name: ClassVar[str] = "forecasting"
+    replaces: ClassVar[Mapping[str, tuple[str, ...]]] = {"csv": ("series", "digest"), "series": ("csv", "digest")}
     csv: str | None = attrs.field(default=None, kw_only=True, validator=_string)
     series: str | None = attrs.field(
         default=attrs.Factory(lambda self: SHIPPED[0] if self.csv is None else None, takes_self=True)

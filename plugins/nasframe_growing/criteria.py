@@ -20,6 +20,7 @@ class Patience(GrowthCriterion):
     """The first level of early stopping: training goes on until the validation loss has not improved for some epochs."""
 
     name: ClassVar[str] = "patience"
+    ends: ClassVar[frozenset[str]] = frozenset({"phase"})
     cooldown: ClassVar[str] = "epochs"
     epochs: int = number(3, low=1, whole=True)
 
@@ -44,6 +45,7 @@ class Epochs(GrowthCriterion):
     """A phase of training takes so many epochs."""
 
     name: ClassVar[str] = "epochs"
+    ends: ClassVar[frozenset[str]] = frozenset({"phase"})
     cooldown: ClassVar[str] = "epochs"
     epochs: int = number(low=1, whole=True)
 
@@ -62,6 +64,7 @@ class NoBetter(GrowthCriterion):
     """The second level of early stopping: the search ends when a grown network is no better than the best before it."""
 
     name: ClassVar[str] = "no_better"
+    ends: ClassVar[frozenset[str]] = frozenset({"search"})
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """After a stage, grow or stop."""
@@ -80,6 +83,7 @@ class MaxNodes(GrowthCriterion):
     """No growth once every cell has so many nodes."""
 
     name: ClassVar[str] = "max_nodes"
+    ends: ClassVar[frozenset[str]] = frozenset({"search"})
     limits: ClassVar[Mapping[str, str]] = {"nodes": "nodes"}
     nodes: int = number(low=1, whole=True)
 
@@ -96,6 +100,7 @@ class MaxParameters(GrowthCriterion):
     """No growth beyond so many parameters."""
 
     name: ClassVar[str] = "max_parameters"
+    ends: ClassVar[frozenset[str]] = frozenset({"search"})
     budget: ClassVar[str] = "parameters"
     parameters: int = number(low=1, whole=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +65,11 @@ class Images(Task):
     """
 
     name: ClassVar[str] = "images"
+    replaces: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "folder": ("npz", "source", "digest"),
+        "npz": ("folder", "source", "digest"),
+        "source": ("folder", "npz", "digest"),
+    }
     folder: str | None = attrs.field(default=None, kw_only=True, validator=_string)
     npz: str | None = attrs.field(default=None, kw_only=True, validator=_string)
     source: str | None = attrs.field(

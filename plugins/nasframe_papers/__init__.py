@@ -1,7 +1,8 @@
 """What the papers left behind: their strategies by name, and their results made again."""
 
 import nasframe
-from nasframe_papers.darts import Digits, Seeds001, Seeds004, Seeds004Retraining
+from nasframe_papers.darts import DartsCifar10, DartsCifar10Retrain, Digits, PrDarts, PrDartsRetrain
+from nasframe_papers.default import Default
 from nasframe_papers.forecasting import Forecasting
 from nasframe_papers.genotypes import Genotypes
 from nasframe_papers.images import ImageCells
@@ -11,15 +12,17 @@ from nasframe_papers.table2 import Table2
 __all__ = [
     "Darts1",
     "Darts2",
+    "DartsCifar10",
+    "DartsCifar10Retrain",
+    "Default",
     "Digits",
     "Forecasting",
     "Genotypes",
     "ImageCells",
     "New1",
     "New2",
-    "Seeds001",
-    "Seeds004",
-    "Seeds004Retraining",
+    "PrDarts",
+    "PrDartsRetrain",
     "Table2",
 ]
 
@@ -27,7 +30,7 @@ __all__ = [
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
     """The strategies and the reproductions."""
-    recipes = [Darts1, Darts2, New1, New2, Seeds001, Seeds004, Seeds004Retraining, Digits]
+    recipes = [Default, Darts1, Darts2, New1, New2, DartsCifar10, DartsCifar10Retrain, PrDarts, PrDartsRetrain, Digits]
     return [*recipes, Table2, Forecasting, Genotypes, ImageCells]
 
 

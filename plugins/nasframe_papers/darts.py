@@ -1,4 +1,4 @@
-"""DARTS on images: the strategies of a study of it (seeds/001, 4.2) and of PR-DARTS (Laube & Zell 2019, IV-A)."""
+"""Strategies for image cells: DARTS (Liu, Simonyan & Yang 2019), PR-DARTS (Laube & Zell 2019), and a small one on digits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ STRONGEST = {"name": "strongest", "keep": 2}
 
 
 @attrs.frozen
-class Seeds001(Recipe):
-    """The search of seeds/001, 4.2: cells of three nodes, 8 of them, 16 channels at first; xi = 0."""
+class DartsCifar10(Recipe):
+    """The search of DARTS on CIFAR-10, first order (xi = 0), with cells of three nodes as in a study of it: 8 cells, 16 channels."""
 
-    name: ClassVar[str] = "seeds001"
+    name: ClassVar[str] = "darts-cifar10"
 
     def values(self) -> Mapping[str, Any]:
-        """Every number of the paper; augmentation as in DARTS, whose setup it follows."""
+        """Return the numbers of the study, with the augmentation of DARTS."""
         return {
             "task": CIFAR,
             "backbone": {"name": "darts_convolutional", "channels": 16, "cells": 8},
@@ -39,16 +39,16 @@ class Seeds001(Recipe):
 
 
 @attrs.frozen
-class Seeds004(Recipe):
-    """The search that PR-DARTS begins with: four operations an edge, cells of four nodes, 15 epochs, the first of its cycles.
+class PrDarts(Recipe):
+    """The first cycle of the search of PR-DARTS: four operations on each edge, cells of four nodes, 15 epochs.
 
-    The batch is DARTS's, where the paper takes as large a one as the memory holds.
+    The paper's batch is as large as the memory allows; this one is that of DARTS.
     """
 
-    name: ClassVar[str] = "seeds004"
+    name: ClassVar[str] = "pr-darts"
 
     def values(self) -> Mapping[str, Any]:
-        """IV-A and the first column of Table I, but for the grace epochs."""
+        """Return the numbers of IV-A and of the first column of Table I, without the grace epochs."""
         operations = [{"name": "max_pool"}, {"name": "avg_pool"}, {"name": "identity"}, {"name": "separable", "kernel": 3}]
         return {
             "task": CIFAR,
@@ -62,17 +62,13 @@ class Seeds004(Recipe):
         }
 
 
-@attrs.frozen
-class Seeds004Retraining(Recipe):
-    """The retraining of PR-DARTS, which is that of DARTS, for `nasframe retrain`: 36 channels, 20 cells, 600 epochs.
+class _Retraining(Recipe):
+    """The retraining of DARTS, which PR-DARTS follows, for `nasframe retrain`: 36 channels, 20 cells, 600 epochs."""
 
-    The batch of 96 is DARTS's; the paper gives none.
-    """
-
-    name: ClassVar[str] = "seeds004-retraining"
+    drop_path: ClassVar[float]
 
     def values(self) -> Mapping[str, Any]:
-        """IV-A, on the whole training part."""
+        """Return the numbers of the paper; the whole training part trains."""
         return {
             "task": {**CIFAR, "validation": 0.0, "cutout": 16},
             "backbone": {
@@ -81,7 +77,7 @@ class Seeds004Retraining(Recipe):
                 "cells": 20,
                 "affine": True,
                 "auxiliary": 0.4,
-                "drop_path": 0.3,
+                "drop_path": self.drop_path,
             },
             "architect": {"name": "first_order"},
             "criterion": {"name": "epochs", "epochs": 600},
@@ -89,6 +85,25 @@ class Seeds004Retraining(Recipe):
             "batch": 96,
             "optimiser": {**SGD, "epochs": 600, "final": 0.0},
         }
+
+
+@attrs.frozen
+class DartsCifar10Retrain(_Retraining):
+    """The retraining of DARTS on CIFAR-10 (Liu et al. 2019, A.2), for `nasframe retrain`: 36 channels, 20 cells, 600 epochs."""
+
+    name: ClassVar[str] = "darts-cifar10-retrain"
+    drop_path: ClassVar[float] = 0.2
+
+
+@attrs.frozen
+class PrDartsRetrain(_Retraining):
+    """The retraining of PR-DARTS (IV-A), for `nasframe retrain`: that of DARTS with a drop path of 0.3.
+
+    The paper gives no batch; 96 is that of DARTS.
+    """
+
+    name: ClassVar[str] = "pr-darts-retrain"
+    drop_path: ClassVar[float] = 0.3
 
 
 @attrs.frozen

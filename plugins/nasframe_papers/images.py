@@ -104,7 +104,7 @@ class ImageCells(Reproduction):
             yield {"series": series, "model": model, "seed": seed, "values": values, "cell": cells.get((series, model, seed))}
 
     def _values(self, task: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-        values = Strategy.named("seeds001").to_dict()
+        values = Strategy.named("darts-cifar10").to_dict()
         return {
             **values,
             "task": dict(task),
