@@ -18,7 +18,7 @@ from .interfaces.reproduction import Reproduction as Reproduction
 from .interfaces.task import Data as Data, Split as Split, Task as Task
 from .network.axes import Axis as Axis
 from .network.mixing import Gate as Gate, MixedOperation as MixedOperation
-from .network.model import Model as Model, Scale as Scale
+from .network.model import Model as Model, Scale as Scale, Signature as Signature
 from .network.network import Network as Network, build as build
 from .network.pointwise import Pointwise as Pointwise, Term as Term
 from .plugins import hookimpl as hookimpl, installed as installed

@@ -182,7 +182,7 @@ def test_a_draw_is_one_of_its_augmentations(arrays: Arrays, flip: bool, crop: in
     least = min(arrays["x_train"].shape[1:3])
     crop, side = min(crop, least - 1), min(side, least)
     found = loaded(arrays, flip=flip, crop=crop, cutout=side)
-    normalise = task.normaliser(task.shared(made(arrays), None, 0.5)[0].x, "noise", CPU, EXACT)
+    normalise = task.normaliser(task.shared(made(arrays), None, 0.5)[0].x, "noise")
     for split in (found.train, found.validation):
         for image, seen in zip(whole(split)[0], drawn(split), strict=True):
             assert any(np.array_equal(seen, each) for each in augmented(image, normalise, flip, crop, side))

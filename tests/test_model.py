@@ -13,7 +13,7 @@ from convolutional import PLUGINS, image_strategy, small
 from nasframe_forecasting import Forecasting
 from nasframe_images import Images
 from nasframe_recurrent import TwoToOne
-from torch import Tensor
+from torch import Tensor, nn
 from toy import toy_strategy
 
 from nasframe import Model, Network, Scale, Search, Seed, build, load_model, save_model
@@ -28,6 +28,18 @@ def even(network: Network) -> dict[str, Tensor]:
     return {address: alpha.detach().softmax(0) for address, alpha in network.alphas.items()}
 
 
+class Mixed(nn.Module):
+    """A network with even mixing weights."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores of the classes."""
+        return self.network(inputs, even(self.network))
+
+
 def test_images_are_taken_in_as_they_are(tmp_path: Path) -> None:
     """In uint8, and the scores are those of the normalised images."""
     generator = np.random.default_rng(0)
@@ -36,7 +48,7 @@ def test_images_are_taken_in_as_they_are(tmp_path: Path) -> None:
     data = Images(npz=str(tmp_path / "images.npz")).load(CPU, torch.float64)
     network = build(small().initial(data.sizes, 1), Seed((0,))).double().eval()
     inputs, _ = data.test.batch(torch.arange(8))
-    model = Model(lambda z: network(z, even(network)), data.inputs, data.outputs)  # type: ignore[arg-type]
+    model = Model(Mixed(network), data.inputs, data.outputs)  # type: ignore[arg-type]
 
     torch.testing.assert_close(model(torch.tensor(x[16:, None])), network(inputs, even(network)), rtol=0, atol=1e-13)
 

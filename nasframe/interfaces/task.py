@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe.interfaces.part import Part
-from nasframe.network.model import Scale
+from nasframe.network.model import Scale, Signature
 from nasframe.network.outputs import AuxiliaryOutputs, Outputs
 
 if TYPE_CHECKING:  # it takes longer to import than torch, and is needed when all is over
@@ -51,7 +51,10 @@ class Data:
         score: the one of them that networks are compared by.
         references: for a number of parameters, what to compare a found network with: a module by name. Those with
             parameters that require a gradient are trained as the found network is.
-        inputs, outputs: how raw values are made what the network takes in and puts out, where they are scaled.
+        inputs: scales raw inputs to those of the network; None where the network takes them as they are.
+        outputs: scales the network's outputs back to raw values; None where they have no units.
+        signature: the shape of the raw inputs, with which a found model checks its calls.
+        warnings: what a user should know of the data before training, a sentence each.
     """
 
     sizes: Mapping[str, int]
@@ -65,6 +68,8 @@ class Data:
     references: Callable[[int], Mapping[str, Callable[[], nn.Module]]]
     inputs: Scale | None = None
     outputs: Scale | None = None
+    signature: Signature | None = None
+    warnings: tuple[str, ...] = ()
 
     def objective(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """What training descends: the loss, and that of an auxiliary head by its weight (Szegedy et al. 2015)."""

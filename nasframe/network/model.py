@@ -1,42 +1,243 @@
-"""A found network as it is taken away: in the units of the data."""
+"""A found network for use outside of a search: inputs and outputs are in the units of the data."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import attrs
+import safetensors
+import safetensors.torch
+import torch
 from torch import Tensor, nn
 
-from nasframe.network.network import Network
+from nasframe.errors import DataError
+
+if TYPE_CHECKING:
+    from nasframe.network.network import Network
+
+#: below this standard deviation, in units of the training data, a window counts as constant
+FLAT = 1e-6
 
 
 class Scale(nn.Module):
-    """From raw values to a network's, (x - mean) / std, entry by entry in the dtype of the mean; and back."""
+    """Standardise values: (x - mean) / std, entry by entry, computed in float64.
+
+    Conversions such as `.half()` move the buffers to another device, but keep them in float64.
+
+    Args:
+        mean: the mean of the training data, broadcastable to the values.
+        std: their standard deviation, positive.
+        window: values have the time as their first axis. After standardising, subtract the last step of each window and divide by
+            the window's own standard deviation over time (not where the window is constant). `back` undoes both. A network then
+            forecasts a series whose level or whose spread moves (Kim et al. 2022, reversible instance normalisation).
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, *, window: bool = False) -> None:
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.register_buffer("mean", mean.double())
+        self.register_buffer("std", std.double())
+        self.window = window
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scale:
+        # a level of 1e9 with a variation of 1 is constant in float32
+        device = fn(torch.zeros(())).device
+        if device.type != "mps":  # has no float64: scaling stays on the CPU
+            self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape of x."""
-        return (x.to(self.mean.dtype) - self.mean) / self.std
+        """Return the scaled values, of the shape of x."""
+        standard = self.standardise(x)
+        if not self.window:
+            return standard
+        last, spread = self.level(standard)
+        return (standard - last) / spread
 
-    def back(self, x: Tensor) -> Tensor:
-        """What `forward` made x of."""
-        return x * self.std + self.mean
+    def standardise(self, x: Tensor) -> Tensor:
+        """Return (x - mean) / std."""
+        return (x.to(self.mean.device, self.mean.dtype) - self.mean) / self.std
+
+    @staticmethod
+    def level(standard: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last step of standardised windows and their standard deviation over time (1 where it is 0), both of length 1
+        on the time axis.
+        """
+        variance = standard.var(0, correction=0, keepdim=True)
+        return standard[-1:], variance.where(variance > FLAT**2, 1).sqrt()
+
+    def back(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return scaled values in the units of the data.
+
+        Args:
+            y: values as a network returns them.
+            x: the inputs of the network in the units of the data; their level is needed if `window` is set.
+        """
+        y = y.to(self.std.device, self.std.dtype)
+        if self.window:
+            last, spread = self.level(self.standardise(x))
+            y = y * spread + last
+        return y * self.std + self.mean
+
+
+@attrs.frozen
+class Signature:
+    """The inputs that a model expects.
+
+    Example:
+        >>> print(Signature(("time", "batch", "columns"), (10, None, 2), ("wind", "rain")))
+        (time=10, batch, columns=2: wind, rain)
+
+    Args:
+        axes: the names of the axes in order.
+        sizes: the length of each axis, or None where any length is possible.
+        columns: the names of the entries of the last axis, if they have names.
+    """
+
+    axes: tuple[str, ...]
+    sizes: tuple[int | None, ...]
+    columns: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        sizes = [a if n is None else f"{a}={n}" for a, n in zip(self.axes, self.sizes, strict=True)]
+        names = ", ".join((*self.columns[:8], *(["..."] if len(self.columns) > 8 else [])))
+        return f"({', '.join(sizes)}{f': {names}' if names else ''})"
+
+    def fits(self, shape: torch.Size) -> bool:
+        """Return whether inputs may have this shape."""
+        return len(shape) == len(self.sizes) and all(
+            wanted is None or length == wanted for length, wanted in zip(shape, self.sizes, strict=True)
+        )
 
 
 class Model(nn.Module):
-    """A network between the scales of what it takes in and puts out, where there are such."""
+    """A network whose inputs and outputs are in the units of the data.
 
-    def __init__(self, network: Network, inputs: Scale | None, outputs: Scale | None) -> None:
+    Inputs in float64 give outputs in float64, also if the network computes in float32: scaling is done in float64.
+
+    Args:
+        network: maps scaled inputs to scaled outputs.
+        inputs: scales the inputs; None where the network takes them as they are.
+        outputs: scales the outputs back; None where they have no units, as class scores.
+        signature: the shape of the inputs, checked at each call; None where it is unknown.
+    """
+
+    def __init__(
+        self, network: Network, inputs: Scale | None = None, outputs: Scale | None = None, signature: Signature | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.inputs, self.outputs = network, inputs, outputs
+        self.network, self.inputs, self.outputs, self.signature = network, inputs, outputs, signature
 
     def forward(self, x: Tensor) -> Any:
-        """What the network makes of raw inputs, raw."""
-        found = self.network(x if self.inputs is None else self.inputs(x))
-        return found if self.outputs is None else self.outputs.back(found)
+        """Return the network's outputs for inputs x, both in the units of the data.
+
+        Raises:
+            DataError: x is not a tensor of numbers, or its shape does not fit the signature.
+        """
+        self._check(x)
+        like = next(self.network.parameters(), None)
+        scaled = x if self.inputs is None else self.inputs(x)
+        if like is not None and scaled.is_floating_point():
+            scaled = scaled.to(like.device, like.dtype)
+        y = self.network(scaled)
+        if not isinstance(y, Tensor):  # outputs of an auxiliary head, in training
+            return y
+        if self.outputs is not None:
+            y = self.outputs.back(y, x).to(y.device)
+        return y.to(self._dtype(x))
+
+    def forecast(self, rows: Tensor, steps: int) -> Tensor:
+        """Return the next rows of a time series, each forecast from the rows before it and the forecasts before it.
+
+        Example::
+
+            model = nasframe.load_model("runs/001")
+            model.forecast(rows[-100:], steps=24)  # shape (24, columns)
+
+        Args:
+            rows: the known rows in the units of the data, the latest last: (time, columns), or (time, batch, columns) for several
+                series. At least as many as a window has; earlier rows have no influence.
+            steps: how many rows to forecast.
+
+        Raises:
+            DataError: The rows do not fit the signature, or the model does not forecast rows of its inputs.
+        """
+        if self.signature is None or self.signature.axes != ("time", "batch", "columns") or self.outputs is None:
+            raise DataError("this model does not forecast rows of a time series; call it with its inputs: model(x)")
+        if type(steps) is not int or steps < 1:
+            raise DataError(f"steps is {steps!r}; it must be a whole number of at least 1")
+        window, columns = self.signature.sizes[0], self.signature.sizes[2]
+        assert window is not None
+        shape = tuple(rows.shape) if isinstance(rows, Tensor) else ()
+        if shape and (len(shape) not in (2, 3) or shape[0] < window or shape[-1] != columns):
+            raise DataError(
+                f"rows has shape {shape}; a forecast needs at least {window} rows, the latest last, of shape (time, columns) or "
+                f"(time, batch, columns), where an input is {self.signature}"
+            )
+        self._check(rows[-window:, None] if len(shape) == 2 else rows[-window:] if shape else rows)
+        series = (rows if len(shape) == 3 else rows.unsqueeze(1))[-window:].to(self._dtype(rows))
+        with torch.no_grad():
+            for _ in range(steps):
+                series = torch.cat([series, self(series[-window:])[-1:]])
+        forecast = series[window:]
+        return forecast if len(shape) == 3 else forecast.squeeze(1)
+
+    def _check(self, x: Any) -> None:
+        expected = "a tensor of numbers" if self.signature is None else f"a tensor of numbers of shape {self.signature}"
+        if not isinstance(x, Tensor):
+            hint = "; write torch.as_tensor(x)" if hasattr(x, "__array__") else ""
+            raise DataError(f"the input is of type {type(x).__name__}, but the model expects {expected}{hint}")
+        if x.is_complex() or x.dtype == torch.bool:
+            raise DataError(
+                f"the input has dtype {x.dtype}, but the model expects {expected}; convert it to float32 or float64"
+            )
+        # a tracer would turn this comparison into a constant, with a warning
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if self.signature is not None and not tracing and not self.signature.fits(x.shape):
+            raise DataError(
+                f"the input has shape {tuple(x.shape)}, but the model expects {expected}; permute or slice its axes"
+            )
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        """Return the dtype of the outputs: that of the inputs if it is wider than the network's."""
+        like = next(self.network.parameters(), x)
+        if x.is_floating_point():
+            return torch.promote_types(x.dtype, like.dtype)
+        return like.dtype if self.outputs is None and like.is_floating_point() else torch.float64
+
+
+def dump_scales(model: Model) -> bytes:
+    """Return the scales and the signature of a model as the content of a safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    for side, scale in (("inputs", model.inputs), ("outputs", model.outputs)):
+        if scale is not None:
+            # inputs and outputs may have one scale in common, and the format refuses tensors that share memory
+            tensors |= {f"{side}.mean": scale.mean.cpu().clone(), f"{side}.std": scale.std.cpu().clone()}
+    windows = [side for side in ("inputs", "outputs") if getattr(getattr(model, side), "window", False)]
+    signature = None if model.signature is None else attrs.asdict(model.signature)
+    description = json.dumps({"window": windows, "signature": signature})
+    return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, {"description": description})
+
+
+def load_scales(path: str) -> tuple[Scale | None, Scale | None, Signature | None]:
+    """Return the scale of the inputs, that of the outputs, and the signature from a file that `dump_scales` made.
+
+    Raises:
+        OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError: The file cannot be read.
+    """
+    with safetensors.safe_open(path, "pt") as file:
+        description = json.loads((file.metadata() or {})["description"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    scales = [
+        Scale(tensors[f"{side}.mean"], tensors[f"{side}.std"], window=side in description["window"])
+        if f"{side}.mean" in tensors
+        else None
+        for side in ("inputs", "outputs")
+    ]
+    found = description["signature"]
+    signature = None if found is None else Signature(**{name: tuple(value) for name, value in found.items()})
+    return scales[0], scales[1], signature

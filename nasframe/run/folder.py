@@ -15,8 +15,8 @@ import safetensors.torch
 from torch import Tensor
 
 from nasframe.errors import RunError
-from nasframe.network.model import Model, Scale
-from nasframe.network.network import build, tensors
+from nasframe.network.model import Model, dump_scales, load_scales
+from nasframe.network.network import build
 from nasframe.plugins import Plugins, installed
 from nasframe.run import commits as checkpoint
 from nasframe.search.records import Changed, EpochEnded, Event, Finished, StageEnded, Stepped
@@ -165,11 +165,10 @@ def save_model(model: Model, path: str | Path) -> None:
     """Write a found network into a folder: the architecture as JSON, from which it is built again, its weights, and the scales of
     its data. What stands there already under these names is replaced.
     """
-    folder, scales = Path(path), {"inputs": model.inputs, "outputs": model.outputs}
-    values = {f"{side}.{name}": t for side, scale in scales.items() if scale for name, t in tensors(scale).items()}
+    folder = Path(path)
     with checkpoint.speaking(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_file(folder / SCALES, _tensors(values))
+    checkpoint.write_file(folder / SCALES, dump_scales(model))
     checkpoint.write_file(folder / WEIGHTS, _tensors(snapshot(model.network)))
     checkpoint.write_file(folder / ARCHITECTURE, model.network.structure.to_json().encode())
 
@@ -179,19 +178,16 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
     folder = Path(path)
     structure = found(folder, plugins or installed())
     try:
-        weights, scales = (safetensors.torch.load_file(folder / name) for name in (WEIGHTS, SCALES))
-    except (OSError, safetensors.SafetensorError) as error:
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
+        inputs, outputs, signature = load_scales(str(folder / SCALES))
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(
             f"the weights or scales of {folder} cannot be read: {error}; give the folder of a run that is over"
         ) from error
     dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
     network = build(structure, Seed((0, "overwritten"))).to(dtype)
     fill(network, weights)
-    sides = (
-        Scale(scales[f"{side}.mean"], scales[f"{side}.std"]) if f"{side}.mean" in scales else None
-        for side in ("inputs", "outputs")
-    )
-    return Model(network, *sides).eval()
+    return Model(network, inputs, outputs, signature).eval()
 
 
 class Keeper:
@@ -233,7 +229,6 @@ def follow(search: Search, keeper: Keeper, watch: Callable[[Event], None], check
 
 
 def _tensors(values: Mapping[str, Tensor]) -> bytes:
-    # both sides of a model may have one scale, and the file format knows no tensor twice
     return safetensors.torch.save({name: tensor.contiguous().cpu().clone() for name, tensor in values.items()})
 
 

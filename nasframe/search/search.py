@@ -66,6 +66,7 @@ class Search:
 
     def warnings(self) -> Iterator[str]:
         """What its user may not expect of it, as it stands: a sentence each."""
+        yield from self.data.warnings
         yield from self.network.slow()
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"
@@ -84,7 +85,7 @@ class Search:
     @property
     def model(self) -> Model:
         """The same network in the units of the data, in evaluation mode: what there is to take away when the search is over."""
-        return Model(self.network, self.data.inputs, self.data.outputs).eval()
+        return Model(self.network, self.data.inputs, self.data.outputs, self.data.signature).eval()
 
 
 def _check_ends(strategy: Strategy, grows: bool) -> None:

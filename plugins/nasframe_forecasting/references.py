@@ -1,4 +1,7 @@
-"""What to compare a forecasting network with: modules from inputs [T, B, n] to a forecast at every step, [T, B, n]."""
+"""What to compare a forecasting network with.
+
+Each reference is a module from inputs of shape (time, batch, columns) to a forecast of the next row at every step, of the same shape.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,74 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-#: what ridge regression may weigh the sum of squared coefficients with, against that of the training errors
+from nasframe import Scale
+
+#: weights of the sum of squared coefficients in ridge regression, relative to the squared errors of training
 PENALTIES = torch.logspace(-4, 4, 17, dtype=torch.float64)
 
+Factories = Mapping[str, Callable[[], nn.Module]]
 
-def references(
-    past: Tensor, following: Tensor, train: int, like: Tensor, parameters: int
-) -> Mapping[str, Callable[[], nn.Module]]:
-    """The mean, the last value and ridge AR(1), none of which is trained; LSTM and GRU of about that many parameters.
 
-    They get the device and the dtype of `like`. `past` are the rows before the targets of training and then validation,
-    and `following` these targets, both [pairs, n] in float64 and standardised; the first `train` pairs are training's.
+def references(past: Tensor, following: Tensor, train: int, like: Tensor, parameters: int) -> Factories:
+    """Return factories of the references for standardised rows.
+
+    The mean, the last value and ridge AR(1) are not trained; LSTM and GRU are.
+
+    Args:
+        past: the rows before the targets of training and then of validation, of shape (pairs, columns) in float64.
+        following: these targets, of the same shape.
+        train: the number of training pairs.
+        like: a tensor with the device and the dtype of the modules.
+        parameters: LSTM and GRU have about this many parameters.
     """
-    columns = past.shape[1]
-    made: dict[str, Callable[[], nn.Module]] = {
-        "mean": Mean,
+    fixed: Factories = {
+        "mean": Zero,
         "last value": nn.Identity,
         "ridge AR(1)": functools.partial(autoregression, past, following, train),
+    }
+    return _placed({**fixed, **trained_references(past.shape[1], parameters)}, like)
+
+
+def change_references(rows: Tensor, window: int, like: Tensor, parameters: int) -> Factories:
+    """Return factories of the references for windows that are normalised one by one.
+
+    The last value and an autoregression of changes are not trained; LSTM and GRU are.
+
+    Args:
+        rows: the standardised training rows, of shape (rows, columns) in float64.
+        window: the number of rows in a window.
+        like: a tensor with the device and the dtype of the modules.
+        parameters: LSTM and GRU have about this many parameters.
+    """
+    fixed: Factories = {"last value": Zero, "AR(1) of changes": functools.partial(change_autoregression, rows, window)}
+    return _placed({**fixed, **trained_references(rows.shape[1], parameters)}, like)
+
+
+def trained_references(columns: int, parameters: int) -> Factories:
+    """Return factories of an LSTM and a GRU of about that many parameters."""
+    return {
         "LSTM": functools.partial(recurrent, nn.LSTM, 4, columns, parameters),
         "GRU": functools.partial(recurrent, nn.GRU, 3, columns, parameters),
     }
-    return {name: functools.partial(_placed, make, like) for name, make in made.items()}
 
 
-class Mean(nn.Module):
-    """Forecasts the mean of the training rows, which is 0 in standardised units."""
+def _placed(factories: Factories, like: Tensor) -> Factories:
+    def place(make: Callable[[], nn.Module]) -> nn.Module:
+        return make().to(like)
+
+    return {name: functools.partial(place, make) for name, make in factories.items()}
+
+
+class Zero(nn.Module):
+    """The forecast 0: the mean of standardised training rows, or the last row of a normalised window."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[T, B, n] to zeros of that shape."""
+        """Return zeros of the shape of the inputs."""
         return torch.zeros_like(inputs)
 
 
 def autoregression(past: Tensor, following: Tensor, train: int) -> nn.Linear:
-    """The linear map from a row to the next, with an intercept, fitted by `ridge`; its parameters are fixed."""
+    """Return the linear map from a row to the next, with an intercept, fitted by `ridge`; its parameters are fixed."""
     coefficients = ridge(past, following, train)
     columns = past.shape[1]
     linear = nn.Linear(columns, columns, dtype=past.dtype).requires_grad_(False)
@@ -52,19 +90,50 @@ def autoregression(past: Tensor, following: Tensor, train: int) -> nn.Linear:
 
 
 def ridge(past: Tensor, following: Tensor, train: int) -> Tensor:
-    """The coefficients [n + 1, n], the intercepts last, of the linear map from each row to the following one.
+    """Return the coefficients of the linear map from each row to the following one, with the intercepts last.
 
-    They are fitted to the first `train` pairs, with the penalty that forecasts the other pairs best.
+    They have shape (columns + 1, columns). They are fitted to the first `train` pairs, with the penalty that forecasts the
+    other pairs best.
     """
     past = torch.cat([past, past.new_ones(len(past), 1)], 1)
-    fits = [_fitted(past[:train], following[:train], penalty) for penalty in PENALTIES]
-    return min(fits, key=lambda fit: mse_loss(past[train:] @ fit, following[train:]).item())
+
+    def fitted(penalty: Tensor) -> Tensor:
+        penalties = penalty.repeat(past.shape[1])
+        penalties[-1] = 0  # the intercepts are free
+        known, targets = past[:train], following[:train]
+        return torch.linalg.solve(known.T @ known + penalties.diag(), known.T @ targets)
+
+    return min(map(fitted, PENALTIES), key=lambda fit: mse_loss(past[train:] @ fit, following[train:]).item())
 
 
-def _fitted(past: Tensor, following: Tensor, penalty: Tensor) -> Tensor:
-    penalties = penalty.repeat(past.shape[1])
-    penalties[-1] = 0  # the intercepts are free
-    return torch.linalg.solve(past.T @ past + penalties.diag(), past.T @ following)
+class ChangeAutoregression(nn.Module):
+    """The forecast l + a (l - k) + c s of each column: k and l are the last two rows of a window, s is its standard deviation.
+
+    In normalised windows l is 0 and s is 1.
+    """
+
+    a: Tensor
+    c: Tensor
+
+    def __init__(self, a: Tensor, c: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("a", a)
+        self.register_buffer("c", c)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return forecasts of the shape of the inputs."""
+        return inputs + self.a * inputs.diff(dim=0, prepend=inputs[:1]) + self.c
+
+
+def change_autoregression(rows: Tensor, window: int) -> ChangeAutoregression:
+    """Return the autoregression of changes with the least squared error on the training rows, column by column."""
+    held = rows.unfold(0, window + 1, 1).permute(2, 0, 1)
+    _, spread = Scale.level(held[:-1])
+    # the equations (y - l) = a (l - k) + c s, one for each window
+    regressors = torch.stack([held[-2] - held[-3], spread[0]], -1).transpose(0, 1)
+    targets = (held[-1] - held[-2]).T.unsqueeze(-1)
+    a, c = torch.linalg.lstsq(regressors, targets).solution.squeeze(-1).unbind(-1)
+    return ChangeAutoregression(a, c)
 
 
 class Recurrent(nn.Module):
@@ -76,25 +145,21 @@ class Recurrent(nn.Module):
         self.head = head
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[T, B, n] to forecasts of that shape."""
+        """Return forecasts of the shape of the inputs."""
         return self.head(self.layer(inputs)[0])
 
 
 def recurrent(layer: type[nn.LSTM | nn.GRU], gates: int, columns: int, parameters: int) -> Recurrent:
-    """A layer of that type and its head, of the hidden size that comes nearest to that many parameters."""
+    """Return a layer of that type and its head, of the hidden size that comes nearest to that many parameters."""
     units = nearest_units(gates, columns, parameters)
     return Recurrent(layer(columns, units), nn.Linear(units, columns))
 
 
 def nearest_units(gates: int, columns: int, parameters: int) -> int:
-    """The hidden size at which layer and head together come nearest to that many parameters."""
+    """Return the hidden size at which layer and head together come nearest to that many parameters."""
 
     def count(units: int) -> int:
         return gates * units * (columns + units + 2) + columns * (units + 1)  # torch has two biases a gate
 
     most = math.isqrt(parameters // gates) + 1  # from here on gates * units**2 alone is more
     return min(range(1, most + 1), key=lambda units: abs(count(units) - parameters))
-
-
-def _placed(make: Callable[[], nn.Module], like: Tensor) -> nn.Module:
-    return make().to(like)

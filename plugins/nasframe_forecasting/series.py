@@ -136,7 +136,7 @@ def check_finite(rows: Tensor, series: Series, dtype: torch.dtype) -> None:
         )
 
 
-def moving(rows: Tensor, series: Series, train: int, validation: int) -> tuple[str, ...]:
+def leaving_range(rows: Tensor, series: Series, train: int, validation: int) -> tuple[str, ...]:
     """Return a warning for each column whose validation or test values a network has not seen in training.
 
     Args:

@@ -68,8 +68,9 @@ class Format:
             return None
 
     def __str__(self) -> str:
-        changed = [f for f in attrs.fields(Format) if getattr(self, f.name) != f.default]
-        return ", ".join(f'{f.name}="{getattr(self, f.name)}"'.replace("\t", "\\t") for f in changed)
+        values = {f.name: getattr(self, f.name) for f in attrs.fields(Format) if getattr(self, f.name) != f.default}
+        options = [f'{name}="{value}"'.replace("\t", "\\t") for name, value in values.items()]
+        return f"option{'s' if len(options) > 1 else ''} {', '.join(options)}"
 
 
 @attrs.frozen
@@ -96,7 +97,7 @@ def read_table(
     columns: Sequence[str] = (),
     date: str | None = None,
     drop: bool = False,
-    format: Format = Format(),  # noqa: B008 - frozen
+    format: Format = Format(),
 ) -> Table:
     """Return the table in a CSV file: a row of column names, then a row of numbers for each time.
 
@@ -122,12 +123,12 @@ def read_table(
         other = _other_format(content, format, parsed)
         if other is None:
             raise
-        raise DataError(f"{error}; this file can be read with the task's options {other}") from error
+        raise DataError(f"{error}; this file can be read with the task's {other}") from error
 
 
 def _parse(text: str, source: str, columns: Sequence[str], date: str | None, drop: bool, format: Format) -> Table:
     header, *records = _cells(text, source, format)
-    names = _names(header, records, source, format)
+    names = _names(header, records, source)
     for name in (*columns, *([] if date is None else [date])):
         if name not in names:
             raise DataError(f"{source} has no column {name!r}; it has: {', '.join(filter(None, names))}")
@@ -224,7 +225,9 @@ def _other_format(content: bytes, format: Format, parsed: Callable[[str, Format]
         if encoding == "latin-1" and re.search("[\x80-\x9f]", text):
             continue
         beginning = text if len(text) < BEGINNING else text[:BEGINNING].rpartition("\n")[0]
-        for delimiter, decimal in [(format.delimiter, format.decimal), *itertools.product(",;\t|", ".,")]:
+        header = beginning.partition("\n")[0]
+        others = itertools.product([d for d in ",;\t|" if d in header], ".,")
+        for delimiter, decimal in [(format.delimiter, format.decimal), *others]:
             other = Format(delimiter, decimal, encoding)
             try:
                 parsed(beginning, other)
@@ -238,15 +241,17 @@ def _other_format(content: bytes, format: Format, parsed: Callable[[str, Format]
 # -------------------------------------------------------------------------------------------------------------- columns
 
 
-def _names(header: Sequence[str], records: Sequence[Sequence[str]], source: str, format: Format) -> dict[str, int]:
+def _names(header: Sequence[str], records: Sequence[Sequence[str]], source: str) -> dict[str, int]:
     """Return the place of each named column. Numbers or times in the first row mean that the names are missing."""
     names: dict[str, int] = {}
+    marks = [Format(decimal=mark) for mark in ".,"]
     for at, cell in enumerate(header):
         name, where = cell.strip(), f"{source}, row 1, column {at + 1} is {cell!r}, which is"
         if not name and at > 0 and not any(record[at].strip() for record in records):
             continue  # a delimiter at the end of each line
         # pandas counts columns that have no names: 0, 1, 2, ...
-        if (not name and at > 0) or (format.number(name) is not None and not name.isdecimal()) or _reader(name) is not None:
+        number = not name.isdecimal() and any(form.number(name) is not None for form in marks)
+        if (not name and at > 0) or number or _reader(name) is not None:
             raise DataError(f"{where} no name; begin with a row of column names")
         if name in names:
             raise DataError(f"{where} the name of column {names[name] + 1}, too; give each column another name")
@@ -274,7 +279,7 @@ def _number(cell: str, where: str, format: Format) -> float:
     value = format.number(cell)
     if not cell.strip():
         raise DataError(
-            f"{where} has no value; write a number, choose other columns, or leave out such rows (--drop-missing, or missing='drop')"
+            f"{where} has no value; write a number, choose other columns, or leave out such rows (--missing drop, or missing='drop')"
         )
     if value is None or not math.isfinite(value):
         raise DataError(
@@ -297,7 +302,8 @@ def _times(
 ) -> tuple[str | None, str | None, dict[str, str]]:
     """Return the column of times, a column of times of day that belongs to it, and what each column is that is not forecast."""
     skipped: dict[str, str] = {}
-    clocks, times = [], []
+    clocks: list[str] = []
+    times: list[str] = []
     for name, at in names.items():
         label, head = f"column {name!r}" if name else f"column {at + 1}, which has no name,", heads[name]
         if name == date or (date is None and name.lower() == DATE):
@@ -335,7 +341,7 @@ def _iso(cell: str) -> datetime | None:
 def _strptime(form: str) -> Reader:
     def read(cell: str) -> datetime | None:
         try:
-            return datetime.strptime(cell.strip(), form)  # noqa: DTZ007 - only compared within its column
+            return datetime.strptime(cell.strip(), form)
         except ValueError:
             return None
 
@@ -378,12 +384,15 @@ def _fault(cells: Iterable[tuple[int, str]], reader: Reader) -> tuple[int, str] 
             form = "a time in ISO 8601 or another common form" if start is None else "a time in the form of the rows above it"
             return row, f"row {row} is {cell!r}, which is not {form}; write a day as 2012-01-31, a time as 2012-01-31T18:00"
         what = f"row {row} is {cell!r} after {earlier!r} in row {before}"
-        if isinstance(start, datetime) and isinstance(time, datetime):
-            if (start.utcoffset() is None) != (time.utcoffset() is None):
-                return row, f"{what}, of which one has a UTC offset; write it to all times or to none"
+        if start is not None and _has_offset(start) != _has_offset(time):
+            return row, f"{what}, of which one has a UTC offset; write it to all times or to none"
         if start is not None and time <= start:  # type: ignore[operator]
             fault = "the same time twice" if time == start else "back in time"
             hint = " (where clocks are set back, with UTC offsets)" if " " in cell or "T" in cell else ""
             return row, f"{what}, {fault}; write the rows in the order of time, one for each time{hint}"
         before, earlier, start = row, cell, time
     return None
+
+
+def _has_offset(time: datetime | float) -> bool:
+    return isinstance(time, datetime) and time.utcoffset() is not None

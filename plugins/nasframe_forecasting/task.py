@@ -1,7 +1,4 @@
-"""Forecasting: the next row of a multivariate series from a window of rows (Jie & Gao 2021, 4.1).
-
-The series is one that is shipped, or any CSV file.
-"""
+"""Forecasting: the next row of a multivariate series from a window of rows (Jie & Gao 2021, 4.1)."""
 
 from __future__ import annotations
 
@@ -16,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from nasframe import Data, Split, Task, choice, flag, number
+from nasframe import Data, Scale, Signature, Split, Task, choice, flag, number
 from nasframe.errors import DataError
-from nasframe_forecasting.references import references
-from nasframe_forecasting.series import Series, check_finite, read, shipped, standardising, stored
+from nasframe_forecasting.references import change_references, references
+from nasframe_forecasting.series import Series, check_finite, leaving_range, read, shipped, standardising, stored
+from nasframe_forecasting.tables import Format
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -29,7 +27,7 @@ SHIPPED = ("seattle_weather",)
 
 
 def _is(wanted: str, allowed: Callable[[Any], bool]) -> Any:
-    """A check that a field holds what is wanted."""
+    """Return a validator of a field that must hold what is wanted."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if not allowed(value):
@@ -38,29 +36,51 @@ def _is(wanted: str, allowed: Callable[[Any], bool]) -> Any:
     return check
 
 
+def _is_encoding(value: Any) -> bool:
+    try:
+        b"".decode(value)
+    except (LookupError, TypeError, ValueError):
+        return False
+    return True
+
+
 _string = _is("a string, or left out", lambda value: value is None or isinstance(value, str))
 _names = _is("a tuple of names", lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value))
+_delimiter = _is(
+    "one character, such as ';' or a tab", lambda value: isinstance(value, str) and len(value) == 1 and value not in '"\r\n\0'
+)
+_encoding = _is("an encoding that Python knows, such as 'latin-1'", _is_encoding)
 
 
 @attrs.frozen
 class Forecasting(Task):
     """One-step-ahead forecasting of a multivariate series.
 
-    Inputs are [window, batch, columns], targets [batch, columns], outputs of the network [window, batch, columns], and
-    the last step of these is the forecast. The first 60 % of the rows train, the next 20 % validate, the rest test; a
-    window belongs with its target, and may reach back into earlier rows. Mean and standard deviation of the training
-    rows standardise all, so that losses and metrics are in these units.
+    Inputs have shape (window, batch, columns), targets (batch, columns), and outputs of the network (window, batch, columns), of
+    which the last step is the forecast. The first 60 % of the rows are for training, the next 20 % for validation, the rest for
+    the test. A window belongs to the part of its target and may reach back into earlier rows. All rows are standardised by the
+    mean and the standard deviation of the training rows; losses and metrics are in these units.
+
+    With `scaling="window"`, targets have shape (batch, 2, columns), see `windows`.
 
     Args:
-        csv: the path of a CSV file, plain or gzipped, in the place of a shipped series: a row of column names, then a
-            row of numbers for each time, with commas between and in UTF-8.
+        csv: the path of a CSV file, plain or gzipped, instead of a shipped series: a row of column names, then a row of numbers
+            for each time.
         series: the name of a shipped series.
-        columns: those to forecast, in that order; by default all but the dates.
-        returns: forecast log(p[t] / p[t-1]) of the rows p, as one does with prices; p must be above 0.
+        window: the number of rows that the network sees.
+        columns: the columns to forecast, in this order; by default all that hold neither times nor an index.
+        returns: forecast log(p[t] / p[t-1]) of the rows p, as is usual for prices; p must be above 0.
         missing: "fail" refuses an empty cell in these columns; "drop" leaves out its row, and a return is then over the
             rows that remain. Nothing is filled in.
-        date: the column of dates in ISO 8601, which must ascend; by default the one named `date`, if there is one.
-        digest: the SHA-256 of the file in hexadecimal; a file that has another is refused.
+        date: the column of times, which must ascend; by default the one named `date`, otherwise the first that holds times in
+            ISO 8601 or another common form.
+        scaling: "training" gives the network the standardised rows. "window" subtracts the last row of each window and divides by
+            the standard deviation of the window, and undoes both in the forecast: for series whose level or spread moves, such as
+            prices and trends (reversible instance normalisation; Kim et al. 2022).
+        delimiter: the character between the values of a row.
+        decimal: the decimal mark, "." or ","; with ",", points and spaces may separate thousands.
+        encoding: the encoding of the file, such as "latin-1", "cp1252" or "utf-16".
+        digest: the SHA-256 of the file in hexadecimal; a file with another digest is refused.
     """
 
     name: ClassVar[str] = "forecasting"
@@ -74,6 +94,10 @@ class Forecasting(Task):
     returns: bool = flag(False)
     missing: str = choice("fail", "drop", default="fail")
     date: str | None = attrs.field(default=None, validator=_string)
+    scaling: str = choice("training", "window", default="training")
+    delimiter: str = attrs.field(default=",", validator=_delimiter)
+    decimal: str = choice(".", ",", default=".")
+    encoding: str = attrs.field(default="utf-8", validator=_encoding)
     digest: str | None = attrs.field(default=None, validator=_string)
 
     @series.validator
@@ -83,8 +107,13 @@ class Forecasting(Task):
         if self.csv is None and value not in SHIPPED:
             raise ValueError(f"series is {value!r}; it must be one of {', '.join(map(repr, SHIPPED))}, or csv a path")
 
+    @scaling.validator
+    def _check_scaling(self, attribute: Any, value: Any) -> None:
+        if value == "window" and self.window == 1:
+            raise ValueError("scaling is 'window' and window is 1, which has no spread; give a window of at least 2 rows")
+
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """The data of the series."""
+        """Return the data of the series."""
         source = self.series if self.csv is None else self.csv
         assert source is not None
         content = shipped(source) if self.csv is None else stored(source)
@@ -94,20 +123,27 @@ class Forecasting(Task):
                 f"{source} is not the file that the digest was taken of: its SHA-256 is {digest}, not {self.digest}; "
                 "give the file as it was, or begin a new search"
             )
-        drop = self.missing == "drop"
-        series = read(content, source, columns=self.columns, date=self.date, drop=drop, returns=self.returns)
-        return data(series, self.window, device, dtype)
+        series = read(
+            content,
+            source,
+            columns=self.columns,
+            date=self.date or ("date" if self.csv is None else None),
+            drop=self.missing == "drop",
+            returns=self.returns,
+            format=Format(self.delimiter, self.decimal, self.encoding),
+        )
+        return data(series, self.window, device, dtype, scaling=self.scaling)
 
     def pinned(self) -> Forecasting:
-        """The same file by its absolute path and its digest."""
+        """Return the task for the same file by its absolute path and its digest."""
         if self.csv is None:
             return self
         digest = self.digest or hashlib.sha256(stored(self.csv)).hexdigest()
         return attrs.evolve(self, csv=str(Path(self.csv).absolute()), digest=digest)
 
 
-def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) -> Data:
-    """The data of a series in windows of that many rows."""
+def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, *, scaling: str = "training") -> Data:
+    """Return the data of a series in windows of `window` rows."""
     size, columns = series.rows.shape
     train, validation = size * 3 // 5, size * 4 // 5
     if train <= window:
@@ -115,29 +151,39 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype) 
             f"{series.source}: {size} rows, of which the first 60 % are too few for a window of {window} and a target; "
             f"give at least {-(-5 * (window + 1) // 3)} such rows, or a smaller window (the task's option)"
         )
-    scale = standardising(series, train)
-    exact = scale(series.rows)
+    scale = standardising(series, train, scaling == "window")
+    exact = scale.standardise(series.rows)
+    check_finite(exact, series, dtype)
     rows = exact.to(device, dtype)
-    check_finite(rows, series)
+    parts = [slice(0, train), slice(train - window, validation), slice(validation - window, size)]
+    if scaling == "window":
+        splits = [normalised_windows(exact[part], window, device, dtype) for part in parts]
+        compared = functools.partial(change_references, exact[:train], window, rows)
+        warnings = series.notes
+    else:
+        splits = [windows(rows[part], window) for part in parts]
+        past, following = exact[window - 1 : validation - 1], exact[window:validation]
+        compared = functools.partial(references, past, following, train - window, rows)
+        warnings = series.notes + leaving_range(exact, series, train, validation)
     return Data(
         sizes={"inputs": columns, "outputs": columns},
-        train=windows(rows[:train], window),
-        validation=windows(rows[train - window : validation], window),
-        test=windows(rows[validation - window :], window),
-        loss=loss,
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
+        loss=normalised_loss if scaling == "window" else loss,
         predict=predict,
-        metrics=functools.partial(metrics, device, dtype),
+        metrics=functools.partial(metrics, device, dtype, scaling == "window"),
         score="mse",
-        references=functools.partial(
-            references, exact[window - 1 : validation - 1], exact[window:validation], train - window, rows
-        ),
-        inputs=scale.to(device, dtype),
+        references=compared,
+        inputs=scale,
         outputs=scale,
+        signature=Signature(("time", "batch", "columns"), (window, None, columns), series.names),
+        warnings=warnings,
     )
 
 
 def windows(rows: Tensor, window: int) -> Split:
-    """Every window of rows [rows, columns] with the row after it as its target, the earliest first."""
+    """Return every window of rows of shape (rows, columns) with the row after it as its target, the earliest first."""
     held = rows.unfold(0, window + 1, 1).permute(2, 0, 1)
 
     def batch(positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,19 +193,53 @@ def windows(rows: Tensor, window: int) -> Split:
     return Split(held.shape[1], batch)
 
 
+def normalised_windows(rows: Tensor, window: int, device: torch.device, dtype: torch.dtype) -> Split:
+    """Return every window of rows, less its last row l and over its standard deviation s, with the target y after it.
+
+    A target is (z, s) with z = (y - l) / s, of shape (2, columns): errors of the forecast are s times errors of the outputs.
+    """
+    held = rows.unfold(0, window + 1, 1).permute(2, 0, 1)
+
+    def batch(positions: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = held[:, positions]
+        last, spread = Scale.level(chosen[:-1])
+        scaled = (chosen - last) / spread
+        targets = torch.stack([scaled[-1], spread[0]], 1)
+        return scaled[:-1].to(device, dtype), targets.to(device, dtype)
+
+    return Split(held.shape[1], batch)
+
+
 def predict(outputs: Tensor) -> Tensor:
-    """The forecast [batch, columns]: the last step of the outputs [window, batch, columns]."""
+    """Return the forecast (batch, columns): the last step of the outputs (window, batch, columns)."""
     return outputs[-1]
 
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean squared error of the forecast, over batch and columns."""
+    """Return the mean squared error of the forecast, over batch and columns."""
     return mse_loss(predict(outputs), targets)
 
 
-def metrics(device: torch.device, dtype: torch.dtype) -> MetricCollection:
-    """The mean squared and the mean absolute error over all rows and columns."""
+def normalised_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error of the forecast, over batch and columns, for the targets of `normalised_windows`."""
+    target, spread = targets.unbind(1)
+    return mse_loss(spread * predict(outputs), spread * target)
+
+
+def metrics(device: torch.device, dtype: torch.dtype, normalised: bool) -> MetricCollection:
+    """Return the mean squared and the mean absolute error over all rows and columns.
+
+    Args:
+        device: the device of forecasts and targets.
+        dtype: their dtype.
+        normalised: targets are those of `normalised_windows`.
+    """
     from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection  # slower to import than torch
 
-    both = MetricCollection({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
+    class Normalised(MetricCollection):
+        def update(self, forecast: Tensor, targets: Tensor) -> None:  # type: ignore[override]
+            target, spread = targets.unbind(1)
+            super().update(spread * forecast, spread * target)
+
+    both = (Normalised if normalised else MetricCollection)({"mse": MeanSquaredError(), "mae": MeanAbsoluteError()})
     return both.to(device).set_dtype(dtype)

@@ -135,17 +135,17 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
             f"crop is {task.crop} and cutout {task.cutout}, but {pictures.source} has images of {height} x {width} pixels; give "
             f"a crop of {least - 1} at most and a cutout of {least} at most"
         )
-    normalise = normaliser(train.x, pictures.source, device, dtype)
+    normalise = normaliser(train.x, pictures.source).to(device)
     steps = moves(height, width, task.flip, task.crop)
 
     def split(part: Labelled, augmented: bool = True) -> Split:
         x, y = part.x.to(device), part.y.to(device)
 
         def batch(positions: Tensor) -> tuple[Tensor, Tensor]:
-            return normalise(x[positions]), y[positions]
+            return normalise(x[positions]).to(device, dtype), y[positions]
 
         def draw(positions: Tensor) -> tuple[Tensor, Tensor]:
-            return cut(normalise(moved(x[positions], steps)), task.cutout), y[positions]
+            return cut(normalise(moved(x[positions], steps)).to(device, dtype), task.cutout), y[positions]
 
         return Split(len(y), batch, draw if augmented else batch)
 
@@ -186,7 +186,7 @@ def shared(pictures: Pictures, train: int | None, validation: float) -> tuple[La
     return used.at(kept), used.at(held)
 
 
-def normaliser(images: Tensor, source: str, device: torch.device, dtype: torch.dtype) -> Scale:
+def normaliser(images: Tensor, source: str) -> Scale:
     """Images in uint8 less the mean of the given ones, over their standard deviation, channel by channel."""
     values = torch.arange(256, dtype=torch.float64)
     counts = torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
@@ -198,7 +198,7 @@ def normaliser(images: Tensor, source: str, device: torch.device, dtype: torch.d
             f"{source}: all images that train are {mean[channel]:g} in every pixel of channel {channel}, which cannot be "
             "normalised; leave the channel out, or give other images"
         )
-    return Scale(*(part.to(device, dtype).view(-1, 1, 1) for part in (mean, deviation)))
+    return Scale(*(part.view(-1, 1, 1) for part in (mean, deviation)))
 
 
 def predict(outputs: Tensor) -> Tensor:

@@ -361,26 +361,30 @@ def _exchange(folder: Path) -> None:
         path.write_bytes(content)
 
 
-@law("task.scales", "a scale is not in the dtype of the data, divides by zero, or lacks an axis of length one")
+@law("task.scales", "a scale divides by zero, or lacks an axis of length one")
 def scales(case: Case) -> None:
-    """Scales are undone by `back`: what the network takes is made of raw inputs in its dtype and shape, and what it puts out is
-    made raw and, from that, again what it was.
+    """Scaling raw inputs gives inputs of the network in the same shape, and `back` gives the raw inputs again. Raw outputs have the
+    shape of the outputs; different outputs stay different.
     """
     data = case.loaded
     found = _scales(data)
     if not found:
         raise Inapplicable("it scales nothing")
     inputs, _ = data.train.batch(case.positions(data.train))
-    values = {"inputs": inputs} | ({"outputs": outputs(case, inputs)} if "outputs" in found else {})
-    for name, scale in found.items():
-        value = values[name]
-        raw = scale.back(value)
-        again = scale(raw)
-        demand("scales", again.shape == raw.shape == value.shape, f"of {name} {tuple(value.shape)} it makes {tuple(raw.shape)}")
-        fits = name == "outputs" or again.dtype == value.dtype
-        demand("scales", fits, f"of raw {name} it makes {again.dtype}; the network takes {value.dtype}")
-        allowed = tolerance(value) + tolerance(raw.to(value.dtype)) / float(scale.std.abs().min())
-        hold("scales", f"the distance of {name} made raw and back", float((again - value).abs().max()), allowed)
+    raw = inputs.double()
+    if data.inputs is not None:
+        raw = raw * data.inputs.std + data.inputs.mean
+        again = data.inputs(raw)
+        demand("scales", again.shape == raw.shape == inputs.shape, f"inputs {tuple(inputs.shape)} become {tuple(raw.shape)}")
+        allowed = tolerance(inputs) + tolerance(raw) / float(data.inputs.std.abs().min())
+        hold("scales", "the distance of raw inputs, scaled, from the inputs", float((again - inputs).abs().max()), allowed)
+        back = float((data.inputs.back(again, raw) - raw).abs().max())
+        hold("scales", "the distance of inputs, scaled back, from the raw inputs", back, tolerance(raw))
+    if data.outputs is not None:
+        value = outputs(case, inputs)
+        low, high = data.outputs.back(value, raw), data.outputs.back(value + 1, raw)
+        demand("scales", low.shape == value.shape, f"outputs {tuple(value.shape)} become {tuple(low.shape)}")
+        demand("scales", bool((low < high).all()), "outputs that differ by 1 do not differ once they are scaled back")
 
 
 @law("task.references", "a reference is left in torch's default dtype, or its outputs are of another shape")

@@ -199,9 +199,9 @@ def default(of: Subject) -> Subject:
 
 
 @mutant("task.scales", *FORECASTING)
-def double(of: Subject) -> Subject:
-    """Its scale makes float64 of raw inputs, whatever was asked for."""
-    return loading(of, lambda data: {"inputs": data.inputs and Scale(data.inputs.mean.double(), data.inputs.std.double())})
+def dividing_by_zero(of: Subject) -> Subject:
+    """Its scale has a standard deviation of 0."""
+    return loading(of, lambda data: {"inputs": data.inputs and Scale(data.inputs.mean, 0 * data.inputs.std)})
 
 
 @mutant("task.references", *FORECASTING)
