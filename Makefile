@@ -11,6 +11,7 @@ test: .venv/installed
 
 test-full: .venv/installed
 	$(BIN)/pytest -n auto --nasframe nasframe --nasframe-full
+	$(BIN)/nasframe mutants
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -22,9 +22,9 @@ from .network.model import Model as Model, Scale as Scale, Signature as Signatur
 from .network.network import Network as Network, build as build
 from .network.pointwise import Pointwise as Pointwise, Term as Term
 from .plugins import hookimpl as hookimpl, installed as installed
+from .records import Changed as Changed, EpochEnded as EpochEnded, StageEnded as StageEnded
 from .run.folder import load_model as load_model, save_model as save_model
 from .search.optimiser import Optimiser as Optimiser
-from .search.records import Changed as Changed, EpochEnded as EpochEnded, StageEnded as StageEnded
 from .search.search import Search as Search
 from .search.strategy import Strategy as Strategy
 from .seeds import Seed as Seed

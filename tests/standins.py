@@ -62,7 +62,7 @@ class Still(Architect):
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
         return {address: torch.zeros_like(alpha) for address, alpha in problem.alphas.items()}
 
-    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         return Optimiser("sgd").build(alphas)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ from toy import PLUGINS, toy_strategy
 
 from nasframe import Search, save_model
 from nasframe.errors import CheckpointError, RunError
-from nasframe.run import commits as checkpoint
-from nasframe.run.folder import Folder, Keeper, follow
-from nasframe.search.records import Changed
+from nasframe.records import Changed, Record, to_json
+from nasframe.run import commits
+from nasframe.run.commits import Commit
+from nasframe.run.folder import Folder, follow
 
 ENVIRONMENT = {"torch": "2"}
 
@@ -24,11 +27,11 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 
 def commit(folder: Path, value: float) -> Path:
-    return checkpoint.write(folder, f'{{"value": {value}}}', tensors(value), ENVIRONMENT)
+    return commits.write(folder, Commit(f'{{"value": {value}}}', tensors(value), {}, "digest", ENVIRONMENT))
 
 
 def value_of(folder: Path) -> float:
-    found = checkpoint.newest(folder, lambda text: None)
+    _, found = next(commits.whole(folder, lambda text: None))
     assert torch.equal(found.tensors["a"], tensors(float(found.tensors["b"]))["a"])
     assert found.text == f'{{"value": {float(found.tensors["b"])}}}'
     return float(found.tensors["b"])
@@ -67,9 +70,9 @@ def test_killed_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.Monk
 
         return call
 
-    for target, name in ((checkpoint.os, "fsync"), (checkpoint.shutil, "rmtree"), (Path, "mkdir"), (Path, "rename")):
+    for target, name in ((os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "rename")):
         monkeypatch.setattr(target, name, fatal(getattr(target, name)))
-    monkeypatch.setattr(checkpoint, "_write", fatal(checkpoint._write))
+    monkeypatch.setattr(commits, "_write", fatal(commits._write))
     try:
         commit(tmp_path, 2.0)
         finished = True
@@ -96,7 +99,7 @@ def test_damage_is_noticed_and_set_aside(tmp_path: Path, file: str, damage: str)
     else:
         path.write_bytes({"flip": bytes(content), "truncate": bytes(content[:-3]), "empty": b""}[damage])
     said: list[str] = []
-    found = checkpoint.newest(tmp_path, said.append)
+    _, found = next(commits.whole(tmp_path, said.append))
 
     assert float(found.tensors["b"]) == 1.0
     assert len(said) == 1
@@ -105,9 +108,14 @@ def test_damage_is_noticed_and_set_aside(tmp_path: Path, file: str, damage: str)
 
 
 def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
-    """A folder without a whole commit says so."""
-    with pytest.raises(CheckpointError, match="holds no commit that is whole; the search has to be started anew"):
-        checkpoint.newest(tmp_path, lambda text: None)
+    """A run whose commits are all damaged says so."""
+    folder = Folder.create(tmp_path / "run", toy_strategy(), PLUGINS)
+    run(folder, 3)
+    for manifest in (folder.path / "commits").rglob("manifest.json"):
+        manifest.write_text("{}")
+
+    with pytest.raises(CheckpointError, match="contains no commit that is whole; start the run anew"):
+        folder.search()
 
 
 def test_a_full_disk_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,21 +125,23 @@ def test_a_full_disk_is_our_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(commits, "_write", full)
     with pytest.raises(RunError, match=r"cannot write .*: No space left on device; what was committed before is kept"):
         commit(tmp_path, 2.0)
     assert value_of(tmp_path) == 1.0
 
 
 def run(folder: Folder, stop_after: int | None = None) -> Search:
-    search, seen = folder.search(), []
+    search, keeper = folder.search()
+    keeper.every = 1
+    seen: list[Record] = []
 
     def check() -> None:
         if len(seen) == stop_after:
             raise Killed
 
     with contextlib.suppress(Killed):
-        follow(search, Keeper(folder, search.state, every=1), seen.append, check)
+        follow(iter(search), keeper, seen.append, check)
     return search
 
 
@@ -170,7 +180,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match="exists and is not an empty folder; give another --out"):
         Folder.create(tmp_path, toy_strategy(), PLUGINS)
-    with pytest.raises(RunError, match=r"is no run folder: it holds no strategy\.toml"):
+    with pytest.raises(RunError, match=r"is no run folder: it contains no strategy\.toml"):
         Folder.open(tmp_path, PLUGINS)
     Folder.create(tmp_path / "run", toy_strategy(), PLUGINS)
     with pytest.raises(RunError, match=r"holds a run; give another --out, or continue it: nasframe resume"):
@@ -186,21 +196,25 @@ def test_another_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder.search(said.append)
 
     assert len(said) == 1
-    assert "and is 99.0: the run goes on, but the same bytes are not promised" in said[0]
+    assert "and is 99.0: the run continues, but the same bytes are not promised" in said[0]
 
 
 def test_changes_are_in_the_lineage_without_wall_time(tmp_path: Path) -> None:
     """Every change is journalled with what, where, why, claim, distance and seed, and no record holds a clock's reading."""
-    search, changes = Search(toy_strategy()), 0
-    for event in search:
-        changes += isinstance(event, Changed)
-        for record in (*search.state.lineage, *search.state.history):
-            assert "seconds" not in record
+    search = Search(toy_strategy())
+    changes = [event for event in search if isinstance(event, Changed)]
 
-    assert changes == len(search.state.lineage) == 4
-    grown = [r for r in search.state.lineage if r["change"] == "node"]
-    assert [r["stage"] for r in grown] == [1, 2]
+    assert changes == search.state.lineage[1:]
+    assert len(changes) == 4
+    for record in (*search.state.lineage, *search.state.history):
+        assert '"seconds": null' in to_json(record) or "seconds" not in to_json(record)
+    grown = [r for r in changes if r.change == "grow"]
+    assert [r.stage for r in grown] == [1, 2]
     for record in grown:
-        assert {"why", "request", "claim", "distance", "newcomers", "parent", "child", "seed", "counts"} <= record.keys()
-        weights = next(iter(record["newcomers"].values()))
-        assert abs(sum(weights.values()) - 1) < 1e-12
+        assert record.why
+        assert record.claim
+        assert record.seed
+        assert record.distance is not None
+        (candidates,) = record.added.values()
+        assert abs(sum(c["mixing"] for c in candidates.values()) - 1) < 1e-12
+        assert {c["operation"]["name"] for c in candidates.values()} == {"sigmoid", "tanh", "relu", "sum", "prod"}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe_recurrent import TwoToOne
 from rich.console import Console
 
@@ -21,7 +22,6 @@ from nasframe import EpochEnded, Strategy, Structure, build, installed
 from nasframe.cli.flags import PartType, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
-from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe.seeds import Seed
 
 TINY = [

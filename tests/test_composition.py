@@ -12,9 +12,10 @@ from convolutional import PLUGINS
 from test_resume import digest
 
 from nasframe import Data, Network, Strategy, installed
+from nasframe.records import Event
 from nasframe.search.loop import Loop
-from nasframe.search.records import Event
-from nasframe.search.state import State, dump, initial, load
+from nasframe.search.state import State, initial
+from nasframe.testing.saved import revived, saved
 
 #: what a part must be told, or is to be tried with; all others are tried as they come
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -120,11 +121,11 @@ def test_all_that_is_shipped_goes_together(backbone: dict[str, Any], architect: 
     for place, parts in enumerate(compositions(backbone, architect)):
         strategy = composed(*parts)
         data = strategy.task.load(torch.device("cpu"), torch.float64)
-        state = initial(strategy, data.sizes)
+        state = initial(strategy, data)
         events = run(strategy, data, state)
         for _ in itertools.islice(events, 4 + place % 9):
             pass
-        resumed = load(*dump(state), strategy, PLUGINS)
+        resumed = revived(*saved(state), strategy, PLUGINS)
         for _ in itertools.chain(events, run(strategy, data, resumed)):
             pass
 

@@ -26,10 +26,10 @@ from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError
 from nasframe.network.network import tensors
 from nasframe.search.replay import replay
-from nasframe.search.state import dump
-from nasframe.testing import assertions
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep, Noise, Scripted
-from nasframe.testing.trained import TrainedNetwork
+from nasframe.testing.saved import saved
 
 EXACT = [name for name, kind in KINDS.items() if kind.claim.kind == "exact"]
 PR_DARTS = ("pad", "widen", "crop", "dilate", "contract", "deepen")
@@ -100,7 +100,7 @@ def exact(operation: SeparableConvolution, kind: str, sizes: tuple[int, int, boo
     new = fill(morphed(operation, kind), old, *sizes[1:])
     several = len(x) * math.prod(-(-length // sizes[1]) for length in x.shape[2:]) > 1
     for training in (False, True) if several else (False,):
-        assertions.hold("exact", f"the distance in units of rounding, training: {training},", off(old, new, x, training), 1)
+        laws.hold("exact", f"the distance in units of rounding, training: {training},", off(old, new, x, training), 1)
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -280,8 +280,8 @@ def strategy(operation: SeparableConvolution, affine: bool = False, **options: A
 
 
 @functools.cache
-def _aged(operation: SeparableConvolution, affine: bool, optimiser: Optimiser, decided: bool) -> TrainedNetwork:
-    parent = TrainedNetwork.of(strategy(operation, affine, optimiser=optimiser), 6)
+def _aged(operation: SeparableConvolution, affine: bool, optimiser: Optimiser, decided: bool) -> Aged:
+    parent = Aged.of(strategy(operation, affine, optimiser=optimiser), 6)
     if decided:
         gone = {a: {c.id for c in s.candidates[1:]} for a, s in parent.network.structure.sites()}
         parent = parent.after(remove_candidates(parent.network, gone, Seed(("decided",)))).train(3)
@@ -296,7 +296,7 @@ METHODS = {
 
 
 @st.composite
-def parents(draw: st.DrawFn, kind: str) -> TrainedNetwork:
+def parents(draw: st.DrawFn, kind: str) -> Aged:
     """A supernet or an architecture that has trained, in either form."""
     method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
     return _aged(STARTS[kind], draw(st.booleans()), method, draw(st.booleans())).copy()
@@ -321,12 +321,12 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
     """
     parent = data.draw(parents(kind))
     site = data.draw(st.sampled_from([address for address, _ in parent.network.structure.sites()]))
-    worked = assertions.assert_no_forward(parent, lambda network: change(network, kind, site))
+    worked = laws.blind(parent, lambda network: change(network, kind, site))
     assert worked.claim == KINDS[kind].claim
-    child = assertions.assert_transaction(parent, lambda network: change(network, kind, site))
-    assertions.assert_ids_not_reused([parent.network.structure, child.network.structure])
-    assertions.assert_trainable(parent, child, every=False)
-    assertions.assert_reconstructed(child, installed().make)
+    child = laws.transaction(parent, lambda network: change(network, kind, site))
+    laws.identities([parent.network.structure, child.network.structure])
+    laws.alive(parent, child, every=False)
+    laws.reconstructed(child, installed().make)
     before, after = (dict(aged.network.structure.sites()) for aged in (parent, child))
     assert {a for a in after if after[a] != before[a]} == {site}
     assert after[site].candidates[1:] == before[site].candidates[1:]
@@ -334,9 +334,9 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
     old, new = parent.mixing(), child.mixing()
     assert all(torch.equal(new[address], weights) for address, weights in old.items())
     if worked.claim.kind == "exact":
-        assertions.assert_exact(parent, child)
-        assertions.assert_moments_follow(parent, child)
-        assertions.assert_gradients_follow(parent, child)
+        laws.exact(parent, child)
+        laws.undisturbed(parent, child)
+        laws.follows(parent, child)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -347,7 +347,7 @@ def test_moments_follow(kind: str, method: str) -> None:
     """
     parent = _aged(STARTS[kind], False, METHODS[method], False).copy()
     child = parent.after(change(parent.network, kind))
-    before, after = dump(parent.state)[1], dump(child.state)[1]
+    before, after = saved(parent.state)[1], saved(child.state)[1]
     old = r"(cells\.[12]\.edges\.i1-n0\.candidates)\.\d+\.layers"  # the reductions
     new = rf"\1.{parent.network.structure.next_id}.layers"
     moments = [name for name in before if name.startswith(("weights/", "alphas/"))]
@@ -413,11 +413,10 @@ def test_requests_are_checked(request_: dict[str, Any], message: str) -> None:
 def test_a_search_morphs_and_its_lineage_is_replayed() -> None:
     """A search grows by morphisms to its end, and every structure follows from the records alone."""
     search = Search(strategy(SeparableConvolution(), criterion=Scripted()))
-    first = search.network.structure
-    for _ in search:
-        pass
-    made = [*replay(search.strategy, first, search.state.lineage, search.state.evidence)]
-    assert [record["change"] for record in search.state.lineage if record["kind"] == "grow"] == ["convolution"] * 2
+    search.run()
+    made = [*replay(search.strategy, search.state.lineage, search.state.evidence, installed())]
+    grown = [record.by.split()[0] for record in search.state.lineage[1:] if record.change == "grow"]
+    assert grown == ["convolution"] * 2
     assert made[-1] == search.network.structure
 
 
@@ -457,13 +456,13 @@ class TestMutants:
         """A next step that is another one, under whatever name the numbers are."""
         parent = _aged(STARTS["pad"], False, METHODS["sgd"], False).copy()
         child = parent.after(change(parent.network, "pad"))
-        assertions.assert_moments_follow(parent, child)
+        laws.undisturbed(parent, child)
         new = rf"candidates\.{parent.network.structure.next_id}\."
         for name, parameter in child.network.named_parameters():
             if re.search(new, name):
                 child.state.optimisers["weights"].state[parameter]["momentum_buffer"].zero_()
         with pytest.raises(AssertionError, match=f"the difference between the next steps of .*{new}"):
-            assertions.assert_moments_follow(parent, child)
+            laws.undisturbed(parent, child)
 
     def test_values_without_their_moments(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Values that are right, but set."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, strategies as st
 from nasframe_growing import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
@@ -12,20 +12,21 @@ from toy import toy_strategy
 
 from nasframe import Decision, Proposal, Search
 from nasframe.interfaces.criterion import ABSTAIN, ACTIONS
+from nasframe.records import EpochEnded, StageEnded
 from nasframe.search.loop import Loop
 from nasframe.search.state import initial
 
 LOSSES = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=12)
 
 
-def epochs(losses: list[float], stage: int = 0, phase: str = "search") -> list[dict[str, Any]]:
-    common = {"kind": "epoch", "stage": stage, "phase": phase, "nodes": {"layer0": 1}, "parameters": 10}
-    return [{**common, "epoch": i, "updates": i, "valid": loss} for i, loss in enumerate(losses)]
+def epochs(losses: list[float], stage: int = 0, phase: str = "search") -> list[EpochEnded]:
+    common = {"stage": stage, "phase": phase, "nodes": {"layer0": 1}, "parameters": 10, "train": 0.0}
+    return [EpochEnded(**common, epoch=i, updates=i, valid=loss) for i, loss in enumerate(losses)]
 
 
-def stages(losses: list[float], nodes: int = 1) -> list[dict[str, Any]]:
-    common = {"kind": "stage", "updates": 5, "nodes": {"layer0": nodes, "layer1": nodes + 1}, "parameters": 10}
-    return [{**common, "stage": i, "valid": loss} for i, loss in enumerate(losses)]
+def stages(losses: list[float], nodes: int = 1) -> list[StageEnded]:
+    common = {"phase": "judge", "epoch": 0, "updates": 5, "nodes": {"layer0": nodes, "layer1": nodes + 1}, "parameters": 10}
+    return [StageEnded(**common, stage=i, valid=loss) for i, loss in enumerate(losses)]
 
 
 def said(criterion, history, proposals=()) -> Decision:
@@ -95,7 +96,7 @@ def test_the_limits_say_which_one_decided() -> None:
     assert said(MaxUpdates(3), tuning) == ABSTAIN
     assert said(MaxUpdates(2), tuning) == Decision("stop", "the weights have been updated 2 times")
     assert said(MaxUpdates(3), [*tuning, *stages([1.0])]).action == "stop"
-    late = [{**epochs([1.0])[0], "seconds": 61.2}]
+    late = [attrs.evolve(epochs([1.0])[0], seconds=61.2)]
     assert said(MaxSeconds(60), late) == Decision("stop", "the search has run for 61 seconds")
     assert said(MaxSeconds(62), late) == ABSTAIN
 
@@ -108,15 +109,15 @@ def test_a_limit_in_the_midst_of_a_stage_ends_with_that_stage(prune: str) -> Non
 
     assert network.structure.decided
     assert search.state.stage == 0
-    (judged,) = [r for r in search.state.history if r["kind"] == "stage"]
-    assert judged["reason"].startswith("the weights have been updated ")
+    (judged,) = [r for r in search.state.history if isinstance(r, StageEnded)]
+    assert judged.reason.startswith("the weights have been updated ")
 
 
 def test_a_growth_that_nobody_stops_has_the_reason_of_the_epoch() -> None:
     """That is why it comes now."""
     search = Search(toy_strategy(criterion=Epochs(2) | MaxNodes(2)))
     search.run()
-    judged = [r["reason"] for r in search.state.history if r["kind"] == "stage"]
+    judged = [r.reason for r in search.state.history if isinstance(r, StageEnded)]
 
     assert judged == ["2 epochs are over, and no criterion says stop", "every cell has 2 nodes or more"]
 
@@ -126,16 +127,16 @@ def test_a_clock_is_read_only_for_a_criterion_that_asks() -> None:
     strategy = toy_strategy(criterion=Patience(1) | MaxSeconds(1e6))
     ticks = iter(range(0, 10000, 10))
     search = Search(strategy)
-    state = initial(strategy, search.data.sizes)
+    state = initial(strategy, search.data)
     for _ in Loop(strategy, search.data, clock=lambda: float(next(ticks))).run(state):
         if len(state.history) == 2:
             break
-    seconds = [r["seconds"] for r in state.history if "seconds" in r]
+    seconds = [r.seconds for r in state.history if isinstance(r, EpochEnded)]
     assert seconds == sorted(seconds)
     for _ in Loop(strategy, search.data, clock=lambda: float(next(ticks))).run(state):
         if len(state.history) == 4:
             break
-    later = [r["seconds"] for r in state.history if "seconds" in r]
+    later = [r.seconds for r in state.history if isinstance(r, EpochEnded)]
 
     assert later == sorted(later)
     assert later[len(seconds)] > seconds[-1]
@@ -144,5 +145,5 @@ def test_a_clock_is_read_only_for_a_criterion_that_asks() -> None:
         raise AssertionError("the clock was read")
 
     plain = toy_strategy()
-    for _ in Loop(plain, search.data, clock=forbidden).run(initial(plain, search.data.sizes)):
+    for _ in Loop(plain, search.data, clock=forbidden).run(initial(plain, search.data)):
         pass

@@ -43,9 +43,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from nasframe import Candidate, Cell, Network, Node, Operation, Pointwise, Seed, Site, Structure, Term, build
 from nasframe.change.apply import remove_candidates
 from nasframe.errors import StructureError
-from nasframe.testing import assertions
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
 from nasframe.testing.strategies import removals, seeds, sizes
-from nasframe.testing.trained import TrainedNetwork
 
 Tensors = Mapping[str, Tensor]
 
@@ -442,20 +442,20 @@ class TestWhatIsTold:
         """Fast: gradients made of what is told are those of the module, or it is seen."""
         form = Pointwise((Term(("W_x", None)),), torch.mul, derivatives)
         backbone = TwoToOne(3, operations=(Sum(), Product(form)))
-        parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
+        parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
         if derivatives(1.0, 2.0)[1] == 2.0:
-            assertions.assert_fast_form(parent)
+            laws.fast(parent)
         else:
             with pytest.raises(AssertionError, match="fast: the distance of the gradient of"):
-                assertions.assert_fast_form(parent)
+                laws.fast(parent)
 
     @pytest.mark.parametrize("function", [lambda a, h: torch.tanh(a), lambda a, h: torch.tanh(-a)], ids=["true", "false"])
     def test_what_is_told_is_held_to_the_module(self, function: Any) -> None:
         """Fast: a form that is not what the module computes is seen, and one that is passes."""
         backbone = TwoToOne(3, operations=(Sum(), Told(Pointwise((WHOLE,), function))))
-        parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
+        parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
         if function(torch.ones(1), None) > 0:
-            assertions.assert_fast_form(parent)
+            laws.fast(parent)
         else:
             with pytest.raises(AssertionError, match="fast: the distance of the outputs in evaluation mode"):
-                assertions.assert_fast_form(parent)
+                laws.fast(parent)

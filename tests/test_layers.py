@@ -21,7 +21,8 @@ FOLDERS = ("interfaces", "structure", "network", "change", "pictures", "testing"
 MODULES = {
     "nasframe",
     "nasframe.errors",
-    "nasframe.search.fit",
+    "nasframe.records",
+    "nasframe.search.evaluate",
     "nasframe.search.bilevel",
     "nasframe.search.random_architecture",
 }

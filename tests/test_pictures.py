@@ -21,11 +21,12 @@ from torch import nn
 
 from nasframe import Candidate, Cell, Node, Operation, Site, Structure
 from nasframe.interfaces.part import label
-from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_mixing, draw_paths, weights as heat
+from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_mixing, draw_paths, mixing as heat
 from nasframe.pictures.diagram import diagram
 from nasframe.pictures.layout import Placed
 from nasframe.pictures.learning import _range
 from nasframe.pictures.mixing import Panel, Sheet, panels_of
+from nasframe.records import Changed, EpochEnded, StageEnded
 
 FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
@@ -112,23 +113,17 @@ def texts(path: Path) -> list[str]:
     return ["".join(e.itertext()).strip() for e in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]  # noqa: S314
 
 
-def epoch(stage: int, phase: str, updates: int, valid: float, train: float | None = None) -> dict[str, Any]:
-    """A record of the history."""
+def epoch(stage: int, phase: str, updates: int, valid: float | None, train: float | None = None) -> EpochEnded:
+    """Return a record of the history."""
     train = valid if train is None else train
-    return {
-        "kind": "epoch",
-        "stage": stage,
-        "phase": phase,
-        "updates": updates,
-        "train": train,
-        "valid": valid,
-        "nodes": {"a": stage + 1},
-    }
+    place = {"stage": stage, "phase": phase, "epoch": 0, "updates": updates}
+    return EpochEnded(**place, train=train, valid=valid, nodes={"a": stage + 1})
 
 
-def record(stage: int, kind: str, updates: int) -> dict[str, Any]:
-    """A record of the lineage."""
-    return {"stage": stage, "updates": updates, "kind": kind, "change": kind, "nodes": {"a": stage + 1}}
+def record(stage: int, kind: str, updates: int) -> Changed:
+    """Return a record of the lineage."""
+    place = {"stage": stage, "phase": "judge", "epoch": 0, "updates": updates, "nodes": {"a": stage + 1}}
+    return Changed(**place, change=kind, by=kind, why="", parent="", child="")
 
 
 #: pruned at each stage, and once more for the retuning
@@ -138,29 +133,34 @@ HISTORY = [
     for i, (stage, phase) in enumerate(PHASES)
     for r in (
         *(epoch(stage, phase, 100 * i + 10 * e, 1 / (10 * i + e) + 0.5) for e in range(1, 11)),
-        {"kind": "stage", "stage": stage, "updates": 100 * i + 100, "valid": 0.5},
+        StageEnded(stage=stage, phase="judge", epoch=0, updates=100 * i + 100, valid=0.5),
     )
 ]
 RECORDS = [(0, "remove", 100), (1, "grow", 200), (1, "remove", 300), (1, "restore", 400), (1, "remove", 400), (1, "fold", 500)]
 LINEAGE = [record(*r) for r in RECORDS]
-SCORED = [r | {"scores": {"accuracy": 1 - r["valid"] / 2, "mse": r["valid"] * (1 + 1e-6)}} for r in HISTORY]
+SCORED = [
+    attrs.evolve(r, scores={"accuracy": 1 - r.valid / 2, "mse": r.valid * (1 + 1e-6)})
+    for r in HISTORY
+    if isinstance(r, EpochEnded)
+]
 
 
-def mixed(stage: int, structure: Structure | None) -> dict[str, Any]:
+def mixed(stage: int, structure: Structure | None) -> EpochEnded:
     """A record of the history with the weights of that structure's mixtures, all different from each other."""
     if structure is None:
-        return {"kind": "epoch", "stage": stage}
+        return EpochEnded(stage=stage, phase="search", epoch=0, updates=0, train=None)
     named = {
         address: {
             f"{c.id} {label(c.operation)}": w for c, w in zip(dict(structure.sites())[address].candidates, ws, strict=True)
         }
         for address, ws in weights(structure).items()
     }
-    return {"kind": "epoch", "stage": stage, "mixing": named}
+    return EpochEnded(stage=stage, phase="search", epoch=0, updates=0, train=None, mixing=named)
 
 
 #: two epochs, a growth, two more, and one behind the pruning
-MIXED = [mixed(0, chain(1)), mixed(0, chain(1)), {"kind": "stage"}, mixed(1, chain(2)), mixed(1, chain(2)), mixed(1, None)]
+JUDGED = StageEnded(stage=0, phase="judge", epoch=0, updates=0, valid=None)
+MIXED = [mixed(0, chain(1)), mixed(0, chain(1)), JUDGED, mixed(1, chain(2)), mixed(1, chain(2)), mixed(1, None)]
 
 
 # ---------------------------------------------------------------------------------------------------------- both pictures
@@ -393,7 +393,7 @@ def test_a_score_has_axes_of_its_own(tmp_path: Path) -> None:
 
 def test_without_a_validation_part_nothing_is_the_best(tmp_path: Path) -> None:
     """The training loss alone is drawn, and the legend tells of nothing else."""
-    history = [{k: v for k, v in r.items() if k not in ("valid", "scores")} for r in SCORED if r["kind"] == "epoch"]
+    history = [attrs.evolve(r, valid=None, scores={}) for r in SCORED]
     draw_learning(history, [], tmp_path / "learning.svg", "accuracy")
     shown = {*texts(tmp_path / "learning.svg")}
 
@@ -415,10 +415,10 @@ def tellings(draw: st.DrawFn) -> Told:
     return draw(st.lists(st.dictionaries(sites, shares), min_size=1, max_size=6))
 
 
-def as_history(told: Told) -> list[dict[str, Any]]:
+def as_history(told: Told) -> list[EpochEnded]:
     """The records of these epochs; a candidate is called by its id, by threes alike."""
     named = [{a: {f"{i} o k={i // 3}": w for i, w in ws.items()} for a, ws in sites.items()} for sites in told]
-    return [{"kind": "epoch", "stage": 0} | ({"mixing": sites} if sites else {}) for sites in named]
+    return [EpochEnded(stage=0, phase="search", epoch=0, updates=0, train=None, mixing=sites or {}) for sites in named]
 
 
 def check_panels(told: Told, found: Mapping[str, Sequence[Panel]]) -> None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 
+import attrs
 import pytest
 import torch
-from nasframe_growing import NodeGrowth
+from nasframe_growing import NoBetter, NodeGrowth
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Optimiser, Search, Seed, Strategy
 from nasframe.errors import ChangeError, NonFiniteError
+from nasframe.records import from_json, to_json
 from nasframe.search import state as states
 from nasframe.search.replay import replay
-from nasframe.search.state import State, dump, load
+from nasframe.search.state import State
+from nasframe.testing.saved import revived, saved
 
 
 def digest(state: State) -> str:
-    text, tensors = dump(state)
+    text, tensors = saved(state)
     content = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         content.update(name.encode() + tensors[name].numpy().tobytes())
@@ -30,11 +32,11 @@ def check_resumes_everywhere(strategy: Strategy) -> int:
     """Resume at every event, with the global generator in another place each time; how many events there were."""
     search, dumps = Search(strategy), []
     for _ in search:
-        dumps.append(dump(search.state))
+        dumps.append(saved(search.state))
     expected = digest(search.state)
     for number, (text, tensors) in enumerate(dumps[:-1]):
         torch.manual_seed(number)
-        again = Search(strategy, state=load(text, tensors, strategy, PLUGINS))
+        again = Search(strategy, state=revived(text, tensors, strategy, PLUGINS))
         again.run()
 
         assert expected == digest(again.state), f"resumed at event {number}: {text[:80]}"
@@ -61,7 +63,7 @@ def test_fails_without_optimiser_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fails_with_a_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """The law above notices randomness that comes from the global generator."""
-    monkeypatch.setattr(Seed, "lent", lambda seed, device="cpu": contextlib.nullcontext())
+    monkeypatch.setattr(Seed, "as_global", lambda seed, device="cpu": contextlib.nullcontext())
 
     with pytest.raises(AssertionError, match="resumed at event"):
         check_resumes_everywhere(toy_strategy())
@@ -80,24 +82,23 @@ def test_a_search_leaves_the_global_generator_alone() -> None:
 @pytest.mark.parametrize("prune", ["stage", "end"])
 @pytest.mark.parametrize("form", ["noise", "gate"])
 def test_the_lineage_is_replayed_without_data(prune: str, form: str) -> None:
-    """From the first structure and the records alone every structure of the run is made again, up to the architecture."""
+    """From the records alone every structure of the run is made again, up to the architecture."""
     strategy = toy_strategy(prune=prune, growth=(NodeGrowth(form, 0.05),))
     search = Search(strategy)
-    first = search.network.structure
     search.run()
-    lineage = json.loads(json.dumps(search.state.lineage))
+    lineage = [from_json(to_json(record)) for record in search.state.lineage]
 
-    assert search.network.structure == list(replay(strategy, first, lineage, search.state.evidence))[-1]
-    lineage[0]["child"] = "another"
-    with pytest.raises(ChangeError, match=r"record 0 \(.*\) made another; now it makes"):
-        list(replay(strategy, first, lineage, search.state.evidence))
+    assert search.network.structure == list(replay(strategy, lineage, search.state.evidence, PLUGINS))[-1]
+    lineage[1] = attrs.evolve(lineage[1], child="another")
+    with pytest.raises(ChangeError, match=r"record 1 \(.*\) made another; now it makes"):
+        list(replay(strategy, lineage, search.state.evidence, PLUGINS))
 
 
-def test_a_loss_that_is_not_finite_ends_the_search() -> None:
-    """It is told where it happened and what to do."""
+def test_a_search_without_any_finite_loss_is_an_error() -> None:
+    """The error says where it happened and what to do."""
     search = Search(toy_strategy(optimiser=Optimiser("sgd", learning_rate=1e200)))
 
-    with pytest.raises(NonFiniteError, match=r"the training loss is (nan|inf) in stage 0, .* lower the learning rate"):
+    with pytest.raises(NonFiniteError, match=r"the training diverged in phase 'search' of stage 0, .* lower the learning rate"):
         search.run()
 
 
@@ -122,12 +123,19 @@ def test_a_growth_that_is_refused_leaves_the_state_as_it_was() -> None:
 
 
 def test_a_search_has_the_threads_of_its_strategy() -> None:
-    """While it runs, and whoever computes beside it has what it had before."""
+    """A search computes with its threads; between two of its records the caller has the number that it had before."""
     before = torch.get_num_threads()
-    search = Search(toy_strategy(threads=before + 1))
+    seen = set()
 
-    assert {torch.get_num_threads() for _ in search} == {before + 1}
-    assert torch.get_num_threads() == before
+    class Counting(NoBetter):
+        def decide(self, *given):
+            seen.add(torch.get_num_threads())
+            return super().decide(*given)
+
+    search = Search(toy_strategy(threads=before + 1, criterion=toy_strategy().criterion | Counting()))
+
+    assert {torch.get_num_threads() for _ in search} == {before}
+    assert seen == {before + 1}
 
 
 def test_the_test_split_is_not_read() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from convolutional import Blobs, image_strategy, small
 from hypothesis import given, strategies as st
+from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED, Row, compare, predicting
 from nasframe_recurrent import Darts, TwoToOne
 from test_checkpoint import Killed
 from test_resume import digest
@@ -21,13 +22,12 @@ from toy import PLUGINS, toy_strategy
 
 from nasframe import Pruner, Search, Seed, Strategy, Structure, build
 from nasframe.errors import RunError, StrategyError, StructureError
+from nasframe.records import EpochEnded, Finished
 from nasframe.run import commits as checkpoint
-from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED, Row, compare, predicting
 from nasframe.run.folder import Folder, Keeper, found
 from nasframe.run.summary import verdict
 from nasframe.search.random_architecture import random_architecture
-from nasframe.search.records import EpochEnded, Finished
-from nasframe.search.state import dump, load
+from nasframe.testing.saved import revived, saved
 
 SEEDS = st.integers(0, 2**16).map(lambda number: Seed((number,)))
 #: a strategy, and how large its task is
@@ -197,11 +197,11 @@ def test_a_retraining_resumes_at_every_event() -> None:
     """Augmentation, drop path, auxiliary head and falling rate included, it ends in the same bytes."""
     strategy, cells = image_retraining(), image_cells()
     search = Search.retraining(strategy, cells)
-    dumps = [dump(search.state), *(dump(search.state) for _ in search)]
+    dumps = [saved(search.state), *(saved(search.state) for _ in search)]
     expected = digest(search.state)
     for number, (text, tensors) in enumerate(dumps):
         torch.manual_seed(number)
-        again = Search(strategy, state=load(text, tensors, strategy, convolutional.PLUGINS))
+        again = Search(strategy, state=revived(text, tensors, strategy, convolutional.PLUGINS))
         again.run()
         assert digest(again.state) == expected, f"resumed at event {number}"
 

@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from toy import toy_strategy
 
 from nasframe import Optimiser, Search, Strategy
+from nasframe.records import EpochEnded, Stepped
 from nasframe.search.optimiser import rate_of
-from nasframe.search.records import Stepped
+from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Scripted
-from nasframe.testing.trained import TrainedNetwork
 
 Patch = pytest.MonkeyPatch
 
@@ -90,7 +90,7 @@ def anew(prune: str) -> None:
 
 def test_the_unrolled_step_is_annealed() -> None:
     """The problem that an architect sees has the rate of the epoch as xi, and its own step is torch's at that rate."""
-    parent = TrainedNetwork.of(toy_strategy(optimiser=ANNEALED, criterion=Scripted(epochs=9)), 4)
+    parent = Aged.of(toy_strategy(optimiser=ANNEALED, criterion=Scripted(epochs=9)), 4)
     case = asked(parent)
     assert parent.state.epoch == 1
     assert case.problem.xi == pytest.approx(0.01 + 0.09 * 0.75)
@@ -140,9 +140,7 @@ def test_a_phase_ends_with_its_learning_rate() -> None:
     optimiser = Optimiser(learning_rate=0.1, epochs=3)
     search = Search(toy_strategy(optimiser=optimiser, criterion=Endless(), growth=()))
     search.run()
-    epochs = [record for record in search.state.history if record["kind"] == "epoch"]
+    epochs = [record for record in search.state.history if isinstance(record, EpochEnded)]
 
-    assert [(record["phase"], record["epoch"]) for record in epochs] == [
-        (p, e) for p in ("search", "retune") for e in (0, 1, 2)
-    ]
-    assert epochs[2]["reason"] == "the learning rate has come to its end after 3 epochs"
+    assert [(record.phase, record.epoch) for record in epochs] == [(p, e) for p in ("search", "retune") for e in (0, 1, 2)]
+    assert epochs[2].reason == "the learning rate has come to its end after 3 epochs"

@@ -36,7 +36,7 @@ import itertools, json, sys
 import torch
 from nasframe import Plugins, Search, Strategy, installed
 from nasframe.plugins import Plugin
-from nasframe.search.state import dump, load
+from nasframe.testing.saved import saved, revived
 from nasframe.testing.case import same
 from nasframe.testing.fakes import Noise
 
@@ -47,13 +47,13 @@ for values in json.load(sys.stdin):
     events = iter(search)
     for _ in itertools.islice(events, 7):
         pass
-    midst = dump(search.state)
+    midst = saved(search.state)
     for _ in events:
         pass
-    resumed = Search(strategy, state=load(*midst, strategy, plugins))
+    resumed = Search(strategy, state=revived(*midst, strategy, plugins))
     resumed.run()
-    (text, tensors), (again, others) = dump(search.state), dump(resumed.state)
-    changes = [record["change"] for record in search.state.lineage]
+    (text, tensors), (again, others) = saved(search.state), saved(resumed.state)
+    changes = [record.by.split()[0] for record in search.state.lineage[1:]]
     resumed = text == again and same(tensors, others)
     print(json.dumps({"changes": changes, "same": resumed, "decided": search.network.structure.decided}))
 """

@@ -20,6 +20,7 @@ from nasframe.cli.flags import PartType, strategy_values, with_options
 from nasframe.cli.main import cli
 from nasframe.errors import ChangeError, StrategyError
 from nasframe.plugins import Plugin, Plugins
+from nasframe.records import StageEnded
 
 GIVEN = toy_strategy().to_dict()
 
@@ -227,7 +228,7 @@ def test_growth_that_cannot_go_on_ends_the_search() -> None:
     criterion = Epochs(1) | MaxNodes(4)
     search = Search(toy_strategy(backbone=backbone, nodes=1, criterion=criterion, growth=(NodeGrowth(delta=0.05),)))
     network = search.run()
-    judged = [r["reason"] for r in search.state.history if r["kind"] == "stage"]
+    judged = [r.reason for r in search.state.history if isinstance(r, StageEnded)]
 
     assert network.structure.decided
     assert judged == [

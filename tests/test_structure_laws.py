@@ -17,7 +17,7 @@ from recurrent import make, specimen, strategies
 from nasframe import Seed, Structure, build
 from nasframe.errors import StructureError
 from nasframe.structure.editing import remove_from
-from nasframe.testing import assertions
+from nasframe.testing import laws
 from nasframe.testing.strategies import removals, spoilt
 
 SEED = Seed(("structure",))
@@ -46,7 +46,7 @@ class TestStructures:
     @given(lives())
     def test_ids_never_come_back(self, life: list[Structure]) -> None:
         """An id that is gone does not come back, of a candidate or of a node, whatever grows or goes in between."""
-        assertions.assert_ids_not_reused(life)
+        laws.identities(life)
 
     @settings(max_examples=100)
     @given(lives(), st.data())
@@ -128,7 +128,7 @@ class TestMutants:
         last = {[*structure.sites()][-1][0]: frozenset({structure.next_id - 1})}
         removed = _next("remove", structure, "layer0", last)
         with pytest.raises(AssertionError, match="identities: candidate 23 is back"):
-            assertions.assert_ids_not_reused([structure, removed, _next("grow", removed, "layer0", {})])
+            laws.identities([structure, removed, _next("grow", removed, "layer0", {})])
 
 
 def _next(kind: str, structure: Structure, type: str, gone: Mapping[str, Set[int]]) -> Structure:

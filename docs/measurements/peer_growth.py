@@ -46,9 +46,9 @@ from nasframe import (
     build,
 )
 from nasframe.network.axes import consumes, produces
-from nasframe.testing import assertions
+from nasframe.testing import laws
+from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep
-from nasframe.testing.trained import TrainedNetwork
 
 INPUTS, OUTPUTS, TIME = 6, 4, 4
 #: sequences in the training part; half as many in the validation part
@@ -224,7 +224,7 @@ def _block(shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 @functools.cache
-def trained(backbone: Backbone, dtype: str, seed: int) -> TrainedNetwork:
+def trained(backbone: Backbone, dtype: str, seed: int) -> Aged:
     """A network that has trained by Adam. Whoever lets it go on takes a copy."""
     strategy = Strategy(
         task=Sines(seed),
@@ -238,10 +238,10 @@ def trained(backbone: Backbone, dtype: str, seed: int) -> TrainedNetwork:
         seed=seed,
         dtype=dtype,
     )
-    return TrainedNetwork.of(strategy, UPDATES)
+    return Aged.of(strategy, UPDATES)
 
 
-def ours(aged: TrainedNetwork, bound: float | None = None) -> Running:
+def ours(aged: Aged, bound: float | None = None) -> Running:
     """A search of this library, as it stands."""
 
     def losses() -> tuple[float, float]:
@@ -254,7 +254,7 @@ def ours(aged: TrainedNetwork, bound: float | None = None) -> Running:
     return Running(aged.network, [*aged.state.optimisers.values()], aged.outputs, losses, aged.train, bound)
 
 
-def widened(parent: TrainedNetwork) -> Running:
+def widened(parent: Aged) -> Running:
     """The layers with new hidden units: what the units take in is drawn, what takes them in starts at zero."""
     structure, body = parent.network.structure, parent.network.body
     assert isinstance(body, Layers)
@@ -262,19 +262,19 @@ def widened(parent: TrainedNetwork) -> Running:
     return ours(parent.after(Change(build(wider, Seed(("wider",)), like=parent.network), Claim.exact())))
 
 
-def another_node(parent: TrainedNetwork, form: str) -> Running:
+def another_node(parent: Aged, form: str) -> Running:
     """The cell with one node more."""
     change = NodeGrowth(form=form).change(parent.network, {"cell": "layer0"}, {}, Seed(("node",)))
     child = parent.after(change)
     return ours(child, max((used(child, n, b) for n, b in change.claim.bounds.items()), default=None))
 
 
-def used(child: TrainedNetwork, node: str, bound: Bound) -> float:
+def used(child: Aged, node: str, bound: Bound) -> float:
     """The largest deviation of a node from what it should put out, as a share of its bound."""
-    return max(call.error / bound(call.norms) for t in MODES.values() for call in assertions.node_calls(child, node, t))
+    return max(call.deviation / bound(call.norms) for t in MODES.values() for call in laws.seen(child, node, t))
 
 
-def theirs(parent: TrainedNetwork) -> Running:
+def theirs(parent: Aged) -> Running:
     """The same layers in GroMo, with the same data, and an Adam that stands where ours does."""
     from gromo.containers.growing_mlp import GrowingMLP
 
@@ -346,7 +346,7 @@ def drawn(running: Running, data: Split, **options: Any) -> Running:
 
 #: with dropout, so that its modes differ
 Cell = partial(TwoToOne, dropout=0.1)
-OURS: dict[str, tuple[Callable[..., Backbone], Callable[[TrainedNetwork], Running]]] = {
+OURS: dict[str, tuple[Callable[..., Backbone], Callable[[Aged], Running]]] = {
     "widening through the map": (Perceptron, widened),
     'NodeGrowth("gate")': (Cell, partial(another_node, form="gate")),
     'NodeGrowth("noise")': (Cell, partial(another_node, form="noise")),

@@ -1,4 +1,4 @@
-"""The command line: `nasframe search`, `retrain`, `resume`, `plugins`, `reproduce` and `check`.
+"""The command line: `nasframe search`, `retrain`, `resume`, `plugins`, `reproduce`, `check` and `mutants`.
 
 Nothing that this module imports at its top imports torch, so that `nasframe --help` answers at once: a command imports what it
 needs when it runs, and the plugins are loaded by the first command that asks for them.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nasframe.cli.check import check
+from nasframe.cli.check import check, mutants
 from nasframe.cli.flags import OptionsCommand, PartType, strategy_values
 from nasframe.cli.plugins import list_plugins
 from nasframe.cli.reproduce import reproduce
@@ -57,7 +57,14 @@ def _flags(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
 
 
 TASK = click.option("--task", type=PartType(), help="What to train for.  [default: the strategy's]")
-EVERY = click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too.")
+EVERY = _flags(
+    click.option("--commit-every", type=click.IntRange(min=1), metavar="UPDATES", help="Commit within an epoch, too."),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        help="Processes of the comparison; the results do not depend on it.  [default: one for each core]",
+    ),
+)
 RUN = _flags(
     click.option(
         "--epochs",
@@ -107,19 +114,20 @@ EPILOG = (
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @RUN
 @click.pass_obj
-def search(load: Any, /, out: Path | None, commit_every: int | None, **flags: Any) -> None:
+def search(load: Any, /, out: Path | None, commit_every: int | None, workers: int | None, **flags: Any) -> None:
     """Search a cell, and compare what was found.
 
     A part is given by its name, with its options behind a colon: --backbone NAME:option=value,option=value
     """
     from nasframe.cli.runs import run
-    from nasframe.run.folder import Folder
+    from nasframe.run.folder import Folder, Keeper
     from nasframe.search.search import Search
 
     plugins = _plugins(load)
     strategy = _strategy(flags, plugins)
     begun = Search(strategy)  # what cannot be searched is refused before there is a folder
-    run(Folder.create(out, strategy, plugins), lambda: begun, commit_every)
+    folder = Folder.create(out, strategy, plugins)
+    run(folder, lambda: (begun, Keeper(folder, strategy, begun.state)), commit_every, workers)
 
 
 @cli.command(cls=OptionsCommand, epilog=EPILOG)
@@ -140,7 +148,9 @@ def search(load: Any, /, out: Path | None, commit_every: int | None, **flags: An
 )
 @RUN
 @click.pass_obj
-def retrain(load: Any, /, architecture: Path, out: Path | None, commit_every: int | None, **flags: Any) -> None:
+def retrain(
+    load: Any, /, architecture: Path, out: Path | None, commit_every: int | None, workers: int | None, **flags: Any
+) -> None:
     """Train the cells of ARCHITECTURE, a run's folder or an architecture.json, from fresh weights, and test them.
 
     They are put into the strategy's backbone and trained by its optimiser until its criterion ends the phase.
@@ -152,25 +162,27 @@ def retrain(load: Any, /, architecture: Path, out: Path | None, commit_every: in
     plugins = _plugins(load)
     strategy = _strategy(flags, plugins)
     begun = Search.retraining(strategy, found(architecture, plugins))
-    run(Folder.create(out, strategy, plugins, begun.state), lambda: begun, commit_every)
+    folder = Folder.create(out, strategy, plugins, begun.state)
+    run(folder, folder.search, commit_every, workers)
 
 
 @cli.command()
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @EVERY
 @click.pass_obj
-def resume(load: Any, /, folder: Path, commit_every: int | None) -> None:
+def resume(load: Any, /, folder: Path, commit_every: int | None, workers: int | None) -> None:
     """Continue the run in folder RUN from its last commit."""
     from nasframe.cli.runs import run
     from nasframe.run.folder import Folder
 
     opened = Folder.open(folder, _plugins(load))
-    run(opened, lambda: opened.search(_warn), commit_every)
+    run(opened, lambda: opened.search(_warn), commit_every, workers)
 
 
 cli.add_command(list_plugins)
 cli.add_command(reproduce)
 cli.add_command(check)
+cli.add_command(mutants)
 
 
 def main() -> None:

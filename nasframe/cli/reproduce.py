@@ -35,7 +35,7 @@ def reproduce(
     A second call with the same folder goes on from what is there.
     """
     from nasframe.interfaces.reproduction import Reproduction
-    from nasframe.run.commits import speaking, write_file
+    from nasframe.run.commits import write_errors, write_file
 
     plugins: Plugins = load()
     if listing or what is None:
@@ -46,11 +46,11 @@ def reproduce(
     described = with_options({Reproduction.kind: what}, options, plugins)
     reproduction = plugins.make(Reproduction.kind, described[Reproduction.kind])
     folder = out or Path("runs") / "reproduce" / reproduction.name
-    with speaking(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     rows = list(reproduction.rows(folder, lambda line: click.echo(line, err=True)))
     write_file(folder / "rows.json", json.dumps(rows, indent=1, allow_nan=False).encode())
-    with speaking(folder):
+    with write_errors(folder):
         pictures = reproduction.draw(rows, folder)
     if as_json:
         click.echo(json.dumps(rows, indent=1, allow_nan=False))

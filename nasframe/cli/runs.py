@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
+from nasframe.cli.watch import Stop, Stopped, spent, watching
 from nasframe.pictures import draw_cell, draw_learning, draw_mixing
+from nasframe.records import EpochEnded
 from nasframe.run import commits, summary
-from nasframe.run.compare import Row, compare
 from nasframe.run.folder import Folder, Keeper, follow, save_model
-from nasframe.search.search import Search, threads
+from nasframe.search.search import Search
+from nasframe.search.strategy import Strategy
 
 INTERRUPTED = 130
 
 
-def run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) -> None:
+def run(folder: Folder, begin: Callable[[], tuple[Search, Keeper]], commit_every: int | None, workers: int | None) -> None:
     """Run a search to its end and leave its results in the folder; a run that is finished stays as it is.
 
     Args:
         folder: the run folder, with its strategy.
-        begin: returns the search at its beginning, or as it was at its last commit; called when the folder is locked.
+        begin: returns the search at its beginning, or as it was at its last commit, and what keeps it; called when the
+            folder is locked.
         commit_every: commit after so many updates within an epoch, too.
+        workers: the number of processes of the comparison; None for one for each core.
     """
     with folder.locked(), Stop() as stop, watching() as watch:
         if folder.finished:
@@ -32,30 +36,34 @@ def run(folder: Folder, begin: Callable[[], Search], commit_every: int | None) -
             return
         try:
             with stop.at_once():
-                search = begin()
+                search, keeper = begin()
+            keeper.every = commit_every
             watch.say(f"run folder: {folder.path}")
             for warning in search.warnings():
                 watch.say(warning)
-            _follow(search, Keeper(folder, search.state, commit_every), watch, stop)
-            # the last commit is that of the finished search: what is left can be broken off at any point and done again
-            with stop.at_once(), threads(search.strategy.threads):
+            start = time.monotonic()
+            try:
+                follow(iter(search), keeper, watch, stop.check)
+                compared = search.compare(workers or _workers(search.strategy), folder.plugins, stop.check)
+                follow(compared, keeper, watch, stop.check)
+            except Stopped:
+                keeper.commit()
+                raise
+            watch.say(spent(time.monotonic() - start, search.strategy.device))
+            # the last commit is that of the finished run: what is left can be broken off at any point and done again
+            with stop.at_once():
                 save_model(search.model, folder.path)
                 _draw(search, folder.path)
-                watch.say(summary.write(folder, search, list(_compared(search, watch))))
+                watch.say(summary.write(folder, search))
         except Stopped:
-            watch.say(f"stopped; go on with: nasframe resume {folder.path}")
+            watch.say(f"stopped; continue with: nasframe resume {folder.path}")
             sys.exit(INTERRUPTED)
         watch.say(_how_to_load(folder.path))
 
 
-def _follow(search: Search, keeper: Keeper, watch: Watch, stop: Stop) -> None:
-    start = time.monotonic()
-    try:
-        follow(search, keeper, watch, stop.check)
-    except Stopped:
-        keeper.commit()
-        raise
-    watch.say(spent(time.monotonic() - start, search.strategy.device))
+def _workers(strategy: Strategy) -> int:
+    """Return the number of processes that the machine has cores for; a device other than the CPU is not shared."""
+    return max(1, (os.cpu_count() or 1) // strategy.threads) if strategy.device == "cpu" else 1
 
 
 def _how_to_load(path: Path) -> str:
@@ -64,14 +72,8 @@ def _how_to_load(path: Path) -> str:
 
 def _draw(search: Search, folder: Path) -> None:
     history = search.state.history
-    with commits.speaking(folder):
+    with commits.write_errors(folder):
         draw_cell(search.network.structure, None, folder / "cell.png")
         draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
-        if any("mixing" in record for record in history):
+        if any(isinstance(record, EpochEnded) and record.mixing for record in history):
             draw_mixing(history, folder / "mixing.png")
-
-
-def _compared(search: Search, watch: Watch) -> Iterator[Row]:
-    for name, row in compare(search):
-        watch.doing(f"comparing: {name}")
-        yield row()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
 
 import attrs
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nasframe.search.records import Changed, EpochEnded, Event, StageEnded, Stepped
+from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Stepped
+from nasframe.run.summary import remarks_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -69,18 +69,23 @@ class Watch:
     progress: Progress | None = None
     valid: str = ""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Record) -> None:
         """Move the bar at each update; print a line for each epoch (where there is no bar), decision and change."""
         if isinstance(event, Stepped):
             self._move(event)
         elif isinstance(event, EpochEnded):
-            self.valid = f", valid {event.record['valid']:.4f}" if "valid" in event.record else ""
+            self.valid = f", valid {event.valid:.4f}" if event.valid is not None else ""
             if self.progress is None:
                 self.say(_epoch(event))
         elif isinstance(event, StageEnded):
-            self.say(f"stage {event.record['stage']}: {event.record['decision']}: {event.record['reason']}")
+            self.say(f"stage {event.stage}: {event.decision}: {event.reason}")
         elif isinstance(event, Changed):
-            self.say(_change(event.record))
+            self.say(_change(event))
+            for remark in remarks_of(event):
+                self.say(f"  warning: {remark}")
+        elif isinstance(event, Evaluated):
+            loss = "diverged" if event.diverged else "" if event.valid is None else f"valid {event.valid:.4f}"
+            self.say(f"  evaluated {event.number}: {event.name}  {loss}{'  (the best so far)' if event.best else ''}")
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -113,18 +118,18 @@ def watching() -> Iterator[Watch]:
 
 
 def _epoch(event: EpochEnded) -> str:
-    r = event.record
-    place = f"stage {r['stage']} {r['phase']:<6} epoch {r['epoch']:>3}"
-    values = {name: r[name] for name in ("train", "valid") if name in r} | r.get("scores", {})
-    return f"{place}  updates {r['updates']:>6}  " + "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    place = f"stage {event.stage} {event.phase:<6} epoch {event.epoch:>3}"
+    values = {"train": event.train, "valid": event.valid, **event.scores}
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+    return f"{place}  updates {event.updates:>6}  {'diverged' if event.diverged else shown}"
 
 
-def _change(record: Mapping[str, Any]) -> str:
-    what = [record["change"]]
-    if record["kind"] == "grow":
-        what += [f"{key}={value}" for key, value in record["request"].items()]
-    claimed = f", {record['claim']['kind']}, distance {record['distance']:.3g}" if "claim" in record else ""
-    return f"  {' '.join(what)}: {record['why']}{claimed}"
+def _change(event: Changed) -> str:
+    what = [event.by]
+    if event.change == "grow":
+        what += [f"{key}={value}" for key, value in event.request.items()]
+    claimed = f", {event.claim['kind']}, distance {event.distance:.3g}" if event.claim and event.distance is not None else ""
+    return f"  {' '.join(what)}: {event.why}{claimed}"
 
 
 def spent(seconds: float, device: str) -> str:

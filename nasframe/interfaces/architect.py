@@ -56,5 +56,15 @@ class Architect(Part):
         """The gradient of the problem's objective with respect to the alphas, by name."""
 
     @abstractmethod
-    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
-        """What descends that gradient, at this stage of the search (0 before the first growth)."""
+    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
+        """Return the optimiser that descends that gradient."""
+
+    def configure(self, optimiser: Optimizer, stage: int) -> None:
+        """Set the options of the optimiser for a step. Optional: a learning rate that depends on the stage, for example.
+
+        It is called before each step of the alphas, so that a resumed run continues as it would have.
+
+        Args:
+            optimiser: what `build_optimiser` returned.
+            stage: the number of growths so far.
+        """

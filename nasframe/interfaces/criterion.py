@@ -10,11 +10,10 @@ import attrs
 
 from nasframe.interfaces.morphism import Proposal
 from nasframe.interfaces.part import Part, nested
+from nasframe.records import Record
 
 #: from the weakest to the strongest; a criterion that has no opinion abstains
 ACTIONS = ("wait", "grow", "stop")
-
-Record = Mapping[str, Any]
 
 
 @attrs.frozen
@@ -61,9 +60,7 @@ class GrowthCriterion(Part):
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """The next state and the decision, after the last record of the history.
 
-        A record of kind "epoch" has stage, phase, epoch, updates, train, valid and scores (where there is a validation part),
-        nodes (by cell type), parameters, and weights (of each undecided site, by candidate); one
-        of kind "stage" has stage, updates, valid (the best of the stage), nodes, parameters, and comes with proposals.
+        The last record is an `EpochEnded`, or a `StageEnded` that comes with proposals (see `nasframe.records`).
 
         Args:
             state: None at first, then what the last call returned; JSON's values only.

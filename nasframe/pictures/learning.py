@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from nasframe.pictures.style import ACCENT, LINE, blank, plain, save, style
+from nasframe.records import Changed, EpochEnded, Record
 
 Array = np.ndarray
-Record = Mapping[str, Any]
 
 #: the colours of a phase's ground
 PHASES = {"search": "#eef2f7", "tune": "#fdf0d9", "retune": "#e4f2e4"}
@@ -32,10 +32,11 @@ def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Pa
     Losses far above the others are left out, marked at the upper edge and told in the legend. The format is that of the
     path's suffix.
     """
-    epochs = [r for r in history if r["kind"] == "epoch"]
-    changes = [r for r in lineage if r["kind"] in CHANGES]
-    scores = [(r["updates"], r["scores"][score]) for r in epochs if score in r.get("scores", ())]
-    losses = [r["valid"] for r in epochs if score in r.get("scores", ())]
+    epochs = [r for r in history if isinstance(r, EpochEnded)]
+    changes = [r for r in lineage if isinstance(r, Changed) and r.change in CHANGES]
+    scored = [(r.updates, r.scores.get(score or ""), r.valid) for r in epochs]
+    scores = [(updates, value) for updates, value, loss in scored if value is not None and loss is not None]
+    losses = [loss for _, value, loss in scored if value is not None and loss is not None]
     apart = not np.allclose([value for _, value in scores], losses, rtol=1e-4)
     with style():
         figure = blank(7.0, 5.0 if apart else 3.6, layout="constrained")
@@ -50,18 +51,18 @@ def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Pa
         save(figure, path)
 
 
-def _learning(axes: Axes, epochs: Sequence[Record], changes: Sequence[Record]) -> list[Artist]:
+def _learning(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> list[Artist]:
     """Draw the axes of the losses; what belongs into the legend."""
     axes.set_ylabel("loss per example")
     ground = _ground(axes, epochs, changes)
     if not epochs:
         return []
-    axes.set_xlim(0, 1.01 * epochs[-1]["updates"])  # room for a mark at the end
+    axes.set_xlim(0, 1.01 * epochs[-1].updates)  # room for a mark at the end
     _count_nodes(axes, epochs, changes)
     return [*_losses(axes, epochs), *ground]
 
 
-def _ground(axes: Axes, epochs: Sequence[Record], changes: Sequence[Record]) -> list[Artist]:
+def _ground(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> list[Artist]:
     """What stands behind curves: the updates' ticks, the phases, the changes."""
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -69,19 +70,20 @@ def _ground(axes: Axes, epochs: Sequence[Record], changes: Sequence[Record]) -> 
     return [*_phases(axes, epochs), *_lines(axes, changes)]
 
 
-def _phases(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
+def _phases(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
     spans = {}
     start = 0
-    for phase, group in itertools.groupby(epochs, lambda r: r["phase"]):
-        end = list(group)[-1]["updates"]
+    for phase, group in itertools.groupby(epochs, lambda r: r.phase):
+        end = list(group)[-1].updates
         spans[phase] = axes.axvspan(start, end, color=PHASES[phase], linewidth=0, zorder=0, label=f"phase: {phase}")
         start = end
     return list(spans.values())
 
 
-def _losses(axes: Axes, epochs: Sequence[Record]) -> list[Artist]:
+def _losses(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
     """The losses that there are: without a validation part those of training alone, and no network is the best."""
-    curves = {name: [(r["updates"], r[name]) for r in epochs if name in r] for name in LOSSES}
+    losses = {"train": [(r.updates, r.train) for r in epochs], "valid": [(r.updates, r.valid) for r in epochs]}
+    curves = {name: [(at, loss) for at, loss in points if loss is not None] for name, points in losses.items()}
     drawn = [line for name, points in curves.items() if points for line in _curve(axes, points, *LOSSES[name])]
     return [*drawn, *_mark_best(axes, epochs), *_scale(axes, curves)]
 
@@ -90,15 +92,15 @@ def _curve(axes: Axes, points: Sequence[tuple[int, float]], label: str, colour: 
     return axes.plot(*zip(*points, strict=True), "-" if len(points) > 1 else ".", color=colour, linewidth=1.2, label=label)
 
 
-def _mark_best(axes: Axes, epochs: Sequence[Record]) -> list[Line2D]:
+def _mark_best(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Line2D]:
     """Mark the network that was kept: only networks of the latest kind of phase are compared."""
-    latest = max((r["phase"] for r in epochs), key=list(PHASES).index)
-    compared = [r for r in epochs if r["phase"] == latest and "valid" in r]
+    latest = max((r.phase for r in epochs), key=list(PHASES).index)
+    compared = [(r.valid, r.updates) for r in epochs if r.phase == latest and r.valid is not None]
     if not compared:
         return []
-    best = min(compared, key=lambda r: r["valid"])
+    best, updates = min(compared)
     look: dict[str, Any] = {"color": "white", "markeredgecolor": LOSSES["valid"][1], "markersize": 5}
-    return axes.plot(best["updates"], best["valid"], "o", label=f"best network, {best['valid']:.4g}", **look)
+    return axes.plot(updates, best, "o", label=f"best network, {best:.4g}", **look)
 
 
 def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[Artist]:
@@ -135,26 +137,26 @@ def _peaks(values: Sequence[float], top: float) -> Iterator[int]:
             yield max(run, key=values.__getitem__)
 
 
-def _lines(axes: Axes, changes: Sequence[Record]) -> list[Artist]:
+def _lines(axes: Axes, changes: Sequence[Changed]) -> list[Artist]:
     drawn = {}
     for record in changes:
-        kind = record["kind"]
+        kind = record.change
         name, colour, style = CHANGES[kind]
-        drawn[kind] = axes.axvline(record["updates"], color=colour, linestyle=style, linewidth=0.9, zorder=1, label=name)
+        drawn[kind] = axes.axvline(record.updates, color=colour, linestyle=style, linewidth=0.9, zorder=1, label=name)
     return [drawn[kind] for kind in CHANGES if kind in drawn]
 
 
-def _count_nodes(axes: Axes, epochs: Sequence[Record], changes: Sequence[Record]) -> None:
+def _count_nodes(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> None:
     """Write how many nodes there are above each growth, as far as there is room."""
-    counted = [(0, epochs[0]["nodes"]), *((r["updates"], r["nodes"]) for r in changes if r["kind"] == "grow")]
+    counted = [(0, epochs[0].nodes), *((r.updates, r.nodes) for r in changes if r.change == "grow")]
     shown: list[tuple[int, str]] = []
     for at, nodes in counted:
         text = "+".join(map(str, nodes.values()))
-        room = epochs[-1]["updates"] * 0.014 * (len(text) + 1)
+        room = epochs[-1].updates * 0.014 * (len(text) + 1)
         if not shown or at - shown[-1][0] > room:
             shown.append((at, text))
     top = axes.secondary_xaxis("top")
     top.set_xticks([at for at, _ in shown], [text for _, text in shown])
     top.tick_params(length=0, pad=1)
     top.spines["top"].set_visible(False)
-    top.set_xlabel("nodes in " + " + ".join(map(plain, epochs[0]["nodes"])))
+    top.set_xlabel("nodes in " + " + ".join(map(plain, epochs[0].nodes)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -19,8 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nasframe.pictures.learning import CHANGES
 from nasframe.pictures.style import LINE, SHADE, blank, plain, save, style, width_of
-
-Record = Mapping[str, Any]
+from nasframe.records import EpochEnded, Record
 
 #: inches: a candidate's row; a panel, its title and its ticks; what is above, between and around panels; the foot
 ROW, WIDE, TITLE, TICKS, HEAD, GAP, MARGIN, FOOT = 0.12, 1.2, 0.18, 0.2, 0.13, 0.13, 0.1, 0.42
@@ -92,18 +90,18 @@ def draw_mixing(history: Sequence[Record], path: Path) -> None:
 
     A line stands where the network grew. The format is that of the path's suffix.
     """
-    epochs = [record for record in history if record["kind"] == "epoch"]
-    epochs = epochs[: max((i for i, record in enumerate(epochs, 1) if "mixing" in record), default=0)]
-    grown = [i for i, (a, b) in enumerate(itertools.pairwise(epochs), 1) if b["stage"] > a["stage"]]
+    epochs = [record for record in history if isinstance(record, EpochEnded)]
+    epochs = epochs[: max((i for i, record in enumerate(epochs, 1) if record.mixing), default=0)]
+    grown = [i for i, (a, b) in enumerate(itertools.pairwise(epochs), 1) if b.stage > a.stage]
     with style():
         save(_drawn(panels_of(epochs), grown), path)
 
 
-def panels_of(epochs: Sequence[Record]) -> dict[str, list[Panel]]:
+def panels_of(epochs: Sequence[EpochEnded]) -> dict[str, list[Panel]]:
     """The panels of each cell type, in the order in which their sites came to be, as the ids of the candidates tell."""
     rows: dict[tuple[str, int, str], list[float]] = {}
     for i, record in enumerate(epochs):
-        for address, weights in record.get("mixing", {}).items():
+        for address, weights in record.mixing.items():
             for candidate, weight in weights.items():
                 id, name = candidate.split(" ", 1)
                 rows.setdefault((address, int(id), name), [np.nan] * len(epochs))[i] = weight

@@ -1,8 +1,9 @@
-"""Commits: the state on disk, whole or not at all.
+"""Commits: the state of a run on disk, whole or not at all.
 
-A commit is a folder of its own: state.json, tensors.safetensors, and a manifest with the digest of both. It is written
-under another name, flushed and renamed, and never changed afterwards. The newest one whose digests hold is the one to
-resume from; no pointer is trusted, and nothing is unpickled.
+A commit is a folder with state.json, tensors.safetensors and a manifest with the digests of both. It is written under
+another name, flushed and renamed, and never changed afterwards. The newest one whose digests hold is the one to resume
+from; no pointer is trusted, and nothing is unpickled. A commit does not contain the records of the run but the marks of
+its journals, so that its cost does not grow with the length of the run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import safetensors
@@ -23,27 +25,43 @@ from torch import Tensor
 
 from nasframe.errors import CheckpointError, RunError
 
-SCHEMA = 1
+SCHEMA = 2
 KEPT = 2
 MANIFEST = "manifest.json"
 
 
 @attrs.frozen
 class Commit:
-    """A commit that was read: the state's JSON, its tensors, and the environment that wrote it."""
+    """A commit that was read.
+
+    Attributes:
+        text: the JSON of the state.
+        tensors: its tensors.
+        marks: the positions of the journals.
+        strategy: the digest of the strategy of the run.
+        environment: the versions of what wrote it.
+    """
 
     text: str
     tensors: Mapping[str, Tensor]
+    marks: Mapping[str, Mapping[str, Any]]
+    strategy: str
     environment: Mapping[str, str]
 
 
-def write(folder: Path, text: str, tensors: Mapping[str, Tensor], environment: Mapping[str, str]) -> Path:
-    """Commit a state after those that are there, and remove all but the last few."""
-    files = {"state.json": text.encode(), "tensors.safetensors": safetensors.torch.save(dict(tensors))}
+def write(folder: Path, commit: Commit) -> Path:
+    """Write a commit after those that exist, and remove all but the last few."""
+    files = {"state.json": commit.text.encode(), "tensors.safetensors": safetensors.torch.save(dict(commit.tensors))}
     digests = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
-    manifest = {"schema": SCHEMA, "environment": dict(environment), "files": digests}
+    manifest = {
+        "schema": SCHEMA,
+        "environment": dict(commit.environment),
+        "strategy": commit.strategy,
+        "journals": dict(commit.marks),
+        "files": digests,
+    }
     files[MANIFEST] = json.dumps(manifest, indent=1).encode()
-    with speaking(folder):
+    with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{_next_number(folder):08d}"
         draft = folder / f"{target.name}.draft"
@@ -59,17 +77,23 @@ def write(folder: Path, text: str, tensors: Mapping[str, Tensor], environment: M
     return target
 
 
-def newest(folder: Path, warn: Callable[[str], None]) -> Commit:
-    """The newest commit that is whole. One that is not is set aside, and `warn` is told."""
+def whole(folder: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, Commit]]:
+    """Yield the commits whose digests hold, the newest first; the others are set aside."""
     for path in reversed(_numbered(folder)):
         try:
-            return read(path)
+            commit = read(path)
         except CheckpointError as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
-            warn(f"{error}; it was set aside as {aside.name}")
-    raise CheckpointError(f"{folder} holds no commit that is whole; the search has to be started anew")
+            set_aside(path, error, warn)
+            continue
+        yield path, commit
+
+
+def set_aside(path: Path, error: CheckpointError, warn: Callable[[str], None]) -> None:
+    """Rename a commit that cannot be resumed from, so that nobody reads it again, and report why."""
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    warn(f"{error}; it was set aside as {aside.name}")
 
 
 def read(path: Path) -> Commit:
@@ -84,27 +108,28 @@ def read(path: Path) -> Commit:
             if expected != found:
                 raise CheckpointError(f"{path / name} is damaged: its digest is {found[:12]}, not {expected[:12]}")
         tensors = safetensors.torch.load(data["tensors.safetensors"])
-        return Commit(data["state.json"].decode(), tensors, manifest["environment"])
+        text = data["state.json"].decode()
+        return Commit(text, tensors, manifest["journals"], manifest["strategy"], manifest["environment"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a commit ({type(error).__name__}: {error})") from error
 
 
 def environment(plugins: Mapping[str, str]) -> dict[str, str]:
-    """What the promise of the same bytes rests on, beside the strategy: torch and the plugins."""
-    return {"torch": torch.__version__, **plugins}
+    """Return what equal bytes depend on beside the strategy: torch, the vector instructions, and the plugins."""
+    return {"torch": torch.__version__, "cpu capability": torch.backends.cpu.get_cpu_capability(), **plugins}
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace a file by this content, whole or not at all."""
     draft = path.with_name(f"{path.name}.draft")
-    with speaking(path):
+    with write_errors(path):
         _write(draft, data)
         draft.replace(path)
         _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def speaking(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn an OSError while writing to `path` into an error that says what could not be written."""
     try:
         yield

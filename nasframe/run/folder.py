@@ -1,34 +1,38 @@
-"""A run folder: strategy.toml, metrics.jsonl, lineage.jsonl, commits/, and the results when the search is over."""
+"""A run folder: the strategy, the journals, the commits, and the results when the run is over."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 import filelock
 import safetensors.torch
 from torch import Tensor
 
-from nasframe.errors import RunError
+from nasframe.errors import CheckpointError, RunError, StrategyError
 from nasframe.network.model import Model, dump_scales, load_scales
 from nasframe.network.network import build
 from nasframe.plugins import Plugins, installed
-from nasframe.run import commits as checkpoint
-from nasframe.search.records import Changed, EpochEnded, Event, Finished, StageEnded, Stepped
+from nasframe.records import JOURNALS, Changed, EpochEnded, Evaluated, Finished, Record, StageEnded, Stepped
+from nasframe.run import commits
+from nasframe.run.journal import Journal, Mark, to_plain
+from nasframe.search.changes import digest
+from nasframe.search.device import computing, loaded
 from nasframe.search.search import Search
-from nasframe.search.state import State, dump, fill, load, snapshot
+from nasframe.search.state import State, copied, dump, fill, load
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
 
 LOCK, STRATEGY, ARCHITECTURE = ".lock", "strategy.toml", "architecture.json"
 WEIGHTS, SCALES = "weights.safetensors", "scales.safetensors"
-RECORDS = {"metrics.jsonl": "history", "lineage.jsonl": "lineage"}
+#: the files of the journals
+FILES = {"history": "metrics.jsonl", "lineage": "lineage.jsonl", "evaluations": "evaluations.jsonl"}
+COMMITS, EVIDENCE = "commits", "evidence"
 
 
 @attrs.frozen
@@ -58,13 +62,12 @@ class Folder:
                     raise RunError(f"{path} was taken by another process; give another --out")
                 try:
                     if state is not None:
-                        folder.commit(state)
+                        Keeper(folder, strategy, state).commit()
                     # comes last: with a strategy and without a commit the folder would be that of a search
-                    checkpoint.write_file(path / STRATEGY, strategy.to_toml().encode())
+                    commits.write_file(path / STRATEGY, strategy.to_toml().encode())
                 except BaseException:
-                    shutil.rmtree(path / "commits", ignore_errors=True)
                     for entry in path.iterdir():
-                        entry.unlink()
+                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                     raise
         except BaseException:
             if made:
@@ -75,32 +78,88 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path, plugins: Plugins) -> Folder:
-        """A folder that a run has left."""
+        """Return the folder of a run.
+
+        Raises:
+            RunError: if it is not one.
+        """
         if not (path / STRATEGY).is_file():
-            raise RunError(f"{path} is no run folder: it holds no {STRATEGY}")
+            raise RunError(f"{path} is no run folder: it contains no {STRATEGY}")
         return cls(path, plugins)
 
     @property
     def finished(self) -> bool:
-        """Whether the run is over and its results are written: the summary is the last of them."""
+        """Return whether the run is over and its results are written: the summary is the last of them."""
         return (self.path / "summary.md").is_file()
 
-    def search(self, warn: Callable[[str], None] = lambda text: None) -> Search:
-        """The search as it stands at the last commit, or at its beginning. `warn` is told what is not as it was."""
+    def search(self, warn: Callable[[str], None] = lambda text: None) -> tuple[Search, Keeper]:
+        """Return the search as it was at the last commit, or at its beginning, and what keeps it.
+
+        Args:
+            warn: is called with a sentence about each thing that is not as it was.
+
+        Raises:
+            StrategyError: if the strategy is not the one that the run was started with.
+            CheckpointError: if no commit is whole.
+        """
         strategy = Strategy.read(self.path / STRATEGY, self.plugins)
-        if not any(entry.suffix != ".draft" for entry in (self.path / "commits").glob("*")):
-            return Search(strategy)  # it was interrupted before its first commit
-        commit = checkpoint.newest(self.path / "commits", warn)
-        now = self._environment()
-        for name in sorted(now.keys() | commit.environment.keys()):
-            was, is_ = commit.environment.get(name, "absent"), now.get(name, "absent")
+        if not any(entry.suffix != ".draft" for entry in (self.path / COMMITS).glob("*")):
+            search = Search(strategy)  # it was interrupted before its first commit
+            return search, Keeper(self, strategy, search.state)
+        with computing(strategy):
+            data = loaded(strategy)
+        for path, commit in commits.whole(self.path / COMMITS, warn):
+            if commit.strategy != strategy_digest(strategy):
+                raise StrategyError(
+                    f"{self.path / STRATEGY} was changed after the run had started; the run would mix two strategies. Undo the "
+                    f"change, or start a new run: nasframe search --strategy {self.path / STRATEGY}"
+                )
+            try:
+                journals, records = {}, {}
+                for name in JOURNALS:
+                    mark = Mark(**commit.marks[name])
+                    journals[name], records[name] = Journal.resume(self.path / FILES[name], mark)
+                evidence = self._evidence(records["lineage"])
+                with computing(strategy):
+                    state = load(
+                        commit.text, commit.tensors, records, evidence, strategy=strategy, data=data, plugins=self.plugins
+                    )
+            except CheckpointError as error:
+                commits.set_aside(path, error, warn)
+                continue
+            self._compare(commit.environment, warn)
+            return Search(strategy, data=data, state=state), Keeper(self, strategy, state, journals)
+        raise CheckpointError(f"{self.path / COMMITS} contains no commit that is whole; start the run anew")
+
+    def _compare(self, before: Mapping[str, str], warn: Callable[[str], None]) -> None:
+        now = self.environment()
+        for name in sorted(now.keys() | before.keys()):
+            was, is_ = before.get(name, "absent"), now.get(name, "absent")
             if was != is_:
-                warn(f"{name} was {was} and is {is_}: the run goes on, but the same bytes are not promised")
-        return Search(strategy, state=load(commit.text, commit.tensors, strategy, self.plugins))
+                warn(f"{name} was {was} and is {is_}: the run continues, but the same bytes are not promised")
+
+    def _evidence(self, lineage: list[Record]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for position, record in enumerate(lineage):
+            if not isinstance(record, Changed) or not record.evidence:
+                continue
+            path = self.path / EVIDENCE / f"{position:06d}.safetensors"
+            try:
+                values = safetensors.torch.load_file(path)
+            except (OSError, safetensors.SafetensorError) as error:
+                raise CheckpointError(f"the evidence {path} cannot be read: {error}") from error
+            if {name: digest(value) for name, value in values.items()} != dict(record.evidence):
+                raise CheckpointError(f"the evidence {path} is damaged: its digests are not those of the lineage")
+            found |= {f"{position}/{name}": value for name, value in values.items()}
+        return found
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others out; a folder that another process writes to is refused."""
+        """Keep other processes out.
+
+        Raises:
+            RunError: if another process writes to the folder.
+        """
         lock = filelock.FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -113,17 +172,77 @@ class Folder:
         finally:
             lock.release()
 
-    def commit(self, state: State) -> None:
-        """Write the state down."""
-        checkpoint.write(self.path / "commits", *dump(state), self._environment())
+    def environment(self) -> dict[str, str]:
+        """Return what equal bytes depend on beside the strategy."""
+        return commits.environment({p.name: p.version for p in self.plugins.found})
 
-    def _environment(self) -> dict[str, str]:
-        return checkpoint.environment({p.name: p.version for p in self.plugins.found})
+
+def strategy_digest(strategy: Strategy) -> str:
+    """Return the digest of a strategy."""
+    return hashlib.sha256(strategy.to_toml().encode()).hexdigest()
+
+
+class Keeper:
+    """A consumer of records that keeps a run on disk.
+
+    It commits at each change, epoch, decision and evaluation: first the records are appended to the journals, then the
+    state is committed with the positions of the journals.
+
+    Args:
+        folder: where the run is kept.
+        strategy: the strategy of the run.
+        state: the state of the run, which is committed as it is at that time.
+        journals: the journals at the state's positions; by default they begin empty.
+
+    Attributes:
+        every: the number of updates after which the state is committed within an epoch, too; None if it is not.
+    """
+
+    def __init__(self, folder: Folder, strategy: Strategy, state: State, journals: Mapping[str, Journal] | None = None) -> None:
+        self.folder, self.strategy, self.state = folder, strategy, state
+        self.every: int | None = None
+        self.journals = journals or {name: Journal.begin(folder.path / FILES[name]) for name in JOURNALS}
+
+    def __call__(self, record: Record) -> None:
+        """Commit what the record is about."""
+        due = isinstance(record, Stepped) and self.every is not None and record.updates % self.every == 0
+        if due or isinstance(record, EpochEnded | StageEnded | Changed | Evaluated | Finished):
+            self.commit()
+
+    def commit(self) -> None:
+        """Append the new records to the journals and commit the state."""
+        path = self.folder.path
+        self._write_evidence()
+        for name, journal in self.journals.items():
+            journal.append(getattr(self.state, name)[journal.mark.records :])
+        text, values = dump(self.state)
+        marks = {name: to_plain(journal.mark) for name, journal in self.journals.items()}
+        commit = commits.Commit(text, values, marks, strategy_digest(self.strategy), self.folder.environment())
+        commits.write(path / COMMITS, commit)
+
+    def _write_evidence(self) -> None:
+        # before the records that name it; a file without its record is written again
+        written = self.journals["lineage"].mark.records
+        for position, record in enumerate(self.state.lineage[written:], written):
+            if isinstance(record, Changed) and record.evidence:
+                folder = self.folder.path / EVIDENCE
+                with commits.write_errors(folder):
+                    folder.mkdir(exist_ok=True)
+                values = {name: self.state.evidence[f"{position}/{name}"] for name in record.evidence}
+                commits.write_file(folder / f"{position:06d}.safetensors", _tensors(values))
+
+
+def follow(records: Iterator[Record], keeper: Keeper, watch: Callable[[Record], None], check: Callable[[], None]) -> None:
+    """Keep the records of a run and show them; after each, `check` may raise an exception in order to stop there."""
+    for record in records:
+        keeper(record)
+        watch(record)
+        check()
 
 
 def _next_run(runs: Path) -> tuple[Path, bool]:
     """Make the folder of the next number; two processes that start at once make two."""
-    with checkpoint.speaking(runs):
+    with commits.write_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
         number = max((int(path.name) for path in runs.iterdir() if path.name.isdecimal()), default=0)
         while True:
@@ -135,7 +254,7 @@ def _next_run(runs: Path) -> tuple[Path, bool]:
 
 def _made(path: Path) -> tuple[Path, bool]:
     """Make the folder where it does not exist, and return whether it was made."""
-    with checkpoint.speaking(path):
+    with commits.write_errors(path):
         try:
             path.mkdir(parents=True)
         except FileExistsError:
@@ -166,11 +285,11 @@ def save_model(model: Model, path: str | Path) -> None:
     its data. What stands there already under these names is replaced.
     """
     folder = Path(path)
-    with checkpoint.speaking(folder):
+    with commits.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_file(folder / SCALES, dump_scales(model))
-    checkpoint.write_file(folder / WEIGHTS, _tensors(snapshot(model.network)))
-    checkpoint.write_file(folder / ARCHITECTURE, model.network.structure.to_json().encode())
+    commits.write_file(folder / SCALES, dump_scales(model))
+    commits.write_file(folder / WEIGHTS, _tensors(copied(model.network)))
+    commits.write_file(folder / ARCHITECTURE, model.network.structure.to_json().encode())
 
 
 def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
@@ -190,47 +309,6 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
     return Model(network, inputs, outputs, signature).eval()
 
 
-class Keeper:
-    """A consumer of events that keeps a run: a commit at each change, epoch and decision, and the records by line.
-
-    Args:
-        every: commit after so many updates within an epoch, too; None: not.
-    """
-
-    def __init__(self, folder: Folder, state: State, every: int | None = None) -> None:
-        self.folder, self.state, self.every = folder, state, every
-        for name, field in RECORDS.items():
-            # what an earlier process wrote after its last commit has not happened: it is cut off before the first append
-            checkpoint.write_file(folder.path / name, _lines(getattr(state, field)))
-        self.written = {name: len(getattr(state, field)) for name, field in RECORDS.items()}
-
-    def __call__(self, event: Event) -> None:
-        """Commit what the event did, then append its records."""
-        due = isinstance(event, Stepped) and self.every is not None and event.updates % self.every == 0
-        if due or isinstance(event, EpochEnded | StageEnded | Changed | Finished):
-            self.commit()
-
-    def commit(self) -> None:
-        """Commit the state as it is, and append the records that are new."""
-        self.folder.commit(self.state)
-        for name, field in RECORDS.items():
-            records = getattr(self.state, field)
-            with checkpoint.speaking(self.folder.path / name), (self.folder.path / name).open("ab") as file:
-                file.write(_lines(records[self.written[name] :]))
-            self.written[name] = len(records)
-
-
-def follow(search: Search, keeper: Keeper, watch: Callable[[Event], None], check: Callable[[], None]) -> None:
-    """Run the search, keep it, and let `watch` see its events; after each, `check` may raise to stop it there."""
-    for event in search:
-        keeper(event)
-        watch(event)
-        check()
-
-
 def _tensors(values: Mapping[str, Tensor]) -> bytes:
+    # both sides of a model may have one scale, and the file format knows no tensor twice
     return safetensors.torch.save({name: tensor.contiguous().cpu().clone() for name, tensor in values.items()})
-
-
-def _lines(records: Sequence[Any]) -> bytes:
-    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()

@@ -1,103 +1,141 @@
-"""The summary of a run: the found cell, how it was found or trained, and how it compares."""
+"""The summary of a run: the network it hands over, how the others fared, and what happened on the way."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import attrs
-
 from nasframe.interfaces.part import label
-from nasframe.run import commits as checkpoint
-from nasframe.run.compare import FOUND, INHERITED, RETRAINED, Row, predicting, searched
+from nasframe.records import Changed, EpochEnded, Evaluated
+from nasframe.run import commits
 from nasframe.run.folder import Folder
+from nasframe.run.rows import Row, handed_over, rows_of
+from nasframe.search.changes import HARM, MARGIN, harmful
+from nasframe.search.compare import searched
 from nasframe.search.search import Search
+from nasframe.search.state import State
 from nasframe.structure.structure import Structure
 
 
-def verdict(rows: list[Row], metric: str, higher_is_better: bool) -> str:
-    """One sentence: the found cell, trained anew, against the best of all others."""
-    found = next(r for r in rows if r.name in (FOUND, RETRAINED))
-    others = [r for r in rows if r.name not in (FOUND, RETRAINED, INHERITED)]
-    if not others:
-        return f"The found cell: test {metric} {_value(found, metric)}."
+def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: bool) -> str:
+    """Return one sentence about the network that is handed over, next to the best of the others."""
+    best = handed_over(evaluations)
+    valid = "" if best.valid is None else f"validation loss {best.valid:.4g}, "
+    text = f"Handed over: the {best.name}, {valid}test {metric} {_number(best.scores.get(metric))}"
     sign = -1 if higher_is_better else 1
-    best = min(others, key=lambda r: sign * r.mean(metric))
-    wins = sign * found.mean(metric) < sign * best.mean(metric)
-    return (
-        f"The found cell {'beats' if wins else 'does not beat'} the best of the others ({best.name}): "
-        f"test {metric} {_value(found, metric)} against {_value(best, metric)}."
-    )
+    rivals = [(row, row.mean(metric)) for row in rows_of(evaluations) if row.name != best.name]
+    scored = [(sign * mean, row) for row, mean in rivals if mean is not None]
+    score = best.scores.get(metric)
+    if not scored or score is None:
+        return f"{text}."
+    mean, rival = min(scored, key=lambda pair: pair[0])
+    wins = sign * score < mean
+    return f"{text}; {'better' if wins else 'not better'} than the best other row ({rival.name}: {_cell(rival, metric)})."
 
 
-def write(folder: Folder, search: Search, rows: list[Row]) -> str:
-    """Write summary.json and summary.md; the text of the latter."""
-    score, network = search.data.score, search.network
-    first = verdict(rows, score, bool(search.data.metrics()[score].higher_is_better))
+def write(folder: Folder, search: Search) -> str:
+    """Write summary.json and summary.md into the run folder and return the text of the latter."""
+    state, metric = search.state, search.data.score
+    rows = rows_of(state.evaluations)
+    best = handed_over(state.evaluations)
+    first = verdict(state.evaluations, metric, bool(search.data.metrics()[metric].higher_is_better))
     plain: dict[str, Any] = {
         "verdict": first,
+        "handed over": {"name": best.name, "number": best.number, "valid": best.valid, "test": dict(best.scores)},
         "rows": [row.to_dict() for row in rows],
-        "updates": search.state.updates,
-        "counts": network.count(),
-        "prediction": attrs.asdict(predicting(network, search.data)),
-        "operations": operations(network.structure),
+        "updates": state.updates,
+        "counts": search.network.count(),
+        "prediction": {"parameters": best.parameters, "flops": best.flops},
+        "operations": operations(search.network.structure),
+        "remarks": [*remarks(state)],
     }
-    how = _search(search) if searched(search) else f"It was trained for {search.state.updates} updates."
     lines = [
         first,
         "",
-        *_table(rows, _heading(search, rows)),
+        *_table(rows, list(best.scores), searched(state)),
         "",
-        "The found cell:",
+        "The cell that is handed over:",
         "",
         *(f"- {address}: {names}" for address, names in plain["operations"].items()),
         "",
-        f"{how} {_size(plain)}",
+        *(f"- {remark}" for remark in plain["remarks"]),
+        *([""] if plain["remarks"] else []),
+        f"{_history(state)} {_size(plain)}",
         "",
     ]
     text = "\n".join(lines)
-    checkpoint.write_file(folder.path / "summary.json", json.dumps(plain, indent=1, allow_nan=False).encode())
-    checkpoint.write_file(folder.path / "summary.md", text.encode())
+    commits.write_file(folder.path / "summary.json", json.dumps(plain, indent=1, allow_nan=False).encode())
+    commits.write_file(folder.path / "summary.md", text.encode())
     return text
 
 
+def remarks(state: State) -> Iterator[str]:
+    """Yield a sentence for each thing in a run that may have led it astray."""
+    for record in state.history:
+        if isinstance(record, EpochEnded) and record.diverged:
+            yield record.reason or f"the training diverged in stage {record.stage}, phase {record.phase}"
+    if state.diverged:
+        yield "the training of the pruned network diverged, and so its row has no values"
+    for change in state.lineage:
+        if isinstance(change, Changed):
+            yield from remarks_of(change)
+
+
+def remarks_of(change: Changed) -> Iterator[str]:
+    """Yield a sentence for a pruning that did harm, and for its close decisions."""
+    before, after = change.valid_before, change.valid_after
+    if change.change == "remove" and before is not None and harmful(before, after):
+        became = "is not finite any more" if after is None else f"became {after:.4g}, {after / before:.1f} times as large"
+        yield f"{change.why}: the validation loss was {before:.4g} and {became} (reported from {HARM:g} times on)"
+    measured = [a for a in change.alternatives if a.valid is not None]
+    for one in measured:
+        yield (
+            f"{change.why}: at {one.site}, {one.kept} was kept over {one.removed} by a mixing weight that is {one.margin:.3f} "
+            f"larger; with {one.removed} the loss before tuning is {one.valid:.4g}"
+        )
+    if len(change.alternatives) > len(measured):
+        yield (
+            f"{change.why}: {len(change.alternatives) - len(measured)} more sites were decided by differences of mixing weights "
+            f"below {MARGIN}"
+        )
+
+
 def operations(structure: Structure) -> dict[str, str]:
-    """The operation of each site."""
+    """Return the operation of each site."""
     return {a: " + ".join(label(c.operation) for c in s.candidates) for a, s in structure.sites()}
 
 
-def _heading(search: Search, rows: list[Row]) -> str:
-    if not searched(search):
-        return "On the test part:"
-    seeds = max(len(r.updates) for r in rows)
-    return (
-        f"On the test part, mean and standard error over {seeds} seeds; all trained for at most as many updates as the search:"
-    )
-
-
-def _table(rows: list[Row], heading: str) -> list[str]:
-    metrics = list(rows[0].values)
+def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
+    seeds = max(len(r.evaluations) for r in rows)
+    heading = "On the test split:"
+    if compared:
+        heading = (
+            f"Mean and standard error on the test split, over {seeds} seeds. All were trained for at most as many updates as "
+            "the search; the network with the least validation loss in the search space is handed over."
+        )
     lines = [
         heading,
         "",
-        f"| network | parameters | updates | {' | '.join(f'test {m}' for m in metrics)} |",
-        f"| --- | ---: | ---: | {' | '.join('---:' for _ in metrics)} |",
+        f"| network | parameters | updates | least validation loss | {' | '.join(f'test {m}' for m in metrics)} |",
+        f"| --- | ---: | ---: | ---: | {' | '.join('---:' for _ in metrics)} |",
     ]
     for row in rows:
-        updates = f"{sum(row.updates) / len(row.updates):.0f}"
-        lines.append(f"| {row.name} | {row.parameters} | {updates} | {' | '.join(_value(row, m) for m in metrics)} |")
+        lost = f" ({row.diverged} diverged)" if row.diverged else ""
+        cells = " | ".join(_cell(row, m) for m in metrics)
+        lines.append(f"| {row.name}{lost} | {row.parameters} | {row.updates} | {_number(row.valid())} | {cells} |")
     return lines
 
 
-def _search(search: Search) -> str:
-    state = search.state
-    folded = next((r["request"] for r in state.lineage if r["change"] == "fold"), None)
+def _history(state: State) -> str:
+    if not searched(state):
+        return f"It was trained for {state.updates} updates."
+    folded = next((r.request for r in state.lineage if isinstance(r, Changed) and r.change == "fold"), None)
     gates = f" Gates folded: {_names(folded['folded'])}; kept: {_names(folded['kept'])}." if folded else ""
     return f"The search took {state.updates} updates and grew {state.stage} times.{gates}"
 
 
-def _size(plain: Mapping[str, Any]) -> str:
+def _size(plain: dict[str, Any]) -> str:
     counts, prediction = plain["counts"], plain["prediction"]
     idle = sum(counts.values()) - prediction["parameters"]
     only = f", of which {idle} serve training alone" if idle else ""
@@ -111,6 +149,10 @@ def _names(addresses: list[str]) -> str:
     return ", ".join(addresses) or "none"
 
 
-def _value(row: Row, metric: str) -> str:
-    error = row.error(metric)
-    return f"{row.mean(metric):.4f}" + (f" ± {error:.4f}" if error is not None else "")
+def _number(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
+
+
+def _cell(row: Row, metric: str) -> str:
+    mean, error = row.mean(metric), row.error(metric)
+    return _number(mean) + (f" ± {error:.4f}" if error is not None else "")

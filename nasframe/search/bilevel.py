@@ -13,9 +13,7 @@ from torch.optim import Optimizer
 from nasframe.interfaces.architect import Architect, Bilevel, Loss, Tensors
 from nasframe.network.network import Network
 from nasframe.network.outputs import Outputs
-from nasframe.search.optimiser import rate_of
-from nasframe.search.state import State, weights_of
-from nasframe.search.strategy import Strategy
+from nasframe.search.optimiser import Optimiser, rate_of
 
 Batch = tuple[Tensor, Tensor]
 Parameters = Mapping[str, nn.Parameter]
@@ -25,20 +23,26 @@ Forward = Callable[[Tensor, Tensors], Outputs]
 Objective = Callable[[Forward, Tensors], Tensor]
 
 
-def problem(state: State, strategy: Strategy, train: Objective, valid: Objective) -> Bilevel:
-    """The problem at the present weights and alphas, which are the network's own tensors."""
-    network = state.network
+def problem(
+    network: Network, architect: Architect, optimiser: Optimiser, descent: Optimizer, train: Objective, valid: Objective
+) -> Bilevel:
+    """Return the bilevel problem at the present weights and alphas, which are the network's tensors.
+
+    Args:
+        optimiser, descent: the description of the weights' optimiser and the optimiser itself, for an unrolled step.
+        train, valid: the losses on a batch of each split.
+    """
 
     def of(objective: Objective) -> Loss:
         def value(w: Tensors, alphas: Tensors) -> Tensor:
             tensors = {**w, **_buffers(network)}
-            return objective(lambda *given: functional_call(network, tensors, given), strategy.architect.mixing(alphas))
+            return objective(lambda *given: functional_call(network, tensors, given), architect.mixing(alphas))
 
         return value
 
-    weights = weights_of(network)
-    unroll = partial(strategy.optimiser.unroll, state.optimisers["weights"], weights)
-    xi = rate_of(state.optimisers["weights"])
+    weights = [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
+    unroll = partial(optimiser.unroll, descent, weights)
+    xi = rate_of(descent)
     return Bilevel(dict(weights), dict(network.alphas), of(train), of(valid), xi, unroll)
 
 

@@ -1,176 +1,188 @@
-"""The search as Algorithm 2 of Jie & Gao 2021, entered wherever the counters of its state stand.
+"""The search as Algorithm 2 of Jie & Gao 2021, which continues wherever the counters of its state are.
 
-A stage goes through phases: "search" (weights and alphas); where pruning is done at each stage "prune" and "tune" (weights
-alone); "judge", which grows the network into the next stage or ends the search. Then "finish" takes the best network with
-its own weights and, where it is not yet an architecture, prunes it for "retune"; "fold" folds the gates; and it is "done".
-Every decision reads the validation split.
+A stage goes through phases: "search" trains weights and alphas; where pruning is done at each stage, "prune" removes
+candidates and "tune" trains the weights alone; "judge" grows the network into the next stage or ends the search. Then
+"finish" returns to the best network with its weights and, where that is not yet an architecture, prunes it for "retune";
+"fold" folds the gates; and the search is "done". The comparison that may follow (`nasframe.search.compare`) ends as
+"handed over". Every decision reads the validation split.
+
+If a loss is not finite, the phase ends and its best network so far is restored; if there is none, the search ends with the
+best network of the run.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
-from nasframe.change.apply import Change, fold_gates, remove_candidates
+from nasframe.change.apply import fold_gates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
 from nasframe.interfaces.criterion import Decision
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import label
 from nasframe.interfaces.task import Data
-from nasframe.network.network import Network, advance
-from nasframe.search.batches import batches
-from nasframe.search.bilevel import Batch, Forward, alternating_step, problem, weights_step
-from nasframe.search.records import Changed, EpochEnded, Event, Finished, StageEnded, Stepped
-from nasframe.search.state import Best, State, optimisers, rebuilt, snapshot, weights_of
+from nasframe.network.network import Network
+from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped
+from nasframe.search.changes import Changer, sizes
+from nasframe.search.choose import ranked
+from nasframe.search.state import Snapshot, State, rebuilt, snapshot, trainer
 from nasframe.search.strategy import Strategy
-from nasframe.search.transact import mixing_weights, restore, sizes, transact
+from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.seeds import Seed
 
 #: what follows a phase of training
 AFTER = {"tune": "judge", "retune": "fold"}
+#: the phases in which there is nothing left to search
+OVER = ("done", "handed over")
 
 
 @attrs.frozen(eq=False)
 class Loop:
-    """A strategy on its data. The clock is read only for a criterion that declares it."""
+    """A strategy on its data.
+
+    Args:
+        strategy: decides what happens.
+        data: the task's data.
+        clock: is read only for a criterion that declares it.
+    """
 
     strategy: Strategy
     data: Data
     clock: Callable[[], float] = time.monotonic
 
-    def run(self, state: State) -> Iterator[Event]:
-        """Move the state to the end of the search, and yield after each thing done (Algorithm 2)."""
+    @property
+    def trainer(self) -> Trainer:
+        """Return the trainer of the strategy."""
+        return trainer(self.strategy, self.data)
+
+    @property
+    def changer(self) -> Changer:
+        """Return what makes the changes."""
+        return Changer(self.strategy, self.trainer)
+
+    def seed(self, *purpose: int | str) -> Seed:
+        """Return the seed of a purpose in this run."""
+        return Seed((self.strategy.seed, *purpose))
+
+    def change_seed(self, state: State) -> Seed:
+        """Return the seed of the next change: its key is the position in the lineage, which no other change has."""
+        return self.seed("change", len(state.lineage))
+
+    def run(self, state: State) -> Iterator[Record]:
+        """Take the state to the end of the search and yield a record of each thing done (Algorithm 2).
+
+        Whenever a record is yielded, the state is complete: a search that continues from it comes to the same bytes.
+        """
         started = self._started(state)
-        while state.phase != "done":
+        while state.phase not in OVER:
             match state.phase:
                 case "search" | "tune" | "retune":  # lines 4 and 7
                     yield from self._train(state, started)
                 case "prune":  # line 6
-                    yield self._prune(state)
+                    yield from self._prune(state)
                 case "judge":  # lines 9 to 16
                     yield from self._judge(state)
-                case "finish":  # line 19, from the best network's own weights
+                case "finish":  # line 19, from the best network's weights
                     yield from self._finish(state)
                 case "fold":
                     yield from self._fold(state)
-        assert state.best is not None  # the search came through "finish"
-        yield Finished(*_position(state), valid=state.best.valid)
+        assert state.best is not None  # the search went through "finish"
+        yield Finished(**state.position, valid=state.best.valid, diverged=state.diverged)
 
     def _started(self, state: State) -> float | None:
         if "clock" not in self.strategy.criterion.reads:
             return None
-        return self.clock() - max((r["seconds"] for r in state.history if "seconds" in r), default=0.0)
-
-    def seed(self, *purpose: int | str) -> Seed:
-        """The seed of a purpose in this run."""
-        return Seed((self.strategy.seed, *purpose))
-
-    def _rule(self, network: Network) -> Mapping[str, Tensor]:
-        return mixing_weights(self.strategy.architect, network)
+        spent = (r.seconds for r in state.history if isinstance(r, EpochEnded) and r.seconds is not None)
+        return self.clock() - max(spent, default=0.0)
 
     # training
 
-    def _train(self, state: State, started: float | None) -> Iterator[Event]:
+    def _train(self, state: State, started: float | None) -> Iterator[Record]:
         phase, size = state.phase, self.data.train.size
         while state.phase == phase:
-            order = _shuffled(self.seed("order", state.stage, phase, state.epoch), size)
-            for index in batches(order[state.samples :], self.strategy.batch):
-                loss = self._step(state, index)
-                yield Stepped(*_position(state), samples=state.samples, size=size, loss=loss)
-            yield self._end_epoch(state, started)
+            seed = self.seed("epoch", state.stage, phase, state.epoch)
+            for loss in self.trainer.epoch(state, seed, search=phase == "search"):
+                yield Stepped(**state.position, samples=state.samples, size=size, loss=loss)
+            yield from self._end_epoch(state, started)
 
-    def _step(self, state: State, index: Tensor) -> float:
-        network, strategy = state.network.train(), self.strategy
-        advance(network, strategy.optimiser.progress(state.epoch))
-        strategy.optimiser.anneal(state.optimisers["weights"], state.epoch)
-        seed = self.seed("step", state.stage, state.phase, state.epoch, state.samples)
-        with seed.as_global(strategy.device):
-            train = partial(self._loss, self.data.train.draw(index), seed("train"))
-
-            def own() -> Tensor:
-                return train(network, self._rule(network))
-
-            if state.phase == "search":
-                held_out = self.data.validation.draw(self._validation_index(state))
-                valid = partial(self._loss, held_out, seed("valid"))
-                loss = alternating_step(problem(state, strategy, train, valid), strategy.architect, state.optimisers, own)
-            else:
-                loss = weights_step(dict(weights_of(network)), state.optimisers["weights"], own)
-        value = _finite(float(loss), "training loss", state)
-        state.loss += value * len(index)
-        state.samples += len(index)
-        state.updates += 1
-        return value
-
-    def _validation_index(self, state: State) -> Tensor:
-        size = self.data.validation.size
-        order = _shuffled(self.seed("validation order", state.stage, state.phase, state.epoch), size)
-        return order[(state.samples + torch.arange(min(self.strategy.batch, size))) % size]
-
-    def _loss(self, batch: Batch, noise: Seed, forward: Forward, weights: Mapping[str, Tensor]) -> Tensor:
-        inputs, targets = batch
-        with noise.as_global(
-            self.strategy.device
-        ):  # the same at every call: a difference of two losses is not that of two masks
-            return self.data.objective(forward(inputs, weights), targets)
-
-    def _end_epoch(self, state: State, started: float | None) -> Event:
-        network, weights = state.network.eval(), self._rule(state.network)
-        record = {"kind": "epoch", **attrs.asdict(Event(*_position(state))), "train": state.loss / state.samples}
-        valid = None
-        if self.data.validation.size:
-            valid, scores = self.data.measure(lambda inputs: network(inputs, weights), self.data.validation)
-            record |= {"valid": _finite(valid, "validation loss", state), "scores": scores}
-        record |= sizes(state.network)
-        if weights:
-            record["mixing"] = shares(state.network, weights)
-        if started is not None:
-            record["seconds"] = self.clock() - started
-        if state.phase in (self._counted, "retune") and better(valid, state.best):
-            state.best = Best(state.network.structure, snapshot(state.network), valid)
-        memory, decision = self._decide(state, record, [])
-        if decision.action not in ("grow", "stop") and state.epoch + 1 == self.strategy.optimiser.epochs:
+    def _end_epoch(self, state: State, started: float | None) -> Iterator[Record]:
+        network, measured = state.network, self.trainer.validate(state)
+        mixing = mixing_weights(self.strategy.architect, network)
+        record = EpochEnded(
+            **state.position,
+            train=measured.train,
+            valid=measured.valid,
+            diverged=measured.diverged,
+            scores=measured.scores,
+            **sizes(network),
+            mixing=named_mixing(network, mixing),
+            seconds=None if started is None else self.clock() - started,
+        )
+        if not measured.diverged:
+            shot = snapshot(network, measured.valid) if better(measured.valid, state.fallback) else None
+            if state.phase in (self._counted, "retune") and better(measured.valid, state.best):
+                state.best = shot or snapshot(network, measured.valid)
+            state.fallback = shot or state.fallback
+        state.memory, decision = self._decide(state, record, [])
+        if measured.diverged:
+            decision = self._diverged(state)
+        elif decision.action not in ("grow", "stop") and state.epoch + 1 == self.strategy.optimiser.epochs:
             decision = Decision("grow", f"the learning rate has come to its end after {state.epoch + 1} epochs")
-            record |= {"decision": decision.action, "reason": decision.reason}
-        _note(state, memory, record)
-        event = EpochEnded(*_position(state), record=record)
+        ended = decision.action in ("grow", "stop")
+        if ended:
+            record = attrs.evolve(record, decision=decision.action, reason=decision.reason)
+        state.keep(record)
+        phase, fallback = state.phase, state.fallback
+        records: list[Record] = [record]
         state.epoch, state.samples, state.loss = state.epoch + 1, 0, 0.0
+        if measured.diverged and fallback is not None:
+            records.append(self.changer.restore(state, fallback, kind="restore", why=decision.reason))
         if decision.action == "stop":
             state.stopping = decision.reason
-        if decision.action in ("grow", "stop"):
-            after = AFTER.get(state.phase, "prune" if self.strategy.prune == "stage" else "judge")
-            _enter(state, after)
-        return event
+        if ended:
+            state.enter(AFTER.get(phase, "prune" if self.strategy.prune == "stage" else "judge"))
+        if measured.diverged and fallback is None:
+            state.enter("finish")
+        if measured.diverged and phase == "retune" and state.best is None:
+            # tuning never had a finite loss: the architecture has the weights that the pruning left
+            state.best, state.diverged = fallback, fallback is None or fallback.valid is None
+        yield from records
+
+    def _diverged(self, state: State) -> Decision:
+        """Return the decision after a loss that is not finite.
+
+        Raises:
+            NonFiniteError: if there is no network to return to.
+        """
+        what = f"the training diverged in phase {state.phase!r} of stage {state.stage}, epoch {state.epoch}"
+        if state.fallback is not None:
+            return Decision("grow", f"{what}; the best network of the phase is restored")
+        if state.best is not None:
+            return Decision("stop", f"{what}; the best network of the run is restored")
+        raise NonFiniteError(
+            f"{what}, after {state.updates} updates, before there was any network with a finite validation loss: lower the "
+            "learning rate, or leave out the operation that diverges"
+        )
 
     @property
     def _counted(self) -> str:
         # like is compared with like: pruned and tuned networks with each other, or supernets with each other
         return "tune" if self.strategy.prune == "stage" else "search"
 
-    def _decide(self, state: State, record: dict[str, Any], proposals: list[Proposal]) -> tuple[Any, Decision]:
-        memory, decision = self.strategy.criterion.decide(state.memory, [*state.history, record], proposals)
-        if decision.action not in ("wait", "abstain"):
-            record |= {"decision": decision.action, "reason": decision.reason}
-        return memory, decision
+    def _decide(self, state: State, record: EpochEnded | StageEnded, proposals: list[Proposal]) -> tuple[Any, Decision]:
+        return self.strategy.criterion.decide(state.memory, [*state.history, record], proposals)
 
     # changes
 
-    def _judge(self, state: State) -> Iterator[Event]:
-        judged = [r["valid"] for r in state.history if r.get("phase") == self._counted and r["stage"] == state.stage]
-        record = {
-            "kind": "stage",
-            "stage": state.stage,
-            "updates": state.updates,
-            "valid": min(judged),
-            **sizes(state.network),
-        }
+    def _judge(self, state: State) -> Iterator[Record]:
+        epochs = [r for r in state.history if isinstance(r, EpochEnded) and r.stage == state.stage]
+        losses = [r.valid for r in epochs if r.phase == self._counted and r.valid is not None]
+        record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network))
         proposals, refused = self._proposals(state.network)
         memory, decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
@@ -179,19 +191,26 @@ class Loop:
             asked = "no morphism proposes a change" if self.strategy.growth else "nothing is to grow"
             decision = Decision("stop", "; ".join([asked, *refused]))
         elif decision.action not in ("grow", "stop"):
-            ended = next(r["reason"] for r in reversed(state.history) if r.get("decision") == "grow")  # the phase before
+            ended = next(r.reason for r in reversed(state.history) if r.decision == "grow")  # the phase before
             decision = Decision("grow", f"{ended}, and no criterion says stop")
-        record |= {"decision": decision.action, "reason": decision.reason}
-        events: list[Event] = [StageEnded(*_position(state), record=record)]
+        record = attrs.evolve(record, decision=decision.action, reason=decision.reason)
         if decision.action == "stop":
-            _enter(state, "finish")
+            state.enter("finish")
+            changes: list[Record] = []
         else:
-            events.append(self._grow(state, *_chosen(proposals, decision.what), decision.reason))
-        _note(state, memory, record)  # a growth that is refused leaves no record of the stage behind
-        yield from events
+            if decision.what is None:
+                used = Counter(r.by for r in state.lineage if isinstance(r, Changed) and r.change == "grow")
+                chosen = ranked(proposals, used)[0]
+            else:
+                chosen = proposals[decision.what]
+            # first, as a growth that is refused leaves no record of the stage behind
+            changes = [self._grow(state, *chosen, decision.reason)]
+        state.memory = memory
+        state.keep(record)
+        yield from [record, *changes]
 
     def _proposals(self, network: Network) -> tuple[list[tuple[Morphism, Proposal]], list[str]]:
-        """What the morphisms propose, and why those do not that cannot: what could grow at first may have come to its end."""
+        """Return what the morphisms propose, and why some cannot: what could grow at first may have come to its end."""
         proposals, refused = [], []
         for morphism in self.strategy.growth:
             try:
@@ -200,99 +219,74 @@ class Loop:
                 refused.append(f"{morphism.name}: {error}")
         return proposals, refused
 
-    def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Event:
-        seed = self.seed("grow", state.stage)
+    def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
+        seed = self.change_seed(state)
         change = morphism.change(state.network, proposal.request, proposal.evidence, seed)
-        event = self._transact(state, change, "grow", morphism.name, seed, reason)
-        _enter(state, "search")
-        return event
+        record = self.changer.make(state, change, kind="grow", by=label(morphism), why=reason, seed=seed)
+        state.enter("search")
+        return record
 
-    def _prune(self, state: State) -> Event:
-        seed = self.seed("prune", state.stage)
-        gone = self.strategy.pruner.remove(state.network.structure, self._rule(state.network))
-        event = self._remove(state, gone, self.strategy.pruner.name, seed, "pruned after the stage")
-        _enter(state, "tune")
-        return event
+    def _prune(self, state: State) -> Iterator[Record]:
+        record = self._remove_by_pruner(state, "pruned after the stage")
+        state.enter("tune")
+        yield record
 
-    def _finish(self, state: State) -> Iterator[Event]:
+    def _remove_by_pruner(self, state: State, why: str) -> Record:
+        pruner, seed = self.strategy.pruner, self.change_seed(state)
+        gone = pruner.remove(state.network.structure, mixing_weights(self.strategy.architect, state.network))
+        return self.changer.remove(state, gone, by=pruner.name, why=why, seed=seed)
+
+    def _finish(self, state: State) -> Iterator[Record]:
         assert state.best is not None  # every stage that is judged has been validated
-        events: list[Event] = [Changed(*_position(state), record=restore(state, self.strategy, state.best))]
+        which = "the last network" if state.best.valid is None else "the best network"
+        loss = "" if state.best.valid is None else f", with a validation loss of {state.best.valid:.6g}"
+        records: list[Record] = [self.changer.restore(state, state.best, kind="restore", why=which + loss)]
         if state.network.structure.decided:
-            _enter(state, "fold")
+            state.enter("fold")
         else:
-            events += self._derive(state)
+            records += self._derive(state)
             state.best = None
-            _enter(state, "retune")
-        yield from events
+            state.enter("retune")
+            last = state.lineage[-1]
+            state.fallback = snapshot(state.network, getattr(last, "valid_after", None))
+        yield from records
 
-    def _derive(self, state: State) -> Iterator[Event]:
-        pruner, backbone, seed = self.strategy.pruner, self.strategy.backbone, self.seed("derive")
-        gone = pruner.remove(state.network.structure, self._rule(state.network))
-        yield self._remove(state, gone, pruner.name, seed("prune"), "pruned at the end")
+    def _derive(self, state: State) -> list[Record]:
+        records = [self._remove_by_pruner(state, "pruned at the end")]
         if not state.network.structure.decided:
-            rest = backbone.derive(state.network.structure, self._rule(state.network))
-            yield self._remove(state, rest, "derive", seed("rest"), "what the pruner left undecided")
+            mixing = mixing_weights(self.strategy.architect, state.network)
+            rest = self.strategy.backbone.derive(state.network.structure, mixing)
+            seed = self.change_seed(state)
+            why = "what the pruner left undecided"
+            records.append(self.changer.remove(state, rest, by="derive", why=why, seed=seed))
+        return records
 
-    def _fold(self, state: State) -> Iterator[Event]:
+    def _fold(self, state: State) -> Iterator[Record]:
         assert state.best is not None
-        state.network = rebuilt(self.strategy, state.best.structure, state.best.tensors)
-        state.optimisers = optimisers(self.strategy, state.network, state.stage)
-        events = []
+        state.network = rebuilt(self.strategy, state.best)
+        state.optimisers = self.trainer.optimisers(state.network)
+        records = []
         if any(True for _ in state.network.gates()):
-            seed = self.seed("fold")
+            seed = self.change_seed(state)
             change = fold_gates(state.network, seed)
-            events.append(self._transact(state, change, "fold", "fold", seed, "gates are folded where they can be"))
-        _enter(state, "done")
-        yield from events
-
-    def _remove(self, state: State, gone: Mapping[str, Set[int]], name: str, seed: Seed, why: str) -> Event:
-        return self._transact(state, remove_candidates(state.network, gone, seed), "remove", name, seed, why)
-
-    def _transact(self, state: State, change: Change, kind: str, name: str, seed: Seed, why: str) -> Event:
-        record = transact(state, self.strategy, self.data, change, kind, name, seed, why)
-        return Changed(*_position(state), record=record)
+            why = "gates are folded where they can be"
+            records.append(self.changer.make(state, change, kind="fold", by="fold", why=why, seed=seed))
+        state.enter("done")
+        yield from records
 
 
-def shares(network: Network, weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """The weights of each undecided site, by its candidates' ids and how these are called."""
+def named_mixing(network: Network, mixing: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Return the mixing weights of each undecided site, by the ids and short names of its candidates."""
     sites = dict(network.structure.sites())
     return {
         address: {
-            f"{c.id} {label(c.operation)}": share for c, share in zip(sites[address].candidates, weight.tolist(), strict=True)
+            f"{c.id} {label(c.operation)}": weight
+            for c, weight in zip(sites[address].candidates, weights.tolist(), strict=True)
         }
-        for address, weight in weights.items()
+        for address, weights in mixing.items()
     }
 
 
-def better(valid: float | None, best: Best | None) -> bool:
-    """Whether a network with that validation loss takes the best one's place; where nothing is validated, the last one does."""
+def better(valid: float | None, best: Snapshot | None) -> bool:
+    """Return whether a network with that validation loss replaces the best one; without validation, the last one does."""
     return best is None or best.valid is None or valid is None or valid < best.valid
-
-
-def _position(state: State) -> tuple[int, str, int, int]:
-    return state.stage, state.phase, state.epoch, state.updates
-
-
-def _note(state: State, memory: Any, record: dict[str, Any]) -> None:
-    state.memory, state.history = memory, [*state.history, record]
-
-
-def _enter(state: State, phase: str) -> None:
-    state.phase, state.epoch, state.samples, state.loss = phase, 0, 0, 0.0
-
-
-def _shuffled(seed: Seed, size: int) -> Tensor:
-    return torch.randperm(size, generator=seed.generator())
-
-
-def _chosen(proposals: list[tuple[Morphism, Proposal]], what: int | None) -> tuple[Morphism, Proposal]:
-    return proposals[what] if what is not None else max(proposals, key=lambda mp: mp[1].gain)
-
-
-def _finite(value: float, what: str, state: State) -> float:
-    if not math.isfinite(value):
-        raise NonFiniteError(
-            f"the {what} is {value} in stage {state.stage}, phase {state.phase}, epoch {state.epoch}, after "
-            f"{state.updates} updates: lower the learning rate, or leave out the operation that diverges"
-        )
-    return value

@@ -1,53 +1,62 @@
-"""The lineage read back: every structure of a run, made again from its first one and the records of its changes."""
+"""The lineage read back: every structure of a run, made again from the records of its changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from nasframe.change.apply import fold_gates, remove_candidates
 from nasframe.errors import ChangeError
+from nasframe.interfaces.part import label
 from nasframe.network.network import build
+from nasframe.plugins import Plugins
+from nasframe.records import Changed, Started
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
 
 
 def replay(
-    strategy: Strategy, first: Structure, lineage: Sequence[Mapping[str, Any]], evidence: Mapping[str, Tensor]
+    strategy: Strategy, lineage: Sequence[Started | Changed], evidence: Mapping[str, Tensor], plugins: Plugins
 ) -> Iterator[Structure]:
-    """The structure after each change, without data; one that differs from the record is a ChangeError."""
-    structure = first
-    seen = {first.digest(): first}
-    for position, record in enumerate(lineage):
-        if record["parent"] != structure.digest():
-            raise ChangeError(f"record {position} changes {record['parent']}, but the structure is {structure.digest()}")
-        own = {k.split("/", 1)[1]: v for k, v in evidence.items() if k.split("/", 1)[0] == str(position)}
-        structure = _again(strategy, structure, record, own, seen)
-        if record["child"] != structure.digest():
-            raise ChangeError(
-                f"record {position} ({record['change']}) made {record['child']}; now it makes {structure.digest()}"
-            )
+    """Yield the first structure and the one after each change, without data.
+
+    Args:
+        strategy: the strategy of the run, whose morphisms repeat the growths.
+        lineage: the records of the run.
+        evidence: the tensors that changes were decided by: "<position in the lineage>/<name>".
+        plugins: where the parts of the first structure are found.
+
+    Raises:
+        ChangeError: if a structure differs from its record.
+    """
+    first, *changes = lineage
+    if not isinstance(first, Started):
+        raise ChangeError("the lineage does not begin with the record of the first structure; its beginning is missing")
+    structure = Structure.from_dict(first.structure, plugins.make)
+    seen = {structure.digest(): structure}
+    yield structure
+    for position, record in enumerate(changes, 1):
+        assert isinstance(record, Changed)
+        if record.parent != structure.digest():
+            raise ChangeError(f"record {position} changes {record.parent}, but the structure is {structure.digest()}")
+        parent, seed = structure, Seed(tuple(record.seed))
+        match record.change:
+            case "restore":
+                structure = seen[record.child]
+            case "hand over":
+                structure = Structure.from_dict(record.request["structure"], plugins.make)
+            case "grow":
+                morphism = next(m for m in strategy.growth if label(m) == record.by)
+                measured = {k.split("/", 1)[1]: v for k, v in evidence.items() if k.split("/", 1)[0] == str(position)}
+                structure = morphism.change(build(parent, seed), record.request, measured, seed).child.structure
+            case "remove":
+                gone = {address: frozenset(ids) for address, ids in record.request.items()}
+                structure = remove_candidates(build(parent, seed), gone, seed).child.structure
+            case _:
+                structure = fold_gates(build(parent, seed), seed).child.structure
+        if record.child != structure.digest():
+            raise ChangeError(f"record {position} ({record.by}) made {record.child}; now it makes {structure.digest()}")
         seen[structure.digest()] = structure
         yield structure
-
-
-def _again(
-    strategy: Strategy,
-    structure: Structure,
-    record: Mapping[str, Any],
-    evidence: Mapping[str, Tensor],
-    seen: Mapping[str, Structure],
-) -> Structure:
-    if record["kind"] == "restore":
-        return seen[record["child"]]
-    seed = Seed(tuple(record["seed"]))
-    parent, request = build(structure, seed), record["request"]
-    if record["kind"] == "grow":
-        morphism = next(m for m in strategy.growth if m.name == record["change"])
-        return morphism.change(parent, request, evidence, seed).child.structure
-    if record["kind"] == "remove":
-        return remove_candidates(parent, {address: frozenset(ids) for address, ids in request.items()}, seed).child.structure
-    return fold_gates(parent, seed).child.structure

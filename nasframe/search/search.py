@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
-import torch
+from collections.abc import Callable, Iterator
 
 from nasframe.errors import StrategyError
 from nasframe.interfaces.criterion import GrowthCriterion
@@ -13,78 +10,117 @@ from nasframe.interfaces.part import label
 from nasframe.interfaces.task import Data
 from nasframe.network.model import Model
 from nasframe.network.network import Network
-from nasframe.plugins import installed
-from nasframe.search.loop import Loop
-from nasframe.search.records import Event
+from nasframe.plugins import Plugins, installed
+from nasframe.records import Record
+from nasframe.search.compare import Comparison
+from nasframe.search.device import computing, loaded
+from nasframe.search.loop import OVER, Loop
 from nasframe.search.state import State, initial, retraining
 from nasframe.search.strategy import Strategy
 from nasframe.structure.structure import Structure
 
 
-@contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class Search:
-    """A strategy, its data and its state. Iterating runs it from where the state stands and yields its events.
+    """A strategy, its data and the state of the run.
+
+    Iterating searches from wherever the state is and yields a record of each thing done. `compare` then trains random
+    architectures and baselines, and makes the best network of the search space the one of the run.
 
     Args:
-        data: the task's, loaded, if they are at hand already.
-        state: where to go on from; by default the beginning.
+        strategy: decides what happens.
+        data: the data of the strategy's task, if they are loaded already.
+        state: the state to continue from; by default the beginning.
+
+    Example:
+        >>> search = nasframe.Search(strategy)  # doctest: +SKIP
+        >>> for record in search:  # doctest: +SKIP
+        ...     print(record)
+        >>> for record in search.compare():  # doctest: +SKIP
+        ...     print(record)
+        >>> model = search.model  # doctest: +SKIP
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
-        _check_ends(strategy, grows=state is None or state.phase not in ("retune", "done"))
+        _check_ends(strategy, grows=state is None or state.phase not in ("retune", *OVER))
         self.strategy = strategy
-        self.data = data or _loaded(strategy)
-        self.state = state or initial(strategy, self.data.sizes)
-        if self.state.network.alphas and not self.data.validation.size:
-            raise StrategyError(
-                "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
-            )
-        # what a morphism cannot do is said now, not after an hour
-        self._idle = [morphism.name for morphism in strategy.growth if not morphism.propose(self.state.network)]
+        with computing(strategy):
+            self.data = data or loaded(strategy)
+            self.state = state or initial(strategy, self.data)
+            if self.state.network.alphas and not self.data.validation.size:
+                raise StrategyError(
+                    "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
+                )
+            # what a morphism cannot do is reported now, not after an hour
+            over = self.state.phase in OVER
+            self._idle = [m.name for m in strategy.growth if not over and not m.propose(self.state.network)]
 
     @classmethod
     def retraining(cls, strategy: Strategy, structure: Structure) -> Search:
-        """What trains the cells of an architecture from the beginning, in the strategy's own backbone, until its criterion ends
-        the phase.
-        """
-        data = _loaded(strategy)
-        return cls(strategy, data=data, state=retraining(strategy, structure, data.sizes))
+        """Return what trains the cells of an architecture from scratch, in the strategy's backbone.
 
-    def __iter__(self) -> Iterator[Event]:
-        with threads(self.strategy.threads):
-            yield from Loop(self.strategy, self.data).run(self.state)
+        Training lasts until the strategy's criterion ends the phase.
+        """
+        with computing(strategy):
+            data = loaded(strategy)
+            state = retraining(strategy, structure, data)
+        return cls(strategy, data=data, state=state)
+
+    @property
+    def loop(self) -> Loop:
+        """Return the loop of the strategy on its data."""
+        return Loop(self.strategy, self.data)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._guarded(self.loop.run(self.state))
+
+    def compare(
+        self, workers: int = 1, plugins: Plugins | None = None, check: Callable[[], None] = lambda: None
+    ) -> Iterator[Record]:
+        """Train random architectures and baselines, yield a record of each, and hand over the best network.
+
+        The best network has the least validation loss of all networks of the search space that were trained: the found
+        one, the same cells trained from scratch, and random architectures. Afterwards it is `network` and `model`.
+
+        Args:
+            workers: the number of processes. The results do not depend on it.
+            plugins: where a worker finds the strategy's parts; by default the installed plugins.
+            check: is called several times a second and may raise an exception in order to stop.
+        """
+        if self.state.phase not in OVER:
+            raise StrategyError("the search is not over: iterate over it before you compare its network")
+        comparison = Comparison(self.loop, self.state)
+        yield from self._guarded(comparison.run(workers, plugins or installed(), check))
+
+    def _guarded(self, records: Iterator[Record]) -> Iterator[Record]:
+        """Yield the records; torch's settings are those of the run only while it computes."""
+        while True:
+            with computing(self.strategy):
+                record = next(records, None)
+            if record is None:
+                return
+            yield record
 
     def warnings(self) -> Iterator[str]:
-        """What its user may not expect of it, as it stands: a sentence each."""
+        """Yield a sentence for each thing that the user may not expect."""
         yield from self.data.warnings
         yield from self.network.slow()
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"
 
     def run(self) -> Network:
-        """Run to the end; the architecture with its weights, a module to be called with the inputs."""
+        """Search to the end and return the found architecture with its weights."""
         for _ in self:
             pass
         return self.network
 
     @property
     def network(self) -> Network:
-        """The network as it is now; the architecture when the search is over."""
+        """Return the present network; an architecture when the search is over."""
         return self.state.network
 
     @property
     def model(self) -> Model:
-        """The same network in the units of the data, in evaluation mode: what there is to take away when the search is over."""
+        """Return the present network in the units of the data, in evaluation mode."""
         return Model(self.network, self.data.inputs, self.data.outputs, self.data.signature).eval()
 
 
@@ -108,12 +144,3 @@ def _such_as(what: str) -> str:
     classes = [part for plugin in installed().found for part in plugin.parts if issubclass(part, GrowthCriterion)]
     names = sorted(part.name for part in classes if isinstance(part.ends, frozenset) and part.ends == {what})
     return f", such as {' or '.join(names)}" if names else ""
-
-
-def _loaded(strategy: Strategy) -> Data:
-    try:
-        torch.empty(0, device=strategy.device)
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise StrategyError(f"device {strategy.device!r} cannot be used here: {why}; 'cpu' always can") from error
-    return strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)

@@ -1,30 +1,39 @@
-"""The one state of a search: what it was when the last event was yielded, and all that the next step needs."""
+"""The state of a run: all that the next step needs, and nothing that follows from the strategy."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from nasframe.change.map import Map
 from nasframe.change.optimisers import carry, named_state
 from nasframe.errors import CheckpointError, StructureError
+from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build, tensors
+from nasframe.plugins import Plugins
+from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started
 from nasframe.search.strategy import Strategy
+from nasframe.search.trainer import Trainer, Training, alphas_of, weights_of
 from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
 
+#: the parameters that each optimiser moves
+GROUPS = {"weights": weights_of, "alphas": alphas_of}
+
 
 @attrs.frozen(eq=False)
-class Best:
-    """The best network so far with its own weights: a pruning at the end starts from these, not from the last ones.
+class Snapshot:
+    """A network as it was at the end of an epoch.
 
-    `valid` is its validation loss; None where there is no validation part, and the last network counts.
+    Attributes:
+        structure: its structure.
+        tensors: a copy of its parameters and buffers.
+        valid: its validation loss; None if there is no validation split or the network diverged.
     """
 
     structure: Structure
@@ -33,162 +42,193 @@ class Best:
 
 
 @attrs.define
-class State:
-    """Counters, network, optimisers, the best network, history and lineage.
+class State(Training[Network]):
+    """The state of a run (`nasframe.search.loop` explains the phases).
 
-    Args:
-        stage: how many growths there have been.
-        phase: where in the stage the search stands (see search/loop.py).
-        epoch: of this phase.
-        samples: of this epoch.
-        updates: of the weights, in the whole search.
-        loss: the sum of the training losses of this epoch's examples so far.
-        stopping: why the search is to end with this stage, if a criterion said so in the midst of it.
-        memory: the criterion's state, in JSON's values.
-        history, lineage: the records of metrics and of changes, in JSON's values.
-        evidence: the tensors that changes were made by: "<position in the lineage>/<name>".
+    Attributes:
+        phase: the phase of the stage.
+        best: the best network among those that are compared with each other.
+        fallback: the best network of this phase, to return to if the training diverges.
+        winner: the best network of the comparison, which the run hands over.
+        stopping: why the search ends with this stage, if a criterion decided so within it.
+        diverged: whether no training of the final architecture had a finite validation loss.
+        memory: the state of the criterion, JSON values.
+        history: the records of epochs and stages.
+        lineage: the record of the first structure and those of all changes.
+        evaluations: the records of the comparison.
+        evidence: the tensors that changes were decided by: "<position in the lineage>/<name>".
     """
 
-    network: Network
-    optimisers: dict[str, Optimizer]
-    best: Best | None = None
-    stage: int = 0
     phase: str = "search"
-    epoch: int = 0
-    samples: int = 0
-    updates: int = 0
-    loss: float = 0.0
+    best: Snapshot | None = None
+    fallback: Snapshot | None = None
+    winner: Snapshot | None = None
     stopping: str | None = None
+    diverged: bool = False
     memory: Any = None
-    history: list[dict[str, Any]] = attrs.field(factory=list)
-    lineage: list[dict[str, Any]] = attrs.field(factory=list)
+    history: list[EpochEnded | StageEnded] = attrs.field(factory=list)
+    lineage: list[Started | Changed] = attrs.field(factory=list)
+    evaluations: list[Evaluated] = attrs.field(factory=list)
     evidence: dict[str, Tensor] = attrs.field(factory=dict)
 
+    @property
+    def position(self) -> dict[str, Any]:
+        """Return the fields by which a record says where the run is."""
+        return {"stage": self.stage, "phase": self.phase, "epoch": self.epoch, "updates": self.updates}
 
-def weights_of(network: Network) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that the weights' optimiser moves, by name."""
-    return [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
+    def enter(self, phase: str) -> None:
+        """Begin a phase."""
+        self.phase, self.epoch, self.samples, self.loss, self.fallback = phase, 0, 0, 0.0, None
 
-
-def alphas_of(network: Network) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that the architect moves, by name."""
-    return [(n, p) for n, p in network.named_parameters() if n.startswith("alphas.")]
-
-
-GROUPS = {"weights": weights_of, "alphas": alphas_of}
-
-
-def optimisers(strategy: Strategy, network: Network, stage: int) -> dict[str, Optimizer]:
-    """Fresh optimisers. Their settings follow from the strategy and the stage, so only their tensors are state."""
-    return {
-        "weights": strategy.optimiser.build(weights_of(network)),
-        "alphas": strategy.architect.build_optimiser(alphas_of(network), stage),
-    }
+    def keep(self, record: Record) -> None:
+        """Append a record to the journal of its kind."""
+        assert record.journal is not None
+        getattr(self, record.journal).append(record)
 
 
-def succeed(state: State, strategy: Strategy, child: Network, full: Map) -> None:
-    """Put the child in its parent's place; its optimisers take over what the map says."""
-    new = optimisers(strategy, child, state.stage)
-    for group, named in GROUPS.items():
-        carry(state.optimisers[group], named(state.network), new[group], named(child), full)
-    state.network, state.optimisers = child, new
+def trainer(strategy: Strategy, data: Data) -> Trainer:
+    """Return the trainer of a strategy."""
+    return Trainer(data, strategy.architect, strategy.optimiser, strategy.batch, strategy.device)
 
 
-def initial(strategy: Strategy, sizes: Mapping[str, int]) -> State:
-    """The state before the first step."""
-    structure = strategy.backbone.initial(sizes, strategy.nodes)
-    network = _placed_as(strategy, build(structure, Seed((strategy.seed, "initial"))))
-    return State(network, optimisers(strategy, network, 0))
+def initial(strategy: Strategy, data: Data) -> State:
+    """Return the state before the first step of a search."""
+    structure = strategy.backbone.initial(data.sizes, strategy.nodes)
+    return _beginning(strategy, data, structure, "search")
 
 
-def retraining(strategy: Strategy, structure: Structure, sizes: Mapping[str, int]) -> State:
-    """The state in which the cells of an architecture, in the strategy's own backbone, are to be trained from the beginning."""
-    moved = structure.within(strategy.backbone, sizes)
+def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
+    """Return the state before the cells of an architecture are trained from scratch in the strategy's backbone."""
+    moved = structure.within(strategy.backbone, data.sizes)
     if not moved.decided:
         several = ", ".join(a for a, s in moved.sites() if not s.decided)
         raise StructureError(f"{several} have several candidates each; give an architecture, as the end of a search writes it")
-    network = _placed_as(strategy, build(moved, Seed((strategy.seed, "initial"))))
-    return State(network, optimisers(strategy, network, 0), phase="retune")
+    return _beginning(strategy, data, moved, "retune")
 
 
-def rebuilt(strategy: Strategy, structure: Structure, values: Mapping[str, Tensor]) -> Network:
-    """The network of a structure with these values of all its tensors."""
-    network = _placed_as(strategy, build(structure, Seed((0, "overwritten"))))
-    fill(network, values)
+def _beginning(strategy: Strategy, data: Data, structure: Structure, phase: str) -> State:
+    network = placed(strategy, build(structure, Seed((strategy.seed, "initial"))))
+    state = State(network, trainer(strategy, data).optimisers(network), phase=phase)
+    state.keep(Started(**state.position, structure=structure.to_dict()))
+    return state
+
+
+def placed(strategy: Strategy, network: Network) -> Network:
+    """Return the network on the strategy's device, in its dtype and form."""
+    network.fast = strategy.fast
+    return network.to(device=strategy.device, dtype=strategy.torch_dtype)
+
+
+def rebuilt(strategy: Strategy, snapshot: Snapshot) -> Network:
+    """Return the network of a snapshot."""
+    network = placed(strategy, build(snapshot.structure, Seed((0, "overwritten"))))
+    fill(network, snapshot.tensors)
     return network
 
 
-def fill(network: Network, values: Mapping[str, Tensor]) -> None:
-    """Write every tensor of the network, names and shapes checked first."""
-    own = tensors(network)
-    if own.keys() != values.keys():
+def snapshot(network: Network, valid: float | None) -> Snapshot:
+    """Return a snapshot of the network, which has this validation loss."""
+    return Snapshot(network.structure, copied(network), valid)
+
+
+def copied(network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of every parameter and buffer, by name."""
+    return {name: tensor.detach().clone() for name, tensor in tensors(network).items()}
+
+
+def fill(network: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write every parameter and buffer of a network.
+
+    Raises:
+        CheckpointError: if names, shapes or dtypes differ.
+    """
+    present = tensors(network)
+    if present.keys() != values.keys():
         raise CheckpointError(
-            f"the tensors do not fit the structure: missing {sorted(own.keys() - values.keys())}, "
-            f"unexpected {sorted(values.keys() - own.keys())}"
+            f"the tensors do not fit the structure: missing {sorted(present.keys() - values.keys())}, "
+            f"unexpected {sorted(values.keys() - present.keys())}"
         )
-    wrong = [n for n, t in own.items() if t.shape != values[n].shape or t.dtype != values[n].dtype]
+    wrong = [n for n, t in present.items() if t.shape != values[n].shape or t.dtype != values[n].dtype]
     if wrong:
         raise CheckpointError(
             "tensors of another shape or dtype than the structure has: "
             + ", ".join(f"{n} is {tuple(values[n].shape)} {values[n].dtype}" for n in wrong)
         )
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in present.items():
             tensor.copy_(values[name])
 
 
-def snapshot(network: Network) -> dict[str, Tensor]:
-    """A copy of every tensor."""
-    return {name: tensor.detach().clone() for name, tensor in tensors(network).items()}
+def succeed(state: State, fresh: Trainer, child: Network, full: Map) -> None:
+    """Put the child in its parent's place; its optimisers follow through the map of the change."""
+    new = fresh.optimisers(child)
+    for group, named in GROUPS.items():
+        carry(state.optimisers[group], named(state.network), new[group], named(child), full)
+    state.network, state.optimisers = child, new
+
+
+#: the attributes of the state that are JSON values and small
+_PLAIN = ("stage", "phase", "epoch", "samples", "updates", "loss", "stopping", "diverged", "memory")
+_SNAPSHOTS = ("best", "fallback", "winner")
 
 
 def dump(state: State) -> tuple[str, dict[str, Tensor]]:
-    """The state as JSON and tensors, from which `load` makes an equal one."""
-    flat = _prefixed("network", snapshot(state.network))
+    """Return the state but its journals and evidence as JSON and tensors, from which `load` makes an equal one."""
+    flat = _prefixed("network", copied(state.network))
     for group, named in GROUPS.items():
         for name, entries in named_state(state.optimisers[group], named(state.network)).items():
             flat |= {f"{group}/{k}/{name}": torch.as_tensor(v).detach().clone() for k, v in entries.items() if v is not None}
-    if state.best is not None:
-        flat |= _prefixed("best", {k: v.clone() for k, v in state.best.tensors.items()})
-    flat |= _prefixed("evidence", state.evidence)
+    kept: dict[str, Any] = {}
+    for name in _SNAPSHOTS:
+        shot: Snapshot | None = getattr(state, name)
+        # the best network of the run is often that of the phase, too: it is written once
+        twin = next((n for n in _SNAPSHOTS if n < name and shot is not None and getattr(state, n) is shot), None)
+        kept[name] = twin or (shot and {"structure": shot.structure.to_dict(), "valid": shot.valid})
+        if shot is not None and twin is None:
+            flat |= _prefixed(name, shot.tensors)
     plain = {k: getattr(state, k) for k in _PLAIN} | {
         "structure": state.network.structure.to_dict(),
         "training": state.network.training,
-        "best": state.best and {"structure": state.best.structure.to_dict(), "valid": state.best.valid},
+        "snapshots": kept,
     }
-    return json.dumps(plain, allow_nan=False), {k: v.contiguous() for k, v in flat.items()}
+    return json.dumps(plain, allow_nan=False), {k: v.contiguous().clone() for k, v in flat.items()}
 
 
-def load(text: str, flat: Mapping[str, Tensor], strategy: Strategy, plugins: Any) -> State:
-    """The state that `dump` wrote."""
+def load(
+    text: str,
+    flat: Mapping[str, Tensor],
+    journals: Mapping[str, Sequence[Record]],
+    evidence: Mapping[str, Tensor],
+    *,
+    strategy: Strategy,
+    data: Data,
+    plugins: Plugins,
+) -> State:
+    """Return the state that `dump` wrote."""
     plain = json.loads(text)
-    network = rebuilt(strategy, Structure.from_dict(plain["structure"], plugins.make), _under("network", flat))
+    network = rebuilt(strategy, Snapshot(Structure.from_dict(plain["structure"], plugins.make), _under("network", flat), None))
     network.train(plain["training"])
-    own = optimisers(strategy, network, plain["stage"])
+    optimisers = trainer(strategy, data).optimisers(network)
     for group, named in GROUPS.items():
         parameters = dict(named(network))
         for path, value in _under(group, flat).items():
             key, name = path.split("/", 1)
-            own[group].state[parameters[name]][key] = _placed(key, value, parameters[name])
-    best = plain["best"] and Best(
-        Structure.from_dict(plain["best"]["structure"], plugins.make),
-        {k: v.to(strategy.device) for k, v in _under("best", flat).items()},
-        plain["best"]["valid"],
-    )
-    return State(network, own, best, evidence=_under("evidence", flat), **{k: plain[k] for k in _PLAIN})
-
-
-_PLAIN = ("stage", "phase", "epoch", "samples", "updates", "loss", "stopping", "memory", "history", "lineage")
+            optimisers[group].state[parameters[name]][key] = _placed(key, value, parameters[name])
+    shots: dict[str, Any] = {}
+    for name in _SNAPSHOTS:
+        kept = plain["snapshots"][name]
+        if kept is None or isinstance(kept, str):
+            shots[name] = shots[kept] if kept else None
+        else:
+            values = {k: v.to(strategy.device) for k, v in _under(name, flat).items()}
+            shots[name] = Snapshot(Structure.from_dict(kept["structure"], plugins.make), values, kept["valid"])
+    lists: dict[str, Any] = {name: [*records] for name, records in journals.items()}
+    return State(network, optimisers, evidence=dict(evidence), **{k: plain[k] for k in _PLAIN}, **shots, **lists)
 
 
 def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
     # torch counts an optimiser's steps on the CPU, wherever the parameter is
     return value.clone() if key == "step" else value.to(parameter.device, copy=True)
-
-
-def _placed_as(strategy: Strategy, network: Network) -> Network:
-    network.fast = strategy.fast
-    return network.to(device=strategy.device, dtype=strategy.torch_dtype)
 
 
 def _prefixed(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

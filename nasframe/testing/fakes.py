@@ -40,6 +40,7 @@ from nasframe import (
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.network.mixing import MixingWeights
+from nasframe.records import EpochEnded
 from nasframe.structure.editing import operations_validator
 
 Tensors = Mapping[str, Tensor]
@@ -111,7 +112,7 @@ class Descent(Architect):
         found = torch.autograd.grad(loss, [*problem.alphas.values()], materialize_grads=True)
         return dict(zip(problem.alphas, found, strict=True))
 
-    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         """Adam."""
         return Optimiser(learning_rate=0.01).build(alphas)
 
@@ -138,9 +139,9 @@ class Scripted(GrowthCriterion):
     def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """As it is written, whatever comes; the state counts how often it was asked."""
         last, calls = history[-1], (state or 0) + 1
-        if last["kind"] == "epoch":
-            return calls, Decision("grow", "scripted") if last["epoch"] + 1 >= self.epochs else ABSTAIN
-        return calls, Decision("grow" if last["stage"] < self.growths else "stop", "scripted")
+        if isinstance(last, EpochEnded):
+            return calls, Decision("grow", "scripted") if last.epoch + 1 >= self.epochs else ABSTAIN
+        return calls, Decision("grow" if last.stage < self.growths else "stop", "scripted")
 
 
 @attrs.frozen

@@ -10,10 +10,10 @@ import attrs
 from hypothesis import strategies as st
 
 from nasframe import Proposal
-from nasframe.interfaces.criterion import Record
+from nasframe.records import EpochEnded, Record, StageEnded
 
 #: so few that they tie
-LOSS = st.sampled_from([1.0, 0.5, 2.0, math.nan, math.inf])
+LOSS = st.sampled_from([1.0, 0.5, 2.0, math.inf])
 #: of the epochs of a phase: any, or the same over and over
 LOSSES = st.lists(LOSS, min_size=1, max_size=5) | st.builds(lambda loss, epochs: [loss] * epochs, LOSS, st.integers(1, 5))
 
@@ -22,19 +22,20 @@ LOSSES = st.lists(LOSS, min_size=1, max_size=5) | st.builds(lambda loss, epochs:
 class Moment:
     """When a criterion is asked: the last record, the proposals, and what the search wrote down that was decided."""
 
-    record: dict[str, Any]
+    record: EpochEnded | StageEnded
     proposals: tuple[Proposal, ...] = ()
     decided: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def staged(self) -> bool:
         """Whether a stage is over."""
-        return self.record["kind"] == "stage"
+        return isinstance(self.record, StageEnded)
 
     def __str__(self) -> str:
-        told = {k: v for k, v in self.record.items() if k in ("updates", "valid", "nodes", "parameters", "seconds")}
+        names = ("updates", "valid", "nodes", "parameters", "seconds")
+        told = {name: getattr(self.record, name) for name in names if hasattr(self.record, name)}
         costs = f", proposals of gain and cost {[(p.gain, p.cost) for p in self.proposals]}" if self.staged else ""
-        return f"{self.record.get('phase', 'stage')} {self.record['stage']} {told}{costs}"
+        return f"{self.record.phase} {self.record.stage} {told}{costs}"
 
 
 @st.composite
@@ -55,20 +56,20 @@ def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
         losses = draw(LOSSES)
         for epoch, loss in enumerate(losses):
             updates += steps
-            place = {"stage": stage, "phase": phase, "epoch": epoch, "updates": updates}
-            told = {"train": loss, "valid": loss, "scores": {"mse": loss}, "nodes": {**nodes}, "parameters": parameters}
-            seconds = {"seconds": updates / 2} if clock else {}
+            place: dict[str, Any] = {"stage": stage, "phase": phase, "epoch": epoch, "updates": updates}
+            told: dict[str, Any] = {"train": loss, "valid": loss, "scores": {"mse": loss}, "diverged": not math.isfinite(loss)}
+            told |= {"nodes": {**nodes}, "parameters": parameters, "seconds": updates / 2 if clock else None}
             over = {"decision": "grow", "reason": "so it was decided"} if epoch + 1 == len(losses) else {}
-            found.append(Moment({"kind": "epoch", **place, **told, **seconds}, decided=over))
+            found.append(Moment(EpochEnded(**place, **told), decided=over))
         return losses
 
     last = draw(st.integers(0, 6))
     for stage in range(last + 1):
         valid = min([train(stage, phase) for phase in phases][-1], key=_worth)
         proposals = draw(st.lists(PROPOSALS, min_size=stage < last, max_size=3))
-        told = {"valid": valid, "nodes": {**nodes}, "parameters": parameters}
+        told: dict[str, Any] = {"valid": valid, "nodes": {**nodes}, "parameters": parameters, "epoch": 0, "phase": "judge"}
         over = {"decision": "grow" if stage < last else "stop", "reason": "so it was decided"}
-        found.append(Moment({"kind": "stage", "stage": stage, "updates": updates, **told}, tuple(proposals), over))
+        found.append(Moment(StageEnded(stage=stage, updates=updates, **told), tuple(proposals), over))
         if stage < last:
             nodes[draw(st.sampled_from([*nodes]))] += 1
             parameters += draw(st.sampled_from(proposals)).cost
@@ -86,5 +87,4 @@ def _worth(loss: float) -> float:
 
 def past(moments: Sequence[Moment], n: int) -> list[Record]:
     """The history when a criterion is asked for the n-th time: of the records before it is known what was decided."""
-    written = [*({**m.record, **m.decided} for m in moments[:n]), moments[n].record]
-    return [{k: {**v} if isinstance(v, dict) else v for k, v in record.items()} for record in written]
+    return [*(attrs.evolve(m.record, **dict[str, Any](m.decided)) for m in moments[:n]), moments[n].record]

@@ -49,15 +49,15 @@ class Softmax(Architect):
         """
         return {address: w.log() - w.log().mean() for address, w in mixing.items()}
 
-    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
-        """Return the optimiser of the alphas, with the learning rate of a stage.
+    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
+        """Return the optimiser of the alphas."""
+        return self.optimiser.build(alphas)
 
-        Args:
-            alphas: the parameters by name.
-            stage: the number of growths so far.
-        """
-        factor = self.after_growth if stage else 1.0
-        return attrs.evolve(self.optimiser, learning_rate=self.optimiser.learning_rate * factor).build(alphas)
+    def configure(self, optimiser: Optimizer, stage: int) -> None:
+        """Set the learning rate, which is larger after a growth."""
+        rate = self.optimiser.learning_rate * (self.after_growth if stage else 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
 
 
 def gradients(loss: Tensor, *groups: Tensors, create_graph: bool = False) -> list[dict[str, Tensor]]:

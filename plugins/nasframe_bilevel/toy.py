@@ -77,7 +77,7 @@ def descend(architect: Architect, xi: float, threshold: float = 1e-4, most: int 
     """
     problem = toy(xi)
     weights, alphas = problem.weights, problem.alphas
-    optimisers = {"weights": PLAIN.build(weights.items()), "alphas": architect.build_optimiser(alphas.items(), 0)}
+    optimisers = {"weights": PLAIN.build(weights.items()), "alphas": architect.build_optimiser(alphas.items())}
     path = [_point(problem)]
     started = time.perf_counter()
     while len(path) <= most:

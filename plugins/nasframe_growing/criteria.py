@@ -11,8 +11,9 @@ import attrs
 from nasframe import Decision, GrowthCriterion, Proposal, number
 from nasframe.errors import StrategyError
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.records import EpochEnded, Record, StageEnded
 
-History = Sequence[Any]
+History = Sequence[Record]
 
 
 @attrs.frozen
@@ -27,13 +28,13 @@ class Patience(GrowthCriterion):
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """After an epoch, wait or grow."""
         last = history[-1]
-        if last["kind"] != "epoch":
+        if not isinstance(last, EpochEnded):
             return state, ABSTAIN
-        if "valid" not in last:
+        if last.valid is None and not last.diverged:
             raise StrategyError(
                 "the criterion 'patience' waits for a validation loss, and the task holds nothing out: use 'epochs'"
             )
-        losses = [_ranked(r["valid"]) for r in history if r["kind"] == "epoch" and _place(r) == _place(last)]
+        losses = [_ranked(r.valid) for r in _epochs(history) if _place(r) == _place(last)]
         since = len(losses) - 1 - losses.index(min(losses))
         if since < self.epochs:
             return state, Decision("wait")
@@ -52,9 +53,9 @@ class Epochs(GrowthCriterion):
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """After an epoch, wait or grow."""
         last = history[-1]
-        if last["kind"] != "epoch":
+        if not isinstance(last, EpochEnded):
             return state, ABSTAIN
-        if last["epoch"] + 1 < self.epochs:
+        if last.epoch + 1 < self.epochs:
             return state, Decision("wait")
         return state, Decision("grow", f"{self.epochs} epochs are over")
 
@@ -68,9 +69,9 @@ class NoBetter(GrowthCriterion):
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """After a stage, grow or stop."""
-        if history[-1]["kind"] != "stage":
+        if not isinstance(history[-1], StageEnded):
             return state, ABSTAIN
-        *before, now = (_ranked(r["valid"]) for r in history if r["kind"] == "stage")
+        *before, now = (_ranked(r.valid) for r in history if isinstance(r, StageEnded))
         if not before:
             return state, Decision("grow", "the first stage is over")
         if now < min(before):
@@ -90,7 +91,7 @@ class MaxNodes(GrowthCriterion):
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """After a stage, stop or abstain."""
         last = history[-1]
-        if last["kind"] != "stage" or min(last["nodes"].values()) < self.nodes:
+        if not isinstance(last, StageEnded) or min(last.nodes.values()) < self.nodes:
             return state, ABSTAIN
         return state, Decision("stop", f"every cell has {self.nodes} nodes or more")
 
@@ -107,10 +108,10 @@ class MaxParameters(GrowthCriterion):
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """After a stage, stop if no proposal fits; else grow the best that does, if the best of all does not."""
         last = history[-1]
-        if last["kind"] != "stage" or not proposals:
+        if not isinstance(last, StageEnded) or not proposals:
             return state, ABSTAIN
         ranked = sorted(range(len(proposals)), key=lambda i: -proposals[i].gain)
-        fitting = [i for i in ranked if last["parameters"] + proposals[i].cost <= self.parameters]
+        fitting = [i for i in ranked if last.parameters + proposals[i].cost <= self.parameters]
         if not fitting:
             return state, Decision("stop", f"every growth would exceed {self.parameters} parameters")
         if fitting[0] == ranked[0]:
@@ -158,17 +159,21 @@ class MaxSeconds(GrowthCriterion):
 
 
 def _spent(history: History, what: str) -> Any:
-    """Of updates or seconds: in all, or within a tuning since it began."""
-    last, epochs = history[-1], [r for r in history if r["kind"] == "epoch"]
-    tuning = last["kind"] == "epoch" and last["phase"] != "search"
-    before = [r[what] for r in epochs if tuning and _place(r) != _place(last)]
-    return epochs[-1][what] - max(before, default=0)
+    """Return the updates or seconds spent in all, or within a phase of tuning since it began."""
+    last, epochs = history[-1], _epochs(history)
+    tuning = isinstance(last, EpochEnded) and last.phase != "search"
+    before = [getattr(r, what) for r in epochs if tuning and _place(r) != _place(last)]
+    return getattr(epochs[-1], what) - max(before, default=0)
 
 
-def _place(record: Any) -> tuple[int, str]:
-    return record["stage"], record["phase"]
+def _epochs(history: History) -> list[EpochEnded]:
+    return [r for r in history if isinstance(r, EpochEnded)]
 
 
-def _ranked(loss: float) -> float:
-    # nothing is less than NaN, so that min() would keep one that comes first
-    return math.inf if math.isnan(loss) else loss
+def _place(record: Record) -> tuple[int, str]:
+    return record.stage, record.phase
+
+
+def _ranked(loss: float | None) -> float:
+    # a network that diverged has no loss, and is worse than any other
+    return math.inf if loss is None else loss

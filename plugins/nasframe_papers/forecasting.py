@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from nasframe import Architect, Bilevel, Data, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.part import describe
-from nasframe.search.fit import Fitted, fit, scores
+from nasframe.search.evaluate import tested, train
 from nasframe_papers.trials import Trial, kept, present, standard_error
 
 #: the files of prices by series; the weather is shipped
@@ -156,7 +156,7 @@ def _searched(trial: Trial, strategy: Strategy) -> Trial:
         "grown": len(grown),
         "left": sum(operation.residual is None for operation in grown),
         "updates": search.state.updates,
-        "inherited": scores(network, search.data)["mse"],
+        "inherited": tested(network, search.data)["mse"],
         "errors": errors,
         "cell": network.structure.to_dict(),
         **_anew(build(network.structure, seed("build"), like=network), search.data, strategy, trial["epochs"], seed),
@@ -165,8 +165,8 @@ def _searched(trial: Trial, strategy: Strategy) -> Trial:
 
 def _anew(network: nn.Module, data: Data, strategy: Strategy, epochs: int, seed: Seed) -> Trial:
     updates = epochs * math.ceil(data.train.size / strategy.batch)
-    fitted: Fitted = fit(network, data, strategy, updates, epochs, seed)
-    return {"valid": fitted.valid, "test": scores(fitted.network, data)["mse"], "curve": list(fitted.curve)}
+    outcome = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
+    return {"valid": outcome.valid, "test": outcome.scores["mse"], "curve": list(outcome.curve)}
 
 
 @attrs.frozen(eq=False)
@@ -200,9 +200,9 @@ class Compared(Architect):
         """The exact one's."""
         return self.exact.invert(mixing)
 
-    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         """The exact one's."""
-        return self.exact.build_optimiser(alphas, stage)
+        return self.exact.build_optimiser(alphas)
 
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
         """The exact one's."""
@@ -230,7 +230,7 @@ def _still(series: str, task: Mapping[str, Any]) -> Iterator[Row]:
     for name, make in data.references(1).items():
         network = make()
         if not any(p.requires_grad for p in network.parameters()):
-            yield {"series": series, "model": name, "ours": scores(network, data)["mse"], "paper": None}
+            yield {"series": series, "model": name, "ours": tested(network, data)["mse"], "paper": None}
 
 
 def _row(series: str, model: str, results: Sequence[Trial]) -> Row:

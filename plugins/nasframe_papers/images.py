@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from nasframe import Data, EpochEnded, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
-from nasframe.search.fit import fit, scores
+from nasframe.records import from_json, to_json
+from nasframe.search.evaluate import train
 from nasframe.search.random_architecture import random_architecture
 from nasframe_papers.genotypes import CELLS, architecture
 from nasframe_papers.trials import Trial, kept, present, standard_error
@@ -84,7 +85,7 @@ class ImageCells(Reproduction):
             stem = f"{row['data']}-{row['search']}".replace(" ", "-")
             paths += [folder / f"{stem}.png", folder / f"{stem}-mixing.png"]
             draw_cell(Structure.from_dict(row["cell"], installed().make), None, paths[-2])
-            draw_mixing(row["history"], paths[-1])
+            draw_mixing([from_json(line) for line in row["history"]], paths[-1])
         return paths
 
     def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Mapping[str, Any]]:
@@ -121,17 +122,17 @@ def searched(trial: Trial) -> Trial:
     seconds = 0.0
     for event in search:
         if isinstance(event, EpochEnded):
-            history.append(event.record)
+            history.append(event)
             seconds = time.process_time() - start if event.phase == "search" else seconds
-    last = [r for r in history if r["phase"] == "search"][-1]
+    last = [r for r in history if r.phase == "search"][-1]
     return {
         "cell": search.network.structure.to_dict(),
-        "history": history,
-        "valid": last["valid"],
-        "accuracy": last["scores"]["accuracy"],
+        "history": [to_json(record) for record in history],
+        "valid": last.valid,
+        "accuracy": last.scores["accuracy"],
         "CPU seconds": seconds,
         "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "zero": _heaviest(supernet, last["mixing"]),
+        "zero": _heaviest(supernet, last.mixing),
     }
 
 
@@ -150,11 +151,12 @@ def trained(trial: Trial) -> Trial:
     epochs = strategy.optimiser.epochs
     assert epochs is not None
     start = time.process_time()
-    fitted = fit(network, data, strategy, epochs * math.ceil(data.train.size / strategy.batch), epochs, seed)
+    updates = epochs * math.ceil(data.train.size / strategy.batch)
+    outcome = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "CPU seconds": time.process_time() - start,
-        "accuracy": scores(fitted.network, data)["accuracy"],
+        "accuracy": outcome.scores["accuracy"],
     }
 
 

@@ -16,11 +16,11 @@ class Plateau(nasframe.GrowthCriterion):
 
     def decide(self, state, history, proposals):
         last = history[-1]
-        if last["kind"] != "epoch":
+        if not isinstance(last, nasframe.EpochEnded):
             return state, nasframe.ABSTAIN
         best = min(self.seen, default=float("inf"))
-        self.seen.append(last["train"])
-        if last["train"] < best:
+        self.seen.append(last.train)
+        if last.train < best:
             return state, nasframe.Decision("wait", "it is still better")
         return state, nasframe.Decision("grow", f"it is no better than {best:.6g}")
 

@@ -45,7 +45,7 @@ class Sparse(Architect):
         slopes = torch.autograd.grad(loss, [*problem.alphas.values()], materialize_grads=True)
         return dict(zip(problem.alphas, slopes, strict=True))
 
-    def build_optimiser(self, alphas: NamedParameters, stage: int) -> Optimizer:
+    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         """Adam, the same at every stage."""
         return Optimiser(learning_rate=self.learning_rate).build(alphas)
 

@@ -12,6 +12,7 @@ import attrs
 from nasframe import Decision, GrowthCriterion, Proposal, number
 from nasframe.errors import StrategyError
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.records import EpochEnded, StageEnded
 
 
 @attrs.frozen
@@ -33,12 +34,12 @@ class Uphill(GrowthCriterion):
     def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """After an epoch wait or grow, after the last stage stop."""
         now = history[-1]
-        if now["kind"] == "stage":
-            return state, Decision("stop", f"stage {self.last} is over") if now["stage"] >= self.last else ABSTAIN
-        if "valid" not in now:
+        if isinstance(now, StageEnded):
+            return state, Decision("stop", f"stage {self.last} is over") if now.stage >= self.last else ABSTAIN
+        if now.valid is None and not now.diverged:
             raise StrategyError("the criterion 'uphill' needs a validation loss, and the task holds nothing out: use 'epochs'")
-        phase = [r for r in history if r["kind"] == "epoch" and (r["stage"], r["phase"]) == (now["stage"], now["phase"])]
-        losses = [r["valid"] if math.isfinite(r["valid"]) else math.inf for r in phase[-self.epochs - 1 :]]
+        phase = [r for r in history if isinstance(r, EpochEnded) and (r.stage, r.phase) == (now.stage, now.phase)]
+        losses = [math.inf if r.valid is None else r.valid for r in phase[-self.epochs - 1 :]]
         if len(losses) <= self.epochs or any(after < before for before, after in itertools.pairwise(losses)):
             return state, Decision("wait")
         return state, Decision("grow", f"the validation loss has not fallen for {self.epochs} epochs in a row")

@@ -1,0 +1,263 @@
+"""The records of a run.
+
+An event that a search yields, a row of its history and a line of its journal are the same frozen object. Its fields hold
+JSON values only, so that a record is written as `to_json(record)` and read as `from_json(text)`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import attrs
+
+from nasframe.errors import CheckpointError
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None where it is not a finite number: JSON has neither NaN nor Infinity."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _finite_values(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in values.items()}
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """The position in a run at which something happened.
+
+    Attributes:
+        kind: the name of the class in JSON.
+        journal: the journal that keeps records of this kind: "history" (which criteria read), "lineage" (the changes of
+            the structure) or "evaluations"; None where a record is an event only.
+        stage: the number of growths before it.
+        phase: the phase of the stage (see `nasframe.search.loop`).
+        epoch: the epoch of the phase, from 0.
+        updates: the number of updates of the weights before it, in the whole run.
+    """
+
+    kind: ClassVar[str]
+    journal: ClassVar[str | None] = None
+
+    stage: int
+    phase: str
+    epoch: int
+    updates: int
+
+
+@attrs.frozen(kw_only=True)
+class Stepped(Record):
+    """One update of the weights; `samples` of the epoch's `size` examples have been used."""
+
+    kind: ClassVar[str] = "step"
+
+    samples: int
+    size: int
+    loss: float | None = attrs.field(converter=finite)
+
+
+@attrs.frozen(kw_only=True)
+class EpochEnded(Record):
+    """The end of an epoch, after validation.
+
+    Attributes:
+        train: the mean training loss per example, None if the training diverged.
+        valid: the validation loss, None if there is no validation split or the network diverged.
+        diverged: whether a loss was not finite; the phase then ends and the best network so far is restored.
+        scores: the task's metrics on the validation split.
+        nodes: the number of nodes by cell type.
+        parameters: the number of parameters of the network.
+        mixing: the mixing weights of each undecided site, by the id and the short name of the candidate.
+        seconds: the reading of the clock, where the criterion declares that it reads it.
+        decision, reason: what the criterion decided, unless it was to wait.
+    """
+
+    kind: ClassVar[str] = "epoch"
+    journal: ClassVar[str | None] = "history"
+
+    train: float | None = attrs.field(converter=finite)
+    valid: float | None = attrs.field(default=None, converter=finite)
+    diverged: bool = False
+    scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
+    nodes: Mapping[str, int] = attrs.field(factory=dict)
+    parameters: int = 0
+    mixing: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
+    seconds: float | None = None
+    decision: str | None = None
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StageEnded(Record):
+    """The end of a stage, at which the criterion decides between growing and stopping.
+
+    Attributes:
+        valid: the least validation loss of the stage; None if all of its networks diverged.
+    """
+
+    kind: ClassVar[str] = "stage"
+    journal: ClassVar[str | None] = "history"
+
+    valid: float | None = attrs.field(converter=finite)
+    nodes: Mapping[str, int] = attrs.field(factory=dict)
+    parameters: int = 0
+    decision: str | None = None
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Started(Record):
+    """The first record of a lineage, with the structure from which all others follow."""
+
+    kind: ClassVar[str] = "start"
+    journal: ClassVar[str | None] = "lineage"
+
+    structure: Mapping[str, Any]
+
+
+@attrs.frozen
+class Alternative:
+    """A candidate that a pruning removed although its mixing weight was close to that of the one it kept.
+
+    Attributes:
+        site: the address of the site.
+        kept, removed: the ids and short names of the two candidates.
+        margin: the difference of their mixing weights.
+        valid: the validation loss if `removed` had been kept in the place of `kept`, before any tuning.
+    """
+
+    site: str
+    kept: str
+    removed: str
+    margin: float
+    valid: float | None = attrs.field(default=None, converter=finite)
+
+
+def _alternatives(values: Any) -> tuple[Alternative, ...]:
+    return tuple(value if isinstance(value, Alternative) else Alternative(**value) for value in values)
+
+
+def _key(values: Any) -> tuple[int | str, ...]:
+    return tuple(values)
+
+
+@attrs.frozen(kw_only=True)
+class Changed(Record):
+    """A change of the structure.
+
+    Attributes:
+        change: what was done: "grow", "remove", "fold" (gates into their nodes), "restore" (the best network so far) or
+            "hand over" (the best network of the run).
+        by: the name of the part that asked for it.
+        why: the reason.
+        request: what the part was asked to do, from which the change can be repeated.
+        claim: how far the change preserves the function.
+        distance: the largest difference of the outputs before and after, relative to their scale.
+        evidence: the digests of the tensors that the change was decided by, by name.
+        added: the candidates that are new, by address and id: their operation and their mixing weight.
+        removed: the candidates that are gone, by address and id: their operation.
+        valid_before, valid_after: the validation loss before and after a removal.
+        alternatives: the close decisions of a removal.
+        parent, child: the digests of the structures.
+        seed: the key of the change's seed.
+        nodes, parameters, counts: the sizes of the child.
+    """
+
+    kind: ClassVar[str] = "change"
+    journal: ClassVar[str | None] = "lineage"
+
+    change: str
+    by: str
+    why: str
+    request: Mapping[str, Any] = attrs.field(factory=dict)
+    claim: Mapping[str, Any] | None = None
+    distance: float | None = attrs.field(default=None, converter=finite)
+    evidence: Mapping[str, str] = attrs.field(factory=dict)
+    added: Mapping[str, Mapping[str, Mapping[str, Any]]] = attrs.field(factory=dict)
+    removed: Mapping[str, Mapping[str, Mapping[str, Any]]] = attrs.field(factory=dict)
+    valid_before: float | None = attrs.field(default=None, converter=finite)
+    valid_after: float | None = attrs.field(default=None, converter=finite)
+    alternatives: tuple[Alternative, ...] = attrs.field(default=(), converter=_alternatives)
+    parent: str
+    child: str
+    seed: tuple[int | str, ...] = attrs.field(default=(), converter=_key)
+    nodes: Mapping[str, int] = attrs.field(factory=dict)
+    parameters: int = 0
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Finished(Record):
+    """The end of a search: its network is an architecture.
+
+    Attributes:
+        valid: the validation loss of that network, None if there is no validation split or it diverged.
+        diverged: whether the training of the pruned network diverged.
+    """
+
+    kind: ClassVar[str] = "finished"
+
+    valid: float | None = attrs.field(converter=finite)
+    diverged: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Evaluated(Record):
+    """A network that was trained from scratch, or a baseline, for the comparison at the end of a run.
+
+    Attributes:
+        number: the position in the list of evaluations, from 0.
+        name: the row of the comparison that it belongs to.
+        structure: its structure; None for a baseline of the task.
+        parameters, flops: the cost of one prediction.
+        trained: the number of updates of its weights.
+        valid: its least validation loss, None if it diverged.
+        scores: the task's metrics on the test split.
+        diverged: whether its training diverged before it had a finite validation loss.
+        best: whether it is the best network of the space so far.
+    """
+
+    kind: ClassVar[str] = "evaluation"
+    journal: ClassVar[str | None] = "evaluations"
+
+    number: int
+    name: str
+    structure: Mapping[str, Any] | None = None
+    parameters: int = 0
+    flops: int = 0
+    trained: int = 0
+    valid: float | None = attrs.field(default=None, converter=finite)
+    scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
+    diverged: bool = False
+    best: bool = False
+
+
+#: the classes by their name in JSON
+KINDS: dict[str, type[Record]] = {
+    cls.kind: cls for cls in (Stepped, EpochEnded, StageEnded, Started, Changed, Finished, Evaluated)
+}
+#: the names of the journals
+JOURNALS = ("history", "lineage", "evaluations")
+
+R = TypeVar("R", bound=Record)
+
+
+def to_json(record: Record) -> str:
+    """Return the record as one line of JSON."""
+    return json.dumps({"kind": record.kind, **attrs.asdict(record)}, allow_nan=False)
+
+
+def from_json(text: str) -> Record:
+    """Return the record that `to_json` wrote.
+
+    Raises:
+        CheckpointError: if the text is not a record of this version.
+    """
+    try:
+        values = json.loads(text)
+        return KINDS[values.pop("kind")](**values)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{text[:80]!r} is not a record of a run ({type(error).__name__}: {error})") from error

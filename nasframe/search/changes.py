@@ -1,0 +1,202 @@
+"""Changes of the structure in a run: wholly in the state and its lineage, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Set as AbstractSet
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe.change.apply import Change, apply, distance, remove_candidates
+from nasframe.errors import ChangeError
+from nasframe.interfaces.part import describe, label
+from nasframe.network.network import Network
+from nasframe.records import Alternative, Changed
+from nasframe.search.state import Snapshot, State, rebuilt, succeed
+from nasframe.search.strategy import Strategy
+from nasframe.search.trainer import Trainer, forward_of, mixing_weights
+from nasframe.seeds import Seed
+from nasframe.structure.structure import Candidate, Structure
+
+#: examples, of the validation split where there is one, on which the distance of a change is measured
+PROBE = 256
+#: two candidates are close if their mixing weights differ by less than this
+MARGIN = 0.05
+#: a removal is reported as harmful if it multiplies the validation loss by more than this
+HARM = 2.0
+#: the largest number of alternatives whose loss is measured
+MEASURED = 8
+
+
+@attrs.frozen(eq=False)
+class Changer:
+    """Makes changes in the state of a run and keeps their records."""
+
+    strategy: Strategy
+    trainer: Trainer
+
+    def make(self, state: State, change: Change, *, kind: str, by: str, why: str, seed: Seed, **measured: Any) -> Changed:
+        """Put the change's child in its parent's place and return the record; a refused change leaves the state as it was.
+
+        Args:
+            state: the state of the run.
+            change: the change.
+            kind: "grow", "remove" or "fold": how the change is repeated when the lineage is replayed.
+            by: the name of the part that asked for it.
+            why: the reason.
+            seed: the seed of the change.
+            measured: further fields of the record.
+        """
+        parent, child, architect = state.network, change.child, self.strategy.architect
+        full = apply(parent, change, architect.invert)
+        data = self.trainer.data
+        probed = data.validation if data.validation.size else data.train
+        inputs, _ = probed.batch(torch.arange(min(PROBE, probed.size)))
+
+        def outputs(network: Network) -> Tensor:
+            return forward_of(network)(inputs, mixing_weights(architect, network))  # type: ignore[return-value]
+
+        moved = distance(outputs, parent, child, change.claim)
+        place = len(state.lineage)
+        state.stage += kind == "grow"
+        mixing = mixing_weights(architect, child)
+        record = Changed(
+            **state.position,
+            change=kind,
+            by=by,
+            why=why,
+            request=dict(change.request),
+            claim=change.claim.to_dict(),
+            distance=moved,
+            evidence={name: digest(value) for name, value in change.evidence.items()},
+            added=_difference(child.structure, parent.structure, mixing),
+            removed=_difference(parent.structure, child.structure),
+            parent=parent.structure.digest(),
+            child=child.structure.digest(),
+            seed=seed.key,
+            **sizes(child),
+            counts=child.count(),
+            **measured,
+        )
+        state.evidence |= {f"{place}/{k}": v.detach().clone() for k, v in change.evidence.items()}
+        state.keep(record)
+        succeed(state, self.trainer, child, full)
+        return record
+
+    def remove(self, state: State, gone: Mapping[str, AbstractSet[int]], *, by: str, why: str, seed: Seed) -> Changed:
+        """Remove candidates, and measure what that does to the validation loss."""
+        change = remove_candidates(state.network, gone, seed)
+        before, after = self._loss(state.network), None
+        if before is not None:
+            # the child is filled for this measurement; `make` fills it again
+            apply(state.network, change, self.strategy.architect.invert)
+            after = self._loss(change.child)
+        close = self._alternatives(state.network, gone, seed, harmful(before, after))
+        return self.make(
+            state, change, kind="remove", by=by, why=why, seed=seed, valid_before=before, valid_after=after, alternatives=close
+        )
+
+    def restore(self, state: State, shot: Snapshot, *, kind: str, why: str) -> Changed:
+        """Put a snapshot's network, with fresh optimisers, in the present one's place and return the record."""
+        parent = state.network.structure
+        state.network = rebuilt(self.strategy, shot)
+        state.optimisers = self.trainer.optimisers(state.network)
+        record = Changed(
+            **state.position,
+            change=kind,
+            by=kind,
+            why=why,
+            # the network of a hand-over may be a random architecture, which no earlier record describes
+            request={"structure": shot.structure.to_dict()} if kind == "hand over" else {},
+            # the ids of a random architecture have nothing to do with those of the search
+            added={} if kind == "hand over" else _difference(shot.structure, parent),
+            removed={} if kind == "hand over" else _difference(parent, shot.structure),
+            parent=parent.digest(),
+            child=shot.structure.digest(),
+            **sizes(state.network),
+            counts=state.network.count(),
+        )
+        state.keep(record)
+        return record
+
+    def _loss(self, network: Network) -> float | None:
+        if not self.trainer.data.validation.size:
+            return None
+        training = network.training
+        try:
+            return self.trainer.measure(network)[0]
+        finally:
+            network.train(training)
+
+    def _alternatives(
+        self, network: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed, measure: bool
+    ) -> tuple[Alternative, ...]:
+        """Return the close decisions of a removal, the closest first, with their losses where the removal did harm."""
+        mixing, close = mixing_weights(self.strategy.architect, network), []
+        for address, site in network.structure.sites():
+            kept = [c for c in site.candidates if c.id not in gone.get(address, ())]
+            if address not in mixing or len(kept) != 1:
+                continue
+            weight = {c.id: float(w) for c, w in zip(site.candidates, mixing[address], strict=True)}
+            # zero is never kept in the place of an operation, however large its mixing weight
+            rivals = [c for c in site.candidates if c.id != kept[0].id and not c.operation.zero]
+            rival = max(rivals, key=lambda c: weight[c.id], default=kept[0])
+            margin = weight[kept[0].id] - weight[rival.id]
+            if rivals and abs(margin) < MARGIN:
+                close.append((margin, address, kept[0], rival))
+        found = []
+        for place, (margin, address, one, other) in enumerate(sorted(close, key=lambda c: c[:2])):
+            valid = None
+            if measure and place < MEASURED:
+                swapped = {**gone, address: (gone[address] | {one.id}) - {other.id}}
+                try:
+                    change = remove_candidates(network, swapped, seed)
+                    apply(network, change, self.strategy.architect.invert)
+                    valid = self._loss(change.child)
+                except ChangeError:  # the alternative leaves a node without an operation
+                    valid = None
+            found.append(Alternative(address, _named(one), _named(other), margin, valid))
+        return tuple(found)
+
+
+def harmful(before: float | None, after: float | None) -> bool:
+    """Return whether a removal multiplied the validation loss by more than `HARM`."""
+    return before is not None and (after is None or after > HARM * before)
+
+
+def digest(tensor: Tensor) -> str:
+    """Return the digest of a tensor's dtype, shape and values."""
+    data = tensor.detach().cpu().contiguous()
+    head = f"{data.dtype} {tuple(data.shape)} ".encode()
+    return hashlib.sha256(
+        head + data.view(torch.uint8).numpy().tobytes() if data.dim() else head + repr(data.item()).encode()
+    ).hexdigest()[:16]
+
+
+def sizes(network: Network) -> dict[str, Any]:
+    """Return the number of nodes by cell type, and the number of parameters of the network."""
+    nodes = {type: len(cell.nodes) for type, cell in network.structure.cells}
+    return {"nodes": nodes, "parameters": sum(p.numel() for p in network.parameters())}
+
+
+def _named(candidate: Candidate) -> str:
+    return f"{candidate.id} {label(candidate.operation)}"
+
+
+def _difference(
+    one: Structure, other: Structure, mixing: Mapping[str, Tensor] | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the candidates that `one` has and `other` lacks, by address and id, with their mixing weights."""
+    present = {c.id for _, s in other.sites() for c in s.candidates}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for address, site in one.sites():
+        for place, candidate in enumerate(site.candidates):
+            if candidate.id not in present:
+                entry: dict[str, Any] = {"operation": describe(candidate.operation)}
+                if mixing and address in mixing:
+                    entry["mixing"] = float(mixing[address][place])
+                found.setdefault(address, {})[str(candidate.id)] = entry
+    return found

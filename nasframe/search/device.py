@@ -1,0 +1,49 @@
+"""What a run computes on: its device, its threads, and torch's defaults while it computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from nasframe.errors import StrategyError
+from nasframe.interfaces.task import Data
+from nasframe.search.strategy import Strategy
+
+
+@contextlib.contextmanager
+def computing(strategy: Strategy) -> Iterator[None]:
+    """Compute with the strategy's threads and torch's defaults, whatever the caller has set; restore these afterwards.
+
+    A default dtype or device, autocast or a disabled gradient of the user's process would change the results without a word.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(strategy.threads)
+    torch.set_default_dtype(torch.float32)
+    kind = torch.device(strategy.device).type
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            if torch.get_default_device().type != "cpu":  # every call of torch is slower within this context
+                stack.enter_context(torch.device("cpu"))
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+
+
+def loaded(strategy: Strategy) -> Data:
+    """Return the data of the strategy's task on its device.
+
+    Raises:
+        StrategyError: if the device cannot be used here.
+    """
+    try:
+        torch.empty(0, device=strategy.device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise StrategyError(f"device {strategy.device!r} cannot be used here: {why}; 'cpu' always can") from error
+    return strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)

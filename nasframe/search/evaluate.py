@@ -1,0 +1,299 @@
+"""Evaluation: a structure or a baseline is trained from scratch with a budget and a seed, and its outcome is returned.
+
+Comparisons, and the reproductions of papers, use it. An outcome is a function of the trial and the strategy alone, so that
+evaluations can run in several processes and give the same results as in one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from functools import cache
+from typing import Any
+
+import attrs
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasframe.interfaces.task import Data
+from nasframe.network.cost import Cost
+from nasframe.network.network import build
+from nasframe.plugins import Plugins, discover
+from nasframe.search.batches import batches
+from nasframe.search.device import computing, loaded
+from nasframe.search.state import copied, fill, placed
+from nasframe.search.strategy import Strategy
+from nasframe.search.trainer import Trainer, Training, weights_of
+from nasframe.seeds import Seed
+from nasframe.structure.structure import Structure
+
+#: epochs without improvement after which an evaluation stops, the same for all
+PATIENCE = 20
+#: seconds between two looks at whether the user wants to stop
+POLL = 0.2
+
+
+@attrs.frozen
+class Reference:
+    """A baseline of the task, such as an LSTM.
+
+    Attributes:
+        name: its name among the task's references.
+        parameters: the number of parameters that it should have about as many as.
+    """
+
+    name: str
+    parameters: int
+
+
+@attrs.frozen
+class Trial:
+    """What to evaluate.
+
+    Attributes:
+        of: an architecture of the search space, or a baseline of the task.
+        updates: the largest number of updates of the weights.
+        seed: the seed of the initial weights, of the order of the examples and of all noise.
+    """
+
+    of: Structure | Reference
+    updates: int
+    seed: Seed
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """The result of a trial.
+
+    Attributes:
+        parameters, flops: the cost of one prediction.
+        updates: the number of updates of the weights that were made.
+        valid: the least validation loss; None if there is no validation split or the training diverged.
+        scores: the task's metrics on the test split.
+        diverged: whether the training diverged before it had a finite validation loss.
+        curve: the validation loss after each epoch.
+        tensors: the parameters and buffers of the network as it was when its validation loss was least.
+    """
+
+    parameters: int
+    flops: int
+    updates: int
+    valid: float | None
+    scores: Mapping[str, float | None]
+    diverged: bool
+    curve: tuple[float | None, ...]
+    tensors: Mapping[str, Tensor]
+
+
+def evaluate(trial: Trial, strategy: Strategy, data: Data, check: Callable[[], None] = lambda: None) -> Outcome:
+    """Train what the trial names and return the outcome.
+
+    Args:
+        trial: what to evaluate.
+        strategy: how to train it.
+        data: the data of the strategy's task.
+        check: is called after each step and may raise an exception in order to stop.
+    """
+    return train(module_of(trial, strategy, data), strategy, data, updates=trial.updates, seed=trial.seed, check=check)
+
+
+def train(
+    network: nn.Module,
+    strategy: Strategy,
+    data: Data,
+    *,
+    updates: int,
+    seed: Seed,
+    patience: int = PATIENCE,
+    check: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Train a network with the strategy's batches and optimiser, and return the outcome.
+
+    Training stops when the validation loss has not improved for `patience` epochs, or after so many updates; a learning
+    rate that falls does so over these. A network without trainable parameters is only measured. The network ends as it was
+    when its validation loss was least, or, without a validation split, as it was last. The test split is read once, then.
+
+    Args:
+        network: an architecture, or any module that maps the inputs of the task to its outputs.
+        strategy: how to train it.
+        data: the data.
+        updates: the largest number of updates of the weights.
+        seed: the seed of the order of the examples and of all noise.
+        patience: the number of epochs without improvement after which training stops.
+        check: is called after each step and may raise an exception in order to stop.
+    """
+    optimiser = strategy.optimiser
+    if optimiser.epochs:
+        steps = len(batches(torch.arange(data.train.size), strategy.batch))
+        optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / steps)))
+    fresh = Trainer(data, strategy.architect, optimiser, strategy.batch, strategy.device)
+    training = Training(network, fresh.optimisers(network))
+    best, curve, since = copied(network), list[float | None](), 0
+    valid: float | None = None
+    diverged, trainable = False, bool(weights_of(network))
+    if not trainable and data.validation.size:
+        valid = fresh.measure(network)[0]
+        diverged = valid is None
+    while trainable and since < patience and training.updates < updates:
+        for _ in fresh.epoch(training, seed("epoch", training.epoch)):
+            check()
+        measured = fresh.validate(training)
+        training.epoch, training.samples, training.loss = training.epoch + 1, 0, 0.0
+        if measured.diverged:
+            # what was good before stays the outcome
+            diverged = not curve
+            break
+        curve.append(measured.valid)
+        since = since + 1 if data.validation.size else 0
+        if valid is None or measured.valid is None or measured.valid < valid:
+            best, valid, since = copied(network), measured.valid, 0
+    fill(network, best)
+    return Outcome(
+        **attrs.asdict(predicting(network, data)),
+        updates=training.updates,
+        valid=valid,
+        scores={} if diverged else tested(network, data),
+        diverged=diverged,
+        curve=tuple(curve),
+        tensors=best,
+    )
+
+
+def module_of(trial: Trial, strategy: Strategy, data: Data) -> nn.Module:
+    """Return the network of a trial with its initial weights."""
+    seed = trial.seed("build")
+    if isinstance(trial.of, Structure):
+        return placed(strategy, build(trial.of, seed))
+    with seed.as_global():
+        module = data.references(trial.of.parameters)[trial.of.name]()
+    return module.to(device=strategy.device, dtype=strategy.torch_dtype)
+
+
+def tested(network: nn.Module, data: Data) -> dict[str, float]:
+    """Return the metrics on the test split, which is read when all is decided."""
+    return data.measure(network.eval(), data.test)[1]
+
+
+def predicting(network: nn.Module, data: Data) -> Cost:
+    """Return the cost of one prediction: the parameters that it depends on (not those of an auxiliary head) and its FLOPs."""
+    inputs, _ = data.train.batch(torch.arange(1))
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    # cuDNN's recurrent layers have no gradient in evaluation mode
+    with FlopCounterMode(display=False) as counter, torch.backends.cudnn.flags(enabled=False):
+        outputs = network.eval()(inputs)
+    slopes = torch.autograd.grad(outputs.sum(), trainable, allow_unused=True) if trainable else ()
+    idle = sum(p.numel() for p, slope in zip(trainable, slopes, strict=True) if slope is None)
+    return Cost(sum(p.numel() for p in network.parameters()) - idle, counter.get_total_flops())
+
+
+def outcomes(
+    trials: Sequence[Trial],
+    strategy: Strategy,
+    data: Data,
+    *,
+    workers: int = 1,
+    plugins: Plugins | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[Outcome]:
+    """Evaluate the trials and yield their outcomes, in the order of the trials.
+
+    Args:
+        trials: what to evaluate.
+        strategy: how to train.
+        data: the data of the strategy's task; worker processes load their own.
+        workers: the number of processes; with 1, everything happens in this one. The outcomes do not depend on it.
+        plugins: the plugins that a worker finds the strategy's parts in; needed for more than one.
+        check: is called several times a second and may raise an exception in order to stop.
+    """
+    if workers == 1 or len(trials) < 2:
+        for trial in trials:
+            with computing(strategy):
+                outcome = evaluate(trial, strategy, data, check)
+            yield outcome
+        return
+    assert plugins is not None, "worker processes need the plugins"
+    names = [plugin.name for plugin in plugins.found]
+    with _pool(min(workers, len(trials)), (strategy.to_toml(), names)) as pool:
+        futures = [pool.submit(_evaluate, _packed(trial)) for trial in trials]
+        for future in futures:
+            yield _awaited(future, check, strategy)
+
+
+@contextlib.contextmanager
+def _pool(workers: int, arguments: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        # the server imports torch once, and each worker starts in milliseconds
+        context.set_forkserver_preload(["nasframe.search.evaluate"])
+    pool = ProcessPoolExecutor(workers, context, _start, arguments)
+    try:
+        yield pool
+    except BaseException:
+        # whoever stops does not wait for trainings that nobody will read
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _awaited(future: Future[bytes], check: Callable[[], None], strategy: Strategy) -> Outcome:
+    while not wait([future], timeout=POLL).done:
+        check()
+    check()
+    return _unpacked(future.result(), strategy)
+
+
+# A worker receives and returns text and bytes only, so that parts need not be picklable.
+
+_work: dict[str, Any] = {}
+
+
+def _start(strategy: str, names: Sequence[str]) -> None:
+    """Prepare a worker: load the strategy; its data are loaded with the first trial."""
+    import signal
+
+    # the parent decides when to stop, also after Ctrl-C, which all processes of a terminal receive
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _work["plugins"] = _installed(tuple(names))
+    _work["strategy"] = Strategy.from_toml(strategy, _work["plugins"])
+
+
+@cache
+def _installed(names: tuple[str, ...]) -> Plugins:
+    found = discover()
+    return Plugins(tuple(plugin for plugin in found.found if plugin.name in names))
+
+
+def _evaluate(packed: str) -> bytes:
+    strategy, plugins = _work["strategy"], _work["plugins"]
+    with computing(strategy):
+        if "data" not in _work:
+            _work["data"] = loaded(strategy)
+        values = json.loads(packed)
+        structure = values["structure"]
+        of = Structure.from_dict(structure, plugins.make) if structure else Reference(**values["reference"])
+        outcome = evaluate(Trial(of, values["updates"], Seed(tuple(values["seed"]))), strategy, _work["data"])
+    plain = {f.name: getattr(outcome, f.name) for f in attrs.fields(Outcome) if f.name != "tensors"}
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in outcome.tensors.items()}
+    return safetensors.torch.save(tensors, {"outcome": json.dumps(plain)})
+
+
+def _packed(trial: Trial) -> str:
+    structure = trial.of.to_dict() if isinstance(trial.of, Structure) else None
+    reference = attrs.asdict(trial.of) if isinstance(trial.of, Reference) else None
+    return json.dumps({"structure": structure, "reference": reference, "updates": trial.updates, "seed": trial.seed.key})
+
+
+def _unpacked(data: bytes, strategy: Strategy) -> Outcome:
+    length = int.from_bytes(data[:8], "little")
+    plain = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["outcome"])
+    tensors = {name: tensor.to(strategy.device) for name, tensor in safetensors.torch.load(data).items()}
+    return Outcome(**{**plain, "curve": tuple(plain["curve"])}, tensors=tensors)

@@ -1,0 +1,193 @@
+"""The one trainer: searching, tuning, retraining, baselines and comparisons take the same steps.
+
+A step is Algorithm 1 of Jie & Gao 2021: the alphas move against the validation loss, where there are any to move, and then
+the weights against the training loss. All randomness of a step comes from its seed, so that a step can be repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Generic, TypeVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nasframe.interfaces.architect import Architect
+from nasframe.interfaces.task import Data
+from nasframe.network.network import Network, advance
+from nasframe.search.batches import batches
+from nasframe.search.bilevel import Batch, Forward, alternating_step, problem, weights_step
+from nasframe.search.optimiser import Optimiser
+from nasframe.seeds import Seed
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@attrs.define
+class Training(Generic[N]):
+    """A network in training, and how far the training has come.
+
+    Attributes:
+        network: a network of the search space, or a baseline, which has no alphas.
+        optimisers: of the "weights", and of the "alphas" of a network that has any.
+        stage: the number of growths so far.
+        epoch: the epoch of the phase, from 0.
+        samples: the number of training examples that this epoch has used.
+        updates: the number of updates of the weights in all.
+        loss: the sum of the training losses of this epoch's examples.
+    """
+
+    network: N
+    optimisers: dict[str, Optimizer]
+    stage: int = attrs.field(default=0, kw_only=True)
+    epoch: int = attrs.field(default=0, kw_only=True)
+    samples: int = attrs.field(default=0, kw_only=True)
+    updates: int = attrs.field(default=0, kw_only=True)
+    loss: float = attrs.field(default=0.0, kw_only=True)
+
+
+@attrs.frozen
+class Validation:
+    """The losses of an epoch and the metrics of the validation split.
+
+    Attributes:
+        train: the mean training loss; None if it is not finite.
+        valid: the validation loss; None if it is not finite or there is no validation split.
+        diverged: whether a loss is not finite.
+    """
+
+    train: float | None
+    valid: float | None
+    scores: Mapping[str, float | None]
+    diverged: bool
+
+
+def weights_of(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the trainable parameters of a network but its alphas, by name."""
+    return [(n, p) for n, p in network.named_parameters() if p.requires_grad and not n.startswith("alphas.")]
+
+
+def alphas_of(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the alphas of a network, by name."""
+    return [(n, p) for n, p in network.named_parameters() if n.startswith("alphas.")]
+
+
+def mixing_weights(architect: Architect, network: nn.Module) -> Mapping[str, Tensor]:
+    """Return the present mixing weights of a network's undecided sites, without a graph."""
+    if not isinstance(network, Network):
+        return {}
+    with torch.no_grad():
+        return architect.mixing(dict(network.alphas))
+
+
+def forward_of(network: nn.Module) -> Forward:
+    """Return the network as a function of inputs and mixing weights; a baseline ignores the latter."""
+    return network if isinstance(network, Network) else lambda inputs, mixing: network(inputs)
+
+
+@attrs.frozen(eq=False)
+class Trainer:
+    """Trains networks on the data of a task.
+
+    Args:
+        data: the data of the task.
+        architect: moves the alphas.
+        optimiser: of the weights.
+        batch: the number of examples in a batch, of training and of validation.
+        device: the device of the networks.
+    """
+
+    data: Data
+    architect: Architect
+    optimiser: Optimiser
+    batch: int
+    device: str
+
+    def optimisers(self, network: nn.Module) -> dict[str, Optimizer]:
+        """Return fresh optimisers of the weights and of the alphas."""
+        return {
+            "weights": self.optimiser.build(weights_of(network)),
+            "alphas": self.architect.build_optimiser(alphas_of(network)),
+        }
+
+    def epoch(self, training: Training[N], seed: Seed, search: bool = False) -> Iterator[float]:
+        """Train to the end of the epoch, from wherever the training is in it, and yield the loss of each step.
+
+        The epoch ends early where a loss is not finite.
+
+        Args:
+            training: is changed in place; it is consistent whenever a loss is yielded.
+            seed: of this epoch. The order of the examples and the noise of each step are derived from it.
+            search: whether the alphas move, too.
+        """
+        size = self.data.train.size
+        order = shuffled(seed("order"), size)
+        held_out = shuffled(seed("validation order"), self.data.validation.size) if search else None
+        for index in batches(order[training.samples :], self.batch):
+            loss = self._step(training, index, held_out, seed("step", training.samples))
+            training.loss += loss * len(index)
+            training.samples += len(index)
+            training.updates += 1
+            if not math.isfinite(loss):
+                return  # without an event: a state that diverged is never written
+            yield loss
+
+    def _step(self, training: Training[N], index: Tensor, held_out: Tensor | None, seed: Seed) -> float:
+        network, optimisers = training.network.train(), training.optimisers
+        # whatever depends on the position in the run is set at each step, so that it need not be stored
+        advance(network, self.optimiser.progress(training.epoch))
+        self.optimiser.anneal(optimisers["weights"], training.epoch)
+        with seed.as_global(self.device):
+            train = partial(self._loss, self.data.train.draw(index), seed("train"))
+
+            def loss() -> Tensor:
+                return train(forward_of(network), mixing_weights(self.architect, network))
+
+            if held_out is None or not isinstance(network, Network):
+                value = weights_step(dict(weights_of(network)), optimisers["weights"], loss)
+            else:
+                self.architect.configure(optimisers["alphas"], training.stage)
+                # the validation examples are used in turn, as many as there are training examples
+                count = min(self.batch, len(held_out))
+                chosen = held_out[(training.samples + torch.arange(count)) % len(held_out)]
+                valid = partial(self._loss, self.data.validation.draw(chosen), seed("valid"))
+                bilevel = problem(network, self.architect, self.optimiser, optimisers["weights"], train, valid)
+                value = alternating_step(bilevel, self.architect, optimisers, loss)
+        return float(value)
+
+    def _loss(self, batch: Batch, noise: Seed, forward: Forward, mixing: Mapping[str, Tensor]) -> Tensor:
+        inputs, targets = batch
+        # the noise (dropout) is the same at every call: the difference of two losses must not be one of two masks
+        with noise.as_global(self.device):
+            return self.data.objective(forward(inputs, mixing), targets)
+
+    def validate(self, training: Training[N]) -> Validation:
+        """Return the losses of the epoch; those of training alone where there is no validation split."""
+        train = training.loss / max(training.samples, 1)
+        if not math.isfinite(train):
+            return Validation(None, None, {}, True)
+        if not self.data.validation.size:
+            return Validation(train, None, {}, False)
+        valid, scores = self.measure(training.network)
+        return Validation(train, valid, scores, valid is None)
+
+    def measure(self, network: nn.Module) -> tuple[float | None, Mapping[str, float | None]]:
+        """Return the validation loss of a network, None if it is not finite, and the metrics."""
+        forward, mixing = forward_of(network.eval()), mixing_weights(self.architect, network)
+
+        def outputs(inputs: Tensor) -> Tensor:
+            found = forward(inputs, mixing)
+            assert isinstance(found, Tensor)  # in evaluation mode an auxiliary head is silent
+            return found
+
+        loss, scores = self.data.measure(outputs, self.data.validation)
+        return (loss, scores) if math.isfinite(loss) else (None, {})
+
+
+def shuffled(seed: Seed, size: int) -> Tensor:
+    """Return a random order of so many examples."""
+    return torch.randperm(size, generator=seed.generator())

@@ -1,0 +1,224 @@
+"""Architects with one fault each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer, RMSprop
+
+from nasframe import Bilevel
+from nasframe.change.optimisers import NamedParameters
+from nasframe.testing.mutant import mutant, overriding
+from nasframe.testing.subject import Subject
+
+FIRST_ORDER = ("architect", "first_order")
+Tensors = Mapping[str, Tensor]
+
+
+def descending(of: Subject, change: Callable[[Bilevel, dict[str, Tensor]], Tensors]) -> Subject:
+    """The architect whose gradient is `change(problem, gradient)`."""
+    honest: Any = of.cls
+    return overriding(of, gradient=lambda self, problem: change(problem, dict(honest.gradient(self, problem))))
+
+
+def ruling(of: Subject, weights: Callable[[Tensor], Tensor], **members: Any) -> Subject:
+    """The architect whose rule makes `weights(alphas)` at each site."""
+    return overriding(of, mixing=lambda self, alphas: {a: weights(alpha) for a, alpha in alphas.items()}, **members)
+
+
+def optimised(of: Subject, build: Callable[[list[Any], Callable[[NamedParameters], Optimizer]], Optimizer]) -> Subject:
+    """The architect whose optimiser is `build(alphas, the one of these alphas)`."""
+    honest: Any = of.cls
+    return overriding(
+        of,
+        build_optimiser=lambda self, alphas: build([*alphas], lambda named: honest.build_optimiser(self, named)),
+    )
+
+
+@mutant("architect.gradient", *FIRST_ORDER)
+def one_left_out(of: Subject) -> Subject:
+    """It leaves out the last site where there are several."""
+    return descending(of, lambda problem, found: dict([*found.items()][: max(1, len(found) - 1)]))
+
+
+@mutant("architect.gradient", *FIRST_ORDER)
+def flat(of: Subject) -> Subject:
+    """It gives one vector for all sites, by the name of the first."""
+    return descending(of, lambda problem, found: {next(iter(found)): torch.cat([*found.values()])})
+
+
+@mutant("architect.independent", *FIRST_ORDER)
+def dependent(of: Subject) -> Subject:
+    """It takes for granted that the loss depends on all alphas."""
+
+    def gradient(self: Any, problem: Bilevel) -> Tensors:
+        loss = problem.valid(problem.weights, problem.alphas)
+        return dict(zip(problem.alphas, torch.autograd.grad(loss, [*problem.alphas.values()]), strict=True))
+
+    return overriding(of, gradient=gradient)
+
+
+@mutant("architect.independent", *FIRST_ORDER)
+def of_length_one(of: Subject) -> Subject:
+    """It divides each site's gradient by its length, also where that is zero."""
+    return descending(of, lambda problem, found: {n: g / g.norm() for n, g in found.items()})
+
+
+@mutant("architect.still", *FIRST_ORDER)
+def left_behind(of: Subject) -> Subject:
+    """It finds its gradient by backward(), which leaves others at the weights."""
+
+    def change(problem: Bilevel, found: dict[str, Tensor]) -> Tensors:
+        loss = problem.train(problem.weights, problem.alphas)
+        if loss.requires_grad:
+            loss.backward()
+        return found
+
+    return descending(of, change)
+
+
+@mutant("architect.still", *FIRST_ORDER)
+def there_and_back(of: Subject) -> Subject:
+    """It moves the weights and takes the step back, which rounding does not undo."""
+
+    def change(problem: Bilevel, found: dict[str, Tensor]) -> Tensors:
+        with torch.no_grad():
+            for w in problem.weights.values():
+                w.add_(0.1).sub_(0.1)
+        return found
+
+    return descending(of, change)
+
+
+@mutant("architect.rule", *FIRST_ORDER)
+def overflowing(of: Subject) -> Subject:
+    """It divides exponentials by their sum as they are."""
+    return ruling(of, lambda alpha: alpha.exp() / alpha.exp().sum())
+
+
+@mutant("architect.rule", *FIRST_ORDER)
+def doubled(of: Subject) -> Subject:
+    """Its weights are float64, whatever the alphas are."""
+    return ruling(of, lambda alpha: alpha.double().softmax(0))
+
+
+@mutant("architect.slope", *FIRST_ORDER)
+def detached(of: Subject) -> Subject:
+    """It detaches the sum by which it divides."""
+
+    def weights(alpha: Tensor) -> Tensor:
+        shares = (alpha - alpha.detach().max()).exp()
+        return shares / shares.sum().detach()
+
+    return ruling(of, weights)
+
+
+@mutant("architect.apart", *FIRST_ORDER)
+def one_temperature(of: Subject) -> Subject:
+    """It sharpens all sites by the mean of all alphas."""
+
+    def mixing(self: Any, alphas: Tensors) -> Tensors:
+        mean = torch.stack([alpha.mean() for alpha in alphas.values()]).mean()
+        return {a: (alpha * (1 + 0.1 * mean.tanh())).softmax(0) for a, alpha in alphas.items()}
+
+    return overriding(of, mixing=mixing)
+
+
+@mutant("architect.alike", *FIRST_ORDER)
+def reference(of: Subject) -> Subject:
+    """It holds the first candidate's alpha at zero, as the reference of the others."""
+
+    def invert(self: Any, mixing: Tensors) -> Tensors:
+        return {a: w.log() - w.log()[0] for a, w in mixing.items()}
+
+    return ruling(of, lambda alpha: torch.cat([torch.zeros_like(alpha[:1]), alpha[1:]]).softmax(0), invert=invert)
+
+
+@mutant("architect.inverse", *FIRST_ORDER)
+def away_from_zero(of: Subject) -> Subject:
+    """It adds an epsilon before the logarithm."""
+    return overriding(of, invert=lambda self, weights: {a: (w + 1e-8).log() for a, w in weights.items()})
+
+
+@mutant("architect.inverse", *FIRST_ORDER)
+def another_inverse(of: Subject) -> Subject:
+    """Its alphas are those of independent sigmoids."""
+    return overriding(of, invert=lambda self, weights: {a: w.alpha() for a, w in weights.items()})
+
+
+@mutant("architect.optimiser", *FIRST_ORDER)
+def not_without(of: Subject) -> Subject:
+    """It gives torch's optimiser an empty list where there are no alphas."""
+    return optimised(of, lambda alphas, build: build(alphas) if alphas else Adam([]))
+
+
+@mutant("architect.optimiser", *FIRST_ORDER)
+def newest(of: Subject) -> Subject:
+    """It holds the last site's alphas alone."""
+    return optimised(of, lambda alphas, build: build(alphas[-1:]))
+
+
+@mutant("architect.follows", *FIRST_ORDER)
+def other_moments(of: Subject) -> Subject:
+    """It descends by RMSprop."""
+    return optimised(of, lambda alphas, build: RMSprop([{"params": [p for _, p in alphas]}], lr=0.01))
+
+
+@mutant("architect.descends", *FIRST_ORDER)
+def upwards(of: Subject) -> Subject:
+    """Its gradient has the other sign."""
+    return descending(of, lambda problem, found: {n: -g for n, g in found.items()})
+
+
+@mutant("architect.splits", *FIRST_ORDER)
+def hooked(of: Subject) -> Subject:
+    """It leaves a hook at each weight, which adds the gradient of the validation loss to that of the weight's next step."""
+
+    def change(problem: Bilevel, found: dict[str, Tensor]) -> Tensors:
+        loss = problem.valid(problem.weights, problem.alphas)
+        if loss.requires_grad:
+            slopes = torch.autograd.grad(loss, [*problem.weights.values()], materialize_grads=True)
+            for weight, slope in zip(problem.weights.values(), slopes, strict=True):
+                once(weight, slope)
+        return found
+
+    def once(weight: Tensor, slope: Tensor) -> None:
+        def add(gradient: Tensor) -> Tensor:
+            handle.remove()
+            return gradient + slope
+
+        handle: Any = weight.register_hook(add)
+
+    return descending(of, change)
+
+
+@mutant("architect.resumed", *FIRST_ORDER)
+def annealed(of: Subject) -> Subject:
+    """Its optimiser lowers its own learning rate at every step, which no tensor tells."""
+
+    def lower(optimiser: Optimizer, *_: Any) -> None:
+        for group in optimiser.param_groups:
+            group["lr"] *= 0.9
+
+    def build(alphas: list[Any], honest: Callable[[NamedParameters], Optimizer]) -> Optimizer:
+        built = honest(alphas)
+        built.register_step_post_hook(lower)
+        return built
+
+    return optimised(of, build)
+
+
+@mutant("architect.resumed", *FIRST_ORDER)
+def remembered(of: Subject) -> Subject:
+    """It keeps the gradient before at the parameter, and descends the mean of the two."""
+
+    def change(problem: Bilevel, found: dict[str, Tensor]) -> Tensors:
+        means = {n: (g + getattr(problem.alphas[n], "before", g)) / 2 for n, g in found.items()}
+        for name, slope in found.items():
+            problem.alphas[name].before = slope  # type: ignore[attr-defined]
+        return means
+
+    return descending(of, change)

@@ -1,0 +1,276 @@
+"""Backbones with one fault each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe import GrownStructure, Structure
+from nasframe.network.outputs import Outputs
+from nasframe.testing.mutant import mutant, overriding
+from nasframe.testing.subject import Subject
+
+CHAIN = ("backbone", "two_to_one")
+EDGES = ("backbone", "darts_recurrent")
+
+#: what runs a body, called with (body, inputs, weights)
+Run = Callable[[nn.Module, Tensor, Mapping[str, Tensor]], Any]
+
+
+def running(of: Subject, change: Callable[[Run, nn.Module, Tensor, Mapping[str, Tensor]], Outputs]) -> Subject:
+    """The backbone whose `run` is change(run, body, inputs, weights)."""
+    honest: Any = of.cls
+    return overriding(of, run=lambda self, *given: change(lambda *changed: honest.run(self, *changed), *given))
+
+
+def building(of: Subject, change: Callable[[nn.Module, Structure], None]) -> Subject:
+    """The backbone to whose bodies something is done."""
+    honest: Any = of.cls
+
+    def body(self: Any, structure: Structure) -> nn.Module:
+        made: nn.Module = honest.body(self, structure)
+        change(made, structure)
+        return made
+
+    return overriding(of, body=body)
+
+
+def giving(of: Subject, change: Callable[[Tensor, nn.Module, Structure], Tensor]) -> Subject:
+    """The recurrent backbone whose heads put out something else: change(outputs, head, structure)."""
+
+    def hook(body: nn.Module, structure: Structure) -> None:
+        body.get_submodule("head").register_forward_hook(lambda head, _, outputs: change(outputs, head, structure))
+
+    return building(of, hook)
+
+
+def growing(of: Subject, change: Callable[[GrownStructure, Structure, str], GrownStructure]) -> Subject:
+    """The backbone that grows something else out of a structure and a cell type."""
+    honest: Any = of.cls
+    return overriding(of, grown=lambda self, structure, cell: change(honest.grown(self, structure, cell), structure, cell))
+
+
+@mutant("backbone.initial", *EDGES)
+def one_too_many(of: Subject) -> Subject:
+    """The last cell type starts with a node more than was asked for."""
+    honest: Any = of.cls
+
+    def initial(self: Any, sizes: Mapping[str, int], nodes: int) -> Structure:
+        structure: Structure = honest.initial(self, sizes, nodes)
+        return self.grown(structure, structure.cells[-1][0]).structure
+
+    return overriding(of, initial=initial)
+
+
+@mutant("backbone.sizes", *CHAIN)
+def made_up(of: Subject) -> Subject:
+    """A size that the task does not tell is taken to be one."""
+    return overriding(of, taken=lambda self, sizes, *names: tuple((name, sizes.get(name, 1)) for name in names))
+
+
+@mutant("backbone.modules", *CHAIN)
+def named_twice(of: Subject) -> Subject:
+    """The first cell is an attribute beside the list in which it stands."""
+    return building(of, lambda body, structure: setattr(body, "first", body.get_submodule("layers.0")))
+
+
+@mutant("backbone.gradient", *EDGES)
+def unused(of: Subject) -> Subject:
+    """A bias is never added to anything."""
+    return building(of, lambda body, structure: body.register_parameter("bias", nn.Parameter(torch.zeros(2))))
+
+
+@mutant("backbone.gradient", *CHAIN)
+def detached(of: Subject) -> Subject:
+    """The weights of the candidates are detached, so that no alpha learns."""
+    return running(of, lambda run, body, inputs, weights: run(body, inputs, {a: w.detach() for a, w in weights.items()}))
+
+
+@mutant("backbone.batch", *CHAIN)
+def centred(of: Subject) -> Subject:
+    """In evaluation mode the mean over the examples is taken off what is put out."""
+    return giving(of, lambda outputs, head, _: outputs if head.training else outputs - 0.01 * outputs.mean(1, keepdim=True))
+
+
+@mutant("backbone.batch", *EDGES)
+def squeezed(of: Subject) -> Subject:
+    """Where there is one example, its axis is dropped."""
+    return running(of, lambda run, body, inputs, weights: run(body, inputs, weights).squeeze(1))
+
+
+@mutant("backbone.layout", *CHAIN)
+def by_storage(of: Subject) -> Subject:
+    """The inputs are read as they lie in memory."""
+
+    def read(run: Run, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
+        plain = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        return run(body, inputs.as_strided(inputs.shape, plain.stride()), weights)
+
+    return running(of, read)
+
+
+@mutant("backbone.dtype", *EDGES)
+def doubled(of: Subject) -> Subject:
+    """It computes in float64, whatever it is moved to."""
+    return running(of, lambda run, body, inputs, weights: run(body, inputs, weights).double())
+
+
+@mutant("backbone.dtype", *CHAIN)
+def of_the_processor(of: Subject) -> Subject:
+    """A tensor is made on the CPU, wherever the network is."""
+    return giving(of, lambda outputs, head, _: outputs + torch.zeros(outputs.shape[-1], dtype=outputs.dtype))
+
+
+@mutant("backbone.pure", *CHAIN)
+def in_place(of: Subject) -> Subject:
+    """The inputs are scaled in place."""
+
+    def scaled(run: Run, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
+        out = run(body, inputs, weights)
+        inputs.data.mul_(1 + 1e-15)  # by a way past autograd
+        return out
+
+    return running(of, scaled)
+
+
+@mutant("backbone.pure", *EDGES)
+def kept(of: Subject) -> Subject:
+    """What was put out last without a gradient is put out again for the same inputs."""
+
+    def cached(run: Run, body: Any, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
+        if torch.is_grad_enabled():
+            return run(body, inputs, weights)
+        if getattr(body, "kept", (None,))[0] is not inputs:
+            body.kept = inputs, run(body, inputs, weights)
+        return body.kept[1]
+
+    return running(of, cached)
+
+
+@mutant("backbone.fast", *EDGES)
+def rounded(of: Subject) -> Subject:
+    """The fast form computes a part in float32."""
+    return running(of, lambda run, body, inputs, weights: run(body, inputs.float().to(inputs.dtype), weights))
+
+
+class Once(torch.autograd.Function):
+    """The identity, the gradient of which has none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: D102
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:  # noqa: D102
+        return slope.detach()
+
+
+@mutant("backbone.fast", *CHAIN)
+def once(of: Subject) -> Subject:
+    """The fast form has a backward pass of its own, which cannot be differentiated."""
+    return running(of, lambda run, body, inputs, weights: Once.apply(run(body, inputs, weights)))
+
+
+@mutant("backbone.masked", *EDGES)
+def otherwise(of: Subject) -> Subject:
+    """An architecture puts out more than the supernet in which it was found."""
+    return giving(of, lambda outputs, head, structure: 1.1 * outputs if structure.decided else outputs)
+
+
+@mutant("backbone.grown", *EDGES)
+def in_order(of: Subject) -> Subject:
+    """The sites of a grown cell are sorted by their names."""
+
+    def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
+        cell = grown.structure.cell(type)
+        turned = attrs.evolve(cell, sites=tuple(sorted(cell.sites, key=lambda s: s.inputs, reverse=True)))
+        return attrs.evolve(grown, structure=grown.structure.replace_cell(type, turned))
+
+    return growing(of, change)
+
+
+@mutant("backbone.birth", *EDGES)
+def half_born(of: Subject) -> Subject:
+    """At its birth a node has but half of what it is to put out."""
+
+    def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
+        return attrs.evolve(grown, birth={a: {id: w / 2 for id, w in ws.items()} for a, ws in grown.birth.items()})
+
+    return growing(of, change)
+
+
+@mutant("backbone.birth", *CHAIN)
+def from_below(of: Subject) -> Subject:
+    """A new node is told to inherit what the cell is given, and not what it puts out."""
+
+    def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
+        return attrs.evolve(grown, inherits=("h",))
+
+    return growing(of, change)
+
+
+@mutant("backbone.derive", *EDGES)
+def zero_wins(of: Subject) -> Subject:
+    """The strongest candidate of each edge stays, zero like any other."""
+
+    def derive(self: Any, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        sites = {a: s for a, s in structure.sites() if not s.decided}
+        best = {a: s.candidates[int(mixing[a].argmax())].id for a, s in sites.items()}
+        return {a: {c.id for c in s.candidates} - {best[a]} for a, s in sites.items()}
+
+    return overriding(of, derive=derive)
+
+
+@mutant("backbone.derive", *CHAIN)
+def equals_stay(of: Subject) -> Subject:
+    """Of a site all candidates stay that weigh as much as the strongest."""
+
+    def derive(self: Any, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        sites = {a: s for a, s in structure.sites() if not s.decided}
+        return {
+            a: {c.id for c, w in zip(s.candidates, mixing[a], strict=True) if w < mixing[a].max()} for a, s in sites.items()
+        }
+
+    return overriding(of, derive=derive)
+
+
+@mutant("backbone.life", *CHAIN)
+def recycled(of: Subject) -> Subject:
+    """New candidates take the lowest id above those that are left."""
+    honest: Any = of.cls
+
+    def grown(self: Any, structure: Structure, cell: str) -> GrownStructure:
+        left = max((c.id for _, s in structure.sites() for c in s.candidates), default=-1)
+        return honest.grown(self, attrs.evolve(structure, next_id=left + 1), cell)
+
+    return overriding(of, grown=grown)
+
+
+@mutant("backbone.life", *CHAIN)
+def counting(of: Subject) -> Subject:
+    """The head counts its calls in training, neither as a parameter nor as a buffer, and puts out more each time."""
+
+    def change(outputs: Tensor, head: Any, structure: Structure) -> Tensor:
+        head.calls = getattr(head, "calls", 0) + head.training
+        return outputs * (1 + 0.001 * head.calls)
+
+    return giving(of, change)
+
+
+@mutant("backbone.life", *EDGES)
+def counted(of: Subject) -> Subject:
+    """New nodes are named by how many there are, not by how many there have been."""
+    honest: Any = of.cls
+
+    def grown(self: Any, structure: Structure, cell: str) -> GrownStructure:
+        own = structure.cell(cell)
+        made: GrownStructure = honest.grown(
+            self, structure.replace_cell(cell, attrs.evolve(own, next_node=len(own.nodes))), cell
+        )
+        return made
+
+    return overriding(of, grown=grown)

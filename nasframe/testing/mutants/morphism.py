@@ -1,0 +1,321 @@
+"""Morphisms with one fault each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from nasframe import ZERO, Candidate, Change, Claim, Network, Proposal, Seed, Set, Take, build
+from nasframe.network.network import tensors
+from nasframe.testing.mutant import mutant, overriding
+from nasframe.testing.subject import Subject
+
+NODE, CONVOLUTION = ("morphism", "node"), ("morphism", "convolution")
+
+
+def only(of: Subject, backbones: str = "", **options: Any) -> Subject:
+    """The morphism with these options, in habitats of backbones whose names end so."""
+    habitats = tuple(h for h in of.habitats if h.backbone.name.endswith(backbones))
+    return attrs.evolve(of, parts=st.just(of.cls(**options)), habitats=habitats)
+
+
+def making(of: Subject, change: Callable[[Change, Network], Change]) -> Subject:
+    """The morphism whose changes are `change(the change, the parent)`."""
+    honest: Any = of.cls
+    return overriding(of, change=lambda self, parent, *args: change(honest.change(self, parent, *args), parent))
+
+
+def proposing(of: Subject, change: Callable[[Proposal], Proposal]) -> Subject:
+    """The morphism that proposes something else."""
+    honest: Any = of.cls
+    return overriding(of, propose=lambda self, network: [change(p) for p in honest.propose(self, network)])
+
+
+@mutant("morphism.proposals", *NODE)
+def infinite(of: Subject) -> Subject:
+    """It expects infinitely much of each proposal."""
+    return proposing(of, lambda p: attrs.evolve(p, gain=float("inf")))
+
+
+@mutant("morphism.proposals", *NODE)
+def packed(of: Subject) -> Subject:
+    """It proposes with a tuple in its request."""
+    return proposing(of, lambda p: attrs.evolve(p, request={**p.request, "sizes": (1, 2)}))
+
+
+@mutant("morphism.proposals", *CONVOLUTION)
+def unchecked(of: Subject) -> Subject:
+    """It proposes one thing more, which it refuses to make."""
+    honest: Any = of.cls
+    return overriding(of, propose=lambda self, n: [*honest.propose(self, n), Proposal({"site": "normal/i9", "kind": "pad"})])
+
+
+@mutant("morphism.cost", *NODE)
+def forgetful(of: Subject) -> Subject:
+    """It leaves a parameter out of account."""
+    return proposing(of, lambda p: attrs.evolve(p, cost=p.cost - 1))
+
+
+@mutant("morphism.changes", *CONVOLUTION)
+def clipped(of: Subject) -> Subject:
+    """It makes of a convolution what it was."""
+    honest: Any = of.cls
+
+    def new(self: Any, site: Any, candidate: Any, kind: str) -> Any:
+        return attrs.evolve(honest._new(self, site, candidate, kind), operation=candidate.operation)
+
+    return overriding(of, _new=new)
+
+
+@mutant("morphism.transaction", *NODE)
+def evaluating(of: Subject) -> Subject:
+    """It leaves the parent in evaluation mode."""
+    return making(of, lambda change, parent: (parent.eval(), change)[1])
+
+
+@mutant("morphism.transaction", *NODE)
+def noting(of: Subject) -> Subject:
+    """It leaves gradients behind in the parent as it proposes."""
+    honest: Any = of.cls
+
+    def propose(self: Any, network: Network) -> Any:
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        return honest.propose(self, network)
+
+    return overriding(of, propose=propose)
+
+
+@mutant("morphism.blind", *NODE)
+def running(of: Subject) -> Subject:
+    """It runs a module."""
+
+    def change(change: Change, parent: Network) -> Change:
+        nn.Identity()(next(parent.parameters()))
+        return change
+
+    return making(of, change)
+
+
+@mutant("morphism.refuses", *NODE)
+def indexing(of: Subject) -> Subject:
+    """It looks its request up with []."""
+    honest: Any = of.cls
+    return overriding(
+        of, change=lambda self, parent, request, *args: honest.change(self, parent, request | {"cell": request["cell"]}, *args)
+    )
+
+
+@mutant("morphism.refuses", *CONVOLUTION)
+def obliging(of: Subject) -> Subject:
+    """It takes the first kind where it does not know the one that it is given."""
+    honest: Any = of.cls
+
+    def change(self: Any, parent: Network, request: Any, *args: Any) -> Change:
+        known = {"kind": self.kinds[0]} if request.get("kind") not in self.kinds else {}
+        return honest.change(self, parent, request | known, *args)
+
+    return overriding(of, change=change)
+
+
+@mutant("morphism.replay", *NODE)
+def silent(of: Subject) -> Subject:
+    """It does not tell its request."""
+    return making(of, lambda change, _: attrs.evolve(change, request={}))
+
+
+@mutant("morphism.structure", *CONVOLUTION)
+def homemade(of: Subject) -> Subject:
+    """It puts in an operation that is not registered."""
+
+    def change(change: Change, parent: Network) -> Change:
+        structure = change.child.structure
+        for address, site in structure.sites():
+            type, cell = address.split("/")[0], structure.cell(address.split("/")[0])
+            candidates = tuple(c if c.id < parent.structure.next_id else homemade_(c) for c in site.candidates)
+            structure = structure.replace_cell(type, cell.replace_site(attrs.evolve(site, candidates=candidates)))
+        change.child.structure = structure
+        return change
+
+    return making(of, change)
+
+
+def homemade_(candidate: Candidate) -> Candidate:
+    """The same with an operation of a class of its own."""
+    operation: Any = candidate.operation
+    fields = {f.name: getattr(operation, f.name) for f in attrs.fields(type(operation))}
+    return attrs.evolve(candidate, operation=_class(type(operation))(**fields))  # type: ignore[arg-type]
+
+
+@functools.cache
+def _class(operation: type) -> type:
+    return type(operation.__name__, (operation,), {"name": "homemade"})
+
+
+@mutant("morphism.structure", *CONVOLUTION)
+def reusing(of: Subject) -> Subject:
+    """It leaves the old candidate's id to what takes its place."""
+    of = only(of, kinds=("dilate",))
+
+    def change(change: Change, parent: Network) -> Change:
+        type, site = change.request["site"].split("/")
+        cell, old, new = change.child.structure.cell(type), change.request["candidate"], parent.structure.next_id
+        mine = cell.site(site)
+        candidates = tuple(attrs.evolve(c, id=old) if c.id == new else c for c in mine.candidates)
+        structure = change.child.structure.replace_cell(type, cell.replace_site(attrs.evolve(mine, candidates=candidates)))
+        return Change(build(structure, Seed((0, "reused")), like=parent), change.claim, request=change.request)
+
+    return making(of, change)
+
+
+@mutant("morphism.claim", *NODE)
+def unclaimed(of: Subject) -> Subject:
+    """It claims nothing."""
+    nothing: Any = None
+    return making(of, lambda change, _: attrs.evolve(change, claim=nothing))
+
+
+@mutant("morphism.claim", *NODE)
+def vague(of: Subject) -> Subject:
+    """It claims to be nearly exact."""
+    return making(of, lambda change, _: attrs.evolve(change, claim=Claim("nearly")))
+
+
+@mutant("morphism.exact", *CONVOLUTION)
+def without_statistics(of: Subject) -> Subject:
+    """It leaves the running statistics of BatchNorms at their defaults."""
+
+    def change(change: Change, parent: Network) -> Change:
+        buffers = dict(change.child.named_buffers())
+        return attrs.evolve(change, overrides={n: e for n, e in change.overrides.items() if n not in buffers})
+
+    return making(only(of, kinds=("pad",)), change)
+
+
+@mutant("morphism.bound", *NODE)
+def boastful(of: Subject) -> Subject:
+    """It claims a tenth of its bound."""
+    return bounding(of, 0.1)
+
+
+@mutant("morphism.bound", *NODE)
+def vacuous(of: Subject) -> Subject:
+    """It claims ten thousand times its bound."""
+    return bounding(of, 1e4)
+
+
+def bounding(of: Subject, factor: float) -> Subject:
+    """Noise with so many times its bound."""
+
+    def change(change: Change, _: Network) -> Change:
+        bounds = {node: bound * factor for node, bound in change.claim.bounds.items()}
+        return attrs.evolve(change, claim=Claim.approximate(bounds))
+
+    return making(only(of, "one"), change)
+
+
+@mutant("morphism.weights", *NODE)
+def doubled(of: Subject) -> Subject:
+    """It states weights that sum to two."""
+
+    def change(change: Change, _: Network) -> Change:
+        return attrs.evolve(change, mixing={address: 2 * w for address, w in change.mixing.items()})
+
+    return making(only(of, "one"), change)
+
+
+@mutant("morphism.alive", *CONVOLUTION)
+def dead(of: Subject) -> Subject:
+    """Its new units start at zero on both sides."""
+
+    def change(change: Change, parent: Network) -> Change:
+        overrides = {n: e if isinstance(e, Set) else attrs.evolve(e, index=zeros(e)) for n, e in change.overrides.items()}
+        return attrs.evolve(change, overrides=overrides)
+
+    return making(only(of, kinds=("widen",), depth=2), change)
+
+
+def zeros(entry: Take) -> tuple[torch.Tensor | None, ...]:
+    """An index that takes zero wherever it takes no source entry."""
+    return tuple(i if i is None else torch.where(i < 0, ZERO, i) for i in entry.index)
+
+
+@mutant("morphism.twins", *CONVOLUTION)
+def alike(of: Subject) -> Subject:
+    """Its new units all start at one constant."""
+
+    def change(change: Change, parent: Network) -> Change:
+        old = tensors(parent)
+        for name, parameter in change.child.named_parameters():
+            if name not in old:
+                nn.init.constant_(parameter, 0.1)
+        return change
+
+    return making(only(of, kinds=("widen",), depth=2), change)
+
+
+@mutant("morphism.gradient", *CONVOLUTION)
+def halved(of: Subject) -> Subject:
+    """Its map says that half the gradient comes."""
+
+    def change(change: Change, parent: Network) -> Change:
+        old, entries = tensors(parent), change.overrides
+        taken = {n: attrs.evolve(e, gradient=0.5) for n, e in entries.items() if isinstance(e, Take) and n not in old}
+        return attrs.evolve(change, overrides={**entries, **taken})
+
+    return making(of, change)
+
+
+@mutant("morphism.seed", *CONVOLUTION)
+def unseeded(of: Subject) -> Subject:
+    """It builds the child from a seed of its own."""
+    honest: Any = of.cls
+
+    def change(self: Any, parent: Network, request: Any, evidence: Any, seed: Seed) -> Change:
+        made: Change = honest.change(self, parent, request, evidence, seed)
+        return attrs.evolve(made, child=build(made.child.structure, Seed((0, "own")), like=parent))
+
+    return overriding(only(of, kinds=("widen",)), change=change)
+
+
+@mutant("morphism.moments", *NODE)
+def forgotten(of: Subject) -> Subject:
+    """It sets what was there to what it was."""
+
+    def change(change: Change, parent: Network) -> Change:
+        new = tensors(change.child)
+        kept = {n: t.detach().clone() for n, t in tensors(parent).items() if n in new and new[n].shape == t.shape}
+        return attrs.evolve(change, overrides={n: Set(t) for n, t in kept.items()})
+
+    return making(of, change)
+
+
+@mutant("morphism.moments", *CONVOLUTION)
+def copied(of: Subject) -> Subject:
+    """It sets the new candidate to the old one's numbers."""
+    return setting(of, lambda entry: True)
+
+
+@mutant("morphism.moments", *CONVOLUTION)
+def padded(of: Subject) -> Subject:
+    """It sets the kernels that it pads to what they were, with zeros around."""
+    return setting(of, lambda entry: any(index is not None for index in entry.index))
+
+
+def setting(of: Subject, which: Callable[[Take], bool]) -> Subject:
+    """The morphism that pads, and sets what it should take."""
+
+    def change(change: Change, parent: Network) -> Change:
+        old, entries = tensors(parent), change.overrides
+        own = tensors(change.child)
+        taken = {n: e for n, e in entries.items() if isinstance(e, Take) and n not in old and which(e)}
+        made = {n: Set(e(old[e.source], own[n]).detach().clone()) for n, e in taken.items()}
+        return attrs.evolve(change, overrides={**entries, **made})
+
+    return making(only(of, kinds=("pad",)), change)

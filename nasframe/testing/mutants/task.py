@@ -1,0 +1,218 @@
+"""Tasks with one fault each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe import Data, Scale, Split
+from nasframe.testing.mutant import mutant, overriding
+from nasframe.testing.subject import Subject
+
+FORECASTING = ("task", "forecasting")
+IMAGES = ("task", "images")
+Batch = tuple[Tensor, Tensor]
+
+
+def loading(of: Subject, change: Callable[[Data], dict[str, Any]]) -> Subject:
+    """The task in whose data some things are others."""
+
+    def load(self: Any, device: torch.device, dtype: torch.dtype) -> Data:
+        data: Data = of.cls.load(self, device, dtype)  # type: ignore[attr-defined]
+        return attrs.evolve(data, **change(data))
+
+    return overriding(of, load=load)
+
+
+def batching(of: Subject, change: Callable[[Split, Tensor], Batch], *parts: str) -> Subject:
+    """The task whose splits, or those of them that are named, give `change(split, positions)`."""
+
+    def spoilt(split: Split) -> Split:
+        return Split(split.size, functools.partial(change, split))
+
+    return loading(of, lambda data: {part: spoilt(getattr(data, part)) for part in parts or ("train", "validation", "test")})
+
+
+def drawing(of: Subject, part: str, generator: Callable[[], torch.Generator | None]) -> Subject:
+    """The task of whose part noise is drawn, from what `generator` gives each time."""
+
+    def spoilt(split: Split) -> Split:
+        def draw(positions: Tensor) -> Batch:
+            inputs, targets = split.batch(positions)
+            return inputs + torch.randn(inputs.shape, generator=generator(), dtype=inputs.dtype), targets
+
+        return attrs.evolve(split, draw=draw)
+
+    return loading(of, lambda data: {part: spoilt(getattr(data, part))})
+
+
+@mutant("task.sizes", *FORECASTING)
+def tensors(of: Subject) -> Subject:
+    """Its sizes are tensors."""
+    return loading(of, lambda data: {"sizes": {name: torch.tensor(size) for name, size in data.sizes.items()}})
+
+
+@mutant("task.shape", *IMAGES)
+def enlarged(of: Subject) -> Subject:
+    """The images to test on are not resized as the others are."""
+
+    def change(split: Split, positions: Tensor) -> Batch:
+        inputs, targets = split.batch(positions)
+        return inputs.repeat_interleave(2, -1), targets
+
+    return batching(of, change, "test")
+
+
+@mutant("task.dtype", *FORECASTING)
+def untouched(of: Subject) -> Subject:
+    """Its targets are in float64, whatever was asked for."""
+
+    def change(split: Split, positions: Tensor) -> Batch:
+        inputs, targets = split.batch(positions)
+        return inputs, targets.double()
+
+    return batching(of, change)
+
+
+@mutant("task.load", *FORECASTING)
+def shuffled(of: Subject) -> Subject:
+    """It shuffles the training part by the global generator, which it gives back."""
+
+    def change(data: Data) -> dict[str, Any]:
+        with torch.random.fork_rng():
+            order = torch.randperm(data.train.size)
+        return {"train": Split(data.train.size, lambda positions: data.train.batch(order[positions]))}
+
+    return loading(of, change)
+
+
+@mutant("task.positions", *FORECASTING)
+def ascending(of: Subject) -> Subject:
+    """It gives the examples in the order of their positions."""
+    return batching(of, lambda split, positions: split.batch(positions.sort()[0]))
+
+
+@mutant("task.range", *FORECASTING)
+def around(of: Subject) -> Subject:
+    """Behind the last example it begins anew."""
+    return batching(of, lambda split, positions: split.batch(positions % split.size))
+
+
+@mutant("task.draw", *FORECASTING)
+def blurred(of: Subject) -> Subject:
+    """It augments the test part."""
+    return drawing(of, "test", lambda: None)
+
+
+@mutant("task.draw", *IMAGES)
+def frozen(of: Subject) -> Subject:
+    """It augments by a generator that begins anew with each batch."""
+    return drawing(of, "train", lambda: torch.Generator().manual_seed(0))
+
+
+@mutant("task.draw", *IMAGES)
+def independent(of: Subject) -> Subject:
+    """It augments by a generator of its own, which goes on from batch to batch."""
+    return overriding(of, load=lambda self, *how: _independent(of.cls.load(self, *how)))  # type: ignore[attr-defined]
+
+
+def _independent(data: Data) -> Data:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(positions: Tensor) -> Batch:
+        inputs, targets = data.train.batch(positions)
+        return inputs + torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype), targets
+
+    return attrs.evolve(data, train=attrs.evolve(data.train, draw=draw))
+
+
+@mutant("task.loss", *FORECASTING)
+def summed(of: Subject) -> Subject:
+    """Its loss is a sum over the batch."""
+    return loading(of, lambda data: {"loss": lambda outputs, targets: data.loss(outputs, targets) * len(targets)})
+
+
+@mutant("task.loss", *IMAGES)
+def detached(of: Subject) -> Subject:
+    """Its loss has no gradient."""
+    return loading(of, lambda data: {"loss": lambda outputs, targets: data.loss(outputs.detach(), targets)})
+
+
+@mutant("task.metrics", *FORECASTING)
+def accumulating(of: Subject) -> Subject:
+    """It gives the same metrics each time, with what they have seen."""
+    return loading(of, lambda data: {"metrics": functools.cache(data.metrics)})
+
+
+@mutant("task.metrics", *IMAGES)
+def misnamed(of: Subject) -> Subject:
+    """Its score is the name of no metric."""
+    return loading(of, lambda data: {"score": "the best"})
+
+
+@mutant("task.leaks", *FORECASTING)
+def peeping(of: Subject) -> Subject:
+    """Its first training example is one to validate on."""
+
+    def change(data: Data) -> dict[str, Any]:
+        def batch(positions: Tensor) -> Batch:
+            found = [(data.validation if p == 0 else data.train).batch(p.view(1)) for p in positions]
+            return torch.cat([x for x, _ in found], 1), torch.cat([y for _, y in found])
+
+        return {"train": Split(data.train.size, batch)}
+
+    return loading(of, change)
+
+
+@mutant("task.test", *FORECASTING)
+def foreseeing(of: Subject) -> Subject:
+    """It measures mean and deviation on the test part, too."""
+
+    def change(data: Data) -> dict[str, Any]:
+        rows = torch.cat([split.batch(torch.arange(split.size))[1] for split in (data.train, data.test)])
+        return {"inputs": Scale(rows.mean(0), rows.std(0))}
+
+    return loading(of, change)
+
+
+@mutant("task.pinned", *FORECASTING)
+def relative(of: Subject) -> Subject:
+    """It is pinned to a path that holds in one working directory."""
+    return overriding(of, pinned=lambda self: attrs.evolve(of.cls.pinned(self), csv=self.csv))  # type: ignore[attr-defined]
+
+
+@mutant("task.pinned", *FORECASTING)
+def undigested(of: Subject) -> Subject:
+    """It is pinned without a digest."""
+    return overriding(of, pinned=lambda self: attrs.evolve(of.cls.pinned(self), digest=None))  # type: ignore[attr-defined]
+
+
+@mutant("task.pinned", *FORECASTING)
+def default(of: Subject) -> Subject:
+    """It is pinned with the default of an option."""
+    return overriding(of, pinned=lambda self: attrs.evolve(of.cls.pinned(self), window=10))  # type: ignore[attr-defined]
+
+
+@mutant("task.scales", *FORECASTING)
+def dividing_by_zero(of: Subject) -> Subject:
+    """Its scale has a standard deviation of 0."""
+    return loading(of, lambda data: {"inputs": data.inputs and Scale(data.inputs.mean, 0 * data.inputs.std)})
+
+
+@mutant("task.references", *FORECASTING)
+def unplaced(of: Subject) -> Subject:
+    """A reference stays in float32."""
+
+    def change(data: Data) -> dict[str, Any]:
+        def references(parameters: int) -> dict[str, Any]:
+            found = dict(data.references(parameters))
+            return found | {"GRU": lambda: found["GRU"]().float()}
+
+        return {"references": references}
+
+    return loading(of, change)

@@ -1,1 +1,0 @@
-"""Shipped parts with one fault each, and the law that must detect it."""
