@@ -28,5 +28,6 @@ from .search.optimiser import Optimiser as Optimiser
 from .search.search import Search as Search
 from .search.strategy import Strategy as Strategy
 from .seeds import Seed as Seed
+from .structure.address import Address as Address
 from .structure.editing import GrownStructure as GrownStructure, add_node as add_node, initial_mixing as initial_mixing
 from .structure.structure import Candidate as Candidate, Cell as Cell, Node as Node, Site as Site, Structure as Structure

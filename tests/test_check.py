@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import nasframe
 from nasframe import (
+    Address,
     Bound,
     Change,
     Claim,
@@ -471,14 +472,14 @@ class Enrich(Morphism):
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
         if request not in [p.request for p in self.propose(parent)]:
             raise ChangeError(f"{request} cannot be done")
-        address, site = request["site"], site_at(parent.structure, request["site"])
+        address, site = Address(request["site"]), site_at(parent.structure, request["site"])
         made = replace_candidate(parent, address, request["candidate"], Scaled(rich=True), seed)
         overrides: dict[str, Take | Set] = {**made.alphas}
         for before, after in made.modules:
             n = len(made.child.get_parameter(f"{after}.2.bias"))
             overrides |= {f"{after}.0.{p}": Take(f"{before}.0.{p}") for p in ("weight", "bias")}
             overrides |= {f"{after}.2.weight": Set(torch.eye(n) * (1 + self.off)), f"{after}.2.bias": Set(torch.zeros(n))}
-        bounds = {f"{address.split('/')[0]}/{site.node if self.on_node else site.id}": Bound({(): self.claimed})}
+        bounds = {Address.of(address.cell, site.node if self.on_node else site.id): Bound({(): self.claimed})}
         return Change(made.child, Claim.approximate(bounds) if self.claimed else Claim.exact(), overrides, request=request)
 
 

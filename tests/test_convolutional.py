@@ -42,6 +42,7 @@ from torchvision.ops import stochastic_depth
 from toy import toy_strategy
 
 from nasframe import (
+    Address,
     Candidate,
     Cell,
     Change,
@@ -379,7 +380,7 @@ def own_weights(network: Network) -> bool:
     for address, _ in network.structure.sites():
         mixtures = [mixture for _, mixture in network.mixed_operations(address)]
         first = [next(mixture.parameters()).flatten()[:9] for mixture in mixtures]
-        if len(mixtures) != plan.count(address.split("/")[0]) or len({tuple(t.tolist()) for t in first}) != len(first):
+        if len(mixtures) != plan.count(address.cell) or len({tuple(t.tolist()) for t in first}) != len(first):
             return False
     return len({t.data_ptr() for t in tensors(network).values()}) == len(tensors(network))
 
@@ -427,7 +428,7 @@ class TestInstances:
         }
         for type, cell in structure.cells:
             for node in cell.nodes:
-                edges = [f"{type}/{s.id}" for s in cell.sites if s.node == node.id]
+                edges = structure.sites_of(Address.of(type, node.id))
                 strongest = sorted(edges, key=lambda a: -max(strengths[a].values()))[:2]
                 kept = {a: s.candidates[0].id for a, s in child.sites() if a in edges}
                 assert kept == {a: max(strengths[a], key=strengths[a].__getitem__) for a in strongest}

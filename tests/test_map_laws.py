@@ -159,9 +159,8 @@ class TestDerive:
         """The order in which candidates stand at a site changes nothing but the order of rounding."""
         structure = parent.network.structure
         for address, site in parent.network.structure.sites():
-            type = address.split("/")[0]
             turned = attrs.evolve(site, candidates=tuple(data.draw(st.permutations(site.candidates))))
-            structure = structure.replace_cell(type, structure.cell(type).replace_site(turned))
+            structure = structure.replace_site(address, turned)
         child = laws.transaction(parent, lambda network: Change(build(structure, SEED, like=network), Claim.exact()))
         laws.exact(parent, child)
         laws.follows(parent, child)
@@ -457,7 +456,5 @@ def _twins(child: Aged) -> tuple[Tensor, Tensor]:
 def _with_newcomer(parent: Aged) -> tuple[str, Structure]:
     structure = parent.network.structure
     address, site = next((a, s) for a, s in structure.sites() if not s.decided)
-    type = address.split("/")[0]
     newcomer = Candidate(structure.next_id, site.candidates[0].operation)
-    cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=(*site.candidates, newcomer)))
-    return address, structure.replace_cell(type, cell, 1)
+    return address, structure.replace_site(address, attrs.evolve(site, candidates=(*site.candidates, newcomer)), 1)

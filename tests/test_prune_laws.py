@@ -16,7 +16,7 @@ from recurrent import make, parents, specimen
 from torch import Tensor
 
 import nasframe.change.apply
-from nasframe import Seed, Site, Structure, build
+from nasframe import Address, Seed, Site, Structure, build
 from nasframe.change import map as maps
 from nasframe.change.apply import apply, distance, fold_gates, remove_candidates
 from nasframe.errors import ChangeError
@@ -251,8 +251,8 @@ class TestMutants:
             laws.inverse(FirstOrder(), {"cell/n0": torch.tensor([0.9, 0.1]).double()})
 
 
-def _node(address: str, site: Site) -> str:
-    return f"{address.split('/')[0]}/{site.node}"
+def _node(address: Address, site: Site) -> Address:
+    return Address.of(address.cell, site.node)
 
 
 def _weighed(site: Site, weights: Tensor, gone: Any) -> tuple[list[float], list[float]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
+import pickle
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 from nasframe_recurrent import TwoToOne
 from recurrent import make, specimen, strategies
 
-from nasframe import Seed, Structure, build
+from nasframe import Address, Seed, Structure, build
 from nasframe.errors import StructureError
 from nasframe.structure.editing import remove_from
 from nasframe.testing import laws
@@ -116,6 +118,34 @@ class TestStructures:
         inner[path[-1]] = value
         with pytest.raises(StructureError, match=message):
             Structure.from_json(json.dumps(data), make)
+
+
+class TestAddresses:
+    words = st.text(st.characters(exclude_characters="/"), min_size=1)
+
+    @given(words, words)
+    def test_an_address_is_its_text(self, cell: str, id: str) -> None:
+        """An address has its cell type and id, equals its text as a key, and stays an address when it is copied or pickled."""
+        address = Address.of(cell, id)
+        copies = [Address(str(address)), copy.deepcopy(address), pickle.loads(pickle.dumps(address))]  # noqa: S301
+        assert {address: 1} == {f"{cell}/{id}": 1} == json.loads(json.dumps({address: 1}))
+        assert all((type(c), c.cell, c.id) == (Address, cell, id) for c in copies)
+
+    @given(lives())
+    def test_each_address_finds_its_site(self, life: list[Structure]) -> None:
+        """Every site and node has an address of its own, which leads to it; the sites of all nodes are all sites."""
+        for structure in life:
+            for address, site in structure.sites():
+                assert structure.cell(address.cell).site(address.id) is site
+            assert len(dict(structure.nodes())) == len([*structure.nodes()])
+            of_nodes = [item for node, _ in structure.nodes() for item in structure.sites_of(node).items()]
+            assert sorted(of_nodes, key=str) == sorted(structure.sites(), key=str)
+
+    @pytest.mark.parametrize("text", ["", "n0", "/n0", "normal/", "a/b/c"])
+    def test_other_text_is_refused(self, text: str) -> None:
+        """Text that is not a cell type and an id is no address."""
+        with pytest.raises(StructureError, match="is no address of a site or a node; write"):
+            Address(text)
 
 
 class TestMutants:

@@ -15,6 +15,7 @@ from nasframe.errors import ChangeError, ClaimError
 from nasframe.network.mixing import Gate
 from nasframe.network.network import Network, build, tensors
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 from nasframe.structure.editing import remove_from
 
 
@@ -106,12 +107,12 @@ def _evaluated(outputs: Callable[[Network], Tensor], network: Network) -> Tensor
         network.train(mode)
 
 
-def remove_candidates(parent: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed) -> Change:
+def remove_candidates(parent: Network, gone: Mapping[Address, AbstractSet[int]], seed: Seed) -> Change:
     """Take candidates out of their sites; the alphas of the others stay, so that the rule shares the weight out anew.
 
     A site that loses all goes with them, and so does a node that nothing takes in any more.
     """
-    request = {address: sorted(ids) for address, ids in gone.items()}
+    request: dict[str, Any] = {address: sorted(ids) for address, ids in gone.items()}
     return Change(build(remove_from(parent.structure, gone), seed, like=parent), Claim.lossy(), request=request)
 
 
@@ -122,28 +123,27 @@ def fold_gates(parent: Network, seed: Seed) -> Change:
     is of degree one are scaled by g, and the gate goes.
     """
     structure = parent.structure
-    folded: dict[str, tuple[str, tuple[str, ...]]] = {}
-    kept: list[str] = []
+    folded: dict[Address, tuple[Address, tuple[str, ...]]] = {}
+    kept: list[Address] = []
     for address, node in parent.structure.nodes():
         if not node.inherits:
             continue
-        type = address.split("/", 1)[0]
-        cell = structure.cell(type)
-        sites = [s for s in cell.sites if s.node == node.id]
-        residual = sites[0].candidates[0].operation.residual if len(sites) == 1 and sites[0].decided else None
-        if residual is None or sites[0].inputs[-1:] != node.inherits:
+        cell = structure.cell(address.cell)
+        (site_address, site), *others = structure.sites_of(address).items()
+        residual = site.candidates[0].operation.residual if not others and site.decided else None
+        if residual is None or site.inputs[-1:] != node.inherits:
             kept.append(address)
             continue
-        folded[address] = (f"{type}/{sites[0].id}", residual)
+        folded[address] = (site_address, residual)
         nodes = tuple(attrs.evolve(n, inherits=()) if n.id == node.id else n for n in cell.nodes)
-        structure = structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
+        structure = structure.replace_cell(address.cell, attrs.evolve(cell, nodes=nodes))
     child = build(structure, seed, like=parent)
     old = tensors(parent)
     overrides: dict[str, Take | Set] = {}
-    for address, (site, residual) in folded.items():
+    for address, (site_address, residual) in folded.items():
         # the instances of a cell type have the same modules under different prefixes, in the same order
         gates = [gate for _, gate in parent.gates() if gate.address == address]
-        for gate, (prefix, mixture) in zip(gates, parent.mixed_operations(site), strict=True):
+        for gate, (prefix, mixture) in zip(gates, parent.mixed_operations(site_address), strict=True):
             candidate = f"{prefix}.candidates.{next(iter(mixture.candidates))}"
             overrides |= {f"{candidate}.{p}": _scaled(old[f"{candidate}.{p}"], gate) for p in residual}
     request = {"folded": sorted(folded), "kept": kept}

@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import torch
 
+from nasframe.structure.address import Address
+
 
 @attrs.frozen
 class Bound:
@@ -54,7 +56,7 @@ class Claim:
     """
 
     kind: str
-    bounds: Mapping[str, Bound] = attrs.field(factory=dict)
+    bounds: Mapping[Address, Bound] = attrs.field(factory=dict)
 
     @classmethod
     def exact(cls) -> Claim:
@@ -62,7 +64,7 @@ class Claim:
         return cls("exact")
 
     @classmethod
-    def approximate(cls, bounds: Mapping[str, Bound]) -> Claim:
+    def approximate(cls, bounds: Mapping[Address, Bound]) -> Claim:
         """The changed nodes put out the same up to these bounds."""
         return cls("approximate", bounds)
 

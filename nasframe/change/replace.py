@@ -8,6 +8,7 @@ from nasframe.change.map import Take
 from nasframe.interfaces.operation import Operation
 from nasframe.network.network import Network, build
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe.structure.structure import Candidate
 
@@ -27,14 +28,12 @@ class Replacement:
     modules: tuple[tuple[str, str], ...]
 
 
-def replace_candidate(parent: Network, address: str, id: int, operation: Operation, seed: Seed) -> Replacement:
+def replace_candidate(parent: Network, address: Address, id: int, operation: Operation, seed: Seed) -> Replacement:
     """A newcomer, with an id of its own, where a candidate stood; a ChangeError if there is no such candidate."""
     structure, site, old = parent.structure, site_at(parent.structure, address), candidate_at(parent.structure, address, id)
     new = Candidate(structure.next_id, operation)
     candidates = tuple(new if c is old else c for c in site.candidates)
-    type = address.split("/", 1)[0]
-    cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=candidates))
-    child = build(structure.replace_cell(type, cell, 1), seed, like=parent)
+    child = build(structure.replace_site(Address(address), attrs.evolve(site, candidates=candidates), 1), seed, like=parent)
     alphas = {} if site.decided else {f"alphas.{address}": Take(f"alphas.{address}")}
     names = (f"{name}.candidates" for name, _ in parent.mixed_operations(address))
     return Replacement(child, alphas, tuple((f"{name}.{old.id}", f"{name}.{new.id}") for name in names))

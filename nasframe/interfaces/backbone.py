@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nasframe.errors import StructureError
 from nasframe.network.mixing import readable
 from nasframe.network.outputs import Outputs
+from nasframe.structure.address import Address
 from nasframe.structure.editing import GrownStructure
 from nasframe.structure.structure import Structure, Wiring
 
@@ -46,5 +47,5 @@ class Backbone(Wiring):
         return tuple((name, sizes[name]) for name in names)
 
     @abstractmethod
-    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """The candidates to remove for an architecture: by site address, ids; an edge of which all go is no edge."""

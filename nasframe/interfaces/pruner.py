@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nasframe.interfaces.part import Part
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Site, Structure
 
 
@@ -18,7 +19,7 @@ class Pruner(Part):
     kind: ClassVar[str] = "pruner"
 
     @abstractmethod
-    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """By site address, the ids of the candidates to remove, never all of a node.
 
         Args:
@@ -28,22 +29,22 @@ class Pruner(Part):
 
 def all_but_strongest(
     structure: Structure, mixing: Mapping[str, Tensor], keep: int = 1, distinct: bool = False
-) -> Mapping[str, Set[int]]:
+) -> Mapping[Address, Set[int]]:
     """What goes if each node retains its `keep` strongest operations, from distinct edges as far as it has so many, or from
     distinct edges alone (Liu et al. 2019, 2.4; Jie & Gao 2021, 3.2.3).
 
     Zero is retained where there is nothing else alone. Among equals the earlier ones stay; a decided site weighs one.
     """
-    gone: dict[str, Set[int]] = {}
+    gone: dict[Address, Set[int]] = {}
     for type, cell in structure.cells:
         for node in cell.nodes:
-            sites = {f"{type}/{s.id}": s for s in cell.sites if s.node == node.id}
+            sites = structure.sites_of(Address.of(type, node.id))
             kept = set(_strongest(sites, mixing, keep, distinct))
             gone |= {a: {c.id for c in s.candidates} - kept for a, s in sites.items()}
     return {address: ids for address, ids in gone.items() if ids}
 
 
-def _strongest(sites: Mapping[str, Site], mixing: Mapping[str, Tensor], keep: int, distinct: bool) -> Sequence[int]:
+def _strongest(sites: Mapping[Address, Site], mixing: Mapping[str, Tensor], keep: int, distinct: bool) -> Sequence[int]:
     """The ids of the strongest operations of a node: the best of each edge first, then the others."""
     ranked: list[tuple[tuple[bool, bool, float], int]] = []
     for address, site in sites.items():

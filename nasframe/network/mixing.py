@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nasframe.errors import StructureError
 from nasframe.interfaces.operation import Operation
 from nasframe.network.outputs import Outputs
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Site
 
 #: one number per candidate of a site, as 0-dimensional tensors
@@ -22,7 +23,7 @@ class MixedOperation(nn.Module):
     Backbones use it for every site, so that each candidate's module is found by the site's address and its id.
     """
 
-    def __init__(self, address: str, site: Site, **sizes: int) -> None:
+    def __init__(self, address: Address, site: Site, **sizes: int) -> None:
         super().__init__()
         self.address, self.sizes = address, sizes
         self.candidates = nn.ModuleDict({str(c.id): _built(c.operation, address, sizes) for c in site.candidates})
@@ -49,7 +50,7 @@ class MixedOperation(nn.Module):
         return total
 
 
-def _built(operation: Operation, address: str, sizes: Mapping[str, int]) -> nn.Module:
+def _built(operation: Operation, address: Address, sizes: Mapping[str, int]) -> nn.Module:
     try:
         return operation.build(**sizes)
     except TypeError as error:
@@ -62,7 +63,7 @@ def _built(operation: Operation, address: str, sizes: Mapping[str, int]) -> nn.M
 class Gate(nn.Module):
     """The output of a node that inherits: (1 - g) * inherited + g * own. g starts at 0, where it is exactly inherited."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: Address) -> None:
         super().__init__()
         self.address = address
         self.g = nn.Parameter(torch.zeros(()))

@@ -13,6 +13,7 @@ from nasframe.network.axes import Axis, produces
 from nasframe.network.mixing import Gate, MixedOperation, readable
 from nasframe.network.outputs import Outputs
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Structure
 
 
@@ -58,10 +59,10 @@ class Network(nn.Module):
 
     def axes(self) -> dict[str, tuple[Axis | None, ...]]:
         """The labels of the alphas: the candidates' ids."""
-        sites = dict(self.structure.sites())
-        return {f"alphas.{a}": (produces(*(c.id for c in sites[a].candidates)),) for a in self.alphas}
+        sites = ((a, s) for a, s in self.structure.sites() if not s.decided)
+        return {f"alphas.{a}": (produces(*(c.id for c in s.candidates)),) for a, s in sites}
 
-    def mixed_operations(self, address: str) -> Iterator[tuple[str, MixedOperation]]:
+    def mixed_operations(self, address: Address) -> Iterator[tuple[str, MixedOperation]]:
         """The name and the module of a site in every instance of its cell type."""
         for name, module in self.named_modules():
             if isinstance(module, MixedOperation) and module.address == address:

@@ -11,6 +11,7 @@ import numpy as np
 
 from nasframe.interfaces.part import label
 from nasframe.pictures.style import QUIET, SHADE, plain, width_of
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Cell, Node, Site, Structure
 
 #: inches: a line of text, the room around and inside of what stands in a box, and between the edges that arrive at it
@@ -86,7 +87,7 @@ class Diagram:
 def diagram(structure: Structure, type: str, weights: Weights) -> Diagram:
     """The diagram of a cell type; `weights` as for `draw_cell`."""
     cell = structure.cell(type)
-    rows = {s.id: _rows(s, weights.get(f"{type}/{s.id}")) for s in cell.sites}
+    rows = {s.id: _rows(s, weights.get(Address.of(type, s.id))) for s in cell.sites}
     links = _links(cell, structure.backbone.outputs(cell) if cell.nodes else ())
     boxes = {k: attrs.evolve(b, arrivals=sum(k == s.target for s in links)) for k, b in _boxes(cell, rows).items()}
     layers = _layers(boxes, links)

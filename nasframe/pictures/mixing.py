@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from nasframe.pictures.learning import CHANGES
 from nasframe.pictures.style import LINE, SHADE, blank, plain, save, style, width_of
 from nasframe.records import EpochEnded, Record
+from nasframe.structure.address import Address
 
 #: inches: a candidate's row; a panel, its title and its ticks; what is above, between and around panels; the foot
 ROW, WIDE, TITLE, TICKS, HEAD, GAP, MARGIN, FOOT = 0.12, 1.2, 0.18, 0.2, 0.13, 0.13, 0.1, 0.42
@@ -99,20 +100,19 @@ def draw_mixing(history: Sequence[Record], path: Path) -> None:
 
 def panels_of(epochs: Sequence[EpochEnded]) -> dict[str, list[Panel]]:
     """The panels of each cell type, in the order in which their sites came to be, as the ids of the candidates tell."""
-    rows: dict[tuple[str, int, str], list[float]] = {}
+    rows: dict[tuple[Address, int, str], list[float]] = {}
     for i, record in enumerate(epochs):
         for address, weights in record.mixing.items():
             for candidate, weight in weights.items():
                 id, name = candidate.split(" ", 1)
-                rows.setdefault((address, int(id), name), [np.nan] * len(epochs))[i] = weight
-    sites: dict[str, list[tuple[str, list[float]]]] = {}
+                rows.setdefault((Address(address), int(id), name), [np.nan] * len(epochs))[i] = weight
+    sites: dict[Address, list[tuple[str, list[float]]]] = {}
     for (address, _, name), values in sorted(rows.items(), key=lambda row: row[0][1]):
         sites.setdefault(address, []).append((name, values))
     groups: dict[str, list[Panel]] = {}
     for address, named in sites.items():
-        type, site = address.split("/", 1)
-        panel = Panel(site, tuple(name for name, _ in named), np.array([values for _, values in named]))
-        groups.setdefault(type, []).append(panel)
+        panel = Panel(address.id, tuple(name for name, _ in named), np.array([values for _, values in named]))
+        groups.setdefault(address.cell, []).append(panel)
     return groups
 
 

@@ -19,6 +19,7 @@ from nasframe.search.state import Snapshot, State, rebuilt, succeed
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, forward_of, mixing_weights
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Candidate, Structure
 
 #: examples, of the validation split where there is one, on which the distance of a change is measured
@@ -86,7 +87,7 @@ class Changer:
         succeed(state, self.trainer, child, full)
         return record
 
-    def remove(self, state: State, gone: Mapping[str, AbstractSet[int]], *, by: str, why: str, seed: Seed) -> Changed:
+    def remove(self, state: State, gone: Mapping[Address, AbstractSet[int]], *, by: str, why: str, seed: Seed) -> Changed:
         """Remove candidates, and measure what that does to the validation loss."""
         change = remove_candidates(state.network, gone, seed)
         before, after = self._loss(state.network), None
@@ -132,7 +133,7 @@ class Changer:
             network.train(training)
 
     def _alternatives(
-        self, network: Network, gone: Mapping[str, AbstractSet[int]], seed: Seed, measure: bool
+        self, network: Network, gone: Mapping[Address, AbstractSet[int]], seed: Seed, measure: bool
     ) -> tuple[Alternative, ...]:
         """Return the close decisions of a removal, the closest first, with their losses where the removal did harm."""
         mixing, close = mixing_weights(self.strategy.architect, network), []

@@ -34,6 +34,7 @@ from nasframe.search.state import Snapshot, State, rebuilt, snapshot, trainer
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 
 #: what follows a phase of training
 AFTER = {"tune": "judge", "retune": "fold"}
@@ -281,7 +282,7 @@ def named_mixing(network: Network, mixing: Mapping[str, Tensor]) -> dict[str, di
     return {
         address: {
             f"{c.id} {label(c.operation)}": weight
-            for c, weight in zip(sites[address].candidates, weights.tolist(), strict=True)
+            for c, weight in zip(sites[Address(address)].candidates, weights.tolist(), strict=True)
         }
         for address, weights in mixing.items()
     }

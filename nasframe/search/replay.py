@@ -14,6 +14,7 @@ from nasframe.plugins import Plugins
 from nasframe.records import Changed, Started
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Structure
 
 
@@ -52,7 +53,7 @@ def replay(
                 measured = {k.split("/", 1)[1]: v for k, v in evidence.items() if k.split("/", 1)[0] == str(position)}
                 structure = morphism.change(build(parent, seed), record.request, measured, seed).child.structure
             case "remove":
-                gone = {address: frozenset(ids) for address, ids in record.request.items()}
+                gone = {Address(a): frozenset(ids) for a, ids in record.request.items()}
                 structure = remove_candidates(build(parent, seed), gone, seed).child.structure
             case _:
                 structure = fold_gates(build(parent, seed), seed).child.structure

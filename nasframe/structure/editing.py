@@ -10,65 +10,81 @@ import attrs
 
 from nasframe.errors import ChangeError
 from nasframe.interfaces.operation import Operation
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Candidate, Cell, Node, Site, Structure
 
 
 @attrs.frozen
 class GrownStructure:
-    """A structure with one node more, and the weights at which the grown network computes what the old one did.
+    """A structure with one more node, and mixing weights at which the grown network computes the same as the old one.
 
-    `birth` maps each new site's address to the weight of each of its candidates by id; the weights of a site sum to one,
-    and a candidate with a weight acts as the identity on the site's last input (`Operation.residual`) or is zero
-    (`Operation.zero`). The new node then puts out the mean of the states in `inherits`. Both are empty where whatever takes
-    the new node in starts at zero, as behind a concatenation; `birth` alone is empty where no candidate can be the identity.
+    Args:
+        structure: the structure with the new node.
+        node: the address of the new node.
+        inherits: the states whose mean the new node has to output for that. Empty where nothing is required, because
+            whatever reads the new node starts at zero, as behind a concatenation.
+        mixing: the mixing weights at which it does, by the address of each of its sites and the id of each candidate. The
+            weights of a site sum to one. A candidate with a positive weight acts as the identity on the last input of its site
+            (`Operation.residual`) or is zero (`Operation.zero`). Empty where `inherits` is, and where no candidate can act
+            as the identity.
     """
 
     structure: Structure
-    node: str
-    inherits: tuple[str, ...]
-    birth: Mapping[str, Mapping[int, float]]
+    node: Address
+    inherits: tuple[str, ...] = ()
+    mixing: Mapping[Address, Mapping[int, float]] = attrs.field(factory=dict)
 
 
 def add_node(
-    structure: Structure, type: str, wiring: Callable[[str], Mapping[str, tuple[str, ...]]], operations: Sequence[Operation]
-) -> Structure:
-    """The structure with one node more in that cell type, each of its sites with all of these candidates.
+    structure: Structure, cell: str, wiring: Callable[[str], Mapping[str, tuple[str, ...]]], operations: Sequence[Operation]
+) -> tuple[Structure, Address]:
+    """Return the structure with one more node at the end of a cell, and the address of that node.
 
     Args:
-        wiring: from the id of the new node to the inputs of each of its sites, by the site's id.
+        structure: the structure to extend.
+        cell: the cell type that receives the node.
+        wiring: a function from the id of the new node to the inputs of each of its sites, by the id of the site.
+        operations: the candidates of each of these sites.
+
+    Example:
+        A node with one site of its own id, which has the last node of the cell as its input::
+
+            child, node = add_node(structure, cell, lambda id: {id: (last,)}, self.operations)
     """
-    old, ids = structure.cell(type), count(structure.next_id)
+    old, ids = structure.cell(cell), count(structure.next_id)
     node = f"n{old.next_node}"
     sites = tuple(
         Site(id, node, inputs, tuple(Candidate(next(ids), o) for o in operations)) for id, inputs in wiring(node).items()
     )
     new = Cell((*old.nodes, Node(node)), (*old.sites, *sites), old.next_node + 1)
-    return structure.replace_cell(type, new, len(sites) * len(operations))
+    return structure.replace_cell(cell, new, len(sites) * len(operations)), Address.of(cell, node)
 
 
-def initial_mixing(sites: Sequence[Site], states: Sequence[str]) -> Mapping[str, Mapping[int, float]]:
-    """The weights at which a node with these sites, an edge each, puts out the mean of these states: on their edges a share
-    for the identity and the rest for zero, on all others zero; by the sites' ids. Empty where there is no such candidate.
+def initial_mixing(structure: Structure, node: Address, states: Sequence[str]) -> Mapping[Address, Mapping[int, float]]:
+    """Return mixing weights at which a node outputs the mean of the given states, for `GrownStructure.mixing`.
+
+    A node outputs the sum of its sites. With k states, a site whose last input is one of them gives 1/k to its first candidate
+    that can act as the identity and the rest to its first candidate that is zero; all other sites are zero.
+
+    Args:
+        structure: a structure that has the node.
+        node: the address of the node.
+        states: the states that the mean is taken of.
+
+    Returns:
+        The mixing weight of each candidate by its id, for each site of the node; empty if a candidate that is required does
+        not exist, or if there are no states.
     """
-    born: dict[str, Mapping[int, float]] = {}
-    for site in sites:
+    mixing: dict[Address, Mapping[int, float]] = {}
+    for address, site in structure.sites_of(node).items() if states else ():
         share = 1 / len(states) if site.inputs[-1] in states else 0.0
-        wanted = ((identity(site), share), (zero(site), 1 - share))
-        if any(id is None and weight for id, weight in wanted):
+        identity = next((c.id for c in site.candidates if c.operation.residual is not None), None)
+        zero = next((c.id for c in site.candidates if c.operation.zero), None)
+        if (share > 0 and identity is None) or (share < 1 and zero is None):
             return {}
-        weights = {id: weight for id, weight in wanted if weight}
-        born[site.id] = {c.id: weights.get(c.id, 0.0) for c in site.candidates}
-    return born
-
-
-def identity(site: Site) -> int | None:
-    """The first candidate that can act as the identity."""
-    return next((c.id for c in site.candidates if c.operation.residual is not None), None)
-
-
-def zero(site: Site) -> int | None:
-    """The first candidate that is zero."""
-    return next((c.id for c in site.candidates if c.operation.zero), None)
+        weights = {identity: share, zero: 1 - share}
+        mixing[address] = {c.id: weights.get(c.id, 0.0) for c in site.candidates}
+    return mixing
 
 
 def operations_validator(arity: int) -> Any:
@@ -102,21 +118,19 @@ def site_at(structure: Structure, address: Any) -> Site:
     raise ChangeError(f"there is no site {address!r}; there are {', '.join(own for own, _ in structure.sites())}")
 
 
-def remove_from(structure: Structure, gone: Mapping[str, AbstractSet[int]]) -> Structure:
+def remove_from(structure: Structure, gone: Mapping[Address, AbstractSet[int]]) -> Structure:
     """The structure that a removal makes."""
     for address, ids in gone.items():
         site = site_at(structure, address)
         present = {c.id for c in site.candidates}
         if not ids <= present:
             raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
-        type = address.split("/", 1)[0]
         kept = tuple(c for c in site.candidates if c.id not in ids)
-        cell = structure.cell(type).replace_site(attrs.evolve(site, candidates=kept))
-        structure = structure.replace_cell(type, cell)
+        structure = structure.replace_site(Address(address), attrs.evolve(site, candidates=kept))
     for type, cell in structure.cells:
         left = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))
-        bare = [n.id for n in left.nodes if not any(s.node == n.id for s in left.sites)]
+        bare = [Address.of(type, n.id) for n in left.nodes if not left.sites_of(n.id)]
         if bare:
-            raise ChangeError(f"all candidates of node {type}/{bare[0]} would go; a node keeps one at least")
+            raise ChangeError(f"all candidates of node {bare[0]} would go; a node keeps one at least")
         structure = structure.replace_cell(type, left.alive(structure.backbone.outputs(left)))
     return structure

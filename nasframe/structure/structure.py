@@ -13,6 +13,7 @@ import attrs
 from nasframe.errors import PluginError, StrategyError, StructureError
 from nasframe.interfaces.operation import Operation
 from nasframe.interfaces.part import Part, describe
+from nasframe.structure.address import Address
 
 SCHEMA = 1
 
@@ -62,6 +63,10 @@ class Cell:
         """The site of that id."""
         return next(s for s in self.sites if s.id == id)
 
+    def sites_of(self, node: str) -> tuple[Site, ...]:
+        """Return the sites whose outputs the node of that id adds up, in order."""
+        return tuple(s for s in self.sites if s.node == node)
+
     def replace_site(self, site: Site) -> Cell:
         """The same cell with the site of the same id replaced."""
         return attrs.evolve(self, sites=tuple(site if s.id == site.id else s for s in self.sites))
@@ -105,7 +110,6 @@ class Structure:
     """All that is needed to rebuild a network but its numbers.
 
     `sizes` are what the task asks for (for a recurrent task: inputs, outputs). `cells` maps each cell type to its cell.
-    A site's address is "type/site", a node's "type/node".
     """
 
     backbone: Wiring
@@ -129,17 +133,21 @@ class Structure:
             )
         return sizes[name]
 
-    def sites(self) -> Iterator[tuple[str, Site]]:
+    def sites(self) -> Iterator[tuple[Address, Site]]:
         """Every site with its address, in order."""
         for type, cell in self.cells:
             for site in cell.sites:
-                yield f"{type}/{site.id}", site
+                yield Address.of(type, site.id), site
 
-    def nodes(self) -> Iterator[tuple[str, Node]]:
+    def nodes(self) -> Iterator[tuple[Address, Node]]:
         """Every node with its address, in order."""
         for type, cell in self.cells:
             for node in cell.nodes:
-                yield f"{type}/{node.id}", node
+                yield Address.of(type, node.id), node
+
+    def sites_of(self, node: Address) -> dict[Address, Site]:
+        """Return the sites of the node at that address, in order."""
+        return {Address.of(node.cell, s.id): s for s in self.cell(node.cell).sites_of(node.id)}
 
     @property
     def decided(self) -> bool:
@@ -150,6 +158,10 @@ class Structure:
         """The same structure with another cell of that type, which used `new_candidates` ids from `next_id` on."""
         cells = tuple((t, cell if t == type else c) for t, c in self.cells)
         return attrs.evolve(self, cells=cells, next_id=self.next_id + new_candidates)
+
+    def replace_site(self, address: Address, site: Site, new_candidates: int = 0) -> Structure:
+        """The same structure with another site of the same id at that address; `new_candidates` as for `replace_cell`."""
+        return self.replace_cell(address.cell, self.cell(address.cell).replace_site(site), new_candidates)
 
     def within(self, backbone: Wiring, sizes: Mapping[str, int]) -> Structure:
         """The same cells in another backbone of their kind, of other width or depth, say, for a task of these sizes."""
@@ -247,21 +259,24 @@ class Structure:
                     f"cell {type!r} has no site for its nodes {', '.join(sorted(bare))}; each needs one at least"
                 )
             for site in cell.sites:
+                address = Address.of(type, site.id)
                 if site.node not in nodes:
-                    raise StructureError(f"site {type}/{site.id} belongs to {site.node!r}, which is no node of the cell")
+                    raise StructureError(f"site {address} belongs to {site.node!r}, which is no node of the cell")
                 states = (*self.backbone.inputs, *nodes[: nodes.index(site.node)])
-                unknown = [i for i in (*site.inputs, *dict(self.nodes())[f"{type}/{site.node}"].inherits) if i not in states]
+                unknown = [
+                    i for i in (*site.inputs, *dict(self.nodes())[Address.of(type, site.node)].inherits) if i not in states
+                ]
                 if unknown:
                     raise StructureError(
-                        f"site {type}/{site.id} takes {', '.join(map(repr, unknown))}, which is no input of the cell and "
+                        f"site {address} takes {', '.join(map(repr, unknown))}, which is no input of the cell and "
                         f"no node before its own; there are {', '.join(states)}"
                     )
                 if not site.candidates:
-                    raise StructureError(f"site {type}/{site.id} has no candidate; it needs one at least")
+                    raise StructureError(f"site {address} has no candidate; it needs one at least")
                 for candidate in site.candidates:
                     if candidate.operation.arity != len(site.inputs):
                         raise StructureError(
-                            f"site {type}/{site.id} has {len(site.inputs)} inputs, but operation "
+                            f"site {address} has {len(site.inputs)} inputs, but operation "
                             f"{candidate.operation.name!r} takes {candidate.operation.arity}"
                         )
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError, MetricCollection
 
 from nasframe import (
+    Address,
     Architect,
     Backbone,
     Bilevel,
@@ -150,7 +151,7 @@ class Keep(Pruner):
 
     name: ClassVar[str] = "keep"
 
-    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """No candidate."""
         return {}
 
@@ -186,8 +187,8 @@ class Links(nn.Module):
     def __init__(self, structure: Structure) -> None:
         super().__init__()
         cell, width = structure.cell("chain"), structure.size("inputs")
-        self.links = nn.ModuleDict({s.id: MixedOperation(f"chain/{s.id}", s, width=width) for s in cell.sites})
-        self.gates = nn.ModuleDict({n.id: Gate(f"chain/{n.id}") for n in cell.nodes if n.inherits})
+        self.links = nn.ModuleDict({s.id: MixedOperation(Address.of("chain", s.id), s, width=width) for s in cell.sites})
+        self.gates = nn.ModuleDict({n.id: Gate(Address.of("chain", n.id)) for n in cell.nodes if n.inherits})
         self.head = nn.Linear(width, structure.size("outputs"))
 
     def forward(self, x: Tensor, shares: MixingWeights) -> Tensor:
@@ -220,12 +221,9 @@ class Chain(Backbone):
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more at the end, born as the one before."""
         last = self.outputs(structure.cell(cell)) or self.inputs
-        child = add_node(structure, cell, lambda node: {node: last}, self.operations)
-        site = child.cell(cell).sites[-1]
-        return GrownStructure(
-            child, site.node, last, {f"{cell}/{id}": weights for id, weights in initial_mixing([site], last).items()}
-        )
+        child, node = add_node(structure, cell, lambda id: {id: last}, self.operations)
+        return GrownStructure(child, node, last, initial_mixing(child, node, last))
 
-    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """All but the strongest of each node."""
         return all_but_strongest(structure, mixing)

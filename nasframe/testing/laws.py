@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bound, Change, MixedOperation, Network, Seed, Site, Structure, Take
+from nasframe import Address, Architect, Bound, Change, MixedOperation, Network, Seed, Site, Structure, Take
 from nasframe.change.apply import remove_candidates
 from nasframe.change.claim import tolerance
 from nasframe.change.map import derive
@@ -328,7 +328,7 @@ def undisturbed(parent: Aged, child: Aged) -> None:
         hold("undisturbed", f"the difference between the next steps of {name}", difference, allowed)
 
 
-def masked(parent: Aged, gone: Mapping[str, Set[int]]) -> Aged:
+def masked(parent: Aged, gone: Mapping[Address, Set[int]]) -> Aged:
     """Removing candidates equals giving them weight zero and the others of their site theirs, divided by their sum; returns
     the child.
     """
@@ -430,24 +430,21 @@ def _kind(network: Network) -> tuple[bool, set[Any]]:
 
 
 def _sites(aged: Aged, node: str) -> list[Site]:
-    type, id = node.split("/")
-    return [s for s in aged.network.structure.cell(type).sites if s.node == id]
+    return [*aged.network.structure.sites_of(Address(node)).values()]
 
 
 def _instances(aged: Aged, node: str) -> list[tuple[MixedOperation, ...]]:
     """The mixtures of a node's sites, in every instance of its cell type."""
-    type = node.split("/")[0]
-    modules = [[m for _, m in aged.network.mixed_operations(f"{type}/{site.id}")] for site in _sites(aged, node)]
+    sites = aged.network.structure.sites_of(Address(node))
+    modules = [[m for _, m in aged.network.mixed_operations(address)] for address in sites]
     return [*zip(*modules, strict=True)]
 
 
 def _inherited(aged: Aged, node: str) -> Sequence[str]:
     """What the cell put out before the node grew at its end."""
-    type, id = node.split("/")
-    structure = aged.network.structure
-    nodes = structure.cell(type).nodes
-    before = nodes[: [n.id for n in nodes].index(id)]
-    return structure.backbone.outputs(attrs.evolve(structure.cell(type), nodes=before))
+    cell = aged.network.structure.cell(Address(node).cell)
+    before = cell.nodes[: [n.id for n in cell.nodes].index(Address(node).id)]
+    return aged.network.structure.backbone.outputs(attrs.evolve(cell, nodes=before))
 
 
 def _largest(value: Tensor) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import reject, strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from nasframe import Backbone, Optimiser, Seed, Site, Strategy, Structure, Task
+from nasframe import Address, Backbone, Optimiser, Seed, Site, Strategy, Structure, Task
 from nasframe.errors import NonFiniteError
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Descent, Endless, Keep
@@ -74,15 +74,13 @@ def _tame(aged: Aged) -> bool:
 
 
 @st.composite
-def removals(draw: DrawFn, structure: Structure, decide: bool = False) -> Mapping[str, frozenset[int]]:
+def removals(draw: DrawFn, structure: Structure, decide: bool = False) -> Mapping[Address, frozenset[int]]:
     """Candidates to remove, by site: any but all of a node, or all but one at most at each site where the structure is to
     be decided.
     """
     gone = {address: draw(_part(site, decide)) for address, site in structure.sites() if not site.decided}
     for address, site in structure.sites():
-        others = [
-            a for a, s in structure.sites() if a != address and a.split("/")[0] == address.split("/")[0] and s.node == site.node
-        ]
+        others = [a for a in structure.sites_of(Address.of(address.cell, site.node)) if a != address]
         stays = any(a not in gone or len(gone[a]) < len(dict(structure.sites())[a].candidates) for a in others)
         if address in gone and stays and draw(st.booleans()):
             gone[address] = frozenset(c.id for c in site.candidates)

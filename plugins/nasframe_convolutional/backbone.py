@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import (
+    Address,
     Backbone,
     Cell,
     GrownStructure,
@@ -92,7 +93,7 @@ class DartsConvolutional(Backbone):
         )
         for type in types:
             for _ in range(nodes):
-                structure = self._extended(structure, type)
+                structure, _ = self._extended(structure, type)
         return structure
 
     def body(self, structure: Structure) -> nn.Module:
@@ -142,16 +143,13 @@ class DartsConvolutional(Backbone):
         """
         if self.output == "loose_ends":
             raise ChangeError("a cell that puts out its loose ends cannot grow: a new node would tie them up")
-        old, child = structure.cell(cell), self._extended(structure, cell)
-        new = child.cell(cell)
-        node = new.nodes[-1].id
+        child, node = self._extended(structure, cell)
         if self.output == "concatenation":
-            return GrownStructure(child, node, (), {})
-        outputs = self.outputs(old)
-        born = initial_mixing([s for s in new.sites if s.node == node], outputs)
-        return GrownStructure(child, node, outputs, {f"{cell}/{id}": weights for id, weights in born.items()})
+            return GrownStructure(child, node)
+        outputs = self.outputs(structure.cell(cell))
+        return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))
 
-    def _extended(self, structure: Structure, type: str) -> Structure:
+    def _extended(self, structure: Structure, type: str) -> tuple[Structure, Address]:
         old = structure.cell(type)
         sources = (*self.inputs, *(node.id for node in old.nodes))
         return add_node(structure, type, lambda node: {f"{s}-{node}": (s,) for s in sources}, self.operations)
@@ -161,7 +159,7 @@ class DartsConvolutional(Backbone):
         taken = {i for s in cell.sites for i in s.inputs} if self.output == "loose_ends" else set()
         return tuple(node.id for node in cell.nodes if node.id not in taken)
 
-    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """A node keeps the strongest operations of two edges; zero is not one (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing, 2, distinct=True)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torchvision.ops import stochastic_depth
 
-from nasframe import Axis, Cell, Gate, MixedOperation, Site
+from nasframe import Address, Axis, Cell, Gate, MixedOperation, Site
 from nasframe.network.axes import consumes
 from nasframe.network.mixing import MixingWeights
 from nasframe.network.outputs import AuxiliaryOutputs
@@ -58,11 +58,11 @@ class ImageCell(nn.Module):
         strides = {s.id: 2 if type == "reduction" and s.inputs[0] in ("i0", "i1") else 1 for s in cell.sites}
         self.edges = nn.ModuleDict(
             {
-                s.id: MixedOperation(f"{type}/{s.id}", s, channels=channels, stride=strides[s.id], affine=affine)
+                s.id: MixedOperation(Address.of(type, s.id), s, channels=channels, stride=strides[s.id], affine=affine)
                 for s in cell.sites
             }
         )
-        self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
+        self.gates = nn.ModuleDict({n.id: Gate(Address.of(type, n.id)) for n in cell.nodes if n.inherits})
         self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
         self.kept = {s.id for s in cell.sites if is_identity(s, strides[s.id])}
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nasframe import (
     FRESH,
     ZERO,
+    Address,
     Candidate,
     Change,
     Claim,
@@ -192,7 +193,7 @@ class ConvolutionMorphism(Morphism):
         address, id = request.get("site"), request.get("candidate")
         site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id)
         morph = self._new(site, old, str(request.get("kind")))
-        made = replace_candidate(parent, str(address), old.id, morph.operation, seed("build"))
+        made = replace_candidate(parent, Address(str(address)), old.id, morph.operation, seed("build"))
         overrides: dict[str, Take | Set] = {**made.alphas}
         for before, after in made.modules:
             entries = morph.entries(parent.get_submodule(before), made.child.get_submodule(after), f"{before}.")
@@ -222,7 +223,7 @@ class ConvolutionMorphism(Morphism):
         return morph
 
 
-def more(network: Network, address: str, id: int, new: SeparableConvolution) -> int:
+def more(network: Network, address: Address, id: int, new: SeparableConvolution) -> int:
     """How many parameters more the network has with another operation in a candidate's place."""
     total = 0
     for _, mixture in network.mixed_operations(address):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import (
+    Address,
     Bound,
     Change,
     Claim,
@@ -78,20 +79,20 @@ class NodeGrowth(Morphism):
             return Change(child, Claim.exact(), request=request)
 
         generator = seed("noise").generator()
-        sites = [(address, site) for address, site in grown.structure.sites() if address in grown.birth]
-        mixing = {address: self._draw_mixing(grown.birth[address], generator) for address, _ in sites}
+        sites = [(address, site) for address, site in grown.structure.sites() if address in grown.mixing]
+        mixing = {address: self._draw_mixing(grown.mixing[address], generator) for address, _ in sites}
         for address, site in sites:
-            self._draw_parameters(child, address, site, grown.birth[address], generator)
+            self._draw_parameters(child, address, site, grown.mixing[address], generator)
 
         # a node is the sum of its sites, so its error is at most the sum of their errors
-        errors = [site_error(child, address, site, grown.birth[address], mixing[address]) for address, site in sites]
+        errors = [site_error(child, address, site, grown.mixing[address], mixing[address]) for address, site in sites]
         known = [bound for bound in errors if bound is not None]
         claim = Claim.lossy()
         if len(known) == len(errors):
-            claim = Claim.approximate({f"{request['cell']}/{grown.node}": sum(known, Bound({}))})
+            claim = Claim.approximate({grown.node: sum(known, Bound({}))})
 
         # Eq. 16 is applied by the architect; a decided site has no alphas
-        undecided = {address: mixing[address] for address, site in sites if not site.decided}
+        undecided: dict[str, Tensor] = {address: mixing[address] for address, site in sites if not site.decided}
         return Change(child, claim, mixing=undecided, request=request)
 
     def _grown(self, network: Network, type: str) -> GrownStructure:
@@ -108,14 +109,14 @@ class NodeGrowth(Morphism):
             return grown
         if self.form == "gate":
             cell = grown.structure.cell(type)
-            nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in cell.nodes)
+            nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node.id else n for n in cell.nodes)
             return attrs.evolve(grown, structure=grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes)))
-        if not grown.birth:
-            new = [s for a, s in grown.structure.sites() if a.startswith(f"{type}/") and s.node == grown.node]
+        if not grown.mixing:
+            new = grown.structure.sites_of(grown.node).values()
             able = any(c.operation.residual is not None for site in new for c in site.candidates)
             lacking = "zero, as all but one of its edges have to" if able else "the identity"
             raise ChangeError(f"no candidate of a new node in {type!r} can act as {lacking}; grow it with form = 'gate'")
-        for address, birth in grown.birth.items():
+        for address, birth in grown.mixing.items():
             # the noise of all other candidates is taken from the largest mixing weight, which has to stay positive
             limit = max(birth.values()) / max(len(birth) - 1, 1)
             if len(birth) > 1 and not 0 < self.delta < limit:
@@ -140,7 +141,7 @@ class NodeGrowth(Morphism):
         return target + noise
 
     def _draw_parameters(
-        self, child: Network, address: str, site: Site, birth: Mapping[int, float], generator: torch.Generator
+        self, child: Network, address: Address, site: Site, birth: Mapping[int, float], generator: torch.Generator
     ) -> None:
         """Draw the parameters of the candidates that act as the identity from N(0, sigma^2), in every instance of the cell."""
         sigma = self.delta if self.sigma is None else self.sigma
@@ -152,7 +153,7 @@ class NodeGrowth(Morphism):
                     parameter.data.copy_(sigma * noise)
 
 
-def site_error(child: Network, address: str, site: Site, birth: Mapping[int, float], mixing: Tensor) -> Bound | None:
+def site_error(child: Network, address: Address, site: Site, birth: Mapping[int, float], mixing: Tensor) -> Bound | None:
     """Return a bound on the difference between a new site and what it would compute without noise.
 
     With mixing weights w instead of t, the difference is at most the sum over the candidates of |w - t| |o| + t |o - h|,

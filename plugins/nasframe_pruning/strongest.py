@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import Pruner, Structure, all_but_strongest, number
+from nasframe import Address, Pruner, Structure, all_but_strongest, number
 
 
 @attrs.frozen
@@ -24,7 +24,7 @@ class Strongest(Pruner):
     name: ClassVar[str] = "strongest"
     keep: int = number(1, low=1, whole=True)
 
-    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return the ids of all other candidates, by the address of their site.
 
         Args:

@@ -8,7 +8,18 @@ from collections.abc import Mapping, Sequence, Set
 import attrs
 from torch import Tensor, nn
 
-from nasframe import Backbone, Cell, GrownStructure, Operation, Structure, add_node, all_but_strongest, initial_mixing, number
+from nasframe import (
+    Address,
+    Backbone,
+    Cell,
+    GrownStructure,
+    Operation,
+    Structure,
+    add_node,
+    all_but_strongest,
+    initial_mixing,
+    number,
+)
 from nasframe_recurrent.cell import RecurrentCell, Stack
 from nasframe_recurrent.fused import sequence
 from nasframe_recurrent.plan import planned
@@ -67,15 +78,14 @@ class Recurrent(Backbone):
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more, wired as the backbone wires it, and born as the mean of what the cell puts out."""
         old = structure.cell(cell)
-        child = add_node(structure, cell, lambda node: self.wiring(old, node), self.operations)
-        node, outputs = child.cell(cell).nodes[-1].id, self.outputs(old)
-        born = initial_mixing([s for s in child.cell(cell).sites if s.node == node], outputs) if outputs else {}
-        return GrownStructure(child, node, outputs, {f"{cell}/{id}": weights for id, weights in born.items()})
+        child, node = add_node(structure, cell, lambda id: self.wiring(old, id), self.operations)
+        outputs = self.outputs(old)
+        return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))
 
     @abstractmethod
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
         """The inputs of each site that a new node gets, by the site's id."""
 
-    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """All but the strongest operation of each node, and its edge with it; zero is not one (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from nasframe import Cell, Gate, MixedOperation, Operation, Structure
+from nasframe import Address, Cell, Gate, MixedOperation, Operation, Structure
 from nasframe.errors import StructureError
 from nasframe.network.mixing import MixingWeights
 from nasframe_recurrent.plan import planned
@@ -26,13 +26,16 @@ class RecurrentCell(nn.Module):
         self.cell, self.outputs, self.hidden = cell, outputs, hidden
         self.widths = {"x": inputs, "h": hidden, "xh": inputs + hidden, **{node.id: hidden for node in cell.nodes}}
         self.sites = nn.ModuleDict(
-            {s.id: MixedOperation(f"{type}/{s.id}", s, inputs=self.widths[s.inputs[0]], hidden=hidden) for s in cell.sites}
+            {
+                s.id: MixedOperation(Address.of(type, s.id), s, inputs=self.widths[s.inputs[0]], hidden=hidden)
+                for s in cell.sites
+            }
         )
         for site in cell.sites:
             for candidate in site.candidates:
                 module = self.sites[site.id].get_submodule(f"candidates.{candidate.id}")
                 check(candidate.operation, module, [self.widths[i] for i in site.inputs], hidden)
-        self.gates = nn.ModuleDict({n.id: Gate(f"{type}/{n.id}") for n in cell.nodes if n.inherits})
+        self.gates = nn.ModuleDict({n.id: Gate(Address.of(type, n.id)) for n in cell.nodes if n.inherits})
         self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
         self.plan = planned(cell, outputs)
         self.joined = any("xh" in s.inputs for s in cell.sites)

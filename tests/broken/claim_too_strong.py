@@ -36,7 +36,7 @@ class Gated(nasframe.Morphism):
     def _grown(self, network, cell):
         grown = network.structure.backbone.grown(network.structure, cell)
         found = grown.structure.cell(cell)
-        nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in found.nodes)
+        nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node.id else n for n in found.nodes)
         return grown.structure.replace_cell(cell, attrs.evolve(found, nodes=nodes))
 
 

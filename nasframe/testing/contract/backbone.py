@@ -12,7 +12,7 @@ from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Change, Claim, GrownStructure, Network, Seed, Structure, build
+from nasframe import Address, Change, Claim, GrownStructure, Network, Seed, Structure, build
 from nasframe.change.apply import remove_candidates
 from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
@@ -84,7 +84,7 @@ def exercise(case: Case) -> dict[str, Any]:
         except ChangeError as error:
             found[f"{type} grown"] = str(error)
         else:
-            birth = {address: dict(weights) for address, weights in grown.birth.items()}
+            birth = {address: dict(weights) for address, weights in grown.mixing.items()}
             found[f"{type} grown"] = [grown.structure.to_dict(), grown.node, grown.inherits, birth]
     return found
 
@@ -116,7 +116,7 @@ def legal(name: str, structure: Structure) -> None:
 def gated(grown: GrownStructure, type: str) -> Structure:
     """The structure with a gate at the new node."""
     cell = grown.structure.cell(type)
-    nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node else n for n in cell.nodes)
+    nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node.id else n for n in cell.nodes)
     return grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
 
 
@@ -160,7 +160,7 @@ def modules(case: Case) -> None:
     """
     network = case.aged.network
     for type, cell in network.structure.cells:
-        found = {s.id: [m for _, m in network.mixed_operations(f"{type}/{s.id}")] for s in cell.sites}
+        found = {s.id: [m for _, m in network.mixed_operations(Address.of(type, s.id))] for s in cell.sites}
         counts = {id: len(mixtures) for id, mixtures in found.items()}
         demand("modules", len({*counts.values()}) == 1 and all(counts.values()), f"{type!r} has Mixtures {counts} by site")
         for site in cell.sites:
@@ -315,9 +315,17 @@ def grown(case: Case) -> None:
         demand("grown", attrs.evolve(rest, next_id=old.next_id) == old, f"the growth of {type!r} changes more than that cell")
         nodes, added = len(before.nodes), cell.sites[len(before.sites) :]
         demand("grown", cell.nodes[:nodes] == before.nodes, f"of the nodes {before.nodes} it makes {cell.nodes}")
-        demand("grown", [n.id for n in cell.nodes[nodes:]] == [told.node], f"to {before.nodes} it adds {cell.nodes[nodes:]}")
+        demand(
+            "grown",
+            [Address.of(type, n.id) for n in cell.nodes[nodes:]] == [told.node],
+            f"to {before.nodes} it adds {cell.nodes[nodes:]}",
+        )
         demand("grown", cell.sites[: len(before.sites)] == before.sites, "the old sites are others, or in another order")
-        demand("grown", {s.node for s in added} == {told.node}, f"it adds sites to {', '.join(s.node for s in added)}")
+        demand(
+            "grown",
+            {Address.of(type, s.node) for s in added} == {told.node},
+            f"it adds sites to {', '.join(s.node for s in added)}",
+        )
         ids = [c.id for s in added for c in s.candidates]
         demand("grown", min(ids) >= old.next_id, f"it takes the ids {ids}; next_id is {old.next_id}")
         old = new
@@ -333,28 +341,28 @@ def growth(part: Any, structure: Structure, type: str) -> GrownStructure:
     return told
 
 
-@law("backbone.birth", "`inherits` names other states than outputs() does, or `birth` weighs a candidate that is no identity")
+@law("backbone.birth", "`inherits` names other states than outputs() does, or `mixing` weighs a candidate that is no identity")
 def birth(case: Case) -> None:
     """A grown network has all tensors of the old one and computes what it did: behind a gate on what the new node `inherits`,
-    at the weights of its `birth`, or, where it inherits nothing, as it is built.
+    at its `mixing`, or, where it inherits nothing, as it is built.
     """
     aged = case.aged
     structure = aged.network.structure
     type = case.cell(structure)
     told = growth(case.part, structure, type)
-    demand("birth", bool(told.inherits) or not told.birth, "it has weights for its birth, and inherits nothing")
+    demand("birth", bool(told.inherits) or not told.mixing, "it has weights for its birth, and inherits nothing")
     child = after(aged, gated(told, type))
     lost = tensors(aged.network).keys() - tensors(child.network).keys()
     demand("birth", not lost, f"the grown network has no {', '.join(sorted(lost))}")
     laws.exact(aged, child)
-    if not told.birth:
+    if not told.mixing:
         return
-    sites = {a: s for a, s in told.structure.sites() if a.split("/")[0] == type and s.node == told.node}
-    demand("birth", told.birth.keys() == sites.keys(), f"it weighs {[*told.birth]}; the new sites are {[*sites]}")
+    sites = told.structure.sites_of(told.node)
+    demand("birth", told.mixing.keys() == sites.keys(), f"it weighs {[*told.mixing]}; the new sites are {[*sites]}")
     child = after(aged, told.structure)
     weights = dict(child.mixing())
     for address, site in sites.items():
-        given, ids = told.birth[address], [c.id for c in site.candidates]
+        given, ids = told.mixing[address], [c.id for c in site.candidates]
         demand("birth", [*given] == ids, f"at {address} it weighs the candidates {[*given]}; there are {ids}")
         hold("birth", f"the distance from one of the weights at {address}", abs(sum(given.values()) - 1), 1e-12)
         weights[address] = torch.tensor([*given.values()], dtype=torch.float64)
@@ -388,8 +396,8 @@ def derive(case: Case) -> None:
     further = {a: sorted(ids) for a, ids in case.part.derive(child, {}).items() if ids}
     demand("derive", not further, f"of an architecture that it derived it would remove {further}")
     for address, site in child.sites():
-        type = address.split("/")[0]
-        others = [c for s in structure.cell(type).sites if s.node == site.node for c in s.candidates if not c.operation.zero]
+        rivals = structure.cell(address.cell).sites_of(site.node)
+        others = [c for s in rivals for c in s.candidates if not c.operation.zero]
         chosen = site.candidates[0].operation
         demand("derive", not (chosen.zero and others), f"at {address} zero is chosen, and {site.node} has other candidates")
     network, inputs = build(child, Seed(("derive",)), like=aged.network).eval(), aged.inputs()

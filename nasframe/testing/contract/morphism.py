@@ -16,7 +16,23 @@ from hypothesis import Phase, Verbosity, given, reject, settings, strategies as 
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
-from nasframe import Bound, Change, Claim, Morphism, Network, Operation, Proposal, Seed, Set, Strategy, Structure, Take, build
+from nasframe import (
+    Address,
+    Bound,
+    Change,
+    Claim,
+    Morphism,
+    Network,
+    Operation,
+    Proposal,
+    Seed,
+    Set,
+    Site,
+    Strategy,
+    Structure,
+    Take,
+    build,
+)
 from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError, NonFiniteError, StrategyError, StructureError
 from nasframe.network.network import tensors
@@ -419,7 +435,7 @@ def _misplaced(child: Aged, claim: Claim) -> list[str]:
 
 
 def _inputs(structure: Structure, node: str) -> list[str]:
-    return [i for a, s in structure.sites() if f"{a.split('/')[0]}/{s.node}" == node for i in s.inputs]
+    return [i for a, s in structure.sites() if Address.of(a.cell, s.node) == node for i in s.inputs]
 
 
 def _sound(bound: Bound) -> bool:
@@ -484,7 +500,7 @@ def weights(case: Case) -> None:
     _, change, child = case.child()
     if not change.mixing:
         raise Inapplicable("it states no weights")
-    sites = dict(child.network.structure.sites())
+    sites: dict[str, Site] = dict(child.network.structure.sites())
     for address, stated in change.mixing.items():
         demand("weights", address in sites, f"weights are stated for {address}; the child has {', '.join(sites)}")
         wanted = (len(sites[address].candidates),)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Seed, Strategy, Structure
+from nasframe import Address, Seed, Strategy, Structure
 from nasframe.change.apply import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.structure.editing import remove_from
@@ -26,7 +26,7 @@ from nasframe.testing.strategies import removals
 from nasframe.testing.subject import Subject
 
 Weights = dict[str, Tensor]
-Gone = Mapping[str, Set[int]]
+Gone = Mapping[Address, Set[int]]
 
 
 @attrs.frozen(eq=False, kw_only=True)

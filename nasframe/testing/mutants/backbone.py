@@ -198,7 +198,7 @@ def half_born(of: Subject) -> Subject:
     """At its birth a node has but half of what it is to put out."""
 
     def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
-        return attrs.evolve(grown, birth={a: {id: w / 2 for id, w in ws.items()} for a, ws in grown.birth.items()})
+        return attrs.evolve(grown, mixing={a: {id: w / 2 for id, w in ws.items()} for a, ws in grown.mixing.items()})
 
     return growing(of, change)
 

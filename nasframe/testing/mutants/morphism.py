@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from nasframe import ZERO, Candidate, Change, Claim, Network, Proposal, Seed, Set, Take, build
+from nasframe import ZERO, Address, Candidate, Change, Claim, Network, Proposal, Seed, Set, Take, build
 from nasframe.network.network import tensors
 from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
@@ -137,9 +137,8 @@ def homemade(of: Subject) -> Subject:
     def change(change: Change, parent: Network) -> Change:
         structure = change.child.structure
         for address, site in structure.sites():
-            type, cell = address.split("/")[0], structure.cell(address.split("/")[0])
             candidates = tuple(c if c.id < parent.structure.next_id else homemade_(c) for c in site.candidates)
-            structure = structure.replace_cell(type, cell.replace_site(attrs.evolve(site, candidates=candidates)))
+            structure = structure.replace_site(address, attrs.evolve(site, candidates=candidates))
         change.child.structure = structure
         return change
 
@@ -164,11 +163,11 @@ def reusing(of: Subject) -> Subject:
     of = only(of, kinds=("dilate",))
 
     def change(change: Change, parent: Network) -> Change:
-        type, site = change.request["site"].split("/")
-        cell, old, new = change.child.structure.cell(type), change.request["candidate"], parent.structure.next_id
-        mine = cell.site(site)
+        address = Address(change.request["site"])
+        structure, old, new = change.child.structure, change.request["candidate"], parent.structure.next_id
+        mine = structure.cell(address.cell).site(address.id)
         candidates = tuple(attrs.evolve(c, id=old) if c.id == new else c for c in mine.candidates)
-        structure = change.child.structure.replace_cell(type, cell.replace_site(attrs.evolve(mine, candidates=candidates)))
+        structure = structure.replace_site(address, attrs.evolve(mine, candidates=candidates))
         return Change(build(structure, Seed((0, "reused")), like=parent), change.claim, request=change.request)
 
     return making(of, change)

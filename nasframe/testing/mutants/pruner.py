@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasframe import Structure
+from nasframe import Site, Structure
 from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
@@ -32,7 +32,7 @@ def below_the_mean(of: Subject) -> Subject:
     """It names all that weigh no more than the mean of their site: where they are equal, all."""
 
     def change(remove: Any, structure: Structure, weights: Weights) -> Gone:
-        sites = dict(structure.sites())
+        sites: dict[str, Site] = dict(structure.sites())
         pairs = {a: zip(sites[a].candidates, (w <= w.mean()).tolist(), strict=True) for a, w in weights.items()}
         return {a: {c.id for c, light in each if light} for a, each in pairs.items()}
 
@@ -94,7 +94,7 @@ def by_identity(of: Subject) -> Subject:
 
     def change(remove: Any, structure: Structure, weights: Weights) -> Gone:
         last: Any = structure.backbone.operations[-1]  # type: ignore[attr-defined]
-        same = {a: torch.tensor([c.operation is last for c in s.candidates]) for a, s in structure.sites()}
+        same: dict[str, Tensor] = {a: torch.tensor([c.operation is last for c in s.candidates]) for a, s in structure.sites()}
         return remove(structure, {a: w + 1e-9 * same[a] for a, w in weights.items()})
 
     return removing(of, change)

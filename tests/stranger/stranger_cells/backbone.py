@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import (
+    Address,
     Backbone,
     Cell,
     Gate,
@@ -36,9 +37,9 @@ class Layers(nn.Module):
         self.cell = structure.cell("layers")
         self.stem, self.head = nn.Linear(structure.size("inputs"), hidden), nn.Linear(hidden, structure.size("outputs"))
         self.sites = nn.ModuleDict(
-            {s.id: MixedOperation(f"layers/{s.id}", s, inputs=hidden, hidden=hidden) for s in self.cell.sites}
+            {s.id: MixedOperation(Address.of("layers", s.id), s, inputs=hidden, hidden=hidden) for s in self.cell.sites}
         )
-        self.gates = nn.ModuleDict({n.id: Gate(f"layers/{n.id}") for n in self.cell.nodes if n.inherits})
+        self.gates = nn.ModuleDict({n.id: Gate(Address.of("layers", n.id)) for n in self.cell.nodes if n.inherits})
 
     def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor:
         """From (..., inputs) to (..., outputs)."""
@@ -83,13 +84,10 @@ class FeedForward(Backbone):
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more at the end, born as the one before."""
-        old = structure.cell(cell)
-        before = self.outputs(old) or self.inputs
-        child = add_node(structure, cell, lambda node: {node: before}, self.operations)
-        new = child.cell(cell).nodes[-1].id
-        born = initial_mixing([child.cell(cell).site(new)], before)
-        return GrownStructure(child, new, before, {f"{cell}/{id}": weights for id, weights in born.items()})
+        before = self.outputs(structure.cell(cell)) or self.inputs
+        child, node = add_node(structure, cell, lambda id: {id: before}, self.operations)
+        return GrownStructure(child, node, before, initial_mixing(child, node, before))
 
-    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """All but the strongest of each node."""
         return all_but_strongest(structure, mixing)

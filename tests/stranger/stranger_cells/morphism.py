@@ -9,7 +9,21 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import FRESH, ZERO, Bound, Change, Claim, Morphism, Network, Proposal, Seed, Take, number, replace_candidate
+from nasframe import (
+    FRESH,
+    ZERO,
+    Address,
+    Bound,
+    Change,
+    Claim,
+    Morphism,
+    Network,
+    Proposal,
+    Seed,
+    Take,
+    number,
+    replace_candidate,
+)
 from nasframe.errors import ChangeError
 from nasframe.structure.editing import candidate_at, site_at
 from stranger_cells.operations import Bottleneck
@@ -42,7 +56,7 @@ class Widen(Morphism):
         legal = [proposal.request for proposal in self.propose(parent)]
         if request not in legal:
             raise ChangeError(f"{self.name!r} cannot do {request!r}; it can do {legal}")
-        address, id = request["site"], request["candidate"]
+        address, id = Address(request["site"]), request["candidate"]
         site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id).operation
         assert isinstance(old, Bottleneck)
         made = replace_candidate(parent, address, id, attrs.evolve(old, width=old.width + 1), seed("build"))
@@ -54,8 +68,7 @@ class Widen(Morphism):
             w, v = (made.child.get_parameter(f"{after}.{n}.weight").detach() for n in "WV")
             v *= self.noise
             bound = bound.largest(Bound({site.inputs: float(v[:, -1].abs().max() * w[-1].abs().sum())}))
-        node = f"{address.split('/')[0]}/{site.node}"
-        claim = Claim.approximate({node: bound}) if self.noise else Claim.exact()
+        claim = Claim.approximate({Address.of(address.cell, site.node): bound}) if self.noise else Claim.exact()
         return Change(made.child, claim, overrides, request=request)
 
 
@@ -64,6 +77,6 @@ def positions(width: int, new: int, network: Network) -> Tensor:
     return torch.tensor([*range(width), new], device=next(network.parameters()).device)
 
 
-def cost(network: Network, address: str) -> int:
+def cost(network: Network, address: Address) -> int:
     """How many parameters a hidden unit has, in all instances of the site."""
     return sum(mixture.sizes["inputs"] + mixture.sizes["hidden"] for _, mixture in network.mixed_operations(address))
