@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -15,11 +16,11 @@ from hypothesis import given, strategies as st
 from nasframe_forecasting import Forecasting, nasframe_parts, references, task
 from nasframe_forecasting.references import nearest_units, ridge
 from nasframe_forecasting.series import read, shipped
-from nasframe_forecasting.task import data
+from nasframe_forecasting.task import data, normalised_windows
 from series_files import CPU, EXACT, cases, drawn, noise, text
 from torch import Tensor, nn
 
-from nasframe import Data, NasframeError, Seed, Split, Strategy
+from nasframe import Data, NasframeError, Search, Seed, Split, Strategy, installed
 from nasframe.cli.main import cli
 from nasframe.errors import DataError
 
@@ -28,9 +29,9 @@ REAL = os.environ.get("NASFRAME_DATA", "")
 real = pytest.mark.skipif(not REAL, reason="NASFRAME_DATA does not name the folder of the real series")
 
 
-def loaded(rows: Tensor, window: int) -> Data:
+def loaded(rows: Tensor, window: int, **options: Any) -> Data:
     """The data of rows that went through a CSV text."""
-    return data(read(text(rows), "noise"), window, CPU, EXACT)
+    return data(read(text(rows), "noise", date="date"), window, CPU, EXACT, **options)
 
 
 def whole(split: Split) -> tuple[Tensor, Tensor]:
@@ -252,6 +253,170 @@ def test_a_value_too_far_from_the_training_rows_is_refused(case: tuple[Tensor, i
         task.data(found, window, CPU, torch.float32)
 
 
+# ------------------------------------------------------------------------------------------------- windows normalised
+
+
+@st.composite
+def window_cases(draw: st.DrawFn) -> tuple[Tensor, int]:
+    """Rows and a window of at least two rows."""
+    return draw(cases().filter(lambda case: case[1] > 1))
+
+
+@drawn
+@given(window_cases())
+def test_a_normalised_window_ends_in_0_and_has_a_spread_of_1(case: tuple[Tensor, int]) -> None:
+    """Inputs, scaled back, are the standardised rows, and so are targets (z, s): the row l + s z follows a window that ends in l."""
+    rows, window = case
+    plain, normalised = loaded(rows, window), loaded(rows, window, scaling="window")
+    for part in ("train", "validation", "test"):
+        (inputs, targets), (x, y) = whole(getattr(normalised, part)), whole(getattr(plain, part))
+        last, spread = x[-1], targets[:, 1]
+        assert torch.equal(inputs[-1], torch.zeros_like(last))
+        torch.testing.assert_close(inputs.std(0, correction=0), torch.ones_like(last))
+        torch.testing.assert_close(inputs * spread + last, x)
+        torch.testing.assert_close(targets[:, 0] * spread + last, y)
+
+
+@drawn
+@given(window_cases(), st.floats(0.1, 10), st.floats(-100, 100))
+def test_level_and_spread_of_a_window_do_not_reach_the_network(case: tuple[Tensor, int], factor: float, level: float) -> None:
+    """Normalised windows of a x + b have the inputs and the z of those of x, and a times their spread."""
+    rows, window = case
+    one = normalised_windows(rows, window, CPU, EXACT)
+    other = normalised_windows(factor * rows + level, window, CPU, EXACT)
+    (inputs, targets), (x, y) = whole(one), whole(other)
+
+    torch.testing.assert_close(x, inputs, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(y[:, 0], targets[:, 0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(y[:, 1], factor * targets[:, 1], rtol=1e-7, atol=1e-7)
+
+
+def test_a_constant_window_is_only_shifted() -> None:
+    """Its inputs are 0 and its spread counts as 1, also where rounding leaves a spread above 0."""
+    rows = noise(40, 1)
+    rows[10:20] = rows[30:40] = 0.1
+    inputs, targets = whole(loaded(rows, 5, scaling="window").test)
+
+    assert inputs.isfinite().all()
+    assert torch.equal(inputs[:, -1], torch.zeros(5, 1, dtype=EXACT))
+    assert targets[-1, 1].item() == 1
+
+
+@drawn
+@given(window_cases(), st.integers(0, 2**32))
+def test_errors_are_in_the_units_of_the_training_rows(case: tuple[Tensor, int], seed: int) -> None:
+    """Loss and metrics of outputs o are those of the forecasts l + s o, as without normalised windows."""
+    rows, window = case
+    plain, normalised = loaded(rows, window), loaded(rows, window, scaling="window")
+    (inputs, targets), (x, y) = whole(normalised.test), whole(plain.test)
+    outputs = noise(inputs.numel(), 1, seed).reshape(inputs.shape)
+    forecasts = x[-1] + targets[:, 1] * outputs
+    metrics, expected = normalised.metrics(), plain.metrics()
+    metrics.update(normalised.predict(outputs), targets)
+    expected.update(plain.predict(forecasts), y)
+
+    torch.testing.assert_close(normalised.loss(outputs, targets), plain.loss(forecasts, y))
+    torch.testing.assert_close(metrics.compute(), expected.compute())
+
+
+def exponential(size: int = 200) -> Tensor:
+    """A price that grows by the same share each day."""
+    return 1000 * torch.linspace(0, 0.1 * (size - 1), size, dtype=EXACT).exp().unsqueeze(1)
+
+
+def test_normalised_windows_reach_the_baselines_where_the_level_moves() -> None:
+    """On an exponential trend a GRU is far off the last value, and with normalised windows far better than it."""
+    errors = {}
+    for scaling in ("training", "window"):
+        task = loaded(exponential(), 10, scaling=scaling)
+        with Seed((0,)).as_global():
+            network = task.references(500)["GRU"]()
+            optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+            for _ in range(60):
+                optimiser.zero_grad()
+                task.loss(network(whole(task.train)[0]), whole(task.train)[1]).backward()
+                optimiser.step()
+        errors[scaling] = task.measure(network, task.test)[0]
+    baseline = task.measure(task.references(500)["last value"](), task.test)[0]
+
+    assert errors["window"] < 0.01 * baseline < 0.1 * errors["training"]
+
+
+def test_references_forecast_changes() -> None:
+    """The last value is that of the rows; the autoregression of changes has the least error, which is 0 on an exponential trend."""
+    rows = noise(60, 2).cumsum(0)
+    for series in (exponential(), rows):
+        plain, normalised = loaded(series, 4), loaded(series, 4, scaling="window")
+        errors = [task.measure(task.references(9)["last value"](), task.test)[0] for task in (plain, normalised)]
+        assert errors[0] == pytest.approx(errors[1], rel=1e-9)
+        best = normalised.references(9)["AR(1) of changes"]()
+        least = normalised.measure(best, normalised.train)[0]
+        for tensor in best.buffers():
+            for step in (-1e-3, 1e-3):
+                tensor.add_(step)
+                assert normalised.measure(best, normalised.train)[0] > least
+                tensor.sub_(step)
+    exact = loaded(exponential(), 4, scaling="window")
+    assert exact.measure(exact.references(9)["AR(1) of changes"](), exact.test)[0] < 1e-9
+
+
+# ------------------------------------------------------------------------------------------------------------ warnings
+
+
+def test_a_moving_level_is_named_before_training() -> None:
+    """A warning names the column, the ranges of all parts and the distance; not where windows are normalised."""
+    rows = torch.cat([exponential(), noise(200, 1)], 1)
+    (warning,) = loaded(rows, 10).warnings
+
+    assert warning.startswith(
+        "noise, column 'c0' leaves the range of its training rows: the training rows 1000 to 1.47267e+08, "
+    )
+    assert (
+        "the validation rows 1.62755e+08 to 8.04049e+09, the test rows 8.88611e+09 to 4.38996e+11, up to 1.52e+04 " in warning
+    )
+    assert "scaling='window'" in warning
+    assert loaded(rows, 10, scaling="window").warnings == ()
+
+
+def test_a_nearly_constant_column_is_named_before_training() -> None:
+    """One tick among equal training rows: the warning names the column, and its distance once it moves, however seldom."""
+    rows = torch.cat([noise(150, 1), torch.full((150, 1), 3.0, dtype=EXACT)], 1)
+    rows[10, 1] += 0.001
+    rows[149, 1] = 4.0
+    (warning,) = loaded(rows, 10).warnings
+
+    assert warning.startswith("noise, column 'c1' leaves the range of its training rows: the training rows 3 to 3.001, ")
+    assert "up to 9.54e+03 standard deviations" in warning
+
+
+def test_ordinary_data_have_no_warning() -> None:
+    """A few values beyond the training rows are no moving level: neither the weather, nor noise with an outlier."""
+    rows = noise(200, 3)
+    rows[190, 1] = 50
+
+    assert loaded(rows, 5).warnings == ()
+    assert Forecasting().load(CPU, EXACT).warnings == ()
+
+
+def test_of_many_columns_five_are_named() -> None:
+    """The farthest first, and the others are counted."""
+    rows = torch.arange(100, dtype=EXACT).unsqueeze(1) ** torch.arange(1, 9, dtype=EXACT)
+    warnings = loaded(rows, 5).warnings
+
+    assert [warning.split("'")[1] for warning in warnings[:5]] == ["c7", "c6", "c5", "c4", "c3"]
+    assert warnings[5:] == ("noise: 3 more columns leave the range of their training rows",)
+
+
+def test_a_search_gives_the_warnings_of_its_data(prices: Path) -> None:
+    """They come with the warnings about the network, before training."""
+    prices.write_bytes(text(exponential(60)).replace(b"date", b"timestamp"))
+    search = Search(Strategy.named("default", installed()), data=Forecasting(csv=str(prices)).load(CPU, torch.float32))
+    notes = [warning for warning in search.warnings() if warning.startswith("prices.csv")]
+
+    assert notes[0] == "prices.csv: column 'timestamp' holds times and is not forecast"
+    assert notes[1].startswith("prices.csv, column 'c0' leaves the range of its training rows")
+
+
 # ------------------------------------------------------------------------------------------------- a file of one's own
 
 
@@ -300,6 +465,16 @@ OPTIONS = {
     "returns is 1; it must be true or false": {"csv": "a.csv", "returns": 1},
     "missing is 'fill'; it must be one of 'fail', 'drop'": {"csv": "a.csv", "missing": "fill"},
     "date is 1; it must be a string, or left out": {"csv": "a.csv", "date": 1},
+    "delimiter is ', '; it must be one character, such as ';' or a tab": {"csv": "a.csv", "delimiter": ", "},
+    "decimal is ';'; it must be one of '.', ','": {"csv": "a.csv", "decimal": ";"},
+    "encoding is 'latin-x'; it must be an encoding that Python knows, such as 'latin-1'": {
+        "csv": "a.csv",
+        "encoding": "latin-x",
+    },
+    "scaling is 'window' and window is 1, which has no spread; give a window of at least 2 rows": {
+        "scaling": "window",
+        "window": 1,
+    },
 }
 
 

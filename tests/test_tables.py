@@ -201,6 +201,7 @@ def test_the_order_of_one_column_counts() -> None:
 
     assert read(content, "f.csv").names == ("a",)
     assert len(read(content, "f.csv").notes) == 2
+    assert len(read(content, "f.csv", date="start").notes) == 1, "the user knows the other"
     with pytest.raises(DataError, match="column 'end', row 3 is '2020-01-31' after '2020-02-01' in row 2, back in time"):
         read(content, "f.csv", date="end")
 

@@ -84,6 +84,10 @@ class Scale(nn.Module):
         return y * self.std + self.mean
 
 
+def _all(*types: type) -> Any:
+    return attrs.validators.deep_iterable(attrs.validators.instance_of(types), attrs.validators.instance_of(tuple))
+
+
 @attrs.frozen
 class Signature:
     """The inputs that a model expects.
@@ -98,9 +102,9 @@ class Signature:
         columns: the names of the entries of the last axis, if they have names.
     """
 
-    axes: tuple[str, ...]
-    sizes: tuple[int | None, ...]
-    columns: tuple[str, ...] = ()
+    axes: tuple[str, ...] = attrs.field(validator=_all(str))
+    sizes: tuple[int | None, ...] = attrs.field(validator=_all(int, type(None)))
+    columns: tuple[str, ...] = attrs.field(default=(), validator=_all(str))
 
     def __str__(self) -> str:
         sizes = [a if n is None else f"{a}={n}" for a, n in zip(self.axes, self.sizes, strict=True)]
@@ -239,5 +243,5 @@ def load_scales(path: str) -> tuple[Scale | None, Scale | None, Signature | None
         for side in ("inputs", "outputs")
     ]
     found = description["signature"]
-    signature = None if found is None else Signature(**{name: tuple(value) for name, value in found.items()})
+    signature = None if found is None else Signature(**{name: tuple(value) for name, value in dict(found).items()})
     return scales[0], scales[1], signature

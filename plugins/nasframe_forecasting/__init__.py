@@ -1,4 +1,4 @@
-"""Multivariate time series forecasting: a task on any CSV file, the series that comes with it, and the references to compare with."""
+"""Multivariate time series forecasting: a task for any CSV file, a series that comes with it, and references."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["Forecasting", "nasframe_parts"]
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The task of this package."""
+    """Return the task of this package."""
     return [Forecasting]
 
 
 @nasframe.hookimpl
 def nasframe_contract() -> str:
-    """The first."""
+    """Return the version of the contract that the parts follow."""
     return "1.0"
 
 
 @nasframe.hookimpl
 def nasframe_examples() -> Examples:
-    """Options to draw from."""
+    """Return what the conformance kit tries the task on."""
     from nasframe_forecasting.examples import examples
 
     return examples()

@@ -15,18 +15,19 @@ COLUMNS = st.sampled_from([(), ("temp_max", "wind"), ("wind",)])
 
 
 def examples() -> Examples:
-    """Windows down to one row, of several columns or one; returns of prices in two files."""
-    weather = st.builds(Forecasting, window=st.integers(1, 12), columns=COLUMNS)
-    return Examples(parts={Forecasting: weather}, sources={Forecasting: prices})
+    """Return windows of the weather, down to one row, of several columns or one; and returns of prices in two files."""
+    standardised = st.builds(Forecasting, window=st.integers(1, 12), columns=COLUMNS)
+    normalised = st.builds(Forecasting, window=st.integers(2, 12), columns=COLUMNS, scaling=st.just("window"))
+    return Examples(parts={Forecasting: standardised | normalised}, sources={Forecasting: prices})
 
 
 def prices(folder: Path) -> tuple[Forecasting, Forecasting]:
-    """Two series that differ in the last of their rows, on which they test."""
+    """Write two series that differ in their test rows, and return a task for each."""
     generator = Seed(("prices",)).generator()
     known, late = torch.rand(33, 2, generator=generator) + 1, torch.rand(2, 8, 2, generator=generator) + 1
-    made = []
+    tasks = []
     for name, rows in zip("ab", late, strict=True):
         path = folder / f"{name}.csv"
         path.write_text("\n".join(["one,other", *(f"{one!r},{other!r}" for one, other in torch.cat([known, rows]).tolist())]))
-        made.append(Forecasting(csv=str(path), window=3, returns=True))
-    return made[0], made[1]
+        tasks.append(Forecasting(csv=str(path), window=3, returns=True))
+    return tasks[0], tasks[1]

@@ -133,7 +133,7 @@ def _parse(text: str, source: str, columns: Sequence[str], date: str | None, dro
         if name not in names:
             raise DataError(f"{source} has no column {name!r}; it has: {', '.join(filter(None, names))}")
     heads = {name: next((r[at] for r in records if r[at].strip()), "") for name, at in names.items()}
-    date, clock, skipped = _times(names, heads, records, columns, date, format)
+    time, clock, skipped = _times(names, heads, records, columns, date, format)
     chosen = _chosen(names, columns, skipped, source)
     if not chosen or not records:
         also = "".join(f"; {note}" for note in skipped.values())
@@ -146,15 +146,15 @@ def _parse(text: str, source: str, columns: Sequence[str], date: str | None, dro
         for row, record in enumerate(records, 2)
         if not (drop and any(not record[at].strip() for at in chosen.values()))
     }
-    if date is not None:
-        where = f"{source}, column {date!r}" if date else f"{source}, column 1"
-        places = [names[name] for name in (date, clock) if name is not None]
+    if time is not None:
+        where = f"{source}, column {time!r}" if time else f"{source}, column 1"
+        places = [names[name] for name in (time, clock) if name is not None]
         _check_order([(row, " ".join(r[at].strip() for at in places)) for row, r in kept.items()], where, format)
     rows = [
         [_number(record[at], f"{source}, row {row}, column {name!r}", format) for name, at in chosen.items()]
         for row, record in kept.items()
     ]
-    notes = () if columns else tuple(f"{source}: {note} and is not forecast" for note in skipped.values())
+    notes = () if columns else tuple(f"{source}: {note} and is not forecast" for name, note in skipped.items() if name != date)
     return Table(tuple(chosen), rows, tuple(kept), notes)
 
 
@@ -310,7 +310,7 @@ def _times(
             times.insert(0, name)
         elif format.number(head) is None and _reader(head) is not None:
             times.append(name)
-        elif format.number(head) is None and any(_strptime(clock)(head) for clock in _CLOCKS):
+        elif ":" in head and any(_strptime(clock)(head) for clock in _CLOCKS):
             clocks.append(name)
             skipped[name] = f"{label} holds times of day"
         elif name.lower() in TIMES and name not in columns and _monotonic([format.number(r[at]) for r in records]):

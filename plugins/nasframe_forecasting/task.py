@@ -38,10 +38,16 @@ def _is(wanted: str, allowed: Callable[[Any], bool]) -> Any:
 
 def _is_encoding(value: Any) -> bool:
     try:
-        b"".decode(value)
+        b" ".decode(value)
+    except UnicodeError:
+        return True  # known, and one byte is no text in it
     except (LookupError, TypeError, ValueError):
         return False
     return True
+
+
+def _unescaped(value: Any) -> Any:
+    return "\t" if value == r"\t" else value  # a shell passes \t on as two characters
 
 
 _string = _is("a string, or left out", lambda value: value is None or isinstance(value, str))
@@ -95,7 +101,7 @@ class Forecasting(Task):
     missing: str = choice("fail", "drop", default="fail")
     date: str | None = attrs.field(default=None, validator=_string)
     scaling: str = choice("training", "window", default="training")
-    delimiter: str = attrs.field(default=",", validator=_delimiter)
+    delimiter: str = attrs.field(default=",", validator=_delimiter, converter=_unescaped)
     decimal: str = choice(".", ",", default=".")
     encoding: str = attrs.field(default="utf-8", validator=_encoding)
     digest: str | None = attrs.field(default=None, validator=_string)
@@ -199,12 +205,12 @@ def normalised_windows(rows: Tensor, window: int, device: torch.device, dtype: t
     A target is (z, s) with z = (y - l) / s, of shape (2, columns): errors of the forecast are s times errors of the outputs.
     """
     held = rows.unfold(0, window + 1, 1).permute(2, 0, 1)
+    # computed once for all: a sum over a batch may be rounded differently than over another batch
+    last, spread = Scale.level(held[:-1])
 
     def batch(positions: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = held[:, positions]
-        last, spread = Scale.level(chosen[:-1])
-        scaled = (chosen - last) / spread
-        targets = torch.stack([scaled[-1], spread[0]], 1)
+        scaled = (held[:, positions] - last[:, positions]) / spread[:, positions]
+        targets = torch.stack([scaled[-1], spread[0, positions]], 1)
         return scaled[:-1].to(device, dtype), targets.to(device, dtype)
 
     return Split(held.shape[1], batch)
