@@ -23,7 +23,7 @@ import torch
 
 from nasframe.errors import PluginError, StrategyError, UnknownNameError
 from nasframe.interfaces import architect, backbone, criterion, morphism, operation, pruner, recipe, reproduction, task
-from nasframe.interfaces.part import KIND, Part, restore
+from nasframe.interfaces.part import KIND, Part, from_plain
 
 if TYPE_CHECKING:  # it needs hypothesis, which is there where parts are checked
     from nasframe.testing.examples import Examples
@@ -185,7 +185,7 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
         raise StrategyError(f"{what} lacks {', '.join(missing)}, which it cannot do without")
     for key, value in values.items():
         _check_shape(what, fields[key], value)
-    arguments = {k: restore(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
+    arguments = {k: from_plain(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:

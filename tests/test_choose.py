@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from nasframe_growing import NodeGrowth
 
 from nasframe import Morphism, Proposal
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.search.choose import ranked
 
 #: three morphisms, two of which have the same name
@@ -25,7 +25,7 @@ PROPOSED = st.lists(st.lists(GAINS, max_size=3), min_size=3, max_size=3).map(
         for gain in group
     ]
 )
-USED = st.dictionaries(st.sampled_from([label(morphism) for morphism in MORPHISMS]), st.integers(0, 3))
+USED = st.dictionaries(st.sampled_from([short_name(morphism) for morphism in MORPHISMS]), st.integers(0, 3))
 
 
 def worth(proposal: Proposal) -> float:
@@ -49,7 +49,7 @@ def test_equal_gains_are_ordered_by_use_and_then_by_place(
     """Among equal gains the morphism that was used less often comes first, then the earlier one of the strategy."""
     for (left, one), (right, other) in itertools.pairwise(ranked(proposed, used)):
         if worth(one) == worth(other):
-            ranks = [(used.get(label(m), 0), p.request["number"]) for m, p in ((left, one), (right, other))]
+            ranks = [(used.get(short_name(m), 0), p.request["number"]) for m, p in ((left, one), (right, other))]
             assert ranks == sorted(ranks)
 
 
@@ -59,8 +59,8 @@ def test_morphisms_of_equal_gain_take_turns(growths: int, gain: float) -> None:
     used: Counter[str] = Counter()
     for _ in range(growths):
         morphism, _ = ranked([(morphism, Proposal({}, gain=gain)) for morphism in MORPHISMS], used)[0]
-        used[label(morphism)] += 1
+        used[short_name(morphism)] += 1
 
-    counts = [used[label(morphism)] for morphism in MORPHISMS]
+    counts = [used[short_name(morphism)] for morphism in MORPHISMS]
     assert sum(counts) == growths
     assert max(counts) - min(counts) <= 1

@@ -61,7 +61,7 @@ from nasframe import (
 from nasframe.change.apply import apply, distance, remove_candidates
 from nasframe.errors import ChangeError, StrategyError, StructureError
 from nasframe.network.axes import produces
-from nasframe.network.network import advance, tensors
+from nasframe.network.network import set_progress, tensors
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Changed, Finished, Stepped
 from nasframe.search import state as states
@@ -503,9 +503,9 @@ def edge(operation: Any, type: str = "normal", drop_path: float = 0.5, channels:
 
 def left_out_or_scaled(probability: float, progress: float) -> None:
     cell, x = edge(Convolution(), drop_path=probability), images(500, 2, 2, 2)
-    advance(cell, 0.0)
+    set_progress(cell, 0.0)
     whole = cell({}, x, x)
-    advance(cell, progress)
+    set_progress(cell, progress)
     with SEED(str(probability)).as_global():
         found = cell({}, x, x)
     p = probability * progress
@@ -518,7 +518,7 @@ def not_in_evaluation() -> None:
     cell, x = edge(Convolution(), drop_path=1.0), images(4, 2, 3, 3)
     assert not cell({}, x, x).any()
     assert cell.eval()({}, x, x).flatten(1).any(1).all()
-    advance(cell, 0.0)
+    set_progress(cell, 0.0)
     assert cell.train()({}, x, x).flatten(1).any(1).all()
 
 
@@ -780,15 +780,15 @@ class TestMutants:
         """Entries that cannot be told apart are not guessed, not even where the change may be lossy."""
         monkeypatch.setattr(backbones, "channels_of", WRONG["twice the same"])
         parent = Aged.of(trained(2).strategy, 1)
-        with pytest.raises(ChangeError, match=r"tells 8 units for it, 4 of them different"):
+        with pytest.raises(ChangeError, match=r"gives it 8 labels, 4 of them different"):
             apply(parent.network, growth(parent.network, "reduction"), parent.strategy.architect.invert)
 
     @pytest.mark.parametrize("consumer", [ImageCell, Head, Auxiliary])
     def test_dropped_labels(self, consumer: type, monkeypatch: Patch) -> None:
         """Another shape without labels cannot be filled, and the message says what to write."""
         parent = trained(cells=3, auxiliary=0.4)
-        monkeypatch.delattr(consumer, "units")
-        with pytest.raises(ChangeError, match=r"give it a method units\(\)"):
+        monkeypatch.delattr(consumer, "axes")
+        with pytest.raises(ChangeError, match=r"give the module a method axes\(\)"):
             transact(parent, growth(parent.network, "reduction"))
 
     def test_new_columns_that_do_not_start_at_zero(self, monkeypatch: Patch) -> None:

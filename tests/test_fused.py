@@ -238,7 +238,7 @@ class TestEquality:
     def test_both_forms_are_one_function(self, case: Case, stretch: tuple[int, float]) -> None:
         """Values, gradients and second derivatives of the fast form are those of the readable one, however it goes back."""
         structure = case.network.structure
-        assert all(sentence.endswith("all of its operations are zero") for sentence in structure.backbone.slow(structure))
+        assert all(sentence.endswith("all of its operations are zero") for sentence in structure.backbone.slow_parts(structure))
         with patch.multiple(fused, ENTRIES=stretch[0], PART=stretch[1]):
             equal(case)
 
@@ -310,7 +310,7 @@ class TestFallback:
         gone = {a: {s.candidates[1].id} for a, s in own.network.structure.sites() if a.startswith("layer0")}
         own = case(remove_candidates(own.network, gone, Seed((0,))).child.structure, 3, 2, Seed((0,)))
         structure = own.network.structure
-        assert structure.backbone.slow(structure) == [
+        assert structure.backbone.slow_parts(structure) == [
             "layer1 runs in its readable form: operation 'centred' at n0 does not tell its pointwise form"
         ]
         equal(own)

@@ -182,7 +182,7 @@ class TestDerive:
     def test_a_shape_without_labels_is_refused(self) -> None:
         """Another shape without labels is refused, and the message names the tensor and both shapes."""
         parent = layer(labelled=False)
-        message = r"body\.W has shape \(3, 2\) in the parent and \(5, 2\) in the child, and its module does not tell"
+        message = r"body\.W has shape \(3, 2\) in the parent and \(5, 2\) in the child, and no module labels its axes"
         with pytest.raises(ChangeError, match=message):
             parent.after(with_units(parent.network, (0, 1, 2, 3, 4)))
 
@@ -192,7 +192,7 @@ class TestDerive:
         backbone = Layer((0, 1, 2), labelled=True)
         child = build(attrs.evolve(parent.network.structure, backbone=backbone), SEED, like=parent.network)
         with pytest.raises(
-            ChangeError, match=r"body\.W has shape \(3, 2\) in the parent and \(3, 2\) in the child, and its module"
+            ChangeError, match=r"body\.W has shape \(3, 2\) in the parent and \(3, 2\) in the child, and no module labels"
         ):
             parent.after(Change(child, Claim.lossy()))
 
@@ -392,7 +392,7 @@ class TestMutants:
         """Exact: units that are made by label, and taken in by position, are seen."""
         honest = maps._index
         monkeypatch.setattr(
-            maps, "_index", lambda b, a, *_: torch.arange(len(a.units)) if a and a.consumes else honest(b, a, *_)
+            maps, "_index", lambda b, a, *_: torch.arange(len(a.labels)) if a and a.consumes else honest(b, a, *_)
         )
         parent = layer()
         with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):

@@ -20,7 +20,7 @@ from nasframe_recurrent import TwoToOne
 from torch import nn
 
 from nasframe import Candidate, Cell, Node, Operation, Site, Structure
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_mixing, draw_paths, mixing as heat
 from nasframe.pictures.diagram import diagram
 from nasframe.pictures.layout import Placed
@@ -151,7 +151,7 @@ def mixed(stage: int, structure: Structure | None) -> EpochEnded:
         return EpochEnded(stage=stage, phase="search", epoch=0, updates=0, train=None)
     named = {
         address: {
-            f"{c.id} {label(c.operation)}": w for c, w in zip(dict(structure.sites())[address].candidates, ws, strict=True)
+            f"{c.id} {short_name(c.operation)}": w for c, w in zip(dict(structure.sites())[address].candidates, ws, strict=True)
         }
         for address, ws in weights(structure).items()
     }

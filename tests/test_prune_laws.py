@@ -282,7 +282,7 @@ def _numbers(aged: Aged) -> dict[str, Tensor]:
 
 
 def _by_position(before: Any, after: Any, name: str, device: Any) -> Tensor | None:
-    return None if before == after else torch.arange(len(after.units))
+    return None if before == after else torch.arange(len(after.labels))
 
 
 def _without_inherits(data: dict[str, Any]) -> dict[str, Any]:

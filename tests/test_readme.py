@@ -40,7 +40,7 @@ def test_the_operation(capsys) -> None:
         exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
     parent = Aged.of(toy_strategy(backbone=TwoToOne(hidden=3, operations=(Sum(), names["MinimalGate"]()))), 5)
 
-    assert parent.network.slow() == []
+    assert parent.network.slow_parts() == []
     assert names["report"].ok
     assert "passed" in capsys.readouterr().out
 

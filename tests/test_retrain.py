@@ -59,7 +59,7 @@ def test_a_random_architecture_is_one_of_its_space(name: str, nodes: int, seed: 
     assert all(set(site.candidates) <= set(sites[address].candidates) for address, site in one.sites())
     for (_, cell), (_, before) in zip(one.cells, space.cells, strict=True):
         assert strategy.backbone.outputs(cell) == strategy.backbone.outputs(before)
-        assert cell.alive(strategy.backbone.outputs(cell)) == cell
+        assert cell.reaching(strategy.backbone.outputs(cell)) == cell
     assert not any(c.operation.zero for _, site in one.sites() for c in site.candidates)
     assert one == random_architecture(strategy, space, seed)
     assert build(one, seed).structure == one

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nasframe.change.claim import Claim, tolerance
-from nasframe.change.map import Map, Set, Take, derive
+from nasframe.change.map import Map, Set, Take, derive_map
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.network.mixing import Gate
 from nasframe.network.network import Network, build, tensors
@@ -46,7 +46,7 @@ def apply(parent: Network, change: Change, alphas: Callable[[Mapping[str, Tensor
     child = change.child
     _check_newcomers(parent, child, change)
     stated = {f"alphas.{address}": Set(value) for address, value in alphas(change.mixing).items()}
-    full = derive(parent, child) | stated | dict(change.overrides)
+    full = derive_map(parent, child) | stated | dict(change.overrides)
     unknown = full.keys() - tensors(child).keys()
     if unknown:
         raise ChangeError(f"the change writes {', '.join(sorted(unknown))}, which the child does not have")

@@ -93,7 +93,7 @@ class Set:
 Map = Mapping[str, Take | Set]
 
 
-def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
+def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
     """The map that follows from names and units alone.
 
     Same name and same units: copied. Same name and other units: gathered by label. New name: the child's own
@@ -109,7 +109,7 @@ def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
         elif before is None or after is None or not len(before) == len(after) == old[name].dim() == new[name].dim():
             raise ChangeError(
                 f"{name} has shape {tuple(old[name].shape)} in the parent and {tuple(new[name].shape)} in the child, "
-                "and its module does not tell which units its axes carry: give it a method units() that does"
+                "and no module labels its axes; give the module a method axes() that returns an Axis for each axis that grows"
             )
         else:
             _check(before, old[name], name)
@@ -121,10 +121,10 @@ def derive(parent: Network, child: Network) -> dict[str, Take | Set]:
 
 def _check(axes: tuple[Axis | None, ...], tensor: Tensor, name: str) -> None:
     for size, axis in zip(tensor.shape, axes, strict=True):
-        if axis is not None and not len(set(axis.units)) == len(axis.units) == size:
+        if axis is not None and not len(set(axis.labels)) == len(axis.labels) == size:
             raise ChangeError(
-                f"an axis of {name} has {size} entries, but its module tells {len(axis.units)} units for it, "
-                f"{len(set(axis.units))} of them different: units() must tell one for each entry, and none twice"
+                f"an axis of {name} has {size} entries, but its module gives it {len(axis.labels)} labels, "
+                f"{len(set(axis.labels))} of them different; axes() must give one label for each entry, and none twice"
             )
 
 
@@ -132,7 +132,7 @@ def _index(before: Axis | None, after: Axis | None, name: str, device: torch.dev
     if before == after:
         return None
     if before is None or after is None:
-        raise ChangeError(f"an axis of {name} carries units in one of parent and child only; it must in both")
-    position = {unit: i for i, unit in enumerate(before.units)}
+        raise ChangeError(f"an axis of {name} has labels in only one of parent and child; axes() must label it in both")
+    position = {label: i for i, label in enumerate(before.labels)}
     missing = ZERO if after.consumes else FRESH
-    return torch.tensor([position.get(unit, missing) for unit in after.units], device=device)
+    return torch.tensor([position.get(label, missing) for label in after.labels], device=device)

@@ -69,7 +69,7 @@ def _default(value: Any) -> str:
     """Return a default as it would be written in a strategy, or what it depends on."""
     import attrs
 
-    from nasframe.interfaces.part import Part, describe, label
+    from nasframe.interfaces.part import Part, short_name, to_plain
 
     if value is attrs.NOTHING:
         return "must be given"
@@ -80,8 +80,8 @@ def _default(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_default, value))}]"
     if isinstance(value, Part):
-        return label(value)
-    return value if isinstance(value, str) else json.dumps(describe(value))
+        return short_name(value)
+    return value if isinstance(value, str) else json.dumps(to_plain(value))
 
 
 def _lines(row: Mapping[str, Any]) -> Iterator[str]:

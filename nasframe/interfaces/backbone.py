@@ -12,10 +12,10 @@ from nasframe.network.mixing import readable
 from nasframe.network.outputs import Outputs
 from nasframe.structure.address import Address
 from nasframe.structure.editing import GrownStructure
-from nasframe.structure.structure import Structure, Wiring
+from nasframe.structure.structure import BackboneBase, Structure
 
 
-class Backbone(Wiring):
+class Backbone(BackboneBase):
     """How the nodes of a cell are wired, what the cell puts out, and how cells make a network."""
 
     @abstractmethod
@@ -29,7 +29,7 @@ class Backbone(Wiring):
         """
         return readable(body, inputs, mixing)
 
-    def slow(self, structure: Structure) -> Sequence[str]:
+    def slow_parts(self, structure: Structure) -> Sequence[str]:
         """MAY: for whom `run` is written: what of a structure it cannot make faster, and why, a sentence each."""
         return ()
 
@@ -37,7 +37,7 @@ class Backbone(Wiring):
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """The structure with one node more in that cell type."""
 
-    def taken(self, sizes: Mapping[str, int], *names: str) -> tuple[tuple[str, int], ...]:
+    def require_sizes(self, sizes: Mapping[str, int], *names: str) -> tuple[tuple[str, int], ...]:
         """Of a task's sizes those that the backbone needs; a task that does not give them is refused."""
         if missing := [name for name in names if name not in sizes]:
             raise StructureError(

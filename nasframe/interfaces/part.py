@@ -84,27 +84,27 @@ def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
     return attrs.field(default=default, validator=check)
 
 
-def describe(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """The JSON form of a part: its name and its fields, parts inside it likewise; fields that are None are left out."""
     if attrs.has(type(value)):
         name = {"name": value.name} if isinstance(value, Part) else {}
         fields = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
-        return name | {k: describe(v) for k, v in fields.items() if v is not None}
+        return name | {k: to_plain(v) for k, v in fields.items() if v is not None}
     if isinstance(value, tuple):
-        return [describe(v) for v in value]
+        return [to_plain(v) for v in value]
     return value
 
 
-def restore(value: Any, make: Callable[[Any, Any], Any], kind: str | type | None) -> Any:
-    """The inverse of `describe` for one field's value: lists become tuples, descriptions of `kind` become parts."""
+def from_plain(value: Any, make: Callable[[Any, Any], Any], kind: str | type | None) -> Any:
+    """The inverse of `to_plain` for one field's value: lists become tuples, descriptions of `kind` become parts."""
     if isinstance(value, list | tuple):
-        return tuple(restore(v, make, kind) for v in value)
+        return tuple(from_plain(v, make, kind) for v in value)
     if kind is not None and not attrs.has(type(value)):
         return make(kind, value)
     return value
 
 
-def label(part: Part) -> str:
+def short_name(part: Part) -> str:
     """Its name, and those of its options that are not the default: "separable kernel=5 expansion=1"."""
     kind: Any = type(part)
     values = ((f, getattr(part, f.name)) for f in attrs.fields(kind))

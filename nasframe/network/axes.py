@@ -1,4 +1,4 @@
-"""The labels of a tensor's axes: which units its entries belong to."""
+"""Labels for the axes of tensors, by which a child's tensors are filled from its parent's."""
 
 from __future__ import annotations
 
@@ -10,35 +10,47 @@ from torch import nn
 
 @attrs.frozen
 class Axis:
-    """Which units an axis of a tensor carries, in order, and what a newcomer among them starts as.
+    """The labels of the entries along one axis of a tensor.
 
-    An axis that produces its units leaves a newcomer at the child's own initialisation; one that consumes them starts
-    it at zero, so that whatever the new unit carries changes nothing at first.
+    Where a child has a tensor of the same name as its parent, entries with the same label are copied. `consumes` says how an
+    entry with a new label starts: along an axis that produces features it keeps its fresh initialisation; along an axis that
+    consumes them it is zero, so that a new feature does not change the output at first.
+
+    Args:
+        labels: one label for each entry, in order and all different: strings, numbers or tuples of them.
+        consumes: whether entries with a new label start at zero.
+
+    Example:
+        A linear map reads the concatenation of the nodes n0 and n1, each with two channels, and has three outputs that never
+        change:
+
+        >>> columns = consumes(("n0", 0), ("n0", 1), ("n1", 0), ("n1", 1))
+        >>> axes = {"weight": (None, columns), "bias": (None,)}
     """
 
-    units: tuple[Any, ...]
+    labels: tuple[Any, ...]
     consumes: bool = False
 
 
-def produces(*units: Any) -> Axis:
-    """The axis along which a tensor makes these units: a weight's rows, a bias, a running mean, the alphas of a site."""
-    return Axis(units)
+def produces(*labels: Any) -> Axis:
+    """Return an axis along which a tensor produces features: the rows of a weight, a bias, a running mean, alphas."""
+    return Axis(labels)
 
 
-def consumes(*units: Any) -> Axis:
-    """The axis along which a tensor takes these units in: the columns of a weight behind a concatenation."""
-    return Axis(units, consumes=True)
+def consumes(*labels: Any) -> Axis:
+    """Return an axis along which a tensor consumes features: the columns of a weight that reads a concatenation."""
+    return Axis(labels, consumes=True)
 
 
 def axes_of(network: nn.Module) -> dict[str, tuple[Axis | None, ...]]:
-    """What the axes of each tensor carry, as the modules of the network tell.
+    """Return the axes of the tensors in a network, by the name of the tensor.
 
-    A module tells by a method `axes()`: from a tensor's name below it to one Axis or None per axis. None is an axis
-    whose length never changes.
+    A module whose shape can change implements a method `axes()`. It returns, by the name of a tensor below the module, one entry
+    for each axis: an `Axis`, or None if the length of the axis never changes. Tensors that no module names are left out.
     """
     found: dict[str, tuple[Axis | None, ...]] = {}
     for prefix, module in network.named_modules():
-        tell = getattr(module, "axes", None)
-        if tell is not None:
-            found |= {f"{prefix}.{name}" if prefix else name: axes for name, axes in tell().items()}
+        axes = getattr(module, "axes", None)
+        if axes is not None:
+            found |= {f"{prefix}.{name}" if prefix else name: value for name, value in axes().items()}
     return found

@@ -53,9 +53,9 @@ class Network(nn.Module):
         run = self.backbone.run if self.fast else readable
         return run(self.body, inputs, mixing)
 
-    def slow(self) -> Sequence[str]:
+    def slow_parts(self) -> Sequence[str]:
         """What of it runs no faster than its modules, though it should, and why: a sentence each."""
-        return self.backbone.slow(self.structure) if self.fast else ()
+        return self.backbone.slow_parts(self.structure) if self.fast else ()
 
     def axes(self) -> dict[str, tuple[Axis | None, ...]]:
         """The labels of the alphas: the candidates' ids."""
@@ -83,7 +83,7 @@ class Network(nn.Module):
         return {"operations": operations, "combination": combination, "gates": gates, "other": other}
 
 
-def advance(module: nn.Module, progress: float) -> None:
+def set_progress(module: nn.Module, progress: float) -> None:
     """Tell every module within that has a `progress` how far its training has come, from 0 to 1."""
     for part in module.modules():
         if hasattr(part, "progress"):

@@ -9,7 +9,7 @@ import attrs
 import networkx as nx
 import numpy as np
 
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.pictures.style import QUIET, SHADE, plain, width_of
 from nasframe.structure.address import Address
 from nasframe.structure.structure import Cell, Node, Site, Structure
@@ -104,7 +104,7 @@ def _even(boxes: Mapping[Key, Box], columns: Iterable[Sequence[Key]]) -> dict[Ke
 
 
 def _rows(site: Site, weights: Sequence[float] | None) -> Rows:
-    names = [plain(label(c.operation)) for c in site.candidates]
+    names = [plain(short_name(c.operation)) for c in site.candidates]
     shown = [None] * len(names) if site.decided or weights is None else map(float, weights)
     return tuple(zip(names, shown, strict=True))
 

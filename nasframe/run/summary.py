@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.records import Changed, EpochEnded, Evaluated
 from nasframe.run import commits
 from nasframe.run.folder import Folder
@@ -103,7 +103,7 @@ def remarks_of(change: Changed) -> Iterator[str]:
 
 def operations(structure: Structure) -> dict[str, str]:
     """Return the operation of each site."""
-    return {a: " + ".join(label(c.operation) for c in s.candidates) for a, s in structure.sites()}
+    return {a: " + ".join(short_name(c.operation) for c in s.candidates) for a, s in structure.sites()}
 
 
 def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:

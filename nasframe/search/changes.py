@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nasframe.change.apply import Change, apply, distance, remove_candidates
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import describe, label
+from nasframe.interfaces.part import short_name, to_plain
 from nasframe.network.network import Network
 from nasframe.records import Alternative, Changed
 from nasframe.search.state import Snapshot, State, rebuilt, succeed
@@ -184,7 +184,7 @@ def sizes(network: Network) -> dict[str, Any]:
 
 
 def _named(candidate: Candidate) -> str:
-    return f"{candidate.id} {label(candidate.operation)}"
+    return f"{candidate.id} {short_name(candidate.operation)}"
 
 
 def _difference(
@@ -196,7 +196,7 @@ def _difference(
     for address, site in one.sites():
         for place, candidate in enumerate(site.candidates):
             if candidate.id not in present:
-                entry: dict[str, Any] = {"operation": describe(candidate.operation)}
+                entry: dict[str, Any] = {"operation": to_plain(candidate.operation)}
                 if mixing and address in mixing:
                     entry["mixing"] = float(mixing[address][place])
                 found.setdefault(address, {})[str(candidate.id)] = entry

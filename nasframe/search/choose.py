@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from nasframe.interfaces.morphism import Morphism, Proposal
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 
 
 def ranked(proposals: Sequence[tuple[Morphism, Proposal]], used: Mapping[str, int]) -> list[tuple[Morphism, Proposal]]:
@@ -18,13 +18,13 @@ def ranked(proposals: Sequence[tuple[Morphism, Proposal]], used: Mapping[str, in
 
     Args:
         proposals: the proposals with their morphisms, in the order of the strategy.
-        used: how many growths each morphism has made in this lineage, by `label(morphism)`; 0 if it is not named.
+        used: how many growths each morphism has made in this lineage, by `short_name(morphism)`; 0 if it is not named.
     """
 
     def rank(item: tuple[Morphism, Proposal]) -> tuple[float, int]:
         morphism, proposal = item
         # NaN compares with nothing, so that sorting by it would leave the order to chance
         gain = -math.inf if math.isnan(proposal.gain) else proposal.gain
-        return -gain, used.get(label(morphism), 0)
+        return -gain, used.get(short_name(morphism), 0)
 
     return sorted(proposals, key=rank)  # sorted() keeps the order of equals

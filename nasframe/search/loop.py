@@ -24,7 +24,7 @@ from nasframe.change.apply import fold_gates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
 from nasframe.interfaces.criterion import Decision
 from nasframe.interfaces.morphism import Morphism, Proposal
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network
 from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped
@@ -223,7 +223,7 @@ class Loop:
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
         seed = self.change_seed(state)
         change = morphism.change(state.network, proposal.request, proposal.evidence, seed)
-        record = self.changer.make(state, change, kind="grow", by=label(morphism), why=reason, seed=seed)
+        record = self.changer.make(state, change, kind="grow", by=short_name(morphism), why=reason, seed=seed)
         state.enter("search")
         return record
 
@@ -281,7 +281,7 @@ def named_mixing(network: Network, mixing: Mapping[str, Tensor]) -> dict[str, di
     sites = dict(network.structure.sites())
     return {
         address: {
-            f"{c.id} {label(c.operation)}": weight
+            f"{c.id} {short_name(c.operation)}": weight
             for c, weight in zip(sites[Address(address)].candidates, weights.tolist(), strict=True)
         }
         for address, weights in mixing.items()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nasframe.change.apply import fold_gates, remove_candidates
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.network.network import build
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, Started
@@ -49,7 +49,7 @@ def replay(
             case "hand over":
                 structure = Structure.from_dict(record.request["structure"], plugins.make)
             case "grow":
-                morphism = next(m for m in strategy.growth if label(m) == record.by)
+                morphism = next(m for m in strategy.growth if short_name(m) == record.by)
                 measured = {k.split("/", 1)[1]: v for k, v in evidence.items() if k.split("/", 1)[0] == str(position)}
                 structure = morphism.change(build(parent, seed), record.request, measured, seed).child.structure
             case "remove":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from nasframe.errors import StrategyError
 from nasframe.interfaces.criterion import GrowthCriterion
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
 from nasframe.network.model import Model
 from nasframe.network.network import Network
@@ -103,7 +103,7 @@ class Search:
     def warnings(self) -> Iterator[str]:
         """Yield a sentence for each thing that the user may not expect."""
         yield from self.data.warnings
-        yield from self.network.slow()
+        yield from self.network.slow_parts()
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"
 
@@ -126,7 +126,7 @@ class Search:
 
 def _check_ends(strategy: Strategy, grows: bool) -> None:
     """Refuse a strategy that would train for ever."""
-    ends, given = strategy.criterion.ends, label(strategy.criterion)
+    ends, given = strategy.criterion.ends, short_name(strategy.criterion)
     if "phase" not in ends and strategy.optimiser.epochs is None:
         raise StrategyError(
             f"nothing ends a phase of training: the criterion {given!r} cannot, and the optimiser has no `epochs`. Give the "

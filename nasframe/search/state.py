@@ -99,7 +99,7 @@ def initial(strategy: Strategy, data: Data) -> State:
 
 def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
     """Return the state before the cells of an architecture are trained from scratch in the strategy's backbone."""
-    moved = structure.within(strategy.backbone, data.sizes)
+    moved = structure.with_backbone(strategy.backbone, data.sizes)
     if not moved.decided:
         several = ", ".join(a for a, s in moved.sites() if not s.decided)
         raise StructureError(f"{several} have several candidates each; give an architecture, as the end of a search writes it")

@@ -16,7 +16,7 @@ from nasframe.interfaces.architect import Architect
 from nasframe.interfaces.backbone import Backbone
 from nasframe.interfaces.criterion import GrowthCriterion
 from nasframe.interfaces.morphism import Morphism
-from nasframe.interfaces.part import choice, describe, flag, nested, number
+from nasframe.interfaces.part import choice, flag, nested, number, to_plain
 from nasframe.interfaces.pruner import Pruner
 from nasframe.interfaces.task import Task
 from nasframe.plugins import Plugins, construct, installed
@@ -80,7 +80,7 @@ class Strategy:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for TOML and JSON."""
-        values: dict[str, Any] = describe(self)
+        values: dict[str, Any] = to_plain(self)
         return values
 
     def to_toml(self) -> str:

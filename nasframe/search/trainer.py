@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from nasframe.interfaces.architect import Architect
 from nasframe.interfaces.task import Data
-from nasframe.network.network import Network, advance
+from nasframe.network.network import Network, set_progress
 from nasframe.search.batches import batches
 from nasframe.search.bilevel import Batch, Forward, alternating_step, problem, weights_step
 from nasframe.search.optimiser import Optimiser
@@ -139,7 +139,7 @@ class Trainer:
     def _step(self, training: Training[N], index: Tensor, held_out: Tensor | None, seed: Seed) -> float:
         network, optimisers = training.network.train(), training.optimisers
         # whatever depends on the position in the run is set at each step, so that it need not be stored
-        advance(network, self.optimiser.progress(training.epoch))
+        set_progress(network, self.optimiser.progress(training.epoch))
         self.optimiser.anneal(optimisers["weights"], training.epoch)
         with seed.as_global(self.device):
             train = partial(self._loss, self.data.train.draw(index), seed("train"))

@@ -132,5 +132,5 @@ def remove_from(structure: Structure, gone: Mapping[Address, AbstractSet[int]]) 
         bare = [Address.of(type, n.id) for n in left.nodes if not left.sites_of(n.id)]
         if bare:
             raise ChangeError(f"all candidates of node {bare[0]} would go; a node keeps one at least")
-        structure = structure.replace_cell(type, left.alive(structure.backbone.outputs(left)))
+        structure = structure.replace_cell(type, left.reaching(structure.backbone.outputs(left)))
     return structure

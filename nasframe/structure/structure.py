@@ -12,7 +12,7 @@ import attrs
 
 from nasframe.errors import PluginError, StrategyError, StructureError
 from nasframe.interfaces.operation import Operation
-from nasframe.interfaces.part import Part, describe
+from nasframe.interfaces.part import Part, to_plain
 from nasframe.structure.address import Address
 
 SCHEMA = 1
@@ -71,7 +71,7 @@ class Cell:
         """The same cell with the site of the same id replaced."""
         return attrs.evolve(self, sites=tuple(site if s.id == site.id else s for s in self.sites))
 
-    def alive(self, outputs: Sequence[str]) -> Cell:
+    def reaching(self, outputs: Sequence[str]) -> Cell:
         """The same cell without the nodes that do not reach any of these states."""
         reached = set(outputs)
         for node in reversed(self.nodes):
@@ -84,7 +84,7 @@ class Cell:
         )
 
 
-class Wiring(Part):
+class BackboneBase(Part):
     """The part of a backbone that concerns structures alone: which states a cell receives and returns.
 
     `nasframe.Backbone` extends it by what concerns modules, so that a structure can be described, edited and stored
@@ -112,7 +112,7 @@ class Structure:
     `sizes` are what the task asks for (for a recurrent task: inputs, outputs). `cells` maps each cell type to its cell.
     """
 
-    backbone: Wiring
+    backbone: BackboneBase
     sizes: tuple[tuple[str, int], ...]
     cells: tuple[tuple[str, Cell], ...]
     next_id: int = 0
@@ -163,7 +163,7 @@ class Structure:
         """The same structure with another site of the same id at that address; `new_candidates` as for `replace_cell`."""
         return self.replace_cell(address.cell, self.cell(address.cell).replace_site(site), new_candidates)
 
-    def within(self, backbone: Wiring, sizes: Mapping[str, int]) -> Structure:
+    def with_backbone(self, backbone: BackboneBase, sizes: Mapping[str, int]) -> Structure:
         """The same cells in another backbone of their kind, of other width or depth, say, for a task of these sizes."""
         own = backbone.initial(sizes, 1)
         if dict(self.cells).keys() != dict(own.cells).keys():
@@ -183,7 +183,7 @@ class Structure:
         """Plain values for JSON."""
         return {
             "schema": SCHEMA,
-            "backbone": describe(self.backbone),
+            "backbone": to_plain(self.backbone),
             "sizes": dict(self.sizes),
             "next_id": self.next_id,
             "cells": {
@@ -195,7 +195,7 @@ class Structure:
                             "id": s.id,
                             "node": s.node,
                             "inputs": list(s.inputs),
-                            "candidates": [{"id": c.id} | describe(c.operation) for c in s.candidates],
+                            "candidates": [{"id": c.id} | to_plain(c.operation) for c in s.candidates],
                         }
                         for s in cell.sites
                     ],

@@ -11,7 +11,7 @@ from hypothesis import reject, strategies as st
 
 from nasframe import Strategy
 from nasframe.errors import NonFiniteError
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.testing.aged import Aged
 from nasframe.testing.subject import Subject
 
@@ -33,7 +33,7 @@ class Case:
 
     def __str__(self) -> str:
         """The case in words."""
-        return label(self.part)
+        return short_name(self.part)
 
     def told(self) -> str:
         """The case in all words that help a reader, whatever it takes to find them."""
@@ -48,7 +48,7 @@ class Searched(Case):
 
     def __str__(self) -> str:
         s = self.strategy
-        where = f"{label(self.part)} in {label(s.backbone)}, {s.nodes} nodes, on {label(s.task)}"
+        where = f"{short_name(self.part)} in {short_name(s.backbone)}, {s.nodes} nodes, on {short_name(s.task)}"
         return f"{where}; batch {s.batch}, optimiser {s.optimiser.method}, seed {s.seed}"
 
     @property

@@ -209,7 +209,7 @@ class Chain(Backbone):
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
         """One cell. `sizes` has `inputs` and `outputs`."""
-        structure = Structure(self, self.taken(sizes, "inputs", "outputs"), (("chain", Cell()),))
+        structure = Structure(self, self.require_sizes(sizes, "inputs", "outputs"), (("chain", Cell()),))
         for _ in range(nodes):
             structure = self.grown(structure, "chain").structure
         return structure

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from nasframe import Address, Architect, Bound, Change, MixedOperation, Network, Seed, Site, Structure, Take
 from nasframe.change.apply import remove_candidates
 from nasframe.change.claim import tolerance
-from nasframe.change.map import derive
+from nasframe.change.map import derive_map
 from nasframe.network.network import tensors
 from nasframe.search.state import Snapshot, copied, rebuilt
 from nasframe.testing.aged import Aged
@@ -293,7 +293,7 @@ def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
 
 def _taken(parent: Aged, child: Aged) -> dict[str, Take]:
     """Which entries the child has from its parent, by name and label."""
-    return {n: entry for n, entry in derive(parent.network, child.network).items() if isinstance(entry, Take)}
+    return {n: entry for n, entry in derive_map(parent.network, child.network).items() if isinstance(entry, Take)}
 
 
 def _kept(parent: Aged, child: Aged) -> dict[str, Take]:

@@ -89,7 +89,7 @@ class DartsConvolutional(Backbone):
         """Both types with that many nodes, as far as the plan has them."""
         types = [type for type in ("normal", "reduction") if type in self.plan]
         structure = Structure(
-            self, self.taken(sizes, "channels", "classes", "height", "width"), tuple((t, Cell()) for t in types)
+            self, self.require_sizes(sizes, "channels", "classes", "height", "width"), tuple((t, Cell()) for t in types)
         )
         for type in types:
             for _ in range(nodes):

@@ -30,7 +30,7 @@ from nasframe import (
     replace_candidate,
 )
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import describe
+from nasframe.interfaces.part import to_plain
 from nasframe.network.network import tensors
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_convolutional.operations import SeparableConvolution
@@ -130,7 +130,7 @@ def morphed(operation: SeparableConvolution, kind: str) -> Morphed:
         raise ChangeError(f"there is no kind {kind!r} of morphism; there are {', '.join(KINDS)}")
     way = KINDS[kind]
     if not way.admits(operation):
-        raise ChangeError(f"{kind!r} cannot be made of {describe(operation)}: it needs {way.needs}")
+        raise ChangeError(f"{kind!r} cannot be made of {to_plain(operation)}: it needs {way.needs}")
     new = attrs.evolve(operation, **way.fields(operation))
     return Morphed(new, way.claim, taps(operation, new))
 
@@ -213,13 +213,13 @@ class ConvolutionMorphism(Morphism):
             and max(new.expansion, default=1) <= self.width
         )
         if not within:
-            raise ChangeError(f"{kind!r} would make {describe(new)}, which is not within the limits of {describe(self)}")
+            raise ChangeError(f"{kind!r} would make {to_plain(new)}, which is not within the limits of {to_plain(self)}")
         return morph
 
     def _new(self, site: Site, candidate: Candidate, kind: str) -> Morphed:
         morph = self.morphed(candidate.operation, kind)
         if morph.operation in [c.operation for c in site.candidates]:
-            raise ChangeError(f"{kind!r} would make {describe(morph.operation)}, which {site.id} has already")
+            raise ChangeError(f"{kind!r} would make {to_plain(morph.operation)}, which {site.id} has already")
         return morph
 
 

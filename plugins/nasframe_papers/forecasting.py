@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from nasframe import Architect, Bilevel, Data, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
 from nasframe.change.optimisers import NamedParameters
-from nasframe.interfaces.part import describe
+from nasframe.interfaces.part import to_plain
 from nasframe.search.evaluate import tested, train
 from nasframe_papers.trials import Trial, kept, present, standard_error
 
@@ -91,7 +91,7 @@ class Forecasting(Reproduction):
         tasks = {}
         for series, path in present(PRICES, self.data, say).items():
             task = installed().make("task", {"name": "forecasting", "csv": str(path), "returns": True})
-            tasks[series] = describe(task.pinned())
+            tasks[series] = to_plain(task.pinned())
         return {**tasks, WEATHER: {"name": "forecasting"}}
 
     def _planned(self, series: str, task: Mapping[str, Any]) -> Iterator[Trial]:

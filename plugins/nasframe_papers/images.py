@@ -171,7 +171,7 @@ def _network(trial: Trial, strategy: Strategy, data: Data, seed: Seed) -> nn.Mod
         structure = random_architecture(strategy, backbone.initial(data.sizes, strategy.nodes), seed("drawn"))
     else:
         structure = Structure.from_dict(trial["cell"], installed().make)
-    return build(structure.within(backbone, data.sizes), seed)
+    return build(structure.with_backbone(backbone, data.sizes), seed)
 
 
 class Residual(nn.Module):

@@ -51,7 +51,7 @@ class Recurrent(Backbone):
         """Every layer with that many nodes. `sizes` has `inputs` (n_x) and `outputs` (n_y), or `tokens`."""
         cells = tuple((f"layer{i}", Cell()) for i in range(self.layers))
         names = ("tokens",) if "tokens" in sizes else ("inputs", "outputs")
-        structure = Structure(self, self.taken(sizes, *names), cells)
+        structure = Structure(self, self.require_sizes(sizes, *names), cells)
         for type, _ in cells:
             for _ in range(nodes):
                 structure = self.grown(structure, type).structure
@@ -62,7 +62,7 @@ class Recurrent(Backbone):
         return Stack(structure, self.hidden, self.dropout)
 
     def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
-        """The stack, each layer in its fast form where it has one (`slow` says where not, and why)."""
+        """The stack, each layer in its fast form where it has one (`slow_parts` says where not, and why)."""
         assert isinstance(body, Stack)
         inputs = body.entered(inputs)
         for layer in body.layers:
@@ -70,7 +70,7 @@ class Recurrent(Backbone):
             inputs = body.dropout(sequence(layer, inputs, mixing))
         return body.head(inputs)
 
-    def slow(self, structure: Structure) -> Sequence[str]:
+    def slow_parts(self, structure: Structure) -> Sequence[str]:
         """Each layer that has no fast form."""
         plans = {type: planned(cell, self.outputs(cell)) for type, cell in structure.cells}
         return [f"{type} runs in its readable form: {reason}" for type, reason in plans.items() if isinstance(reason, str)]

@@ -16,7 +16,7 @@ from nasframe import Address, Change, Claim, GrownStructure, Network, Seed, Stru
 from nasframe.change.apply import remove_candidates
 from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.network.network import tensors
 from nasframe.search.state import Snapshot, copied, rebuilt
 from nasframe.structure.editing import remove_from
@@ -41,7 +41,7 @@ class Case(Searched):
 
     def __str__(self) -> str:
         s = self.strategy
-        where = f"{label(self.part)}, {s.nodes} nodes, on {label(s.task)}"
+        where = f"{short_name(self.part)}, {s.nodes} nodes, on {short_name(s.task)}"
         return f"{where}; batch {s.batch}, optimiser {s.optimiser.method}, seed {s.seed}"
 
     @property
@@ -75,7 +75,7 @@ def exercise(case: Case) -> dict[str, Any]:
         **{f"the output in {mode} mode": aged.outputs(training) for mode, training in MODES.items()},
         "the output of a call": called(aged.network.eval(), aged.inputs(), aged.mixing()).detach(),
         "what is derived": [(a, sorted(ids)) for a, ids in case.part.derive(structure, even(structure)).items()],
-        "what it tells of its fast form": [*case.part.slow(structure)],
+        "what it tells of its fast form": [*case.part.slow_parts(structure)],
     }
     for type, cell in structure.cells:
         found[f"what {type} puts out"] = case.part.outputs(cell)
@@ -133,14 +133,14 @@ def initial(case: Case) -> None:
     legal("initial", structure)
     counts = {type: len(cell.nodes) for type, cell in structure.cells}
     demand("initial", {*counts.values()} == {nodes}, f"asked for {nodes} nodes in each cell it gives {counts}")
-    demand("initial", structure.backbone == case.part, f"it is a structure of {label(structure.backbone)}")
+    demand("initial", structure.backbone == case.part, f"it is a structure of {short_name(structure.backbone)}")
     told = {name: case.sizes.get(name) for name, _ in structure.sizes}
     demand("initial", dict(structure.sizes) == told, f"it has the sizes {dict(structure.sizes)}, the task tells {told}")
     again = Structure.from_json(structure.to_json(), case.subject.plugins.make)
     demand("initial", again == structure, "its JSON makes another structure")
 
 
-@law("backbone.sizes", "initial() reads the sizes without `self.taken(sizes, ...)`, or makes up what is missing")
+@law("backbone.sizes", "initial() reads the sizes without `self.require_sizes(sizes, ...)`, or makes up what is missing")
 def sizes(case: Case) -> None:
     """A task that lacks a size which the backbone keeps is refused with a StructureError that names the size."""
     for name, _ in case.part.initial(case.sizes, 1).sizes:

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 import torch
 
-from nasframe.interfaces.part import describe, label
+from nasframe.interfaces.part import short_name, to_plain
 from nasframe.plugins import KINDS
 from nasframe.testing.case import Case, same
 from nasframe.testing.law import contract as contract_of, law
@@ -62,11 +62,11 @@ def _wanted(asked: inspect.Signature, own: inspect.Signature) -> inspect.Signatu
 @law("part.described", "a field holds a list, a dictionary or an object, or a part without being declared with nasframe.nested")
 def described(case: Case) -> str | None:
     """A part and its JSON are the same: the one that is made of its description is equal to it, and has its label."""
-    text = json.dumps(describe(case.part), allow_nan=False)
+    text = json.dumps(to_plain(case.part), allow_nan=False)
     again = case.subject.plugins.make(case.part.kind, json.loads(text)) if _known(case) else case.part
     demand("described", again == case.part, f"{text} makes {again!r}, which is not {case.part!r}")
     demand("described", hash(again) == hash(case.part), f"{again!r} and its equal have not the same hash")
-    demand("described", label(again) == label(case.part), f"{again!r} and its equal have not the same label")
+    demand("described", short_name(again) == short_name(case.part), f"{again!r} and its equal have not the same label")
     if case.subject.default:
         return f"but of {', '.join(case.subject.default)} the default alone was tried: draw others in nasframe_examples"
     return None

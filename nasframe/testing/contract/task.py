@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nasframe import Data, NasframeError, Scale, Seed, Split, Task
 from nasframe.change.claim import tolerance
-from nasframe.interfaces.part import describe
+from nasframe.interfaces.part import to_plain
 from nasframe.network.network import tensors
 from nasframe.testing.case import Case as AnyCase, same
 from nasframe.testing.law import Inapplicable, law
@@ -104,7 +104,7 @@ def exercise(case: Case) -> dict[str, Any]:
         with seed.as_global():
             drawn[f"what is drawn to {name}"] = split.draw(torch.arange(min(split.size, 8)))
     built = {f"the reference {name}": dict(tensors(m)) for name, m in references(data, 30, seed).items()}
-    return held(data, *PARTS) | drawn | built | {"what it is pinned to": describe(case.part.pinned())}
+    return held(data, *PARTS) | drawn | built | {"what it is pinned to": to_plain(case.part.pinned())}
 
 
 def outputs(case: Case, inputs: Tensor) -> Tensor:
@@ -329,7 +329,7 @@ def pinned(case: Case) -> None:
     changed it is refused with a NasframeError.
     """
     fixed = case.part.pinned()
-    description = json.loads(json.dumps(describe(fixed), allow_nan=False))
+    description = json.loads(json.dumps(to_plain(fixed), allow_nan=False))
     known = fixed.name in case.subject.plugins.names(fixed.kind)
     demand("pinned", not known or case.subject.plugins.make("task", description) == fixed, f"{description} makes another task")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

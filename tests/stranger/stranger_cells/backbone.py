@@ -73,7 +73,7 @@ class FeedForward(Backbone):
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
         """One cell, "layers". `sizes` has `inputs` and `outputs`."""
-        structure = Structure(self, self.taken(sizes, "inputs", "outputs"), (("layers", Cell()),))
+        structure = Structure(self, self.require_sizes(sizes, "inputs", "outputs"), (("layers", Cell()),))
         for _ in range(nodes):
             structure = self.grown(structure, "layers").structure
         return structure
