@@ -266,12 +266,12 @@ ERRORS = {
     "no option": (["search", "--backbone", "two_to_one:hidden"], "the options of 'two_to_one:hidden' cannot be read as TOML"),
     "no strategy": (
         ["search", "--strategy", "new-3"],
-        "error: there is no file new-3, and no strategy of that name; there are: DARTS-1, DARTS-2, ",
+        "error: there is no file new-3, and no strategy of that name; there are: darts-cifar10, darts-cifar10-retrain, ",
     ),
     "no device": (["search", "--device", "cuda:99"], "error: device 'cuda:99' cannot be used here: "),
     "no run": (["resume", "nowhere"], "error: nowhere is no run folder: it holds no strategy.toml"),
     "no architecture": (
-        ["retrain", "nowhere", "--strategy", "new-2"],
+        ["retrain", "nowhere", "--strategy", "two-to-one-grow-end"],
         "error: the architecture nowhere cannot be read: [Errno 2] No such file or directory: 'nowhere'; give a file that a run",
     ),
     "nothing to retrain by": (["retrain", "nowhere"], "Missing option '--strategy'"),

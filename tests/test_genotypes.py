@@ -105,9 +105,9 @@ class TestArchitecture:
         [
             (
                 [("sep_conv_3x3", 0)],
-                r"no image cell can be built of \[\('sep_conv_3x3', 0\)\]: it takes two pairs for each node",
+                r"no image cell can be built from \[\('sep_conv_3x3', 0\)\]: give two pairs for each node",
             ),
-            ([("conv", 0), ("conv", 1)], "of one of the operations skip_connect, max_pool_3x3"),
+            ([("conv", 0), ("conv", 1)], "each with one of the operations skip_connect, max_pool_3x3"),
             ([("skip_connect", 0), ("skip_connect", 2)], "site normal/n0-n0 takes 'n0', which is no input of the cell"),
             ([("skip_connect", 0), ("skip_connect", -1)], "takes 'i-1', which is no input of the cell"),
         ],

@@ -1,4 +1,4 @@
-"""The measurement of growth beside a peer's (docs/measurements/peer_growth.py): that it measures, and what it says in kind."""
+"""The comparison of growth with GroMo (docs/measurements/peer_growth.py): it measures what it says, and finds faults."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ SPEC.loader.exec_module(peer)
 peer.UPDATES = 20
 
 networks = {"width": st.sampled_from([1, 3]), "dtype": st.sampled_from(["float64", "float32"])}
-#: of GroMo's, those that are meant to keep the function: one adds nothing but zeros, one is documented to
+#: the growths of GroMo that preserve the function: one adds zeros only, one is documented as exact
 KEEPS = ("optimal updates, scaling factor as built (0)", "drawn in pairs, noise_ratio=0")
 
 
 def rounding(dtype: str) -> float:
-    """The tolerance of `nasframe.tolerance` relative to the scale."""
+    """The tolerance of `nasframe.change.claim.tolerance`, relative to the scale."""
     return 256 * torch.finfo(getattr(torch, dtype)).eps
 
 
 class TestOurs:
     @given(name=st.sampled_from(["widening through the map", 'NodeGrowth("gate")']), **networks)
-    def test_what_is_exact_moves_by_rounding(self, name: str, width: int, dtype: str) -> None:
-        """The exact growths move the outputs by rounding at most, in both modes; all that is new trains, all moments are kept."""
+    def test_exact_growth_changes_outputs_by_rounding(self, name: str, width: int, dtype: str) -> None:
+        """Exact growths change the outputs by rounding only, in both modes; new entries train, and all moments are kept."""
         growth = peer.our_growth(name, width, dtype, seed=0)
         assert max(growth.distance.values()) <= rounding(dtype)
         assert (growth.reached, growth.kept) == (1.0, 1.0)
 
     @given(**networks)
     def test_noise_is_within_its_bound(self, width: int, dtype: str) -> None:
-        """The noise moves the outputs, within the bound of the node; all that is new trains, all moments are kept."""
+        """Growth by noise changes the outputs within the node's bound; new entries train, and all moments are kept."""
         growth = peer.our_growth('NodeGrowth("noise")', width, dtype, seed=0)
         assert min(growth.distance.values()) > rounding(dtype)
         assert 0 < growth.bound <= 1
@@ -53,14 +53,14 @@ class TestOurs:
 
 @pytest.fixture(scope="class")
 def gromo() -> Any:
-    return pytest.importorskip("gromo", reason="GroMo is no dependency; pip install gromo==0.1.0 to measure it")
+    return pytest.importorskip("gromo", reason="GroMo is not a dependency; pip install gromo==0.1.0 to measure it")
 
 
 @pytest.mark.usefixtures("gromo")
 class TestTheirs:
     @given(**networks)
-    def test_it_has_the_same_layers(self, width: int, dtype: str) -> None:
-        """Before it grows, GroMo's network computes what ours does, with the same losses and the same moments."""
+    def test_both_start_with_the_same_layers(self, width: int, dtype: str) -> None:
+        """Before growth GroMo's network has the outputs, losses and moments of nasframe's."""
         parent = peer.trained(peer.Perceptron(width), dtype, 0).copy()
         own = peer.ours(parent)
         with peer.defaults(parent.strategy.torch_dtype):
@@ -72,8 +72,8 @@ class TestTheirs:
             assert all(torch.equal(a, b) for a, b in pairs)
 
     @given(name=st.sampled_from([*peer.THEIRS]), **networks)
-    def test_it_is_measured(self, name: str, width: int, dtype: str) -> None:
-        """What is meant to keep the function moves it by rounding at most, and the rest by more; no optimiser follows."""
+    def test_only_the_growths_that_preserve_the_function_are_exact(self, name: str, width: int, dtype: str) -> None:
+        """Growths that preserve the function change it by rounding only, all others by more; no moments are kept."""
         growth = peer.their_growth(name, width, dtype, seed=0)
         for distance in growth.distance.values():
             assert math.isfinite(distance)
@@ -83,25 +83,25 @@ class TestTheirs:
 
     @given(**networks)
     def test_the_line_search_descends(self, width: int, dtype: str) -> None:
-        """By its line search the training loss does not rise: that is what its growth is for."""
+        """With its line search GroMo does not increase the training loss, which is the aim of its growth."""
         assert peer.their_growth("optimal updates, line search", width, dtype, seed=0).losses[0] <= rounding(dtype)
 
 
 def loud(child: Any) -> Any:
-    """New units that are taken in at once."""
+    """New units with non-zero outgoing weights."""
     child.network.body.second.weight.data[:, -1] = 1.0
     return child
 
 
 def dead(child: Any) -> Any:
-    """New units that take in nothing and are not taken in."""
+    """New units with incoming and outgoing weights of zero."""
     for parameter in child.network.body.first.parameters():
         parameter.data[-peer.NEW :] = 0.0
     return child
 
 
 def forgotten(child: Any) -> Any:
-    """An optimiser that does not follow."""
+    """A growth that loses the optimiser's state."""
     return attrs.evolve(child, optimisers=[])
 
 
@@ -115,7 +115,7 @@ class TestMutants:
         ],
     )
     def test_each_fault_is_measured(self, fault: Callable[[Any], Any], seen: Callable[[Any], bool]) -> None:
-        """A widening with one fault is told from an honest one by the number that is about it."""
+        """A widening with one fault differs from a correct one in the number that measures this fault."""
 
         def growth(make: Callable[[Any], Any]) -> Any:
             parent = peer.trained(peer.Perceptron(3), "float64", 0).copy()

@@ -126,7 +126,7 @@ def test_two_plugins_with_one_name(install, tmp_path: Path) -> None:
         plugins.make("operation", "tanh")
     assert re.match(clash, problem(plugins))
     with pytest.raises(PluginError, match=clash):
-        Folder.create(tmp_path / "run", Strategy.named("new-1"), plugins)
+        Folder.create(tmp_path / "run", Strategy.named("two-to-one-grow-stage"), plugins)
     assert not (tmp_path / "run").exists()
     assert plugins.make("operation", "relu").name == "relu"
     assert discover(["stranger_clash"]).make("operation", "tanh").name == "tanh"

@@ -1,11 +1,11 @@
-"""How fast the fast form of the backbones is: beside the readable form, and beside torch's own LSTM and GRU.
+"""Measure the speed of the fast form of networks, beside the readable form and torch's LSTM and GRU.
 
     python docs/measurements/bench.py --threads 1
 
-First the outputs of a whole network and the gradients of all its parameters, then each architect's step, for random inputs.
-In every round each candidate runs once unmeasured, since a search runs the same again and again, and once measured; a row
-holds the medians in milliseconds, with the smallest and the largest. Memory is the most that a process of its own has held
-in memory after one step, less what it held before.
+The script measures the outputs and all gradients of a whole network, then the gradient of each architect, on random inputs.
+In each round every variant runs twice, and the second run is measured, because a search repeats the same computation many
+times. A row has medians in milliseconds, with the least and the most. Memory is the peak of a separate process after one
+step, minus what the process held before the step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BATCHES = (8, 64)
 
 
 def main() -> None:
-    """Print one row after the other."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=11)
@@ -54,18 +54,18 @@ def main() -> None:
     for batch in BATCHES:
         peaks = {form: separately(form, batch, options.threads) for form in ("readable", "fast")}
         print(f"{CELLS.name}, batch {batch}: memory in MiB  " + "  ".join(f"{form} {mib:.0f}" for form, mib in peaks.items()))
-    for title, candidates in (*images(), *gradients(), *steps()):
-        times = measured(candidates, options.rounds)
+    for title, variants in (*images(), *gradients(), *steps()):
+        times = measured(variants, options.rounds)
         ratio = statistics.median(times["readable"]) / statistics.median(times["fast"])
         cells = [f"{name} {statistics.median(t):.2f} [{min(t):.2f}..{max(t):.2f}]" for name, t in times.items()]
         print(f"{title:<48} {ratio:5.2f} times  {'  '.join(cells)}", flush=True)
 
 
-def measured(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """The milliseconds of each candidate, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+def measured(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each variant, by round."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, run in candidates.items():
+        for name, run in variants.items():
             run()
             start = time.perf_counter()
             run()
@@ -74,41 +74,41 @@ def measured(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dic
 
 
 def gradients() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
-    """Forward and backward, for each backbone, size and number of nodes."""
+    """Yield the computation of outputs and gradients for each recurrent backbone, size and number of nodes."""
     for backbone in (TwoToOne(), Darts()):
         for units, steps, batch in SIZES:
             for nodes in NODES:
                 inputs = torch.randn(steps, batch, units, generator=Seed(("inputs",)).generator())
-                candidates: dict[str, Callable[[], object]] = {
+                variants: dict[str, Callable[[], object]] = {
                     form: partial(backward, network, inputs)
                     for form, network in forms(backbone, {"inputs": units, "outputs": units}, nodes).items()
                 }
                 for kind in (nn.LSTM, nn.GRU):
-                    candidates[kind.__name__] = partial(backward, kind(units, units), inputs)
-                yield f"{backbone.name}, {nodes} nodes, n_h {units}, T {steps}, batch {batch}", candidates
+                    variants[kind.__name__] = partial(backward, kind(units, units), inputs)
+                yield f"{backbone.name}, {nodes} nodes, n_h {units}, T {steps}, batch {batch}", variants
 
 
 def images() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
-    """Forward and backward of the supernet on images, for each batch."""
+    """Yield the computation of outputs and gradients of the supernet on images for each batch."""
     for batch in BATCHES:
-        candidates = {form: partial(backward, network, pictures(batch)) for form, network in forms(CELLS, IMAGES, 4).items()}
-        yield f"{CELLS.name}, C {CELLS.channels}, {CELLS.cells} cells, batch {batch}", candidates
+        variants = {form: partial(backward, network, pictures(batch)) for form, network in forms(CELLS, IMAGES, 4).items()}
+        yield f"{CELLS.name}, C {CELLS.channels}, {CELLS.cells} cells, batch {batch}", variants
 
 
 def pictures(batch: int) -> Tensor:
-    """Random images."""
+    """Return random images."""
     shape = (batch, *(IMAGES[name] for name in ("channels", "height", "width")))
     return torch.randn(shape, generator=Seed(("inputs",)).generator())
 
 
 def separately(form: str, batch: int, threads: int) -> float:
-    """What `held` gives in a process of its own."""
+    """Return the result of `held` in a separate process."""
     command = [sys.executable, __file__, "--threads", str(threads), "--memory", form, str(batch)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)  # noqa: S603
 
 
 def held(form: str, batch: int) -> float:
-    """By how many MiB the peak of this process rises in a step."""
+    """Return by how many MiB one step raises the peak memory of this process."""
     network, inputs = forms(CELLS, IMAGES, 4)[form], pictures(batch)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     backward(network, inputs)
@@ -116,7 +116,7 @@ def held(form: str, batch: int) -> float:
 
 
 def forms(backbone: Backbone, sizes: Mapping[str, int], nodes: int) -> dict[str, Network]:
-    """The readable and the fast form of one supernet."""
+    """Return a supernet twice, in its readable and in its fast form."""
     structure = backbone.initial(sizes, nodes)
     both = {name: build(structure, Seed((0,))) for name in ("readable", "fast")}
     for name, network in both.items():
@@ -125,18 +125,18 @@ def forms(backbone: Backbone, sizes: Mapping[str, int], nodes: int) -> dict[str,
 
 
 def backward(module: nn.Module, inputs: Tensor) -> object:
-    """The gradients of all parameters."""
+    """Return the gradients of all parameters."""
     output = module(inputs, even(dict(module.alphas))) if isinstance(module, Network) else module(inputs)[0]
     return torch.autograd.grad((output**2).mean(), [*module.parameters()])
 
 
 def even(alphas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The rule of DARTS."""
+    """Return the softmax of the alphas of each site, as in DARTS."""
     return {address: alpha.softmax(0) for address, alpha in alphas.items()}
 
 
 def steps() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
-    """The gradient of the alphas, for each architect that is installed."""
+    """Yield the computation of the alphas' gradient for each installed architect."""
     units, time, batch = SIZES[0]
     shape = (time, -1, units)
     task = Noise((("inputs", units), ("outputs", units)), shape, shape, batch)
@@ -154,7 +154,7 @@ def steps() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
 
 
 def bilevel(strategy: Strategy) -> Bilevel:
-    """The problem of a search that begins, with one loss on all of its training part and one on all of its validation part."""
+    """Return the bilevel problem at the start of a search, with losses over the whole training and validation splits."""
     search = Search(strategy)
 
     def objective(split: Split) -> Callable[..., Tensor]:

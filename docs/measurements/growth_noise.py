@@ -1,9 +1,10 @@
-"""How delta and the alphas' rate after a growth were chosen: whole searches over a grid, judged on the validation part.
+"""Run searches over a grid of delta and of the alphas' learning rate after a growth, from which the defaults were chosen.
 
     python docs/measurements/growth_noise.py --seeds 3 > growth_noise.jsonl
 
-One JSON object a line: the setting, the seed, the best validation loss of the pruned and tuned network, how many nodes
-were grown, how many of these are decided for another operation than the identity they were born as, and the updates.
+The script prints a line of JSON for each search: the setting, the seed, the best validation loss of the pruned and tuned
+network, the number of grown nodes, the number of these whose final operation is not the identity with which they started,
+and the number of updates.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ GRID = [
 
 
 def main() -> None:
-    """Run the grid, seed by seed, so that an early stop leaves every setting equally often."""
+    """Run the grid, one seed after the other, so that an interrupted measurement has all settings equally often."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     torch.set_num_threads(1)
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) -> dict[str, object]:
-    """One search."""
+    """Run one search and return its result."""
     strategy = Strategy(
         task=Forecasting(),
         backbone=TwoToOne(hidden=16),
@@ -48,7 +49,7 @@ def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) 
         pruner=Strongest(),
         prune=prune,
         seed=seed,
-        fast=False,  # the form that the table was measured in: a last bit may decide whether a node is grown
+        fast=False,  # the table was measured with the readable form; a rounding error can decide whether a node is grown
     )
     search = Search(strategy)
     network = search.run()

@@ -1,10 +1,11 @@
-"""How far growth moves what a network computes, in this library and in GroMo 0.1.0, on the same trained layers.
+"""Measure how far growth changes the function of a network, in nasframe and in GroMo 0.1.0, on the same trained layers.
 
     pip install gromo==0.1.0
     python docs/measurements/peer_growth.py
 
-Linear-Tanh-Linear is trained here; GroMo gets its weights, its data and its optimiser's state. A recurrent cell, which GroMo
-does not have, is trained on the same data. Prints a table in markdown; peer_growth.md says what its columns mean.
+A network Linear-Tanh-Linear is trained with nasframe. GroMo receives a copy of its weights, of the data and of the state of
+the optimiser. A recurrent cell, which GroMo does not have, is trained on the same data. The script prints a table in
+markdown; peer_growth.md explains its columns.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep
 
 INPUTS, OUTPUTS, TIME = 6, 4, 4
-#: sequences in the training part; half as many in the validation part
+#: the number of training sequences; the validation split has half as many
 EXAMPLES = 128
 WIDTHS = (2, 8, 32)
 SEEDS = (0, 1, 2)
 UPDATES = 200
-#: neurons by which layers are widened where the method does not choose them itself
+#: the number of new neurons, where the method does not choose it
 NEW = 4
 MODES = {"evaluation": False, "training": True}
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -64,13 +65,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @attrs.frozen
 class Sines(Task):
-    """y_d = the sum over i of sin(i x_i + d) of normal x, at every step of a sequence on its own."""
+    """The regression of y_d = sum over i of sin(i x_i + d) on normal x, at each step of a sequence separately."""
 
     name: ClassVar[str] = "sines"
     seed: int = 0
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """Drawn from the seed."""
+        """Return data that are drawn from the seed."""
         train, validation, test = (self._split(name, device, dtype) for name in ("train", "validation", "test"))
         return Data(
             sizes={"inputs": INPUTS, "outputs": OUTPUTS},
@@ -94,18 +95,18 @@ class Sines(Task):
 
 
 class Layers(nn.Module):
-    """Linear, Tanh, Linear, and labels that say which hidden unit is which."""
+    """Linear, Tanh, Linear, with axis labels that identify the hidden units."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.first, self.tanh, self.second = nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor, shares: Any) -> Tensor:
-        """At every step of a sequence."""
+        """Return the outputs at each step of a sequence; there are no mixing weights."""
         return self.second(self.tanh(self.first(x)))
 
     def axes(self) -> dict[str, Any]:
-        """The first layer makes them, the second takes them in."""
+        """Return the labels: the first layer produces the hidden units, the second layer consumes them."""
         names = range(self.first.out_features)
         made, taken = produces(*names), consumes(*names)
         return {"first.weight": (made, None), "first.bias": (made,), "second.weight": (None, taken)}
@@ -113,39 +114,40 @@ class Layers(nn.Module):
 
 @attrs.frozen
 class Perceptron(Backbone):
-    """A backbone without cells, which is only wide."""
+    """A backbone without cells: one hidden layer."""
 
     name: ClassVar[str] = "perceptron"
     inputs: ClassVar[tuple[str, ...]] = ()
     hidden: int
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
-        """No cells."""
+        """Return a structure without cells."""
         return Structure(self, tuple(sorted(sizes.items())), ())
 
     def body(self, structure: Structure) -> nn.Module:
-        """The layers."""
+        """Return the layers."""
         return Layers(structure.size("inputs"), self.hidden, structure.size("outputs"))
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
-        """There is no cell to ask for."""
+        """Raise an error, because there is no cell to grow."""
         raise NotImplementedError
 
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
-        """Nothing to decide."""
+        """Return nothing to remove, because there is nothing to decide."""
         return {}
 
 
 @attrs.frozen(eq=False)
 class Running:
-    """A network in its training, whichever library's: what is measured of it.
+    """A network in training, of either library, and what is measured on it.
 
     Args:
-        optimisers: that it had before it grew, or that have followed it.
-        outputs: on the validation part, in training mode or not.
-        losses: on the training and on the validation part.
-        train: by so many steps.
-        bound: the largest deviation of a changed node as a share of its bound, where one is claimed.
+        network: the module.
+        optimisers: its optimisers; after a growth those that the library has carried over.
+        outputs: returns the outputs on the validation split, in training mode or in evaluation mode.
+        losses: returns the losses on the training and on the validation split.
+        train: trains for a number of steps.
+        bound: the largest error of a changed node as a share of its bound, if the change claims one.
     """
 
     network: Any
@@ -156,12 +158,17 @@ class Running:
     bound: float | None = None
 
     def moments(self) -> dict[tuple[str, str], Tensor]:
-        """What the optimisers remember of the gradients of each parameter that the network has now."""
+        """Return the moments that the optimisers hold for the network's current parameters."""
         states = [(name, o.state.get(p, {})) for name, p in self.network.named_parameters() for o in self.optimisers]
         return {(name, key): state[key].clone() for name, state in states for key in MOMENTS if key in state}
 
     def reached(self, new: Mapping[str, Tensor], steps: int = 3) -> float:
-        """The share of the new entries whose gradient was not zero in one of so many steps."""
+        """Return the share of the new entries that receive a non-zero gradient in one of the next steps.
+
+        Args:
+            new: a mask of the new entries of each parameter, by name.
+            steps: the number of steps.
+        """
         named, found = dict(self.network.named_parameters()), {name: torch.zeros_like(mask) for name, mask in new.items()}
 
         def note(*_: Any) -> None:
@@ -180,14 +187,15 @@ class Running:
 
 @attrs.frozen
 class Growth:
-    """What one growth did.
+    """The effect of one growth.
 
-    Args:
-        distance: by mode, the largest difference of the outputs over the largest output.
-        losses: by how much of itself the loss changed, on the training and on the validation part.
-        added: entries of the parameters.
-        reached: the share of these that received a gradient within three steps.
-        kept: the share of the moments of the parent's parameters that the optimiser holds for the same entries.
+    Attributes:
+        distance: the largest difference of the outputs over the largest output, by mode.
+        losses: the relative change of the loss, on the training and on the validation split.
+        added: the number of new entries of the parameters.
+        reached: the share of the new entries that received a non-zero gradient within three steps.
+        kept: the share of the parent's moments that the optimiser still holds for the same entries.
+        bound: the largest error of the new node as a share of its bound, if the growth claims one.
     """
 
     distance: Mapping[str, float]
@@ -199,7 +207,12 @@ class Growth:
 
 
 def measured(parent: Running, grow: Callable[[], Running]) -> Growth:
-    """Measure a growth, in place or not."""
+    """Measure a growth.
+
+    Args:
+        parent: the network before.
+        grow: returns the network after; it may have changed the parent in place.
+    """
     outputs, losses, moments = {mode: parent.outputs(t) for mode, t in MODES.items()}, parent.losses(), parent.moments()
     shapes = {name: p.shape for name, p in parent.network.named_parameters()}
     child = grow()
@@ -219,13 +232,13 @@ def measured(parent: Running, grow: Callable[[], Running]) -> Growth:
 
 
 def _block(shape: Sequence[int]) -> tuple[slice, ...]:
-    """Where a tensor of that shape stands in one that has grown at its ends."""
+    """Return the position of a tensor of this shape in one that has grown at the end of its axes."""
     return tuple(slice(n) for n in shape)
 
 
 @functools.cache
 def trained(backbone: Backbone, dtype: str, seed: int) -> Aged:
-    """A network that has trained by Adam. Whoever lets it go on takes a copy."""
+    """Return a network that was trained with Adam. It is cached: take a copy to train it further."""
     strategy = Strategy(
         task=Sines(seed),
         backbone=backbone,
@@ -242,7 +255,7 @@ def trained(backbone: Backbone, dtype: str, seed: int) -> Aged:
 
 
 def ours(aged: Aged, bound: float | None = None) -> Running:
-    """A search of this library, as it stands."""
+    """Return a running search of nasframe, ready to be measured."""
 
     def losses() -> tuple[float, float]:
         network, weights = aged.copy().network.eval(), aged.mixing()
@@ -255,7 +268,7 @@ def ours(aged: Aged, bound: float | None = None) -> Running:
 
 
 def widened(parent: Aged) -> Running:
-    """The layers with new hidden units: what the units take in is drawn, what takes them in starts at zero."""
+    """Return the layers with new hidden units, whose incoming weights are drawn and whose outgoing weights are zero."""
     structure, body = parent.network.structure, parent.network.body
     assert isinstance(body, Layers)
     wider = attrs.evolve(structure, backbone=Perceptron(body.first.out_features + NEW))
@@ -263,19 +276,19 @@ def widened(parent: Aged) -> Running:
 
 
 def another_node(parent: Aged, form: str) -> Running:
-    """The cell with one node more."""
+    """Return the cell with one more node."""
     change = NodeGrowth(form=form).change(parent.network, {"cell": "layer0"}, {}, Seed(("node",)))
     child = parent.after(change)
     return ours(child, max((used(child, n, b) for n, b in change.claim.bounds.items()), default=None))
 
 
 def used(child: Aged, node: str, bound: Bound) -> float:
-    """The largest deviation of a node from what it should put out, as a share of its bound."""
+    """Return the largest error of a node's output as a share of its bound."""
     return max(call.deviation / bound(call.norms) for t in MODES.values() for call in laws.seen(child, node, t))
 
 
 def theirs(parent: Aged) -> Running:
-    """The same layers in GroMo, with the same data, and an Adam that stands where ours does."""
+    """Return the same layers in GroMo, with the same data and a copy of the state of Adam."""
     from gromo.containers.growing_mlp import GrowingMLP
 
     aged = parent.copy()
@@ -304,7 +317,7 @@ def theirs(parent: Aged) -> Running:
 
 
 def rows(split: Split) -> tuple[Tensor, Tensor]:
-    """All steps of all sequences, one below the other."""
+    """Return all steps of all sequences as rows."""
     x, y = split.batch(torch.arange(split.size))
     return x.transpose(0, 1).flatten(0, 1), y.flatten(0, 1)
 
@@ -314,8 +327,13 @@ LINE = (0.0, 0.1, 0.5, 1.0)
 
 
 def optimal(running: Running, data: Split, factors: Sequence[float] | None, **options: Any) -> Running:
-    """GroMo's statistics, optimal updates and change, as its tutorial does them, at the best of these scaling factors; None:
-    without setting any.
+    """Grow with GroMo's optimal updates, as its tutorial does.
+
+    Args:
+        running: the network, which is changed in place.
+        data: the training split.
+        factors: the scaling factors to choose from by the training loss; None leaves the factor as GroMo sets it.
+        options: options of GroMo's `compute_optimal_updates`.
     """
     from gromo.utils.training_utils import compute_statistics, evaluate_model
 
@@ -336,7 +354,13 @@ def optimal(running: Running, data: Split, factors: Sequence[float] | None, **op
 
 
 def drawn(running: Running, data: Split, **options: Any) -> Running:
-    """GroMo's drawn extension of so many neurons, at the scaling factor of its `complete_growth`."""
+    """Grow with neurons that GroMo draws at random, at the scaling factor of its `complete_growth`.
+
+    Args:
+        running: the network, which is changed in place.
+        data: not used.
+        options: options of GroMo's `create_layer_extensions`.
+    """
     layer = running.network.layers[1]
     layer.create_layer_extensions(NEW, **options)
     layer.apply_change(scaling_factor=1.0, extension_size=NEW)
@@ -344,7 +368,7 @@ def drawn(running: Running, data: Split, **options: Any) -> Running:
     return running
 
 
-#: with dropout, so that its modes differ
+#: with dropout, so that training and evaluation mode differ
 Cell = partial(TwoToOne, dropout=0.1)
 OURS: dict[str, tuple[Callable[..., Backbone], Callable[[Aged], Running]]] = {
     "widening through the map": (Perceptron, widened),
@@ -363,14 +387,14 @@ THEIRS: dict[str, Callable[[Running, Split], Running]] = {
 
 
 def our_growth(name: str, width: int, dtype: str, seed: int) -> Growth:
-    """What one of our growths did to what it is for."""
+    """Measure one of nasframe's growths."""
     backbone, grow = OURS[name]
     parent = trained(backbone(hidden=width), dtype, seed).copy()
     return measured(ours(parent), partial(grow, parent))
 
 
 def their_growth(name: str, width: int, dtype: str, seed: int) -> Growth:
-    """What one of GroMo's growths did to the same layers."""
+    """Measure one of GroMo's growths on the same layers."""
     parent = trained(Perceptron(width), dtype, seed)
     with defaults(parent.strategy.torch_dtype), Seed((name, seed)).as_global():
         running = theirs(parent)
@@ -379,7 +403,7 @@ def their_growth(name: str, width: int, dtype: str, seed: int) -> Growth:
 
 @contextmanager
 def defaults(dtype: torch.dtype) -> Iterator[None]:
-    """Within, new tensors are of that dtype, as GroMo needs it; and no warning is shown of a scaling factor of zero."""
+    """Set torch's default dtype, which GroMo uses, and hide its warning about a scaling factor of zero."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -391,7 +415,7 @@ def defaults(dtype: torch.dtype) -> Iterator[None]:
 
 
 def main() -> None:
-    """Print one row after the other."""
+    """Print the table."""
     torch.set_num_threads(1)
     print(f"gromo {version('gromo')}, torch {torch.__version__}\n")
     heads = [f"distance, {d}, {m}" for d, m in itertools.product(("float64", "float32"), MODES)]
@@ -405,7 +429,7 @@ def main() -> None:
 
 
 def cells(found: Mapping[str, Sequence[Growth]]) -> Iterator[str]:
-    """A row, but for its name: medians, with the largest in brackets; the least of what should be large."""
+    """Yield the cells of a row: the median and the largest of errors, the least of what should be large."""
     yield from (spread([g.distance[m] for g in found[d]], ".1e") for d, m in itertools.product(found, MODES))
     growths = found["float64"]
     yield from (spread([g.losses[i] for g in growths], "+.1%") for i in range(2))
@@ -416,7 +440,7 @@ def cells(found: Mapping[str, Sequence[Growth]]) -> Iterator[str]:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """The median, and the largest."""
+    """Return the median and the largest value as text."""
     return f"{statistics.median(values):{form}} [{max(values):{form}}]"
 
 

@@ -1,4 +1,4 @@
-"""What the papers left behind: their strategies by name, and their results made again."""
+"""The searches of the papers by name, and reproductions of their results."""
 
 import nasframe
 from nasframe_papers.darts import DartsCifar10, DartsCifar10Retrain, Digits, PrDarts, PrDartsRetrain
@@ -6,35 +6,36 @@ from nasframe_papers.default import Default
 from nasframe_papers.forecasting import Forecasting
 from nasframe_papers.genotypes import Genotypes
 from nasframe_papers.images import ImageCells
-from nasframe_papers.jie_gao import Darts1, Darts2, New1, New2
+from nasframe_papers.jie_gao import DartsGrowEnd, DartsGrowStage, TwoToOneGrowEnd, TwoToOneGrowStage
 from nasframe_papers.table2 import Table2
 
 __all__ = [
-    "Darts1",
-    "Darts2",
     "DartsCifar10",
     "DartsCifar10Retrain",
+    "DartsGrowEnd",
+    "DartsGrowStage",
     "Default",
     "Digits",
     "Forecasting",
     "Genotypes",
     "ImageCells",
-    "New1",
-    "New2",
     "PrDarts",
     "PrDartsRetrain",
     "Table2",
+    "TwoToOneGrowEnd",
+    "TwoToOneGrowStage",
 ]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The strategies and the reproductions."""
-    recipes = [Default, Darts1, Darts2, New1, New2, DartsCifar10, DartsCifar10Retrain, PrDarts, PrDartsRetrain, Digits]
-    return [*recipes, Table2, Forecasting, Genotypes, ImageCells]
+    """Return the recipes and the reproductions."""
+    growing = [DartsGrowStage, DartsGrowEnd, TwoToOneGrowStage, TwoToOneGrowEnd]
+    images = [DartsCifar10, DartsCifar10Retrain, PrDarts, PrDartsRetrain, Digits]
+    return [Default, *growing, *images, Table2, Forecasting, Genotypes, ImageCells]
 
 
 @nasframe.hookimpl
 def nasframe_contract() -> str:
-    """The first."""
+    """Return the version of nasframe's interfaces that this plugin is written for."""
     return "1.0"

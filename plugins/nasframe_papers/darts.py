@@ -1,4 +1,8 @@
-"""Strategies for image cells: DARTS (Liu, Simonyan & Yang 2019), PR-DARTS (Laube & Zell 2019), and a small one on digits."""
+"""Searches and retrainings of image cells: DARTS, PR-DARTS, and a search of a few minutes.
+
+Sources: Liu et al. (2019), "DARTS: Differentiable Architecture Search"; a study of it by anonymous authors,
+"Differentiable Architecture Search"; Laube & Zell (2019), "Prune and Replace NAS" (PR-DARTS).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,10 @@ import attrs
 
 from nasframe import Recipe
 
-#: CIFAR-10, randomly flipped and shifted; one half of the training part for the weights, the other one for the alphas
+#: CIFAR-10 with random flips and shifts; one half of the training images is for the weights, the other one for the alphas
 CIFAR = {"name": "images", "source": "cifar10", "validation": 0.5, "flip": True, "crop": 4}
 SGD = {"method": "sgd", "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4}
-#: of the alphas, but for the learning rate
+#: the optimiser of the alphas, without its learning rate
 ADAM = {"method": "adam", "betas": [0.5, 0.999], "weight_decay": 1e-3}
 #: two operations a node, from distinct states
 STRONGEST = {"name": "strongest", "keep": 2}
@@ -20,12 +24,15 @@ STRONGEST = {"name": "strongest", "keep": 2}
 
 @attrs.frozen
 class DartsCifar10(Recipe):
-    """The search of DARTS on CIFAR-10, first order (xi = 0), with cells of three nodes as in a study of it: 8 cells, 16 channels."""
+    """Search image cells on CIFAR-10 as a study of DARTS did ("Differentiable Architecture Search", 4.2).
+
+    8 cells of three nodes, 16 channels at first, 40 epochs, xi = 0.
+    """
 
     name: ClassVar[str] = "darts-cifar10"
 
     def values(self) -> Mapping[str, Any]:
-        """Return the numbers of the study, with the augmentation of DARTS."""
+        """Return the numbers of the study; the augmentation is that of DARTS, whose setup it follows."""
         return {
             "task": CIFAR,
             "backbone": {"name": "darts_convolutional", "channels": 16, "cells": 8},
@@ -40,15 +47,16 @@ class DartsCifar10(Recipe):
 
 @attrs.frozen
 class PrDarts(Recipe):
-    """The first cycle of the search of PR-DARTS: four operations on each edge, cells of four nodes, 15 epochs.
+    """Search image cells on CIFAR-10 as in the first cycle of PR-DARTS (Laube & Zell 2019, IV-A).
 
-    The paper's batch is as large as the memory allows; this one is that of DARTS.
+    Four operations an edge, 8 cells of four nodes, 15 epochs. The grace epochs, in which the alphas do not move, are left
+    out. The batch is that of DARTS; PR-DARTS takes as large a batch as the memory holds.
     """
 
     name: ClassVar[str] = "pr-darts"
 
     def values(self) -> Mapping[str, Any]:
-        """Return the numbers of IV-A and of the first column of Table I, without the grace epochs."""
+        """Return the numbers of IV-A and of the first column of Table I."""
         operations = [{"name": "max_pool"}, {"name": "avg_pool"}, {"name": "identity"}, {"name": "separable", "kernel": 3}]
         return {
             "task": CIFAR,
@@ -62,13 +70,17 @@ class PrDarts(Recipe):
         }
 
 
-class _Retraining(Recipe):
-    """The retraining of DARTS, which PR-DARTS follows, for `nasframe retrain`: 36 channels, 20 cells, 600 epochs."""
+class Retraining(Recipe):
+    """A retraining of image cells on all training images of CIFAR-10, for `nasframe retrain`.
 
+    36 channels, 20 cells, 600 epochs, auxiliary head, drop path and cutout (Liu et al. 2019, A.2).
+    """
+
+    #: the probability that a path is dropped in the last epoch; it rises linearly from 0
     drop_path: ClassVar[float]
 
     def values(self) -> Mapping[str, Any]:
-        """Return the numbers of the paper; the whole training part trains."""
+        """Return the numbers of the paper."""
         return {
             "task": {**CIFAR, "validation": 0.0, "cutout": 16},
             "backbone": {
@@ -88,18 +100,18 @@ class _Retraining(Recipe):
 
 
 @attrs.frozen
-class DartsCifar10Retrain(_Retraining):
-    """The retraining of DARTS on CIFAR-10 (Liu et al. 2019, A.2), for `nasframe retrain`: 36 channels, 20 cells, 600 epochs."""
+class DartsCifar10Retrain(Retraining):
+    """Retrain image cells on CIFAR-10 as DARTS does (Liu et al. 2019, A.2): 36 channels, 20 cells, 600 epochs."""
 
     name: ClassVar[str] = "darts-cifar10-retrain"
     drop_path: ClassVar[float] = 0.2
 
 
 @attrs.frozen
-class PrDartsRetrain(_Retraining):
-    """The retraining of PR-DARTS (IV-A), for `nasframe retrain`: that of DARTS with a drop path of 0.3.
+class PrDartsRetrain(Retraining):
+    """Retrain image cells on CIFAR-10 as PR-DARTS does (Laube & Zell 2019, IV-A).
 
-    The paper gives no batch; 96 is that of DARTS.
+    The retraining is that of DARTS with a larger drop path. The paper gives no batch; 96 is that of DARTS.
     """
 
     name: ClassVar[str] = "pr-darts-retrain"
@@ -108,12 +120,15 @@ class PrDartsRetrain(_Retraining):
 
 @attrs.frozen
 class Digits(Recipe):
-    """A search in minutes, on digits of 8 x 8 pixels: DARTS's operations and schedule, three cells of two nodes."""
+    """Search image cells on digits of 8 x 8 pixels within minutes.
+
+    The operations and the schedule are those of DARTS, in three cells of two nodes.
+    """
 
     name: ClassVar[str] = "digits"
 
     def values(self) -> Mapping[str, Any]:
-        """What fits into three minutes on two cores."""
+        """Return numbers with which a search takes about three minutes on two cores."""
         return {
             "task": {"name": "images", "source": "digits", "validation": 0.5},
             "backbone": {"name": "darts_convolutional", "channels": 4, "cells": 3},

@@ -1,7 +1,8 @@
-"""The published cells of DARTS's spaces, and how large the networks are that their authors and others built of them.
+"""Published cells of DARTS's search spaces, and the sizes of the networks that were built from them.
 
-A cell is written as it was published: pairs of an operation and an input. In an image cell two pairs make a node; inputs 0 and 1
-are the cells before, 2 is the first node. In a recurrent cell one makes a node; input 0 is the tanh of [x, h], 1 the first node.
+Cells are written as their authors published them: a list of pairs (operation, input). In an image cell each node has two
+pairs; inputs 0 and 1 are the outputs of the two cells before, and input 2 is the first node. In a recurrent cell each node
+has one pair; input 0 is tanh(W [x, h]), and input 1 is the first node.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from nasframe import Candidate, Cell, Network, Node, Reproduction, Site, Structu
 from nasframe.errors import StructureError
 
 Pairs = Sequence[tuple[str, int]]
-#: of each node the operations, described, and the states that they take in
+#: the edges of each node: descriptions of operations, each with the state that it receives
 Nodes = Sequence[Sequence[tuple[Mapping[str, Any], str]]]
 
-#: the published names of operations, and what they are here
+#: descriptions of operations by their published names
 OPERATIONS: Mapping[str, Mapping[str, Any]] = {
     "skip_connect": {"name": "identity"},
     "max_pool_3x3": {"name": "max_pool"},
@@ -34,12 +35,12 @@ OPERATIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def pairs(text: str) -> Pairs:
-    """The pairs that a text lists."""
+    """Return the pairs in a text such as "sep_conv_3x3 0 skip_connect 1"."""
     words = text.split()
     return [(operation, int(input)) for operation, input in zip(words[::2], words[1::2], strict=True)]
 
 
-#: the cells of Liu et al. 2019 (first and second order), of Laube & Zell 2019, and of Zoph et al. 2018
+#: the cells of Liu et al. (2019; first and second order), Laube & Zell (2019) and Zoph et al. (2018)
 CELLS: Mapping[str, Mapping[str, Any]] = {
     "DARTS_V1": {
         "normal": pairs(
@@ -83,49 +84,52 @@ CELLS: Mapping[str, Mapping[str, Any]] = {
         "output": "loose_ends",
     },
 }
-#: the recurrent cell of Liu et al. 2019, second order
+#: the recurrent cell of Liu et al. (2019), second order
 RECURRENT = pairs("sigmoid 0 relu 1 relu 1 identity 1 tanh 2 sigmoid 5 tanh 3 relu 5")
 
 
 def images(side: int, classes: int) -> Mapping[str, int]:
-    """The sizes of a task with square images in colour."""
+    """Return the sizes of a task with square images in colour."""
     return {"channels": 3, "classes": classes, "height": side, "width": side}
 
 
-#: the sizes of a task, and a network's own
+#: the sizes of a task, and the options of the backbone
 SETTINGS: Mapping[str, tuple[Mapping[str, int], Mapping[str, Any]]] = {
     "CIFAR-10, C = 36, L = 20": (images(32, 10), {"channels": 36, "cells": 20}),
     "CIFAR-10, C = 16, L = 8": (images(32, 10), {"channels": 16, "cells": 8}),
     "CIFAR-100, C = 36, L = 20": (images(32, 100), {"channels": 36, "cells": 20}),
     "ImageNet, C = 48, L = 14": (images(224, 1000), {"channels": 48, "cells": 14, "stem": "imagenet"}),
 }
-#: parameters without and with the auxiliary head, setting by setting, of the network that was published with DARTS
+#: parameters of the networks of DARTS's published code, by setting: without and with the auxiliary head
 PARAMETERS = {
     "DARTS_V1": ((3169414, 3645840), (232890, 668356), (3221344, 3766980), (4510432, 5771208)),
     "DARTS_V2": ((3349342, 3825768), (246106, 681572), (3401272, 3946908), (4718752, 5979528)),
     "PR_DARTS_DL1": ((3174166, 3650592), (283770, 719236), (3226096, 3771732), (4685152, 5945928)),
     "NASNet": ((3830950, 4288944), (333946, 761220), (3895840, 4423044), (5564320, 6800520)),
 }
-#: multiply-adds, as the tests of UniNAS (github.com/cogsys-tuebingen/uninas) have them, where they do
+#: multiply-adds, from the tests of UniNAS (github.com/cogsys-tuebingen/uninas)
 MULTIPLY_ADDS = {
     ("DARTS_V1", "CIFAR-10, C = 36, L = 20"): 501015744,
     ("DARTS_V1", "ImageNet, C = 48, L = 14"): 505893696,
     ("PR_DARTS_DL1", "CIFAR-10, C = 36, L = 20"): 491200704,
     ("PR_DARTS_DL1", "ImageNet, C = 48, L = 14"): 509384064,
 }
-#: what averages: a pooling, and the head
+#: functions that compute means: average pooling, and the mean before the head
 MEANS = (torch.ops.aten.avg_pool2d, torch.ops.aten.mean)
 
 
 @attrs.frozen
 class Genotypes(Reproduction):
-    """Parameters and multiply-adds of networks that were built; `paper` has the numbers of those that others built."""
+    """Number of parameters and multiply-adds of published cells, counted from networks, beside those of other code.
+
+    The cells are DARTS_V1, DARTS_V2, PR_DARTS_DL1 and NASNet. `paper` has the number of their authors' code or of UniNAS.
+    """
 
     name: ClassVar[str] = "genotypes"
     about: ClassVar[str] = "the published cells of DARTS, PR-DARTS and NASNet: parameters and multiply-adds (exact)"
 
     def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Any]]:
-        """Each cell in each setting, the recurrent cell, and the supernet of DARTS."""
+        """Yield the rows of each cell in each setting, of the recurrent cell, and of the supernet of DARTS."""
         for name, cells in CELLS.items():
             for (setting, (sizes, options)), numbers in zip(SETTINGS.items(), PARAMETERS[name], strict=True):
                 for (what, weight), paper in zip({"": 0.0, ", auxiliary head too": 0.4}.items(), numbers, strict=True):
@@ -140,32 +144,44 @@ class Genotypes(Reproduction):
 
 
 def architecture(sizes: Mapping[str, int], normal: Pairs, reduction: Pairs, **options: Any) -> Structure:
-    """The network of an image cell as published: `architecture(sizes, **CELLS["DARTS_V2"], channels=36, cells=20)`.
+    """Return the architecture of published image cells.
 
     Args:
-        options: of the backbone "darts_convolutional".
+        sizes: the sizes of the task.
+        normal: the pairs of the normal cell.
+        reduction: the pairs of the reduction cell.
+        options: options of the backbone "darts_convolutional".
+
+    Example:
+        >>> structure = architecture(images(32, 10), **CELLS["DARTS_V2"], channels=36, cells=20)
+        >>> parameters(structure)
+        3349342
     """
     backbone = installed().make("backbone", {"name": "darts_convolutional", "affine": True, **options})
     return decided(backbone.initial(sizes, 1), {"normal": nodes(normal), "reduction": nodes(reduction)})
 
 
 def nodes(pairs: Pairs) -> Nodes:
-    """The nodes of an image cell as published."""
+    """Return the nodes of a published image cell, with two edges each."""
     unknown = [o for o, _ in pairs if o not in OPERATIONS]
     if unknown or len(pairs) % 2:
         raise StructureError(
-            f"no image cell can be built of {[*pairs]}: it takes two pairs for each node, each of an input and of one of the "
-            f"operations {', '.join(OPERATIONS)}"
+            f"no image cell can be built from {[*pairs]}: give two pairs for each node, each with one of the operations "
+            f"{', '.join(OPERATIONS)} and an input"
         )
     edges = [(OPERATIONS[o], f"i{i}" if i < 2 else f"n{i - 2}") for o, i in pairs]
     return [*zip(edges[::2], edges[1::2], strict=True)]
 
 
 def recurrent(sizes: Mapping[str, int], pairs: Pairs, **options: Any) -> Structure:
-    """The network of a recurrent cell as published, in every layer, each operation with its highway bypass.
+    """Return the architecture of a published recurrent cell, the same in every layer.
+
+    As in DARTS's code each operation has a highway bypass, and a tanh node on [x, h] comes first.
 
     Args:
-        options: of the backbone "darts_recurrent".
+        sizes: the sizes of the task.
+        pairs: the pairs of the cell.
+        options: options of the backbone "darts_recurrent".
     """
     supernet = installed().make("backbone", {"name": "darts_recurrent", "output": "later", **options}).initial(sizes, 1)
     edges = [("tanh", "xh"), *((o, f"n{i}") for o, i in pairs)]
@@ -174,7 +190,7 @@ def recurrent(sizes: Mapping[str, int], pairs: Pairs, **options: Any) -> Structu
 
 
 def decided(supernet: Structure, nodes: Mapping[str, Nodes]) -> Structure:
-    """The architecture that has these nodes in the place of a supernet's, by cell type."""
+    """Return the architecture that has these nodes, by cell type, in the place of a supernet's nodes."""
     ids = count()
     cells = tuple((type, cell(nodes[type], ids)) for type, _ in supernet.cells)
     structure = attrs.evolve(supernet, cells=cells, next_id=next(ids))
@@ -183,7 +199,14 @@ def decided(supernet: Structure, nodes: Mapping[str, Nodes]) -> Structure:
 
 
 def cell(nodes: Nodes, ids: Iterator[int]) -> Cell:
-    """The cell of these nodes; an edge beside another one of the same two states has a prime."""
+    """Return the cell with these nodes.
+
+    Two edges of a node may come from the same state, as in NASNet; the id of the second one then ends with a prime.
+
+    Args:
+        nodes: the edges of each node.
+        ids: the source of the candidates' ids.
+    """
     sites = []
     for number, edges in enumerate(nodes):
         sources = [source for _, source in edges]
@@ -195,19 +218,22 @@ def cell(nodes: Nodes, ids: Iterator[int]) -> Cell:
 
 
 def built(structure: Structure) -> Network:
-    """Its network, of shapes without numbers."""
+    """Return the network of a structure on the meta device: shapes without values."""
     with torch.device("meta"):
         return Network(structure)
 
 
 def parameters(structure: Structure) -> int:
-    """How many its network has, alphas apart."""
+    """Return the number of parameters of a structure's network, without the alphas."""
     network = built(structure)
     return sum(p.numel() for p in network.parameters()) - network.count()["combination"]
 
 
 def multiply_adds(structure: Structure) -> int:
-    """Those for one image, as UniNAS counts: of convolutions and linear maps, and one for each mean that is put out."""
+    """Return the number of multiply-adds for one image.
+
+    As in UniNAS, convolutions and linear maps count, and each number that a mean outputs counts as one.
+    """
     shape = (structure.size(name) for name in ("channels", "height", "width"))
     means: Any = dict.fromkeys(MEANS, lambda *_, out_shape, **__: 2 * math.prod(out_shape))
     with FlopCounterMode(display=False, custom_mapping=means) as counter:

@@ -1,9 +1,11 @@
-"""The four strategies of Jie & Gao 2021 (section 4), with the protocol of 4.1.
+"""The four searches of Jie & Gao (2021): two backbones that grow, pruned at each stage or at the end.
 
-n_h = n_x and one layer; batches of 50; Adam at 1e-3 for the weights and at 3e-4 for the alphas, always; no regularisation;
-sigma = delta; a stage ends by early stopping on the validation part, and the search when a grown network is no better. The
-paper gives no patience, delta, first or last number of nodes for time series: 3 epochs, 0.01, two nodes as in 4.2, and
-seven at most, the most of Table 2.
+They have the protocol of 4.1: n_h = n_x and one layer; batches of 50; Adam at 1e-3 for the weights and at 3e-4 for the
+alphas in all stages; no regularisation; sigma = delta; a stage ends by early stopping on the validation split, and the
+search ends when a grown network is no better.
+
+The paper gives no patience, delta, first or largest number of nodes for time series. They are 3 epochs, 0.01, two nodes as
+in 4.2, and seven nodes, the most in Table 2.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import attrs
 from nasframe import Recipe
 
 
-class JieGao(Recipe):
-    """A backbone that grows, pruned at each stage or at the end."""
+class GrowingSearch(Recipe):
+    """A search in which a recurrent cell grows by nodes (Algorithm 2)."""
 
     backbone: ClassVar[str]
     prune: ClassVar[str]
 
     def values(self) -> Mapping[str, Any]:
-        """The protocol."""
+        """Return the protocol of 4.1."""
         return {
             "task": {"name": "forecasting", "window": 10},
             "backbone": {"name": self.backbone},
@@ -42,36 +44,36 @@ class JieGao(Recipe):
 
 
 @attrs.frozen
-class Darts1(JieGao):
-    """The DARTS backbone, pruned at each stage."""
+class DartsGrowStage(GrowingSearch):
+    """Grow a recurrent DARTS cell, pruned at each stage: "DARTS-1" of Jie & Gao (2021), 4.1."""
 
-    name: ClassVar[str] = "DARTS-1"
+    name: ClassVar[str] = "darts-grow-stage"
     backbone: ClassVar[str] = "darts_recurrent"
     prune: ClassVar[str] = "stage"
 
 
 @attrs.frozen
-class Darts2(JieGao):
-    """The DARTS backbone, pruned at the end."""
+class DartsGrowEnd(GrowingSearch):
+    """Grow a recurrent DARTS cell, pruned at the end: "DARTS-2" of Jie & Gao (2021), 4.1."""
 
-    name: ClassVar[str] = "DARTS-2"
+    name: ClassVar[str] = "darts-grow-end"
     backbone: ClassVar[str] = "darts_recurrent"
     prune: ClassVar[str] = "end"
 
 
 @attrs.frozen
-class New1(JieGao):
-    """The Two-to-One backbone, pruned at each stage."""
+class TwoToOneGrowStage(GrowingSearch):
+    """Grow a Two-to-One cell, pruned at each stage: "new-1" of Jie & Gao (2021), 4.1."""
 
-    name: ClassVar[str] = "new-1"
+    name: ClassVar[str] = "two-to-one-grow-stage"
     backbone: ClassVar[str] = "two_to_one"
     prune: ClassVar[str] = "stage"
 
 
 @attrs.frozen
-class New2(JieGao):
-    """The Two-to-One backbone, pruned at the end."""
+class TwoToOneGrowEnd(GrowingSearch):
+    """Grow a Two-to-One cell, pruned at the end: "new-2" of Jie & Gao (2021), 4.1."""
 
-    name: ClassVar[str] = "new-2"
+    name: ClassVar[str] = "two-to-one-grow-end"
     backbone: ClassVar[str] = "two_to_one"
     prune: ClassVar[str] = "end"

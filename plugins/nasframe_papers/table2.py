@@ -1,4 +1,4 @@
-"""Table 2 of Jie & Gao 2021: how many parameters cells and supernets have."""
+"""The reproduction of Table 2 of Jie & Gao (2021): the number of parameters of cells and supernets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 
 from nasframe import Network, Reproduction, installed
 
-#: n_x = n_h: the indices of each series
+#: n_x = n_h, the number of indices, by series
 WIDTH = {"G7": 7, "BRICS": 5}
-#: the paper's numbers, by series and nodes; one is left blank
+#: the paper's numbers, by series and number of nodes; the paper leaves one cell blank
 CELLS = {"LSTM": {"G7": 392, "BRICS": 200}, "GRU": {"G7": 294, "BRICS": 150}}
 SUPERNETS: Mapping[str, Mapping[str, Mapping[int, int | None]]] = {
     "darts_recurrent": {
@@ -26,21 +26,23 @@ SUPERNETS: Mapping[str, Mapping[str, Mapping[int, int | None]]] = {
         "BRICS": {2: 440, 3: 660, 4: 880, 5: 1100, 6: 1320, 7: 1540},
     },
 }
-#: combination weights that the paper counts for each node; a relaxation by edges has as many for each edge
+#: the number of alphas ("combination weights") that the paper counts for a node; Eqs. 18 and 19 need as many for an edge
 PER_NODE = 5
 
 
 @attrs.frozen
 class Table2(Reproduction):
-    """Parameters counted from networks that were built. `ours` is the operations' and the paper's combination weights, five a
-    node; `built` has the combination weights that are trained.
+    """Number of parameters of LSTM, GRU and both supernets, counted from networks, beside Table 2 of Jie & Gao (2021).
+
+    `ours` counts the parameters of the operations and, like the paper, five alphas for a node. `built` counts the alphas
+    that are trained: on the DARTS backbone five for each edge.
     """
 
     name: ClassVar[str] = "table2"
     about: ClassVar[str] = "Jie & Gao 2021, Table 2: parameters of LSTM, GRU and both supernets (exact)"
 
     def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Mapping[str, Any]]:
-        """Every number of the table, and the blank."""
+        """Yield a row for each number of the table, and for the blank."""
         for model, layer in {"LSTM": nn.LSTM, "GRU": nn.GRU}.items():
             for series, width in WIDTH.items():
                 with torch.device("meta"):
@@ -54,7 +56,13 @@ class Table2(Reproduction):
 
 
 def counted(backbone: str, width: int, nodes: int) -> Mapping[str, int]:
-    """The parameters of a supernet by their role, with n_x = n_h = width."""
+    """Return the number of parameters of a supernet by role ("operations", "combination", ...).
+
+    Args:
+        backbone: the name of the backbone.
+        width: n_x = n_h.
+        nodes: the number of nodes, m.
+    """
     structure = installed().make("backbone", backbone).initial({"inputs": width, "outputs": width}, nodes)
     with torch.device("meta"):
         return Network(structure).count()
