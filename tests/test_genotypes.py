@@ -1,4 +1,4 @@
-"""Published cells: their networks are as large as those that others built of them, and they are what was published."""
+"""Published cells: their networks have the published sizes, and their structure is what was published."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from nasframe import Operation, Seed, Structure, build, installed
 from nasframe.errors import StructureError
 from nasframe.network.cost import cost
 
-#: the setting in which networks are quickly built
+#: the setting whose networks are built fastest
 SMALL = "CIFAR-10, C = 16, L = 8"
 
 
 def make(name: str) -> Any:
-    """The operation of a published name."""
+    """Return the operation of a published name."""
     return installed().make("operation", OPERATIONS[name])
 
 
-def test_every_published_number_comes_out() -> None:
-    """Four cells in four settings, without and with the auxiliary head, the recurrent cell, the supernet and all published
-    multiply-adds are counted from networks, and are what others counted.
+def test_every_published_number_is_reproduced() -> None:
+    """Parameters and multiply-adds that are counted from networks equal the published ones, without exception.
+
+    Four cells in four settings without and with the auxiliary head, the recurrent cell, the supernet, four multiply-adds.
     """
     table = [*Genotypes().rows(Path(), print)]
     assert [(row["network"], row["setting"], row["what"]) for row in table if row["ours"] != row["paper"]] == []
@@ -49,9 +50,7 @@ def test_every_published_number_comes_out() -> None:
 
 @pytest.mark.parametrize(("name", "means"), [("DARTS_V1", 32 * 16**2 + 64 * 8**2 + 64 * 4), ("PR_DARTS_DL1", 64 * 4)])
 def test_the_cost_of_a_network_counts_no_means(name: str, means: int) -> None:
-    """What a network costs is what others counted, less the numbers that the average poolings of its reductions and the one
-    before its head put out.
-    """
+    """The cost of a network is UniNAS's count without the outputs of means: those of average poolings and of the head."""
     sizes, options = SETTINGS[SMALL]
     structure = architecture(sizes, **CELLS[name], **options)
     assert cost(built(structure), (1, 3, 32, 32)).flops == 2 * (multiply_adds(structure) - means)
@@ -59,11 +58,9 @@ def test_the_cost_of_a_network_counts_no_means(name: str, means: int) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_is_what_its_name_says(name: str) -> None:
-    """Kernel, dilation and the second convolution of a separable one are those of the published name, of which the counts
-    do not see the dilation.
-    """
-    told = [getattr(make(name), field, None) for field in ("kernel", "dilation", "expansion")]
-    assert told == [
+    """Kernel, dilation and number of convolutions are those of the published name; parameter counts do not show dilation."""
+    found = [getattr(make(name), field, None) for field in ("kernel", "dilation", "expansion")]
+    assert found == [
         int(name[-1]) if name[-1].isdigit() else None,
         *{"sep": (1, (1,)), "dil": (2, ())}.get(name[:3], (None, None)),
     ]
@@ -71,13 +68,13 @@ def test_an_operation_is_what_its_name_says(name: str) -> None:
 
 @st.composite
 def cells(draw: st.DrawFn) -> Pairs:
-    """Up to four nodes, each on two states before it, which may be one."""
+    """Return up to four nodes, each with two of the states before it, possibly the same one twice."""
     inputs = [draw(st.integers(0, 1 + place // 2)) for place in range(2 * draw(st.integers(1, 4)))]
     return [(draw(st.sampled_from([*OPERATIONS])), input) for input in inputs]
 
 
 def read(structure: Structure, type: str) -> list[tuple[Operation, int]]:
-    """The pairs of a cell."""
+    """Return the pairs of a cell."""
     cell = structure.cell(type)
     states = [*structure.backbone.inputs, *(node.id for node in cell.nodes)]
     sites = [site for node in cell.nodes for site in cell.sites if site.node == node.id]
@@ -87,9 +84,7 @@ def read(structure: Structure, type: str) -> list[tuple[Operation, int]]:
 class TestArchitecture:
     @given(cells(), cells(), st.integers(1, 4), st.sampled_from(["concatenation", "mean", "loose_ends"]))
     def test_it_is_what_was_published(self, normal: Pairs, reduction: Pairs, depth: int, output: str) -> None:
-        """The pairs are read back from the structure, also once it went through JSON, and of it a network is built that gives
-        a score for each class.
-        """
+        """The structure has the published pairs, also after a round trip through JSON, and builds a network with class scores."""
         structure = architecture(images(8, 3), normal, reduction, channels=2, cells=depth, output=output)
         again = Structure.from_json(structure.to_json(), installed().make)
 
@@ -113,34 +108,34 @@ class TestArchitecture:
         ],
     )
     def test_refusals(self, pairs: Pairs, message: str) -> None:
-        """Half a node, an unknown operation, and an input that is not there are refused, and it is said what is wrong."""
+        """Half a node, an unknown operation and an input that does not exist are refused with the reason."""
         with pytest.raises(StructureError, match=message):
             architecture(images(8, 3), pairs, pairs)
 
 
 class TestMutants:
-    """Each is a network with one fault; the count sees it."""
+    """Each is a network with one fault, which changes the number of parameters."""
 
     @staticmethod
     def counted(name: str, **fault: Any) -> bool:
-        """Whether a cell's network has as many parameters as it should."""
+        """Return whether the network of a cell has the published number of parameters."""
         sizes, options = SETTINGS[SMALL]
         published = dict(zip(SETTINGS, PARAMETERS[name], strict=True))[SMALL][0]
         return parameters(architecture(sizes, **CELLS[name], **options, **fault)) == published
 
     def test_the_form_of_a_search(self) -> None:
-        """BatchNorms that do not scale and shift are seen."""
+        """BatchNorm without scale and shift, as in a search, is noticed."""
         assert self.counted("DARTS_V1")
         assert not self.counted("DARTS_V1", affine=False)
 
-    def test_ends_that_are_not_loose(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """NASNet's reduction with all nodes put out is seen."""
+    def test_all_nodes_as_outputs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A NASNet cell that outputs all of its nodes, and not only the loose ends, is noticed."""
         assert self.counted("NASNet")
         monkeypatch.setattr(DartsConvolutional, "outputs", lambda self, cell: tuple(node.id for node in cell.nodes))
         assert not self.counted("NASNet")
 
-    def test_edges_that_are_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Two edges between the same states, of which one is lost, are seen."""
+    def test_a_lost_edge(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A lost edge, where two edges have the same states, is noticed."""
         honest = genotypes.cell
         monkeypatch.setattr(
             genotypes, "cell", lambda nodes, ids: honest([[*{s: (d, s) for d, s in node}.values()] for node in nodes], ids)

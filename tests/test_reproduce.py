@@ -1,4 +1,4 @@
-"""Results of papers, made again: what is exact is exact, and what is measured says how."""
+"""Reproductions of papers: exact results are exact, and measured ones are complete."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from nasframe.cli.main import cli
 
 
 def run(*arguments: str) -> Result:
-    """What the command line makes of the arguments."""
+    """Return the result of `nasframe reproduce` with these arguments."""
     result = CliRunner().invoke(cli, ["reproduce", *arguments])
     assert result.exception is None or isinstance(result.exception, NasframeError | SystemExit), result.exception
     return result
 
 
 def rows(name: str, folder: Path, *options: str) -> list[dict[str, Any]]:
-    """The rows of a reproduction by its JSON."""
+    """Return the rows of a reproduction from its JSON, which is also written to its folder."""
     found: list[dict[str, Any]] = json.loads(run(name, "--json", "--out", str(folder), *options).stdout)
     assert json.loads((folder / "rows.json").read_text()) == found
     return found
 
 
 def test_table_2(tmp_path: Path) -> None:
-    """All 27 numbers of Jie & Gao's Table 2 are counted from networks; the blank is 750; combination weights are apart."""
+    """Counts from networks equal all 27 numbers of Jie & Gao's Table 2; the blank is 750; alphas are counted separately."""
     table = rows("table2", tmp_path)
     printed = [row for row in table if row["paper"] is not None]
 
@@ -50,7 +50,7 @@ def test_table_2(tmp_path: Path) -> None:
 
 
 def test_the_toy_problem(tmp_path: Path) -> None:
-    """Both second-order architects take the paper's iterations, end together on w = alpha, and the paths are drawn."""
+    """All architects take the paper's number of iterations and end on w = alpha, nearest to (1, 1) for xi = 0.5."""
     table = rows("toy-bilevel", tmp_path)
 
     assert {row["xi"]: row["ours"] for row in table} == {0.0: 659, 0.3: 411, 0.5: 296, 0.7: 335}
@@ -61,13 +61,13 @@ def test_the_toy_problem(tmp_path: Path) -> None:
 
 
 def here(function: Callable[[Any], Any], trials: Any, *_: Any) -> list[Any]:
-    """In the place of `kept`: the trials in this process, and not kept."""
+    """Run the trials in this process, without keeping their results; replaces `kept`."""
     return [function(trial) for trial in trials]
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Small prices in the place of the indices', searches of an epoch a stage, and all in this process."""
+    """Replace the prices by small ones, and make searches of one epoch a stage, in this process."""
     for series, columns in (("G7", 3), ("BRICS", 2)):
         steps = torch.randn(80, columns, generator=Seed((series,)).generator(), dtype=torch.float64)
         lines = [",".join(f"c{i}" for i in range(columns)), *(",".join(map(str, r)) for r in steps.cumsum(0).exp().tolist())]
@@ -84,7 +84,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_forecasting(tiny: Path, tmp_path: Path) -> None:
-    """Every strategy and reference of every series is there with its spread, the claims beside what came of them."""
+    """Each series has a row for each search and reference, with its standard error, and for each of the paper's claims."""
     table = rows("forecasting:epochs=2", tmp_path / "out", "--trials", "2", "--data", str(tiny))
     g7 = {row["model"]: row for row in table if row["series"] == "G7" and "model" in row}
 
@@ -105,7 +105,7 @@ def test_forecasting(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_image_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both searches and every network that is trained are there, with their spread; cells and weights are drawn."""
+    """There is a row for each search and for each trained network, with its standard error, and the cells are drawn."""
     generator = np.random.default_rng(0)
     x, y = generator.integers(0, 256, (48, 8, 8, 3), dtype=np.uint8), np.arange(48, dtype=np.uint8) % 2
     np.savez(tmp_path / "tiny.npz", x_train=x[:32], y_train=y[:32], x_test=x[32:], y_test=y[32:])
@@ -123,8 +123,8 @@ def test_image_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({*(tmp_path / "out").glob("*.png")}) == 2 * len(searches)
 
 
-def test_data_that_are_not_there_are_named(tmp_path: Path) -> None:
-    """A series without its file is left out, and it is said where it was looked for and how to say otherwise."""
+def test_missing_data_are_named(tmp_path: Path) -> None:
+    """A series without its file is left out with a message that names the file and the option."""
     said: list[str] = []
     tasks = forecasting.Forecasting(data=str(tmp_path))._tasks(said.append)
 
@@ -136,12 +136,12 @@ def test_data_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 def squared(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial for other processes; it fails for a negative number."""
+    """A trial that runs in other processes, and fails for a negative number."""
     return {"square": math.isqrt(trial["seed"]) ** 2}
 
 
 def test_trials_are_kept(tmp_path: Path) -> None:
-    """Trials come in their order from several processes; what was kept is not made again, and what fails loses no other."""
+    """Trials in several processes keep their order; kept ones do not run again; a failure loses no other result."""
     said: list[str] = []
 
     def made(*seeds: int) -> list[Any]:
@@ -157,13 +157,13 @@ def test_trials_are_kept(tmp_path: Path) -> None:
     assert not [*tmp_path.glob("*.new")]
 
 
-def test_the_strategies_of_the_paper() -> None:
-    """DARTS-1, DARTS-2, new-1 and new-2 have the protocol of 4.1, and n_h = n_x."""
+def test_the_growing_searches_of_jie_and_gao() -> None:
+    """The four growing searches have the protocol of Jie & Gao (2021), 4.1, and n_h = n_x."""
     modes = {
-        "DARTS-1": ("darts_recurrent", "stage"),
-        "DARTS-2": ("darts_recurrent", "end"),
-        "new-1": ("two_to_one", "stage"),
-        "new-2": ("two_to_one", "end"),
+        "darts-grow-stage": ("darts_recurrent", "stage"),
+        "darts-grow-end": ("darts_recurrent", "end"),
+        "two-to-one-grow-stage": ("two_to_one", "stage"),
+        "two-to-one-grow-end": ("two_to_one", "end"),
     }
     named = {name: Strategy.named(name) for name in modes}
 
@@ -179,8 +179,8 @@ def test_the_strategies_of_the_paper() -> None:
         assert (len(cell), cell[0].hidden) == (1, 7)
 
 
-def test_what_there_is_is_listed() -> None:
-    """`--list` has a line for each, and an option that a reproduction does not have is refused with its name."""
+def test_reproductions_are_listed() -> None:
+    """`--list` has a line for each reproduction, and unknown options and names are refused."""
     listed = json.loads(run("--list", "--json").stdout)
 
     assert {row["name"] for row in listed} == {"table2", "toy-bilevel", "forecasting", "genotypes", "image-cells"}
@@ -191,10 +191,10 @@ def test_what_there_is_is_listed() -> None:
 
 
 class TestMutants:
-    """Each is a reproduction with one fault."""
+    """Each is a reproduction with one fault, which the tests above notice."""
 
     def test_one_edge_too_few(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """A DARTS backbone without the edge from the first node to the last is seen in the counts."""
+        """A DARTS backbone without the edge from the first node to the last has other counts."""
         honest = type(installed().make("backbone", "darts_recurrent"))
         wiring = honest.wiring
         monkeypatch.setattr(
@@ -203,16 +203,16 @@ class TestMutants:
         with pytest.raises(AssertionError):
             test_table_2(tmp_path)
 
-    def test_first_order_in_the_place_of_second(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """An architect that does not look ahead is seen in the iterations."""
+    def test_first_order_instead_of_second(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """An architect without the unrolled step needs another number of iterations."""
         monkeypatch.setattr(SecondOrder, "gradient", FirstOrder.gradient)
         with pytest.raises(AssertionError):
             test_the_toy_problem(tmp_path)
 
 
-def test_the_strategies_on_images() -> None:
-    """The searches of DARTS and PR-DARTS and the retraining have the published numbers."""
-    first, second, anew = (Strategy.named(name) for name in ("darts-cifar10", "pr-darts", "pr-darts-retrain"))
+def test_the_searches_on_images() -> None:
+    """The searches of DARTS and PR-DARTS on CIFAR-10 have the papers' numbers."""
+    first, second = (Strategy.named(name) for name in ("darts-cifar10", "pr-darts"))
     for search, epochs, nodes, operations, rate, final in ((first, 40, 3, 8, 3e-4, 0.0), (second, 15, 4, 4, 6e-4, 0.01)):
         architect, weights = search.architect, search.optimiser
         assert isinstance(architect, FirstOrder)
@@ -223,14 +223,16 @@ def test_the_strategies_on_images() -> None:
         alphas = architect.optimiser
         assert (alphas.method, alphas.learning_rate, alphas.betas, alphas.weight_decay) == ("adam", rate, (0.5, 0.999), 1e-3)
         assert (search.task.source, search.task.validation, search.task.flip, search.task.crop) == ("cifar10", 0.5, True, 4)
-    backbone = anew.backbone
-    assert (backbone.channels, backbone.cells, backbone.affine, backbone.auxiliary, backbone.drop_path) == (
-        36,
-        20,
-        True,
-        0.4,
-        0.3,
-    )
-    assert (anew.task.validation, anew.task.cutout, anew.criterion.epochs, anew.optimiser.epochs) == (0.0, 16, 600, 600)
-    assert backbone.plan.count("reduction") == 2
+
+
+@pytest.mark.parametrize(("name", "drop_path"), [("darts-cifar10-retrain", 0.2), ("pr-darts-retrain", 0.3)])
+def test_the_retrainings_on_images(name: str, drop_path: float) -> None:
+    """The retrainings of DARTS and PR-DARTS have the papers' numbers, with reductions at one and two thirds."""
+    strategy = Strategy.named(name)
+    task, backbone = strategy.task, strategy.backbone
+
+    assert (backbone.channels, backbone.cells, backbone.affine, backbone.auxiliary) == (36, 20, True, 0.4)
+    assert backbone.drop_path == drop_path
+    assert (task.validation, task.cutout, strategy.batch) == (0.0, 16, 96)
+    assert (strategy.criterion.epochs, strategy.optimiser.epochs, strategy.optimiser.final) == (600, 600, 0.0)
     assert [place for place, type in enumerate(backbone.plan) if type == "reduction"] == [6, 13]

@@ -1,4 +1,4 @@
-"""Learning rates that fall along a cosine: torch's, in each phase anew, a function of the counters alone."""
+"""Cosine learning rates equal torch's, start again in each phase, and depend on the counters of the state only."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ ANNEALED = Optimiser("sgd", learning_rate=0.1, momentum=0.9, epochs=3, final=0.0
 
 
 @given(annealed)
-def test_rates_are_torchs(optimiser: Optimiser) -> None:
-    """Epoch by epoch they are those of CosineAnnealingLR, and afterwards the final one."""
-    falls(optimiser)
+def test_rates_equal_torchs(optimiser: Optimiser) -> None:
+    """In each epoch the rate is that of CosineAnnealingLR, and after the last epoch it is the final one."""
+    check_rates(optimiser)
 
 
-def falls(optimiser: Optimiser) -> None:
+def check_rates(optimiser: Optimiser) -> None:
     parameters = [("w", nn.Parameter(torch.zeros(1)))]
-    own, other = optimiser.build(parameters), optimiser.build(parameters)
-    schedule = CosineAnnealingLR(other, optimiser.epochs, optimiser.final)
+    ours, torchs = optimiser.build(parameters), optimiser.build(parameters)
+    schedule = CosineAnnealingLR(torchs, optimiser.epochs, optimiser.final)
     for epoch in range(optimiser.epochs + 1):
-        optimiser.anneal(own, epoch)
-        assert rate_of(own) == pytest.approx(rate_of(other), rel=1e-9, abs=1e-12)
-        other.step()
+        optimiser.anneal(ours, epoch)
+        assert rate_of(ours) == pytest.approx(rate_of(torchs), rel=1e-9, abs=1e-12)
+        torchs.step()
         schedule.step()
-    optimiser.anneal(own, 2 * optimiser.epochs)
-    assert rate_of(own) == optimiser.final
+    optimiser.anneal(ours, 2 * optimiser.epochs)
+    assert rate_of(ours) == optimiser.final
 
 
-def test_without_epochs_it_stays() -> None:
-    """Whatever the epoch; and all of the training counts as behind it."""
+def test_without_epochs_the_rate_is_constant() -> None:
+    """Without `epochs` the rate is the same in every epoch, and the progress of a phase is always 1."""
     optimiser = Optimiser(learning_rate=0.3)
-    own = optimiser.build([("w", nn.Parameter(torch.zeros(1)))])
-    optimiser.anneal(own, 7)
-    assert (rate_of(own), optimiser.progress(0)) == (0.3, 1.0)
+    built = optimiser.build([("w", nn.Parameter(torch.zeros(1)))])
+    optimiser.anneal(built, 7)
+    assert (rate_of(built), optimiser.progress(0)) == (0.3, 1.0)
 
 
-def used(strategy: Strategy) -> list[tuple[int, str, int, float]]:
-    """Stage, phase, epoch and the weights' learning rate of each update of a search."""
+def rates_used(strategy: Strategy) -> list[tuple[int, str, int, float]]:
+    """Return stage, phase, epoch and the weights' learning rate of each update of a search."""
     search, found = Search(strategy), []
     for event in search:
         if isinstance(event, Stepped):
@@ -68,20 +68,20 @@ def used(strategy: Strategy) -> list[tuple[int, str, int, float]]:
 
 
 @pytest.mark.parametrize("prune", ["stage", "end"])
-def test_each_phase_begins_anew(prune: str) -> None:
-    """Every stage's search, every tuning and the retraining at the end run through the rates from the first on."""
-    anew(prune)
+def test_each_phase_has_all_rates(prune: str) -> None:
+    """Every phase of training (search, tuning, tuning at the end) starts again with the first rate."""
+    check_phases(prune)
 
 
-def anew(prune: str) -> None:
+def check_phases(prune: str) -> None:
     strategy = toy_strategy(prune=prune, optimiser=ANNEALED, criterion=Scripted(epochs=3, growths=1))
     expected = []
     for epoch in range(3):
-        own = ANNEALED.build([("w", nn.Parameter(torch.zeros(1)))])
-        ANNEALED.anneal(own, epoch)
-        expected += [rate_of(own)] * 3
+        optimiser = ANNEALED.build([("w", nn.Parameter(torch.zeros(1)))])
+        ANNEALED.anneal(optimiser, epoch)
+        expected += [rate_of(optimiser)] * 3
     phases: dict[tuple[int, str], list[float]] = {}
-    for stage, phase, _, rate in used(strategy):
+    for stage, phase, _, rate in rates_used(strategy):
         phases.setdefault((stage, phase), []).append(rate)
     others = {"stage": [(0, "tune"), (1, "tune")], "end": [(1, "retune")]}[prune]
     assert set(phases) == {(0, "search"), (1, "search"), *others}
@@ -89,7 +89,7 @@ def anew(prune: str) -> None:
 
 
 def test_the_unrolled_step_is_annealed() -> None:
-    """The problem that an architect sees has the rate of the epoch as xi, and its own step is torch's at that rate."""
+    """The bilevel problem has the learning rate of the epoch as xi, and its unrolled step is torch's at that rate."""
     parent = Aged.of(toy_strategy(optimiser=ANNEALED, criterion=Scripted(epochs=9)), 4)
     case = asked(parent)
     assert parent.state.epoch == 1
@@ -101,42 +101,44 @@ def test_the_unrolled_step_is_annealed() -> None:
 
 
 @pytest.mark.parametrize("method", ["adam", "sgd"])
-def test_resumes_in_the_midst_of_a_fall(method: str) -> None:
-    """From every event a search whose rate falls ends in the same bytes."""
+def test_a_search_with_falling_rates_resumes(method: str) -> None:
+    """A search whose rate falls ends with the same bytes when it is resumed from any event."""
     optimiser = attrs.evolve(ANNEALED, method=method, momentum=0.0)
     assert check_resumes_everywhere(toy_strategy(optimiser=optimiser, criterion=Scripted(epochs=2, growths=1))) >= 20
 
 
 def chained(self: Optimiser, optimiser: torch.optim.Optimizer, epoch: int) -> None:
-    """The rate is made from the one before, as torch's schedules do."""
+    """Compute the rate from the one before, as torch's schedules do."""
     for group in optimiser.param_groups:
         group["lr"] *= 0.9
 
 
 def straight(self: Optimiser, optimiser: torch.optim.Optimizer, epoch: int) -> None:
-    """The rate falls along a line, and to zero."""
+    """Let the rate fall linearly, and to zero."""
     for group in optimiser.param_groups:
         group["lr"] = self.learning_rate * (1 - self.progress(epoch))
 
 
 class TestMutants:
+    """Each is a schedule with one fault, which the tests above notice."""
+
     def test_another_form(self, monkeypatch: Patch) -> None:
-        """Torch's rates: a straight line is seen."""
+        """A rate that falls linearly is noticed."""
         monkeypatch.setattr(Optimiser, "anneal", straight)
         with pytest.raises(AssertionError):
-            falls(ANNEALED)
+            check_rates(ANNEALED)
 
     def test_a_rate_that_is_state(self, monkeypatch: Patch) -> None:
-        """Each phase anew, and resuming: a rate that hangs on the one before is seen."""
+        """A rate that depends on the one before is noticed, by the phases and by resuming."""
         monkeypatch.setattr(Optimiser, "anneal", chained)
         with pytest.raises(AssertionError):
-            anew("stage")
+            check_phases("stage")
         with pytest.raises(AssertionError, match="resumed at event"):
             check_resumes_everywhere(toy_strategy(optimiser=ANNEALED))
 
 
 def test_a_phase_ends_with_its_learning_rate() -> None:
-    """A criterion that would go on does not train at a rate of nothing."""
+    """A phase ends after the epochs of its learning rate, whatever the criterion decides."""
     optimiser = Optimiser(learning_rate=0.1, epochs=3)
     search = Search(toy_strategy(optimiser=optimiser, criterion=Endless(), growth=()))
     search.run()
