@@ -1,33 +1,35 @@
-"""Every error that nasframe raises on purpose. Each says what was given, why it is wrong and what to write instead.
+"""The errors that nasframe raises on purpose.
 
-NasframeError
-├── StructureError        a structure that cannot exist, or whose JSON cannot be read
-├── ChangeError           a change of structure that was refused before anything happened
-│   └── ClaimError        a change that does not keep what it claimed
-├── PluginError           a plugin that cannot be loaded, or that clashes with another
-│   └── UnknownNameError  no part of that kind has that name
-├── StrategyError         a strategy with an unknown key or an impossible value
-├── DataError             data that cannot be used
-├── NonFiniteError        training that left the finite numbers
-└── RunError              a run folder that cannot be used
-    └── CheckpointError   a commit that is damaged or does not fit this installation
+Each message says what was given, why it is wrong, and what to write instead::
+
+    NasframeError
+    ├── StructureError        a structure that cannot exist, or whose JSON cannot be read
+    ├── ChangeError           a change of a structure that was refused
+    │   └── ClaimError        a change that does not keep its claim
+    ├── PluginError           a plugin that cannot be loaded, or that clashes with another
+    │   └── UnknownNameError  a name that no part has
+    ├── StrategyError         a strategy with an unknown key or an impossible value
+    ├── DataError             data that cannot be used
+    ├── NonFiniteError        a loss or an output that is not a finite number
+    └── RunError              a run folder that cannot be used
+        └── CheckpointError   a commit that is damaged or does not fit this installation
 """
 
 
 class NasframeError(Exception):
-    """The base of all errors below."""
+    """Base class of all errors that nasframe raises on purpose."""
 
 
 class StructureError(NasframeError):
-    """A structure that cannot exist, or whose JSON cannot be read."""
+    """A structure that cannot exist, whose JSON cannot be read, or that does not fit its data."""
 
 
 class ChangeError(NasframeError):
-    """A change of structure that was refused; the parent is as it was."""
+    """A change of a structure that was refused. The parent is unchanged."""
 
 
 class ClaimError(ChangeError):
-    """A change that does not keep what it claimed; the parent is as it was."""
+    """A change whose outputs differ more than its claim allows. The parent is unchanged."""
 
 
 class PluginError(NasframeError):
@@ -35,7 +37,7 @@ class PluginError(NasframeError):
 
 
 class UnknownNameError(PluginError):
-    """No part of that kind has that name."""
+    """A name that no part of the requested kind has."""
 
 
 class StrategyError(NasframeError):
@@ -43,11 +45,11 @@ class StrategyError(NasframeError):
 
 
 class DataError(NasframeError):
-    """Data that cannot be used as it is."""
+    """Data that cannot be used as they are."""
 
 
 class NonFiniteError(NasframeError):
-    """A loss that is not a finite number."""
+    """A loss or an output that is NaN or infinite."""
 
 
 class RunError(NasframeError):

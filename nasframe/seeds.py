@@ -1,5 +1,7 @@
-"""Random numbers by key. A stream belongs to (run seed, purpose, position), so there is no generator state to save and
-no plugin that draws shifts the stream of another.
+"""Random numbers that depend on a key only.
+
+A random stream is identified by the seed of the run and the purpose and position of the draw. So there is no generator state to
+save, and a plugin that draws more numbers does not shift the streams of others.
 """
 
 from __future__ import annotations
@@ -14,29 +16,46 @@ import torch
 
 @attrs.frozen
 class Seed:
-    """A place in the tree of random streams: the run's seed and what the numbers are for."""
+    """The key of a random stream: the seed of the run, followed by what the numbers are for.
+
+    Attributes:
+        key: the parts of the key.
+
+    Example:
+        >>> seed = Seed((0,))
+        >>> seed("dropout", 12)
+        Seed(key=(0, 'dropout', 12))
+        >>> torch.rand(2, generator=seed("noise").generator())
+        tensor([0.9568, 0.1562])
+    """
 
     key: tuple[int | str, ...]
 
     def __call__(self, *purpose: int | str) -> Seed:
-        """The seed of a purpose below this one."""
+        """Return the seed whose key is this one followed by `purpose`."""
         return Seed((*self.key, *purpose))
 
     def number(self) -> int:
-        """The 63 bits that this key stands for."""
+        """Return the key as an integer of 63 bits, which seeds any generator."""
         return int.from_bytes(hashlib.sha256(repr(self.key).encode()).digest()[:8], "little") >> 1
 
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
-        """A generator of its own for code that takes one."""
+        """Return a new generator that is seeded with the key."""
         return torch.Generator(device).manual_seed(self.number())
 
     @contextlib.contextmanager
     def as_global(self, device: torch.device | str = "cpu") -> Iterator[None]:
-        """Lend this stream to code that knows only the global generator (initialisation, dropout), then give it back."""
+        """Seed torch's global generators within a `with` block, and restore their state afterwards.
+
+        This is for code that accepts no generator, such as the initialisation of modules and dropout.
+
+        Args:
+            device: the device whose generator is seeded, in addition to that of the CPU.
+        """
         device = torch.device(device)
         others = [device] if device.type != "cpu" else []
         with torch.random.fork_rng(devices=others, device_type=device.type if others else "cuda"):
-            # torch.manual_seed would queue a call, with its stack, for every kind of device that is not in use
+            # torch.manual_seed would also queue a call, with its stack, for every kind of device that is not in use
             torch.default_generator.manual_seed(self.number())
             for other in others:
                 module = torch.get_device_module(other)

@@ -133,7 +133,7 @@ class TestRemoval:
         [
             ({"layer0/n9": {0}}, r"there is no site 'layer0/n9'; there are layer0/n0, layer0/n1, layer1/n0"),
             ({"layer0/n0": {0, 77}}, r"layer0/n0 has no candidates \[77\]; it has \[0, 1, 2, 3, 4, 5\]"),
-            ({"layer0/n0": set(range(6))}, "all candidates of node layer0/n0 would go; a node keeps one at least"),
+            ({"layer0/n0": set(range(6))}, "all candidates of node layer0/n0 would be removed; keep at least one"),
         ],
     )
     def test_refusals(self, gone: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Structures, which are all that is needed to rebuild a network but its numbers, held to their laws."""
+"""Laws of structures: their JSON form, ids, addresses and refusals."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SEED = Seed(("structure",))
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> list[Structure]:
-    """A structure, and what it becomes as nodes grow, candidates are removed, and last nodes are cut off."""
+def histories(draw: st.DrawFn) -> list[Structure]:
+    """Draw a structure and its successors: nodes are added, candidates are removed, and last nodes are cut off."""
     chosen = draw(strategies())
     history = [chosen.backbone.initial(dict(chosen.task.sizes), chosen.nodes)]
     for kind in draw(st.lists(st.sampled_from(["grow", "remove", "cut"]), max_size=6)):
@@ -37,24 +37,24 @@ def lives(draw: st.DrawFn) -> list[Structure]:
 
 
 class TestStructures:
-    @given(lives(), st.booleans())
-    def test_json_goes_there_and_back(self, life: list[Structure], inherits: bool) -> None:
-        """A structure's JSON makes an equal structure, of the same digest; structures that differ have other digests."""
-        for structure in map(_inheriting, life) if inherits else life:
+    @given(histories(), st.booleans())
+    def test_json_round_trip(self, history: list[Structure], inherits: bool) -> None:
+        """Reading the JSON of a structure gives an equal structure with the same digest; different structures have different digests."""
+        for structure in map(_inheriting, history) if inherits else history:
             again = Structure.from_json(structure.to_json(), make)
             assert (again, again.digest(), hash(again)) == (structure, structure.digest(), hash(structure))
-        assert len({s.digest() for s in life}) == len({*life})
+        assert len({s.digest() for s in history}) == len({*history})
 
-    @given(lives())
-    def test_ids_never_come_back(self, life: list[Structure]) -> None:
-        """An id that is gone does not come back, of a candidate or of a node, whatever grows or goes in between."""
-        laws.identities(life)
+    @given(histories())
+    def test_ids_are_never_used_again(self, history: list[Structure]) -> None:
+        """The id of a removed candidate or node is never used again."""
+        laws.identities(history)
 
     @settings(max_examples=100)
-    @given(lives(), st.data())
-    def test_spoilt_json_is_refused_or_read(self, life: list[Structure], data: st.DataObject) -> None:
-        """JSON with anything left out or replaced is refused with a StructureError, or else makes a network."""
-        text = json.dumps(data.draw(spoilt(life[-1].to_dict())))
+    @given(histories(), st.data())
+    def test_damaged_json_is_refused_or_read(self, history: list[Structure], data: st.DataObject) -> None:
+        """JSON with a missing or replaced value is refused with a StructureError, or describes a network that can be built."""
+        text = json.dumps(data.draw(spoilt(history[-1].to_dict())))
         with contextlib.suppress(StructureError):
             structure = Structure.from_json(text, make)
             assert Structure.from_json(structure.to_json(), make) == structure
@@ -71,8 +71,8 @@ class TestStructures:
             ("{}", "not the JSON of a structure .*schema"),
         ],
     )
-    def test_what_is_no_json_of_a_structure(self, text: str, message: str) -> None:
-        """Text that is no JSON, or not that of an object, is refused."""
+    def test_text_that_is_not_a_structure(self, text: str, message: str) -> None:
+        """Text that is not JSON, or not the JSON of a structure, is refused."""
         with pytest.raises(StructureError, match=message):
             Structure.from_json(text, make)
 
@@ -81,7 +81,7 @@ class TestStructures:
         [
             (["schema"], 99, "has schema 99; this version reads schema 1"),
             (["next_id"], 3, "candidate ids must be distinct and below next_id = 3"),
-            (["cells", "layer0", "next_node"], 0, "next_node of cell 'layer0' is 0, but it has "),
+            (["cells", "layer0", "next_node"], 0, "next_node of cell 'layer0' is 0, but the cell has "),
             (["next_id"], -1, "next_id is -1; it must be a whole number of at least 0"),
             (["sizes", "inputs"], 1.5, r"a size is 1\.5; it must be a whole number"),
             (["sizes", "outputs"], 0, "a size is 0; it must be a whole number of at least 1"),
@@ -89,28 +89,36 @@ class TestStructures:
             (["backbone", "name"], "three_to_one", "there is no backbone 'three_to_one'; did you mean 'two_to_one'"),
             (["backbone", "hidden"], "many", "hidden is 'many'; it must be a whole number"),
             (["backbone", "height"], 3, "backbone 'two_to_one' has no key 'height'"),
-            (["cells", "layer0", "nodes", 1, "id"], "n.1", r"a node's id is 'n\.1'; it must be a text without '\.' and '/'"),
-            (["cells", "layer0", "nodes"], [], "site layer0/n0 belongs to 'n0', which is no node of the cell"),
-            (["cells", "layer0", "nodes"], [{"id": "n0"}, {"id": "n0"}, {"id": "n1"}], "a node id comes twice"),
-            (["cells", "layer0", "sites", 0, "inputs"], ["x"], "has 1 inputs, but operation 'sum' takes 2"),
+            (
+                ["cells", "layer0", "nodes", 1, "id"],
+                "n.1",
+                r"a node's id is 'n\.1'; it must be a text that is not empty and has neither",
+            ),
+            (["cells", "layer0", "nodes"], [], "site layer0/n0 belongs to 'n0', which is not a node of the cell"),
+            (
+                ["cells", "layer0", "nodes"],
+                [{"id": "n0"}, {"id": "n0"}, {"id": "n1"}],
+                "cell 'layer0' has two nodes with the same id",
+            ),
+            (["cells", "layer0", "sites", 0, "inputs"], ["x"], "has 1 inputs, but operation 'sum' needs 2"),
             (
                 ["cells", "layer0", "sites", 0, "inputs", 1],
                 "n1",
-                "takes 'n1', which is no input of the cell and no node before",
+                "has the input 'n1', which is neither an input of the cell nor a node before n0",
             ),
-            (["cells", "layer0", "sites", 0, "candidates"], [], "site layer0/n0 has no candidate; it needs one at least"),
+            (["cells", "layer0", "sites", 0, "candidates"], [], "site layer0/n0 has no candidate; it needs at least one"),
             (["cells", "layer0", "sites", 0, "candidates", 0, "id"], 1, "candidate ids must be distinct"),
             (
                 ["cells", "layer0", "sites", 0, "candidates", 0, "name"],
                 "sun",
                 "there is no operation 'sun'; did you mean 'sum'",
             ),
-            (["cells", "layer0", "sites"], [], "cell 'layer0' has no site for its nodes n0, n1; each needs one at least"),
-            (["cells", "layer0", "sites", 1, "id"], "n0", "a site id comes twice in cell 'layer0'"),
+            (["cells", "layer0", "sites"], [], "cell 'layer0' has no site for its nodes n0, n1; each needs at least one"),
+            (["cells", "layer0", "sites", 1, "id"], "n0", "cell 'layer0' has two sites with the same id"),
         ],
     )
-    def test_what_no_network_can_be_built_from(self, path: list[Any], value: Any, message: str) -> None:
-        """Each kind of damage is refused with its reason."""
+    def test_each_kind_of_damage_is_refused(self, path: list[Any], value: Any, message: str) -> None:
+        """The message of each refusal says what is wrong."""
         data = specimen().network.structure.to_dict()
         inner = data
         for key in path[:-1]:
@@ -131,10 +139,10 @@ class TestAddresses:
         assert {address: 1} == {f"{cell}/{id}": 1} == json.loads(json.dumps({address: 1}))
         assert all((type(c), c.cell, c.id) == (Address, cell, id) for c in copies)
 
-    @given(lives())
-    def test_each_address_finds_its_site(self, life: list[Structure]) -> None:
+    @given(histories())
+    def test_each_address_finds_its_site(self, history: list[Structure]) -> None:
         """Every site and node has an address of its own, which leads to it; the sites of all nodes are all sites."""
-        for structure in life:
+        for structure in history:
             for address, site in structure.sites():
                 assert structure.cell(address.cell).site(address.id) is site
             assert len(dict(structure.nodes())) == len([*structure.nodes()])
@@ -149,10 +157,10 @@ class TestAddresses:
 
 
 class TestMutants:
-    """Each is a backbone with one fault; the law named catches it."""
+    """Each is a backbone with one fault that a law detects."""
 
-    def test_ids_that_come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Identities: a backbone that takes the lowest free id is seen."""
+    def test_ids_that_are_used_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The law of ids detects a backbone that uses the lowest free id."""
         structure, honest = specimen().network.structure, TwoToOne.grown
         monkeypatch.setattr(TwoToOne, "grown", lambda self, structure, cell: honest(self, _compact(structure), cell))
         last = {[*structure.sites()][-1][0]: frozenset({structure.next_id - 1})}
@@ -172,7 +180,7 @@ def _next(kind: str, structure: Structure, type: str, gone: Mapping[str, Set[int
 
 
 def _inheriting(structure: Structure) -> Structure:
-    """The same with a gate at the last node of each cell."""
+    """Return the same structure with a gate at the last node of each cell."""
     for type, cell in structure.cells:
         if cell.nodes:
             last = attrs.evolve(cell.nodes[-1], inherits=cell.sites[-1].inputs[-1:])

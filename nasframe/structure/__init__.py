@@ -1,1 +1,1 @@
-"""Structures: frozen descriptions of networks, their addresses and their edits."""
+"""Structures, the frozen descriptions of networks: their classes, addresses and edits."""

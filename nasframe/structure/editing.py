@@ -1,4 +1,4 @@
-"""Edits of structures: nodes and candidates are added and removed."""
+"""Functions that add nodes to a structure, remove candidates from it, and find what a request names."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nasframe.structure.structure import Candidate, Cell, Node, Site, Structure
 
 @attrs.frozen
 class GrownStructure:
-    """A structure with one more node, and mixing weights at which the grown network computes the same as the old one.
+    """A structure with one more node, and how the new node has to start so that the network computes the same as before.
 
-    Args:
+    Attributes:
         structure: the structure with the new node.
         node: the address of the new node.
-        inherits: the states whose mean the new node has to output for that. Empty where nothing is required, because
-            whatever reads the new node starts at zero, as behind a concatenation.
-        mixing: the mixing weights at which it does, by the address of each of its sites and the id of each candidate. The
-            weights of a site sum to one. A candidate with a positive weight acts as the identity on the last input of its site
-            (`Operation.residual`) or is zero (`Operation.zero`). Empty where `inherits` is, and where no candidate can act
-            as the identity.
+        inherits: the states whose mean the new node has to output at first. Empty if it may output anything, because all
+            weights that read it start at zero, as behind a concatenation.
+        mixing: mixing weights at which it outputs this mean, by the address of each of its sites and the id of each candidate.
+            The mixing weights of a site sum to 1, and a candidate whose weight is positive acts as the identity on the last
+            input of its site (`Operation.residual`) or is zero (`Operation.zero`). Empty if `inherits` is empty, or
+            if the candidates allow no such weights; the node then needs a gate.
     """
 
     structure: Structure
@@ -88,7 +88,13 @@ def initial_mixing(structure: Structure, node: Address, states: Sequence[str]) -
 
 
 def operations_validator(arity: int) -> Any:
-    """The validator of a field of candidates: operations of so many inputs, not all of them zero."""
+    """Return an attrs validator for a field with the candidates of a backbone.
+
+    It accepts a tuple of one or more operations, not all of them zero.
+
+    Args:
+        arity: the number of inputs that each operation must have, 1 or 2.
+    """
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         names = [getattr(o, "name", o) for o in value]
@@ -102,7 +108,16 @@ def operations_validator(arity: int) -> Any:
 
 
 def candidate_at(structure: Structure, address: Any, id: Any) -> Candidate:
-    """The candidate that a request names; a ChangeError if there is none."""
+    """Return the candidate with this id at a site.
+
+    Args:
+        structure: the structure.
+        address: the address, as a request gives it: any JSON value.
+        id: the id, as a request gives it.
+
+    Raises:
+        ChangeError: if there is no such candidate.
+    """
     candidates = site_at(structure, address).candidates
     for candidate in candidates:
         if candidate.id == id:
@@ -111,16 +126,30 @@ def candidate_at(structure: Structure, address: Any, id: Any) -> Candidate:
 
 
 def site_at(structure: Structure, address: Any) -> Site:
-    """The site that a request names; a ChangeError if there is none."""
-    for own, site in structure.sites():
-        if own == address:
+    """Return the site at an address, as a request gives it.
+
+    Raises:
+        ChangeError: if there is no such site.
+    """
+    for existing, site in structure.sites():
+        if existing == address:
             return site
-    raise ChangeError(f"there is no site {address!r}; there are {', '.join(own for own, _ in structure.sites())}")
+    raise ChangeError(f"there is no site {address!r}; there are {', '.join(existing for existing, _ in structure.sites())}")
 
 
-def remove_from(structure: Structure, gone: Mapping[Address, AbstractSet[int]]) -> Structure:
-    """The structure that a removal makes."""
-    for address, ids in gone.items():
+def remove_from(structure: Structure, removed: Mapping[Address, AbstractSet[int]]) -> Structure:
+    """Return the structure without some candidates, and without what has no use after that.
+
+    A site without candidates is removed, and so is a node on which no output of its cell depends any more.
+
+    Args:
+        structure: the structure.
+        removed: the ids of the candidates to remove, by the address of their site.
+
+    Raises:
+        ChangeError: if there is no such candidate, or a node would lose all its candidates.
+    """
+    for address, ids in removed.items():
         site = site_at(structure, address)
         present = {c.id for c in site.candidates}
         if not ids <= present:
@@ -128,9 +157,9 @@ def remove_from(structure: Structure, gone: Mapping[Address, AbstractSet[int]]) 
         kept = tuple(c for c in site.candidates if c.id not in ids)
         structure = structure.replace_site(Address(address), attrs.evolve(site, candidates=kept))
     for type, cell in structure.cells:
-        left = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))
-        bare = [Address.of(type, n.id) for n in left.nodes if not left.sites_of(n.id)]
+        rest = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))
+        bare = [Address.of(type, n.id) for n in rest.nodes if not rest.sites_of(n.id)]
         if bare:
-            raise ChangeError(f"all candidates of node {bare[0]} would go; a node keeps one at least")
-        structure = structure.replace_cell(type, left.reaching(structure.backbone.outputs(left)))
+            raise ChangeError(f"all candidates of node {bare[0]} would be removed; keep at least one")
+        structure = structure.replace_cell(type, rest.reaching(structure.backbone.outputs(rest)))
     return structure

@@ -1,4 +1,9 @@
-"""What stands where: one frozen type for the supernet, the pruned, the grown and the final network alike."""
+"""The description of a network: one frozen type for supernets, grown, pruned and final networks.
+
+A structure has cell types, a cell has nodes, a node is the sum of its sites, and candidate operations compete at a site. Candidates
+and nodes get their ids from counters in the structure, so that an id is never used again after its candidate or node was
+removed: weights, optimiser moments and histories are kept by id.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +20,18 @@ from nasframe.interfaces.operation import Operation
 from nasframe.interfaces.part import Part, to_plain
 from nasframe.structure.address import Address
 
+#: the version of the JSON form
 SCHEMA = 1
 
 
 @attrs.frozen
 class Candidate:
-    """An operation at a site. Its id is unique in the structure and never reused: the key of weights and history."""
+    """An operation at a site.
+
+    Attributes:
+        id: its number, unique in the structure and never used again.
+        operation: the operation.
+    """
 
     id: int
     operation: Operation
@@ -28,7 +39,14 @@ class Candidate:
 
 @attrs.frozen
 class Site:
-    """A place where candidates stand: an edge (one input) or a node's pair of inputs (two)."""
+    """A place where candidate operations compete: an edge of DARTS, or a pair of inputs in Two-to-One.
+
+    Attributes:
+        id: its name, unique among the sites of its cell.
+        node: the id of the node that adds up its output.
+        inputs: the states that its candidates have as inputs, one or two: inputs of the cell or ids of earlier nodes.
+        candidates: the candidates.
+    """
 
     id: str
     node: str
@@ -37,14 +55,20 @@ class Site:
 
     @property
     def decided(self) -> bool:
-        """Whether one candidate is left: such a site has no alphas, and its weight is one."""
+        """Whether only one candidate is left. Such a site has no alphas, and its mixing weight is 1."""
         return len(self.candidates) == 1
 
 
 @attrs.frozen
 class Node:
-    """A node of a cell. One that `inherits` puts out (1 - g) * inherited + g * own, where inherited is the mean of the
-    states that it names, and the gate g starts at zero.
+    """A node of a cell: a state that is the sum of its sites, s.
+
+    A node that inherits has a gate: its state is (1 - g) h + g s, where h is the mean of the inherited states and the trained number
+    g starts at 0 (see `nasframe.Gate`).
+
+    Attributes:
+        id: its name, unique among the nodes of its cell and never used again.
+        inherits: the states whose mean is h; empty for a node without a gate.
     """
 
     id: str
@@ -53,27 +77,38 @@ class Node:
 
 @attrs.frozen
 class Cell:
-    """The structure of a cell type, shared by its instances. `next_node` numbers nodes, so that no id comes twice."""
+    """The structure of a cell type, which all its instances in the network share.
+
+    Attributes:
+        nodes: the nodes, each after those it has as inputs.
+        sites: the sites.
+        next_node: the number of the next node, so that no id is used twice.
+    """
 
     nodes: tuple[Node, ...] = ()
     sites: tuple[Site, ...] = ()
     next_node: int = 0
 
     def site(self, id: str) -> Site:
-        """The site of that id."""
+        """Return the site with this id."""
         return next(s for s in self.sites if s.id == id)
 
     def sites_of(self, node: str) -> tuple[Site, ...]:
-        """Return the sites whose outputs the node of that id adds up, in order."""
+        """Return the sites of the node with this id, in order."""
         return tuple(s for s in self.sites if s.node == node)
 
     def replace_site(self, site: Site) -> Cell:
-        """The same cell with the site of the same id replaced."""
+        """Return the same cell with `site` instead of the site with the same id."""
         return attrs.evolve(self, sites=tuple(site if s.id == site.id else s for s in self.sites))
 
     def reaching(self, outputs: Sequence[str]) -> Cell:
-        """The same cell without the nodes that do not reach any of these states."""
+        """Return the same cell without the nodes that none of these states depends on.
+
+        Args:
+            outputs: the states that the cell outputs.
+        """
         reached = set(outputs)
+        # a node comes after all it depends on, so one pass from the last node to the first finds every dependency
         for node in reversed(self.nodes):
             if node.id in reached:
                 reached |= {*node.inherits, *(i for s in self.sites if s.node == node.id for i in s.inputs)}
@@ -85,31 +120,50 @@ class Cell:
 
 
 class BackboneBase(Part):
-    """The part of a backbone that concerns structures alone: which states a cell receives and returns.
+    """The members of a backbone that concern structures only.
 
-    `nasframe.Backbone` extends it by what concerns modules, so that a structure can be described, edited and stored
-    without building a network.
+    Implement `nasframe.Backbone`, which adds the members that concern modules. They are apart so that this module does not
+    depend on those that build networks.
     """
 
     kind: ClassVar[str] = "backbone"
 
-    #: the states that a cell receives, by the names under which its sites refer to them
+    #: the names of the states that a cell receives, by which the inputs of sites refer to them
     inputs: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
-        """Return the structure of a supernet with `nodes` nodes in each cell, for a task with these sizes."""
+        """Return the structure of a supernet.
+
+        Args:
+            sizes: the sizes that the task provides (`Data.sizes`); `require_sizes` of a backbone selects those it needs.
+            nodes: the number of nodes in each cell.
+        """
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:
-        """Return the states that a cell outputs; by default its last node. Optional."""
+        """Return the states that a cell outputs, by default its last node. Optional."""
         return tuple(node.id for node in cell.nodes[-1:])
 
 
 @attrs.frozen
 class Structure:
-    """All that is needed to rebuild a network but its numbers.
+    """The full description of a network, from which it is built: everything but its tensors.
 
-    `sizes` are what the task asks for (for a recurrent task: inputs, outputs). `cells` maps each cell type to its cell.
+    Structures are frozen, hashable, and have a JSON form. Methods that change something return a new structure.
+
+    Attributes:
+        backbone: the backbone.
+        sizes: the sizes of the task that the backbone needs, by name: for a recurrent task `inputs` and `outputs`.
+        cells: the cell types with their cells, in order.
+        next_id: the id of the next candidate, so that no id is used twice.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=2)
+        >>> [address for address, _ in structure.sites()]
+        ['chain/n0', 'chain/n1']
+        >>> [candidate.operation.name for candidate in structure.cell("chain").site("n0").candidates]
+        ['kept', 'turned']
     """
 
     backbone: BackboneBase
@@ -118,14 +172,18 @@ class Structure:
     next_id: int = 0
 
     def __deepcopy__(self, memo: object) -> Structure:
-        return self  # nothing of it ever changes, and a copy of a network need not copy it
+        return self  # it never changes, and copying a network need not copy it
 
     def cell(self, type: str) -> Cell:
-        """The cell of that type."""
+        """Return the cell of this type."""
         return dict(self.cells)[type]
 
     def size(self, name: str) -> int:
-        """The size of that name, as the task gave it."""
+        """Return the size with this name.
+
+        Raises:
+            StructureError: if there is no such size.
+        """
         sizes = dict(self.sizes)
         if name not in sizes:
             raise StructureError(
@@ -134,13 +192,13 @@ class Structure:
         return sizes[name]
 
     def sites(self) -> Iterator[tuple[Address, Site]]:
-        """Every site with its address, in order."""
+        """Yield the address and the site of every site, in order."""
         for type, cell in self.cells:
             for site in cell.sites:
                 yield Address.of(type, site.id), site
 
     def nodes(self) -> Iterator[tuple[Address, Node]]:
-        """Every node with its address, in order."""
+        """Yield the address and the node of every node, in order."""
         for type, cell in self.cells:
             for node in cell.nodes:
                 yield Address.of(type, node.id), node
@@ -155,32 +213,46 @@ class Structure:
         return all(site.decided for _, site in self.sites())
 
     def replace_cell(self, type: str, cell: Cell, new_candidates: int = 0) -> Structure:
-        """The same structure with another cell of that type, which used `new_candidates` ids from `next_id` on."""
+        """Return the same structure with another cell of this type.
+
+        Args:
+            type: the cell type.
+            cell: the new cell.
+            new_candidates: the number of its candidates that have new ids: `next_id`, `next_id` + 1, ...
+        """
         cells = tuple((t, cell if t == type else c) for t, c in self.cells)
         return attrs.evolve(self, cells=cells, next_id=self.next_id + new_candidates)
 
     def replace_site(self, address: Address, site: Site, new_candidates: int = 0) -> Structure:
-        """The same structure with another site of the same id at that address; `new_candidates` as for `replace_cell`."""
+        """Return the same structure with another site at this address; `new_candidates` as for `replace_cell`."""
         return self.replace_cell(address.cell, self.cell(address.cell).replace_site(site), new_candidates)
 
     def with_backbone(self, backbone: BackboneBase, sizes: Mapping[str, int]) -> Structure:
-        """The same cells in another backbone of their kind, of other width or depth, say, for a task of these sizes."""
-        own = backbone.initial(sizes, 1)
-        if dict(self.cells).keys() != dict(own.cells).keys():
+        """Return the same cells in another backbone with the same cell types, for example a wider or deeper one.
+
+        Args:
+            backbone: the new backbone.
+            sizes: the sizes of the task.
+
+        Raises:
+            StructureError: if the cell types differ, or the cells do not fit.
+        """
+        other = backbone.initial(sizes, 1)
+        if dict(self.cells).keys() != dict(other.cells).keys():
             raise StructureError(
-                f"the structure has the cells {', '.join(dict(self.cells))}, but backbone {backbone.name!r} has "
-                f"{', '.join(dict(own.cells))}; give a backbone of the kind that the cells were found in"
+                f"the structure has the cell types {', '.join(dict(self.cells))}, but backbone {backbone.name!r} has "
+                f"{', '.join(dict(other.cells))}; give a backbone of the kind that the cells were found in"
             )
-        moved = attrs.evolve(self, backbone=own.backbone, sizes=own.sizes)
+        moved = attrs.evolve(self, backbone=other.backbone, sizes=other.sizes)
         moved.check()
         return moved
 
     def digest(self) -> str:
-        """A short name for exactly this structure."""
+        """Return a short name of this structure: 16 hexadecimal digits of a hash of its JSON form."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the JSON form, as values that `json.dumps` accepts."""
         return {
             "schema": SCHEMA,
             "backbone": to_plain(self.backbone),
@@ -205,12 +277,20 @@ class Structure:
         }
 
     def to_json(self) -> str:
-        """The structure as text, from which `from_json` makes an equal one."""
+        """Return the JSON form as text. `from_json` returns an equal structure."""
         return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Structure:
-        """The structure that these plain values describe; `make(kind, description)` resolves its parts."""
+        """Return the structure with this JSON form.
+
+        Args:
+            data: the values that `to_dict` returned.
+            make: a function from (kind, description) to the part, such as `nasframe.installed().make`.
+
+        Raises:
+            StructureError: if the values do not describe a structure, or a part of it is not installed.
+        """
         try:
             if data["schema"] != SCHEMA:
                 raise StructureError(
@@ -219,9 +299,9 @@ class Structure:
                 )
             structure = cls(
                 backbone=make("backbone", data["backbone"]),
-                sizes=tuple((str(k), _whole(v, "a size", 1)) for k, v in data["sizes"].items()),
-                cells=tuple((_word(type, "a cell type"), _cell(cell, make)) for type, cell in data["cells"].items()),
-                next_id=_whole(data["next_id"], "next_id"),
+                sizes=tuple((str(k), _integer(v, "a size", 1)) for k, v in data["sizes"].items()),
+                cells=tuple((_name(type, "a cell type"), _cell(cell, make)) for type, cell in data["cells"].items()),
+                next_id=_integer(data["next_id"], "next_id"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StructureError(f"this is not the JSON of a structure ({type(error).__name__}: {error})") from error
@@ -234,7 +314,11 @@ class Structure:
 
     @classmethod
     def from_json(cls, text: str, make: Callable[[str, Any], Any]) -> Structure:
-        """The structure that this text describes; `make`, as of `nasframe.installed()`, resolves its parts."""
+        """Return the structure that `to_json` wrote as `text`; `make` as for `from_dict`.
+
+        Raises:
+            StructureError: if the text does not describe a structure.
+        """
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -242,54 +326,53 @@ class Structure:
         return cls.from_dict(data, make)
 
     def check(self) -> None:
-        """Refuse what no network can be built from: ids that come twice, empty sites, inputs that do not exist."""
+        """Raise a StructureError if no network can be built: for a duplicate id, an empty site, or an input that does not exist."""
         ids = [c.id for _, s in self.sites() for c in s.candidates]
         if len(set(ids)) != len(ids) or any(not 0 <= i < self.next_id for i in ids):
             raise StructureError(f"candidate ids must be distinct and below next_id = {self.next_id}; they are {ids}")
         for type, cell in self.cells:
-            nodes = [n.id for n in cell.nodes]
+            nodes, inherits = [n.id for n in cell.nodes], {n.id: n.inherits for n in cell.nodes}
             for kind, names in (("node", nodes), ("site", [s.id for s in cell.sites])):
                 if len(set(names)) != len(names):
-                    raise StructureError(f"a {kind} id comes twice in cell {type!r}: {names}")
+                    raise StructureError(f"cell {type!r} has two {kind}s with the same id: {names}")
             if cell.next_node < len(nodes):
-                raise StructureError(f"next_node of cell {type!r} is {cell.next_node}, but it has {len(nodes)} nodes already")
+                raise StructureError(
+                    f"next_node of cell {type!r} is {cell.next_node}, but the cell has {len(nodes)} nodes already"
+                )
             bare = set(nodes) - {s.node for s in cell.sites}
             if bare:
                 raise StructureError(
-                    f"cell {type!r} has no site for its nodes {', '.join(sorted(bare))}; each needs one at least"
+                    f"cell {type!r} has no site for its nodes {', '.join(sorted(bare))}; each needs at least one"
                 )
             for site in cell.sites:
                 address = Address.of(type, site.id)
                 if site.node not in nodes:
-                    raise StructureError(f"site {address} belongs to {site.node!r}, which is no node of the cell")
+                    raise StructureError(f"site {address} belongs to {site.node!r}, which is not a node of the cell")
                 states = (*self.backbone.inputs, *nodes[: nodes.index(site.node)])
-                unknown = [
-                    i for i in (*site.inputs, *dict(self.nodes())[Address.of(type, site.node)].inherits) if i not in states
-                ]
+                unknown = [i for i in (*site.inputs, *inherits[site.node]) if i not in states]
                 if unknown:
                     raise StructureError(
-                        f"site {address} takes {', '.join(map(repr, unknown))}, which is no input of the cell and "
-                        f"no node before its own; there are {', '.join(states)}"
+                        f"site {address} has the input {', '.join(map(repr, unknown))}, which is neither an input of the cell "
+                        f"nor a node before {site.node}; there are {', '.join(states)}"
                     )
                 if not site.candidates:
-                    raise StructureError(f"site {address} has no candidate; it needs one at least")
+                    raise StructureError(f"site {address} has no candidate; it needs at least one")
                 for candidate in site.candidates:
                     if candidate.operation.arity != len(site.inputs):
                         raise StructureError(
                             f"site {address} has {len(site.inputs)} inputs, but operation "
-                            f"{candidate.operation.name!r} takes {candidate.operation.arity}"
+                            f"{candidate.operation.name!r} needs {candidate.operation.arity}"
                         )
 
 
-def _word(value: Any, what: str) -> str:
+def _name(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value or "." in value or "/" in value:
-        raise StructureError(
-            f"{what} is {value!r}; it must be a text without '.' and '/', which part the names of tensors and sites"
-        )
+        # "." separates the names of modules, "/" the parts of an address
+        raise StructureError(f"{what} is {value!r}; it must be a text that is not empty and has neither '.' nor '/'")
     return value
 
 
-def _whole(value: Any, what: str, low: int = 0) -> int:
+def _integer(value: Any, what: str, low: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise StructureError(f"{what} is {value!r}; it must be a whole number of at least {low}")
     return value
@@ -298,17 +381,17 @@ def _whole(value: Any, what: str, low: int = 0) -> int:
 def _cell(data: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Cell:
     return Cell(
         nodes=tuple(
-            Node(_word(n["id"], "a node's id"), tuple(_word(i, "an inherited state") for i in n.get("inherits", ())))
+            Node(_name(n["id"], "a node's id"), tuple(_name(i, "an inherited state") for i in n.get("inherits", ())))
             for n in data["nodes"]
         ),
         sites=tuple(
             Site(
-                id=_word(s["id"], "a site's id"),
-                node=_word(s["node"], "a site's node"),
-                inputs=tuple(_word(i, "a site's input") for i in s["inputs"]),
+                id=_name(s["id"], "a site's id"),
+                node=_name(s["node"], "a site's node"),
+                inputs=tuple(_name(i, "a site's input") for i in s["inputs"]),
                 candidates=tuple(
                     Candidate(
-                        _whole(c["id"], "a candidate's id"),
+                        _integer(c["id"], "a candidate's id"),
                         make("operation", {k: v for k, v in c.items() if k != "id"}),
                     )
                     for c in s["candidates"]
@@ -316,5 +399,5 @@ def _cell(data: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Cell:
             )
             for s in data["sites"]
         ),
-        next_node=_whole(data["next_node"], "next_node"),
+        next_node=_integer(data["next_node"], "next_node"),
     )
