@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from nasframe.errors import StructureError
 from nasframe.interfaces.backbone import Backbone
@@ -21,8 +22,13 @@ class Network(nn.Module):
     """What a structure computes: `network(inputs, mixing)`, the mixing weights by site address, as an architect's rule gives them.
 
     It owns the alphas, one vector per undecided site, shared by all instances of the cell type; `body` is what the
-    backbone built. An architecture has no alphas: it is called with the inputs alone. While `fast` is true, the backbone
-    may compute in another form what the body computes; hooks on the body's modules see the readable form alone.
+    backbone built. An architecture has no alphas: it is called with the inputs alone.
+
+    While `fast` is true, the backbone may compute in another form what the body computes; hooks on the body's modules see the
+    readable form alone. The modules of the body run nevertheless where PyTorch does more than compute values and gradients:
+    while a program is captured (`torch.compile`, `torch.export`, `torch.onnx.export`, `torch.jit.trace`), under autocast, and
+    under the transforms of `torch.func`. So all of these work on a network as it is. A captured recurrent network is unrolled over
+    time: its batch may be dynamic, its number of time steps is that of the example.
     """
 
     def __init__(self, structure: Structure) -> None:
@@ -50,7 +56,7 @@ class Network(nn.Module):
                 f"no mixing weights were given for {', '.join(missing)}: these sites are undecided, so call "
                 "network(inputs, architect.mixing(network.alphas)), or derive an architecture first"
             )
-        run = self.backbone.run if self.fast else readable
+        run = self.backbone.run if self.fast and plain(inputs) else readable
         return run(self.body, inputs, mixing)
 
     def slow_parts(self) -> Sequence[str]:
@@ -81,6 +87,25 @@ class Network(nn.Module):
         gates = sum(1 for _ in self.gates())
         other = sum(p.numel() for p in self.parameters()) - operations - combination - gates
         return {"operations": operations, "combination": combination, "gates": gates, "other": other}
+
+
+def plain(inputs: Tensor) -> bool:
+    """Return whether PyTorch only computes values and gradients now.
+
+    A fast form may write in place and bring its own derivative. Neither can be captured as a program, transformed, or computed
+    in mixed precision. Where PyTorch has no public name for what it does, a private one is read if it is there.
+    """
+    device = inputs.device.type
+    transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+    dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+    return not (
+        torch.compiler.is_compiling()  # torch.compile, torch.export, torch.onnx.export
+        or torch.jit.is_tracing()
+        or transforming()  # torch.func
+        or dispatch_modes() > 0  # make_fx, FakeTensorMode, FlopCounterMode and others that look at each operator
+        or getattr(forward_ad, "_current_level", -1) >= 0  # forward-mode differentiation
+        or (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
+    )
 
 
 def set_progress(module: nn.Module, progress: float) -> None:

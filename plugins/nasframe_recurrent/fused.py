@@ -43,6 +43,9 @@ ENTRIES, PART = 2**18, 1 / 6
 #: whether a gradient is asked for now, of which torch has no public name: where it has none, every gradient is
 asked = getattr(torch._C, "_will_engine_execute_node", lambda node: True)
 
+#: whether a gradient stands for many, as in `torch.autograd.grad(..., is_grads_batched=True)`; this has no public name either
+_BATCHED = [getattr(torch._C._functorch, name, None) for name in ("is_batchedtensor", "is_legacy_batchedtensor")]
+
 
 def sequence(cell: RecurrentCell, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     """What `unrolled` gives, from (time, batch, n_x) to (time, batch, n_h); by itself where the cell has no fast form."""
@@ -122,14 +125,16 @@ class Layer(torch.autograd.Function):
         """The gradients of x, M and the maps."""
         S, a, *inputs = ctx.saved_tensors
         x, M, *maps = inputs
-        if not torch.is_grad_enabled():
+        again = torch.is_grad_enabled()
+        if not again and not any(is_batched is not None and is_batched(g) for is_batched in _BATCHED):
             # needs_input_grad says what can have a gradient; whether it is asked for now, the engine knows
             needs_maps = any(node is not None and asked(node) for node, _ in ctx.next_functions[2:])
             return None, None, *backward(ctx.own, S, a, g, x, M, maps, ctx.needs_input_grad[2], needs_maps)
-        h = differentiable(ctx.own, S.shape[2], x, M, maps)
+        with torch.enable_grad():
+            h = differentiable(ctx.own, S.shape[2], x, M, maps)
         live = [v is not None and v.requires_grad and h.requires_grad for v in inputs]
         wanted = [*itertools.compress(inputs, live)]
-        found = iter(torch.autograd.grad(h, wanted, g, create_graph=True, allow_unused=True) if wanted else ())
+        found = iter(torch.autograd.grad(h, wanted, g, create_graph=again, allow_unused=True) if wanted else ())
         return None, None, *(next(found) if alive else None for alive in live)
 
 
