@@ -26,8 +26,8 @@ from nasframe_recurrent import (
     TwoToOne,
     ZeroEdge,
 )
-from nasframe_recurrent.edges import Edge
-from nasframe_recurrent.operations import TwoInput, matrix
+from nasframe_recurrent.edges import EdgeOperation
+from nasframe_recurrent.operations import TwoInputOperation, weight_matrix
 from torch import Tensor, nn
 
 from nasframe import Backbone, Operation, Optimiser, Strategy, installed
@@ -44,7 +44,7 @@ class Running(nn.Module):
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
-        self.W_x = matrix(hidden, inputs, hidden)
+        self.W_x = weight_matrix(hidden, inputs, hidden)
         self.register_buffer("mean", torch.zeros(hidden))
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
@@ -55,7 +55,7 @@ class Running(nn.Module):
 
 
 @attrs.frozen
-class Centred(TwoInput):
+class Centred(TwoInputOperation):
     """A stranger's operation, which has a buffer and tells nothing about itself."""
 
     name: ClassVar[str] = "centred"
@@ -66,7 +66,7 @@ class Centred(TwoInput):
 
 
 @attrs.frozen
-class CentredEdge(Edge):
+class CentredEdge(EdgeOperation):
     """The same on one input."""
 
     name: ClassVar[str] = "centred_edge"

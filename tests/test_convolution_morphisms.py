@@ -348,7 +348,7 @@ def test_moments_follow(kind: str, method: str) -> None:
     parent = _aged(STARTS[kind], False, METHODS[method], False).copy()
     child = parent.after(change(parent.network, kind))
     before, after = saved(parent.state)[1], saved(child.state)[1]
-    old = r"(cells\.[12]\.edges\.i1-n0\.candidates)\.\d+\.layers"  # the reductions
+    old = r"(cells\.[12]\.sites\.i1-n0\.candidates)\.\d+\.layers"  # the reductions
     new = rf"\1.{parent.network.structure.next_id}.layers"
     moments = [name for name in before if name.startswith(("weights/", "alphas/"))]
     assert any(re.search(old, name) for name in moments)

@@ -281,7 +281,7 @@ class TestConcatenation:
         assert edges == [f"{type}/{state}-n{len(cell.nodes)}" for state in states]
         for address in edges:
             holders = {name.rpartition(".")[0] for name, _ in child.network.mixed_operations(address)}
-            assert holders == {f"body.cells.{i}.edges" for i in instances}
+            assert holders == {f"body.cells.{i}.sites" for i in instances}
 
 
 def corner(old: Tensor) -> tuple[slice, ...]:
@@ -391,7 +391,7 @@ class TestInstances:
         network = grown(trained(), "normal").network
         assert own_weights(network)
         assert set(network.alphas) == {address for address, _ in network.structure.sites()}
-        network.body.cells[3].edges = network.body.cells[0].edges
+        network.body.cells[3].sites = network.body.cells[0].sites
         assert not own_weights(network)
 
     def test_the_gradient_of_the_alphas_is_the_sum_over_instances(self) -> None:
@@ -802,7 +802,7 @@ class TestMutants:
         """Two instances of a type compute different things: filled from each other, they move the output."""
         parent = trained(cells=6)
         swap = str.maketrans("01", "10")
-        names = [n for n in tensors(parent.network) if n.startswith(("body.cells.0.edges.", "body.cells.1.edges."))]
+        names = [n for n in tensors(parent.network) if n.startswith(("body.cells.0.sites.", "body.cells.1.sites."))]
         overrides = {n: Take(n[:12].translate(swap) + n[12:]) for n in names}
         with pytest.raises(ChangeError, match="the output moves by"):
             transact(parent, attrs.evolve(growth(parent.network, "reduction"), overrides=overrides))

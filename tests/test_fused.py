@@ -1,13 +1,17 @@
-"""The fast form of the recurrent backbones, held to the readable one: values, gradients, second derivatives; and mutants."""
+"""The fast form of the recurrent backbones equals the readable form in values, gradients and second derivatives."""
 
 from __future__ import annotations
 
+import ast
+import gc
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import patch
 
 import attrs
+import nasframe_recurrent.cell
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -31,16 +35,28 @@ from nasframe_recurrent import (
     ZeroEdge,
     fused,
 )
-from nasframe_recurrent.edges import Edge
-from nasframe_recurrent.operations import TwoInput, matrix
-from nasframe_recurrent.plan import planned
+from nasframe_recurrent.edges import EdgeOperation
+from nasframe_recurrent.operations import TwoInputOperation, weight_matrix
+from nasframe_recurrent.plan import plan_cell
 from recurrent import Centred, strategy
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import softsign
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from nasframe import Candidate, Cell, Network, Node, Operation, Pointwise, Seed, Site, Structure, Term, build
+from nasframe import (
+    Candidate,
+    Cell,
+    Network,
+    Node,
+    Operation,
+    Pointwise,
+    Seed,
+    Site,
+    Structure,
+    Term,
+    build,
+)
 from nasframe.change.apply import remove_candidates
 from nasframe.errors import StructureError
 from nasframe.testing import laws
@@ -51,7 +67,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def minimal(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """A function of two terms, which no shipped operation has."""
+    """A function of two terms that no shipped operation uses; it has no `derivatives`, so that autograd computes them."""
     return torch.sigmoid(a) * h + softsign(b)
 
 
@@ -59,8 +75,8 @@ class Minimal(nn.Module):
     def __init__(self, inputs: int, hidden: int, width: int) -> None:
         super().__init__()
         self.hidden = hidden
-        self.W, self.V, self.b = matrix(hidden, inputs, hidden), matrix(hidden, width, hidden), matrix(1, hidden, hidden)
-        self.b = nn.Parameter(self.b[0].detach())
+        self.W, self.V = weight_matrix(hidden, inputs, hidden), weight_matrix(hidden, width, hidden)
+        self.b = nn.Parameter(weight_matrix(1, hidden, hidden)[0].detach())
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         z = x if h is None else h
@@ -68,8 +84,8 @@ class Minimal(nn.Module):
 
 
 @attrs.frozen
-class MinimalGate(TwoInput):
-    """A stranger's operation: sigmoid(W x + b) h + softsign(V h)."""
+class MinimalGate(TwoInputOperation):
+    """An operation of another plugin: sigmoid(W x + b) h + softsign(V h)."""
 
     name: ClassVar[str] = "minimal"
 
@@ -81,8 +97,8 @@ class MinimalGate(TwoInput):
 
 
 @attrs.frozen
-class MinimalEdge(Edge):
-    """A stranger's operation: sigmoid(W z + b) h + softsign(V z)."""
+class MinimalEdge(EdgeOperation):
+    """An operation of another plugin: sigmoid(W z + b) h + softsign(V z)."""
 
     name: ClassVar[str] = "minimal_edge"
 
@@ -103,8 +119,8 @@ class Constant(nn.Module):
 
 
 @attrs.frozen
-class One(Edge):
-    """A stranger's operation, through which no gradient goes."""
+class One(EdgeOperation):
+    """An operation of another plugin, which passes no gradient on."""
 
     name: ClassVar[str] = "one"
 
@@ -117,7 +133,7 @@ class One(Edge):
 
 @attrs.frozen
 class Fan(TwoToOne):
-    """A stranger's wiring: every node on x and the first node, and all of them put out."""
+    """A wiring of another plugin: every node has x and the first node as inputs, and the output is the mean of all nodes."""
 
     name: ClassVar[str] = "fan"
 
@@ -134,36 +150,41 @@ HIGHWAYS = (SigmoidHighway(), TanhHighway(), ReluHighway(), IdentityHighway())
 ONE = (*EDGES, *HIGHWAYS, MinimalEdge(), One())
 
 
-def chosen(operations: Sequence[Operation]) -> st.SearchStrategy[tuple[Operation, ...]]:
-    """Some of them, not all of them zero."""
+def subsets(operations: Sequence[Operation]) -> st.SearchStrategy[tuple[Operation, ...]]:
+    """Draw some of the operations, not all of them zero."""
     some = st.lists(st.sampled_from(operations), min_size=1, unique=True)
     return some.filter(lambda chosen: not all(o.zero for o in chosen)).map(tuple)
 
 
 @attrs.frozen(eq=False)
 class Case:
-    """A network with inputs, and the directions that its second derivatives are taken in."""
+    """A network with inputs, and a seed for the target of its loss and the direction of its second derivatives."""
 
     network: Network
     inputs: Tensor
     seed: Seed
 
     def tensors(self) -> dict[str, Tensor]:
-        """What there can be gradients of."""
+        """Return everything that can have a gradient, by name."""
         inputs = {"inputs": self.inputs} if self.inputs.is_floating_point() else {}
         return {**inputs, **dict(self.network.named_parameters())}
 
     def loss(self, fast: bool) -> tuple[Tensor, Tensor]:
-        """What the network puts out, and a loss of it, with the same draws in either form."""
+        """Return the outputs of the network and a loss of them; both forms draw the same dropout masks."""
         self.network.fast = fast
         with self.seed("draws").as_global():
             output = self.network(self.inputs, {a: alpha.softmax(0) for a, alpha in self.network.alphas.items()})
         target = torch.randn(output.shape, generator=self.seed("target").generator(), dtype=output.dtype)
         return output, ((output - target) ** 2).mean()
 
-    def derivatives(self, fast: bool, asked: Sequence[str] = ()) -> list[Tensors]:
-        """The output, the gradients, those that can be differentiated again, and the Hessian times a vector."""
-        live = {n: t for n, t in self.tensors().items() if t.requires_grad and (not asked or n in asked)}
+    def derivatives(self, fast: bool, requested: Sequence[str] = ()) -> list[Tensors]:
+        """Return the output, the gradients, the gradients with a graph, and the product of the Hessian with a vector.
+
+        Args:
+            fast: whether the fast form computes them.
+            requested: the names of the tensors whose gradients are computed; all by default.
+        """
+        live = {n: t for n, t in self.tensors().items() if t.requires_grad and (not requested or n in requested)}
         output, loss = self.loss(fast)
         generator = self.seed("direction").generator()
         first, again = (self._gradients(loss, live, create_graph=create) for create in (False, True))
@@ -175,20 +196,24 @@ class Case:
         return dict(zip(live, found, strict=True))
 
 
-def equal(case: Case, asked: Sequence[str] = ()) -> None:
-    """Both forms give the same, up to 1e-12 of each tensor's largest entry; where that is rounding itself, of them all."""
-    names = ("values", "gradients", "gradients that can be differentiated", "second derivatives")
-    for what, readable, fast in zip(names, case.derivatives(False, asked), case.derivatives(True, asked), strict=True):
+def equal(case: Case, requested: Sequence[str] = ()) -> None:
+    """Assert that both forms agree up to 1e-12 of the largest entry of each tensor.
+
+    The largest entry of all tensors counts where that of one tensor is a rounding error itself.
+    """
+    names = ("values", "gradients", "gradients with a graph", "second derivatives")
+    pairs = zip(names, case.derivatives(False, requested), case.derivatives(True, requested), strict=True)
+    for what, readable, fast in pairs:
         largest = max(float(v.detach().abs().max()) for v in readable.values())
         for name, value in readable.items():
-            own = float(value.detach().abs().max())
-            allowed = 1e-12 * (own if own > 1e-10 * largest else largest)
+            scale = float(value.detach().abs().max())
+            allowed = 1e-12 * (scale if scale > 1e-10 * largest else largest)
             distance = float((fast[name] - value).detach().abs().max())
             assert distance <= allowed, f"the {what} of {name} differ by {distance:.3g}; {allowed:.3g} is allowed"
 
 
 def case(structure: Structure, time: int, batch: int, seed: Seed, training: bool = False) -> Case:
-    """A network with parameters as after some training: alphas and gates are not zero; on numbers, or on tokens."""
+    """Return a case of the structure with random parameters, so that alphas and gates are not zero."""
     network = build(structure, seed("build")).double().train(training)
     generator = seed("parameters").generator()
     for parameter in network.parameters():
@@ -201,16 +226,14 @@ def case(structure: Structure, time: int, batch: int, seed: Seed, training: bool
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Any wiring, numbers or tokens, sizes down to 1, some of the operations, nodes behind gates, pruned and decided sites, in
-    either mode.
-    """
+    """Draw any wiring, tokens or numbers, sizes down to 1, some operations, gates, pruned and decided sites, in either mode."""
     hidden, time, batch = draw(sizes(3)), draw(sizes(4)), draw(sizes(3))
     ends = st.fixed_dictionaries({"inputs": sizes(3), "outputs": sizes(2)}) | st.fixed_dictionaries({"tokens": sizes(3)})
     fields = hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4]))
     backbone = draw(
-        st.builds(TwoToOne, *map(st.just, fields), chosen(TWO))
-        | st.builds(Fan, *map(st.just, fields), chosen(TWO))
-        | st.builds(Darts, *map(st.just, fields), st.sampled_from(["last", "mean", "later"]), chosen(ONE))
+        st.builds(TwoToOne, *map(st.just, fields), subsets(TWO))
+        | st.builds(Fan, *map(st.just, fields), subsets(TWO))
+        | st.builds(Darts, *map(st.just, fields), st.sampled_from(["last", "mean", "later"]), subsets(ONE))
     )
     seed = draw(seeds())
     network = build(backbone.initial(draw(ends), draw(sizes(3))), seed)
@@ -222,7 +245,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def specimen(backbone: Any) -> Case:
-    """Two nodes and a third one behind a gate."""
+    """Return a case with two nodes and a third one behind a gate."""
     network = build(backbone.initial({"inputs": 2, "outputs": 2}, 2), Seed((0,)))
     network = NodeGrowth(form="gate").change(network, {"cell": "layer0"}, {}, Seed((1,))).child
     return case(network.structure, 3, 2, Seed((2,)))
@@ -235,169 +258,201 @@ both = pytest.mark.parametrize("backbone", [two_to_one, darts], ids=["two_to_one
 
 class TestEquality:
     @given(cases(), st.sampled_from([(1, 1e-9), (2**18, 1.0)]))
-    def test_both_forms_are_one_function(self, case: Case, stretch: tuple[int, float]) -> None:
-        """Values, gradients and second derivatives of the fast form are those of the readable one, however it goes back."""
+    def test_both_forms_are_one_function(self, case: Case, chunk: tuple[int, float]) -> None:
+        """Values, gradients and second derivatives agree, for any length of the chunks of the backward pass."""
         structure = case.network.structure
         assert all(sentence.endswith("all of its operations are zero") for sentence in structure.backbone.slow_parts(structure))
-        with patch.multiple(fused, ENTRIES=stretch[0], PART=stretch[1]):
+        with patch.multiple(fused, CHUNK_ENTRIES=chunk[0], CHUNK_FRACTION=chunk[1]):
             equal(case)
 
     @given(cases(), st.data())
     def test_any_part_of_the_gradient(self, case: Case, data: st.DataObject) -> None:
-        """Whatever is asked for, and whatever can have a gradient, what is asked for is right."""
+        """Requested gradients agree, whichever are requested and whichever tensors are frozen."""
         names = [*case.tensors()]
-        asked = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
-        # the head's bias stays alive, so that the loss depends on something
+        requested = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+        # the bias of the head is never frozen, so that the loss depends on something
         frozen = data.draw(st.lists(st.sampled_from([n for n in names if n != "body.head.bias"]), unique=True))
-        for name in set(frozen) - set(asked):
+        for name in set(frozen) - set(requested):
             case.tensors()[name].requires_grad_(False)
-        equal(case, asked)
+        equal(case, requested)
 
     @both
     def test_the_derivatives_are_those_of_the_values(self, backbone: Any) -> None:
         """First and second derivatives agree with finite differences in every input."""
-        own = case(attrs.evolve(backbone, hidden=2).initial({"inputs": 1, "outputs": 1}, 2), 2, 1, Seed((3,)))
-        tensors = own.tensors()
+        small = case(attrs.evolve(backbone, hidden=2).initial({"inputs": 1, "outputs": 1}, 2), 2, 1, Seed((3,)))
+        tensors = small.tensors()
 
         def output(x: Tensor, *values: Tensor) -> Tensor:
             parameters = dict(zip([*tensors][1:], values, strict=True))
-            weights = {a: parameters[f"alphas.{a}"] for a in own.network.alphas}
-            return functional_call(own.network, parameters, (x, weights))
+            mixing = {a: parameters[f"alphas.{a}"] for a in small.network.alphas}
+            return functional_call(small.network, parameters, (x, mixing))
 
         assert torch.autograd.gradcheck(output, [*tensors.values()])
         assert torch.autograd.gradgradcheck(output, [*tensors.values()], fast_mode=True)
 
     @both
     def test_parameters_are_read_at_each_call(self, backbone: Any) -> None:
-        """With other parameters in the place of its own a network computes what one that has them does."""
-        own, other = specimen(backbone), specimen(backbone)
+        """With the parameters of another network put in the place of its parameters, a network computes what the other one does."""
+        first, other = specimen(backbone), specimen(backbone)
         for parameter in other.network.parameters():
             parameter.data.mul_(1.5)
-        weights = {a: alpha.softmax(0) for a, alpha in own.network.alphas.items()}
-        swapped = functional_call(own.network, dict(other.network.named_parameters()), (own.inputs, weights))
-        assert torch.equal(swapped, other.network(own.inputs, weights))
+        mixing = {a: alpha.softmax(0) for a, alpha in first.network.alphas.items()}
+        swapped = functional_call(first.network, dict(other.network.named_parameters()), (first.inputs, mixing))
+        assert torch.equal(swapped, other.network(first.inputs, mixing))
         with torch.no_grad():
-            assert torch.equal(swapped, other.network(own.inputs, weights))
+            assert torch.equal(swapped, other.network(first.inputs, mixing))
 
 
-class TestWork:
+class TestView:
+    """The fast form is derived from the readable form, which does not know it."""
+
+    def test_the_cell_does_not_import_the_fast_form(self) -> None:
+        """The module of the readable cell imports neither the plan nor the fused computation."""
+        imported = {
+            node.module
+            for node in ast.walk(ast.parse(Path(nasframe_recurrent.cell.__file__).read_text()))
+            if isinstance(node, ast.ImportFrom)
+        }
+        assert not {"nasframe_recurrent.plan", "nasframe_recurrent.fused", "nasframe_recurrent"} & imported
+
+    @both
+    def test_a_plan_is_removed_with_its_network(self, backbone: Any) -> None:
+        """A plan is derived once for each cell, and nothing of it is left when the network is deleted."""
+        gc.collect()
+        before = len(fused._plans)
+        example = specimen(backbone)
+        gc.collect()
+        example.loss(fast=True)
+        cell = example.network.body.layers[0]
+        assert fused.plan_of(cell) is fused.plan_of(cell)
+        assert len(fused._plans) == before + 1
+        del example, cell
+        gc.collect()
+        assert len(fused._plans) == before
+
     @both
     def test_no_module_of_the_readable_form_is_called(self, backbone: Any) -> None:
-        """A stranger's operation with two gates is computed from its description, and so is all else of a layer."""
-        own, called = specimen(backbone), []
+        """Everything in a layer is computed from descriptions, also an operation of another plugin with two terms."""
+        example, called = specimen(backbone), []
         handle = register_module_forward_pre_hook(lambda module, inputs: called.append(type(module).__name__))
         try:
-            own.loss(fast=True)
+            example.loss(fast=True)
         finally:
             handle.remove()
         assert called == ["Network", "Dropout", "Linear"]
 
     @both
-    def test_gradients_that_nobody_asks_for(self, backbone: Any) -> None:
-        """Where the gradient of the alphas alone is asked for, those of the weights are not computed."""
-        own = specimen(backbone)
-        own.inputs.requires_grad_(False)
-        for asked, needed in ((own.network.alphas, False), (own.network.body, True)):
-            with patch.object(fused, "backward", wraps=fused.backward) as spy:
-                torch.autograd.grad(own.loss(fast=True)[1], [*asked.parameters()], materialize_grads=True)
-            assert spy.call_args.args[-2:] == (False, needed)
+    def test_gradients_that_are_not_requested(self, backbone: Any) -> None:
+        """The gradients of the weights are not computed where those of the alphas alone are requested."""
+        example = specimen(backbone)
+        example.inputs.requires_grad_(False)
+        for requested, needed in ((example.network.alphas, False), (example.network.body, True)):
+            with patch.object(fused, "backward_pass", wraps=fused.backward_pass) as spy:
+                torch.autograd.grad(example.loss(fast=True)[1], [*requested.parameters()], materialize_grads=True)
+            assert spy.call_args.kwargs == {"needs_x": False, "needs_maps": needed}
 
 
 class TestFallback:
-    def test_a_layer_that_cannot_says_so(self) -> None:
-        """A layer with an operation that tells nothing runs in its readable form, the others in the fast one."""
-        own = specimen(TwoToOne(3, 2, operations=(Sum(), Centred())))
-        gone = {a: {s.candidates[1].id} for a, s in own.network.structure.sites() if a.startswith("layer0")}
-        own = case(remove_candidates(own.network, gone, Seed((0,))).child.structure, 3, 2, Seed((0,)))
-        structure = own.network.structure
+    def test_a_layer_without_a_fast_form_is_reported(self) -> None:
+        """A layer with an operation without `pointwise()` runs in its readable form, and the other layers in the fast one."""
+        network = specimen(TwoToOne(3, 2, operations=(Sum(), Centred()))).network
+        gone = {a: {s.candidates[1].id} for a, s in network.structure.sites() if a.startswith("layer0")}
+        structure = remove_candidates(network, gone, Seed((0,))).child.structure
         assert structure.backbone.slow_parts(structure) == [
-            "layer1 runs in its readable form: operation 'centred' at n0 does not tell its pointwise form"
+            "layer1 runs in its readable form: operation 'centred' at n0 does not implement pointwise()"
         ]
-        equal(own)
+        equal(case(structure, 3, 2, Seed((0,))))
 
     @pytest.mark.parametrize(
         ("inputs", "operations", "reason"),
         [
-            (("h", "x"), TWO, "operation 'sigmoid' at s has a linear map of another state than its last"),
-            (("h", "x"), (Sum(),), "operation 'sum' at s has a linear map of another state than its last"),
-            (("x", "x"), (Prod(),), "operation 'prod' at s has 'x' for its last input, which is no state"),
+            (("h", "x"), TWO, "operation 'sigmoid' at s has a linear map of a state that is not its last input"),
+            (("h", "x"), (Sum(),), "operation 'sum' at s has a linear map of a state that is not its last input"),
+            (("x", "x"), (Prod(),), "the last input of operation 'prod' at s is 'x', which is not a state"),
             (("xh",), (ZeroEdge(),), "all of its operations are zero"),
         ],
     )
-    def test_what_cannot_be_planned(self, inputs: Any, operations: Any, reason: str) -> None:
-        """What a step cannot be computed from is named."""
+    def test_the_reason_is_given(self, inputs: Any, operations: Any, reason: str) -> None:
+        """A cell that cannot be computed state by state has a reason in the place of a plan."""
         candidates = tuple(Candidate(i, operation) for i, operation in enumerate(operations))
-        assert planned(Cell((Node("n0"),), (Site("s", "n0", inputs, candidates),)), ("n0",)) == reason
+        assert plan_cell(Cell((Node("n0"),), (Site("s", "n0", inputs, candidates),)), ("n0",)) == reason
 
 
 class TestMutants:
-    """Each is a fast form with one fault; the law sees it."""
+    """Each is a fast form with one fault, which the test of equality finds."""
 
     @staticmethod
     def caught(name: str, fault: Callable[..., Any], backbone: Any, message: str) -> None:
-        """Equality fails with that message when a function of the fast form is replaced, which is given to the fault."""
-        own, original = specimen(backbone), getattr(fused, name)
-        equal(own)
+        """Assert that equality fails with the message when the function `name` of the fast form is replaced.
+
+        Args:
+            name: the function.
+            fault: the replacement, called with the original function and its arguments.
+            backbone: the backbone of the network.
+            message: what the error must say.
+        """
+        example, original = specimen(backbone), getattr(fused, name)
+        equal(example)
         with patch.object(fused, name, lambda *args: fault(original, *args)), pytest.raises(AssertionError, match=message):
-            equal(own)
+            equal(example)
 
     @both
     def test_a_gate_is_forgotten(self, backbone: Any) -> None:
-        def fault(original: Any, cell: Any, own: Any, *args: Any) -> Tensor:
-            return original(SimpleNamespace(sites=cell.sites, gates={}), own, *args)
+        def fault(original: Any, cell: Any, *args: Any) -> Tensor:
+            return original(SimpleNamespace(sites=cell.sites, gates={}), *args)
 
-        self.caught("mixing", fault, backbone, "values of output")
+        self.caught("contribution_weights", fault, backbone, "values of output")
 
     @both
-    def test_a_weight_is_transposed_on_the_way_back(self, backbone: Any) -> None:
+    def test_a_weight_is_transposed_in_the_backward_pass(self, backbone: Any) -> None:
         def fault(original: Any, *args: Any) -> Any:
             blocks = [None if w is None else w.view(3, -1, 3).transpose(0, 2).reshape(3, -1) for w in args[-1]]
             return original(*args[:-1], blocks)
 
-        self.caught("stretch", fault, backbone, "the gradients of")
+        self.caught("backward_chunk", fault, backbone, "the gradients of")
 
     @both
-    def test_slopes_that_are_numbers_are_left_out(self, backbone: Any) -> None:
+    def test_derivatives_that_are_numbers_are_left_out(self, backbone: Any) -> None:
         def fault(original: Any, *args: Any) -> Any:
-            y, by_a, by_state = original(*args)
-            return y, by_a, [slope if isinstance(slope, Tensor) else 0.0 for slope in by_state]
+            y, by_a, by_s = original(*args)
+            return y, by_a, [derivative if isinstance(derivative, Tensor) else 0.0 for derivative in by_s]
 
-        self.caught("slopes", fault, backbone, "the gradients of")
+        self.caught("local_derivatives", fault, backbone, "the gradients of")
 
     def test_columns_of_x_are_swapped(self) -> None:
         def fault(original: Any, *args: Any) -> Any:
             W_x, *rest = original(*args)
             return W_x.flip(1), *rest
 
-        self.caught("stacked", fault, darts, "values of output")
+        self.caught("stack_parameters", fault, darts, "values of output")
 
     @both
     def test_the_gradient_is_a_constant(self, backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        backward = fused.Layer.backward
-        monkeypatch.setattr(fused.Layer, "backward", staticmethod(torch.no_grad()(backward)))
+        backward = fused.LayerFunction.backward
+        monkeypatch.setattr(fused.LayerFunction, "backward", staticmethod(torch.no_grad()(backward)))
         with pytest.raises(AssertionError, match="the second derivatives of"):
             equal(specimen(backbone))
 
 
 @attrs.frozen
-class Told(TwoInput):
-    """An operation that tells what it is made with, true or not."""
+class Described(TwoInputOperation):
+    """The operation `tanh` with any description, true or not."""
 
-    name: ClassVar[str] = "told"
-    form: Any = None
+    name: ClassVar[str] = "described"
+    description: Any = None
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         return Tanh().build(inputs=inputs, hidden=hidden)
 
     def pointwise(self) -> Pointwise:
-        return self.form
+        return self.description
 
 
 @attrs.frozen
-class Product(Told):
-    """The same of a module that multiplies."""
+class DescribedProduct(Described):
+    """The operation `prod` with any description."""
 
-    name: ClassVar[str] = "product"
+    name: ClassVar[str] = "described_product"
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         return Prod().build(inputs=inputs, hidden=hidden)
@@ -406,42 +461,49 @@ class Product(Told):
 WHOLE = Term(("W_x", "W_h"), "b")
 
 
-class TestWhatIsTold:
+class TestDescriptions:
     @pytest.mark.parametrize(
-        ("form", "message"),
+        ("description", "message"),
         [
             (
                 Pointwise((Term(("V_x", None)),), torch.add),
-                "names 'V_x', which its module does not have; it must be a parameter",
+                r"term 1 names 'V_x', which is not in the module; it must be a parameter of shape \(3, 2\)",
             ),
-            (Pointwise((Term(("W_x",)),), torch.add), r"has the weights \('W_x',\); it must be a tuple with one for each of 2"),
-            (Pointwise((Term("W_x"),), torch.add), "has the weights 'W_x'; it must be a tuple"),
+            (
+                Pointwise((Term(("W_x",)),), torch.add),
+                r"term 1 has the weights \('W_x',\); they must be a tuple with one entry, a name or None, for each of 2 inputs",
+            ),
+            (Pointwise((Term("W_x"),), torch.add), "has the weights 'W_x'; they must be a tuple"),
             (Pointwise((Term(("W_h", None)),), torch.add), r"names 'W_h', which has the shape \(3, 3\); .* of shape \(3, 2\)"),
             (Pointwise((Term((None, "W_h"), "W_x"),), torch.add), r"names 'W_x', which has the shape \(3, 2\)"),
-            (Pointwise((WHOLE, WHOLE), torch.add), "must take its 2 terms and h"),
-            (Pointwise((WHOLE,), lambda a, h: 1.0), r"gives 1\.0; it must give a tensor of the shape of its arguments"),
-            (Pointwise((WHOLE,), torch.add, lambda a: (a, 1.0, 1.0)), "derivatives must take its 1 terms and h"),
+            (Pointwise((WHOLE, WHOLE), torch.add), "`function` must accept 3 arguments, one for each of 2 terms and h: "),
+            (Pointwise((WHOLE,), lambda a, h: 1.0), r"`function` returns 1\.0; it must return a tensor of the shape"),
+            (Pointwise((WHOLE,), torch.add, lambda a: (a, 1.0, 1.0)), "`derivatives` must accept 2 arguments"),
             (
                 Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0)),
-                "give a tuple of 2; they must give a tuple of 3: what the function gives, its slope by each of its 1 terms",
+                "returns a tuple of 2; it must return a tuple of 3: the value, its derivative by each of 1 terms, and its deriv",
             ),
-            (Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0, None)), "give None in place 3; in this order"),
+            (
+                Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, 1.0, None)),
+                "returns None in place 3; it must return the value",
+            ),
             (
                 Pointwise((WHOLE,), torch.add, lambda a, h: (a + h, a.sum(), h)),
-                r"give tensor\(0\.\) in place 2; .*: each a tensor of the shape",
+                r"returns tensor\(0\.\) in place 2; .*: each a tensor of the shape of the arguments",
             ),
         ],
     )
-    def test_what_does_not_fit_is_refused(self, form: Any, message: str) -> None:
-        """A form that names what is not there, or that cannot be called, is refused with the operation's name."""
-        with pytest.raises(StructureError, match=f"operation 'told': the pointwise form's .*{message}"):
-            build(TwoToOne(3, operations=(Told(form),)).initial({"inputs": 2, "outputs": 1}, 1), Seed(("told",)))
+    def test_a_description_that_does_not_fit_its_module_is_refused(self, description: Any, message: str) -> None:
+        """When the network is built, missing parameters and functions that cannot be called are refused with the operation."""
+        structure = TwoToOne(3, operations=(Described(description),)).initial({"inputs": 2, "outputs": 1}, 1)
+        with pytest.raises(StructureError, match=rf"pointwise\(\) of operation 'described': .*{message}"):
+            build(structure, Seed(("described",)))
 
     @pytest.mark.parametrize("derivatives", [lambda a, h: (a * h, h, a), lambda a, h: (a * h, a, h)], ids=["true", "false"])
-    def test_what_is_told_of_slopes_is_held_to_the_module(self, derivatives: Any) -> None:
-        """Fast: gradients made of what is told are those of the module, or it is seen."""
-        form = Pointwise((Term(("W_x", None)),), torch.mul, derivatives)
-        backbone = TwoToOne(3, operations=(Sum(), Product(form)))
+    def test_false_derivatives_are_found(self, derivatives: Any) -> None:
+        """The law of the fast form compares the gradients that follow from `derivatives` with those of the module."""
+        description = Pointwise((Term(("W_x", None)),), torch.mul, derivatives)
+        backbone = TwoToOne(3, operations=(Sum(), DescribedProduct(description)))
         parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
         if derivatives(1.0, 2.0)[1] == 2.0:
             laws.fast(parent)
@@ -450,9 +512,9 @@ class TestWhatIsTold:
                 laws.fast(parent)
 
     @pytest.mark.parametrize("function", [lambda a, h: torch.tanh(a), lambda a, h: torch.tanh(-a)], ids=["true", "false"])
-    def test_what_is_told_is_held_to_the_module(self, function: Any) -> None:
-        """Fast: a form that is not what the module computes is seen, and one that is passes."""
-        backbone = TwoToOne(3, operations=(Sum(), Told(Pointwise((WHOLE,), function))))
+    def test_a_false_function_is_found(self, function: Any) -> None:
+        """The law of the fast form compares the outputs that follow from `function` with those of the module."""
+        backbone = TwoToOne(3, operations=(Sum(), Described(Pointwise((WHOLE,), function))))
         parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
         if function(torch.ones(1), None) > 0:
             laws.fast(parent)

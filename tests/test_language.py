@@ -20,8 +20,8 @@ from nasframe_recurrent import (
     TwoToOne,
     ZeroEdge,
 )
-from nasframe_recurrent.cell import Tied
-from nasframe_recurrent.edges import Gated
+from nasframe_recurrent.cell import TiedHead
+from nasframe_recurrent.edges import HighwayActivation
 from recurrent import strategy
 from test_fused import case, equal
 from torch import Tensor
@@ -65,7 +65,9 @@ def published(draw: st.DrawFn) -> Pairs:
 def by_hand(network: Network, pairs: Pairs, tokens: Tensor) -> Tensor:
     """What the network that was published with DARTS computes, written down once more, with the weights of ours."""
     head, cell = network.body.head, network.body.layers[0]
-    gated = [next(module for module in mixture.modules() if isinstance(module, Gated)) for mixture in cell.sites.values()]
+    gated = [
+        next(module for module in mixture.modules() if isinstance(module, HighwayActivation)) for mixture in cell.sites.values()
+    ]
     W = [torch.cat([own.W_c, own.W]).t() for own in gated]
     h, outputs = torch.zeros(tokens.shape[1], head.in_features, dtype=torch.float64), []
     for x in embedding(tokens, head.weight):
@@ -226,8 +228,8 @@ class TestMutants:
 
     def test_half_a_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Tied: embeddings that learn as the head alone."""
-        honest = Tied.embed
-        monkeypatch.setattr(Tied, "embed", lambda self, tokens: honest(self, tokens).detach())
+        honest = TiedHead.embed
+        monkeypatch.setattr(TiedHead, "embed", lambda self, tokens: honest(self, tokens).detach())
         with pytest.raises(AssertionError, match="tied: the distance of the gradients"):
             tied(Seed((0,)), Darts(2), 2, 2, 2)
 

@@ -100,7 +100,7 @@ def plain(inputs: Tensor) -> bool:
     dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
     return not (
         torch.compiler.is_compiling()  # torch.compile, torch.export, torch.onnx.export
-        or torch.jit.is_tracing()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or transforming()  # torch.func
         or dispatch_modes() > 0  # make_fx, FakeTensorMode, FlopCounterMode and others that look at each operator
         or getattr(forward_ad, "_current_level", -1) >= 0  # forward-mode differentiation

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torchvision.ops import stochastic_depth
 
-from nasframe import Address, Axis, Cell, Gate, MixedOperation, Site
+from nasframe import Axis, Cell, Site
 from nasframe.network.axes import consumes
+from nasframe.network.cell import CellModule, mean
 from nasframe.network.mixing import MixingWeights
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe_convolutional.adjust import FactorisedReduction, Projection
@@ -25,7 +26,7 @@ def channels_of(*sources: str, channels: int) -> Units:
     return tuple((source, channel) for source in sources for channel in range(channels))
 
 
-class ImageCell(nn.Module):
+class ImageCell(CellModule):
     """One cell on the outputs of the two before it. A node is the sum of its edges' mixtures.
 
     Args:
@@ -50,36 +51,26 @@ class ImageCell(nn.Module):
         affine: bool,
         drop_path: float,
     ) -> None:
-        super().__init__()
+        first = FactorisedReduction if halved else Projection
+        adjust = nn.ModuleList([first(len(sources[0]), channels, affine), Projection(len(sources[1]), channels, affine)])
+        strides = {s.id: 2 if type == "reduction" and s.inputs[0] in ("i0", "i1") else 1 for s in cell.sites}
+        super().__init__(type, cell, lambda site: {"channels": channels, "stride": strides[site.id], "affine": affine})
         self.outputs, self.mean, self.sources, self.drop_path = outputs, mean, sources, drop_path
         self.progress = 1.0
-        first = FactorisedReduction if halved else Projection
-        self.adjust = nn.ModuleList([first(len(sources[0]), channels, affine), Projection(len(sources[1]), channels, affine)])
-        strides = {s.id: 2 if type == "reduction" and s.inputs[0] in ("i0", "i1") else 1 for s in cell.sites}
-        self.edges = nn.ModuleDict(
-            {
-                s.id: MixedOperation(Address.of(type, s.id), s, channels=channels, stride=strides[s.id], affine=affine)
-                for s in cell.sites
-            }
-        )
-        self.gates = nn.ModuleDict({n.id: Gate(Address.of(type, n.id)) for n in cell.nodes if n.inherits})
-        self.nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]
+        self.adjust = adjust
         self.kept = {s.id for s in cell.sites if is_identity(s, strides[s.id])}
 
-    def forward(self, shares: MixingWeights, before: Tensor, last: Tensor) -> Tensor:
-        """From the outputs of the two cells before."""
-        states = {f"i{i}": adjust(x) for i, (adjust, x) in enumerate(zip(self.adjust, (before, last), strict=True))}
-        for node, sites in self.nodes:
-            own = total([self._edge(s, shares, states[s.inputs[0]]) for s in sites])
-            if node.inherits:
-                own = self.gates[node.id](total([states[i] for i in node.inherits]) / len(node.inherits), own)
-            states[node.id] = own
-        out = [states[node] for node in self.outputs]
-        return total(out) / len(out) if self.mean else torch.cat(out, 1)
+    def forward(self, mixing: MixingWeights, before: Tensor, last: Tensor) -> Tensor:
+        """Return the output of the cell from the outputs of the two cells before it."""
+        inputs = {"i0": self.adjust[0](before), "i1": self.adjust[1](last)}
+        states = self.states(inputs, mixing, self._dropped)
+        outputs = [states[node] for node in self.outputs]
+        return mean(outputs) if self.mean else torch.cat(outputs, 1)
 
-    def _edge(self, site: Site, shares: MixingWeights, state: Tensor) -> Tensor:
-        o = self.edges[site.id](shares, state)
-        return o if site.id in self.kept else stochastic_depth(o, self.drop_path * self.progress, "row", self.training)
+    def _dropped(self, site: Site, output: Tensor) -> Tensor:
+        if site.id in self.kept:
+            return output
+        return stochastic_depth(output, self.drop_path * self.progress, "row", self.training)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         """What the adjustments take in."""
@@ -94,14 +85,6 @@ class ImageCell(nn.Module):
 def is_identity(site: Site, stride: int) -> bool:
     """Whether the edge puts out what it takes in."""
     return site.decided and stride == 1 and site.candidates[0].operation.residual == ()
-
-
-def total(states: Sequence[Tensor]) -> Tensor:
-    """Their sum."""
-    first, *rest = states
-    for state in rest:
-        first = first + state
-    return first
 
 
 class CifarStem(nn.Module):

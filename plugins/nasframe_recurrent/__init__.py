@@ -20,7 +20,7 @@ from nasframe_recurrent.edges import (
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 from nasframe_recurrent.two_to_one import TwoToOne
 
-if TYPE_CHECKING:  # the conformance kit, which is there where parts are checked
+if TYPE_CHECKING:  # the conformance kit needs packages that are installed only where parts are checked
     from nasframe.testing.examples import Examples
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The backbones and operations."""
+    """Return the backbones and the operations."""
     two_input = [Sigmoid, Tanh, Relu, Sum, Prod]
     edges = [SigmoidEdge, TanhEdge, ReluEdge, IdentityEdge, ZeroEdge]
     highways = [SigmoidHighway, TanhHighway, ReluHighway, IdentityHighway]
@@ -54,13 +54,13 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
 
 @nasframe.hookimpl
 def nasframe_contract() -> str:
-    """The first."""
+    """Return the version of the interfaces that the plugin is written for."""
     return "1.0"
 
 
 @nasframe.hookimpl
 def nasframe_examples() -> Examples:
-    """Series of noise."""
+    """Return the examples that the conformance kit tries the parts on."""
     from nasframe_recurrent.examples import examples
 
     return examples()

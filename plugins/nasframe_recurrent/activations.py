@@ -1,4 +1,4 @@
-"""Functions of one number, whose slopes follow from what they give."""
+"""Activation functions with their derivatives, which are functions of the activation's value."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from torch import Tensor
 
 @attrs.frozen
 class Activation:
-    """y = function(a), entry by entry, and dy/da = slope(y)."""
+    """An activation function y = f(a) that acts on each entry, and its derivative.
+
+    Args:
+        function: f.
+        slope: returns dy/da as a function of y: a tensor of the shape of y, or a number if it is the same everywhere.
+    """
 
     function: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor | float]
 
-    def derivatives(self, a: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Both y and dy/da."""
+    def value_and_derivative(self, a: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return y and dy/da."""
         y = self.function(a)
         return y, self.slope(y)
 
 
-def of_tanh(y: Tensor) -> Tensor:
-    """1 - y^2."""
-    return 1 - y * y
-
-
-def of_sigmoid(y: Tensor) -> Tensor:
-    """(1 - y) y."""
-    return (1 - y) * y
-
-
-def same(a: Tensor) -> Tensor:
-    """The number itself."""
+def _identity(a: Tensor) -> Tensor:
     return a
 
 
-def of_same(y: Tensor) -> float:
-    """One."""
+def _tanh_slope(y: Tensor) -> Tensor:
+    return 1 - y * y
+
+
+def _sigmoid_slope(y: Tensor) -> Tensor:
+    return (1 - y) * y
+
+
+def _identity_slope(y: Tensor) -> float:
     return 1.0
 
 
-TANH = Activation(torch.tanh, of_tanh)
-SIGMOID = Activation(torch.sigmoid, of_sigmoid)
-#: its slope at 0 is 0, as autograd has it
+TANH = Activation(torch.tanh, _tanh_slope)
+SIGMOID = Activation(torch.sigmoid, _sigmoid_slope)
+#: the derivative at a = 0 is 0, as in autograd
 RELU = Activation(torch.relu, torch.sign)
-IDENTITY = Activation(same, of_same)
+IDENTITY = Activation(_identity, _identity_slope)

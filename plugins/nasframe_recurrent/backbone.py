@@ -1,4 +1,4 @@
-"""What the recurrent backbones share: layers of cells, each of a type of its own, and how an architecture is derived."""
+"""The base class of the recurrent backbones: how layers of cells make a network, grow, and become an architecture."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from nasframe import (
     initial_mixing,
     number,
 )
-from nasframe_recurrent.cell import RecurrentCell, Stack
-from nasframe_recurrent.fused import sequence
-from nasframe_recurrent.plan import planned
+from nasframe_recurrent.cell import RecurrentCell, RecurrentStack
+from nasframe_recurrent.fused import plan_of, run_layer
+from nasframe_recurrent.plan import plan_cell
 
 
 @attrs.frozen
 class Recurrent(Backbone):
-    """Inputs have shape (time, batch, n_x), outputs (time, batch, n_y): a linear map of h_t at every step; h_0 is zero.
+    """Layers of recurrent cells and a linear map of h_t at every time step; h_0 is zero.
 
-    Where the task has `tokens` and no `inputs` and `outputs`, inputs are whole numbers (time, batch), outputs a score for each
-    token (time, batch, tokens); x_t is a token's embedding, n_x = n_h wide, and its row in the linear map.
+    Inputs have the shape (time, batch, n_x), outputs the shape (time, batch, n_y). Where the task has `tokens` in the place of
+    `inputs` and `outputs`, the inputs are whole numbers of shape (time, batch), and the outputs a score for each token, of
+    shape (time, batch, tokens). x_t is then the embedding of a token, n_x = n_h wide, which is also the token's row in the
+    linear map.
 
     Args:
         hidden: n_h; n_x where it is left out (Jie & Gao 2021, Table 2).
-        layers: stacked cells, each a cell type of its own ("layer0", "layer1", ...) with its own alphas.
-        dropout: probability, on the output of every layer.
+        layers: the number of stacked cells. Each is a cell type ("layer0", "layer1", ...) with its structure and its alphas.
+        dropout: the dropout probability on the output of every layer.
     """
 
     hidden: int | None = number(None, low=1, whole=True, optional=True)
@@ -47,8 +49,17 @@ class Recurrent(Backbone):
     def operations(self) -> tuple[Operation, ...]:
         """The candidates of every site."""
 
+    @abstractmethod
+    def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
+        """Return the inputs of each site that a new node of the cell gets, by the id of the site."""
+
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
-        """Every layer with that many nodes. `sizes` has `inputs` (n_x) and `outputs` (n_y), or `tokens`."""
+        """Return the structure of a supernet with that many nodes in every layer.
+
+        Args:
+            sizes: the sizes of the task: `inputs` (n_x) and `outputs` (n_y), or `tokens`.
+            nodes: the number of nodes.
+        """
         cells = tuple((f"layer{i}", Cell()) for i in range(self.layers))
         names = ("tokens",) if "tokens" in sizes else ("inputs", "outputs")
         structure = Structure(self, self.require_sizes(sizes, *names), cells)
@@ -58,34 +69,34 @@ class Recurrent(Backbone):
         return structure
 
     def body(self, structure: Structure) -> nn.Module:
-        """The stack of cells and its head."""
-        return Stack(structure, self.hidden, self.dropout)
-
-    def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
-        """The stack, each layer in its fast form where it has one (`slow_parts` says where not, and why)."""
-        assert isinstance(body, Stack)
-        inputs = body.entered(inputs)
+        """Return the layers and the head of a structure."""
+        body = RecurrentStack(structure, self.hidden, self.dropout)
         for layer in body.layers:
             assert isinstance(layer, RecurrentCell)
-            inputs = body.dropout(sequence(layer, inputs, mixing))
-        return body.head(inputs)
+            plan_of(layer)  # refuses a `pointwise()` that does not fit its module, before anything is trained
+        return body
+
+    def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
+        """Return the outputs of the body, with each layer computed in its fast form where it has one."""
+        assert isinstance(body, RecurrentStack)
+        states = body.embed(inputs)
+        for layer in body.layers:
+            assert isinstance(layer, RecurrentCell)
+            states = body.dropout(run_layer(layer, states, mixing))
+        return body.head(states)
 
     def slow_parts(self, structure: Structure) -> Sequence[str]:
-        """Each layer that has no fast form."""
-        plans = {type: planned(cell, self.outputs(cell)) for type, cell in structure.cells}
+        """Return a sentence for each layer that has no fast form, with the reason."""
+        plans = {type: plan_cell(cell, self.outputs(cell)) for type, cell in structure.cells}
         return [f"{type} runs in its readable form: {reason}" for type, reason in plans.items() if isinstance(reason, str)]
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
-        """One node more, wired as the backbone wires it, and born as the mean of what the cell puts out."""
+        """Return the structure with one more node, which starts as the mean of the states that the cell outputs."""
         old = structure.cell(cell)
         child, node = add_node(structure, cell, lambda id: self.wiring(old, id), self.operations)
         outputs = self.outputs(old)
         return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))
 
-    @abstractmethod
-    def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
-        """The inputs of each site that a new node gets, by the site's id."""
-
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """All but the strongest operation of each node, and its edge with it; zero is not one (Liu et al. 2019, 2.4)."""
+        """Return all candidates but the strongest of each node, where zero does not count (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing)

@@ -1,4 +1,4 @@
-"""The recurrent backbone of DARTS (Liu et al. 2019; Jie & Gao 2021, 2.1): each node on every node before it."""
+"""The recurrent backbone of DARTS (Liu et al. 2019; Jie & Gao 2021, 2.1): every node has an edge from every node before it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from nasframe_recurrent.edges import IdentityEdge, ReluEdge, SigmoidEdge, TanhEd
 
 @attrs.frozen
 class Darts(Recurrent):
-    """Node j is the sum over i < j of the mixtures of o(node i), node 0 the mixture of o([x_t, h_{t-1}]) (Eq. 1).
+    """Nodes with an edge from every node before them: node j is the sum over i < j of mixed operations of node i (Eq. 1).
 
-    Operations are built with `inputs` (n_x + n_h at node 0, n_h behind it) and `hidden` (n_h).
+    Node 0 is a mixed operation of [x_t, h_{t-1}]. The operations are built with `inputs` (n_x + n_h at node 0, n_h at the others)
+    and `hidden` (n_h).
 
     Args:
-        output: h_t is the "last" node, as the growth of Jie & Gao asks (Eq. 17), the "mean" of all nodes, as in DARTS, or the
-            mean of the "later" ones, all but node 0, as in the code that was published with DARTS.
+        output: how h_t is made of the nodes. "last": the last node, as in Jie & Gao (Eq. 17); "mean": the mean of all nodes, as in
+            the paper of DARTS; "later": the mean of all nodes but node 0, as in the published code of DARTS.
         operations: the candidates of every edge.
     """
 
@@ -35,10 +36,10 @@ class Darts(Recurrent):
     )
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:
-        """The last node, all of them, or all but the first; of one node that node."""
+        """Return the nodes whose mean is h_t; a cell with a single node outputs that node."""
         nodes = tuple(node.id for node in cell.nodes)
         return {"last": nodes[-1:], "mean": nodes, "later": nodes[1:] or nodes}[self.output]
 
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
-        """An edge from each node; from [x, h] to the first one."""
+        """Return one site for each node of the cell, or one for [x, h] at the first node."""
         return {f"{source}-{node}": (source,) for source in ([n.id for n in cell.nodes] or ["xh"])}

@@ -1,6 +1,8 @@
-"""The operations on the edges of DARTS's recurrent backbone: o(z) with z: (batch, width), the last n_h of it the hidden state.
+"""The operations on the edges of the recurrent backbone of DARTS.
 
-Linear maps have no biases (Jie & Gao 2021, Table 2).
+Each is a function o(z) of one state z of shape (batch, width), whose last n_h columns are the hidden state h: z = [x_t,
+h_{t-1}] at the first node, and the state of an earlier node, z = h, elsewhere. Linear maps have no biases (Jie & Gao 2021,
+Table 2).
 """
 
 from __future__ import annotations
@@ -14,155 +16,162 @@ from torch import Tensor, nn
 
 from nasframe import Bound, Operation, Pointwise, Term
 from nasframe_recurrent.activations import IDENTITY, RELU, SIGMOID, TANH, Activation
-from nasframe_recurrent.operations import matrix, norm
+from nasframe_recurrent.operations import infinity_norm, weight_matrix
 
 
-class Activated(nn.Module):
-    """activation(W z)."""
+class LinearActivation(nn.Module):
+    """The module of activation(W z)."""
 
     def __init__(self, activation: Activation, inputs: int, hidden: int) -> None:
         super().__init__()
         self.activation = activation
-        self.W = matrix(hidden, inputs, hidden)
+        self.W = weight_matrix(hidden, inputs, hidden)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Shape (batch, n_h)."""
+        """Return the new state of shape (batch, n_h)."""
         return self.activation.function(z @ self.W.t())
 
 
-class Gated(nn.Module):
-    """h + sigmoid(W_c z) * (activation(W z) - h), where h is the hidden state within z."""
+class HighwayActivation(nn.Module):
+    """The module of h + sigmoid(W_c z) * (activation(W z) - h), where h is the hidden state within z."""
 
     def __init__(self, activation: Activation, inputs: int, hidden: int) -> None:
         super().__init__()
         self.activation, self.hidden = activation, hidden
-        self.W_c = matrix(hidden, inputs, hidden)
-        self.W = matrix(hidden, inputs, hidden)
+        self.W_c = weight_matrix(hidden, inputs, hidden)
+        self.W = weight_matrix(hidden, inputs, hidden)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Shape (batch, n_h)."""
+        """Return the new state of shape (batch, n_h)."""
         h, c = z[:, -self.hidden :], torch.sigmoid(z @ self.W_c.t())
         return h + c * (self.activation.function(z @ self.W.t()) - h)
 
 
-class Kept(nn.Module):
-    """The hidden state within z, or zero in its place."""
+class HiddenState(nn.Module):
+    """The module of h, the hidden state within z, or of zeros of its shape."""
 
-    def __init__(self, hidden: int, keep: bool) -> None:
+    def __init__(self, hidden: int, zero: bool) -> None:
         super().__init__()
-        self.hidden, self.keep = hidden, keep
+        self.hidden, self.zero = hidden, zero
 
     def forward(self, z: Tensor) -> Tensor:
-        """Shape (batch, n_h)."""
+        """Return the new state of shape (batch, n_h)."""
         h = z[:, -self.hidden :]
-        return h if self.keep else torch.zeros_like(h)
+        return torch.zeros_like(h) if self.zero else h
 
 
-#: the state as it is
-KEPT = Pointwise((), IDENTITY.function, IDENTITY.derivatives)
+#: the description of an operation that returns the hidden state as it is
+IDENTITY_DESCRIPTION = Pointwise((), IDENTITY.function, IDENTITY.value_and_derivative)
 
 
-class Edge(Operation):
-    """An operation on one state. The backbone builds it with `inputs`, the width of the state, and `hidden` = n_h."""
+class EdgeOperation(Operation):
+    """The base class of operations on one state. The backbone builds them with `inputs`, the width of z, and `hidden` = n_h."""
 
     arity: ClassVar[int] = 1
 
     @abstractmethod
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """The module."""
+        """Return the module, freshly initialised."""
 
 
-class ActivatedEdge(Edge):
-    """An activation behind a linear map."""
+class ActivationEdge(EdgeOperation):
+    """The base class of activation(W z)."""
 
     activation: ClassVar[Activation]
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """A linear map and the activation."""
-        return Activated(self.activation, inputs, hidden)
+        """Return the module, freshly initialised."""
+        return LinearActivation(self.activation, inputs, hidden)
 
     def pointwise(self) -> Pointwise:
-        """The activation of W z."""
+        """Return the description as the activation of one term."""
         return Pointwise((Term(("W",)),), self.function, self.derivatives)
 
     @classmethod
     def function(cls, a: Tensor, h: Tensor) -> Tensor:
-        """The activation of a."""
+        """Return activation(a)."""
         return cls.activation.function(a)
 
     @classmethod
     def derivatives(cls, a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
-        """It does not depend on h."""
-        return *cls.activation.derivatives(a), 0.0
+        """Return activation(a) and its derivatives by a and h; it does not depend on h."""
+        return *cls.activation.value_and_derivative(a), 0.0
 
 
 @attrs.frozen
-class SigmoidEdge(ActivatedEdge):
+class SigmoidEdge(ActivationEdge):
     """sigmoid(W z)."""
 
     name: ClassVar[str] = "sigmoid_edge"
     activation = SIGMOID
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """|o| <= 1."""
+        """Return the bound |o| <= 1."""
         return Bound({(): 1.0})
 
 
 @attrs.frozen
-class TanhEdge(ActivatedEdge):
+class TanhEdge(ActivationEdge):
     """tanh(W z)."""
 
     name: ClassVar[str] = "tanh_edge"
     activation = TANH
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """|o| <= |W| |z|, which is less than one in the states of a cell, as a rule."""
-        assert isinstance(module, Activated)
-        return Bound({(0,): norm(module.W)})
+        """Return the bound |o| <= |W| |z|, which is below 1 for most states of a cell."""
+        assert isinstance(module, LinearActivation)
+        return Bound({(0,): infinity_norm(module.W)})
 
 
 @attrs.frozen
-class ReluEdge(ActivatedEdge):
+class ReluEdge(ActivationEdge):
     """relu(W z)."""
 
     name: ClassVar[str] = "relu_edge"
     activation = RELU
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """|o| <= |W| |z|."""
-        assert isinstance(module, Activated)
-        return Bound({(0,): norm(module.W)})
+        """Return the bound |o| <= |W| |z|."""
+        assert isinstance(module, LinearActivation)
+        return Bound({(0,): infinity_norm(module.W)})
 
 
-class Highway(Edge):
-    """An activation behind a linear map, with a highway bypass of the hidden state (Liu et al. 2019, 3.1.2)."""
+class Highway(EdgeOperation):
+    """The base class of activation(W z) with a highway bypass of the hidden state (Liu et al. 2019, 3.1.2).
+
+    o = h + c (activation(W z) - h) with the gate c = sigmoid(W_c z).
+    """
 
     activation: ClassVar[Activation]
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """Two linear maps, of the gate and of what the activation takes."""
-        return Gated(self.activation, inputs, hidden)
+        """Return the module, freshly initialised."""
+        return HighwayActivation(self.activation, inputs, hidden)
 
     def pointwise(self) -> Pointwise:
-        """The gate takes W_c z, the activation W z."""
+        """Return the description by two terms, the arguments of the gate and of the activation."""
         return Pointwise((Term(("W_c",)), Term(("W",))), self.function, self.derivatives)
 
     @classmethod
     def function(cls, c: Tensor, a: Tensor, h: Tensor) -> Tensor:
-        """What the open gate lets through in the place of h."""
+        """Return h + sigmoid(c) (activation(a) - h)."""
         return h + torch.sigmoid(c) * (cls.activation.function(a) - h)
 
     @classmethod
     def derivatives(cls, c: Tensor, a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
-        """With the gate g = sigmoid(c) and the way d = activation(a) - h: by g it is d, by activation(a) g, and by h 1 - g."""
-        (y, by_a), (g, by_c) = cls.activation.derivatives(a), SIGMOID.derivatives(c)
-        d = y - h
-        return h + g * d, by_c * d, g * by_a, 1 - g
+        """Return o = h + g (y - h) and its derivatives by c, a and h, where g = sigmoid(c) and y = activation(a).
+
+        do/dc = (y - h) dg/dc,  do/da = g dy/da,  do/dh = 1 - g.
+        """
+        y, y_by_a = cls.activation.value_and_derivative(a)
+        g, g_by_c = SIGMOID.value_and_derivative(c)
+        difference = y - h
+        return h + g * difference, g_by_c * difference, g * y_by_a, 1 - g
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """|o| <= max(1, |W|) |z|, as |activation(a)| <= |a|, and o lies between it and h."""
-        assert isinstance(module, Gated)
-        return Bound({(0,): max(1.0, norm(module.W))})
+        """Return the bound |o| <= max(1, |W|) |z|, as o lies between h and activation(a), and |activation(a)| <= |a|."""
+        assert isinstance(module, HighwayActivation)
+        return Bound({(0,): max(1.0, infinity_norm(module.W))})
 
 
 @attrs.frozen
@@ -173,7 +182,7 @@ class SigmoidHighway(Highway):
     activation = SIGMOID
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """|o| <= max(1, |z|)."""
+        """Return the bound |o| <= 1 + |z|; sigmoid(0) is not 0, so that the bound of the base class does not hold."""
         return Bound({(): 1.0, (0,): 1.0})
 
 
@@ -202,44 +211,44 @@ class IdentityHighway(Highway):
 
 
 @attrs.frozen
-class IdentityEdge(Edge):
-    """The hidden state: z itself, of [x, h] the h."""
+class IdentityEdge(EdgeOperation):
+    """The hidden state h: z itself, or the h of z = [x, h]."""
 
     name: ClassVar[str] = "identity_edge"
     residual: ClassVar[tuple[str, ...]] = ()
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """No parameters."""
-        return Kept(hidden, keep=True)
+        """Return the module, which has no parameters."""
+        return HiddenState(hidden, zero=False)
 
     def pointwise(self) -> Pointwise:
-        """No term."""
-        return KEPT
+        """Return the description, which has no terms."""
+        return IDENTITY_DESCRIPTION
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """|o| <= |z|."""
+        """Return the bound |o| <= |z|."""
         return Bound({(0,): 1.0})
 
     def identity_error(self, module: nn.Module) -> Bound:
-        """None."""
+        """Return the bound |o - h| <= 0."""
         return Bound({})
 
 
 @attrs.frozen
-class ZeroEdge(Edge):
-    """Zero: no edge."""
+class ZeroEdge(EdgeOperation):
+    """Zero, which is the same as no edge."""
 
     name: ClassVar[str] = "zero_edge"
     zero: ClassVar[bool] = True
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """No parameters."""
-        return Kept(hidden, keep=False)
+        """Return the module, which has no parameters."""
+        return HiddenState(hidden, zero=True)
 
     def pointwise(self) -> Pointwise:
-        """No term."""
+        """Return the description, which has no terms."""
         return Pointwise((), torch.zeros_like)
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """None."""
+        """Return the bound |o| <= 0."""
         return Bound({})

@@ -1,4 +1,4 @@
-"""What the conformance kit tries recurrent parts on."""
+"""The examples that the conformance kit tries recurrent parts on."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ DROPOUT = st.sampled_from([0.0, 0.4])
 
 
 def examples() -> Examples:
-    """Both backbones at sizes down to one."""
+    """Return both backbones, with sizes down to one."""
     return Examples(habitats=(Habitat(TwoToOne, two_to_one), Habitat(Darts, darts)))
 
 
 @st.composite
 def noise(draw: st.DrawFn) -> Noise:
-    """Series of noise."""
+    """Draw a task of noise in time series."""
     time, inputs, outputs = draw(sizes(3)), draw(sizes()), draw(sizes(2))
     return Noise((("inputs", inputs), ("outputs", outputs)), (time, -1, inputs), (time, -1, outputs))
 
 
 @st.composite
 def two_to_one(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
-    """Cells that can grow by their sum, stacked or not."""
+    """Draw a search for Two-to-One cells, stacked or not, which can grow because `sum` is among the candidates."""
     chosen = operations or tuple(draw(st.lists(st.sampled_from([Sigmoid(), Tanh(), Relu(), Prod()]), min_size=1, unique=True)))
     backbone = TwoToOne(draw(sizes()), draw(sizes(2)), draw(DROPOUT), tuple(dict.fromkeys((Sum(), *chosen))))
     return draw(searches(backbone, draw(noise())))
@@ -38,7 +38,7 @@ def two_to_one(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
 
 @st.composite
 def darts(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
-    """Cells that can grow by the identity, with any output."""
+    """Draw a search for DARTS cells with any output, which can grow because identity and zero are among the candidates."""
     others = [TanhEdge(), ReluEdge(), SigmoidHighway(), IdentityHighway()]
     chosen = operations or tuple(draw(st.lists(st.sampled_from(others), min_size=1, unique=True)))
     output = draw(st.sampled_from(["last", "mean", "later"]))

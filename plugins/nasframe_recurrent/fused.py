@@ -1,363 +1,505 @@
-"""The fast form of a layer: what `unrolled` computes, from what the operations tell of themselves, and its derivative.
+"""The fast form of a recurrent layer: the values and derivatives of `unroll`, with few calls for each time step.
 
-Operations are linear maps and a function entry by entry (`nasframe.Pointwise`), a node is a weighted sum of operations, and
-what it inherits is one of them, the identity. So a step is, state by state (h_{t-1} is state 0, the nodes follow):
+The plan of a cell (`plan.py`) lays out its computation: the states are s_0 = h_{t-1} and the nodes s_1, s_2, .... For each
+state s_i in their order, one step computes everything that depends on it:
 
-    a += W s        all linear maps of the state at once; a begins as W_x x + b, for all steps together
-    y = f(a, s)     one call for each function
-    n += M y        the nodes that are fed from here; M holds the combination weights, times the gates
+    a  = P + W s_i       the terms of all contributions from s_i, where P = W_x x_t + b                        (1)
+    y  = f(a, s_i)       the contributions, one call for each function f                                        (2)
+    s += M y             added to the nodes; M holds the mixing weights and the gates                          (3)
 
-and h_t is a fixed combination of the nodes. Backward, with g for the gradient of a state, and the slopes of f, which are found
-for many steps together:
+and h_t is the mean of the output nodes. P depends on no state, so that one product computes it for all time steps.
 
-    gy = M^T gn,   ga = f_a gy,   g += f_s gy + W^T ga;   then, for many steps together,
-    dM = gn y^T,   dW = ga s^T,   dW_x = ga x^T,   db = ga 1
+Let G_j be the derivative of the loss by s_j. The backward pass takes the steps and the time in reverse order. When it comes to
+state i, all nodes that depend on s_i are done, and with their derivatives G
 
-A state is (n_h, batch) and not the other way round, so that the parts of a product lie one behind the other, each in one piece.
-`forward` and `backward` take a Plan and tensors, and nothing else: whoever computes the same otherwise stands in for these two.
+    gy   = M^T G                                                                                               (4)
+    ga   = (df/da) gy                                                                                          (5)
+    G_i += (df/ds) gy + W^T ga                                                                                 (6)
+
+Only (4) to (6) have to go step by step. The derivatives of f follow from the states and terms that the forward pass kept, and
+the gradients of the parameters from G and ga, both for many time steps at once:
+
+    dM = sum_t G y^T,   dW = sum_t ga s_i^T,   dW_x = sum_t ga x_t^T,   db = sum_t ga 1                      (7)
+
+States have the shape (n_h, batch), and not (batch, n_h) as in the readable form. Then slots and rows, n_h rows each, are
+contiguous pieces of their stack, and (1) to (3) work in place, on views that are made once before the loop over time.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import attrs
 import torch
 from torch import Tensor
 
 from nasframe import Gate, MixedOperation
-from nasframe_recurrent.cell import RecurrentCell, unrolled
-from nasframe_recurrent.plan import Plan
+from nasframe.network.pointwise import check_pointwise
+from nasframe_recurrent.cell import RecurrentCell, unroll
+from nasframe_recurrent.plan import CellPlan, plan_cell
 
-#: W_x, b, and the W of each fan, where there is one
-Maps = Sequence[Tensor | None]
+#: The backward pass computes the derivatives of the functions for a chunk of time steps: as many as have this number of entries
+#: of y, or, if these are more, this fraction of all time steps. The memory for a chunk is then small beside what the forward
+#: pass keeps, and is used again for the next chunk. Fresh memory would cost more time than what is computed in it.
+CHUNK_ENTRIES, CHUNK_FRACTION = 2**18, 1 / 6
 
-#: the backward pass takes a stretch of time at once: so many entries of y, or, if that is more, this part of all steps.
-#: What a stretch needs is then little beside what the forward pass keeps, and comes from memory that was used before:
-#: fresh memory costs more than what is computed in it
-ENTRIES, PART = 2**18, 1 / 6
+#: The plan of each cell, which follows from the structure of the cell. An entry is removed together with its cell.
+_plans: WeakKeyDictionary[RecurrentCell, CellPlan | str] = WeakKeyDictionary()
 
-#: whether a gradient is asked for now, of which torch has no public name: where it has none, every gradient is
-asked = getattr(torch._C, "_will_engine_execute_node", lambda node: True)
+# PyTorch has no public names for what the next two return. Without the private ones all gradients are computed, and gradients
+# in batches are not supported.
 
-#: whether a gradient stands for many, as in `torch.autograd.grad(..., is_grads_batched=True)`; this has no public name either
-_BATCHED = [getattr(torch._C._functorch, name, None) for name in ("is_batchedtensor", "is_legacy_batchedtensor")]
-
-
-def sequence(cell: RecurrentCell, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """What `unrolled` gives, from (time, batch, n_x) to (time, batch, n_h); by itself where the cell has no fast form."""
-    own = cell.plan
-    if isinstance(own, str):
-        return unrolled(cell, inputs, {address: w.unbind() for address, w in weights.items()})
-    return Layer.apply(own, cell.hidden, inputs, mixing(cell, own, inputs, weights), *stacked(cell, own, inputs))
+#: whether the gradient of the tensor with this `grad_fn` is requested in the present backward pass
+_is_requested = getattr(torch._C, "_will_engine_execute_node", lambda node: True)
+#: whether a gradient is a batch of gradients, as under `torch.func.vmap` and in `autograd.grad(..., is_grads_batched=True)`
+_batch_tests = [
+    getattr(torch._C._functorch, name, lambda gradient: False) for name in ("is_batchedtensor", "is_legacy_batchedtensor")
+]
 
 
-def mixing(cell: RecurrentCell, own: Plan, like: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """M, of shape (states, rows of y)."""
-    sites = [mixture_at(cell, id) for id in cell.sites]
-    shares = [weights[m.address] if len(m.candidates) > 1 else like.new_ones(1) for m in sites]
-    place, share, gate = own.entries.to(like.device)
-    entries = torch.cat([*shares, like.new_tensor(own.constants)]).index_select(0, share)
+@attrs.frozen(eq=False)
+class Operands:
+    """The tensors that a layer is computed from.
+
+    Args:
+        x: the inputs, of shape (time, batch, n_x).
+        M: the weight of each contribution, of shape (states, rows of y).
+        W_x: the maps of x, of shape (x_slots * n_h, n_x), or None.
+        b: the biases, of shape (x_slots * n_h,), or None.
+        W: for each step of the plan the maps of its state, of shape (state_slots * n_h, n_h), or None.
+    """
+
+    x: Tensor
+    M: Tensor
+    W_x: Tensor | None
+    b: Tensor | None
+    W: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any]) -> Operands:
+        """Return the operands from the flat sequence that `tensors` returns."""
+        x, M, W_x, b, *W = tensors
+        return cls(x, M, W_x, b, tuple(W))
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Return the tensors as a flat sequence, which `torch.autograd.Function` requires."""
+        return self.x, self.M, self.W_x, self.b, *self.W
+
+
+def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
+    """Return what `unroll` returns: h_1, ..., h_T of shape (time, batch, n_h) from inputs of shape (time, batch, n_x).
+
+    A cell without a plan runs in its readable form.
+
+    Args:
+        cell: the cell.
+        inputs: the inputs of the layer.
+        mixing: the mixing weights of each undecided site, by address.
+    """
+    plan = plan_of(cell)
+    if isinstance(plan, str):
+        return unroll(cell, inputs, {address: weights.unbind() for address, weights in mixing.items()})
+    operands = Operands(inputs, contribution_weights(cell, plan, inputs, mixing), *stack_parameters(cell, plan, inputs))
+    return LayerFunction.apply(plan, cell.hidden, *operands.tensors())
+
+
+def plan_of(cell: RecurrentCell) -> CellPlan | str:
+    """Return the plan of a cell, or the reason why it has none.
+
+    Raises:
+        StructureError: An operation's `pointwise()` does not fit its module.
+    """
+    if cell not in _plans:
+        for site in cell.cell.sites:
+            for candidate in site.candidates:
+                description = candidate.operation.pointwise()
+                if description is not None:
+                    module = _mixed_operation(cell, site.id).candidates[str(candidate.id)]
+                    widths = [cell.widths[name] for name in site.inputs]
+                    check_pointwise(candidate.operation.name, description, module, widths, cell.hidden)
+        _plans[cell] = plan_cell(cell.cell, cell.outputs)
+    return _plans[cell]
+
+
+def contribution_weights(cell: RecurrentCell, plan: CellPlan, like: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
+    """Return M of shape (states, rows of y), differentiable by the mixing weights and the gates.
+
+    Args:
+        cell: the cell, whose gates are read.
+        plan: its plan.
+        like: a tensor of the device and dtype of the result.
+        mixing: the mixing weights of each undecided site, by address.
+    """
+    sites = [_mixed_operation(cell, id) for id in cell.sites]
+    weights = [mixing[site.address] if len(site.candidates) > 1 else like.new_ones(1) for site in sites]
+    entry, weight, gate = plan.entries.to(like.device)
+    values = torch.cat([*weights, like.new_tensor(plan.inherited)]).index_select(0, weight)
     if cell.gates:
-        g = torch.stack([gate.g for gate in cell.gates.values() if isinstance(gate, Gate)])
-        entries = entries * torch.cat([like.new_ones(1), g, 1 - g]).index_select(0, gate)
-    states, rows = own.shape
-    return like.new_zeros(states * rows).index_add(0, place, entries).view(states, rows)
+        g = torch.stack([module.g for module in cell.gates.values() if isinstance(module, Gate)])
+        values = values * torch.cat([like.new_ones(1), g, 1 - g]).index_select(0, gate)
+    # contributions that share a row and a node add up in one entry
+    M = like.new_zeros(plan.states * plan.rows).index_add(0, entry, values)
+    return M.view(plan.states, plan.rows)
 
 
-def stacked(cell: RecurrentCell, own: Plan, like: Tensor) -> list[Tensor | None]:
-    """W_x and b of the projected slots, and of each fan the W of those that take its state in, one slot above the other.
+def stack_parameters(
+    cell: RecurrentCell, plan: CellPlan, like: Tensor
+) -> tuple[Tensor | None, Tensor | None, tuple[Tensor | None, ...]]:
+    """Return W_x, b and, for each step, W: the parameters of the slots, one below the other.
 
-    There is a W_x wherever there is a b, so that both are one call.
+    A parameter that is applied to [x, h] is divided: its first n_x columns belong to W_x, the others to W. Slots without a map
+    have zeros in its place.
     """
     n_x, n_h = cell.widths["x"], cell.hidden
+    of_x: list[Tensor | None] = []
+    of_state: list[Tensor | None] = []
+    biases: list[Tensor | None] = []
+    for slot in plan.slots:
+        module = _mixed_operation(cell, slot.site).candidates[slot.candidate]
+        of_x.append(_sum([attrgetter(w)(module) if i == "x" else attrgetter(w)(module)[:, :n_x] for w, i in slot.x]))
+        of_state.append(_sum([attrgetter(w)(module)[:, n_x:] if i == "xh" else attrgetter(w)(module) for w, i in slot.state]))
+        biases.append(None if slot.bias is None else attrgetter(slot.bias)(module))
     zero = like.new_zeros(n_h, n_x)
-    W_x: list[Tensor | None] = []
-    b: list[Tensor | None] = []
-    W: list[Tensor | None] = []
-    for slot in own.slots:
-        module = mixture_at(cell, slot.site).candidates[slot.candidate]
-        of_x = total([attrgetter(w)(module) if i == "x" else attrgetter(w)(module)[:, :n_x] for w, i in slot.x])
-        W_x.append(zero if of_x is None and slot.bias is not None else of_x)
-        W.append(total([attrgetter(w)(module)[:, n_x:] if i == "xh" else attrgetter(w)(module) for w, i in slot.s]))
-        b.append(None if slot.bias is None else attrgetter(slot.bias)(module))
-    hoisted = slice(own.projected)
-    return [
-        filled(W_x[hoisted], zero),
-        filled(b[hoisted], like.new_zeros(n_h)),
-        *(filled(W[fan.taking], like) for fan in own.fans),
-    ]
+    if any(bias is not None for bias in biases):
+        # a W_x wherever there is a b, so that one call computes both
+        of_x = [zero if weight is None else weight for weight in of_x]
+    return (
+        _stack(of_x[: plan.x_slots], zero),
+        _stack(biases[: plan.x_slots], like.new_zeros(n_h)),
+        tuple(_stack(of_state[step.state_slots], like) for step in plan.steps),
+    )
 
 
-def mixture_at(cell: RecurrentCell, site: str) -> MixedOperation:
-    """The module of a site."""
-    mixture = cell.sites[site]
-    assert isinstance(mixture, MixedOperation)
-    return mixture
+def _mixed_operation(cell: RecurrentCell, site: str) -> MixedOperation:
+    module = cell.sites[site]
+    assert isinstance(module, MixedOperation)
+    return module
 
 
-def total(parts: Sequence[Tensor]) -> Tensor | None:
-    """Their sum, if there are any."""
-    return sum(parts[1:], parts[0]) if parts else None
+def _sum(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Return the sum of the tensors, or None if there are none."""
+    return functools.reduce(torch.add, tensors) if tensors else None
 
 
-def filled(blocks: Sequence[Tensor | None], zero: Tensor) -> Tensor | None:
-    """One above the other, with zero where there is none; None if there is none at all."""
-    return torch.cat([zero if v is None else v for v in blocks]) if any(v is not None for v in blocks) else None
+def _stack(blocks: Sequence[Tensor | None], zero: Tensor) -> Tensor | None:
+    """Return the blocks one below the other, with `zero` in the place of None; or None if all are None."""
+    return torch.cat([zero if block is None else block for block in blocks]) if any(b is not None for b in blocks) else None
 
 
-class Layer(torch.autograd.Function):
-    """`forward`, of which `backward` is the derivative; the derivative of that is autograd's, through `differentiable`."""
+class LayerFunction(torch.autograd.Function):
+    """`forward_pass` with the derivative `backward_pass`, which autograd cannot find because states are written in place.
+
+    The derivative of the derivative, for second-order methods, is that of `differentiable_pass`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, own: Plan, n_h: int, x: Tensor, M: Tensor, *maps: Tensor | None) -> Tensor:
-        """h_t at every step: (time, batch, n_h)."""
-        S, a = forward(own, n_h, x, M, maps)
-        ctx.own = own
-        ctx.save_for_backward(S, a, x, M, *maps)
+    def forward(ctx: Any, plan: CellPlan, n_h: int, *tensors: Tensor | None) -> Tensor:
+        """Return h_1, ..., h_T of shape (time, batch, n_h)."""
+        S, a = forward_pass(plan, n_h, Operands.of(tensors))
+        ctx.plan = plan
+        ctx.save_for_backward(S, a, *tensors)
         return S[1:, 0].transpose(1, 2).contiguous()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        """The gradients of x, M and the maps."""
-        S, a, *inputs = ctx.saved_tensors
-        x, M, *maps = inputs
-        again = torch.is_grad_enabled()
-        if not again and not any(is_batched is not None and is_batched(g) for is_batched in _BATCHED):
-            # needs_input_grad says what can have a gradient; whether it is asked for now, the engine knows
-            needs_maps = any(node is not None and asked(node) for node, _ in ctx.next_functions[2:])
-            return None, None, *backward(ctx.own, S, a, g, x, M, maps, ctx.needs_input_grad[2], needs_maps)
+        """Return the gradients of the operands from the gradient of what `forward` returned."""
+        S, a, *tensors = ctx.saved_tensors
+        plan, create_graph = ctx.plan, torch.is_grad_enabled()
+        if not create_graph and not any(is_batch(g) for is_batch in _batch_tests):
+            # needs_input_grad says for what a gradient can be requested; the engine says for what it is
+            needs_x = ctx.needs_input_grad[2]
+            needs_maps = any(node is not None and _is_requested(node) for node, _ in ctx.next_functions[2:])
+            return None, None, *backward_pass(plan, S, a, g, Operands.of(tensors), needs_x=needs_x, needs_maps=needs_maps)
         with torch.enable_grad():
-            h = differentiable(ctx.own, S.shape[2], x, M, maps)
-        live = [v is not None and v.requires_grad and h.requires_grad for v in inputs]
-        wanted = [*itertools.compress(inputs, live)]
-        found = iter(torch.autograd.grad(h, wanted, g, create_graph=again, allow_unused=True) if wanted else ())
-        return None, None, *(next(found) if alive else None for alive in live)
+            h = differentiable_pass(plan, S.shape[2], Operands.of(tensors))
+        live = [tensor is not None and tensor.requires_grad and h.requires_grad for tensor in tensors]
+        inputs = [*itertools.compress(tensors, live)]
+        found = torch.autograd.grad(h, inputs, g, create_graph=create_graph, allow_unused=True) if inputs else ()
+        gradients = iter(found)
+        return None, None, *(next(gradients) if is_live else None for is_live in live)
 
 
-def ends_of(own: Plan, states: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """The combination of the nodes that is h_t, and for each step its nodes and its h; none of these where they are one."""
-    pairs = [] if own.chained else [*zip(states[:, 1:].unbind(), states[1:, :1].unbind(), strict=False)]
-    return average(own, states), pairs
+def forward_pass(plan: CellPlan, n_h: int, operands: Operands) -> tuple[Tensor, Tensor]:
+    """Return the states and the terms of all time steps, Eqs. (1) to (3).
 
-
-def average(own: Plan, like: Tensor) -> Tensor:
-    """The combination of the nodes that is h_t: (1, nodes)."""
-    return like.new_tensor([[own.outputs.count(i) / len(own.outputs) for i in range(1, own.shape[0])]])
-
-
-def projection(own: Plan, n_h: int, x: Tensor, W_x: Tensor | None, b: Tensor | None) -> Tensor:
-    """What a is before any state is known, (time, slots * n_h, batch), W_x x + b as far as it goes; behind that anything."""
-    T, B, _ = x.shape
-    if W_x is None:
-        return x.new_empty(T, len(own.slots) * n_h, B)
-    W_x, x = W_x.expand(T, -1, -1), x.transpose(1, 2)
-    P = torch.bmm(W_x, x) if b is None else torch.baddbmm(b.unsqueeze(1), W_x, x)
-    rest = len(own.slots) - own.projected
-    return torch.cat([P, x.new_empty(T, rest * n_h, B)], 1) if rest else P
-
-
-def timeline(own: Plan, like: Tensor, T: int, n_h: int, B: int) -> Tensor:
-    """Zeros (time + 1, states, n_h, batch) for the states of all steps: at [t, 0] is h_{t-1}, of which h_T is the last.
-
-    Where h_t is the last node, [t, -1] and [t + 1, 0] are one and the same: what is written to one is in the other.
+    Returns:
+        S of shape (time + 1, states, n_h, batch), as `allocate_states` describes it, and a of shape (time, slots, n_h, batch).
     """
-    states, size = own.shape[0], n_h * B
-    step = states - own.chained
-    return like.new_zeros((T * step + states) * size).as_strided((T + 1, states, n_h, B), (step * size, size, B, 1))
-
-
-def forward(own: Plan, n_h: int, x: Tensor, M: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
-    """The states of all steps (`timeline`), and a: (time, slots, n_h, batch)."""
+    x, M = operands.x, operands.M
     T, B, _ = x.shape
-    W_x, b, *W = maps
-    S = timeline(own, x, T, n_h, B)
-    a = projection(own, n_h, x, W_x, b)
-    states, terms = S.flatten(2), a.view(T, len(own.slots), n_h * B)
-    scratch = x.new_empty(widest(own), n_h * B)
+    S = allocate_states(plan, x, T, n_h, B)
+    a = project_inputs(plan, n_h, operands)
+    # two views of the same memory: products with W need (n_h, batch), functions and products with M one row of entries
+    states, terms = S.flatten(2), a.view(T, len(plan.slots), n_h * B)
+    scratch = x.new_empty(plan.most_rows, n_h * B)
     steps = []
-    for fan, w in zip(own.fans, W, strict=True):
-        state = states[:-1, fan.state : fan.state + 1]
-        copies = {count: state.expand(-1, count, -1).unbind() for count in {call.count for call in fan.calls}}
+    for step, W in zip(plan.steps, operands.W, strict=True):
+        state = states[:-1, step.state : step.state + 1]
+        repeated = {count: state.expand(-1, count, -1).unbind() for count in {call.count for call in step.calls}}
         calls = [
-            (c.told.function, [*zip(*(terms[:, k].unbind() for k in c.terms), copies[c.count], strict=True)]) for c in fan.calls
+            (
+                call.description.function,
+                # for each time step the arguments: the slots of each term, and the state, once for each row
+                [*zip(*(terms[:, term].unbind() for term in call.terms), repeated[call.count], strict=True)],
+            )
+            for call in step.calls
         ]
         steps.append(
             (
-                w,
-                int(fan.taking.start < own.projected),
-                rows_of(a, fan.taking, n_h).unbind(),
-                S[:, fan.state].unbind(),
+                W,
+                int(step.slots.start < plan.x_slots),  # whether a begins as P, or as uninitialised memory
+                _rows_of(a, step.state_slots, n_h).unbind(),
+                S[:, step.state].unbind(),
                 calls,
-                scratch[: fan.rows.stop - fan.rows.start],
-                M[fan.nodes, fan.rows],
-                states[:, fan.nodes].unbind(),
+                scratch[: step.rows.stop - step.rows.start],
+                M[step.nodes, step.rows],
+                states[:, step.nodes].unbind(),
             )
         )
-    mean, ends = ends_of(own, states)
+    mean, ends = _ends(plan, states)
     for t in range(T):
-        for w, begun, out, s, calls, y, m, n in steps:
-            if w is not None:
-                out[t].addmm_(w, s[t], beta=begun)
-            torch.cat([function(*arguments[t]) for function, arguments in calls], out=y)
-            n[t].addmm_(m, y)
+        for W, begins_as_P, a_s, s, calls, y, m, nodes in steps:
+            if W is not None:
+                a_s[t].addmm_(W, s[t], beta=begins_as_P)  # (1)
+            torch.cat([function(*arguments[t]) for function, arguments in calls], out=y)  # (2)
+            nodes[t].addmm_(m, y)  # (3)
         if ends:
             torch.mm(mean, ends[t][0], out=ends[t][1])
     return S, a.view(T, -1, n_h, B)
 
 
-def widest(own: Plan) -> int:
-    """The most rows of y that come out of one state."""
-    return max(fan.rows.stop - fan.rows.start for fan in own.fans)
+def allocate_states(plan: CellPlan, like: Tensor, T: int, n_h: int, B: int) -> Tensor:
+    """Return zeros of shape (time + 1, states, n_h, batch) for the states of all time steps.
+
+    [t, 0] is h_{t-1} and [t, j] is node j, counting t from 0; the last entry along time has h_T alone. Where h_t is the last
+    node, [t, -1] and [t + 1, 0] share their memory, so that h_t is never copied.
+    """
+    size = n_h * B
+    stride = plan.states - plan.last_node_is_output
+    memory = like.new_zeros((T * stride + plan.states) * size)
+    return memory.as_strided((T + 1, plan.states, n_h, B), (stride * size, size, B, 1))
 
 
-def rows_of(a: Tensor, slots: slice, n_h: int) -> Tensor:
-    """The rows of these slots, along the axis before the last."""
-    return a[..., slots.start * n_h : slots.stop * n_h, :]
+def project_inputs(plan: CellPlan, n_h: int, operands: Operands) -> Tensor:
+    """Return memory for a, of shape (time, slots * n_h, batch).
+
+    The first x_slots hold P = W_x x + b, the others are uninitialised.
+    """
+    x, W_x, b = operands.x, operands.W_x, operands.b
+    T, B, _ = x.shape
+    if W_x is None:
+        return x.new_empty(T, len(plan.slots) * n_h, B)
+    W_x, x = W_x.expand(T, -1, -1), x.transpose(1, 2)
+    P = torch.bmm(W_x, x) if b is None else torch.baddbmm(b.unsqueeze(1), W_x, x)
+    rest = len(plan.slots) - plan.x_slots
+    return torch.cat([P, x.new_empty(T, rest * n_h, B)], 1) if rest else P
 
 
-def backward(
-    own: Plan, S: Tensor, a: Tensor, g: Tensor, x: Tensor, M: Tensor, maps: Maps, needs_x: bool, needs_maps: bool
+def backward_pass(
+    plan: CellPlan, S: Tensor, a: Tensor, g: Tensor, operands: Operands, *, needs_x: bool, needs_maps: bool
 ) -> list[Tensor | None]:
-    """The gradients of x, M and the maps, from g, that of what h is at every step; of x and the maps where they are needed."""
+    """Return the gradients of the operands, Eqs. (4) to (7), in the order of `Operands.tensors`.
+
+    Args:
+        plan: the plan of the cell.
+        S: the states, as `forward_pass` returns them.
+        a: the terms, as `forward_pass` returns them.
+        g: the gradient of h_1, ..., h_T, of shape (time, batch, n_h).
+        operands: the operands of the forward pass.
+        needs_x: whether the gradient of x is needed.
+        needs_maps: whether those of W_x, b and W are needed. A first-order update of alphas needs that of M alone.
+    """
+    x, M, W_x = operands.x, operands.M, operands.W_x
     n_h, B = S.shape[2:]
-    W_x, _, *W = maps
     gx = torch.zeros_like(x) if needs_x else None
     gM = torch.zeros_like(M)
-    gW_x, gb, *gW = (torch.zeros_like(w) if w is not None and needs_maps else None for w in maps)
-    W_t = [None if w is None else w.t().contiguous() for w in W]
+    maps = (W_x, operands.b, *operands.W)
+    gW_x, gb, *gW = (torch.zeros_like(weight) if weight is not None and needs_maps else None for weight in maps)
+    W_t = [None if W is None else W.t().contiguous() for W in operands.W]
     carry = S.new_zeros(n_h * B)
-    steps = max(ENTRIES // (own.shape[1] * n_h * B), math.ceil(len(x) * PART))
-    for stop in range(len(x), 0, -steps):
-        now = slice(max(stop - steps, 0), stop)
-        G, y, ga = stretch(own, S[now], a[now], g[now], carry, M, W_t)
-        carry = G[0, 0]
+    chunk = max(CHUNK_ENTRIES // (plan.rows * n_h * B), math.ceil(len(x) * CHUNK_FRACTION))
+    for stop in range(len(x), 0, -chunk):
+        now = slice(max(stop - chunk, 0), stop)
+        G, y, ga = backward_chunk(plan, S[now], a[now], g[now], carry, M, W_t)
+        carry = G[0, 0]  # the gradient of the h before this chunk, which is the last h of the next one
         if needs_x or needs_maps:
-            ga = ga.transpose(0, 1).flatten(1)
-        projected = rows_of(ga, slice(0, own.projected), n_h)
+            ga = ga.transpose(0, 1).flatten(1)  # (slots * n_h, time * batch)
+        of_x = _rows_of(ga, slice(0, plan.x_slots), n_h)
         if gx is not None and W_x is not None:
-            gx[now] = (projected.t() @ W_x).view_as(x[now])
+            gx[now] = (of_x.t() @ W_x).view_as(x[now])
         if gW_x is not None:
-            gW_x.addmm_(projected, x[now].flatten(0, 1))
+            gW_x.addmm_(of_x, x[now].flatten(0, 1))
         if gb is not None:
-            gb += projected.sum(1)
-        for fan, gw in zip(own.fans, gW, strict=True):
-            gM[fan.nodes, fan.rows] += torch.matmul(G[:, fan.nodes], y[:, fan.rows].transpose(1, 2)).sum(0)
+            gb += of_x.sum(1)
+        for step, gw in zip(plan.steps, gW, strict=True):
+            gM[step.nodes, step.rows] += torch.matmul(G[:, step.nodes], y[:, step.rows].transpose(1, 2)).sum(0)
             if gw is not None:
-                gw.addmm_(rows_of(ga, fan.taking, n_h), S[now, fan.state].transpose(0, 1).reshape(n_h, -1).t())
+                gw.addmm_(_rows_of(ga, step.state_slots, n_h), S[now, step.state].transpose(0, 1).reshape(n_h, -1).t())
     return [gx, gM, gW_x, gb, *gW]
 
 
-def stretch(
-    own: Plan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor, W_t: Sequence[Tensor | None]
+def backward_chunk(
+    plan: CellPlan, S: Tensor, a: Tensor, g: Tensor, carry: Tensor, M: Tensor, W_t: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Backward through some steps: the gradients of the states, (time, states, n_h * batch), y, and the gradients of a,
-    (time, slots * n_h, batch). `carry` is the gradient of the last h from behind these steps.
+    """Return the gradients of states and terms in a chunk of time steps, Eqs. (4) to (6).
+
+    Args:
+        plan: the plan of the cell.
+        S: the states of the chunk.
+        a: the terms of the chunk.
+        g: the gradient of h in the chunk.
+        carry: the gradient that the last h of the chunk receives from the time steps behind the chunk, of shape (n_h * batch,).
+        M: the weight of each contribution.
+        W_t: the transposed maps of the state, for each step.
+
+    Returns:
+        G, the gradients of the states, of shape (time, states, n_h * batch); y of shape (time, rows, n_h * batch); and ga, the
+        gradients of the terms, of shape (time, slots * n_h, batch).
     """
     T, _, n_h, B = S.shape
-    G = timeline(own, S, T, n_h, B)
+    G = allocate_states(plan, S, T, n_h, B)
     flat = G.flatten(2)
-    mean, ends = ends_of(own, flat)
+    mean, ends = _ends(plan, flat)
+    # every output node receives its part of the gradient of h_t from outside the layer
     torch.mul(g.transpose(1, 2).unsqueeze(1), mean.view(-1, 1, 1), out=G[:-1, 1:])
     flat[-1, 0] += carry
-    y, by_a, by_s = slopes(own, S, a)
-    ga, by_state = by_a.flatten(1, 2), iter(by_s)
-    scratch = S.new_empty(widest(own) + 1, n_h, B)
+    # the memory of df/da is overwritten with ga = (df/da) gy, time step by time step
+    y, by_a, derivatives_by_s = local_derivatives(plan, S, a)
+    ga, by_s = by_a.flatten(1, 2), iter(derivatives_by_s)
+    scratch = S.new_empty(plan.most_rows + 1, n_h, B)
     steps = []
-    for fan, w in zip(own.fans, W_t, strict=True):
-        slope_of = [(call, moved(call.rows, fan.rows), next(by_state)) for call in fan.calls]
-        direct = [(rows, d) for _, rows, d in slope_of if isinstance(d, Tensor)]
-        # the rows with a slope that is a number are summed up by the same product, in a row behind the last
-        numbers = [0.0 if isinstance(d, Tensor) else d for call, _, d in slope_of for _ in range(call.count)]
-        m = M[fan.nodes, fan.rows].t()
+    for step, w in zip(plan.steps, W_t, strict=True):
+        calls = [(call, _relative(call.rows, step.rows), next(by_s)) for call in step.calls]
+        tensors = [(rows, derivative) for _, rows, derivative in calls if isinstance(derivative, Tensor)]
+        # Where df/ds is a number d, as 1 for the identity, sum d gy = (sum d M^T) G: another row of the product (4), behind the
+        # others
+        numbers = [0.0 if isinstance(d, Tensor) else d for call, _, d in calls for _ in range(call.count)]
+        m = M[step.nodes, step.rows].t()
         if any(numbers):
             m = torch.cat([m, m.new_tensor([numbers]) @ m])
         gy = scratch[: len(m)]
         steps.append(
             (
                 m,
-                flat[:, fan.nodes].unbind(),
+                flat[:, step.nodes].unbind(),
                 gy.flatten(1),
-                [(gy[moved(rows, fan.rows)], by_a[:, slots].unbind()) for slots, rows in fan.products],
-                [(gy[rows], d.unbind()) for rows, d in direct if d.shape[1] > 1],
-                [(gy[rows.start], d[:, 0].unbind()) for rows, d in direct if d.shape[1] == 1],
+                [(by_a[:, slots].unbind(), gy[_relative(rows, step.rows)]) for slots, rows in step.slot_rows],
+                [(d.unbind(), gy[rows]) for rows, d in tensors if d.shape[1] > 1],
+                [(d[:, 0].unbind(), gy[rows.start]) for rows, d in tensors if d.shape[1] == 1],
                 gy[-1] if any(numbers) else None,
-                G[:, fan.state].unbind(),
+                G[:, step.state].unbind(),
                 w,
-                rows_of(ga, fan.taking, n_h).unbind(),
+                _rows_of(ga, step.state_slots, n_h).unbind(),
             )
         )
     steps.reverse()
-    back = mean.t()
+    mean_t = mean.t()
     for t in range(T - 1, -1, -1):
         if ends:
-            ends[t][0].addmm_(back, ends[t][1])
-        for m, gn, out, products, several, single, rest, gs, w, taken in steps:
-            torch.mm(m, gn[t], out=out)
-            for rows, slope in products:
-                slope[t].mul_(rows)
-            for rows, slope in several:
-                gs[t].add_((slope[t] * rows).sum(0))
-            for row, slope in single:
-                gs[t].addcmul_(slope[t], row)
-            if rest is not None:
-                gs[t].add_(rest)
+            ends[t][0].addmm_(mean_t, ends[t][1])
+        for m, G_nodes, gy_flat, terms, by_s_rows, by_s_row, by_s_numbers, G_i, w, ga_s in steps:
+            torch.mm(m, G_nodes[t], out=gy_flat)  # (4)
+            for derivative, gy in terms:
+                derivative[t].mul_(gy)  # (5)
+            for derivative, gy in by_s_rows:  # (6)
+                G_i[t].add_((derivative[t] * gy).sum(0))
+            for derivative, gy in by_s_row:
+                G_i[t].addcmul_(derivative[t], gy)
+            if by_s_numbers is not None:
+                G_i[t].add_(by_s_numbers)
             if w is not None:
-                gs[t].addmm_(w, taken[t])
+                G_i[t].addmm_(w, ga_s[t])
     return flat[:-1], y, ga
 
 
-def slopes(own: Plan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor | float]]:
-    """What y is at some steps, (time, rows, n_h * batch), and its derivatives by a, and call by call by the state.
-    What is computed alike from several states is computed at once.
+def local_derivatives(plan: CellPlan, S: Tensor, a: Tensor) -> tuple[Tensor, Tensor, list[Tensor | float]]:
+    """Return y = f(a, s) at some time steps, df/da, and df/ds for each call of the plan.
+
+    Steps of one form from consecutive states are computed together.
+
+    Returns:
+        y of shape (time, rows, n_h * batch), df/da of the shape of a, and for each call df/ds: a number, or a tensor of shape
+        (time, rows of the call, n_h, batch).
     """
     T, _, n_h, B = S.shape
-    y, by_a = S.new_empty(T, own.shape[1], n_h, B), torch.empty_like(a)
-    by_state: list[Tensor | float] = []
-    for group in own.alike:
-        fan, count = group[0], len(group)
-        inner, outer, into = (
-            v[:, span.start : span.start + count * (span.stop - span.start)].unflatten(1, (count, -1))
-            for v, span in ((a, fan.slots), (y, fan.rows), (by_a, fan.slots))
-        )
-        s = S[:, fan.state : fan.state + count].unsqueeze(2)
+    y, by_a = S.new_empty(T, plan.rows, n_h, B), torch.empty_like(a)
+    by_s: list[Tensor | float] = []
+    for group in plan.groups:
+        step, count = group[0], len(group)
+
+        def of_group(memory: Tensor, span: slice, count: int = count) -> Tensor:
+            """Return the spans of all steps of the group in the shape (time, steps, length of a span, n_h, batch)."""
+            length = span.stop - span.start
+            return memory[:, span.start : span.start + count * length].unflatten(1, (count, -1))
+
+        arguments, values, into = of_group(a, step.slots), of_group(y, step.rows), of_group(by_a, step.slots)
+        s = S[:, step.state : step.state + count].unsqueeze(2)
         found = []
-        for call in fan.calls:
-            terms = [moved(k, fan.slots) for k in call.terms]
-            value, *by_terms, by_s = call.told.slopes(*(inner[:, :, k] for k in terms), s.expand(-1, -1, call.count, -1, -1))
-            outer[:, :, moved(call.rows, fan.rows)] = value
-            for k, slope in zip(terms, by_terms, strict=True):
-                into[:, :, k] = slope
-            found.append(by_s)
-        by_state += [d[:, i] if isinstance(d, Tensor) else d for i in range(count) for d in found]
-    return y.flatten(2), by_a, by_state
+        for call in step.calls:
+            terms = [_relative(term, step.slots) for term in call.terms]
+            value, *by_terms, by_state = call.description.value_and_derivatives(
+                *(arguments[:, :, term] for term in terms), s.expand(-1, -1, call.count, -1, -1)
+            )
+            values[:, :, _relative(call.rows, step.rows)] = value
+            for term, derivative in zip(terms, by_terms, strict=True):
+                into[:, :, term] = derivative
+            found.append(by_state)
+        by_s += [d[:, i] if isinstance(d, Tensor) else d for i in range(count) for d in found]
+    return y.flatten(2), by_a, by_s
 
 
-def differentiable(own: Plan, n_h: int, x: Tensor, M: Tensor, maps: Maps) -> Tensor:
-    """What `forward` and what stands around it compute, in the words of autograd."""
-    W_x, b, *W = maps
-    mean, outputs = average(own, x), []
+def differentiable_pass(plan: CellPlan, n_h: int, operands: Operands) -> Tensor:
+    """Return h_1, ..., h_T of shape (time, batch, n_h), Eqs. (1) to (3), as a graph for autograd, which writes nothing in place."""
+    x, M = operands.x, operands.M
+    mean, outputs = _output_weights(plan, x), []
     zero = h = x.new_zeros(n_h, x.shape[1])
-    for begun in projection(own, n_h, x, W_x, b).unbind():
-        states = [h, *[zero] * (own.shape[0] - 1)]
-        for fan, w in zip(own.fans, W, strict=True):
-            s, a = states[fan.state], rows_of(begun, fan.slots, n_h)
-            if w is not None:
-                Ws = w @ s
-                a = torch.cat([a[: len(Ws)] + Ws if fan.slots.start < own.projected else Ws, a[len(Ws) :]])
+    for P in project_inputs(plan, n_h, operands).unbind():
+        states = [h, *[zero] * (plan.states - 1)]
+        for step, W in zip(plan.steps, operands.W, strict=True):
+            s, a = states[step.state], _rows_of(P, step.slots, n_h)
+            if W is not None:
+                Ws = W @ s
+                a = torch.cat([a[: len(Ws)] + Ws if step.slots.start < plan.x_slots else Ws, a[len(Ws) :]])
             terms = a.view(-1, *s.shape)
-            y = [c.told.function(*(terms[moved(k, fan.slots)] for k in c.terms), s.expand(c.count, -1, -1)) for c in fan.calls]
-            added = (M[fan.nodes, fan.rows] @ torch.cat(y).flatten(1)).view(-1, *s.shape)
-            for node, n in enumerate(added, fan.nodes.start):
-                states[node] = states[node] + n
+            y = [
+                call.description.function(
+                    *(terms[_relative(term, step.slots)] for term in call.terms), s.expand(call.count, -1, -1)
+                )
+                for call in step.calls
+            ]
+            added = (M[step.nodes, step.rows] @ torch.cat(y).flatten(1)).view(-1, *s.shape)
+            for node, value in enumerate(added, step.nodes.start):
+                states[node] = states[node] + value
         h = (mean @ torch.stack(states[1:]).flatten(1)).view_as(h)
         outputs.append(h)
     return torch.stack(outputs).transpose(1, 2)
 
 
-def moved(part: slice, whole: slice) -> slice:
-    """A part, counted from where the whole begins."""
+def _ends(plan: CellPlan, states: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Return the weights of the nodes in h_t, and for each time step a pair of views: all nodes, and h_t.
+
+    Where h_t is the last node it is in its place already (`allocate_states`), and there are no pairs.
+    """
+    pairs = [] if plan.last_node_is_output else [*zip(states[:, 1:].unbind(), states[1:, :1].unbind(), strict=False)]
+    return _output_weights(plan, states), pairs
+
+
+def _output_weights(plan: CellPlan, like: Tensor) -> Tensor:
+    """Return the weight of each node in h_t, of shape (1, nodes)."""
+    return like.new_tensor([[plan.outputs.count(i) / len(plan.outputs) for i in range(1, plan.states)]])
+
+
+def _rows_of(stack: Tensor, slots: slice, n_h: int) -> Tensor:
+    """Return the rows of some slots, n_h each, along the second axis from the end."""
+    return stack[..., slots.start * n_h : slots.stop * n_h, :]
+
+
+def _relative(part: slice, whole: slice) -> slice:
+    """Return the part, counted from the start of the whole."""
     return slice(part.start - whole.start, part.stop - whole.start)

@@ -1,222 +1,308 @@
-"""How a cell is put so that a step of it is few calls: the plan that `fused` computes by. It follows from the structure alone."""
+"""The plan by which the fast form computes a recurrent cell. It follows from the structure of the cell alone.
+
+The states of a cell are numbered: state 0 is h_{t-1}, state j is the j-th node. Every operation describes itself as a pointwise
+function of linear terms (`nasframe.Pointwise`), and mixed operations and gates are weighted sums. So a node is a sum of
+contributions,
+
+    s_j = sum_k M[j, k] y_k,      y_k = f_k(a_k, s_i),      a_k = W_x x + W s_i + b,
+
+each of which is computed from one earlier state, i < j. M[j, k] is the mixing weight of a candidate, times g of the gate of its
+node. A state that is inherited is a contribution as well: it has no terms, y_k = s_i, and its weight is (1 - g) / (number of
+inherited states).
+
+One call for each contribution would be many small calls. Therefore all that is computed from one state is laid out together
+(`Step`):
+
+    slots: the terms a_k of all contributions, one below the other, n_h rows each, so that one product W s_i computes them;
+    rows:  the contributions y_k, one below the other, so that one product M y adds them to all nodes;
+    calls: contributions that have the same function lie side by side, so that one call of the function computes them.
+
+Contributions without terms that have the same function, such as the identity on several edges from one state, share a row.
+"""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import attrs
 import torch
 from torch import Tensor
 
 from nasframe import Cell, Pointwise
-from nasframe_recurrent.edges import KEPT
+from nasframe_recurrent.edges import IDENTITY_DESCRIPTION
 
 
 class NoPlanError(Exception):
-    """Why a cell has no fast form."""
+    """The reason why a cell has no fast form."""
 
 
 @attrs.frozen
 class Slot:
-    """A term of a candidate, n_h rows of a: its weights of x and of the state, each with the input it is for, and its bias."""
+    """A term of a candidate: n_h rows of the stacked terms.
+
+    Args:
+        site: the id of the site.
+        candidate: the id of the candidate.
+        x: the maps of x, each by the name of its parameter and the input that it is applied to ("x", or "xh", which is [x, h]).
+        state: the maps of the state that the step computes from, in the same notation.
+        bias: the name of the bias, or None.
+    """
 
     site: str
     candidate: str
     x: tuple[tuple[str, str], ...]
-    s: tuple[tuple[str, str], ...]
+    state: tuple[tuple[str, str], ...]
     bias: str | None
 
 
 @attrs.frozen
-class Edge:
-    """What a state adds to a node: told.function(*slots, state), times a share (a combination weight) and a gate, by number."""
+class Contribution:
+    """What one candidate, or one inherited state, adds to a node.
+
+    Args:
+        state: the number of the state that it is computed from.
+        node: the number of the node that it is added to.
+        description: the terms and the function.
+        slots: the terms, in the order of the arguments of the function.
+        weight: the index of its weight: mixing weights of all candidates, in order, then 1 / n for each inherited state of n.
+        gate: the index of the factor of its gate in 1, g_1, g_2, ..., 1 - g_1, 1 - g_2, ...
+    """
 
     state: int
     node: int
-    told: Pointwise
+    description: Pointwise
     slots: tuple[Slot, ...]
-    share: int
+    weight: int
     gate: int
 
     @property
     def kind(self) -> tuple[Callable[..., Tensor], tuple[bool, ...]]:
-        """Edges of one kind are computed by one call."""
-        return self.told.function, tuple(bool(slot.s) for slot in self.slots)
+        """Contributions of one kind are computed by one call: same function, and the same terms depend on the state."""
+        return self.description.function, tuple(bool(slot.state) for slot in self.slots)
 
 
 @attrs.frozen
 class Call:
-    """Edges of one kind from one state: what they compute, the slots of each argument, and the rows of y that come out."""
+    """Contributions of one kind from one state, which one call of their function computes.
 
-    told: Pointwise
+    Args:
+        description: the terms and the function.
+        terms: for each argument but the last, the slots that it consists of.
+        rows: the rows of y that are computed.
+    """
+
+    description: Pointwise
     terms: tuple[slice, ...]
     rows: slice
 
     @property
     def count(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return self.rows.stop - self.rows.start
 
 
 @attrs.frozen
-class Fan:
-    """All that goes out from a state: its slots, of which `taking` take the state in, its rows of y, and the nodes it feeds."""
+class Step:
+    """All that is computed from one state.
+
+    Args:
+        state: the number of the state.
+        calls: the calls, in the order of their rows.
+        slots: all slots of the step.
+        state_slots: the first of these, which depend on the state.
+        rows: the rows of y.
+        nodes: the range from the first to the last node that the rows are added to.
+    """
 
     state: int
     calls: tuple[Call, ...]
     slots: slice
-    taking: slice
+    state_slots: slice
     rows: slice
     nodes: slice
 
     @property
-    def form(self) -> tuple[Any, ...]:
-        """What is computed of its slots, counted from the first of them."""
+    def form(self) -> Hashable:
+        """The layout of the step, counted from its first slot. The derivatives of steps of one form are computed together."""
         first = self.slots.start
-        return tuple((c.told.function, c.count, *((k.start - first, k.stop - first) for k in c.terms)) for c in self.calls)
+        return tuple(
+            (c.description.function, c.count, *((k.start - first, k.stop - first) for k in c.terms)) for c in self.calls
+        )
 
     @property
-    def products(self) -> list[tuple[slice, slice]]:
-        """Slots, and rows of y of which each is computed from one of them: all at once where no call has several terms."""
+    def slot_rows(self) -> list[tuple[slice, slice]]:
+        """Pairs of slots and the rows of y that are computed from them, as few pairs as possible.
+
+        Where no function has two terms or more, rows lie in the order of slots, so that a single pair is enough.
+        """
         if all(len(call.terms) < 2 for call in self.calls):
-            return [(self.slots, slice(self.rows.start, self.rows.start + self.slots.stop - self.slots.start))]
+            count = self.slots.stop - self.slots.start
+            return [(self.slots, slice(self.rows.start, self.rows.start + count))]
         return [(term, call.rows) for call in self.calls for term in call.terms]
 
 
 @attrs.frozen(eq=False)
-class Plan:
-    """A cell, put so that a step of it is few calls.
+class CellPlan:
+    """The layout of the computation of a cell.
 
     Args:
-        shape: of M: states, rows of y.
-        outputs: the states whose mean is h_t.
-        slots: of all fans; the first `projected` of them take in x or a bias.
-        constants: the shares that are no candidate's, behind those that are.
-        entries: for each edge its place in M, flat; its share; its gate, of 1, g_1, g_2, ..., 1 - g_1, 1 - g_2, ...
+        states: the number of states, the nodes and h_{t-1}.
+        outputs: the numbers of the states whose mean is h_t.
+        steps: the steps, in the order of their states.
+        slots: the slots of all steps.
+        x_slots: the number of slots, from the first on, that include all that have a map of x or a bias.
+        inherited: the weights of inherited states, 1 / n each.
+        entries: a tensor of three rows: for each contribution the index of its entry in the flattened M, the index of its
+            weight, and the index of the factor of its gate.
     """
 
-    shape: tuple[int, int]
+    states: int
     outputs: tuple[int, ...]
-    fans: tuple[Fan, ...]
+    steps: tuple[Step, ...]
     slots: tuple[Slot, ...]
-    projected: int
-    constants: tuple[float, ...]
+    x_slots: int
+    inherited: tuple[float, ...]
     entries: Tensor
 
-    @functools.cached_property
-    def alike(self) -> list[list[Fan]]:
-        """The fans, those together that follow each other and have one form: of a Two-to-One supernet all of them."""
-        forms = ((fan.state - place, fan.form) for place, fan in enumerate(self.fans))
-        groups = itertools.groupby(zip(forms, self.fans, strict=True), key=lambda pair: pair[0])
-        return [[fan for _, fan in group] for _, group in groups]
+    @property
+    def rows(self) -> int:
+        """The number of rows of y in all steps."""
+        return self.steps[-1].rows.stop
 
     @property
-    def chained(self) -> bool:
+    def most_rows(self) -> int:
+        """The largest number of rows of y in one step."""
+        return max(step.rows.stop - step.rows.start for step in self.steps)
+
+    @property
+    def last_node_is_output(self) -> bool:
         """Whether h_t is the last node."""
-        return self.outputs == (self.shape[0] - 1,)
+        return self.outputs == (self.states - 1,)
+
+    @functools.cached_property
+    def groups(self) -> list[list[Step]]:
+        """The steps in groups of one form and of consecutive states. A Two-to-One supernet has a single group."""
+        keys = ((step.state - place, step.form) for place, step in enumerate(self.steps))
+        groups = itertools.groupby(zip(keys, self.steps, strict=True), key=lambda pair: pair[0])
+        return [[step for _, step in group] for _, group in groups]
 
 
-def planned(cell: Cell, outputs: Sequence[str]) -> Plan | str:
-    """The plan of a cell that puts out the mean of these states; or why there is none."""
+def plan_cell(cell: Cell, outputs: Sequence[str]) -> CellPlan | str:
+    """Return the plan of a cell, or a sentence that says why it has none.
+
+    Args:
+        cell: the structure of the cell.
+        outputs: the states whose mean the cell outputs.
+    """
     try:
-        return _planned(cell, outputs)
+        return _plan(cell, outputs)
     except NoPlanError as reason:
         return str(reason)
 
 
-def _planned(cell: Cell, outputs: Sequence[str]) -> Plan:
+def _plan(cell: Cell, outputs: Sequence[str]) -> CellPlan:
     number = {"h": 0, "xh": 0} | {node.id: i for i, node in enumerate(cell.nodes, 1)}
-    edges = [*candidates(cell, number), *inheritances(cell, number)]
-    if not edges:
+    contributions = [*_of_candidates(cell, number), *_of_inherited_states(cell, number)]
+    if not contributions:
         raise NoPlanError("all of its operations are zero")
     slots: list[Slot] = []
-    fans: list[Fan] = []
-    places: list[tuple[int, int, Edge]] = []
-    for state in sorted({edge.state for edge in edges}):
-        own = [edge for edge in edges if edge.state == state]
-        first = fans[-1].rows.stop if fans else 0
-        calls, new, rows = grouped(own, len(slots), first)
-        start, taking = len(slots), sum(bool(slot.s) for slot in new)
-        slots += new
-        places += [(edge.node, row, edge) for row, edge in rows]
-        reached = [edge.node for edge in own]
-        fans.append(
-            Fan(
+    steps: list[Step] = []
+    rows: list[tuple[int, Contribution]] = []
+    for state in sorted({contribution.state for contribution in contributions}):
+        from_state = [contribution for contribution in contributions if contribution.state == state]
+        first_slot, first_row = len(slots), steps[-1].rows.stop if steps else 0
+        calls, new_slots, new_rows = _lay_out(from_state, first_slot, first_row)
+        slots += new_slots
+        rows += new_rows
+        nodes = [contribution.node for contribution in from_state]
+        steps.append(
+            Step(
                 state,
                 calls,
-                slice(start, len(slots)),
-                slice(start, start + taking),
-                slice(first, calls[-1].rows.stop),
-                slice(min(reached), max(reached) + 1),
+                slots=slice(first_slot, len(slots)),
+                state_slots=slice(first_slot, first_slot + sum(bool(slot.state) for slot in new_slots)),
+                rows=slice(first_row, calls[-1].rows.stop),
+                nodes=slice(min(nodes), max(nodes) + 1),
             )
         )
-    count = fans[-1].rows.stop
-    return Plan(
-        (len(cell.nodes) + 1, count),
-        tuple(number[o] for o in outputs),
-        tuple(fans),
-        tuple(slots),
-        max((fan.slots.stop for fan in fans if any(s.x or s.bias for s in slots[fan.slots])), default=0),
-        tuple(1 / len(node.inherits) for node in cell.nodes for _ in node.inherits),
-        torch.tensor([(node * count + row, edge.share, edge.gate) for node, row, edge in places]).t().contiguous(),
+    count = steps[-1].rows.stop
+    return CellPlan(
+        states=len(cell.nodes) + 1,
+        outputs=tuple(number[name] for name in outputs),
+        steps=tuple(steps),
+        slots=tuple(slots),
+        # whole steps, so that the product with the state can add to their slots or overwrite them, but never both in one step
+        x_slots=max((step.slots.stop for step in steps if any(slot.x or slot.bias for slot in slots[step.slots])), default=0),
+        inherited=tuple(1 / len(node.inherits) for node in cell.nodes for _ in node.inherits),
+        entries=torch.tensor([(c.node * count + row, c.weight, c.gate) for row, c in rows]).t().contiguous(),
     )
 
 
-def grouped(edges: Sequence[Edge], slot: int, row: int) -> tuple[tuple[Call, ...], list[Slot], list[tuple[int, Edge]]]:
-    """The calls for the edges from a state, their slots, and each edge's row of y, numbered from these numbers on.
+def _lay_out(
+    contributions: Sequence[Contribution], first_slot: int, first_row: int
+) -> tuple[tuple[Call, ...], list[Slot], list[tuple[int, Contribution]]]:
+    """Return the calls that compute contributions from one state, their slots, and the row of y of each contribution.
 
-    Slots that take the state in come first, and edges without any slot, which all give the same row, last.
+    Slots and rows are numbered from the given ones on. Slots that depend on the state come first, because one product computes
+    exactly these. Contributions without slots come last, so that row k belongs to slot k where no function has several terms.
     """
-    kinds: dict[Any, list[Edge]] = {}
-    for edge in sorted(edges, key=lambda e: (not e.slots, not any(e.kind[1]))):
-        kinds.setdefault(edge.kind, []).append(edge)
-    blocks = [(kind, k) for kind in kinds for k in range(len(kind[1]))]
+    kinds: dict[Hashable, list[Contribution]] = {}
+    for contribution in sorted(contributions, key=lambda c: (not c.slots, not any(c.kind[1]))):
+        kinds.setdefault(contribution.kind, []).append(contribution)
+
+    # term number k of all contributions of one kind is one block of slots, which is an argument of the call
+    blocks = [(kind, k) for kind, alike in kinds.items() for k in range(len(alike[0].slots))]
     slots: list[Slot] = []
-    terms: dict[Any, slice] = {}
-    for kind, k in sorted(blocks, key=lambda block: not block[0][1][block[1]]):
-        terms[kind, k] = slice(slot + len(slots), slot + len(slots) + len(kinds[kind]))
-        slots += [edge.slots[k] for edge in kinds[kind]]
+    terms: dict[Hashable, slice] = {}
+    for kind, k in sorted(blocks, key=lambda block: not kinds[block[0]][0].slots[block[1]].state):
+        start = first_slot + len(slots)
+        slots += [contribution.slots[k] for contribution in kinds[kind]]
+        terms[kind, k] = slice(start, first_slot + len(slots))
+
     calls: list[Call] = []
-    rows: list[tuple[int, Edge]] = []
-    for kind, same in kinds.items():
-        count = len(same) if kind[1] else 1
-        calls.append(Call(same[0].told, tuple(terms[kind, k] for k in range(len(kind[1]))), slice(row, row + count)))
-        rows += [(row + i % count, edge) for i, edge in enumerate(same)]
+    rows: list[tuple[int, Contribution]] = []
+    row = first_row
+    for kind, alike in kinds.items():
+        arguments = tuple(terms[kind, k] for k in range(len(alike[0].slots)))
+        count = len(alike) if arguments else 1  # without terms the function depends on the state alone: all share one row
+        calls.append(Call(alike[0].description, arguments, slice(row, row + count)))
+        rows += [(row + i % count, contribution) for i, contribution in enumerate(alike)]
         row += count
     return tuple(calls), slots, rows
 
 
-def candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Edge]:
-    """An edge for each candidate that is not zero."""
-    gates = [node.id for node in cell.nodes if node.inherits]
-    every = ((site, candidate) for site in cell.sites for candidate in site.candidates)
-    for share, (site, candidate) in enumerate(every):
+def _of_candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Contribution]:
+    """Yield the contribution of each candidate that is not zero."""
+    gated = [node.id for node in cell.nodes if node.inherits]
+    candidates = ((site, candidate) for site in cell.sites for candidate in site.candidates)
+    for weight, (site, candidate) in enumerate(candidates):
         operation, state = candidate.operation, number.get(site.inputs[-1])
         if operation.zero:
             continue
-        told, what = operation.pointwise(), f"operation {operation.name!r} at {site.id}"
-        if told is None:
-            raise NoPlanError(f"{what} does not tell its pointwise form")
+        description, subject = operation.pointwise(), f"operation {operation.name!r} at {site.id}"
+        if description is None:
+            raise NoPlanError(f"{subject} does not implement pointwise()")
         slots = []
-        for term in told.terms:
-            weights = [(name, input) for name, input in zip(term.weights, site.inputs, strict=True) if name is not None]
-            x, s = (tuple(pair for pair in weights if pair[1] in inputs) for inputs in ({"x", "xh"}, number))
-            if any(number[input] != state for _, input in s):
-                raise NoPlanError(f"{what} has a linear map of another state than its last")
-            slots.append(Slot(site.id, str(candidate.id), x, s, term.bias))
+        for term in description.terms:
+            maps = [(name, input) for name, input in zip(term.weights, site.inputs, strict=True) if name is not None]
+            # "xh" occurs in both: the columns of the parameter are divided between x and h
+            of_x = tuple((name, input) for name, input in maps if input in ("x", "xh"))
+            of_state = tuple((name, input) for name, input in maps if input in number)
+            if any(number[input] != state for _, input in of_state):
+                raise NoPlanError(f"{subject} has a linear map of a state that is not its last input")
+            slots.append(Slot(site.id, str(candidate.id), of_x, of_state, term.bias))
         if state is None:
-            raise NoPlanError(f"{what} has {site.inputs[-1]!r} for its last input, which is no state")
-        gate = gates.index(site.node) + 1 if site.node in gates else 0
-        yield Edge(state, number[site.node], told, tuple(slots), share, gate)
+            raise NoPlanError(f"the last input of {subject} is {site.inputs[-1]!r}, which is not a state")
+        gate = gated.index(site.node) + 1 if site.node in gated else 0
+        yield Contribution(state, number[site.node], description, tuple(slots), weight, gate)
 
 
-def inheritances(cell: Cell, number: Mapping[str, int]) -> Iterator[Edge]:
-    """An edge for each state that a node inherits."""
+def _of_inherited_states(cell: Cell, number: Mapping[str, int]) -> Iterator[Contribution]:
+    """Yield the contribution of each state that a node inherits."""
     gated = [node for node in cell.nodes if node.inherits]
-    shares = itertools.count(sum(len(site.candidates) for site in cell.sites))
+    weights = itertools.count(sum(len(site.candidates) for site in cell.sites))
     for gate, node in enumerate(gated, len(gated) + 1):
         for state in node.inherits:
-            yield Edge(number[state], number[node.id], KEPT, (), next(shares), gate)
+            yield Contribution(number[state], number[node.id], IDENTITY_DESCRIPTION, (), next(weights), gate)

@@ -1,4 +1,4 @@
-"""The Two-to-One backbone (Jie & Gao 2021, 3.1): a chain of nodes, each on the cell's input and the node before it."""
+"""The Two-to-One backbone (Jie & Gao 2021, 3.1): a chain of nodes, each a function of x_t and of the node before it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 
 @attrs.frozen
 class TwoToOne(Recurrent):
-    """Node j is the mixture of o(x_t, node j - 1), node 0 of o(x_t, h_{t-1}); h_t is the last node (Eq. 12).
+    """A chain of nodes with two inputs each: node j is a mixed operation of x_t and node j - 1, node 0 one of x_t and h_{t-1}.
 
-    Operations are built with `inputs` (n_x, or n_h above the first layer) and `hidden` (n_h).
+    h_t is the last node (Eq. 12). The operations are built with `inputs` (n_x, or n_h above the first layer) and `hidden` (n_h).
 
     Args:
         operations: the candidates of every node.
@@ -30,5 +30,5 @@ class TwoToOne(Recurrent):
     )
 
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:
-        """One site, on x and the node before."""
+        """Return one site, whose inputs are x and the last node, or h at the first node."""
         return {node: ("x", cell.nodes[-1].id if cell.nodes else "h")}

@@ -443,7 +443,10 @@ def derivatives(case: Case) -> None:
     arguments = _arguments(told, placed)
     terms = [", ".join(name for name in (*term.weights, term.bias) if name is not None) for term in told.terms]
     names = ["its value", *(f"its slope by the term of {own}" for own in terms), "its slope by h"]
-    right, found = attrs.evolve(told, derivatives=None).slopes(*arguments), told.slopes(*arguments)
+    right, found = (
+        attrs.evolve(told, derivatives=None).value_and_derivatives(*arguments),
+        told.value_and_derivatives(*arguments),
+    )
     demand("derivatives", len(found) == len(names), f"it tells {len(found)} values; they are {len(names)}: {', '.join(names)}")
     exact = [torch.as_tensor(value, dtype=arguments[-1].dtype) for value in right]
     allowed = tolerance(torch.stack([value.abs().max() for value in exact]))

@@ -6,16 +6,13 @@ from collections.abc import Mapping, Set
 from typing import ClassVar
 
 import attrs
-import torch
 from torch import Tensor, nn
 
 from nasframe import (
     Address,
     Backbone,
     Cell,
-    Gate,
     GrownStructure,
-    MixedOperation,
     Operation,
     Structure,
     add_node,
@@ -24,32 +21,23 @@ from nasframe import (
     nested,
     number,
 )
+from nasframe.network.cell import CellModule
 from nasframe.network.mixing import MixingWeights
 from nasframe.structure.editing import operations_validator
 from stranger_cells.operations import Bottleneck
 
 
-class Layers(nn.Module):
-    """A linear map in, the nodes one behind the other, and a linear map out."""
+class Layers(CellModule):
+    """The nodes of a feed-forward network between a linear map of the inputs and one of the last node."""
 
     def __init__(self, structure: Structure, hidden: int) -> None:
-        super().__init__()
-        self.cell = structure.cell("layers")
+        super().__init__("layers", structure.cell("layers"), lambda site: {"inputs": hidden, "hidden": hidden})
         self.stem, self.head = nn.Linear(structure.size("inputs"), hidden), nn.Linear(hidden, structure.size("outputs"))
-        self.sites = nn.ModuleDict(
-            {s.id: MixedOperation(Address.of("layers", s.id), s, inputs=hidden, hidden=hidden) for s in self.cell.sites}
-        )
-        self.gates = nn.ModuleDict({n.id: Gate(Address.of("layers", n.id)) for n in self.cell.nodes if n.inherits})
 
-    def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor:
-        """From (..., inputs) to (..., outputs)."""
-        states = {"x": self.stem(inputs.flatten(0, -2))}
-        for node in self.cell.nodes:
-            state = self.sites[node.id](shares, *(states[i] for i in self.cell.site(node.id).inputs))
-            if node.inherits:
-                state = self.gates[node.id](torch.stack([states[i] for i in node.inherits]).mean(0), state)
-            states[node.id] = state
-        return self.head(state).unflatten(0, inputs.shape[:-1])
+    def forward(self, inputs: Tensor, mixing: MixingWeights) -> Tensor:
+        """Return outputs of shape (..., outputs) from inputs of shape (..., inputs)."""
+        states = self.states({"x": self.stem(inputs.flatten(0, -2))}, mixing)
+        return self.head(states[self.cell.nodes[-1].id]).unflatten(0, inputs.shape[:-1])
 
 
 @attrs.frozen
