@@ -148,8 +148,9 @@ class TestTokens:
 
     @pytest.mark.parametrize("backbone", [TwoToOne(), Darts()], ids=["two_to_one", "darts"])
     def test_a_width_is_needed(self, backbone: Any) -> None:
-        """Tokens without a width are refused, and it is said what to give and why there is one width only."""
-        with pytest.raises(StructureError, match=r"give hidden; it is the width of their embeddings, too, .* \(n_x = n_h\)"):
+        """Tokens without `hidden` are refused with the option to give and the reason why there is one width only."""
+        message = r"give `hidden`; it is also the width of their embeddings, because the head is tied to them \(n_x = n_h\)"
+        with pytest.raises(StructureError, match=message):
             build(backbone.initial({"tokens": 3}, 1), Seed((0,)))
 
 
