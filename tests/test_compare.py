@@ -1,0 +1,262 @@
+"""The comparison at the end of a run, and the network that the run hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from convolutional import Blobs, image_strategy
+from hypothesis import given, settings, strategies as st
+from nasframe_growing import Epochs, MaxNodes
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Search, Seed, Strategy, installed
+from nasframe.errors import NonFiniteError, StrategyError
+from nasframe.records import Changed, EpochEnded, Evaluated, Finished
+from nasframe.run.rows import Row, handed_over, rows_of
+from nasframe.run.summary import remarks, verdict
+from nasframe.search import compare, evaluate
+from nasframe.search.compare import FOUND, INHERITED, RANDOM
+from nasframe.search.evaluate import Outcome, Reference, Trial, outcomes
+from nasframe.testing.saved import revived, saved
+
+SHORT: dict[str, Any] = {"seeds": 2, "criterion": Epochs(1) | MaxNodes(1), "growth": ()}
+
+
+def finished(strategy: Strategy) -> Search:
+    search = Search(strategy)
+    for _ in search:
+        pass
+    return search
+
+
+def compared(strategy: Strategy) -> Search:
+    search = finished(strategy)
+    for _ in search.compare(plugins=PLUGINS):
+        pass
+    return search
+
+
+@pytest.mark.parametrize("strategy", [toy_strategy(**SHORT), image_strategy(task=Blobs(6), **SHORT)], ids=["toy", "images"])
+def test_the_best_network_of_the_space_is_handed_over(strategy: Strategy) -> None:
+    """It has the least validation loss of all that were trained in the space, and that loss is its own."""
+    search = compared(strategy)
+    evaluations = search.state.evaluations
+    best = handed_over(evaluations)
+    inside = [e for e in evaluations if e.structure is not None and e.valid is not None]
+
+    assert [row.name for row in rows_of(evaluations)][:3] == [INHERITED, FOUND, RANDOM]
+    assert best.valid == min(e.valid for e in inside)
+    assert search.network.structure.to_dict() == best.structure
+    loss = search.data.mean_loss(search.network.eval(), search.data.validation)
+    assert loss == pytest.approx(best.valid, rel=1e-12)
+    assert search.state.phase == "handed over"
+    assert search.state.lineage[-1].change == "hand over"
+    assert all(len(row.evaluations) == 2 for row in rows_of(evaluations) if row.name in (FOUND, RANDOM))
+
+
+def test_the_comparison_resumes_at_every_evaluation() -> None:
+    """Whatever has been evaluated is not evaluated again, and the run ends in the same bytes."""
+    search = finished(toy_strategy(**SHORT))
+    dumps = [saved(search.state), *(saved(search.state) for _ in search.compare(plugins=PLUGINS))]
+    for text, tensors in dumps:
+        again = Search(search.strategy, state=revived(text, tensors, search.strategy, PLUGINS))
+        for _ in again.compare(plugins=PLUGINS):
+            pass
+        assert saved(again.state)[0] == dumps[-1][0]
+        assert all(torch.equal(t, dumps[-1][1][n]) for n, t in saved(again.state)[1].items())
+
+
+def test_outcomes_do_not_depend_on_the_number_of_workers() -> None:
+    """Two processes give the outcomes of one, to the bit, in the order of the trials."""
+    strategy = Strategy.from_dict(
+        {
+            "task": {"name": "forecasting"},
+            "backbone": {"name": "two_to_one", "hidden": 2},
+            "architect": {"name": "first_order"},
+            "criterion": {"name": "epochs", "epochs": 1},
+            "pruner": {"name": "strongest"},
+        }
+    )
+    search = Search(strategy)
+    structure = search.network.structure
+    found = attrs.evolve(
+        structure,
+        cells=tuple(
+            (t, attrs.evolve(c, sites=tuple(attrs.evolve(s, candidates=s.candidates[:1]) for s in c.sites)))
+            for t, c in structure.cells
+        ),
+    )
+    trials = [
+        Trial(found, 20, Seed((0, "one"))),
+        Trial(Reference("GRU", 100), 20, Seed((0, "two"))),
+        Trial(Reference("mean", 100), 20, Seed((0, "three"))),
+    ]
+    one, two = (list(outcomes(trials, strategy, search.data, workers=workers, plugins=installed())) for workers in (1, 2))
+
+    for a, b in zip(one, two, strict=True):
+        assert attrs.asdict(attrs.evolve(a, tensors={})) == attrs.asdict(attrs.evolve(b, tensors={}))
+        assert all(torch.equal(t, b.tensors[n]) for n, t in a.tensors.items())
+
+
+class StopError(Exception):
+    """The user wants to stop."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_comparison_stops_when_it_is_asked_to(workers: int) -> None:
+    """The exception of `check` ends it within an evaluation, whatever the number of processes."""
+    strategy = Strategy.from_dict(
+        {
+            "task": {"name": "forecasting"},
+            "backbone": {"name": "two_to_one", "hidden": 2},
+            "architect": {"name": "first_order"},
+            "criterion": {"name": "epochs", "epochs": 1},
+            "pruner": {"name": "strongest"},
+        }
+    )
+    data = Search(strategy).data
+    trials = [Trial(Reference("GRU", 100), 10**9, Seed((i,))) for i in range(3)]
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(0)
+        if len(calls) == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        list(outcomes(trials, strategy, data, workers=workers, plugins=installed(), check=check))
+
+
+def test_a_search_that_is_not_over_is_not_compared() -> None:
+    """The error says what to do first."""
+    with pytest.raises(StrategyError, match="iterate over it before you compare"):
+        next(Search(toy_strategy()).compare())
+
+
+# ---------------------------------------------------------------------------------------------------------- divergence
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
+    """Make the training loss infinite in the steps for which `when(training, search)` holds."""
+    from nasframe.search.trainer import Trainer
+
+    honest = Trainer._step
+
+    def step(self: Any, training: Any, index: Any, held_out: Any, seed: Any) -> float:
+        value = honest(self, training, index, held_out, seed)
+        return float("inf") if when(training, held_out is not None) else value
+
+    monkeypatch.setattr(Trainer, "_step", step)
+
+
+@pytest.mark.parametrize("prune", ["stage", "end"])
+def test_a_phase_that_diverges_ends_with_its_best_network(prune: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network goes back to the best epoch of the phase, a row says so, and the search comes to its end."""
+    fails(monkeypatch, lambda training, search: search and training.epoch == 1)
+    search = finished(toy_strategy(prune=prune, criterion=Epochs(3) | MaxNodes(2)))
+    lost = [r for r in search.state.history if isinstance(r, EpochEnded) and r.diverged]
+
+    assert lost
+    assert all((r.train, r.valid, r.decision) == (None, None, "grow") for r in lost)
+    assert all("the best network of the phase is restored" in r.reason for r in lost)
+    restored = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "restore" and r.parent == r.child]
+    assert len(restored) >= len(lost)
+    assert search.network.structure.decided
+    assert any("diverged" in remark for remark in remarks(search.state))
+
+
+def test_a_stage_that_never_has_a_finite_loss_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best network of the run is restored."""
+    fails(monkeypatch, lambda training, search: search and training.stage == 1)
+    search = finished(toy_strategy(criterion=Epochs(2) | MaxNodes(3)))
+
+    assert search.state.stage == 1
+    assert search.network.structure.decided
+    assert all(len(cell.nodes) == 1 for _, cell in search.network.structure.cells)
+    assert "the best network of the run is restored" in search.state.stopping
+
+
+def test_a_tuning_that_diverges_is_a_row_and_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pruned network keeps its weights; if its loss is not finite, the row says diverged and another network wins."""
+    fails(monkeypatch, lambda training, search: getattr(training, "phase", None) == "retune")
+    from nasframe.search.changes import Changer
+
+    monkeypatch.setattr(Changer, "_loss", lambda self, network: None)
+    search = finished(toy_strategy(**SHORT))
+    *_, last = search
+
+    assert isinstance(last, Finished)
+    assert (last.valid, last.diverged) == (None, True)
+    for _ in search.compare(plugins=PLUGINS):
+        pass
+    first, best = search.state.evaluations[0], handed_over(search.state.evaluations)
+    assert (first.name, first.diverged, first.best, first.valid) == (INHERITED, True, False, None)
+    assert best.name in (FOUND, RANDOM)
+    assert "diverged" in "\n".join(remarks(search.state))
+
+
+def test_a_run_whose_networks_all_diverge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to hand over."""
+    search = finished(toy_strategy(**SHORT))
+    search.state.diverged = True
+    lost = Outcome(1, 1, 1, None, {}, True, (), {})
+    monkeypatch.setattr(compare, "outcomes", lambda trials, *_, **__: (lost for _ in trials))
+
+    with pytest.raises(NonFiniteError, match="every random architecture diverged: lower the learning rate"):
+        list(search.compare(plugins=PLUGINS))
+
+
+def test_an_evaluation_that_diverges_keeps_what_was_good_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outcome is the best network before; without one it has neither a loss nor scores."""
+    search = finished(toy_strategy(**SHORT))
+    trial = Trial(search.network.structure, 100, Seed((1,)))
+    fails(monkeypatch, lambda training, _: training.epoch == 2)
+    good = evaluate.evaluate(trial, search.strategy, search.data)
+    monkeypatch.undo()
+    fails(monkeypatch, lambda training, _: True)
+    lost = evaluate.evaluate(trial, search.strategy, search.data)
+
+    assert len(good.curve) == 2
+    assert (good.valid, good.diverged) == (min(v for v in good.curve if v is not None), False)
+    assert good.scores
+    assert (lost.valid, lost.diverged, lost.scores, lost.curve) == (None, True, {}, ())
+
+
+# ------------------------------------------------------------------------------------------------------------- summary
+
+
+def row(name: str, *values: float, inside: bool = True, valid: float = 1.0, best: bool = False) -> list[Evaluated]:
+    place: dict[str, Any] = {"stage": 0, "phase": "done", "epoch": 0, "updates": 0}
+    structure: Mapping[str, Any] | None = {} if inside else None
+    return [
+        Evaluated(**place, number=i, name=name, structure=structure, valid=valid, scores={"score": v}, best=best and i == 0)
+        for i, v in enumerate(values)
+    ]
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.booleans())
+@settings(max_examples=30)
+def test_the_verdict_is_about_the_network_that_is_handed_over(values: list[float], higher: bool) -> None:
+    """Its test score is set beside the best mean of the other rows; a tie is not better."""
+    mine, *others = values
+    evaluations = row("winner", mine, best=True) + [e for i, v in enumerate(others) for e in row(f"other {i}", v, inside=i > 0)]
+    best = (max if higher else min)(others)
+    wins = mine > best if higher else mine < best
+    text = verdict(evaluations, "score", higher)
+
+    assert text.startswith(f"Handed over: the winner, validation loss 1, test score {mine:.4f}; ")
+    assert ("not better than" not in text) == wins
+    assert f"(other {others.index(best)}: {best:.4f})" in text
+
+
+def test_a_row_has_the_mean_and_the_standard_error_of_its_seeds() -> None:
+    """A training that diverged has no value, and is counted."""
+    lost = attrs.evolve(row("a", 0.0)[0], scores={}, valid=None, diverged=True)
+    found = Row("a", (*row("a", 1.0, 3.0), lost))
+
+    assert (found.mean("score"), found.error("score"), found.diverged, found.valid()) == (2.0, 1.0, 1, 1.0)
+    assert Row("b", (lost,)).mean("score") is None
