@@ -391,7 +391,7 @@ class TestMutants:
 
         parent = specimen()
         monkeypatch.setattr("nasframe_bilevel.toy.alternating_step", swapped)
-        monkeypatch.setattr("nasframe.search.loop.alternating_step", swapped)
+        monkeypatch.setattr("nasframe.search.trainer.alternating_step", swapped)
 
         assert descend(SecondOrder(PLAIN), 0.5).iterations == 301
         with pytest.raises(AssertionError):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import attrs
 import pytest
-from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe_recurrent import TwoToOne
 from rich.console import Console
 
@@ -22,6 +21,7 @@ from nasframe import EpochEnded, Strategy, Structure, build, installed
 from nasframe.cli.flags import PartType, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
+from nasframe.search.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe.seeds import Seed
 
 TINY = [
@@ -39,6 +39,7 @@ TINY = [
 RESULTS = [
     "metrics.jsonl",
     "lineage.jsonl",
+    "evaluations.jsonl",
     "architecture.json",
     "weights.safetensors",
     "scales.safetensors",
@@ -118,7 +119,7 @@ def test_interrupted_and_resumed(finished: Path, tmp_path: Path, number: int) ->
                 break
         rest = process.stdout.read()
     assert process.returncode == 130
-    assert "stopped; go on with: nasframe resume run" in rest
+    assert "stopped; continue with: nasframe resume run" in rest
     done = nasframe("resume", "run", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
@@ -167,8 +168,7 @@ def test_a_found_cell_is_retrained(here, finished: Path, tmp_path: Path) -> None
 def test_an_epoch_is_told(losses: dict[str, float]) -> None:
     """By the losses that there are."""
     printed = io.StringIO()
-    record = {"stage": 0, "phase": "retune", "epoch": 3, "updates": 7, **losses}
-    Watch(Console(file=printed))(EpochEnded(0, "retune", 3, 7, record=record))
+    Watch(Console(file=printed))(EpochEnded(stage=0, phase="retune", epoch=3, updates=7, **losses))
 
     assert printed.getvalue().split("updates      7  ")[1] == "  ".join(f"{n} {v:.4f}" for n, v in losses.items()) + "\n"
 

@@ -12,7 +12,7 @@ from convolutional import PLUGINS
 from test_resume import digest
 
 from nasframe import Data, Network, Strategy, installed
-from nasframe.records import Event
+from nasframe.records import Record
 from nasframe.search.loop import Loop
 from nasframe.search.state import State, initial
 from nasframe.testing.saved import revived, saved
@@ -107,7 +107,7 @@ def test_every_two_parts_meet() -> None:
             assert frozenset((str(a), str(b))) in met or (one is BACKBONES and other is kinds[-1] and not grows(b, a)), (a, b)
 
 
-def run(strategy: Strategy, data: Data, state: State) -> Iterator[Event]:
+def run(strategy: Strategy, data: Data, state: State) -> Iterator[Record]:
     """The search's events. Each update takes a second."""
     return Loop(strategy, data, lambda: float(state.updates)).run(state)
 

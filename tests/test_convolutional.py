@@ -65,7 +65,7 @@ from nasframe.network.network import set_progress, tensors
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Changed, Finished, Stepped
 from nasframe.search import state as states
-from nasframe.search.state import optimisers, retraining
+from nasframe.search.state import retraining, trainer
 from nasframe.testing import laws
 from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Scripted
@@ -232,7 +232,7 @@ class TestConcatenation:
         parent = Aged.of(attrs.evolve(trained().strategy, optimiser=optimiser, backbone=backbone), 5)
         child = grown(parent, "normal")
         laws.undisturbed(parent, child)
-        child.state.optimisers = optimisers(child.strategy, child.network, 0)
+        child.state.optimisers = trainer(child.strategy, child.data).optimisers(child.network)
         with pytest.raises(AssertionError, match="undisturbed: the difference between the next steps of"):
             laws.undisturbed(parent, child)
 

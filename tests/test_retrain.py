@@ -13,7 +13,6 @@ import pytest
 import torch
 from convolutional import Blobs, image_strategy, small
 from hypothesis import given, strategies as st
-from nasframe.run.compare import FOUND, INHERITED, RANDOM, RETRAINED, Row, compare, predicting
 from nasframe_recurrent import Darts, TwoToOne
 from test_checkpoint import Killed
 from test_resume import digest
@@ -22,10 +21,12 @@ from toy import PLUGINS, toy_strategy
 
 from nasframe import Pruner, Search, Seed, Strategy, Structure, build
 from nasframe.errors import RunError, StrategyError, StructureError
-from nasframe.records import EpochEnded, Finished
-from nasframe.run import commits as checkpoint
-from nasframe.run.folder import Folder, Keeper, found
-from nasframe.run.summary import verdict
+from nasframe.records import EpochEnded, Evaluated, Finished
+from nasframe.run import commits
+from nasframe.run.folder import Folder, found
+from nasframe.run.rows import rows_of
+from nasframe.search.compare import FOUND, INHERITED, RANDOM, RETRAINED
+from nasframe.search.evaluate import predicting
 from nasframe.search.random_architecture import random_architecture
 from nasframe.testing.saved import revived, saved
 
@@ -117,25 +118,6 @@ def test_what_is_left_keeps_its_odds() -> None:
     assert {c.id for _, s in one.sites() for c in s.candidates} == heaviest
 
 
-def scored(name: str, *values: float) -> Row:
-    """A row with these values of the one metric."""
-    return Row(name, 1, (1,) * len(values), {"score": values})
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.floats(0, 1), st.booleans())
-def test_the_verdict_is_on_the_best_of_all_others(values: list[float], inherited: float, higher: bool) -> None:
-    """References and random architectures alike; the inherited weights are no contestant, and a tie is no win."""
-    mine, *others = values
-    rows = [scored(INHERITED, inherited), scored(FOUND, mine), *(scored(f"other {i}", v) for i, v in enumerate(others))]
-    best = (max if higher else min)(others)
-    wins = mine > best if higher else mine < best
-    said = verdict(rows, "score", higher)
-
-    assert ("beats" in said) == wins
-    assert f"(other {others.index(best)})" in said
-    assert said.endswith(f"{mine:.4f} against {best:.4f}.")
-
-
 @pytest.mark.parametrize("strategy", [toy_strategy(seeds=2), image_strategy(task=Blobs(6), seeds=2)], ids=["toy", "images"])
 def test_random_architectures_stand_beside_the_found_one(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
     """One for each seed, of the space with as many nodes in each cell; trained as it is; their parameters are the mean."""
@@ -145,18 +127,19 @@ def test_random_architectures_stand_beside_the_found_one(strategy: Strategy, mon
         made.append((space, random_architecture(strategy, space, seed)))
         return made[-1][1]
 
-    monkeypatch.setattr("nasframe.run.compare.drawn", recorded)
+    monkeypatch.setattr("nasframe.search.compare.random_architecture", recorded)
     search = Search(strategy)
     search.run()
-    rows = {name: row() for name, row in compare(search)}
     nodes = [(type, len(cell.nodes)) for type, cell in search.network.structure.cells]
+    for _ in search.compare():
+        pass
+    rows = {row.name: row for row in rows_of(search.state.evaluations)}
     sizes = [sum(p.numel() for p in build(structure, Seed((0,))).parameters()) for _, structure in made]
 
     assert [*rows][:3] == [INHERITED, FOUND, RANDOM]
     assert [[(type, len(cell.nodes)) for type, cell in space.cells] for space, _ in made] == [nodes, nodes]
-    assert rows[RANDOM].parameters == round(sum(sizes) / 2)
-    assert rows[RANDOM].updates == rows[FOUND].updates
-    assert all(len(values) == 2 for values in rows[RANDOM].values.values())
+    assert [e.parameters for e in rows[RANDOM].evaluations] == sizes
+    assert len(rows[RANDOM].evaluations) == len(rows[FOUND].evaluations) == 2
 
 
 # ------------------------------------------------------------------------------------------------------------- retraining
@@ -188,8 +171,8 @@ def test_a_retraining_puts_the_cells_into_the_strategys_backbone() -> None:
     assert structure.backbone == strategy.backbone
     assert search.state.updates == 0
     search.run()
-    assert {r["phase"] for r in search.state.history} == {"retune"}
-    assert search.state.lineage == []
+    assert {r.phase for r in search.state.history} == {"retune"}
+    assert [r.kind for r in search.state.lineage] == ["start"]
     assert search.state.updates == 4
 
 
@@ -211,7 +194,7 @@ def test_without_a_validation_part_the_last_network_counts() -> None:
     search, weights = Search.retraining(image_retraining(), image_cells()), {}
     for event in search:
         if isinstance(event, EpochEnded):
-            assert not {"valid", "scores"} & event.record.keys()
+            assert (event.valid, event.scores) == (None, {})
             weights = {name: p.detach().clone() for name, p in search.network.named_parameters()}
 
     assert isinstance(event, Finished)
@@ -228,8 +211,8 @@ def begun(path: Path) -> Folder:
 
 def run(folder: Folder, events: int | None = None) -> Search:
     """Go on with it, for so many events or to the end."""
-    search = folder.search()
-    keeper = Keeper(folder, search.state, every=1)
+    search, keeper = folder.search()
+    keeper.every = 1
     for event in itertools.islice(search, events):
         keeper(event)
     return search
@@ -238,7 +221,7 @@ def run(folder: Folder, events: int | None = None) -> Search:
 def check_taken_up(broken: Folder, whole: Folder) -> None:
     """What was broken off goes on as what it was, to the same bytes."""
     expected, actual = run(whole), run(Folder.open(broken.path, PLUGINS))
-    assert {r["phase"] for r in actual.state.history if r["kind"] == "epoch"} == {"retune"}
+    assert {r.phase for r in actual.state.history if isinstance(r, EpochEnded)} == {"retune"}
     assert digest(actual.state) == digest(expected.state)
     assert (whole.path / "metrics.jsonl").read_bytes() == (broken.path / "metrics.jsonl").read_bytes()
 
@@ -265,20 +248,20 @@ def test_a_folder_is_never_that_of_a_search(tmp_path: Path, monkeypatch: pytest.
     """Killed while it is made, the folder is that of a retraining, or of no run at all."""
     left = [step]
 
-    def fatal(path: Path, data: bytes, original: Any = checkpoint._write) -> None:
+    def fatal(path: Path, data: bytes, original: Any = commits._write) -> None:
         left[0] -= 1
         if left[0] < 0:
             raise Killed
         original(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write", fatal)
+    monkeypatch.setattr(commits, "_write", fatal)
     try:
         begun(tmp_path / "run")
     except Killed:
-        with pytest.raises(RunError, match=r"it holds no strategy\.toml"):
+        with pytest.raises(RunError, match=r"it contains no strategy\.toml"):
             Folder.open(tmp_path / "run", PLUGINS)
         return
-    assert Folder.open(tmp_path / "run", PLUGINS).search().state.phase == "retune"
+    assert Folder.open(tmp_path / "run", PLUGINS).search()[0].state.phase == "retune"
 
 
 def test_the_test_part_is_read_when_all_is_over() -> None:
@@ -287,16 +270,14 @@ def test_the_test_part_is_read_when_all_is_over() -> None:
     batch, reads = search.data.test.batch, []
     object.__setattr__(search.data.test, "batch", lambda index: (reads.append(index), batch(index))[1])
     search.run()
-    rows = [*compare(search)]
     assert reads == []
-    (name, row), *_ = rows
+    first = next(search.compare())
 
-    assert name == RETRAINED
-    assert set(row().values) == {"accuracy"}
+    assert (first.name, set(first.scores)) == (RETRAINED, {"accuracy"})
     assert len(reads) == 1
 
 
-def test_only_references_that_are_not_trained_stand_beside_it() -> None:
+def test_only_baselines_that_are_not_trained_are_compared_with_a_retraining() -> None:
     """Those of the task without parameters to train."""
     strategy, sizes = SPACES["two_to_one"]
     search = Search.retraining(strategy, architecture(strategy, sizes))
@@ -304,7 +285,7 @@ def test_only_references_that_are_not_trained_stand_beside_it() -> None:
     object.__setattr__(search.data, "references", lambda parameters: references)
     search.run()
 
-    assert [row().name for _, row in compare(search)] == [RETRAINED, "still"]
+    assert [r.name for r in search.compare() if isinstance(r, Evaluated)] == [RETRAINED, "still"]
 
 
 @given(st.integers(1, 3), st.sampled_from([1, 3]))
