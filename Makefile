@@ -11,7 +11,6 @@ test: .venv/installed
 
 test-full: .venv/installed
 	$(BIN)/pytest -n auto --nasframe nasframe --nasframe-full
-	$(BIN)/nasframe mutants
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

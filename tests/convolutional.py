@@ -20,9 +20,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from nasframe import Bound, Data, Operation, Optimiser, Seed, Split, Strategy, Task, flag, number
 from nasframe.change.apply import remove_candidates
 from nasframe.plugins import Plugin, Plugins
-from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Scripted
 from nasframe.testing.strategies import removals
+from nasframe.testing.trained import TrainedNetwork
 
 
 @attrs.frozen
@@ -150,11 +150,11 @@ def image_strategy(**changes: Any) -> Strategy:
 
 
 @functools.cache
-def _trained(nodes: int, backbone: DartsConvolutional, task: Blobs) -> Aged:
-    return Aged.of(image_strategy(task=task, backbone=backbone, nodes=nodes, criterion=Endless(), growth=()), 5)
+def _trained(nodes: int, backbone: DartsConvolutional, task: Blobs) -> TrainedNetwork:
+    return TrainedNetwork.of(image_strategy(task=task, backbone=backbone, nodes=nodes, criterion=Endless(), growth=()), 5)
 
 
-def trained(nodes: int = 1, task: Blobs = Blobs(), **options: Any) -> Aged:
+def trained(nodes: int = 1, task: Blobs = Blobs(), **options: Any) -> TrainedNetwork:
     """A network in the midst of its second epoch."""
     return _trained(nodes, small(**options), task).copy()
 
@@ -170,14 +170,14 @@ SUPERNETS: tuple[tuple[int, Blobs, dict[str, Any]], ...] = (
 )
 
 
-def supernets(*outputs: str) -> st.SearchStrategy[Aged]:
+def supernets(*outputs: str) -> st.SearchStrategy[TrainedNetwork]:
     """A network that puts out one of these, by default concatenations or means."""
     output = st.sampled_from(outputs or ("concatenation", "mean"))
     return st.builds(lambda s, o: trained(*s[:2], **s[2], output=o), st.sampled_from(SUPERNETS), output)
 
 
 @st.composite
-def parents(draw: st.DrawFn, *outputs: str) -> Aged:
+def parents(draw: st.DrawFn, *outputs: str) -> TrainedNetwork:
     """A supernet, or an architecture that has trained on; pruning may have cut off whole cells of it."""
     supernet = draw(supernets(*outputs))
     if draw(st.booleans()):

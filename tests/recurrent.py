@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from nasframe import Backbone, Operation, Optimiser, Strategy, installed
 from nasframe.plugins import Plugin, Plugins
-from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Keep, Noise
-from nasframe.testing.strategies import aged, optimisers, sizes
+from nasframe.testing.strategies import optimisers, sizes, trained_networks
+from nasframe.testing.trained import TrainedNetwork
 
 
 class Running(nn.Module):
@@ -138,18 +138,20 @@ def strategy(inputs: int, outputs: int, time: int, backbone: Backbone, **values:
     return Strategy(**(parts | values))
 
 
-def parents(others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> st.SearchStrategy[Aged]:
+def parents(others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> st.SearchStrategy[TrainedNetwork]:
     """A network that has trained for 20 steps."""
-    return aged(strategies(others, least, **fixed))
+    return trained_networks(strategies(others, least, **fixed))
 
 
-def specimen(method: str = "adam", nodes: int = 2, others: tuple[Operation, ...] = ANY) -> Aged:
+def specimen(method: str = "adam", nodes: int = 2, others: tuple[Operation, ...] = ANY) -> TrainedNetwork:
     """One network with all operations, two layers and dropout, trained for 20 steps."""
     return _specimen(method, nodes, others).copy()
 
 
 @functools.cache
-def _specimen(method: str, nodes: int, others: tuple[Operation, ...]) -> Aged:
+def _specimen(method: str, nodes: int, others: tuple[Operation, ...]) -> TrainedNetwork:
     momentum = 0.9 if method == "sgd" else 0.0
     backbone = TwoToOne(3, 2, 0.4, (Sum(), *others))
-    return Aged.of(strategy(2, 2, 3, backbone, nodes=nodes, batch=4, optimiser=Optimiser(method, 0.01, momentum=momentum)))
+    return TrainedNetwork.of(
+        strategy(2, 2, 3, backbone, nodes=nodes, batch=4, optimiser=Optimiser(method, 0.01, momentum=momentum))
+    )

@@ -26,9 +26,9 @@ import nasframe.search.bilevel
 from nasframe import Architect, Bilevel, Optimiser, Search, Seed
 from nasframe.records import Stepped
 from nasframe.search.bilevel import alternating_step
-from nasframe.testing.aged import Aged
 from nasframe.testing.saved import revived, saved
-from nasframe.testing.strategies import aged, optimisers, seeds, sizes
+from nasframe.testing.strategies import optimisers, seeds, sizes, trained_networks
+from nasframe.testing.trained import TrainedNetwork
 
 Patch = pytest.MonkeyPatch
 Tensors = Mapping[str, Tensor]
@@ -104,7 +104,7 @@ def toys(draw: st.DrawFn, curved: bool = True) -> Case:
     return Case(Bilevel(weights, alphas, train, valid, recipe.learning_rate, partial(recipe.unroll, own, weights.items())), own)
 
 
-def asked(parent: Aged) -> Case:
+def asked(parent: TrainedNetwork) -> Case:
     """What the architect is asked at the next step of this search."""
     found: list[Bilevel] = []
 
@@ -119,7 +119,7 @@ def asked(parent: Aged) -> Case:
     return Case(found[0], parent.state.optimisers["weights"])
 
 
-trained = aged(strategies(SMOOTH, least=1), steps=5)
+trained = trained_networks(strategies(SMOOTH, least=1), steps=5)
 supernets = trained.map(asked)
 cases = toys() | supernets
 
@@ -260,7 +260,7 @@ class TestSupernets:
         steady(case)
 
     @given(trained)
-    def test_the_weights_move_against_the_new_alphas(self, parent: Aged) -> None:
+    def test_the_weights_move_against_the_new_alphas(self, parent: TrainedNetwork) -> None:
         """The loss of a step is the problem's training loss, its dropout mask too, at the old weights and the new alphas."""
         against_the_new_alphas(parent)
 
@@ -291,7 +291,7 @@ def untouched(architect: Architect) -> None:
     assert torch.equal(torch.rand(3), drawn)
 
 
-def against_the_new_alphas(parent: Aged) -> None:
+def against_the_new_alphas(parent: TrainedNetwork) -> None:
     problem = asked(parent).problem
     later = parent.copy()
     stepped = next(iter(Search(later.strategy, data=later.data, state=later.state)))

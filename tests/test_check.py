@@ -43,11 +43,10 @@ from nasframe.errors import ChangeError
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.plugins import Plugin, Plugins
 from nasframe.structure.editing import site_at
-from nasframe.testing import laws
+from nasframe.testing import assertions
 from nasframe.testing.check import QUICK, Profile, check, tried
 from nasframe.testing.examples import Examples, Waiver
 from nasframe.testing.law import Inapplicable, Law
-from nasframe.testing.mutant import Examined, Mutant
 from nasframe.testing.report import Outcome, Report
 from nasframe.testing.subject import Subject, subject
 
@@ -75,7 +74,7 @@ def lawful(holds: Callable[[Any], str | None]) -> Law:
 
 
 def broken(case: Any) -> None:
-    laws.demand("own", False, "it is broken")
+    assertions.demand("own", False, "it is broken")
 
 
 def kept(case: Any) -> None:
@@ -141,7 +140,7 @@ class TestOutcomes:
     @pytest.mark.parametrize("measured", [math.nan, math.inf])
     def test_what_is_no_number(self, measured: float) -> None:
         """It is never within what is allowed."""
-        found = outcome(lambda case: laws.hold("own", "the distance", measured, 1.0))
+        found = outcome(lambda case: assertions.hold("own", "the distance", measured, 1.0))
 
         assert (found.status, found.why) == ("failed", f"the distance is {measured}; at most 1 is allowed")
 
@@ -149,7 +148,7 @@ class TestOutcomes:
         """What breaks once and not again is broken."""
         calls = itertools.count()
 
-        assert outcome(lambda case: laws.demand("own", next(calls) > 0, "the first time")).status == "failed"
+        assert outcome(lambda case: assertions.demand("own", next(calls) > 0, "the first time")).status == "failed"
 
 
 class TestWaivers:
@@ -200,7 +199,7 @@ class TestReplay:
 
         def small(case: Any) -> None:
             count = len(case.moments)
-            laws.demand("own", count < least, f"{count} records: {[m.record for m in case.moments]}")
+            assertions.demand("own", count < least, f"{count} records: {[m.record for m in case.moments]}")
 
         found = outcome(small, profile=Profile("many", 40, 1))
         again = outcome(small, replay=found.again.split()[-1])
@@ -284,7 +283,7 @@ LEGAL = ("--law", "criterion.legal")
 
 
 class TestCommand:
-    """`nasframe check` and `nasframe mutants`."""
+    """`nasframe check`."""
 
     def test_what_is_well(self, install: Install, here) -> None:
         """Exit status 0, a count by part; by the name of the distribution, the plugin, or the part; once, if by several."""
@@ -404,34 +403,6 @@ main()
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == 'error: checking parts needs hypothesis: pip install "nasframe[testing]"\n'
 
-    def test_the_exam(self, here, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A row for each mutant; what a law does not see, and that it sees nothing alone, is told, and is not well."""
-        one, other = (Mutant("reproduction.about", ("reproduction", "x"), fault, lambda of: of) for fault in ("a", "b"))
-        second = attrs.evolve(one, law="reproduction.options")
-        asked: list[Any] = []
-
-        def exam(*found: Examined) -> tuple[int, str, str]:
-            monkeypatch.setattr("nasframe.testing.mutant.exam", lambda plugins, kinds: asked.append(kinds) or iter(found))
-            return here("mutants", "reproduction", "--markdown")
-
-        head = ["| law | mutant | of | killed by |", "| --- | --- | --- | --- |"]
-        about, both = "reproduction.about", "reproduction.about, reproduction.options"
-        status, printed, said = exam(Examined(one, (about,)), Examined(second, ("reproduction.options",)))
-        assert status == 0
-        assert printed.splitlines() == [
-            *head,
-            f"| {about} | a | reproduction x | {about} |",
-            "| reproduction.options | a | reproduction x | reproduction.options |",
-        ]
-        assert said == "2 mutants, all killed; every law alone sees one at least\n"
-        status, printed, said = exam(Examined(one, (about,)), Examined(other, ()), Examined(second, tuple(both.split(", "))))
-        assert status == 1
-        assert said.splitlines() == [
-            "reproduction.about does not see: b",
-            "reproduction.options sees nothing that no other law sees: give it a mutant of its own, or merge it with another",
-        ]
-        assert asked == [("reproduction",), ("reproduction",)]
-
 
 @attrs.frozen
 class Scaled(Operation):
@@ -502,7 +473,7 @@ def test_a_node_that_is_changed_keeps_its_bound() -> None:
     kept, broken = (enriched(["morphism.bound"], off=1e-3, claimed=c) for c in (1e-3, 1e-6))
 
     assert kept.ok, kept.text()
-    assert "bounded: the deviation of layer0/n" in broken.text() or "bounded: the deviation of chain" in broken.text()
+    assert "bounded: the error of layer0/n" in broken.text() or "bounded: the deviation of chain" in broken.text()
     assert not broken.ok
 
 
@@ -540,7 +511,7 @@ def test_a_bound_holds_wherever_a_node_may_be() -> None:
     report = enriched(["morphism.bound"], off=1e-2, claimed=2e-3)
 
     assert not report.ok
-    assert "tight: the largest deviation found of " in report.text()
+    assert "tight: the largest error found of " in report.text()
 
 
 def test_a_loose_bound_of_an_old_node_is_remarked() -> None:

@@ -11,7 +11,7 @@ from broken import SOUND, UNSOUND, WAIVING, Install, installer
 
 from nasframe.plugins import discover
 from nasframe.testing import pytest_plugin
-from nasframe.testing.contract import criterion, pruner  # noqa: F401 - what an inner run imports first is gone after it
+from nasframe.testing.laws import criterion, pruner  # noqa: F401 - what an inner run imports first is gone after it
 
 pytest_plugins = ["pytester"]
 Pytester = pytest.Pytester

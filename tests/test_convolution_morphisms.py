@@ -26,10 +26,10 @@ from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError
 from nasframe.network.network import tensors
 from nasframe.search.replay import replay
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
 from nasframe.testing.fakes import Endless, Keep, Noise, Scripted
 from nasframe.testing.saved import saved
+from nasframe.testing.trained import TrainedNetwork
 
 EXACT = [name for name, kind in KINDS.items() if kind.claim.kind == "exact"]
 PR_DARTS = ("pad", "widen", "crop", "dilate", "contract", "deepen")
@@ -100,7 +100,7 @@ def exact(operation: SeparableConvolution, kind: str, sizes: tuple[int, int, boo
     new = fill(morphed(operation, kind), old, *sizes[1:])
     several = len(x) * math.prod(-(-length // sizes[1]) for length in x.shape[2:]) > 1
     for training in (False, True) if several else (False,):
-        laws.hold("exact", f"the distance in units of rounding, training: {training},", off(old, new, x, training), 1)
+        assertions.hold("exact", f"the distance in units of rounding, training: {training},", off(old, new, x, training), 1)
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -280,8 +280,8 @@ def strategy(operation: SeparableConvolution, affine: bool = False, **options: A
 
 
 @functools.cache
-def _aged(operation: SeparableConvolution, affine: bool, optimiser: Optimiser, decided: bool) -> Aged:
-    parent = Aged.of(strategy(operation, affine, optimiser=optimiser), 6)
+def _aged(operation: SeparableConvolution, affine: bool, optimiser: Optimiser, decided: bool) -> TrainedNetwork:
+    parent = TrainedNetwork.of(strategy(operation, affine, optimiser=optimiser), 6)
     if decided:
         gone = {a: {c.id for c in s.candidates[1:]} for a, s in parent.network.structure.sites()}
         parent = parent.after(remove_candidates(parent.network, gone, Seed(("decided",)))).train(3)
@@ -296,7 +296,7 @@ METHODS = {
 
 
 @st.composite
-def parents(draw: st.DrawFn, kind: str) -> Aged:
+def parents(draw: st.DrawFn, kind: str) -> TrainedNetwork:
     """A supernet or an architecture that has trained, in either form."""
     method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
     return _aged(STARTS[kind], draw(st.booleans()), method, draw(st.booleans())).copy()
@@ -321,12 +321,12 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
     """
     parent = data.draw(parents(kind))
     site = data.draw(st.sampled_from([address for address, _ in parent.network.structure.sites()]))
-    worked = laws.blind(parent, lambda network: change(network, kind, site))
+    worked = assertions.assert_no_forward(parent, lambda network: change(network, kind, site))
     assert worked.claim == KINDS[kind].claim
-    child = laws.transaction(parent, lambda network: change(network, kind, site))
-    laws.identities([parent.network.structure, child.network.structure])
-    laws.alive(parent, child, every=False)
-    laws.reconstructed(child, installed().make)
+    child = assertions.assert_transaction(parent, lambda network: change(network, kind, site))
+    assertions.assert_ids_not_reused([parent.network.structure, child.network.structure])
+    assertions.assert_trainable(parent, child, every=False)
+    assertions.assert_reconstructed(child, installed().make)
     before, after = (dict(aged.network.structure.sites()) for aged in (parent, child))
     assert {a for a in after if after[a] != before[a]} == {site}
     assert after[site].candidates[1:] == before[site].candidates[1:]
@@ -334,9 +334,9 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
     old, new = parent.mixing(), child.mixing()
     assert all(torch.equal(new[address], weights) for address, weights in old.items())
     if worked.claim.kind == "exact":
-        laws.exact(parent, child)
-        laws.undisturbed(parent, child)
-        laws.follows(parent, child)
+        assertions.assert_exact(parent, child)
+        assertions.assert_moments_follow(parent, child)
+        assertions.assert_gradients_follow(parent, child)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -456,13 +456,13 @@ class TestMutants:
         """A next step that is another one, under whatever name the numbers are."""
         parent = _aged(STARTS["pad"], False, METHODS["sgd"], False).copy()
         child = parent.after(change(parent.network, "pad"))
-        laws.undisturbed(parent, child)
+        assertions.assert_moments_follow(parent, child)
         new = rf"candidates\.{parent.network.structure.next_id}\."
         for name, parameter in child.network.named_parameters():
             if re.search(new, name):
                 child.state.optimisers["weights"].state[parameter]["momentum_buffer"].zero_()
         with pytest.raises(AssertionError, match=f"the difference between the next steps of .*{new}"):
-            laws.undisturbed(parent, child)
+            assertions.assert_moments_follow(parent, child)
 
     def test_values_without_their_moments(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Values that are right, but set."""

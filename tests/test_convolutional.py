@@ -66,11 +66,11 @@ from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Changed, Finished, Stepped
 from nasframe.search import state as states
 from nasframe.search.state import retraining, trainer
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
 from nasframe.testing.fakes import Scripted
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import removals
+from nasframe.testing.trained import TrainedNetwork
 
 TYPES = ("normal", "reduction")
 BIASED = (Convolution(bias=True), Identity(), Zero())
@@ -81,7 +81,7 @@ few = settings(max_examples=6)
 
 
 @st.composite
-def typed(draw: st.DrawFn, parents: st.SearchStrategy[Aged]) -> tuple[Aged, str]:
+def typed(draw: st.DrawFn, parents: st.SearchStrategy[TrainedNetwork]) -> tuple[TrainedNetwork, str]:
     """A parent and one of its cell types."""
     parent = draw(parents)
     return parent, draw(st.sampled_from([type for type, _ in parent.network.structure.cells]))
@@ -92,7 +92,7 @@ def growth(network: Network, type: str, form: str = "noise", **options: float) -
     return NodeGrowth(form=form, **options).change(network, {"cell": type}, {}, SEED)
 
 
-def grown(parent: Aged, type: str, form: str = "noise", **options: float) -> Aged:
+def grown(parent: TrainedNetwork, type: str, form: str = "noise", **options: float) -> TrainedNetwork:
     """The search after that growth."""
     return parent.after(growth(parent.network, type, form, **options))
 
@@ -191,9 +191,9 @@ class TestConcatenation:
     def test_growth_is_exact(self, typed: Any, form: str) -> None:
         """Supernet or architecture, in both modes and in either form, with neither gate nor override."""
         parent, type = typed
-        change = laws.blind(parent, lambda network: growth(network, type, form))
-        child = laws.transaction(parent, lambda network: growth(network, type, form))
-        laws.exact(parent, child)
+        change = assertions.assert_no_forward(parent, lambda network: growth(network, type, form))
+        child = assertions.assert_transaction(parent, lambda network: growth(network, type, form))
+        assertions.assert_exact(parent, child)
         assert change.claim == Claim.exact()
         assert not change.overrides
         assert not list(child.network.gates())
@@ -222,26 +222,26 @@ class TestConcatenation:
         """
         parent, type = typed
         child = grown(parent, type)
-        laws.follows(parent, child)
-        laws.undisturbed(parent, child)
+        assertions.assert_gradients_follow(parent, child)
+        assertions.assert_moments_follow(parent, child)
 
     @pytest.mark.parametrize("method", ["sgd", "adam"])
     def test_the_next_step_is_another_with_fresh_optimisers(self, method: str) -> None:
         """The law above notices moments that were not carried; where a gradient is zero but for rounding, that is allowed for."""
         optimiser, backbone = Optimiser(method, 0.01, momentum=0.9 * (method == "sgd")), small(operations=BIASED)
-        parent = Aged.of(attrs.evolve(trained().strategy, optimiser=optimiser, backbone=backbone), 5)
+        parent = TrainedNetwork.of(attrs.evolve(trained().strategy, optimiser=optimiser, backbone=backbone), 5)
         child = grown(parent, "normal")
-        laws.undisturbed(parent, child)
+        assertions.assert_moments_follow(parent, child)
         child.state.optimisers = trainer(child.strategy, child.data).optimisers(child.network)
         with pytest.raises(AssertionError, match="undisturbed: the difference between the next steps of"):
-            laws.undisturbed(parent, child)
+            assertions.assert_moments_follow(parent, child)
 
     @pytest.mark.parametrize("type", TYPES)
     @pytest.mark.parametrize("nodes", [1, 2])
     def test_every_new_entry_lives_within_three_steps(self, type: str, nodes: int) -> None:
         """So do the new columns of every consumer, through which alone the new nodes can be reached."""
         parent = trained(nodes, operations=(*OTHERS, Identity(), Zero()))
-        laws.alive(parent, grown(parent, type), every=False)  # behind a ReLU an entry may rest
+        assertions.assert_trainable(parent, grown(parent, type), every=False)  # behind a ReLU an entry may rest
 
     def test_columns_that_are_stuck(self, monkeypatch: Patch) -> None:
         """The law above notices a consumer that does not learn to take a new node in."""
@@ -250,7 +250,7 @@ class TestConcatenation:
         honest = Head.forward
         monkeypatch.setattr(Head, "forward", lambda self, x: honest(self, torch.cat([x[:, :8], 0 * x[:, 8:]], 1)))
         with pytest.raises(AssertionError, match=r"alive: no gradient reached .*body\.head\.linear\.weight"):
-            laws.alive(parent, child, every=False)
+            assertions.assert_trainable(parent, child, every=False)
 
     @pytest.mark.parametrize("type", TYPES)
     def test_a_search_goes_on_where_nothing_takes_a_new_node_in(self, type: str) -> None:
@@ -297,11 +297,11 @@ class TestMean:
     def test_behind_a_gate_nothing_moves(self, typed: Any, times: int) -> None:
         """In both modes, BatchNorms included, however often it is done; and all else trains on as it would have."""
         parent, type = typed
-        child = laws.transaction(parent, lambda network: growth(network, type, "gate"))
+        child = assertions.assert_transaction(parent, lambda network: growth(network, type, "gate"))
         for _ in range(times - 1):
             child = grown(child, type, "gate")
-        laws.exact(parent, child)
-        laws.undisturbed(parent, child)
+        assertions.assert_exact(parent, child)
+        assertions.assert_moments_follow(parent, child)
         assert len(list(child.network.gates())) == times * parent.strategy.backbone.plan.count(type)
 
     @pytest.mark.parametrize("form", ["noise", "gate"])
@@ -309,7 +309,7 @@ class TestMean:
     def test_every_new_entry_lives_within_three_steps(self, type: str, form: str) -> None:
         """Weights, alphas and gates."""
         parent = trained(output="mean", operations=(*OTHERS, Identity(), Zero()))
-        laws.alive(parent, grown(parent, type, form), every=False)
+        assertions.assert_trainable(parent, grown(parent, type, form), every=False)
 
     @few
     @given(typed(supernets("mean")), st.sampled_from([0.05, 0.01]))
@@ -325,30 +325,32 @@ class TestMean:
             off = child.mixing()[f"{type}/{site.id}"] - torch.tensor(wanted, dtype=torch.float64)
             largest = max(range(len(wanted)), key=wanted.__getitem__)
             assert all(0 < o <= delta * (1 + 1e-9) for i, o in enumerate(off.tolist()) if i != largest)
-            laws.hold("birth", f"the sum of the noise on {site.id}", abs(float(off.sum())), 1e-12)
+            assertions.hold("birth", f"the sum of the noise on {site.id}", abs(float(off.sum())), 1e-12)
 
     @pytest.mark.parametrize("type", TYPES)
     def test_noise_claims_what_its_candidates_tell(self, type: str) -> None:
         """Lossy beside a BatchNorm, which tells no magnitude, as in the identity of stride 2; else the bound holds."""
         told, untold = (trained(2, output="mean", operations=o) for o in ((Saturation(), Identity(), Zero()), FEW))
         assert growth(untold.network, type).claim == Claim.lossy()
-        change = laws.blind(told, lambda network: growth(network, type))
+        change = assertions.assert_no_forward(told, lambda network: growth(network, type))
         assert change.claim.kind == ("approximate" if type == "normal" else "lossy")
-        laws.bounded(told.after(change), change.claim.bounds)
+        assertions.assert_within_bounds(told.after(change), change.claim.bounds)
 
     @pytest.mark.parametrize("type", TYPES)
     def test_noise_moves_the_output_in_proportion(self, type: str) -> None:
         """The network's distance is linear in delta over three decades."""
         parent = trained(2, output="mean", operations=(SeparableConvolution(), Identity(), Zero()))
         children = {s: grown(parent, type, delta=s) for s in (1e-2, 1e-3, 1e-4, 1e-5)}
-        laws.linear("the distance", {s: laws.distance(parent, child) for s, child in children.items()})
+        assertions.assert_linear(
+            "the distance", {s: assertions.output_distance(parent, child) for s, child in children.items()}
+        )
 
     def test_no_identity(self) -> None:
         """Where no operation can be the identity, noise is refused, and a gate is named as the way out."""
         parent = trained(output="mean", operations=(Convolution(),))
         with pytest.raises(ChangeError, match="can act as the identity; grow it with form = 'gate'"):
             growth(parent.network, "normal")
-        laws.exact(parent, grown(parent, "normal", "gate"))
+        assertions.assert_exact(parent, grown(parent, "normal", "gate"))
 
 
 class TestLooseEnds:
@@ -365,7 +367,7 @@ class TestLooseEnds:
         parent = trained(3, output="loose_ends", cells=3)
         structure = parent.network.structure
         gone = {a: {c.id for c in s.candidates} for a, s in structure.sites() if a.startswith("normal/n0-")}
-        child = laws.masked(parent, gone)
+        child = assertions.assert_removal_is_masking(parent, gone)
         for aged, outputs in ((parent, ("n2",)), (child, ("n0", "n2"))):
             assert structure.backbone.outputs(aged.network.structure.cell("normal")) == outputs
             assert aged.network.body.cells[1].adjust[1].convolution.in_channels == 2 * len(outputs)
@@ -415,12 +417,12 @@ class TestInstances:
 
     @few
     @given(supernets(), st.integers(0, 999))
-    def test_deriving_keeps_two_edges_of_each_node(self, parent: Aged, seed: int) -> None:
+    def test_deriving_keeps_two_edges_of_each_node(self, parent: TrainedNetwork, seed: int) -> None:
         """The two with the strongest operation, from distinct states, each with that operation; zero is none of them."""
         structure, generator = parent.network.structure, Seed((seed,)).generator()
         alphas = {a: torch.randn(len(s.candidates), generator=generator) for a, s in structure.sites()}
         weights = parent.strategy.architect.mixing(alphas)
-        child = laws.masked(parent, structure.backbone.derive(structure, weights)).network.structure
+        child = assertions.assert_removal_is_masking(parent, structure.backbone.derive(structure, weights)).network.structure
         assert child.decided
         strengths = {
             a: {c.id: float(w) for c, w in zip(s.candidates, weights[a], strict=True) if not c.operation.zero}
@@ -435,17 +437,17 @@ class TestInstances:
 
     @few
     @given(parents(), st.data())
-    def test_removal_is_masking(self, parent: Aged, data: st.DataObject) -> None:
+    def test_removal_is_masking(self, parent: TrainedNetwork, data: st.DataObject) -> None:
         """The pruned network is its parent with weight zero at what went; an architecture, the supernet at one-hot weights."""
         structure = parent.network.structure
-        child = laws.masked(parent, data.draw(removals(structure, data.draw(st.booleans()))))
-        laws.reconstructed(child, PLUGINS.make)
+        child = assertions.assert_removal_is_masking(parent, data.draw(removals(structure, data.draw(st.booleans()))))
+        assertions.assert_reconstructed(child, PLUGINS.make)
 
     @few
     @given(typed(parents()))
     def test_what_grows_is_rebuilt_from_json(self, typed: Any) -> None:
         """Supernets and architectures with a node more are equal after the round trip, and compute the same."""
-        laws.reconstructed(grown(*typed, form="gate"), PLUGINS.make)
+        assertions.assert_reconstructed(grown(*typed, form="gate"), PLUGINS.make)
 
 
 # ----------------------------------------------------------------------------------------------- what training alone does
@@ -478,8 +480,8 @@ class TestAuxiliary:
         """Growth is exact in training, too, and the head takes in the new nodes of the cell that it stands behind."""
         parent = trained(cells=3, auxiliary=0.4)
         child = grown(parent, type)
-        laws.exact(parent, child)
-        laws.undisturbed(parent, child)
+        assertions.assert_exact(parent, child)
+        assertions.assert_moments_follow(parent, child)
         assert [aged.network.body.auxiliary.first[0].in_channels for aged in (parent, child)] == channels
 
 
@@ -594,13 +596,13 @@ class TestDropPath:
 # ---------------------------------------------------------------------------------------------------------- retraining
 
 
-def architecture(parent: Aged) -> Structure:
+def architecture(parent: TrainedNetwork) -> Structure:
     """What is derived from a search as it stands."""
     structure = parent.network.structure
     return remove_candidates(parent.network, structure.backbone.derive(structure, parent.mixing()), SEED).child.structure
 
 
-def again(strategy: Strategy, parent: Aged) -> Search:
+def again(strategy: Strategy, parent: TrainedNetwork) -> Search:
     """The training, from the beginning, of what is derived from a search."""
     data = strategy.task.load(torch.device("cpu"), torch.float64)
     return Search(strategy, data=data, state=retraining(strategy, architecture(parent), data.sizes))
@@ -743,7 +745,7 @@ class TestSearches:
 # -------------------------------------------------------------------------------------------------------------- mutants
 
 
-def transact(parent: Aged, change: Change) -> None:
+def transact(parent: TrainedNetwork, change: Change) -> None:
     """What the search does with a change that claims to be exact."""
     apply(parent.network, change, parent.strategy.architect.invert)
     weights = parent.strategy.architect.mixing
@@ -772,14 +774,14 @@ class TestMutants:
     def test_wrong_labels(self, units: Any, type: str, monkeypatch: Patch) -> None:
         """Labels that do not follow the concatenation move the output."""
         monkeypatch.setattr(backbones, "channels_of", units)
-        parent = Aged.of(trained().strategy, 5)
+        parent = TrainedNetwork.of(trained().strategy, 5)
         with pytest.raises(ChangeError):
             transact(parent, growth(parent.network, type))
 
     def test_labels_that_come_twice(self, monkeypatch: Patch) -> None:
         """Entries that cannot be told apart are not guessed, not even where the change may be lossy."""
         monkeypatch.setattr(backbones, "channels_of", WRONG["twice the same"])
-        parent = Aged.of(trained(2).strategy, 1)
+        parent = TrainedNetwork.of(trained(2).strategy, 1)
         with pytest.raises(ChangeError, match=r"gives it 8 labels, 4 of them different"):
             apply(parent.network, growth(parent.network, "reduction"), parent.strategy.architect.invert)
 

@@ -16,7 +16,7 @@ import nasframe
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.plugins import HOOKS, KINDS
-from nasframe.testing.mutant import mutants_of
+from nasframe.testing.law import laws_of
 
 ROOT = Path(__file__).parent.parent
 DOCS, STRANGER = ROOT / "docs", ROOT / "tests" / "stranger"
@@ -39,40 +39,52 @@ def generate() -> Any:
     return module
 
 
-@pytest.mark.parametrize("page", ["reference.md", "laws.md"])
-def test_what_is_written_is_up_to_date(generate: Any, page: str) -> None:
-    """The page is what the code makes of itself now; if not, `python docs/generate.py` writes it anew."""
-    assert (DOCS / page).read_text() == generate.page(page)
+def test_every_member_of_an_interface_is_documented(generate: Any) -> None:
+    """A method has a docstring, a field a comment that begins with `#:`."""
+    missing = [
+        f"{interface.__name__}.{name}"
+        for interface in KINDS.values()
+        for name, value in generate.members(interface).items()
+        if not generate.description(interface, name, value)
+    ]
+
+    assert missing == []
 
 
-def told(section: str) -> dict[str, tuple[str, str]]:
-    """The members that a section of the reference tells, by name: how each is marked, and what follows its name."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", (DOCS / "reference.md").read_text(), re.DOTALL | re.MULTILINE)
-    return {name: (mark, rest) for mark, name, rest in re.findall(r"^- (MUST|MAY|GIVEN) `(\w+)(.*)`$", text, re.MULTILINE)}
+def test_every_public_name_is_documented(generate: Any) -> None:
+    """The public functions and classes of nasframe and of its kit have docstrings."""
+    names = {name: getattr(nasframe, name) for name in nasframe.__all__}
+    for module in generate.KIT:
+        names |= {f"{module.__name__}.{name}": value for name, value in generate.public(module).items()}
+
+    assert [name for name, value in names.items() if callable(value) and not value.__doc__] == []
 
 
-@pytest.mark.parametrize("interface", KINDS.values(), ids=lambda i: i.__name__)
-def test_the_reference_has_every_member(interface: Any) -> None:
-    """Every public member of an interface is told, and nothing else; what MUST be there is what it cannot be made without, and
-    arguments are told by their names, in their order.
-    """
-    found = told(interface.__name__)
-    public = {n for n in (*vars(interface), *interface.__annotations__) if not n.startswith("_") and n not in ("kind", "name")}
-    assert found.keys() == public
+def test_every_law_is_documented() -> None:
+    """A law says what holds, in a sentence, and what the most likely cause of a failure is."""
+    laws = {law.id: law for kind in ("part", *KINDS) for law in laws_of(kind)}
 
-    for name, (mark, rest) in found.items():
-        bare = name not in vars(interface)
-        assert (mark == "MUST") == (bare or name in interface.__abstractmethods__), name
-        if inspect.isfunction(getattr(interface, name, None)):
-            own = [*inspect.signature(getattr(interface, name)).parameters][1:]
-            places = [re.search(rf"[(*, ]{argument}\b", rest) for argument in own]
-            assert all(places), name
-            assert [p.start() for p in places if p] == sorted(p.start() for p in places if p), name
+    assert [id for id, law in laws.items() if not law.says.endswith(".") or not law.likely] == []
 
 
-def test_the_reference_has_every_hook() -> None:
-    """Every hook is told, and nothing else."""
-    assert told("Hooks").keys() == set(HOOKS)
+def test_the_reference_is_complete(generate: Any) -> None:
+    """It has a section for each interface, with every member, and an entry for each hook and each public name."""
+    text = generate.page("reference.md")
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    for interface in KINDS.values():
+        shown = re.findall(r"^- (?:Required|Optional): `(\w+)", sections[interface.__name__], re.MULTILINE)
+        assert shown == [*generate.members(interface)]
+    assert re.findall(r"^- `(\w+)", sections["Hooks"], re.MULTILINE) == [*HOOKS]
+    values = {name: getattr(nasframe, name) for name in nasframe.__all__}
+    assert {name for name, value in values.items() if inspect.isclass(value) or inspect.isfunction(value)} <= {*sections} | {
+        *re.findall(r"^- `(\w+)", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("page", ["laws.md", "parts.md"])
+def test_other_pages_are_built(generate: Any, page: str) -> None:
+    """The page has a section for each kind or plugin."""
+    assert generate.page(page).count("\n## ") > 5
 
 
 def test_the_tutorial_is_the_package() -> None:
@@ -117,28 +129,21 @@ def test_composing_in_three_forms() -> None:
 
 @pytest.mark.parametrize("page", [*DOCS.glob("*.md"), *ROOT.glob("*.md")], ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every link to a file leads to one."""
+    """Every link to a file leads to one; the pages in docs/generated are built by `make docs`."""
     links = re.findall(r"\]\(([^)#:]+)\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
 
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [link for link in links if not (page.parent / link).exists() and "generated/" not in link] == []
 
 
 class TestMutants:
     """Faults that the laws above must see."""
 
-    def test_a_signature_that_has_changed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An interface asks for an argument more than the reference tells."""
-        monkeypatch.setattr(nasframe.Pruner, "remove", lambda self, structure, weights, keep: {})
-
-        with pytest.raises(AssertionError, match="remove"):
-            test_the_reference_has_every_member(nasframe.Pruner)
-
-    def test_a_member_that_is_new(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An interface has a member of which the reference does not tell."""
+    def test_a_member_without_words(self, generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An interface has a method without a docstring."""
         monkeypatch.setattr(nasframe.Pruner, "order", lambda self: (), raising=False)
 
         with pytest.raises(AssertionError, match="order"):
-            test_the_reference_has_every_member(nasframe.Pruner)
+            test_every_member_of_an_interface_is_documented(generate)
 
     @pytest.mark.parametrize("spoilt", [lambda text: f"{text}# more\n", lambda text: text.replace("arity", "inputs")])
     def test_a_package_that_has_changed(self, spoilt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,15 +156,3 @@ class TestMutants:
 
         with pytest.raises(AssertionError, match=r"operations\.py"):
             test_the_tutorial_is_the_package()
-
-
-def test_the_mutants_are_those_that_there_are() -> None:
-    """In the table of the laws each mutant has a row, in their order, and is seen by the law that must see it."""
-    rows = [line.strip("| ").split(" | ") for line in (DOCS / "mutants.md").read_text().splitlines() if line.startswith("| ")][
-        2:
-    ]
-    mutants = [one for kind in ("part", *KINDS) for one in mutants_of(kind)]
-
-    assert [row[:3] for row in rows] == [[one.law, one.fault, " ".join(one.of)] for one in mutants]
-    assert all(law in killed.split(", ") for law, _, _, killed in rows)
-    assert {law for law, _, _, killed in rows if killed == law} == {one.law for one in mutants}

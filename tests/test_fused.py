@@ -59,9 +59,9 @@ from nasframe import (
 )
 from nasframe.change.apply import remove_candidates
 from nasframe.errors import StructureError
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
 from nasframe.testing.strategies import removals, seeds, sizes
+from nasframe.testing.trained import TrainedNetwork
 
 Tensors = Mapping[str, Tensor]
 
@@ -504,20 +504,20 @@ class TestDescriptions:
         """The law of the fast form compares the gradients that follow from `derivatives` with those of the module."""
         description = Pointwise((Term(("W_x", None)),), torch.mul, derivatives)
         backbone = TwoToOne(3, operations=(Sum(), DescribedProduct(description)))
-        parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
+        parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
         if derivatives(1.0, 2.0)[1] == 2.0:
-            laws.fast(parent)
+            assertions.assert_fast_form(parent)
         else:
             with pytest.raises(AssertionError, match="fast: the distance of the gradient of"):
-                laws.fast(parent)
+                assertions.assert_fast_form(parent)
 
     @pytest.mark.parametrize("function", [lambda a, h: torch.tanh(a), lambda a, h: torch.tanh(-a)], ids=["true", "false"])
     def test_a_false_function_is_found(self, function: Any) -> None:
         """The law of the fast form compares the outputs that follow from `function` with those of the module."""
         backbone = TwoToOne(3, operations=(Sum(), Described(Pointwise((WHOLE,), function))))
-        parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
+        parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 5)
         if function(torch.ones(1), None) > 0:
-            laws.fast(parent)
+            assertions.assert_fast_form(parent)
         else:
             with pytest.raises(AssertionError, match="fast: the distance of the outputs in evaluation mode"):
-                laws.fast(parent)
+                assertions.assert_fast_form(parent)

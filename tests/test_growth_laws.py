@@ -20,10 +20,10 @@ from nasframe import Bound, Change, Claim, Gate, Network, Optimiser, Seed, Set
 from nasframe.change import optimisers
 from nasframe.change.apply import apply, distance as measured
 from nasframe.errors import ChangeError, ClaimError
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
-from nasframe.testing.laws import Make
+from nasframe.testing import assertions
+from nasframe.testing.assertions import Make
 from nasframe.testing.strategies import seeds
+from nasframe.testing.trained import TrainedNetwork
 
 SIZES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 SEED = Seed(("growth",))
@@ -34,13 +34,13 @@ def growth(form: str, cell: str = "layer0", seed: Seed = SEED, **options: float)
     return lambda network: NodeGrowth(form=form, **options).change(network, {"cell": cell}, {}, seed)
 
 
-def grown(parent: Aged, form: str, *where: Any, **options: float) -> Aged:
+def grown(parent: TrainedNetwork, form: str, *where: Any, **options: float) -> TrainedNetwork:
     """The search after that growth."""
     return parent.after(growth(form, *where, **options)(parent.network))
 
 
 @st.composite
-def growths(draw: st.DrawFn, *args: Any, **fixed: Any) -> tuple[Aged, str, Seed]:
+def growths(draw: st.DrawFn, *args: Any, **fixed: Any) -> tuple[TrainedNetwork, str, Seed]:
     """A parent that has trained, one of its cell types, and a seed."""
     parent = draw(parents(*args, **fixed))
     return parent, draw(st.sampled_from([type for type, _ in parent.network.structure.cells])), draw(seeds())
@@ -55,7 +55,7 @@ class TestTransaction:
         """Growth leaves the parent as it was, in either mode, and shares nothing with it."""
         parent, *where = growths
         parent.network.train(training)
-        laws.transaction(parent, growth(form, *where))
+        assertions.assert_transaction(parent, growth(form, *where))
 
     @given(growths())
     def test_proposals_cost_what_they_add(self, growths: Any) -> None:
@@ -63,7 +63,7 @@ class TestTransaction:
         parent, *_ = growths
         for form in ("gate", "noise"):
             for proposal in NodeGrowth(form=form).propose(parent.network):
-                child = laws.transaction(parent, growth(form, proposal.request["cell"]))
+                child = assertions.assert_transaction(parent, growth(form, proposal.request["cell"]))
                 assert proposal.cost == _count(child.network) - _count(parent.network)
 
     def test_a_claim_that_is_not_kept_changes_nothing(self) -> None:
@@ -78,7 +78,7 @@ class TestTransaction:
                 measured(lambda n: n(inputs, rule(dict(n.alphas))), network, liar.child, liar.claim)
             return growth("gate")(network)
 
-        laws.transaction(parent, refused)
+        assertions.assert_transaction(parent, refused)
 
 
 class TestClaim:
@@ -93,15 +93,15 @@ class TestClaim:
         for _ in range(times):
             child = grown(child, "gate", *where)
         one = len(parent.strategy.backbone.outputs(child.network.structure.cell(where[0]))) == 1
-        laws.exact(parent, child, allowed=0.0 if one and not fast else None)
+        assertions.assert_exact(parent, child, allowed=0.0 if one and not fast else None)
 
     @given(growths(TOLD))
     def test_noise_keeps_its_bound(self, growths: Any) -> None:
         """The new node puts out its last input up to the bound that was claimed for it before any data were seen."""
         parent, *where = growths
-        change = laws.blind(parent, growth("noise", *where))
+        change = assertions.assert_no_forward(parent, growth("noise", *where))
         assert change.claim.kind == "approximate"
-        laws.bounded(parent.after(change), change.claim.bounds)
+        assertions.assert_within_bounds(parent.after(change), change.claim.bounds)
 
     @given(growths(TOLD), st.sampled_from([0.1, 0.001]))
     def test_the_bound_is_not_vacuous(self, growths: Any, delta: float) -> None:
@@ -114,7 +114,7 @@ class TestClaim:
         """The bound goes to zero in proportion to delta = sigma."""
         parent, *where = growths
         claims = {s: growth("noise", *where, delta=s)(parent.network).claim for s in SIZES}
-        laws.linear("the bound", {s: _at_one(bound) for s, c in claims.items() for bound in c.bounds.values()})
+        assertions.assert_linear("the bound", {s: _at_one(bound) for s, c in claims.items() for bound in c.bounds.values()})
 
     @given(growths((*TOLD, Centred())))
     def test_nothing_is_claimed_of_strangers(self, growths: Any) -> None:
@@ -132,7 +132,9 @@ class TestDistance:
         parent, *where = growths
         assume(which != "sigma" or isinstance(parent.strategy.backbone, TwoToOne))  # no identity of DARTS has parameters
         children = {s: grown(parent, "noise", *where, **noise(which, s)) for s in SIZES}
-        laws.linear(f"the distance by {which}", {s: laws.distance(parent, child) for s, child in children.items()})
+        assertions.assert_linear(
+            f"the distance by {which}", {s: assertions.output_distance(parent, child) for s, child in children.items()}
+        )
 
 
 def noise(which: str, size: float) -> dict[str, float]:
@@ -145,7 +147,7 @@ class TestTraining:
     def test_all_that_is_new_learns(self, growths: Any, form: str) -> None:
         """Every entry of every new weight, alpha and gate receives a gradient within three steps."""
         parent, *where = growths
-        laws.alive(parent, grown(parent, form, *where))
+        assertions.assert_trainable(parent, grown(parent, form, *where))
 
     @given(growths((Relu(), Tanh()), batch=8), forms)
     def test_relus_that_are_on_learn(self, growths: Any, form: str) -> None:
@@ -153,15 +155,15 @@ class TestTraining:
         parent, *where = growths
         child = grown(parent, form, *where)
         assume(_on(parent, child))
-        laws.alive(parent, child, every=False)
+        assertions.assert_trainable(parent, child, every=False)
 
     @given(growths())
     def test_behind_a_gate_the_others_train_on(self, growths: Any) -> None:
         """Behind a gate all else moves in its next step as it would have, moments, step counts and decay included."""
         parent, *where = growths
         child = grown(parent, "gate", *where)
-        laws.follows(parent, child)
-        laws.undisturbed(parent, child)
+        assertions.assert_gradients_follow(parent, child)
+        assertions.assert_moments_follow(parent, child)
 
     # Adam's first step of a new alpha is its learning rate or, where the gradient is below Adam's eps, next to nothing:
     # proportional on either side, with another factor
@@ -171,7 +173,7 @@ class TestTraining:
         parent, *where = growths
         # of a mean the identity has a share only: such alphas move by their own rate, however small the noise
         assume(len(parent.strategy.backbone.outputs(parent.network.structure.cell(where[0]))) == 1)
-        laws.linear("the difference of the next step", _differences(parent, where))
+        assertions.assert_linear("the difference of the next step", _differences(parent, where))
 
 
 class TestRefusals:
@@ -224,7 +226,7 @@ class TestMutants:
             return change
 
         with pytest.raises(AssertionError, match=message):
-            laws.transaction(specimen(), make)
+            assertions.assert_transaction(specimen(), make)
 
     def test_shared_values(self) -> None:
         """Transaction: the child's tensors are its own."""
@@ -235,18 +237,18 @@ class TestMutants:
             return change
 
         with pytest.raises(AssertionError, match=r"shares the storage of body\.head\.weight"):
-            laws.transaction(specimen(), make)
+            assertions.assert_transaction(specimen(), make)
 
     def test_shared_moments(self, monkeypatch: Patch) -> None:
         """Transaction: so are its moments."""
         monkeypatch.setattr(optimisers, "_carried", lambda key, value, entry, name: value)
         with pytest.raises(AssertionError, match="shares the storage of exp_avg"):
-            laws.transaction(specimen(), growth("gate"))
+            assertions.assert_transaction(specimen(), growth("gate"))
 
     def test_another_dtype(self) -> None:
         """Transaction: the child has the parent's dtype."""
         with pytest.raises(AssertionError, match="not its parent's mode, dtype"):
-            laws.transaction(specimen(), lambda n: _with(growth("gate")(n), lambda c: c.float()))
+            assertions.assert_transaction(specimen(), lambda n: _with(growth("gate")(n), lambda c: c.float()))
 
     @pytest.mark.parametrize(
         ("fault", "mode"),
@@ -260,14 +262,14 @@ class TestMutants:
         """Exact: a gate that is ajar, a tensor that is lost, and a difference in training mode alone are seen."""
         parent = specimen()
         with pytest.raises(AssertionError, match=f"exact: the distance of the outputs in {mode} mode"):
-            laws.exact(parent, parent.after(fault(growth("gate")(parent.network))))
+            assertions.assert_exact(parent, parent.after(fault(growth("gate")(parent.network))))
 
     def test_lost_buffers(self, monkeypatch: Patch) -> None:
         """Exact: a map that forgets the buffers is seen, as the parent's have moved."""
         monkeypatch.setattr("nasframe.change.map.tensors", lambda network: dict(network.named_parameters()))
         parent = specimen()
         with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
-            laws.exact(parent, grown(parent, "gate"))
+            assertions.assert_exact(parent, grown(parent, "gate"))
 
     @pytest.mark.parametrize(
         ("operation", "method"),
@@ -277,7 +279,7 @@ class TestMutants:
         """Tight: a bound without one operation's part is exceeded, where that operation is alone with the sum."""
         parent = specimen(others=() if operation is Sum else (operation(),))
         monkeypatch.setattr(operation, method, lambda self, module: Bound({}))
-        with pytest.raises(AssertionError, match="tight: the largest deviation found of layer0/n2, at"):
+        with pytest.raises(AssertionError, match="tight: the largest error found of layer0/n2, at"):
             _tight(parent, growth("noise", sigma=0.1 if operation is Sum else 0.0))
 
     def test_a_bound_for_the_average(self) -> None:
@@ -285,10 +287,10 @@ class TestMutants:
         parent = specimen(others=TOLD)
         change = growth("noise")(parent.network)
         child = parent.after(change)
-        calls = laws.seen(child, "layer0/n2")
-        mean = Bound({(): sum(call.deviation for call in calls) / len(calls)})
-        with pytest.raises(AssertionError, match="bounded: the deviation of layer0/n2 at its call"):
-            laws.bounded(child, {"layer0/n2": mean})
+        calls = assertions.node_calls(child, "layer0/n2")
+        mean = Bound({(): sum(call.error for call in calls) / len(calls)})
+        with pytest.raises(AssertionError, match="bounded: the error of layer0/n2 at its call"):
+            assertions.assert_within_bounds(child, {"layer0/n2": mean})
 
     def test_a_vacuous_bound(self, monkeypatch: Patch) -> None:
         """Tight: a bound that is ten times too large exceeds what any inputs reach."""
@@ -306,15 +308,15 @@ class TestMutants:
             return growth("noise")(network)
 
         with pytest.raises(AssertionError, match="blind: Network was run"):
-            laws.blind(parent, make)
+            assertions.assert_no_forward(parent, make)
 
     @pytest.mark.parametrize("size", [lambda s: s**0.5, lambda s: s**2, lambda s: 0.05, lambda s: s + 1e-4])
     def test_noise_of_another_order(self, size: Callable[[float], float]) -> None:
         """Linear: noise of another order, that does not fall, or that leaves a rest is seen."""
         parent = specimen(others=TOLD)
-        values = {s: laws.distance(parent, grown(parent, "noise", delta=1e-13, sigma=size(s))) for s in SIZES}
+        values = {s: assertions.output_distance(parent, grown(parent, "noise", delta=1e-13, sigma=size(s))) for s in SIZES}
         with pytest.raises(AssertionError, match="linear: the distance from one of the slope"):
-            laws.linear("the distance", values)
+            assertions.assert_linear("the distance", values)
 
     def test_weights_of_zero(self) -> None:
         """Alive: weights of exactly zero preserve the function and never train."""
@@ -322,16 +324,16 @@ class TestMutants:
         change = growth("noise", sigma=0.0)(parent.network)
         dead = torch.full((6,), -1e4).index_fill(0, torch.tensor(0), 0.0)
         child = parent.after(_override(change, "alphas.layer0/n2", dead, ""))
-        laws.exact(parent, child)
+        assertions.assert_exact(parent, child)
         with pytest.raises(AssertionError, match=r"alive: no gradient reached alphas\.layer0/n2, .*W_h"):
-            laws.alive(parent, child)
+            assertions.assert_trainable(parent, child)
 
     def test_a_gate_that_is_stuck(self, monkeypatch: Patch) -> None:
         """Alive: behind a gate that does not train nothing does."""
         monkeypatch.setattr(Gate, "forward", lambda self, inherited, own: inherited + self.g.detach() * (own - inherited))
         parent = specimen()
         with pytest.raises(AssertionError, match=r"alive: no gradient reached alphas\.layer0/n2, .*gates\.n2\.g"):
-            laws.alive(parent, grown(parent, "gate"))
+            assertions.assert_trainable(parent, grown(parent, "gate"))
 
     @pytest.mark.parametrize("method", ["sgd", "adam", "adamw"])
     @pytest.mark.parametrize("fault", ["dropped", "shifted"])
@@ -340,18 +342,18 @@ class TestMutants:
         parent = specimen(method)
         monkeypatch.setattr(nasframe.search.state, "carry", {"dropped": lambda *_: None, "shifted": _shifted}[fault])
         with pytest.raises(AssertionError, match="undisturbed: the difference between the next steps of"):
-            laws.undisturbed(parent, grown(parent, "gate"))
+            assertions.assert_moments_follow(parent, grown(parent, "gate"))
         with pytest.raises(AssertionError, match="linear: the distance from one of the slope"):
-            laws.linear("the difference of the next step", _differences(parent, ["layer0", SEED]))
+            assertions.assert_linear("the difference of the next step", _differences(parent, ["layer0", SEED]))
 
     def test_a_gradient_that_goes_otherwise(self) -> None:
         """Follows: a node that lets half of its gradient through is seen, though it puts out the same."""
         parent = specimen()
         child = grown(parent, "gate")
         child.network.body.layers[0].gates["n2"].register_full_backward_hook(lambda module, into, out: (into[0] / 2, into[1]))
-        laws.exact(parent, child, allowed=0.0)
+        assertions.assert_exact(parent, child, allowed=0.0)
         with pytest.raises(AssertionError, match=r"follows: the distance of the gradient\^1 of "):
-            laws.follows(parent, child)
+            assertions.assert_gradients_follow(parent, child)
 
 
 def _count(network: nn.Module) -> int:
@@ -362,12 +364,12 @@ def _at_one(bound: Bound) -> float:
     return bound({name: 1.0 for inputs in bound.terms for name in inputs})
 
 
-def _differences(parent: Aged, where: Any) -> dict[float, float]:
+def _differences(parent: TrainedNetwork, where: Any) -> dict[float, float]:
     children = {s: grown(parent, "noise", *where, delta=s) for s in (1e-5, 1e-6, 1e-7)}
-    return {s: max(d for d, _ in laws.divergence(parent, child).values()) for s, child in children.items()}
+    return {s: max(d for d, _ in assertions.step_differences(parent, child).values()) for s, child in children.items()}
 
 
-def _on(parent: Aged, child: Aged) -> bool:
+def _on(parent: TrainedNetwork, child: TrainedNetwork) -> bool:
     """Whether each ReLU that is new lets something through in the last of the three steps, which all gates let through."""
     own, old = child.copy(), dict(parent.network.named_modules())
     relus = {m: n for n, m in own.network.named_modules() if n not in old and getattr(m, "activation", None) is torch.relu}
@@ -379,10 +381,10 @@ def _on(parent: Aged, child: Aged) -> bool:
     return now == {*relus.values()}
 
 
-def _tight(parent: Aged, make: Make) -> None:
+def _tight(parent: TrainedNetwork, make: Make) -> None:
     change = make(parent.network)
     ((node, bound),) = change.claim.bounds.items()
-    laws.tight(parent.after(change), node, bound)
+    assertions.assert_tight(parent.after(change), node, bound)
 
 
 def _scale(parameter: nn.Parameter, factor: float) -> None:

@@ -32,9 +32,9 @@ from torchmetrics.text import Perplexity
 from nasframe import Bound, Data, Network, Operation, Optimiser, Seed, Split, Task, build
 from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError, StructureError
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
 from nasframe.testing.strategies import seeds, sizes
+from nasframe.testing.trained import TrainedNetwork
 
 HIGHWAYS = (SigmoidHighway(), TanhHighway(), ReluHighway(), IdentityHighway())
 ACTIVATIONS = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "identity": lambda a: a}
@@ -115,13 +115,13 @@ def tied(seed: Seed, backbone: Any, tokens: int, time: int, batch: int) -> None:
 def grows(operation: Operation, output: str) -> None:
     """A trained cell with this operation grows by noise as claimed."""
     backbone = Darts(3, output=output, operations=(operation, IdentityEdge(), ZeroEdge()))
-    parent = Aged.of(strategy(2, 2, 3, backbone, nodes=2, batch=4))
+    parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4))
     change = NodeGrowth().change(parent.network, {"cell": "layer0"}, {}, Seed((0,)))
     child = parent.after(change)
     assert change.claim.kind == "approximate"
-    laws.bounded(child, change.claim.bounds)
+    assertions.assert_within_bounds(child, change.claim.bounds)
     ((node, bound),) = change.claim.bounds.items()
-    laws.tight(child, node, bound)
+    assertions.assert_tight(child, node, bound)
 
 
 class TestPublished:
@@ -188,13 +188,13 @@ class TestSearch:
         """
         backbone = Darts(16, output="later", operations=(*HIGHWAYS, IdentityEdge(), ZeroEdge()))
         optimiser = Optimiser(learning_rate=0.03)
-        own = Aged.of(strategy(1, 1, 1, backbone, task=Letters(TEXT), nodes=2, batch=20, optimiser=optimiser), 60)
+        own = TrainedNetwork.of(strategy(1, 1, 1, backbone, task=Letters(TEXT), nodes=2, batch=20, optimiser=optimiser), 60)
         counts = torch.tensor([TEXT.count(letter) for letter in set(TEXT)], dtype=torch.float64)
         frequencies = torch.distributions.Categorical(counts).entropy()
 
         outputs, targets = own.outputs(False), own.data.validation.batch(torch.arange(own.data.validation.size))[1]
-        laws.hold("learns", "the loss", float(own.data.loss(outputs, targets)), float(frequencies) - 0.3)
-        laws.fast(own)
+        assertions.hold("learns", "the loss", float(own.data.loss(outputs, targets)), float(frequencies) - 0.3)
+        assertions.assert_fast_form(own)
 
     @pytest.mark.parametrize("operation", HIGHWAYS, ids=lambda operation: operation.name)
     @pytest.mark.parametrize("output", ["last", "later"])
@@ -237,10 +237,10 @@ class TestMutants:
     def test_a_magnitude_without_the_bypass(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Tight: a bound of the activation alone is exceeded."""
         monkeypatch.setattr(SigmoidHighway, "magnitude", lambda self, module: Bound({(): 1.0}))
-        with pytest.raises(AssertionError, match="tight: the largest deviation found of layer0/n2, at 10 times"):
+        with pytest.raises(AssertionError, match="tight: the largest error found of layer0/n2, at 10 times"):
             grows(SigmoidHighway(), "last")
 
 
 def _near(law: str, what: str, found: Tensor, expected: Tensor) -> None:
     distance = float((found - expected).detach().abs().max())
-    laws.hold(law, f"the distance of {what}", distance, tolerance(expected.detach()))
+    assertions.hold(law, f"the distance of {what}", distance, tolerance(expected.detach()))

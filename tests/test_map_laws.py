@@ -35,9 +35,9 @@ from nasframe.change.map import FRESH, ZERO
 from nasframe.change.optimisers import carry
 from nasframe.errors import ChangeError
 from nasframe.network.axes import consumes, produces
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
-from nasframe.testing.strategies import aged, optimisers, seeds, sizes
+from nasframe.testing import assertions
+from nasframe.testing.strategies import optimisers, seeds, sizes, trained_networks
+from nasframe.testing.trained import TrainedNetwork
 
 SEED = Seed(("map",))
 Patch = pytest.MonkeyPatch
@@ -103,9 +103,9 @@ def flat(inputs: int, outputs: int, backbone: Layer, **values: Any) -> Strategy:
     return attrs.evolve(whole, task=task, backbone=backbone)
 
 
-def layer(units: tuple[int, ...] = (0, 1, 2), labelled: bool = True, method: str = "adam") -> Aged:
+def layer(units: tuple[int, ...] = (0, 1, 2), labelled: bool = True, method: str = "adam") -> TrainedNetwork:
     """A layer that has trained, for the mutants."""
-    return Aged.of(flat(2, 2, Layer(units, labelled), batch=4, optimiser=Optimiser(method, 0.01)))
+    return TrainedNetwork.of(flat(2, 2, Layer(units, labelled), batch=4, optimiser=Optimiser(method, 0.01)))
 
 
 def with_units(network: Network, units: tuple[int, ...], claim: Claim | None = None, **overrides: Any) -> Change:
@@ -117,34 +117,34 @@ def with_units(network: Network, units: tuple[int, ...], claim: Claim | None = N
 
 class TestDerive:
     @given(parents(), seeds(), st.booleans())
-    def test_the_same_structure_is_copied(self, parent: Aged, seed: Seed, training: bool) -> None:
+    def test_the_same_structure_is_copied(self, parent: TrainedNetwork, seed: Seed, training: bool) -> None:
         """A child of the same structure is its parent to the bit, with whatever buffers and moments it has."""
         parent.network.train(training)
 
         def copy(network: Network) -> Change:
             return Change(build(network.structure, seed, like=network), Claim.exact())
 
-        child = laws.transaction(parent, copy)
+        child = assertions.assert_transaction(parent, copy)
         assert all(isinstance(entry, Take) and entry.index == () for entry in child.map.values())
-        laws.exact(parent, child, allowed=0.0)
-        laws.follows(parent, child)
-        laws.undisturbed(parent, child)
+        assertions.assert_exact(parent, child, allowed=0.0)
+        assertions.assert_gradients_follow(parent, child)
+        assertions.assert_moments_follow(parent, child)
 
-    @given(aged(layers()), st.data())
-    def test_units_go_by_label(self, parent: Aged, data: st.DataObject) -> None:
+    @given(trained_networks(layers()), st.data())
+    def test_units_go_by_label(self, parent: TrainedNetwork, data: st.DataObject) -> None:
         """Units in another order and with newcomers among them: the function is the same, and all train on as they would."""
         units = parent.strategy.backbone.units
         new = data.draw(st.lists(st.integers(10, 19), max_size=3, unique=True))
         order = tuple(data.draw(st.permutations([*units, *new])))
-        child = laws.transaction(parent, lambda network: with_units(network, order))
-        laws.exact(parent, child)
-        laws.follows(parent, child)
+        child = assertions.assert_transaction(parent, lambda network: with_units(network, order))
+        assertions.assert_exact(parent, child)
+        assertions.assert_gradients_follow(parent, child)
         back = child.after(with_units(child.network, units))
-        laws.exact(parent, back)
-        laws.undisturbed(parent, back)
+        assertions.assert_exact(parent, back)
+        assertions.assert_moments_follow(parent, back)
 
-    @given(aged(layers()), st.data())
-    def test_units_that_go_are_cut_out(self, parent: Aged, data: st.DataObject) -> None:
+    @given(trained_networks(layers()), st.data())
+    def test_units_that_go_are_cut_out(self, parent: TrainedNetwork, data: st.DataObject) -> None:
         """Without some of its units a layer is what it was with zeros in their columns, with the others' moments."""
         units = parent.strategy.backbone.units
         kept = tuple(data.draw(st.permutations(units)))[: data.draw(st.integers(1, len(units)))]
@@ -152,21 +152,23 @@ class TestDerive:
         cut = parent.copy()
         with torch.no_grad():
             cut.network.body.V[:, [u not in kept for u in units]] = 0.0
-        laws.exact(cut, child)
+        assertions.assert_exact(cut, child)
 
     @given(parents(), st.data())
-    def test_candidates_go_by_their_ids(self, parent: Aged, data: st.DataObject) -> None:
+    def test_candidates_go_by_their_ids(self, parent: TrainedNetwork, data: st.DataObject) -> None:
         """The order in which candidates stand at a site changes nothing but the order of rounding."""
         structure = parent.network.structure
         for address, site in parent.network.structure.sites():
             turned = attrs.evolve(site, candidates=tuple(data.draw(st.permutations(site.candidates))))
             structure = structure.replace_site(address, turned)
-        child = laws.transaction(parent, lambda network: Change(build(structure, SEED, like=network), Claim.exact()))
-        laws.exact(parent, child)
-        laws.follows(parent, child)
+        child = assertions.assert_transaction(
+            parent, lambda network: Change(build(structure, SEED, like=network), Claim.exact())
+        )
+        assertions.assert_exact(parent, child)
+        assertions.assert_gradients_follow(parent, child)
 
     @given(parents(least=1), st.floats(0.05, 0.9))
-    def test_newcomers_have_their_stated_weight(self, parent: Aged, share: float) -> None:
+    def test_newcomers_have_their_stated_weight(self, parent: TrainedNetwork, share: float) -> None:
         """A new candidate at an old site starts with the weight that the change states; without one it is refused."""
         address, structure = _with_newcomer(parent)
         weights = torch.cat([(1 - share) * parent.mixing()[address], torch.tensor([share], dtype=torch.float64)])
@@ -174,8 +176,8 @@ class TestDerive:
         def stated(network: Network) -> Change:
             return Change(build(structure, SEED, like=network), Claim.lossy(), mixing={address: weights})
 
-        child = laws.transaction(parent, stated)
-        laws.hold("stated", "the distance of the weights", float((child.mixing()[address] - weights).abs().max()), 1e-14)
+        child = assertions.assert_transaction(parent, stated)
+        assertions.hold("stated", "the distance of the weights", float((child.mixing()[address] - weights).abs().max()), 1e-14)
         with pytest.raises(ChangeError, match=f"adds candidates to {address} without stating the weights of that site"):
             parent.after(attrs.evolve(stated(parent.network), mixing={}))
 
@@ -214,7 +216,7 @@ class TestDerive:
                 apply(network, with_units(network, (0, 1, 2), **overrides), parent.strategy.architect.invert)
             return with_units(network, (0, 1, 2))
 
-        laws.transaction(parent, refused)
+        assertions.assert_transaction(parent, refused)
 
 
 def widened(network: Network, source: Sequence[int], noise: Tensor | None = None, **faults: Any) -> Change:
@@ -236,25 +238,25 @@ def widened(network: Network, source: Sequence[int], noise: Tensor | None = None
 
 
 class TestTake:
-    @given(aged(layers()), st.data())
-    def test_duplicated_units_keep_the_function(self, parent: Aged, data: st.DataObject) -> None:
+    @given(trained_networks(layers()), st.data())
+    def test_duplicated_units_keep_the_function(self, parent: TrainedNetwork, data: st.DataObject) -> None:
         """net2wider is exact, and moments that follow the map's gradients are those of the child's own gradients."""
         count = len(parent.strategy.backbone.units)
         more = data.draw(st.lists(st.integers(0, count - 1), max_size=4))
         source = data.draw(st.permutations([*range(count), *more]))
-        child = laws.transaction(parent, lambda network: widened(network, source))
-        laws.exact(parent, child)
-        laws.follows(parent, child)
+        child = assertions.assert_transaction(parent, lambda network: widened(network, source))
+        assertions.assert_exact(parent, child)
+        assertions.assert_gradients_follow(parent, child)
 
-    @given(aged(layers()), st.floats(0.01, 1.0))
-    def test_twins_diverge(self, parent: Aged, size: float) -> None:
+    @given(trained_networks(layers()), st.floats(0.01, 1.0))
+    def test_twins_diverge(self, parent: TrainedNetwork, size: float) -> None:
         """Twins whose outgoing weights differ by an offset compute the same together, and part with the next step."""
         count = len(parent.strategy.backbone.units)
         source = [*range(count), 0]
         noise = torch.zeros(parent.network.body.V.shape[0], count + 1).double()
         noise[:, 0], noise[:, -1] = size, -size
-        child = laws.transaction(parent, lambda network: widened(network, source, noise))
-        laws.exact(parent, child)
+        child = assertions.assert_transaction(parent, lambda network: widened(network, source, noise))
+        assertions.assert_exact(parent, child)
         assert torch.equal(*_twins(child))
         assert not torch.equal(*_twins(child.train(2)))
 
@@ -279,7 +281,7 @@ class TestTake:
             else:
                 expected = (torch.tensor(0.0) if ZERO in (r, c) else own[i, j], torch.tensor(0.0), torch.stack(old).mean())
             for tensor, entry in zip((filled, first, second), expected, strict=True):
-                laws.hold("take", f"the distance at {i}, {j}", float((tensor[i, j] - entry).abs()), 1e-13)
+                assertions.hold("take", f"the distance at {i}, {j}", float((tensor[i, j] - entry).abs()), 1e-13)
 
 
 BETAS = [(0.9, 0.999), (0.5, 0.9), (0.0, 0.9), (0.95, 0.99)]
@@ -350,7 +352,7 @@ class TestFresh:
         if empty:
             slice = attrs.evolve(slice, second=(0.0,) * len(slice.second))
         for k, move in enumerate(slice.moves(gradients, method), start=1):
-            laws.hold("fresh", f"the move of step {k}", move, slice.any_gradients(k) * (1 + 1e-9))
+            assertions.hold("fresh", f"the move of step {k}", move, slice.any_gradients(k) * (1 + 1e-9))
 
     @pytest.mark.parametrize("betas", BETAS)
     def test_some_gradients_reach_the_bound(self, betas: tuple[float, float]) -> None:
@@ -367,7 +369,7 @@ class TestFresh:
         """
         gradients = [r * slice.rms * (1.0 if constant else sign) for sign in signs]
         for k, move in enumerate(slice.moves(gradients), start=1):
-            laws.hold("fresh", f"the move of step {k}", move, slice.usual_gradients(k, r) * (1 + 1e-9))
+            assertions.hold("fresh", f"the move of step {k}", move, slice.usual_gradients(k, r) * (1 + 1e-9))
 
     def test_about_r_is_r(self) -> None:
         """With Adam's defaults, after 1000 steps, that is r in each of the first ten steps up to a hundredth."""
@@ -396,14 +398,14 @@ class TestMutants:
         )
         parent = layer()
         with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
-            laws.exact(parent, parent.after(with_units(parent.network, (2, 0, 1))))
+            assertions.assert_exact(parent, parent.after(with_units(parent.network, (2, 0, 1))))
 
     def test_newcomers_that_are_not_silent(self, monkeypatch: Patch) -> None:
         """Exact: new columns that start at the child's own initialisation, and not at zero, are seen."""
         monkeypatch.setitem(globals(), "consumes", produces)
         parent = layer()
         with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
-            laws.exact(parent, parent.after(with_units(parent.network, (0, 1, 2, 3))))
+            assertions.assert_exact(parent, parent.after(with_units(parent.network, (0, 1, 2, 3))))
 
     @pytest.mark.parametrize("name", ["W", "b", "V"])
     def test_a_value_that_is_not_shared(self, name: str) -> None:
@@ -411,27 +413,27 @@ class TestMutants:
         parent = layer()
         faults = {name: {"value": 1.0 if name == "V" else 0.5}}
         with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
-            laws.exact(parent, parent.after(widened(parent.network, (0, 0, 1, 2), **faults)))
+            assertions.assert_exact(parent, parent.after(widened(parent.network, (0, 0, 1, 2), **faults)))
 
     @pytest.mark.parametrize("name", ["W", "b", "V"])
     def test_a_gradient_that_is_not_shared(self, name: str) -> None:
         """Follows: copies that keep a gradient which they halve, or halve one that they keep, are seen, and by no other law."""
         parent = layer()
         faults = {name: {"gradient": 0.5 if name == "V" else 1.0}}
-        child = laws.transaction(parent, lambda network: widened(network, (0, 0, 1, 2), **faults))
-        laws.exact(parent, child)
+        child = assertions.assert_transaction(parent, lambda network: widened(network, (0, 0, 1, 2), **faults))
+        assertions.assert_exact(parent, child)
         with pytest.raises(AssertionError, match=rf"follows: the distance of the gradient\^1 of body\.{name}"):
-            laws.follows(parent, child)
+            assertions.assert_gradients_follow(parent, child)
 
     def test_moments_by_position(self, monkeypatch: Patch) -> None:
         """Undisturbed: moments that stay where they were while their units move are seen, as soon as the units are back."""
         monkeypatch.setattr(Take, "moment", lambda self, source, power: source)
         parent = layer(method="adam")
         child = parent.after(with_units(parent.network, (2, 0, 1)))
-        laws.exact(parent, child)
+        assertions.assert_exact(parent, child)
         monkeypatch.undo()
         with pytest.raises(AssertionError, match="undisturbed: the difference between the next steps of"):
-            laws.undisturbed(parent, child.after(with_units(child.network, (0, 1, 2))))
+            assertions.assert_moments_follow(parent, child.after(with_units(child.network, (0, 1, 2))))
 
     def test_twins_that_stay_twins(self) -> None:
         """Twins diverge: without an offset they never do."""
@@ -448,12 +450,12 @@ def _lengths(index: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(map(len, index))
 
 
-def _twins(child: Aged) -> tuple[Tensor, Tensor]:
+def _twins(child: TrainedNetwork) -> tuple[Tensor, Tensor]:
     weight = child.network.body.W.detach()
     return weight[0].clone(), weight[-1].clone()
 
 
-def _with_newcomer(parent: Aged) -> tuple[str, Structure]:
+def _with_newcomer(parent: TrainedNetwork) -> tuple[str, Structure]:
     structure = parent.network.structure
     address, site = next((a, s) for a, s in structure.sites() if not s.decided)
     newcomer = Candidate(structure.next_id, site.candidates[0].operation)

@@ -21,16 +21,16 @@ from nasframe.change import map as maps
 from nasframe.change.apply import apply, distance, fold_gates, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.network.network import tensors
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
 from nasframe.testing.strategies import removals, seeds
+from nasframe.testing.trained import TrainedNetwork
 
 SEED = Seed(("prune",))
 Gone = Mapping[str, frozenset[int]]
 Patch = pytest.MonkeyPatch
 
 
-def gated(parent: Aged, times: int, seed: Seed = SEED) -> Aged:
+def gated(parent: TrainedNetwork, times: int, seed: Seed = SEED) -> TrainedNetwork:
     """The search after so many growths behind gates in every cell, some steps after each, so that the gates are ajar."""
     for turn in range(times):
         for cell, _ in parent.network.structure.cells:
@@ -39,14 +39,14 @@ def gated(parent: Aged, times: int, seed: Seed = SEED) -> Aged:
 
 
 @st.composite
-def prunings(draw: st.DrawFn, decide: bool = False) -> tuple[Aged, Gone]:
+def prunings(draw: st.DrawFn, decide: bool = False) -> tuple[TrainedNetwork, Gone]:
     """A parent that has trained, of some age and with or without gates, and candidates to remove from it."""
     parent = gated(draw(parents(nodes=draw(st.integers(1, 2)))), draw(st.integers(0, 1)), draw(seeds()))
     return parent, draw(removals(parent.network.structure, decide))
 
 
 @st.composite
-def decided(draw: st.DrawFn) -> Aged:
+def decided(draw: st.DrawFn) -> TrainedNetwork:
     """An architecture with gates, tuned for some steps."""
     parent = gated(draw(parents(nodes=1)), draw(st.integers(1, 2)), draw(seeds()))
     return parent.after(remove_candidates(parent.network, draw(removals(parent.network.structure, True)), SEED)).train(4)
@@ -58,37 +58,37 @@ class TestRemoval:
         """Removal leaves the parent as it was, in either mode, and shares nothing with it."""
         parent, gone = pruning
         parent.network.train(training)
-        laws.transaction(parent, lambda network: remove_candidates(network, gone, SEED))
+        assertions.assert_transaction(parent, lambda network: remove_candidates(network, gone, SEED))
 
     @given(prunings())
     def test_removal_is_masking(self, pruning: Any) -> None:
         """The pruned network is its parent with weight zero at what went, and the rest divided by their sum."""
-        laws.masked(*pruning)
+        assertions.assert_removal_is_masking(*pruning)
 
     @given(prunings())
     def test_moments_stay_with_their_candidates(self, pruning: Any) -> None:
         """What is left keeps its values and moments to the bit, of the alphas too, by the candidates' ids."""
         parent, gone = pruning
-        child = laws.masked(parent, gone)
+        child = assertions.assert_removal_is_masking(parent, gone)
         _stay(parent, child, gone)
 
     @given(prunings(decide=True))
     def test_an_architecture_is_the_supernet_at_one_hot(self, pruning: Any) -> None:
         """With one candidate at each site the network, rebuilt from its JSON, is the supernet with one-hot weights."""
         parent, gone = pruning
-        child = laws.masked(parent, gone)
+        child = assertions.assert_removal_is_masking(parent, gone)
         assert child.network.structure.decided
         assert not child.network.alphas
-        laws.reconstructed(child, make)
+        assertions.assert_reconstructed(child, make)
 
     @given(parents(nodes=3), st.integers(1, 3))
-    def test_the_strongest_stay(self, parent: Aged, keep: int) -> None:
+    def test_the_strongest_stay(self, parent: TrainedNetwork, keep: int) -> None:
         """Of each node so many operations stay and never zero, none lighter than any that went: of the same edge, and from
         other edges while there are enough of them.
         """
         structure, weights = parent.network.structure, parent.mixing()
         gone = Strongest(keep).remove(structure, weights)
-        child = laws.masked(parent, gone).network.structure
+        child = assertions.assert_removal_is_masking(parent, gone).network.structure
         for address, _ in child.nodes():
             edges = [
                 _weighed(s, weights.get(a, torch.ones(1)), gone.get(a, ()))
@@ -145,20 +145,20 @@ class TestRemoval:
                 remove_candidates(network, gone, SEED)
             return remove_candidates(network, {"layer0/n0": {0}}, SEED)
 
-        laws.transaction(parent, refused)
+        assertions.assert_transaction(parent, refused)
 
 
 class TestFolding:
     @given(decided())
-    def test_folding_is_exact(self, parent: Aged) -> None:
+    def test_folding_is_exact(self, parent: TrainedNetwork) -> None:
         """Gates are folded into sums, with any g that training left, and nothing changes, nor is the parent touched."""
-        child = laws.transaction(parent, lambda network: fold_gates(network, SEED))
+        child = assertions.assert_transaction(parent, lambda network: fold_gates(network, SEED))
         assert parent.network.count()["gates"] > 0
-        laws.exact(parent, child)
-        laws.reconstructed(child, make)
+        assertions.assert_exact(parent, child)
+        assertions.assert_reconstructed(child, make)
 
     @given(decided())
-    def test_what_cannot_be_folded_is_kept_and_said(self, parent: Aged) -> None:
+    def test_what_cannot_be_folded_is_kept_and_said(self, parent: TrainedNetwork) -> None:
         """Just the nodes that are sums of what they inherit, or that itself, lose their gate; the change says which did, and
         which did not.
         """
@@ -176,7 +176,7 @@ class TestFolding:
         parent = gated(specimen(), 1)
         change = fold_gates(parent.network, SEED)
         assert change.request == {"folded": [], "kept": ["layer0/n2", "layer1/n2"]}
-        laws.exact(parent, parent.after(change), allowed=0.0)
+        assertions.assert_exact(parent, parent.after(change), allowed=0.0)
 
 
 class TestRule:
@@ -184,7 +184,7 @@ class TestRule:
     def test_alphas_invert_the_weights(self, drawn: list[list[float]]) -> None:
         """From any positive weights come finite alphas, and from these the weights."""
         weights = [torch.tensor(w, dtype=torch.float64) for w in drawn]
-        laws.inverse(FirstOrder(), {f"cell/n{i}": w / w.sum() for i, w in enumerate(weights)})
+        assertions.assert_inverse(FirstOrder(), {f"cell/n{i}": w / w.sum() for i, w in enumerate(weights)})
 
 
 class TestMutants:
@@ -194,15 +194,17 @@ class TestMutants:
         """Masked: alphas that are taken by position, and not by their candidates' ids, are seen."""
         monkeypatch.setattr(maps, "_index", _by_position)
         with pytest.raises(AssertionError, match="masked: the distance of the pruned from the masked network in evaluation"):
-            laws.masked(specimen(), {"layer0/n0": {0}})
+            assertions.assert_removal_is_masking(specimen(), {"layer0/n0": {0}})
 
     def test_the_wrong_candidate(self, monkeypatch: Patch) -> None:
         """Masked: removing the neighbour of what was to go is seen."""
         monkeypatch.setattr(
-            laws, "removal", lambda n, gone, s: remove_candidates(n, {a: {i + 1 for i in g} for a, g in gone.items()}, s)
+            assertions,
+            "remove_candidates",
+            lambda n, gone, s: remove_candidates(n, {a: {i + 1 for i in g} for a, g in gone.items()}, s),
         )
         with pytest.raises(AssertionError, match="masked: the distance of the pruned from the masked network in evaluation"):
-            laws.masked(specimen(), {"layer0/n0": {0}})
+            assertions.assert_removal_is_masking(specimen(), {"layer0/n0": {0}})
 
     def test_moments_by_position(self, monkeypatch: Patch) -> None:
         """Moments stay: those of alphas that are taken by position are seen."""
@@ -223,9 +225,9 @@ class TestMutants:
         sums = {a: frozenset(c.id for c in s.candidates if not isinstance(c.operation, Sum)) for a, s in _sites(parent)}
         parent = parent.after(remove_candidates(parent.network, sums, SEED))
         with pytest.raises(AssertionError, match="exact: the distance of the outputs in evaluation mode"):
-            laws.exact(parent, parent.after(fold_gates(parent.network, SEED)))
+            assertions.assert_exact(parent, parent.after(fold_gates(parent.network, SEED)))
         change = fold_gates(parent.network, SEED)
-        apply(parent.network, change, FirstOrder().alphas)
+        apply(parent.network, change, FirstOrder().invert)
         with pytest.raises(ChangeError, match="claims to be exact, but the output moves by"):
             distance(lambda network: network(parent.inputs()), parent.network, change.child, change.claim)
 
@@ -234,7 +236,7 @@ class TestMutants:
         honest = Structure.to_dict
         monkeypatch.setattr(Structure, "to_dict", lambda self: _without_inherits(honest(self)))
         with pytest.raises(AssertionError, match="reconstructed: the structure is another one after a round"):
-            laws.reconstructed(gated(specimen(), 1), make)
+            assertions.assert_reconstructed(gated(specimen(), 1), make)
 
     @pytest.mark.parametrize(
         ("alphas", "message"),
@@ -246,9 +248,9 @@ class TestMutants:
     )
     def test_a_rule_that_is_not_inverted(self, alphas: Any, message: str, monkeypatch: Patch) -> None:
         """Inverse: weights in the place of alphas, alphas that are not finite, and none at all are seen."""
-        monkeypatch.setattr(FirstOrder, "alphas", alphas)
+        monkeypatch.setattr(FirstOrder, "invert", alphas)
         with pytest.raises(AssertionError, match=message):
-            laws.inverse(FirstOrder(), {"cell/n0": torch.tensor([0.9, 0.1]).double()})
+            assertions.assert_inverse(FirstOrder(), {"cell/n0": torch.tensor([0.9, 0.1]).double()})
 
 
 def _node(address: Address, site: Site) -> Address:
@@ -261,24 +263,26 @@ def _weighed(site: Site, weights: Tensor, gone: Any) -> tuple[list[float], list[
     return [w for went, w in pairs if not went], [w for went, w in pairs if went]
 
 
-def _sites(aged: Aged) -> list[tuple[str, Any]]:
-    return [*aged.network.structure.sites()]
+def _sites(trained: TrainedNetwork) -> list[tuple[str, Any]]:
+    return [*trained.network.structure.sites()]
 
 
-def _stay(parent: Aged, child: Aged, gone: Gone) -> None:
+def _stay(parent: TrainedNetwork, child: TrainedNetwork, gone: Gone) -> None:
     kept = {a: [i for i, c in enumerate(s.candidates) if c.id not in gone.get(a, ())] for a, s in _sites(parent)}
     before = _numbers(parent)
     for name, value in _numbers(child).items():
         old, rows = before[name], kept.get(name.split("alphas.")[-1])
-        laws.demand("stay", torch.equal(value, old if rows is None or not old.dim() else old[rows]), f"{name} is another one")
+        assertions.demand(
+            "stay", torch.equal(value, old if rows is None or not old.dim() else old[rows]), f"{name} is another one"
+        )
 
 
-def _numbers(aged: Aged) -> dict[str, Tensor]:
+def _numbers(trained: TrainedNetwork) -> dict[str, Tensor]:
     """Every tensor of the network, and every entry of the optimisers' states, by name."""
-    named = {p: n for n, p in aged.network.named_parameters()}
-    states = [(named[p], s) for o in aged.state.optimisers.values() for p, s in o.state.items()]
+    named = {p: n for n, p in trained.network.named_parameters()}
+    states = [(named[p], s) for o in trained.state.optimisers.values() for p, s in o.state.items()]
     moments = {f"{key}/{name}": value for name, state in states for key, value in state.items() if torch.is_tensor(value)}
-    return tensors(aged.network) | moments
+    return tensors(trained.network) | moments
 
 
 def _by_position(before: Any, after: Any, name: str, device: Any) -> Tensor | None:

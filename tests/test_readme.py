@@ -14,8 +14,8 @@ from toy import toy_strategy
 from nasframe import Strategy, installed
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
+from nasframe.testing.trained import TrainedNetwork
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -38,7 +38,7 @@ def test_the_operation(capsys) -> None:
     for wanted in ("class MinimalGate", "check(MinimalGate)"):
         (code,) = [code for code in blocks if wanted in code]
         exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
-    parent = Aged.of(toy_strategy(backbone=TwoToOne(hidden=3, operations=(Sum(), names["MinimalGate"]()))), 5)
+    parent = TrainedNetwork.of(toy_strategy(backbone=TwoToOne(hidden=3, operations=(Sum(), names["MinimalGate"]()))), 5)
 
     assert parent.network.slow_parts() == []
     assert names["report"].ok
@@ -51,10 +51,10 @@ def test_the_operation_on_images() -> None:
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - the README is ours
     operation = names["Convolution"]()
-    parent = Aged.of(image_strategy(backbone=small(operations=(operation,))), 2)
+    parent = TrainedNetwork.of(image_strategy(backbone=small(operations=(operation,))), 2)
 
     assert operation.build(channels=2, stride=2, affine=True)(torch.ones(1, 2, 5, 4)).shape == (1, 2, 3, 2)
-    laws.fast(parent)
+    assertions.assert_fast_form(parent)
 
 
 def test_the_commands_are_understood() -> None:

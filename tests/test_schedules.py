@@ -15,8 +15,8 @@ from toy import toy_strategy
 from nasframe import Optimiser, Search, Strategy
 from nasframe.records import EpochEnded, Stepped
 from nasframe.search.optimiser import rate_of
-from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Endless, Scripted
+from nasframe.testing.trained import TrainedNetwork
 
 Patch = pytest.MonkeyPatch
 
@@ -90,7 +90,7 @@ def check_phases(prune: str) -> None:
 
 def test_the_unrolled_step_is_annealed() -> None:
     """The bilevel problem has the learning rate of the epoch as xi, and its unrolled step is torch's at that rate."""
-    parent = Aged.of(toy_strategy(optimiser=ANNEALED, criterion=Scripted(epochs=9)), 4)
+    parent = TrainedNetwork.of(toy_strategy(optimiser=ANNEALED, criterion=Scripted(epochs=9)), 4)
     case = asked(parent)
     assert parent.state.epoch == 1
     assert case.problem.xi == pytest.approx(0.01 + 0.09 * 0.75)

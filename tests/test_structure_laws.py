@@ -19,7 +19,7 @@ from recurrent import make, specimen, strategies
 from nasframe import Address, Seed, Structure, build
 from nasframe.errors import StructureError
 from nasframe.structure.editing import remove_from
-from nasframe.testing import laws
+from nasframe.testing import assertions
 from nasframe.testing.strategies import removals, spoilt
 
 SEED = Seed(("structure",))
@@ -48,7 +48,7 @@ class TestStructures:
     @given(histories())
     def test_ids_are_never_used_again(self, history: list[Structure]) -> None:
         """The id of a removed candidate or node is never used again."""
-        laws.identities(history)
+        assertions.assert_ids_not_reused(history)
 
     @settings(max_examples=100)
     @given(histories(), st.data())
@@ -166,7 +166,7 @@ class TestMutants:
         last = {[*structure.sites()][-1][0]: frozenset({structure.next_id - 1})}
         removed = _next("remove", structure, "layer0", last)
         with pytest.raises(AssertionError, match="identities: candidate 23 is back"):
-            laws.identities([structure, removed, _next("grow", removed, "layer0", {})])
+            assertions.assert_ids_not_reused([structure, removed, _next("grow", removed, "layer0", {})])
 
 
 def _next(kind: str, structure: Structure, type: str, gone: Mapping[str, Set[int]]) -> Structure:

@@ -47,9 +47,9 @@ from nasframe import (
     build,
 )
 from nasframe.network.axes import consumes, produces
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
 from nasframe.testing.fakes import Endless, Keep
+from nasframe.testing.trained import TrainedNetwork
 
 INPUTS, OUTPUTS, TIME = 6, 4, 4
 #: the number of training sequences; the validation split has half as many
@@ -237,7 +237,7 @@ def _block(shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 @functools.cache
-def trained(backbone: Backbone, dtype: str, seed: int) -> Aged:
+def trained(backbone: Backbone, dtype: str, seed: int) -> TrainedNetwork:
     """Return a network that was trained with Adam. It is cached: take a copy to train it further."""
     strategy = Strategy(
         task=Sines(seed),
@@ -251,23 +251,23 @@ def trained(backbone: Backbone, dtype: str, seed: int) -> Aged:
         seed=seed,
         dtype=dtype,
     )
-    return Aged.of(strategy, UPDATES)
+    return TrainedNetwork.of(strategy, UPDATES)
 
 
-def ours(aged: Aged, bound: float | None = None) -> Running:
+def ours(trained: TrainedNetwork, bound: float | None = None) -> Running:
     """Return a running search of nasframe, ready to be measured."""
 
     def losses() -> tuple[float, float]:
-        network, weights = aged.copy().network.eval(), aged.mixing()
+        network, weights = trained.copy().network.eval(), trained.mixing()
         train, validation = (
-            aged.data.mean_loss(lambda x: network(x, weights), s) for s in (aged.data.train, aged.data.validation)
+            trained.data.mean_loss(lambda x: network(x, weights), s) for s in (trained.data.train, trained.data.validation)
         )
         return train, validation
 
-    return Running(aged.network, [*aged.state.optimisers.values()], aged.outputs, losses, aged.train, bound)
+    return Running(trained.network, [*trained.state.optimisers.values()], trained.outputs, losses, trained.train, bound)
 
 
-def widened(parent: Aged) -> Running:
+def widened(parent: TrainedNetwork) -> Running:
     """Return the layers with new hidden units, whose incoming weights are drawn and whose outgoing weights are zero."""
     structure, body = parent.network.structure, parent.network.body
     assert isinstance(body, Layers)
@@ -275,19 +275,19 @@ def widened(parent: Aged) -> Running:
     return ours(parent.after(Change(build(wider, Seed(("wider",)), like=parent.network), Claim.exact())))
 
 
-def another_node(parent: Aged, form: str) -> Running:
+def another_node(parent: TrainedNetwork, form: str) -> Running:
     """Return the cell with one more node."""
     change = NodeGrowth(form=form).change(parent.network, {"cell": "layer0"}, {}, Seed(("node",)))
     child = parent.after(change)
     return ours(child, max((used(child, n, b) for n, b in change.claim.bounds.items()), default=None))
 
 
-def used(child: Aged, node: str, bound: Bound) -> float:
+def used(child: TrainedNetwork, node: str, bound: Bound) -> float:
     """Return the largest error of a node's output as a share of its bound."""
-    return max(call.deviation / bound(call.norms) for t in MODES.values() for call in laws.seen(child, node, t))
+    return max(call.error / bound(call.norms) for t in MODES.values() for call in assertions.node_calls(child, node, t))
 
 
-def theirs(parent: Aged) -> Running:
+def theirs(parent: TrainedNetwork) -> Running:
     """Return the same layers in GroMo, with the same data and a copy of the state of Adam."""
     from gromo.containers.growing_mlp import GrowingMLP
 
@@ -370,7 +370,7 @@ def drawn(running: Running, data: Split, **options: Any) -> Running:
 
 #: with dropout, so that training and evaluation mode differ
 Cell = partial(TwoToOne, dropout=0.1)
-OURS: dict[str, tuple[Callable[..., Backbone], Callable[[Aged], Running]]] = {
+OURS: dict[str, tuple[Callable[..., Backbone], Callable[[TrainedNetwork], Running]]] = {
     "widening through the map": (Perceptron, widened),
     'NodeGrowth("gate")': (Cell, partial(another_node, form="gate")),
     'NodeGrowth("noise")': (Cell, partial(another_node, form="noise")),

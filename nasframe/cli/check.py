@@ -1,4 +1,4 @@
-"""`nasframe check` and `nasframe mutants`: parts held to the laws of the contract, and the laws held to their mutants."""
+"""`nasframe check`: check parts against the laws of the contract."""
 
 from __future__ import annotations
 
@@ -59,44 +59,6 @@ def check(
         sys.exit(1)
 
 
-@click.command()
-@click.argument("kinds", nargs=-1, metavar="[KIND...]")
-@click.option("--markdown", is_flag=True, help="For the docs.")
-@click.pass_obj
-def mutants(load: Any, /, kinds: Sequence[str], markdown: bool) -> None:
-    """Hold the laws of these kinds of part, or all laws, to their mutants: shipped parts with one fault each.
-
-    A law must see the faults that it is there for, and one at least that no other law sees; the exit status is 1 where one does not.
-    """
-    _needed()
-    from nasframe.testing.mutant import exam, faults
-
-    lawful, found = _lawful(), []
-    unknown = [kind for kind in kinds if kind not in lawful]
-    if unknown:
-        raise click.UsageError(f"{', '.join(map(repr, unknown))} is no kind of part with laws; there are: {', '.join(lawful)}")
-    examined = kinds or lawful
-    with _progress() as progress:
-        task = progress.add_task("the exam of the laws", total=None)
-        for one in exam(load(), examined):
-            progress.update(task, description=one.mutant.law, advance=1)
-            found.append(one)
-    rows = [
-        {
-            "law": one.mutant.law,
-            "mutant": one.mutant.fault,
-            "of": " ".join(one.mutant.of),
-            "killed by": ", ".join(one.killed_by),
-        }
-        for one in found
-    ]
-    click.echo("\n".join(_markdown(rows))) if markdown else show(rows)
-    wrong = [*faults(found, examined)]
-    click.echo("\n".join(wrong or [f"{len(rows)} mutants, all killed; every law alone sees one at least"]), err=markdown)
-    if wrong:
-        sys.exit(1)
-
-
 def _needed() -> None:
     """Refuse without what the kit needs beyond nasframe."""
     try:
@@ -131,9 +93,3 @@ def _progress() -> Iterator[Progress]:
         contextlib.redirect_stdout(sys.stderr),
     ):
         yield progress
-
-
-def _markdown(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield f"| {' | '.join(rows[0])} |"
-    yield f"|{' --- |' * len(rows[0])}"
-    yield from (f"| {' | '.join(map(str, row.values()))} |" for row in rows)

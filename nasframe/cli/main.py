@@ -1,4 +1,4 @@
-"""The command line: `nasframe search`, `retrain`, `resume`, `plugins`, `reproduce`, `check` and `mutants`.
+"""The command line: `nasframe search`, `retrain`, `resume`, `plugins`, `reproduce` and `check`.
 
 Nothing that this module imports at its top imports torch, so that `nasframe --help` answers at once: a command imports what it
 needs when it runs, and the plugins are loaded by the first command that asks for them.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nasframe.cli.check import check, mutants
+from nasframe.cli.check import check
 from nasframe.cli.flags import OptionsCommand, PartType, strategy_values
 from nasframe.cli.plugins import list_plugins
 from nasframe.cli.reproduce import reproduce
@@ -182,7 +182,6 @@ def resume(load: Any, /, folder: Path, commit_every: int | None, workers: int | 
 cli.add_command(list_plugins)
 cli.add_command(reproduce)
 cli.add_command(check)
-cli.add_command(mutants)
 
 
 def main() -> None:

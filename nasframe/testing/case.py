@@ -12,8 +12,8 @@ from hypothesis import reject, strategies as st
 from nasframe import Strategy
 from nasframe.errors import NonFiniteError
 from nasframe.interfaces.part import short_name
-from nasframe.testing.aged import Aged
 from nasframe.testing.subject import Subject
+from nasframe.testing.trained import TrainedNetwork
 
 #: updates that a network has behind it when a law meets it
 STEPS = 5
@@ -52,12 +52,12 @@ class Searched(Case):
         return f"{where}; batch {s.batch}, optimiser {s.optimiser.method}, seed {s.seed}"
 
     @property
-    def aged(self) -> Aged:
+    def trained(self) -> TrainedNetwork:
         """The search after some updates: a copy, to do with as one likes."""
-        return trained(self.strategy, STEPS)
+        return trained_network(self.strategy, STEPS)
 
 
-def trained(strategy: Strategy, steps: int) -> Aged:
+def trained_network(strategy: Strategy, steps: int) -> TrainedNetwork:
     """The search of a strategy after so many updates; one that leaves the tame numbers is no case."""
     found = _trained(strategy, steps)
     if found is None:
@@ -66,13 +66,13 @@ def trained(strategy: Strategy, steps: int) -> Aged:
 
 
 @functools.lru_cache(maxsize=128)
-def _trained(strategy: Strategy, steps: int) -> Aged | None:
+def _trained(strategy: Strategy, steps: int) -> TrainedNetwork | None:
     try:
-        aged = Aged.of(strategy, steps)
+        trained = TrainedNetwork.of(strategy, steps)
     except NonFiniteError:
         return None
-    outputs = [aged.outputs(training) for training in (False, True)]
-    return aged if all(bool(o.isfinite().all()) and float(o.abs().max()) < 1e3 for o in outputs) else None
+    outputs = [trained.outputs(training) for training in (False, True)]
+    return trained if all(bool(o.isfinite().all()) and float(o.abs().max()) < 1e3 for o in outputs) else None
 
 
 def same(a: Any, b: Any) -> bool:

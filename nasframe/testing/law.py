@@ -55,8 +55,8 @@ def law(id: str, likely: str) -> Callable[[Callable[[Any], str | None]], Law]:
 
 
 def contract(kind: str) -> Any:
-    """The module nasframe.testing.contract.<kind>: the laws of a kind, `cases` to try them on, and `exercise`."""
-    return importlib.import_module(f"nasframe.testing.contract.{kind}")
+    """The module nasframe.testing.laws.<kind>: the laws of a kind, `cases` to try them on, and `exercise`."""
+    return importlib.import_module(f"nasframe.testing.laws.{kind}")
 
 
 def laws_of(kind: str) -> tuple[Law, ...]:

@@ -13,8 +13,8 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from nasframe import Address, Backbone, Optimiser, Seed, Site, Strategy, Structure, Task
 from nasframe.errors import NonFiniteError
-from nasframe.testing.aged import Aged
 from nasframe.testing.fakes import Descent, Endless, Keep
+from nasframe.testing.trained import TrainedNetwork
 
 
 def sizes(high: int = 4) -> SearchStrategy[int]:
@@ -57,20 +57,20 @@ def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
     )
 
 
-def aged(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[Aged]:
+def trained_networks(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[TrainedNetwork]:
     """A search of one of these strategies after so many updates, unless it diverges within them."""
     return strategies.map(lambda strategy: _trained(strategy, steps)).filter(_tame)
 
 
-def _trained(strategy: Strategy, steps: int) -> Aged:
+def _trained(strategy: Strategy, steps: int) -> TrainedNetwork:
     try:
-        return Aged.of(strategy, steps)
+        return TrainedNetwork.of(strategy, steps)
     except NonFiniteError:
         reject()
 
 
-def _tame(aged: Aged) -> bool:
-    return all(float(aged.outputs(training).abs().max()) < 1e3 for training in (False, True))
+def _tame(trained: TrainedNetwork) -> bool:
+    return all(float(trained.outputs(training).abs().max()) < 1e3 for training in (False, True))
 
 
 @st.composite

@@ -21,9 +21,9 @@ from nasframe.change.claim import tolerance
 from nasframe.errors import StructureError
 from nasframe.network.cost import Cost, cost
 from nasframe.network.network import tensors
-from nasframe.testing.case import STEPS, Searched, trained
+from nasframe.testing.assertions import demand, hold
+from nasframe.testing.case import STEPS, Searched, trained_network
 from nasframe.testing.law import Inapplicable, NoCases, law
-from nasframe.testing.laws import demand, hold
 from nasframe.testing.layouts import LAYOUTS
 from nasframe.testing.subject import Subject
 
@@ -64,8 +64,8 @@ class Case(Searched):
 @functools.lru_cache(maxsize=64)
 def _placed(strategy: Strategy, part: Operation, place: int) -> Placed | None:
     """What is known of the operation at some place in the network of a search, if its modules are called there at all."""
-    aged = trained(strategy, STEPS)
-    network = aged.network.eval()
+    trained = trained_network(strategy, STEPS)
+    network = trained.network.eval()
     network.fast = False  # a fast form calls no modules
     plain, sites = copy.deepcopy(network), dict(network.structure.sites())
     calls: list[tuple[str, str, tuple[Tensor, ...]]] = []
@@ -75,7 +75,7 @@ def _placed(strategy: Strategy, part: Operation, place: int) -> Placed | None:
                 note = functools.partial(lambda place, _, inputs: calls.append((*place, inputs)), (name, key))
                 module.candidates[key].register_forward_pre_hook(note)
     with torch.no_grad():
-        network(aged.inputs(), aged.mixing())
+        network(trained.inputs(), trained.mixing())
     if not calls:
         return None
     name, key, inputs = calls[place % len(calls)]

@@ -20,16 +20,16 @@ from nasframe.interfaces.part import short_name
 from nasframe.network.network import tensors
 from nasframe.search.state import Snapshot, copied, rebuilt
 from nasframe.structure.editing import remove_from
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
+from nasframe.testing.assertions import demand, hold
 from nasframe.testing.case import Searched, same
-from nasframe.testing.contract.operation import MODES, largest
 from nasframe.testing.law import Inapplicable, NoCases, law
-from nasframe.testing.laws import demand, hold
+from nasframe.testing.laws.operation import MODES, largest
 from nasframe.testing.layouts import LAYOUTS
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import removals
 from nasframe.testing.subject import Subject
+from nasframe.testing.trained import TrainedNetwork
 
 #: how many things happen to a search in its life between training, with which it begins, and a pruning and a growth
 TURNS = 2
@@ -67,13 +67,13 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 def exercise(case: Case) -> dict[str, Any]:
     """The first structure and its network, called in both modes, and all that the backbone makes of a structure."""
-    aged, structure = case.aged, case.part.initial(case.sizes, case.strategy.nodes)
+    trained, structure = case.trained, case.part.initial(case.sizes, case.strategy.nodes)
     initial = build(structure, Seed((case.strategy.seed, "exercise")))
     found = {
         "the first structure": structure.to_dict(),
         **{f"the initial {name}": tensor.detach() for name, tensor in tensors(initial).items()},
-        **{f"the output in {mode} mode": aged.outputs(training) for mode, training in MODES.items()},
-        "the output of a call": called(aged.network.eval(), aged.inputs(), aged.mixing()).detach(),
+        **{f"the output in {mode} mode": trained.outputs(training) for mode, training in MODES.items()},
+        "the output of a call": called(trained.network.eval(), trained.inputs(), trained.mixing()).detach(),
         "what is derived": [(a, sorted(ids)) for a, ids in case.part.derive(structure, even(structure)).items()],
         "what it tells of its fast form": [*case.part.slow_parts(structure)],
     }
@@ -120,7 +120,7 @@ def gated(grown: GrownStructure, type: str) -> Structure:
     return grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
 
 
-def after(parent: Aged, structure: Structure) -> Aged:
+def after(parent: TrainedNetwork, structure: Structure) -> TrainedNetwork:
     """The search that goes on with this structure: what is new in it starts as it is built, its alphas even."""
     return parent.after(Change(build(structure, Seed(("after",)), like=parent.network), Claim.lossy()))
 
@@ -158,7 +158,7 @@ def modules(case: Case) -> None:
     """A network has a MixedOperation for each site, in all instances of its cell type alike, a module in it for each candidate, and
     no parameter twice.
     """
-    network = case.aged.network
+    network = case.trained.network
     for type, cell in network.structure.cells:
         found = {s.id: [m for _, m in network.mixed_operations(Address.of(type, s.id))] for s in cell.sites}
         counts = {id: len(mixtures) for id, mixtures in found.items()}
@@ -178,13 +178,13 @@ def modules(case: Case) -> None:
 def gradient(case: Case) -> None:
     """What a supernet puts out in training depends on each of its parameters and alphas, and its gradients are finite."""
     for form, fast in {"readable": False, "fast": True}.items():
-        aged = case.aged
-        aged.network.train().fast = fast
-        inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
+        trained = case.trained
+        trained.network.train().fast = fast
+        inputs, targets = trained.data.train.batch(torch.arange(trained.data.train.size))
         with Seed(("gradient",)).as_global():
-            out = aged.network(inputs, case.strategy.architect.mixing(dict(aged.network.alphas)))
-        named = dict(aged.network.named_parameters())
-        slopes = torch.autograd.grad(aged.data.objective(out, targets), [*named.values()], allow_unused=True)
+            out = trained.network(inputs, case.strategy.architect.mixing(dict(trained.network.alphas)))
+        named = dict(trained.network.named_parameters())
+        slopes = torch.autograd.grad(trained.data.objective(out, targets), [*named.values()], allow_unused=True)
         found = dict(zip(named, slopes, strict=True))
         dead = [name for name, slope in found.items() if slope is None]
         demand("gradient", not dead, f"in the {form} form nothing depends on {', '.join(dead)}")
@@ -195,11 +195,11 @@ def gradient(case: Case) -> None:
 @law("backbone.batch", "something is taken over the examples, or the axis of the examples is dropped where there is one")
 def batch(case: Case) -> None:
     """In evaluation mode what is put out for an example does not depend on those beside it: not on which, not on how many."""
-    aged = case.aged
-    network, weights, split = aged.network.eval(), aged.mixing(), aged.data.validation
+    trained = case.trained
+    network, weights, split = trained.network.eval(), trained.mixing(), trained.data.validation
 
     def rows(index: Tensor) -> Tensor:
-        return aged.data.predict(called(network, split.batch(index)[0], weights)).to(torch.float64)
+        return trained.data.predict(called(network, split.batch(index)[0], weights)).to(torch.float64)
 
     whole, size = rows(torch.arange(split.size)), split.size
     some = case.data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=size, unique=True))
@@ -214,8 +214,8 @@ def batch(case: Case) -> None:
 @law("backbone.layout", "it uses view() or reads strides where reshape() is right")
 def layout(case: Case) -> None:
     """What is put out does not depend on how the inputs lie in memory."""
-    aged = case.aged
-    network, weights, inputs = aged.network.eval(), aged.mixing(), aged.inputs()
+    trained = case.trained
+    network, weights, inputs = trained.network.eval(), trained.mixing(), trained.inputs()
     plain = called(network, inputs, weights)
     for name, laid in LAYOUTS.items():
         found = called(network, laid(inputs), weights)
@@ -225,9 +225,9 @@ def layout(case: Case) -> None:
 @law("backbone.dtype", "it makes a tensor without dtype and device of its inputs, or reads a number out of one")
 def dtype(case: Case) -> None:
     """A network computes in the dtype and on the device that it is moved to, on the device `meta` too, as where costs are told."""
-    aged = case.aged
+    trained = case.trained
     for wanted in (torch.float32, torch.float64, torch.device("meta")):
-        network, inputs, weights = aged.network.eval().to(wanted), aged.inputs(), aged.mixing()
+        network, inputs, weights = trained.network.eval().to(wanted), trained.inputs(), trained.mixing()
         if inputs.is_floating_point() or isinstance(wanted, torch.device):
             inputs = inputs.to(wanted)
         out = called(network, inputs, {a: w.to(wanted) for a, w in weights.items()})
@@ -240,8 +240,8 @@ def pure(case: Case) -> None:
     """A call leaves inputs, weights and parameters as they are, and keeps nothing: the next one computes with the numbers that
     there are then; in evaluation mode the same ones give the same bits.
     """
-    aged = case.aged
-    network, inputs, weights = aged.network, aged.inputs(), dict(aged.mixing())
+    trained = case.trained
+    network, inputs, weights = trained.network, trained.inputs(), dict(trained.mixing())
     before = [inputs.clone(), *(w.clone() for w in weights.values())]
     own = {n: p.detach().clone() for n, p in network.named_parameters()}
     for mode, training in MODES.items():
@@ -269,21 +269,21 @@ def pure(case: Case) -> None:
 @law("backbone.fast", "run() was written for another order or wiring than the modules', or detaches something")
 def fast(case: Case) -> None:
     """The fast form computes what the modules do: values, gradients and second derivatives, in both modes."""
-    aged = case.aged
-    laws.fast(aged)
-    exact, found = (curved(aged, fast) for fast in (False, True))
+    trained = case.trained
+    assertions.assert_fast_form(trained)
+    exact, found = (curved(trained, fast) for fast in (False, True))
     scale = torch.stack([slope.abs().max() for slope in exact.values()])
     for name, slope in exact.items():
         hold("fast", f"the distance of the second derivative at {name}", largest(found[name] - slope), tolerance(scale))
 
 
-def curved(aged: Aged, fast: bool) -> dict[str, Tensor]:
+def curved(trained: TrainedNetwork, fast: bool) -> dict[str, Tensor]:
     """The gradient of a sum of the gradients, each entry of these weighted otherwise."""
-    network = copy.deepcopy(aged.network).train()
+    network = copy.deepcopy(trained.network).train()
     network.fast = fast
-    inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
+    inputs, targets = trained.data.train.batch(torch.arange(trained.data.train.size))
     with Seed(("curved",)).as_global():
-        loss = aged.data.objective(network(inputs, aged.strategy.architect.mixing(dict(network.alphas))), targets)
+        loss = trained.data.objective(network(inputs, trained.strategy.architect.mixing(dict(network.alphas))), targets)
     named = dict(network.named_parameters())
     slopes = torch.autograd.grad(loss, [*named.values()], create_graph=True, materialize_grads=True)
     along = [torch.linspace(0.5, 1.5, slope.numel(), dtype=slope.dtype).view_as(slope) for slope in slopes]
@@ -296,8 +296,10 @@ def masked(case: Case) -> None:
     """A network from which candidates were removed computes what it did with weight zero on these, and the others' weights
     divided by their sum.
     """
-    aged = case.aged
-    laws.masked(aged, case.data.draw(removals(aged.network.structure, case.data.draw(st.booleans()))))
+    trained = case.trained
+    assertions.assert_removal_is_masking(
+        trained, case.data.draw(removals(trained.network.structure, case.data.draw(st.booleans())))
+    )
 
 
 @law("backbone.grown", "grown() builds the cell anew, touches another cell, or takes ids from elsewhere than `next_id`")
@@ -346,20 +348,20 @@ def birth(case: Case) -> None:
     """A grown network has all tensors of the old one and computes what it did: behind a gate on what the new node `inherits`,
     at its `mixing`, or, where it inherits nothing, as it is built.
     """
-    aged = case.aged
-    structure = aged.network.structure
+    trained = case.trained
+    structure = trained.network.structure
     type = case.cell(structure)
     told = growth(case.part, structure, type)
     demand("birth", bool(told.inherits) or not told.mixing, "it has weights for its birth, and inherits nothing")
-    child = after(aged, gated(told, type))
-    lost = tensors(aged.network).keys() - tensors(child.network).keys()
+    child = after(trained, gated(told, type))
+    lost = tensors(trained.network).keys() - tensors(child.network).keys()
     demand("birth", not lost, f"the grown network has no {', '.join(sorted(lost))}")
-    laws.exact(aged, child)
+    assertions.assert_exact(trained, child)
     if not told.mixing:
         return
     sites = told.structure.sites_of(told.node)
     demand("birth", told.mixing.keys() == sites.keys(), f"it weighs {[*told.mixing]}; the new sites are {[*sites]}")
-    child = after(aged, told.structure)
+    child = after(trained, told.structure)
     weights = dict(child.mixing())
     for address, site in sites.items():
         given, ids = told.mixing[address], [c.id for c in site.candidates]
@@ -371,7 +373,7 @@ def birth(case: Case) -> None:
                 for name in candidate.operation.residual or ():
                     torch.nn.init.zeros_(mixture.candidates[str(candidate.id)].get_parameter(name))
     for mode, training in MODES.items():
-        before, now = aged.outputs(training), child.outputs(training, weights)
+        before, now = trained.outputs(training), child.outputs(training, weights)
         what = f"the distance of the outputs at the weights of the birth, in {mode} mode,"
         hold("birth", what, largest(now - before), tolerance(before))
 
@@ -381,8 +383,8 @@ def derive(case: Case) -> None:
     """An architecture has one operation at each site that is left, zero only where its node has nothing else, runs, and
     is not derived any further; it follows from the weights alone, which stay as they are.
     """
-    aged = case.aged
-    structure = remove_from(aged.network.structure, case.data.draw(removals(aged.network.structure) | st.just({})))
+    trained = case.trained
+    structure = remove_from(trained.network.structure, case.data.draw(removals(trained.network.structure) | st.just({})))
     weights = {a: case.data.draw(shares(len(w))) for a, w in even(structure).items()}
     given = {a: w.clone() for a, w in weights.items()}
     gone = {a: {*ids} for a, ids in case.part.derive(structure, weights).items()}
@@ -400,8 +402,8 @@ def derive(case: Case) -> None:
         others = [c for s in rivals for c in s.candidates if not c.operation.zero]
         chosen = site.candidates[0].operation
         demand("derive", not (chosen.zero and others), f"at {address} zero is chosen, and {site.node} has other candidates")
-    network, inputs = build(child, Seed(("derive",)), like=aged.network).eval(), aged.inputs()
-    out, wanted = called(network, inputs, {}).shape, called(aged.network.eval(), inputs, aged.mixing()).shape
+    network, inputs = build(child, Seed(("derive",)), like=trained.network).eval(), trained.inputs()
+    out, wanted = called(network, inputs, {}).shape, called(trained.network.eval(), inputs, trained.mixing()).shape
     demand("derive", out == wanted, f"the architecture puts out {tuple(out)}, the supernet {tuple(wanted)}")
 
 
@@ -420,7 +422,7 @@ def life(case: Case) -> None:
     """Whatever happens to a search (it trains, grows, is pruned, saved and loaded, goes back), its structure and its tensors are
     all there is to its network, which trains on; and no candidate or node takes the id of one that is gone.
     """
-    path = [case.aged]
+    path = [case.trained]
     happening = st.sampled_from([train, grow, prune, save, None])
     drawn = case.data.draw(st.lists(happening, max_size=TURNS))
     for turn in (train, *drawn, prune, grow):
@@ -429,40 +431,40 @@ def life(case: Case) -> None:
         elif len(path) > 1:
             path.pop()
         legal("life", path[-1].network.structure)
-        laws.identities([each.network.structure for each in path])
-        laws.reconstructed(path[-1], case.subject.plugins.make)
+        assertions.assert_ids_not_reused([each.network.structure for each in path])
+        assertions.assert_reconstructed(path[-1], case.subject.plugins.make)
     train(case, path[-1])
 
 
-def train(case: Case, aged: Aged) -> Aged:
+def train(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     """Two updates on; a search that diverges is no case."""
     try:
-        return aged.train(2)
+        return trained.train(2)
     except NonFiniteError:
         reject()
 
 
-def grow(case: Case, aged: Aged) -> Aged:
+def grow(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     """With a node more in a cell, behind a gate; as it is, where the cell cannot grow."""
-    type = case.cell(aged.network.structure)
+    type = case.cell(trained.network.structure)
     try:
-        told = case.part.grown(aged.network.structure, type)
+        told = case.part.grown(trained.network.structure, type)
     except ChangeError:
-        return aged
-    return after(aged, gated(told, type))
+        return trained
+    return after(trained, gated(told, type))
 
 
-def prune(case: Case, aged: Aged) -> Aged:
+def prune(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     """Without some candidates, or without all that are not in the architecture."""
-    structure = aged.network.structure
+    structure = trained.network.structure
     gone = case.data.draw(removals(structure) | st.just(case.part.derive(structure, even(structure))))
-    return aged.after(remove_candidates(aged.network, gone, Seed(("prune",))))
+    return trained.after(remove_candidates(trained.network, gone, Seed(("prune",))))
 
 
-def save(case: Case, aged: Aged) -> Aged:
+def save(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     """Saved and loaded: its next update is the same to the bit."""
-    again = attrs.evolve(aged, state=revived(*saved(aged.state), case.strategy, case.subject.plugins, aged.data))
-    one, other = (copied(train(case, each.copy()).network) for each in (aged, again))
+    again = attrs.evolve(trained, state=revived(*saved(trained.state), case.strategy, case.subject.plugins, trained.data))
+    one, other = (copied(train(case, each.copy()).network) for each in (trained, again))
     different = [name for name in one if not same(one[name], other[name])]
     demand("life", not different, f"saved and loaded it trains {', '.join(different)} otherwise")
     return again

@@ -19,9 +19,9 @@ from nasframe import Address, Seed, Strategy, Structure
 from nasframe.change.apply import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.structure.editing import remove_from
+from nasframe.testing.assertions import demand
 from nasframe.testing.case import Searched
 from nasframe.testing.law import law
-from nasframe.testing.laws import demand
 from nasframe.testing.strategies import removals
 from nasframe.testing.subject import Subject
 
@@ -106,16 +106,16 @@ def names(case: Case) -> None:
     """Of any supernet, by weights of any kind, what a pruner names is there and may go: sets of ids, as Python's own whole
     numbers, that leave each node one candidate at least; and the network that is left runs.
     """
-    aged = case.aged
-    for kind, weights in ({"the architect's": dict(aged.mixing())} | case.weighings()).items():
+    trained = case.trained
+    for kind, weights in ({"the architect's": dict(trained.mixing())} | case.weighings()).items():
         when = f"where weights are {kind}"
-        gone = case.part.remove(aged.network.structure, weights)
+        gone = case.part.remove(trained.network.structure, weights)
         wrong = {address: ids for address, ids in gone.items() if not isinstance(ids, Set)}
         demand("names", not wrong, f"{when} it gives {wrong}; ids come as a set")
         others = sorted({type(id).__name__ for ids in gone.values() for id in ids if type(id) is not int})
         demand("names", not others, f"{when} it gives ids of type {', '.join(others)}; only int can be written to the lineage")
-        _left("names", aged.network.structure, gone, when)
-        child = aged.after(remove_candidates(aged.network, gone, Seed(("names",))))
+        _left("names", trained.network.structure, gone, when)
+        child = trained.after(remove_candidates(trained.network, gone, Seed(("names",))))
         demand("names", bool(child.outputs(training=False).isfinite().all()), f"{when} what is left puts out no numbers")
 
 

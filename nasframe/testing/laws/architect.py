@@ -23,14 +23,14 @@ from nasframe.errors import ChangeError
 from nasframe.search.bilevel import alternating_step
 from nasframe.search.state import State, copied
 from nasframe.search.trainer import alphas_of
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
+from nasframe.testing import assertions
+from nasframe.testing.assertions import demand, hold
 from nasframe.testing.case import Searched, same
 from nasframe.testing.law import law
-from nasframe.testing.laws import demand, hold
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import optimisers, sizes
 from nasframe.testing.subject import Subject
+from nasframe.testing.trained import TrainedNetwork
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors], Tensor]
@@ -94,7 +94,7 @@ class Case(Searched):
 
     def problems(self) -> dict[str, Bilevel]:
         """Made anew: that of the toy, and that of the search's next step."""
-        return {"a toy problem": self.toy.problem(), "the problem of a search": asked(self.aged)}
+        return {"a toy problem": self.toy.problem(), "the problem of a search": asked(self.trained)}
 
     def alphas(self, *purpose: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """Logits by site; others for another purpose."""
@@ -131,13 +131,13 @@ class _Ask(Architect):
         return self.of.build_optimiser(alphas)
 
 
-def asked(aged: Aged) -> Bilevel:
+def asked(trained: TrainedNetwork) -> Bilevel:
     """What the architect is asked at the next step of this search, on the search's own tensors."""
-    if not aged.network.alphas:
+    if not trained.network.alphas:
         reject()  # nothing is undecided, and nobody asked
-    ask = _Ask(aged.strategy.architect, [])
+    ask = _Ask(trained.strategy.architect, [])
     with contextlib.suppress(InterruptedError):
-        for _ in Search(attrs.evolve(aged.strategy, architect=ask), data=aged.data, state=aged.state):
+        for _ in Search(attrs.evolve(trained.strategy, architect=ask), data=trained.data, state=trained.state):
             pass
     return ask.found[0]
 
@@ -216,12 +216,12 @@ def still(case: Case) -> None:
     """To ask for the gradient moves nothing: weights, alphas, their .grad, buffers and optimisers are as they were, to the
     bit.
     """
-    aged = case.aged
-    problems = {"toy": case.toy.problem(), "search": asked(aged)}
-    before = _standing(problems) | _dumped(aged.state)
+    trained = case.trained
+    problems = {"toy": case.toy.problem(), "search": asked(trained)}
+    before = _standing(problems) | _dumped(trained.state)
     for problem in problems.values():
         case.part.gradient(problem)
-    _equal("still", "to ask changed", before, _standing(problems) | _dumped(aged.state))
+    _equal("still", "to ask changed", before, _standing(problems) | _dumped(trained.state))
 
 
 def _standing(problems: Mapping[str, Bilevel]) -> dict[str, Any]:
@@ -308,7 +308,7 @@ def inverse(case: Case) -> None:
     """From positive weights of sum one, small ones too, come finite alphas, for the sites that are named, and by the rule
     from these the weights.
     """
-    laws.inverse(case.part, case.mixing())
+    assertions.assert_inverse(case.part, case.mixing())
 
 
 @law("architect.optimiser", "parameters are chosen by stage or by name, or none at all are not thought of")
@@ -331,12 +331,12 @@ def optimiser(case: Case) -> None:
 @law("architect.follows", "the optimiser keeps other moments than those of SGD, Adam and AdamW")
 def follows(case: Case) -> None:
     """The state of its optimiser follows a change of the network: what is there before and after keeps its entries."""
-    aged = case.aged
+    trained = case.trained
     try:
-        child = aged.after(remove_candidates(aged.network, {}, Seed(("follows",))))
+        child = trained.after(remove_candidates(trained.network, {}, Seed(("follows",))))
     except ChangeError as error:
         raise AssertionError(f"follows: {error}") from error
-    _equal("follows", "a change that takes nothing away changed", _moments(aged.state), _moments(child.state))
+    _equal("follows", "a change that takes nothing away changed", _moments(trained.state), _moments(child.state))
 
 
 def _moments(state: State) -> dict[str, Any]:
@@ -378,10 +378,10 @@ def splits(case: Case) -> None:
     """
     ends = []
     for mark in (1, -1):
-        aged = case.aged
-        aged = attrs.evolve(aged, data=_marked(aged.data, mark))
-        aged.state.optimisers["alphas"] = Optimiser("sgd", learning_rate=0.0).build(alphas_of(aged.network))
-        ends.append(copied(aged.train(2).network))
+        trained = case.trained
+        trained = attrs.evolve(trained, data=_marked(trained.data, mark))
+        trained.state.optimisers["alphas"] = Optimiser("sgd", learning_rate=0.0).build(alphas_of(trained.network))
+        ends.append(copied(trained.train(2).network))
     _equal("splits", "other validation examples changed", *ends)
 
 
@@ -405,7 +405,7 @@ def _marked(data: Data, mark: int) -> Data:
 @law("architect.resumed", "something that matters is kept beside the optimiser's tensors, as a learning rate that falls")
 def resumed(case: Case) -> None:
     """A search that is written down in its midst and taken up again comes to the same bytes as the one that went on."""
-    aged = case.aged.train(1)
-    again = revived(*saved(aged.state), case.strategy, case.subject.plugins, aged.data)
-    ends = [_dumped(attrs.evolve(aged, state=state).train(2).state) for state in (aged.state, again)]
+    trained = case.trained.train(1)
+    again = revived(*saved(trained.state), case.strategy, case.subject.plugins, trained.data)
+    ends = [_dumped(attrs.evolve(trained, state=state).train(2).state) for state in (trained.state, again)]
     _equal("resumed", "taken up again, the search came to another end in", *ends)

@@ -22,9 +22,9 @@ from nasframe import Data, NasframeError, Scale, Seed, Split, Task
 from nasframe.change.claim import tolerance
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import tensors
+from nasframe.testing.assertions import demand, hold
 from nasframe.testing.case import Case as AnyCase, same
 from nasframe.testing.law import Inapplicable, law
-from nasframe.testing.laws import demand, hold
 from nasframe.testing.subject import Subject
 
 CPU = torch.device("cpu")

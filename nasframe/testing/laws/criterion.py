@@ -18,10 +18,10 @@ from hypothesis.strategies import SearchStrategy
 from nasframe import Decision, GrowthCriterion, NasframeError, Proposal
 from nasframe.interfaces.criterion import ACTIONS, AllOf, AnyOf
 from nasframe.records import EpochEnded, Record, StageEnded, from_json, to_json
+from nasframe.testing.assertions import demand
 from nasframe.testing.case import Case as AnyCase, same
 from nasframe.testing.histories import Moment, histories, past
 from nasframe.testing.law import Inapplicable, law
-from nasframe.testing.laws import demand
 from nasframe.testing.subject import Subject
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
+from mutants.system import mutant, overriding
 from nasframe import Bilevel
 from nasframe.change.optimisers import NamedParameters
-from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
 FIRST_ORDER = ("architect", "first_order")

@@ -15,9 +15,9 @@ import torch
 
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.plugins import KINDS
+from nasframe.testing.assertions import demand
 from nasframe.testing.case import Case, same
 from nasframe.testing.law import contract as contract_of, law
-from nasframe.testing.laws import demand
 
 
 @law("part.contract", "the plugin lacks a function nasframe_contract, marked with nasframe.hookimpl, that gives the version")

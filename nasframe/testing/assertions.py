@@ -1,6 +1,6 @@
 """The laws of change. Each raises an AssertionError that says which law, and what was measured against what is allowed.
 
-A law takes the parent as it stands in its training (`Aged`), and the change, the child that follows from it
+A law takes the parent as it stands in its training (`TrainedNetwork`), and the change, the child that follows from it
 (`parent.after(change)`), or how the change is made of the parent's network.
 """
 
@@ -25,8 +25,8 @@ from nasframe.change.claim import tolerance
 from nasframe.change.map import derive_map
 from nasframe.network.network import tensors
 from nasframe.search.state import Snapshot, copied, rebuilt
-from nasframe.testing.aged import Aged
 from nasframe.testing.saved import saved
+from nasframe.testing.trained import TrainedNetwork
 
 #: how a change is made of a network
 Make = Callable[[Network], Change]
@@ -45,7 +45,7 @@ def demand(law: str, truth: bool, otherwise: str) -> None:
         raise AssertionError(f"{law}: {otherwise}")
 
 
-def transaction(parent: Aged, make: Make) -> Aged:
+def assert_transaction(parent: TrainedNetwork, make: Make) -> TrainedNetwork:
     """The parent stays as it was: values, modes, gradients, optimisers, and the global generator with it. The child, which
     is returned, shares no storage with it, also when it trains on, and has its mode, dtype and device.
     """
@@ -61,7 +61,7 @@ def transaction(parent: Aged, make: Make) -> Aged:
     return child
 
 
-def exact(parent: Aged, child: Aged, allowed: float | None = None) -> None:
+def assert_exact(parent: TrainedNetwork, child: TrainedNetwork, allowed: float | None = None) -> None:
     """The child puts out what its parent does, in evaluation and in training mode: up to rounding, or to what is allowed."""
     for mode, training in MODES.items():
         before, after = parent.outputs(training), child.outputs(training)
@@ -69,11 +69,11 @@ def exact(parent: Aged, child: Aged, allowed: float | None = None) -> None:
         hold("exact", f"the distance of the outputs in {mode} mode", _largest(after - before), limit)
 
 
-def fast(aged: Aged) -> None:
+def assert_fast_form(trained: TrainedNetwork) -> None:
     """The fast form puts out what the modules do, in evaluation and in training mode, and has their gradients: so what the
     operations tell of themselves (`Operation.pointwise`) is what their modules compute.
     """
-    quick, slow = aged.copy(), aged.copy()
+    quick, slow = trained.copy(), trained.copy()
     quick.network.fast, slow.network.fast = True, False
     for mode, training in MODES.items():
         before, after = slow.outputs(training), quick.outputs(training)
@@ -84,12 +84,12 @@ def fast(aged: Aged) -> None:
         hold("fast", f"the distance of the gradient of {name}", _largest(found[name] - gradient), tolerance(scale))
 
 
-def distance(parent: Aged, child: Aged, training: bool = False) -> float:
+def output_distance(parent: TrainedNetwork, child: TrainedNetwork, training: bool = False) -> float:
     """The largest difference of the outputs."""
     return _largest(child.outputs(training) - parent.outputs(training))
 
 
-def blind(parent: Aged, make: Make) -> Change:
+def assert_no_forward(parent: TrainedNetwork, make: Make) -> Change:
     """A change is worked out, with its claim, without running any network on anything."""
 
     def refuse(module: nn.Module, inputs: Any) -> None:
@@ -103,7 +103,7 @@ def blind(parent: Aged, make: Make) -> Change:
 
 
 @attrs.frozen(eq=False)
-class Seen:
+class NodeCall:
     """What a node was given, by name, what it put out, and what it should have put out."""
 
     inputs: Mapping[str, Tensor]
@@ -116,21 +116,25 @@ class Seen:
         return {name: _largest(value) for name, value in self.inputs.items()}
 
     @property
-    def deviation(self) -> float:
+    def error(self) -> float:
         """How far the output is from what it should be."""
         return _largest(self.output - self.wanted)
 
 
-def seen(aged: Aged, node: str, training: bool = False, parent: Aged | None = None) -> list[Seen]:
+def node_calls(
+    trained: TrainedNetwork, node: str, training: bool = False, parent: TrainedNetwork | None = None
+) -> list[NodeCall]:
     """Every call of a node, in every instance and at every step of the validation split: of one that the cell's end grew, which
     should put out the mean of what was put out before; with a `parent`, of one that should put out what it does there.
     """
-    wanted = _wanted(aged, node, training, parent)
-    with torch.no_grad(), Seed(("seen",)).as_global(aged.strategy.device):
-        return [Seen(inputs, output, wanted[n](inputs)) for inputs, output, n in _calls(aged, node, training)]
+    wanted = _wanted(trained, node, training, parent)
+    with torch.no_grad(), Seed(("seen",)).as_global(trained.strategy.device):
+        return [NodeCall(inputs, output, wanted[n](inputs)) for inputs, output, n in _calls(trained, node, training)]
 
 
-def _wanted(child: Aged, node: str, training: bool, parent: Aged | None) -> list[Callable[[Mapping[str, Tensor]], Tensor]]:
+def _wanted(
+    child: TrainedNetwork, node: str, training: bool, parent: TrainedNetwork | None
+) -> list[Callable[[Mapping[str, Tensor]], Tensor]]:
     """For each instance of a node what it should make of inputs, given by name."""
     if parent is None:
         inherited = _inherited(child, node)
@@ -145,9 +149,9 @@ def _wanted(child: Aged, node: str, training: bool, parent: Aged | None) -> list
     return [partial(made, own) for own in _instances(old, node)]
 
 
-def _calls(aged: Aged, node: str, training: bool) -> Iterator[tuple[dict[str, Tensor], Tensor, int]]:
+def _calls(trained: TrainedNetwork, node: str, training: bool) -> Iterator[tuple[dict[str, Tensor], Tensor, int]]:
     """The inputs of a node by name, its output, and in which instance of its cell, at every call on the validation split."""
-    hooked, sites, found = aged.copy(), _sites(aged, node), []
+    hooked, sites, found = trained.copy(), _sites(trained, node), []
     hooked.network.fast = False  # a fast form calls no modules
     for mixtures in _instances(hooked, node):
         calls: list[list[tuple[Any, Tensor]]] = [[] for _ in mixtures]
@@ -161,14 +165,14 @@ def _calls(aged: Aged, node: str, training: bool) -> Iterator[tuple[dict[str, Te
             yield inputs, torch.stack([output for _, output in step]).sum(0), instance
 
 
-def bounded(child: Aged, bounds: Mapping[str, Bound], parent: Aged | None = None) -> None:
+def assert_within_bounds(child: TrainedNetwork, bounds: Mapping[str, Bound], parent: TrainedNetwork | None = None) -> None:
     """What a changed node puts out is as near to what it should be as the claim says, given its inputs: at every step, in
     every instance, in both modes. What it should be is told as in `seen`.
     """
     for (node, bound), (mode, training) in itertools.product(bounds.items(), MODES.items()):
-        for step, call in enumerate(seen(child, node, training, parent)):
+        for step, call in enumerate(node_calls(child, node, training, parent)):
             allowed = bound(call.norms) + tolerance(call.output)
-            hold("bounded", f"the deviation of {node} at its call {step} in {mode} mode", call.deviation, allowed)
+            hold("bounded", f"the error of {node} at its call {step} in {mode} mode", call.error, allowed)
 
 
 #: by how many times the norms that a node sees: how much larger than what is reached a bound may be. A sigmoid is bounded
@@ -176,29 +180,35 @@ def bounded(child: Aged, bounds: Mapping[str, Bound], parent: Aged | None = None
 FACTORS = {1.0: 6.0, 10.0: 3.0}
 
 
-def tight(child: Aged, node: str, bound: Bound, factors: Mapping[float, float] = FACTORS, parent: Aged | None = None) -> float:
+def assert_tight(
+    child: TrainedNetwork,
+    node: str,
+    bound: Bound,
+    factors: Mapping[float, float] = FACTORS,
+    parent: TrainedNetwork | None = None,
+) -> float:
     """Of all inputs that are as large as those that the node sees, or several times so, none deviates by more than its
     bound, and some come within a factor of it, so that it says something. Returns within which one some came.
     """
     nearest = math.inf
     for scale, factor in factors.items():
-        allowed, reached = slack(child, node, bound, scale, parent=parent)
+        allowed, reached = largest_error(child, node, bound, scale, parent=parent)
         where = f"of {node}, at {scale:g} times the norms that it sees,"
-        hold("tight", f"the largest deviation found {where}", reached, allowed * (1 + 1e-9))
+        hold("tight", f"the largest error found {where}", reached, allowed * (1 + 1e-9))
         times = allowed / reached if reached else math.inf
-        hold("tight", f"the bound {where} over the largest deviation found", times, factor)
+        hold("tight", f"the bound {where} over the largest error found", times, factor)
         nearest = min(nearest, times)
     return nearest
 
 
-def slack(
-    child: Aged, node: str, bound: Bound, scale: float = 1.0, tries: int = 64, parent: Aged | None = None
+def largest_error(
+    child: TrainedNetwork, node: str, bound: Bound, scale: float = 1.0, tries: int = 64, parent: TrainedNetwork | None = None
 ) -> tuple[float, float]:
-    """The bound for `scale` times the norms of all that the node sees, and the largest deviation found among such inputs.
+    """The bound for `scale` times the norms of all that the node sees, and the largest error found among such inputs.
 
-    From random corners of the box of these norms, each try climbs the deviation's gradient from corner to corner.
+    From random corners of the box of these norms, each try climbs the error's gradient from corner to corner.
     """
-    sites, wanted, calls = _sites(child, node), _wanted(child, node, False, parent), seen(child, node, parent=parent)
+    sites, wanted, calls = _sites(child, node), _wanted(child, node, False, parent), node_calls(child, node, parent=parent)
     norms = {name: scale * max(call.norms[name] for call in calls) for name in calls[0].inputs}
     generator = Seed(("slack",)).generator()
     shares = {a: w.unbind() for a, w in child.mixing().items()}
@@ -210,14 +220,14 @@ def slack(
         for _ in range(10):
             inputs = {name: (norms[name] * corner).requires_grad_() for name, corner in corners.items()}
             own = sum(m.eval()(shares, *(inputs[i] for i in s.inputs)) for m, s in zip(mixtures, sites, strict=True))
-            deviation = (own - reference(inputs)).abs().flatten(1).amax(1)
-            largest = max(largest, float(deviation.detach().max()))
-            gradients = torch.autograd.grad(deviation.sum(), [*inputs.values()])
+            error = (own - reference(inputs)).abs().flatten(1).amax(1)
+            largest = max(largest, float(error.detach().max()))
+            gradients = torch.autograd.grad(error.sum(), [*inputs.values()])
             corners = {name: gradient.sign() for name, gradient in zip(inputs, gradients, strict=True)}
     return bound(norms), largest
 
 
-def linear(what: str, values: Mapping[float, float], curvature: float = 20.0) -> None:
+def assert_linear(what: str, values: Mapping[float, float], curvature: float = 20.0) -> None:
     """What is measured by size of noise falls in proportion to the size: between neighbouring sizes, of which s is the
     larger, the slope in log-log is one up to 0.01 + curvature * s, and over all of them one up to 0.15.
     """
@@ -228,7 +238,7 @@ def linear(what: str, values: Mapping[float, float], curvature: float = 20.0) ->
         hold("linear", f"the distance from one of the slope of {what} from {s:g} to {t:g}", abs(slope - 1), within)
 
 
-def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None:
+def assert_trainable(parent: TrainedNetwork, child: TrainedNetwork, steps: int = 3, every: bool = True) -> None:
     """Every entry that is new, of new parameters and of old ones that have grown, receives a gradient that is not zero within
     so many steps: a weight from the training loss, a alpha from the validation loss, both as the search takes them. Not
     `every`: of each parameter one entry at least, as where a ReLU may be off.
@@ -251,7 +261,7 @@ def alive(parent: Aged, child: Aged, steps: int = 3, every: bool = True) -> None
     demand("alive", not dead, f"no gradient reached {', '.join(dead)} within {steps} steps")
 
 
-def follows(parent: Aged, child: Aged) -> None:
+def assert_gradients_follow(parent: TrainedNetwork, child: TrainedNetwork) -> None:
     """The gradient goes as the map says: the child's, where it takes from its parent's, is its parent's taken so, and its
     square is the square taken so; which is why the moments may follow.
     """
@@ -270,7 +280,7 @@ def follows(parent: Aged, child: Aged) -> None:
                 )
 
 
-def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
+def step_differences(parent: TrainedNetwork, child: TrainedNetwork) -> dict[str, tuple[float, float]]:
     """How differently parent and child move in their next step what the child has from its parent, entry by entry, and what
     rounding allows; by tensor.
 
@@ -291,12 +301,12 @@ def divergence(parent: Aged, child: Aged) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _taken(parent: Aged, child: Aged) -> dict[str, Take]:
+def _taken(parent: TrainedNetwork, child: TrainedNetwork) -> dict[str, Take]:
     """Which entries the child has from its parent, by name and label."""
     return {n: entry for n, entry in derive_map(parent.network, child.network).items() if isinstance(entry, Take)}
 
 
-def _kept(parent: Aged, child: Aged) -> dict[str, Take]:
+def _kept(parent: TrainedNetwork, child: TrainedNetwork) -> dict[str, Take]:
     """Which entries it has by the change's word, as they were, under whatever name; of a parent before its own, those left."""
     there = tensors(parent.network)
     told = {n: entry for n, entry in child.map.items() if isinstance(entry, Take) and entry.source in there}
@@ -305,9 +315,9 @@ def _kept(parent: Aged, child: Aged) -> dict[str, Take]:
     return {n: taken[n] for n, own in scales.items() if all(not torch.is_tensor(s) and s == 1 for s in own)}
 
 
-def _stepped(aged: Aged, rounded: bool = False) -> dict[str, Tensor]:
+def _stepped(trained: TrainedNetwork, rounded: bool = False) -> dict[str, Tensor]:
     """Every tensor after the next step; `rounded`: with each gradient off by rounding at the scale of its optimiser's largest."""
-    own = aged.copy()
+    own = trained.copy()
 
     def off(optimiser: Optimizer, *_: Any) -> None:
         given = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None and p.numel()]
@@ -320,15 +330,15 @@ def _stepped(aged: Aged, rounded: bool = False) -> dict[str, Tensor]:
     return copied(own.train(1).network)
 
 
-def undisturbed(parent: Aged, child: Aged) -> None:
+def assert_moments_follow(parent: TrainedNetwork, child: TrainedNetwork) -> None:
     """What the child has from its parent moves in the next step of the search as it would have: the optimisers have followed
     the change.
     """
-    for name, (difference, allowed) in divergence(parent, child).items():
+    for name, (difference, allowed) in step_differences(parent, child).items():
         hold("undisturbed", f"the difference between the next steps of {name}", difference, allowed)
 
 
-def masked(parent: Aged, gone: Mapping[Address, Set[int]]) -> Aged:
+def assert_removal_is_masking(parent: TrainedNetwork, gone: Mapping[Address, Set[int]]) -> TrainedNetwork:
     """Removing candidates equals giving them weight zero and the others of their site theirs, divided by their sum; returns
     the child.
     """
@@ -349,17 +359,17 @@ def masked(parent: Aged, gone: Mapping[Address, Set[int]]) -> Aged:
     return child
 
 
-def reconstructed(aged: Aged, make: Callable[[str, Any], Any]) -> None:
+def assert_reconstructed(trained: TrainedNetwork, make: Callable[[str, Any], Any]) -> None:
     """The JSON of the structure and the values of the tensors are the network; `make` as for Structure.from_json."""
-    own = aged.network.structure
+    own = trained.network.structure
     structure = Structure.from_json(own.to_json(), make)
     same = (structure, structure.digest(), hash(structure)) == (own, own.digest(), hash(own))
     demand("reconstructed", same, "the structure is another one after a round trip through JSON")
-    network = rebuilt(aged.strategy, Snapshot(structure, copied(aged.network), None))
-    exact(aged, attrs.evolve(aged, state=attrs.evolve(aged.state, network=network)), allowed=0.0)
+    network = rebuilt(trained.strategy, Snapshot(structure, copied(trained.network), None))
+    assert_exact(trained, attrs.evolve(trained, state=attrs.evolve(trained.state, network=network)), allowed=0.0)
 
 
-def identities(history: Sequence[Structure]) -> None:
+def assert_ids_not_reused(history: Sequence[Structure]) -> None:
     """Of structures that follow each other, none has a candidate or a node that was gone before, or another one under
     the id of an old one.
     """
@@ -374,7 +384,7 @@ def identities(history: Sequence[Structure]) -> None:
         gone |= known.keys() - here.keys()
 
 
-def inverse(architect: Architect, weights: Mapping[str, Tensor]) -> None:
+def assert_inverse(architect: Architect, weights: Mapping[str, Tensor]) -> None:
     """The architect's alphas are finite, and its rule makes of them the weights that they were made from."""
     alphas = architect.invert(weights)
     demand("inverse", alphas.keys() == weights.keys(), f"there are alphas for {[*alphas]}, and weights for {[*weights]}")
@@ -385,29 +395,29 @@ def inverse(architect: Architect, weights: Mapping[str, Tensor]) -> None:
         hold("inverse", f"the distance of the weights of {address}", _largest(value - weights[address]), tolerance(value))
 
 
-def _gradients(aged: Aged) -> dict[str, Tensor]:
-    network = copy.deepcopy(aged.network).train()
-    inputs, targets = aged.data.train.batch(torch.arange(aged.data.train.size))
-    with Seed(("gradients",)).as_global(aged.strategy.device):
-        loss = aged.data.objective(network(inputs, aged.strategy.architect.mixing(dict(network.alphas))), targets)
+def _gradients(trained: TrainedNetwork) -> dict[str, Tensor]:
+    network = copy.deepcopy(trained.network).train()
+    inputs, targets = trained.data.train.batch(torch.arange(trained.data.train.size))
+    with Seed(("gradients",)).as_global(trained.strategy.device):
+        loss = trained.data.objective(network(inputs, trained.strategy.architect.mixing(dict(network.alphas))), targets)
     named = dict(network.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, [*named.values()], materialize_grads=True), strict=True))
 
 
-def _fingerprint(aged: Aged) -> dict[str, Any]:
-    text, flat = saved(aged.state)
-    named = dict(aged.network.named_parameters())
+def _fingerprint(trained: TrainedNetwork) -> dict[str, Any]:
+    text, flat = saved(trained.state)
+    named = dict(trained.network.named_parameters())
     return {
         "state": text,
         **flat,
-        **{f"mode/{n}": m.training for n, m in aged.network.named_modules()},
+        **{f"mode/{n}": m.training for n, m in trained.network.named_modules()},
         **{f"requires_grad/{n}": p.requires_grad for n, p in named.items()},
         **{f"gradient/{n}": None if p.grad is None else p.grad.clone() for n, p in named.items()},
         "global generator": torch.get_rng_state(),
     }
 
 
-def _unchanged(before: Mapping[str, Any], parent: Aged, what: str) -> None:
+def _unchanged(before: Mapping[str, Any], parent: TrainedNetwork, what: str) -> None:
     after = _fingerprint(parent)
     names = [*before, *(n for n in after if n not in before)]
     different = [n for n in names if n not in before or n not in after or not _same(before[n], after[n])]
@@ -418,9 +428,9 @@ def _same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if torch.is_tensor(a) and torch.is_tensor(b) else a is b or bool(a == b)
 
 
-def _storages(aged: Aged) -> dict[int, str]:
-    named = [*tensors(aged.network).items()]
-    for group, optimiser in aged.state.optimisers.items():
+def _storages(trained: TrainedNetwork) -> dict[int, str]:
+    named = [*tensors(trained.network).items()]
+    for group, optimiser in trained.state.optimisers.items():
         named += [(f"{k} of the {group}", v) for s in optimiser.state.values() for k, v in s.items() if torch.is_tensor(v)]
     return {t.untyped_storage().data_ptr(): name for name, t in named if t.numel()}
 
@@ -429,22 +439,22 @@ def _kind(network: Network) -> tuple[bool, set[Any]]:
     return network.training, {(t.dtype, t.device) for t in tensors(network).values() if t.is_floating_point()}
 
 
-def _sites(aged: Aged, node: str) -> list[Site]:
-    return [*aged.network.structure.sites_of(Address(node)).values()]
+def _sites(trained: TrainedNetwork, node: str) -> list[Site]:
+    return [*trained.network.structure.sites_of(Address(node)).values()]
 
 
-def _instances(aged: Aged, node: str) -> list[tuple[MixedOperation, ...]]:
+def _instances(trained: TrainedNetwork, node: str) -> list[tuple[MixedOperation, ...]]:
     """The mixtures of a node's sites, in every instance of its cell type."""
-    sites = aged.network.structure.sites_of(Address(node))
-    modules = [[m for _, m in aged.network.mixed_operations(address)] for address in sites]
+    sites = trained.network.structure.sites_of(Address(node))
+    modules = [[m for _, m in trained.network.mixed_operations(address)] for address in sites]
     return [*zip(*modules, strict=True)]
 
 
-def _inherited(aged: Aged, node: str) -> Sequence[str]:
+def _inherited(trained: TrainedNetwork, node: str) -> Sequence[str]:
     """What the cell put out before the node grew at its end."""
-    cell = aged.network.structure.cell(Address(node).cell)
+    cell = trained.network.structure.cell(Address(node).cell)
     before = cell.nodes[: [n.id for n in cell.nodes].index(Address(node).id)]
-    return aged.network.structure.backbone.outputs(attrs.evolve(cell, nodes=before))
+    return trained.network.structure.backbone.outputs(attrs.evolve(cell, nodes=before))
 
 
 def _largest(value: Tensor) -> float:

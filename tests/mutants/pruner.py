@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mutants.system import mutant, overriding
 from nasframe import Site, Structure
-from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
 STRONGEST = ("pruner", "strongest")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from nasframe.testing.mutant import mutant, overriding
+from mutants.system import mutant, overriding
 from nasframe.testing.subject import Subject
 
 POOL = ("operation", "max_pool")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nasframe.testing.mutant import mutant, overriding
+from mutants.system import mutant, overriding
 from nasframe.testing.subject import Subject
 
 DIGITS = ("strategy", "digits")

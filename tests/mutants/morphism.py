@@ -11,9 +11,9 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from mutants.system import mutant, overriding
 from nasframe import ZERO, Address, Candidate, Change, Claim, Network, Proposal, Seed, Set, Take, build
 from nasframe.network.network import tensors
-from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
 NODE, CONVOLUTION = ("morphism", "node"), ("morphism", "convolution")

@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
+from mutants.system import mutant, overriding
 from nasframe import Decision, Proposal
 from nasframe.records import StageEnded
-from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
 #: a criterion's `decide`, and what calls it with other arguments or makes something else of its answer

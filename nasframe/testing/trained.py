@@ -20,7 +20,7 @@ from nasframe.search.state import State, succeed, trainer
 
 
 @attrs.frozen(eq=False)
-class Aged:
+class TrainedNetwork:
     """A search that stands somewhere in its training, with all that its next step needs.
 
     A fresh network hides faults: its moments are zero, its buffers are at their defaults, its alphas are even.
@@ -35,7 +35,7 @@ class Aged:
     map: Map = attrs.field(factory=dict, repr=False)
 
     @classmethod
-    def of(cls, strategy: Strategy, steps: int = 20) -> Aged:
+    def of(cls, strategy: Strategy, steps: int = 20) -> TrainedNetwork:
         """The search of a strategy after so many updates."""
         search = Search(strategy)
         return cls(strategy, search.data, search.state).train(steps)
@@ -49,18 +49,18 @@ class Aged:
         """The network, with whatever the steps so far made of it."""
         return self.state.network
 
-    def train(self, steps: int) -> Aged:
+    def train(self, steps: int) -> TrainedNetwork:
         """The same search, so many updates of alphas and weights later."""
         events = iter(Search(self.strategy, data=self.data, state=self.state))
         for _ in itertools.islice((e for e in events if isinstance(e, Stepped)), steps):
             pass
         return self
 
-    def copy(self) -> Aged:
+    def copy(self) -> TrainedNetwork:
         """Another search at the same place."""
         return attrs.evolve(self, state=copy.deepcopy(self.state))
 
-    def after(self, change: Change) -> Aged:
+    def after(self, change: Change) -> TrainedNetwork:
         """The search that goes on with the change's child; this one stays as it is."""
         full = apply(self.network, change, self.strategy.architect.invert)
         state = attrs.evolve(self.state)

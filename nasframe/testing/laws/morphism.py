@@ -36,14 +36,14 @@ from nasframe import (
 from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError, NonFiniteError, StrategyError, StructureError
 from nasframe.network.network import tensors
-from nasframe.testing import laws
-from nasframe.testing.aged import Aged
-from nasframe.testing.case import STEPS, Searched, same, trained
+from nasframe.testing import assertions
+from nasframe.testing.assertions import demand
+from nasframe.testing.case import STEPS, Searched, same, trained_network
 from nasframe.testing.examples import Habitat
 from nasframe.testing.law import Inapplicable, NoCases, law
-from nasframe.testing.laws import demand
 from nasframe.testing.strategies import seeds, spoilt
 from nasframe.testing.subject import Subject
+from nasframe.testing.trained import TrainedNetwork
 
 #: how a morphism says that it can do nothing with a network
 REFUSALS = (ChangeError, StructureError, StrategyError)
@@ -75,9 +75,9 @@ class Case(Searched):
         return f"{self} = {dict(request)}"
 
     @property
-    def parent(self) -> Aged:
+    def parent(self) -> TrainedNetwork:
         """The search as it stands: a copy, to do with as one likes."""
-        parent = self.aged if self.before is None else _grown(self.strategy, self.part, self.place, self.before).copy()
+        parent = self.trained if self.before is None else _grown(self.strategy, self.part, self.place, self.before).copy()
         parent.network.train(self.training)
         return parent
 
@@ -89,7 +89,7 @@ class Case(Searched):
         """What is proposed, worked out."""
         return _change(self.part, network, self.proposals(network)[0], seed or self.seed)
 
-    def child(self, seed: Seed | None = None) -> tuple[Aged, Change, Aged]:
+    def child(self, seed: Seed | None = None) -> tuple[TrainedNetwork, Change, TrainedNetwork]:
         """The search as it stands, the change, and the search that goes on with it."""
         parent = self.parent
         change = self.change(parent.network, seed)
@@ -114,7 +114,7 @@ def _change(part: Morphism, network: Network, proposal: Proposal, seed: Seed) ->
         reject()
 
 
-def _grown(strategy: Strategy, part: Morphism, place: int, before: int) -> Aged:
+def _grown(strategy: Strategy, part: Morphism, place: int, before: int) -> TrainedNetwork:
     found = _trained_on(strategy, part, place, before)
     if found is None:
         reject()
@@ -122,8 +122,8 @@ def _grown(strategy: Strategy, part: Morphism, place: int, before: int) -> Aged:
 
 
 @functools.lru_cache(maxsize=128)
-def _trained_on(strategy: Strategy, part: Morphism, place: int, before: int) -> Aged | None:
-    parent = trained(strategy, STEPS)
+def _trained_on(strategy: Strategy, part: Morphism, place: int, before: int) -> TrainedNetwork | None:
+    parent = trained_network(strategy, STEPS)
     seed = Seed((place, "before"))
     try:
         return parent.after(_change(part, parent.network, _proposals(part, parent.network, place)[0], seed)).train(before)
@@ -213,7 +213,9 @@ def exercise(case: Case) -> dict[str, Any]:
     }
 
 
-def _claiming(case: Case, kind: str, holds: Callable[[Aged, Change, Aged], str | None], tries: int = 4) -> str | None:
+def _claiming(
+    case: Case, kind: str, holds: Callable[[TrainedNetwork, Change, TrainedNetwork], str | None], tries: int = 4
+) -> str | None:
     """Hold a change of that kind to something: the case's, or, if it claims something else, that of another one drawn for it."""
     for n in range(tries):
         fresh = _fresh(case.strategy)  # which tells at less cost whether it is worth while to train it
@@ -281,7 +283,7 @@ def _count(network: nn.Module) -> int:
 def changes(case: Case) -> None:
     """A change changes something: the child has other nodes, sites, operations or sizes than its parent."""
     parent, _, child = case.child()
-    before, after = (_anatomy(aged.network.structure) for aged in (parent, child))
+    before, after = (_anatomy(trained.network.structure) for trained in (parent, child))
     demand("changes", before != after, "the child has the structure of its parent, but for ids")
 
 
@@ -299,7 +301,7 @@ def transaction(case: Case) -> None:
     """To propose and to work out a change leaves the parent to the bit as it was, and so does the child's training: they share
     no memory. The child has its parent's mode, dtype and device.
     """
-    laws.transaction(case.parent, case.change)
+    assertions.assert_transaction(case.parent, case.change)
 
 
 @law(
@@ -309,7 +311,7 @@ def blind(case: Case) -> None:
     """A change is worked out from numbers and evidence alone: no module is run for it."""
     parent = case.parent
     proposal = case.proposals(parent.network)[0]
-    laws.blind(parent, lambda network: _change(case.part, network, proposal, case.seed))
+    assertions.assert_no_forward(parent, lambda network: _change(case.part, network, proposal, case.seed))
 
 
 @law("morphism.refuses", "a request is looked up with [], or what it does not name is taken for a default")
@@ -333,7 +335,7 @@ def refuses(case: Case) -> None:
             demand("refuses", made is None or made.child.structure == structure, otherwise)
         return _change(case.part, network, proposal, case.seed)
 
-    laws.transaction(parent, make)
+    assertions.assert_transaction(parent, make)
 
 
 def _asked(case: Case, network: Network, request: Any, proposal: Proposal) -> Change | None:
@@ -373,11 +375,11 @@ def replay(case: Case) -> None:
 @law("morphism.seed", "`build` is given another seed than the change's, so that every growth starts from the same numbers")
 def seed(case: Case, tries: int = 6) -> None:
     """What is new and drawn is drawn from the seed of the change: another seed, other numbers."""
-    parent, seeds = trained(case.strategy, 0), (case.seed, case.seed("another"))
+    parent, seeds = trained_network(case.strategy, 0), (case.seed, case.seed("another"))
     proposals = case.proposals(parent.network)
     for proposal in proposals[:: 1 + len(proposals) // tries]:  # as many may draw nothing
         child, other = (parent.after(_change(case.part, parent.network, proposal, s)) for s in seeds)
-        before, after = (tensors(aged.network) for aged in (child, other))
+        before, after = (tensors(trained.network) for trained in (child, other))
         built = {name: tensor for name, tensor in before.items() if not isinstance(child.map.get(name), Set)}
         new = {name: _new(child, name, tensor) & (tensor != 0) for name, tensor in built.items()}
         several = {name: mask for name, mask in new.items() if len(before[name][mask].unique()) > 1}  # no constant
@@ -399,8 +401,8 @@ def structure(case: Case) -> None:
     else than it did before, or comes back.
     """
     parent, _, child = case.child()
-    laws.identities([case.aged.network.structure, parent.network.structure, child.network.structure])
-    laws.reconstructed(child, case.subject.plugins.make)
+    assertions.assert_ids_not_reused([case.trained.network.structure, parent.network.structure, child.network.structure])
+    assertions.assert_reconstructed(child, case.subject.plugins.make)
 
 
 # --------------------------------------------------------------------------------------------------- what it claims
@@ -422,7 +424,7 @@ def claim(case: Case) -> None:
         demand("claim", _sound(bound), f"the coefficients of the bound on {address} are {bound.to_dict()}")
 
 
-def _misplaced(child: Aged, claim: Claim) -> list[str]:
+def _misplaced(child: TrainedNetwork, claim: Claim) -> list[str]:
     """What is wrong with where its bounds are, and by what."""
     wrong, nodes = [], dict(child.network.structure.nodes())
     for address, bound in claim.bounds.items():
@@ -447,7 +449,7 @@ def exact(case: Case) -> str | None:
     """A change that claims to be exact moves no output by more than rounding, in evaluation and in training mode."""
     parent, change, child = case.child()
     try:
-        laws.exact(parent, child)
+        assertions.assert_exact(parent, child)
     except AssertionError as error:
         if _claims(change, "exact"):
             raise AssertionError(f"{error}. {_begun(child)}") from None
@@ -455,14 +457,14 @@ def exact(case: Case) -> str | None:
     return None if _claims(change, "exact") else "it may claim to be exact: no output moved"
 
 
-def _begun(child: Aged) -> str:
+def _begun(child: TrainedNetwork) -> str:
     """Where to look for what moves an output."""
     named = tensors(child.network)
     own = [name for name, tensor in named.items() if bool((tensor[_new(child, name, tensor)] != 0).any())]
     return f"Numbers that are neither zero nor its parent's are in {', '.join(own) or 'no tensor of the child'}"
 
 
-def _new(child: Aged, name: str, tensor: Tensor) -> Tensor:
+def _new(child: TrainedNetwork, name: str, tensor: Tensor) -> Tensor:
     """Where a tensor has numbers that are not taken from the parent."""
     entry = child.map.get(name)
     return entry.holes(tensor)[0] if isinstance(entry, Take) else torch.ones_like(tensor, dtype=torch.bool)
@@ -483,14 +485,14 @@ def bound(case: Case) -> str | None:
     return _claiming(case, "approximate", _bounded)
 
 
-def _bounded(parent: Aged, change: Change, child: Aged) -> str | None:
+def _bounded(parent: TrainedNetwork, change: Change, child: TrainedNetwork) -> str | None:
     if _misplaced(child, change.claim):
         raise Inapplicable("its bounds are none that morphism.claim lets pass")
     before, nearest = dict(parent.network.structure.nodes()), 0.0
     for node, limit in change.claim.bounds.items():
         of, factors = (parent, dict.fromkeys(VACUOUS, math.inf)) if node in before else (None, VACUOUS)
-        laws.bounded(child, {node: limit}, of)
-        nearest = max(nearest, laws.tight(child, node, limit, factors, of))
+        assertions.assert_within_bounds(child, {node: limit}, of)
+        nearest = max(nearest, assertions.assert_tight(child, node, limit, factors, of))
     return f"but a bound is over {LOOSE:g} times the largest that was found" if nearest > LOOSE else None
 
 
@@ -507,7 +509,9 @@ def weights(case: Case) -> None:
         demand("weights", stated.shape == wanted, f"those of {address} have shape {tuple(stated.shape)}, not {wanted}")
         demand("weights", bool((stated > 0).all()), f"those of {address} are {stated.tolist()}; zero can never train")
         off = abs(float(stated.sum()) - 1)
-        laws.hold("weights", f"how far from one the sum for {address} is", off, tolerance(torch.ones((), dtype=stated.dtype)))
+        assertions.hold(
+            "weights", f"how far from one the sum for {address} is", off, tolerance(torch.ones((), dtype=stated.dtype))
+        )
 
 
 # ------------------------------------------------------------------------------------------------ how it trains on
@@ -527,7 +531,7 @@ def alive(case: Case) -> None:
     demand("alive", not dead, f"no gradient reached what is new in {', '.join(sorted(dead))} within three steps")
 
 
-def _unreached(child: Aged, numbers: Seed | None = None) -> set[str]:
+def _unreached(child: TrainedNetwork, numbers: Seed | None = None) -> set[str]:
     """The parameters no new entry of which a gradient reaches in three steps; from a seed: where all has random numbers."""
     own = _on_all(child.copy())
     if numbers is not None:
@@ -552,9 +556,9 @@ def _unreached(child: Aged, numbers: Seed | None = None) -> set[str]:
     return {*unreached}
 
 
-def _on_all(aged: Aged) -> Aged:
+def _on_all(trained: TrainedNetwork) -> TrainedNetwork:
     """The same search with all examples in a batch: the more there are, the fewer ReLUs are off for all of them."""
-    return attrs.evolve(aged, strategy=attrs.evolve(aged.strategy, batch=aged.data.train.size))
+    return attrs.evolve(trained, strategy=attrs.evolve(trained.strategy, batch=trained.data.train.size))
 
 
 @law("morphism.twins", "new units are copies of each other, or all start at one constant, and what takes them in does, too")
@@ -585,7 +589,7 @@ def gradient(case: Case) -> None:
     """Where a change is exact, the gradient of what the child takes from its parent goes as its map says, by which the moments
     of the optimiser follow.
     """
-    _claiming(case, "exact", lambda parent, change, child: laws.follows(parent, child))
+    _claiming(case, "exact", lambda parent, change, child: assertions.assert_gradients_follow(parent, child))
 
 
 @law("morphism.moments", "numbers of the parent are copied with `Set`, which starts their moments anew; `Take` is right")
@@ -594,14 +598,14 @@ def moments(case: Case) -> None:
     _claiming(case, "exact", _moved)
 
 
-def _moved(parent: Aged, change: Change, child: Aged) -> None:
+def _moved(parent: TrainedNetwork, change: Change, child: TrainedNetwork) -> None:
     taken = {entry.source for entry in child.map.values() if isinstance(entry, Take)}
     left = {n: p.detach() for n, p in parent.network.named_parameters() if n not in taken}
     for name, entry in child.map.items():
         copied = [n for n, p in left.items() if isinstance(entry, Set) and _holds(entry.tensor, p)]
         demand("moments", not copied, f"{name} is set to numbers of {', '.join(copied)}, whose moments are lost")
     # of a single example a BatchNorm and a mean over its pixels leave nothing, and of the gradients rounding alone
-    laws.undisturbed(_on_all(parent), _on_all(child))
+    assertions.assert_moments_follow(_on_all(parent), _on_all(child))
 
 
 def _holds(whole: Tensor, part: Tensor) -> bool:

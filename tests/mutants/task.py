@@ -10,8 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from mutants.system import mutant, overriding
 from nasframe import Data, Scale, Split
-from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
 FORECASTING = ("task", "forecasting")

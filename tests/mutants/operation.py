@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mutants.system import mutant, overriding
 from nasframe import Bound
 from nasframe.network.cost import Cost
-from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
 TANH = ("operation", "tanh_edge")

@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from mutants.system import mutant, overriding
 from nasframe import GrownStructure, Structure
 from nasframe.network.outputs import Outputs
-from nasframe.testing.mutant import mutant, overriding
 from nasframe.testing.subject import Subject
 
 CHAIN = ("backbone", "two_to_one")
@@ -161,11 +161,11 @@ class Once(torch.autograd.Function):
     """The identity, the gradient of which has none."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:  # noqa: D102
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
         return slope.detach()
 
 

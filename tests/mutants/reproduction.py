@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasframe.testing.mutant import mutant, overriding
+from mutants.system import mutant, overriding
 from nasframe.testing.subject import Subject
 
 CELLS = ("reproduction", "image-cells")

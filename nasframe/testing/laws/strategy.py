@@ -11,8 +11,8 @@ from hypothesis.strategies import SearchStrategy
 
 from nasframe import Strategy
 from nasframe.testing import case
+from nasframe.testing.assertions import demand
 from nasframe.testing.law import law
-from nasframe.testing.laws import demand
 from nasframe.testing.subject import Subject
 
 
