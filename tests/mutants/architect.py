@@ -196,16 +196,16 @@ def hooked(of: Subject) -> Subject:
 
 
 @mutant("architect.resumed", *FIRST_ORDER)
-def annealed(of: Subject) -> Subject:
-    """Its optimiser lowers its own learning rate at every step, which no tensor tells."""
+def decaying(of: Subject) -> Subject:
+    """Its optimiser raises its weight decay at every step, and no tensor of its state says how often."""
 
-    def lower(optimiser: Optimizer, *_: Any) -> None:
+    def decay(optimiser: Optimizer, *_: Any) -> None:
         for group in optimiser.param_groups:
-            group["lr"] *= 0.9
+            group["weight_decay"] += 0.1
 
     def build(alphas: list[Any], honest: Callable[[NamedParameters], Optimizer]) -> Optimizer:
         built = honest(alphas)
-        built.register_step_post_hook(lower)
+        built.register_step_post_hook(decay)
         return built
 
     return optimised(of, build)

@@ -69,7 +69,7 @@ def one_too_many(of: Subject) -> Subject:
 @mutant("backbone.sizes", *CHAIN)
 def made_up(of: Subject) -> Subject:
     """A size that the task does not tell is taken to be one."""
-    return overriding(of, taken=lambda self, sizes, *names: tuple((name, sizes.get(name, 1)) for name in names))
+    return overriding(of, require_sizes=lambda self, sizes, *names: tuple((name, sizes.get(name, 1)) for name in names))
 
 
 @mutant("backbone.modules", *CHAIN)
