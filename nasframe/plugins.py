@@ -14,7 +14,9 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -62,11 +64,18 @@ class Hooks:
 
     @hookspec
     def nasframe_contract(self) -> str:  # type: ignore[empty-body]
-        """The version of the contract that the plugin was written for, "MAJOR.MINOR"."""
+        """Return the version of the contract that the plugin was written for, "MAJOR.MINOR".
+
+        Optional: without it the plugin is assumed to be written for the version that is installed.
+        """
 
     @hookspec
     def nasframe_examples(self) -> Examples:  # type: ignore[empty-body]
-        """MAY: what `nasframe check` tries the parts on. Called by the check alone, so it may import nasframe.testing."""
+        """Return what `nasframe check` tries the parts on.
+
+        Optional: without it the function `examples` of the plugin's submodule `examples` is called, if there is one. Only the
+        check does so, so that the submodule may import nasframe.testing.
+        """
 
 
 HOOKS = tuple(name for name in vars(Hooks) if name.startswith(GROUP))
@@ -81,9 +90,9 @@ class Plugin:
     version: str
     parts: tuple[type[Part], ...] = ()
     problem: str | None = None
-    #: the version of the contract that it declares
+    #: the version of the contract that it declares, if it does
     contract: str | None = None
-    #: calls the plugin's hook of that name, if it has one
+    #: returns the examples for `nasframe check`, if it has any
     examples: Callable[[], Examples | None] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def __str__(self) -> str:
@@ -329,7 +338,11 @@ def _own(module: Any, manager: pluggy.PluginManager, hook: str) -> list[Any]:
 
 
 def _examples(module: Any, manager: pluggy.PluginManager) -> Examples | None:
-    return next(iter(_own(module, manager, "nasframe_examples")), None)
+    """Return what the hook gives, or the plugin's submodule `examples`; None if it has neither."""
+    found: list[Examples] = _own(module, manager, "nasframe_examples")
+    if not found and hasattr(module, "__path__") and find_spec(f"{module.__name__}.examples") is not None:
+        found = [import_module(f"{module.__name__}.examples").examples()]
+    return found[0] if found else None
 
 
 def _parts(given: list[Any]) -> tuple[type[Part], ...]:

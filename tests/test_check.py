@@ -124,7 +124,7 @@ class TestOutcomes:
 
         assert found.status == "inconclusive"
         assert found.why.startswith(
-            "it needs epochs, and nobody says what they may be; let the plugin's hook nasframe_examples"
+            "it needs epochs, and nobody says what they may be; let the function `examples` of the plugin's submodule `examples`"
         )
         assert "Examples(parts={Needy: st.builds(Needy, epochs=...)})" in found.why
 
@@ -228,7 +228,7 @@ class TestReports:
 
     def test_an_unknown_law(self) -> None:
         """It is refused with those that there are."""
-        with pytest.raises(NasframeError, match=r"no law criterion\.lagal concerns these parts; there are: part\.contract, "):
+        with pytest.raises(NasframeError, match=r"no law criterion\.lagal concerns these parts; there are: part\.signature, "):
             check(Calm, laws=["criterion.lagal"], plugins=Plugins(()))
 
     @given(st.lists(st.sampled_from(["passed", "inapplicable", "waived", "inconclusive", "failed", "error"])))
@@ -288,7 +288,7 @@ class TestCommand:
     def test_what_is_well(self, install: Install, here) -> None:
         """Exit status 0, a count by part; by the name of the distribution, the plugin, or the part; once, if by several."""
         install("sound", SOUND)
-        line = "criterion 'calm' of sound (stranger 1.2), contract 1.0: 1 passed\n"
+        line = "criterion 'calm' of sound (stranger 1.2): 1 passed\n"
 
         for names in (["stranger"], ["sound"], ["calm"], ["calm", "sound"]):
             assert here("check", *names, *LEGAL)[:2] == (0, line)
@@ -300,7 +300,7 @@ class TestCommand:
         (again,) = (line.split("nasframe ")[1] for line in printed.splitlines() if "try again" in line)
 
         assert status == 1
-        assert printed.startswith("criterion.legal FAILED for criterion 'calm' of unsound (stranger 1.2), contract 1.0\n")
+        assert printed.startswith("criterion.legal FAILED for criterion 'calm' of unsound (stranger 1.2)\n")
         assert here(*again.split())[:2] == (1, printed)
 
     def test_what_is_waived(self, install: Install, here) -> None:
@@ -367,7 +367,7 @@ class TestCommand:
             ),
             (
                 ["patience", "--law", "criterion.lagal"],
-                "error: no law criterion.lagal concerns these parts; there are: part.contract",
+                "error: no law criterion.lagal concerns these parts; there are: part.signature",
             ),
         ],
     )
@@ -385,7 +385,7 @@ class TestCommand:
         names = [row["law"] for row in rows]
 
         assert len({*names}) == len(names)
-        assert {"part.contract", "operation.shape", "criterion.legal"} <= {*names}
+        assert {"part.signature", "operation.shape", "criterion.legal"} <= {*names}
         assert all(row["says"].endswith(".") for row in rows)
         assert "operation.shape" in here("check", "--list")[1]
 

@@ -171,3 +171,20 @@ def test_what_describes_no_part(description: object) -> None:
     """Anything but a name or a table with a name is refused."""
     with pytest.raises(StrategyError, match="does not describe a operation; write its name, or a table with `name`"):
         discover().make("operation", description)
+
+
+def test_examples_are_found_by_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package without the hook has the examples that its submodule `examples` returns; a module without one has none."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    info = tmp_path / "stranger-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[nasframe]\nstranger_package = stranger_package\nstranger_file = stranger_file\n")
+    (tmp_path / "stranger_package").mkdir()
+    (tmp_path / "stranger_package" / "__init__.py").write_text(textwrap.dedent(OPERATION + HOOK))
+    (tmp_path / "stranger_package" / "examples.py").write_text("def examples():\n    return 'these'\n")
+    (tmp_path / "stranger_file.py").write_text(textwrap.dedent(OPERATION + HOOK).replace("minus", "other"))
+    plugins = {plugin.name: plugin for plugin in discover().found}
+
+    assert plugins["stranger_package"].examples() == "these"
+    assert plugins["stranger_file"].examples() is None

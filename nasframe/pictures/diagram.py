@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import graphlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
-import networkx as nx
 import numpy as np
 
 from nasframe.interfaces.part import short_name
@@ -150,11 +150,15 @@ def _note(node: Node) -> str:
 
 def _layers(boxes: Iterable[Key], links: Iterable[Segment]) -> dict[Key, int]:
     """The column of each box: behind all that it takes in, and of a site just before its node."""
-    graph = nx.DiGraph()
-    graph.add_nodes_from(boxes)
-    graph.add_edges_from((s.source, s.target) for s in links)
-    layers = {key: i for i, keys in enumerate(nx.topological_generations(graph)) for key in keys}
-    return {k: min(layers[n] for n in graph[k]) - 1 if k[0] == "site" else layers[k] for k in boxes}
+    before: dict[Key, set[Key]] = {key: set() for key in boxes}
+    behind: dict[Key, set[Key]] = {key: set() for key in boxes}
+    for link in links:
+        before[link.target].add(link.source)
+        behind[link.source].add(link.target)
+    layers: dict[Key, int] = {}
+    for key in graphlib.TopologicalSorter(before).static_order():
+        layers[key] = 1 + max((layers[k] for k in before[key]), default=-1)
+    return {k: min(layers[n] for n in behind[k]) - 1 if k[0] == "site" else layers[k] for k in boxes}
 
 
 def _routed(link: Segment, layers: Mapping[Key, int]) -> Iterator[Segment]:

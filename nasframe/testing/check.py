@@ -75,7 +75,7 @@ def check(
         given = examples or Examples()
         beside = (*given.parts, *(habitat.backbone for habitat in given.habitats))
         new = [part for part in beside if part.name not in plugins.names(part.kind)]
-        own = Plugin("unregistered", "none", "0", tuple(dict.fromkeys((what, *new))), contract=_known())
+        own = Plugin("unregistered", "none", "0", tuple(dict.fromkeys((what, *new))))
         plan = _plan([subject(what, own, plugins, examples)], laws)
     return Report(profile.name, versions(), (*plan.told, *(tried(of, one, profile, replay) for of, one in plan.tries)))
 
@@ -122,7 +122,7 @@ def _usable(part: type[Part] | None, plugin: Plugin, plugins: Plugins) -> Subjec
         return str(error)
     try:
         return subject(part, plugin, plugins)
-    except Exception as error:  # what its hook nasframe_examples raises
+    except Exception as error:  # whatever its examples raise
         return f"its examples failed with {_said(error, part)}"
 
 
@@ -133,7 +133,7 @@ def _unusable(plugin: Plugin, why: str) -> Outcome:
 
 
 def _origin(plugin: Plugin) -> str:
-    return f"{plugin}, contract {plugin.contract or 'not declared'}"
+    return f"{plugin}, contract {plugin.contract}" if plugin.contract else str(plugin)
 
 
 def tries(chosen: Sequence[Subject], laws: Collection[str] | None = None) -> list[tuple[Subject, Law]]:
@@ -160,7 +160,10 @@ def _tried(of: Subject, one: Law, profile: Profile, replay: str | None) -> Outco
     if of.parts is None:
         lacking = [f.name for f in attrs.fields(of.cls) if f.default is attrs.NOTHING]  # type: ignore[arg-type]
         drawn = f"{of.cls.__name__}: st.builds({of.cls.__name__}, {', '.join(f'{name}=...' for name in lacking)})"
-        hook = f"let the plugin's hook nasframe_examples give nasframe.testing.examples.Examples(parts={{{drawn}}})"
+        hook = (
+            "let the function `examples` of the plugin's submodule `examples` return "
+            f"nasframe.testing.examples.Examples(parts={{{drawn}}})"
+        )
         return attrs.evolve(blank, why=f"it needs {', '.join(lacking)}, and nobody says what they may be; {hook}")
     if replay is not None and replay.partition(":")[0] != hypothesis.__version__:
         return attrs.evolve(blank, why=f"hypothesis {hypothesis.__version__} cannot read the case {replay!r}: leave it out")

@@ -1,4 +1,8 @@
-"""What a plugin tells the conformance kit of its parts: by the hook `nasframe_examples`."""
+"""What the parts of a plugin are tried on.
+
+By convention the plugin has a submodule `examples` with a function `examples` that returns `Examples`. A plugin that is a single
+module has the hook `nasframe_examples` in its place.
+"""
 
 from __future__ import annotations
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import nasframe
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import ConvolutionMorphism
 from nasframe_convolutional.operations import Asymmetric, AvgPool, Identity, MaxPool, SeparableConvolution, Zero
-
-if TYPE_CHECKING:  # the conformance kit, which is there where parts are checked
-    from nasframe.testing.examples import Examples
 
 __all__ = [
     "Asymmetric",
@@ -28,17 +23,3 @@ __all__ = [
 def nasframe_parts() -> list[type[nasframe.Part]]:
     """The backbone, the operations and the morphism."""
     return [DartsConvolutional, ConvolutionMorphism, SeparableConvolution, Asymmetric, MaxPool, AvgPool, Identity, Zero]
-
-
-@nasframe.hookimpl
-def nasframe_contract() -> str:
-    """The first."""
-    return "1.0"
-
-
-@nasframe.hookimpl
-def nasframe_examples() -> Examples:
-    """Images of noise."""
-    from nasframe_convolutional.examples import examples
-
-    return examples()

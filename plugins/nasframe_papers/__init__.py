@@ -33,9 +33,3 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
     growing = [DartsGrowStage, DartsGrowEnd, TwoToOneGrowStage, TwoToOneGrowEnd]
     images = [DartsCifar10, DartsCifar10Retrain, PrDarts, PrDartsRetrain, Digits]
     return [Default, *growing, *images, Table2, Forecasting, Genotypes, ImageCells]
-
-
-@nasframe.hookimpl
-def nasframe_contract() -> str:
-    """Return the version of nasframe's interfaces that this plugin is written for."""
-    return "1.0"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import nasframe
 from nasframe_recurrent.darts import Darts
 from nasframe_recurrent.edges import (
@@ -19,9 +17,6 @@ from nasframe_recurrent.edges import (
 )
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 from nasframe_recurrent.two_to_one import TwoToOne
-
-if TYPE_CHECKING:  # the conformance kit needs packages that are installed only where parts are checked
-    from nasframe.testing.examples import Examples
 
 __all__ = [
     "Darts",
@@ -50,17 +45,3 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
     edges = [SigmoidEdge, TanhEdge, ReluEdge, IdentityEdge, ZeroEdge]
     highways = [SigmoidHighway, TanhHighway, ReluHighway, IdentityHighway]
     return [TwoToOne, *two_input, Darts, *edges, *highways]
-
-
-@nasframe.hookimpl
-def nasframe_contract() -> str:
-    """Return the version of the interfaces that the plugin is written for."""
-    return "1.0"
-
-
-@nasframe.hookimpl
-def nasframe_examples() -> Examples:
-    """Return the examples that the conformance kit tries the parts on."""
-    from nasframe_recurrent.examples import examples
-
-    return examples()

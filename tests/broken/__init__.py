@@ -46,10 +46,6 @@ class Calm(nasframe.GrowthCriterion):
 @nasframe.hookimpl
 def nasframe_parts():
     return [Calm]
-
-@nasframe.hookimpl
-def nasframe_contract():
-    return "1.0"
 """
 #: the same with a decision that is none
 UNSOUND = SOUND.replace("nasframe.ABSTAIN", 'nasframe.Decision("sleep")')

@@ -32,8 +32,3 @@ class Product(nasframe.Operation):
 @nasframe.hookimpl
 def nasframe_parts():
     return [Product]
-
-
-@nasframe.hookimpl
-def nasframe_contract():
-    return "1.0"

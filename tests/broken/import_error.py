@@ -8,8 +8,3 @@ import nasframe
 @nasframe.hookimpl
 def nasframe_parts():
     return []
-
-
-@nasframe.hookimpl
-def nasframe_contract():
-    return "1.0"

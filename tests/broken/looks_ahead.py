@@ -28,8 +28,3 @@ class Plateau(nasframe.GrowthCriterion):
 @nasframe.hookimpl
 def nasframe_parts():
     return [Plateau]
-
-
-@nasframe.hookimpl
-def nasframe_contract():
-    return "1.0"

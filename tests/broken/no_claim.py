@@ -41,8 +41,3 @@ class Gated(nasframe.Morphism):
 @nasframe.hookimpl
 def nasframe_parts():
     return [Gated]
-
-
-@nasframe.hookimpl
-def nasframe_contract():
-    return "1.0"

@@ -20,8 +20,3 @@ class Weakest(nasframe.Pruner):
 @nasframe.hookimpl
 def nasframe_parts():
     return [Weakest]
-
-
-@nasframe.hookimpl
-def nasframe_contract():
-    return "1.0"

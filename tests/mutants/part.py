@@ -18,12 +18,6 @@ POOL = ("operation", "max_pool")
 TANH = ("operation", "tanh_edge")
 
 
-@mutant("part.contract", *POOL)
-def undeclared(of: Subject) -> Subject:
-    """Its plugin declares no version of the contract."""
-    return attrs.evolve(of, plugin=attrs.evolve(of.plugin, contract=None))
-
-
 @mutant("part.signature", "reproduction", "genotypes")
 def outdated(of: Subject) -> Subject:
     """A method that is rarely called lacks an argument."""

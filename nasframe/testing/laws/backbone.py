@@ -57,7 +57,7 @@ class Case(Searched):
 def cases(subject: Subject) -> SearchStrategy[Case]:
     """The backbone in the searches of its habitats."""
     if not any(habitat.backbone.name == subject.cls.name for habitat in subject.habitats):
-        raise NoCases("no habitat says in which searches it can be tried: see nasframe_examples")
+        raise NoCases("the examples of the plugin have no habitat for it (see nasframe.testing.examples)")
     return st.builds(
         lambda strategy, data: Case(subject=subject, part=strategy.backbone, strategy=strategy, data=data),
         subject.searches(),

@@ -167,7 +167,7 @@ def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Stra
     backbones = ", ".join(habitat.backbone.name for habitat in subject.habitats)
     return fitting, (
         f"it proposes no change of any backbone that has a habitat ({backbones or 'there is none'}), with any operation that is "
-        "installed or without: let nasframe_examples give a Habitat, of whatever backbone, whose networks it can change"
+        "installed or without: let the examples of the plugin have a Habitat, of whatever backbone, whose networks it can change"
     )
 
 

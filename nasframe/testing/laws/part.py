@@ -20,12 +20,6 @@ from nasframe.testing.case import Case, same
 from nasframe.testing.law import contract as contract_of, law
 
 
-@law("part.contract", "the plugin lacks a function nasframe_contract, marked with nasframe.hookimpl, that gives the version")
-def contract(case: Case) -> None:
-    """The plugin declares for which version of the contract it was written."""
-    demand("contract", case.subject.plugin.contract is not None, f"plugin {case.subject.plugin} declares no version")
-
-
 @law("part.signature", "a method takes other arguments than its interface's, or in another order")
 def signature(case: Case) -> None:
     """Every method of the interface can be called as the interface's own."""
@@ -68,7 +62,9 @@ def described(case: Case) -> str | None:
     demand("described", hash(again) == hash(case.part), f"{again!r} and its equal have not the same hash")
     demand("described", short_name(again) == short_name(case.part), f"{again!r} and its equal have not the same label")
     if case.subject.default:
-        return f"but of {', '.join(case.subject.default)} the default alone was tried: draw others in nasframe_examples"
+        return (
+            f"but of {', '.join(case.subject.default)} the default alone was tried: let the examples of the plugin draw others"
+        )
     return None
 
 
