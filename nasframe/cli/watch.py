@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Stepped
-from nasframe.run.summary import remarks_of
+from nasframe.run.summary import remarks_of, written
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -74,7 +74,7 @@ class Watch:
         if isinstance(event, Stepped):
             self._move(event)
         elif isinstance(event, EpochEnded):
-            self.valid = f", valid {event.valid:.4f}" if event.valid is not None else ""
+            self.valid = f", valid {written(event.valid)}" if event.valid is not None else ""
             if self.progress is None:
                 self.say(_epoch(event))
         elif isinstance(event, StageEnded):
@@ -84,7 +84,7 @@ class Watch:
             for remark in remarks_of(event):
                 self.say(f"  warning: {remark}")
         elif isinstance(event, Evaluated):
-            loss = "diverged" if event.diverged else "" if event.valid is None else f"valid {event.valid:.4f}"
+            loss = "diverged" if event.diverged else "" if event.valid is None else f"valid {written(event.valid)}"
             self.say(f"  evaluated {event.number}: {event.name}  {loss}{'  (the best so far)' if event.best else ''}")
 
     def say(self, text: str) -> None:
@@ -120,7 +120,7 @@ def watching() -> Iterator[Watch]:
 def _epoch(event: EpochEnded) -> str:
     place = f"stage {event.stage} {event.phase:<6} epoch {event.epoch:>3}"
     values = {"train": event.train, "valid": event.valid, **event.scores}
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+    shown = "  ".join(f"{name} {written(value)}" for name, value in values.items() if value is not None)
     return f"{place}  updates {event.updates:>6}  {'diverged' if event.diverged else shown}"
 
 

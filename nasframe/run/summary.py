@@ -149,10 +149,15 @@ def _names(addresses: list[str]) -> str:
     return ", ".join(addresses) or "none"
 
 
+def written(value: float) -> str:
+    """Return a loss or a score as text: with four decimals, or four digits where it is large."""
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
+
+
 def _number(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.4f}"
+    return "diverged" if value is None else written(value)
 
 
 def _cell(row: Row, metric: str) -> str:
     mean, error = row.mean(metric), row.error(metric)
-    return _number(mean) + (f" ± {error:.4f}" if error is not None else "")
+    return _number(mean) + (f" ± {written(error)}" if error is not None else "")
