@@ -94,11 +94,10 @@ def remarks_of(change: Changed) -> Iterator[str]:
             f"{change.why}: at {one.site}, {one.kept} was kept over {one.removed} by a mixing weight that is {one.margin:.3f} "
             f"larger; with {one.removed} the loss before tuning is {one.valid:.4g}"
         )
-    if len(change.alternatives) > len(measured):
-        yield (
-            f"{change.why}: {len(change.alternatives) - len(measured)} more sites were decided by differences of mixing weights "
-            f"below {MARGIN}"
-        )
+    if rest := len(change.alternatives) - len(measured):
+        more = " more" if measured else ""
+        sites = "site was" if rest == 1 else "sites were"
+        yield f"{change.why}: {rest}{more} {sites} decided by differences of mixing weights below {MARGIN}"
 
 
 def operations(structure: Structure) -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""What a removal reports: the losses before and after it, and the close decisions."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from toy import toy_strategy
+
+from nasframe import Search, Seed
+from nasframe.change.apply import apply, remove_candidates
+from nasframe.records import Changed
+from nasframe.run.summary import remarks_of
+from nasframe.search import changes
+from nasframe.search.changes import MARGIN, harmful
+from nasframe.search.loop import Loop
+from nasframe.search.trainer import mixing_weights
+
+
+def removed(monkeypatch: pytest.MonkeyPatch, harm: float) -> tuple[Search, Search, Changed]:
+    """Return a search before and after its pruning, whose mixing weights are nearly even, and the record."""
+    monkeypatch.setattr(changes, "HARM", harm)
+    before, after = Search(toy_strategy(nodes=2)), Search(toy_strategy(nodes=2))
+    loop = Loop(after.strategy, after.data)
+    mixing = mixing_weights(after.strategy.architect, after.network)
+    gone = after.strategy.pruner.remove(after.network.structure, mixing)
+    record = loop.changer.remove(after.state, gone, by="pruner", why="pruned at the end", seed=Seed((1,)))
+    return before, after, record
+
+
+def loss(search: Search) -> float | None:
+    return Loop(search.strategy, search.data).trainer.measure(search.network)[0]
+
+
+def test_a_removal_has_the_losses_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of the networks before and after it, before any tuning."""
+    before, after, record = removed(monkeypatch, 1e9)
+
+    assert (record.valid_before, record.valid_after) == (loss(before), loss(after))
+
+
+def test_close_decisions_are_reported_and_measured_where_the_removal_did_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each names both candidates and the margin; its loss is that of the network that kept the other candidate."""
+    before, _, record = removed(monkeypatch, 0.0)
+    sites = dict(before.network.structure.sites())
+
+    assert [a.site for a in record.alternatives] == list(sites)
+    for one in record.alternatives:
+        assert one.margin == 0.0 < MARGIN
+        kept, other = (int(name.split()[0]) for name in (one.kept, one.removed))
+        gone = {a: {int(i) for i in c} for a, c in record.removed.items()}
+        gone[one.site] = gone[one.site] - {other} | {kept}
+        change = remove_candidates(before.network, gone, Seed((2,)))
+        apply(before.network, change, before.strategy.architect.invert)
+        assert one.valid == Loop(before.strategy, before.data).trainer.measure(change.child)[0]
+    assert any("was kept over" in remark and "loss before tuning" in remark for remark in remarks_of(record))
+
+
+def test_close_decisions_are_not_measured_without_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted in one sentence."""
+    _, _, record = removed(monkeypatch, 1e9)
+
+    assert all(a.valid is None for a in record.alternatives)
+    assert [*remarks_of(record)] == [f"pruned at the end: 2 sites were decided by differences of mixing weights below {MARGIN}"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"), [(None, None, False), (1.0, 1.9, False), (1.0, 2.1, True), (1.0, None, True)]
+)
+def test_what_does_harm(before: float | None, after: float | None, expected: bool) -> None:
+    """More than twice the loss, or a loss that is not finite any more."""
+    assert harmful(before, after) == expected
+
+
+def test_clear_decisions_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate that is far ahead has no close rival."""
+    strategy = toy_strategy()
+    search = Search(strategy)
+    for alpha in search.network.alphas.values():
+        alpha.data[0] = 5.0
+    mixing = mixing_weights(strategy.architect, search.network)
+    gone = strategy.pruner.remove(search.network.structure, mixing)
+    record = Loop(strategy, search.data).changer.remove(search.state, gone, by="p", why="w", seed=Seed((1,)))
+
+    assert attrs.asdict(record)["alternatives"] == ()
