@@ -8,10 +8,13 @@ from collections import Counter
 
 from hypothesis import given, strategies as st
 from nasframe_growing import NodeGrowth
+from toy import toy_strategy
 
-from nasframe import Morphism, Proposal
+from nasframe import Morphism, Proposal, Search
 from nasframe.interfaces.part import short_name
+from nasframe.records import Changed
 from nasframe.search.choose import ranked
+from nasframe.testing.fakes import Scripted
 
 #: three morphisms, two of which have the same name
 MORPHISMS: list[Morphism] = [NodeGrowth("noise"), NodeGrowth("gate"), NodeGrowth("noise", delta=0.001)]
@@ -64,3 +67,13 @@ def test_morphisms_of_equal_gain_take_turns(growths: int, gain: float) -> None:
     counts = [used[short_name(morphism)] for morphism in MORPHISMS]
     assert sum(counts) == growths
     assert max(counts) - min(counts) <= 1
+
+
+def test_a_search_grows_by_each_of_its_morphisms_in_turn() -> None:
+    """Two morphisms that do not estimate their gain grow the network alternately."""
+    growth = (NodeGrowth("noise"), NodeGrowth("gate"))
+    search = Search(toy_strategy(growth=growth, criterion=Scripted(epochs=1, growths=3)))
+    search.run()
+    made = [record.by for record in search.state.lineage if isinstance(record, Changed) and record.change == "grow"]
+
+    assert made == ["node", "node form=gate", "node"]

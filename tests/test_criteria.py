@@ -1,4 +1,4 @@
-"""Criteria are pure, compose, and give the reason of the side that decided."""
+"""Criteria decide by the history alone, compose, and give the reason of the part that decided."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from nasframe.interfaces.criterion import ABSTAIN, ACTIONS
 from nasframe.records import EpochEnded, StageEnded
 from nasframe.search.loop import Loop
 from nasframe.search.state import initial
+from nasframe.testing.fakes import Endless
 
 LOSSES = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=12)
 
 
 def epochs(losses: list[float], stage: int = 0, phase: str = "search") -> list[EpochEnded]:
     common = {"stage": stage, "phase": phase, "nodes": {"layer0": 1}, "parameters": 10, "train": 0.0}
-    return [EpochEnded(**common, epoch=i, updates=i, valid=loss) for i, loss in enumerate(losses)]
+    return [EpochEnded(**common, epoch=i, updates=i + 1, valid=loss) for i, loss in enumerate(losses)]
 
 
 def stages(losses: list[float], nodes: int = 1) -> list[StageEnded]:
@@ -29,32 +30,32 @@ def stages(losses: list[float], nodes: int = 1) -> list[StageEnded]:
     return [StageEnded(**common, stage=i, valid=loss) for i, loss in enumerate(losses)]
 
 
-def said(criterion, history, proposals=()) -> Decision:
+def decided(criterion, history, proposals=()) -> Decision:
     return criterion.decide(None, history, proposals)[1]
 
 
 @given(LOSSES, st.integers(1, 5))
 def test_patience_counts_epochs_since_the_best(losses: list[float], patience: int) -> None:
-    """It grows when, and only when, the least loss of this phase lies `patience` epochs back; other phases do not count."""
+    """Patience ends a phase exactly when the least loss of this phase is `patience` epochs back; other phases do not count."""
     history = [*epochs([0.0] * 7, stage=0), *epochs(losses, stage=1)]
     expected = "grow" if len(losses) - 1 - losses.index(min(losses)) >= patience else "wait"
 
-    assert said(Patience(patience), history).action == expected
+    assert decided(Patience(patience), history).action == expected
 
 
 @given(LOSSES)
 def test_no_better_compares_a_stage_with_all_before(losses: list[float]) -> None:
-    """It stops when, and only when, the last stage is not better than every one before it."""
+    """The criterion stops exactly when the last stage is not better than every stage before it."""
     better = len(losses) == 1 or losses[-1] < min(losses[:-1])
 
-    assert said(NoBetter(), stages(losses)).action == ("grow" if better else "stop")
+    assert decided(NoBetter(), stages(losses)).action == ("grow" if better else "stop")
 
 
 DECISIONS = st.sampled_from([ABSTAIN, *(Decision(a, f"because {a}") for a in ACTIONS)])
 
 
-class Says(Patience):
-    """Says what it is told to."""
+class Fixed(Patience):
+    """A criterion with a fixed decision, whose state counts its calls."""
 
     def __init__(self, decision: Decision) -> None:
         object.__setattr__(self, "decision", decision)
@@ -65,14 +66,14 @@ class Says(Patience):
 
 @given(st.lists(DECISIONS, min_size=1, max_size=4))
 def test_any_takes_the_strongest_and_all_the_weakest(decisions: list[Decision]) -> None:
-    """The reason is that of a part that said it; parts that abstain are not asked; each part keeps its own state."""
-    parts = [Says(d) for d in decisions]
+    """A composition returns the decision of one part, ignores parts that abstain, and keeps the state of each part."""
+    parts = [Fixed(d) for d in decisions]
     either, both = parts[0], parts[0]
     for part in parts[1:]:
         either, both = either | part, both & part
     spoken = [ACTIONS.index(d.action) for d in decisions if d != ABSTAIN]
     for criterion, choose in ((either, max), (both, min)):
-        decision = said(criterion, epochs([1.0]))
+        decision = decided(criterion, epochs([1.0]))
 
         assert decision == (Decision(a := ACTIONS[choose(spoken)], f"because {a}") if spoken else ABSTAIN)
     if len(parts) > 1:
@@ -81,49 +82,80 @@ def test_any_takes_the_strongest_and_all_the_weakest(decisions: list[Decision]) 
         assert state[-1] == 2
 
 
-def test_the_limits_say_which_one_decided() -> None:
-    """Nodes, parameters, updates and seconds each stop with a reason that names the limit."""
+def test_limits_stop_with_their_reason() -> None:
+    """Limits on nodes, parameters, updates and seconds stop with a reason that names the limit."""
     small, large = Proposal({"cell": "a"}, gain=1.0, cost=5), Proposal({"cell": "b"}, gain=2.0, cost=50)
 
-    assert said(MaxNodes(2), stages([1.0], nodes=1)) == ABSTAIN
-    assert said(MaxNodes(2), stages([1.0], nodes=2)) == Decision("stop", "every cell has 2 nodes or more")
-    assert said(MaxParameters(100), stages([1.0]), [small, large]) == ABSTAIN
-    assert said(MaxParameters(20), stages([1.0]), [large, small]) == Decision("grow", "the best growth within 20 parameters", 1)
-    assert said(MaxParameters(12), stages([1.0]), [small]) == Decision("stop", "every growth would exceed 12 parameters")
-    assert said(MaxUpdates(3), epochs([1.0] * 3)) == ABSTAIN
-    assert said(MaxUpdates(3), epochs([1.0] * 4)) == Decision("stop", "the weights have been updated 3 times")
-    tuning = [*epochs([1.0] * 4), *epochs([1.0] * 6, phase="retune")]
-    assert said(MaxUpdates(3), tuning) == ABSTAIN
-    assert said(MaxUpdates(2), tuning) == Decision("stop", "the weights have been updated 2 times")
-    assert said(MaxUpdates(3), [*tuning, *stages([1.0])]).action == "stop"
-    late = [attrs.evolve(epochs([1.0])[0], seconds=61.2)]
-    assert said(MaxSeconds(60), late) == Decision("stop", "the search has run for 61 seconds")
-    assert said(MaxSeconds(62), late) == ABSTAIN
+    assert decided(MaxNodes(2), stages([1.0], nodes=1)) == ABSTAIN
+    assert decided(MaxNodes(2), stages([1.0], nodes=2)) == Decision("stop", "every cell has 2 nodes or more")
+    assert decided(MaxParameters(100), stages([1.0]), [small, large]) == ABSTAIN
+    assert decided(MaxParameters(20), stages([1.0]), [large, small]) == Decision(
+        "grow", "the best growth within 20 parameters", 1
+    )
+    assert decided(MaxParameters(12), stages([1.0]), [small]) == Decision("stop", "every growth would exceed 12 parameters")
+    assert decided(MaxUpdates(4), epochs([1.0] * 2)) == ABSTAIN
+    assert decided(MaxUpdates(4), epochs([1.0] * 3)) == Decision("stop", "3 of 4 updates have been made")
+    tuning = [*epochs([1.0] * 3), *epochs([1.0] * 5, phase="retune")]
+    assert decided(MaxUpdates(6), tuning) == ABSTAIN
+    assert decided(MaxUpdates(5), tuning) == Decision("stop", "5 of 5 updates have been made")
+    assert decided(MaxUpdates(5), [*tuning, *stages([1.0])]).action == "stop"
+    (late,) = epochs([1.0])
+    assert decided(MaxSeconds(60), [attrs.evolve(late, seconds=31.2)]) == Decision("stop", "31 of 60 seconds have passed")
+    assert decided(MaxSeconds(60), [attrs.evolve(late, seconds=19.9)]) == ABSTAIN
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.floats(0, 1))
+def test_tuning_is_within_the_limit(limit: int, steps: int, share: float) -> None:
+    """Searching leaves the share for tuning, and both together stay within the limit if it allows for an epoch of each."""
+    criterion = MaxUpdates(limit, tuning=share)
+    history: list[EpochEnded] = []
+    spent = {}
+    for phase in ("search", "retune"):
+        while not history or phase != history[-1].phase or decided(criterion, history) == ABSTAIN:
+            updates = steps * (len(history) + 1)
+            history.append(attrs.evolve(epochs([1.0], phase=phase)[0], updates=updates))
+        spent[phase] = history[-1].updates
+
+    assert spent["search"] <= max(steps, (1 - share) * limit)
+    assert spent["retune"] <= max(2 * steps, limit)
+    assert spent["retune"] > min(2 * steps, limit) - steps  # and the limit is used
+
+
+@pytest.mark.parametrize("updates", [6, 20])
+@pytest.mark.parametrize("prune", ["stage", "end"])
+def test_a_search_spends_its_budget_and_no_more(prune: str, updates: int) -> None:
+    """If nothing else ends a phase, searching and tuning together make as many updates as the budget allows for."""
+    search = Search(toy_strategy(prune=prune, criterion=Endless() | MaxUpdates(updates)))
+    search.run()
+
+    assert search.network.structure.decided
+    assert search.state.updates == updates // 3 * 3  # in whole epochs
+    assert {r.phase for r in search.state.history} == {"search", "judge", "tune" if prune == "stage" else "retune"}
 
 
 @pytest.mark.parametrize("prune", ["stage", "end"])
-def test_a_limit_in_the_midst_of_a_stage_ends_with_that_stage(prune: str) -> None:
-    """A search that is told to stop while it trains still prunes, tunes and gives an architecture."""
-    search = Search(toy_strategy(prune=prune, criterion=Patience(1) | MaxUpdates(4)))
+def test_a_limit_within_a_stage_ends_the_search_with_this_stage(prune: str) -> None:
+    """A search that stops while it trains still prunes and tunes, and returns an architecture."""
+    search = Search(toy_strategy(prune=prune, criterion=Patience(1) | MaxUpdates(7)))
     network = search.run()
 
     assert network.structure.decided
     assert search.state.stage == 0
     (judged,) = [r for r in search.state.history if isinstance(r, StageEnded)]
-    assert judged.reason.startswith("the weights have been updated ")
+    assert judged.reason.endswith(" of 7 updates have been made")
 
 
-def test_a_growth_that_nobody_stops_has_the_reason_of_the_epoch() -> None:
-    """That is why it comes now."""
+def test_a_growth_by_default_has_the_reason_of_the_epoch() -> None:
+    """If no criterion decides after a stage, the network grows for the reason that ended the phase."""
     search = Search(toy_strategy(criterion=Epochs(2) | MaxNodes(2)))
     search.run()
     judged = [r.reason for r in search.state.history if isinstance(r, StageEnded)]
 
-    assert judged == ["2 epochs are over, and no criterion says stop", "every cell has 2 nodes or more"]
+    assert judged == ["the phase has trained for 2 epochs, and no criterion says stop", "every cell has 2 nodes or more"]
 
 
-def test_a_clock_is_read_only_for_a_criterion_that_asks() -> None:
-    """The reading is in the record, so that the decision can be replayed; the time goes on where a run was taken up."""
+def test_the_clock_is_read_only_for_a_criterion_that_declares_it() -> None:
+    """The reading is in the record, and continues where an interrupted run was resumed; other searches read no clock."""
     strategy = toy_strategy(criterion=Patience(1) | MaxSeconds(1e6))
     ticks = iter(range(0, 10000, 10))
     search = Search(strategy)

@@ -133,7 +133,7 @@ def test_flags_replace_the_values_of_a_strategy() -> None:
 def test_a_strategy_file_with_flags(tmp_path: Path) -> None:
     """The file gives all values that no flag gives."""
     file = tmp_path / "a.toml"
-    file.write_text(Strategy.named("new-1").to_toml())
+    file.write_text(Strategy.named("two-to-one-grow-stage").to_toml())
     written = Strategy.read(file).to_dict()
 
     assert strategy_values({"strategy": str(file), "seeds": 9}, PLUGINS) == written | {"seeds": 9}
@@ -232,7 +232,7 @@ def test_growth_that_cannot_go_on_ends_the_search() -> None:
 
     assert network.structure.decided
     assert judged == [
-        "1 epochs are over, and no criterion says stop",
+        "the phase has trained for 1 epochs, and no criterion says stop",
         "no morphism proposes a change; node: no candidate of a new node in 'layer0' can act as zero, as all but one of its edges "
         "have to; grow it with form = 'gate'",
     ]

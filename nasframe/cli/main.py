@@ -101,7 +101,12 @@ EPILOG = (
     multiple=True,
     help="When to grow and when to stop, in the place of the strategy's criteria; repeatable, any of them decides.",
 )
-@click.option("--growth", type=PartType(), multiple=True, help="How to grow; repeatable, the most promising change is taken.")
+@click.option(
+    "--growth",
+    type=PartType(),
+    multiple=True,
+    help="How to grow; repeatable. The change of largest gain is made; morphisms of equal gain take turns.",
+)
 @click.option("--pruner", type=PartType(), help="Which candidates to remove.")
 @click.option("--prune", help="When to prune: after each 'stage' or at the 'end'.")
 @click.option("--nodes", type=int, help="The number of nodes that each cell starts with.")
@@ -109,7 +114,7 @@ EPILOG = (
     "--budget",
     type=int,
     metavar="UPDATES",
-    help="End the search with the stage that reaches so many updates, beside the other criteria; tuning is extra.",
+    help="The largest number of updates of searching and tuning together, beside the other criteria; a quarter is kept for tuning.",
 )
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @RUN

@@ -21,7 +21,7 @@ class Decision:
     """What a criterion says, and why.
 
     After an epoch: "wait" trains on, "grow" ends the stage's training, "stop" ends the search. After a stage: "grow" grows
-    the proposal at position `what` (None: the one of most gain), "stop" ends the search. "abstain" leaves it to others;
+    the proposal at position `what` (None: the first one), "stop" ends the search. "abstain" leaves it to others;
     if all abstain, an epoch waits and a stage grows.
     """
 
@@ -60,7 +60,9 @@ class GrowthCriterion(Part):
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """The next state and the decision, after the last record of the history.
 
-        The last record is an `EpochEnded`, or a `StageEnded` that comes with proposals (see `nasframe.records`).
+        The last record is an `EpochEnded`, or a `StageEnded` that comes with proposals (see `nasframe.records`). Proposals are
+        sorted: the largest gain first; among equal gains the morphism that made the fewest growths so far, then the one that
+        comes first in the strategy.
 
         Args:
             state: None at first, then what the last call returned; JSON's values only.

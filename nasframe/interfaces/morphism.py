@@ -19,7 +19,9 @@ from nasframe.seeds import Seed
 class Proposal:
     """A change that a morphism could make: what, how much the loss would fall (if it can tell), and at what cost.
 
-    `cost` counts new parameters; `evidence` holds the tensors that were measured for it, on training or validation data.
+    The proposal with the largest gain is made. Morphisms whose gains are equal take turns: the one that made the fewest growths
+    so far comes first, then the one that comes first in the strategy. `cost` counts new parameters; `evidence` holds the tensors
+    that were measured for it, on training or validation data.
     """
 
     request: Mapping[str, Any]

@@ -10,7 +10,7 @@ from nasframe.interfaces.part import short_name
 
 
 def ranked(proposals: Sequence[tuple[Morphism, Proposal]], used: Mapping[str, int]) -> list[tuple[Morphism, Proposal]]:
-    """Return the proposals with the one that a growth makes first.
+    """Return the proposals in the order in which a criterion sees them: the one that a growth makes by default is the first.
 
     The largest gain comes first. Morphisms whose gains are equal take turns: the one that was used less often so far comes
     first, then the one that comes first in the strategy. Equal gains are common, because a morphism that does not estimate

@@ -184,7 +184,7 @@ class Loop:
         epochs = [r for r in state.history if isinstance(r, EpochEnded) and r.stage == state.stage]
         losses = [r.valid for r in epochs if r.phase == self._counted and r.valid is not None]
         record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network))
-        proposals, refused = self._proposals(state.network)
+        proposals, refused = self._proposals(state)
         memory, decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
             decision = Decision("stop", state.stopping)
@@ -199,26 +199,25 @@ class Loop:
             state.enter("finish")
             changes: list[Record] = []
         else:
-            if decision.what is None:
-                used = Counter(r.by for r in state.lineage if isinstance(r, Changed) and r.change == "grow")
-                chosen = ranked(proposals, used)[0]
-            else:
-                chosen = proposals[decision.what]
             # first, as a growth that is refused leaves no record of the stage behind
-            changes = [self._grow(state, *chosen, decision.reason)]
+            changes = [self._grow(state, *proposals[decision.what or 0], decision.reason)]
         state.memory = memory
         state.keep(record)
         yield from [record, *changes]
 
-    def _proposals(self, network: Network) -> tuple[list[tuple[Morphism, Proposal]], list[str]]:
-        """Return what the morphisms propose, and why some cannot: what could grow at first may have come to its end."""
+    def _proposals(self, state: State) -> tuple[list[tuple[Morphism, Proposal]], list[str]]:
+        """Return what the morphisms propose, the first choice first, and the reasons of those that cannot propose anything.
+
+        A morphism that could change the network at first may be unable to change the grown one.
+        """
         proposals, refused = [], []
         for morphism in self.strategy.growth:
             try:
-                proposals += [(morphism, proposal) for proposal in morphism.propose(network)]
+                proposals += [(morphism, proposal) for proposal in morphism.propose(state.network)]
             except (ChangeError, StructureError) as error:
                 refused.append(f"{morphism.name}: {error}")
-        return proposals, refused
+        used = Counter(r.by for r in state.lineage if isinstance(r, Changed) and r.change == "grow")
+        return ranked(proposals, used), refused
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
         seed = self.change_seed(state)

@@ -37,7 +37,8 @@ class Strategy:
     """What is searched, by which parts, from which seed. Jie & Gao 2021, 3.3 and 4.1, give the defaults.
 
     Args:
-        growth: the morphisms that may be chosen from when the criterion grows; empty: nothing grows.
+        growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
+            of equal gain take turns. Empty: nothing grows.
         prune: "stage" prunes and tunes after each stage, before it is judged and grown; "end" prunes and tunes the best
             network when the search is over.
         nodes: how many nodes each cell starts with.

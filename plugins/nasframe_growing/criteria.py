@@ -1,4 +1,4 @@
-"""When to grow and when to stop (Jie & Gao 2021, 3.2.5), and the limits that a user sets."""
+"""When to grow and when to stop (Jie & Gao 2021, 3.2.5), and limits on nodes, parameters, updates and time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ History = Sequence[Record]
 
 @attrs.frozen
 class Patience(GrowthCriterion):
-    """The first level of early stopping: training goes on until the validation loss has not improved for some epochs."""
+    """End a phase of training when the validation loss has not improved for some epochs.
+
+    This is the first level of early stopping in Jie & Gao (2021), 3.2.5. The paper gives no number of epochs.
+
+    Args:
+        epochs: the number of epochs without improvement.
+    """
 
     name: ClassVar[str] = "patience"
     ends: ClassVar[frozenset[str]] = frozenset({"phase"})
@@ -26,15 +32,15 @@ class Patience(GrowthCriterion):
     epochs: int = number(3, low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """After an epoch, wait or grow."""
+        """Return "wait" or "grow" after an epoch."""
         last = history[-1]
         if not isinstance(last, EpochEnded):
             return state, ABSTAIN
         if last.valid is None and not last.diverged:
             raise StrategyError(
-                "the criterion 'patience' waits for a validation loss, and the task holds nothing out: use 'epochs'"
+                "the criterion 'patience' needs a validation loss, but the task has no validation split: use 'epochs' instead"
             )
-        losses = [_ranked(r.valid) for r in _epochs(history) if _place(r) == _place(last)]
+        losses = [_loss(r) for r in _epochs(history) if _same_phase(r, last)]
         since = len(losses) - 1 - losses.index(min(losses))
         if since < self.epochs:
             return state, Decision("wait")
@@ -43,7 +49,11 @@ class Patience(GrowthCriterion):
 
 @attrs.frozen
 class Epochs(GrowthCriterion):
-    """A phase of training takes so many epochs."""
+    """End a phase of training after a fixed number of epochs.
+
+    Args:
+        epochs: the number of epochs.
+    """
 
     name: ClassVar[str] = "epochs"
     ends: ClassVar[frozenset[str]] = frozenset({"phase"})
@@ -51,27 +61,31 @@ class Epochs(GrowthCriterion):
     epochs: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """After an epoch, wait or grow."""
+        """Return "wait" or "grow" after an epoch."""
         last = history[-1]
         if not isinstance(last, EpochEnded):
             return state, ABSTAIN
         if last.epoch + 1 < self.epochs:
             return state, Decision("wait")
-        return state, Decision("grow", f"{self.epochs} epochs are over")
+        return state, Decision("grow", f"the phase has trained for {self.epochs} epochs")
 
 
 @attrs.frozen
 class NoBetter(GrowthCriterion):
-    """The second level of early stopping: the search ends when a grown network is no better than the best before it."""
+    """Stop when a grown network is no better than the best one before it.
+
+    This is the second level of early stopping in Jie & Gao (2021), 3.2.5 and Algorithm 2, lines 10 to 16. Stages are compared
+    by their least validation loss.
+    """
 
     name: ClassVar[str] = "no_better"
     ends: ClassVar[frozenset[str]] = frozenset({"search"})
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """After a stage, grow or stop."""
+        """Return "grow" or "stop" after a stage."""
         if not isinstance(history[-1], StageEnded):
             return state, ABSTAIN
-        *before, now = (_ranked(r.valid) for r in history if isinstance(r, StageEnded))
+        *before, now = (_loss(r) for r in history if isinstance(r, StageEnded))
         if not before:
             return state, Decision("grow", "the first stage is over")
         if now < min(before):
@@ -81,7 +95,11 @@ class NoBetter(GrowthCriterion):
 
 @attrs.frozen
 class MaxNodes(GrowthCriterion):
-    """No growth once every cell has so many nodes."""
+    """Stop when every cell has some number of nodes.
+
+    Args:
+        nodes: the number of nodes.
+    """
 
     name: ClassVar[str] = "max_nodes"
     ends: ClassVar[frozenset[str]] = frozenset({"search"})
@@ -89,7 +107,7 @@ class MaxNodes(GrowthCriterion):
     nodes: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """After a stage, stop or abstain."""
+        """Return "stop" after a stage, or abstain."""
         last = history[-1]
         if not isinstance(last, StageEnded) or min(last.nodes.values()) < self.nodes:
             return state, ABSTAIN
@@ -98,7 +116,11 @@ class MaxNodes(GrowthCriterion):
 
 @attrs.frozen
 class MaxParameters(GrowthCriterion):
-    """No growth beyond so many parameters."""
+    """Limit the number of parameters of the supernet: make the best growth that fits, and stop when none does.
+
+    Args:
+        parameters: the largest number of parameters.
+    """
 
     name: ClassVar[str] = "max_parameters"
     ends: ClassVar[frozenset[str]] = frozenset({"search"})
@@ -106,7 +128,7 @@ class MaxParameters(GrowthCriterion):
     parameters: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """After a stage, stop if no proposal fits; else grow the best that does, if the best of all does not."""
+        """Return "stop" after a stage if no proposal fits, and "grow" if the best one does not fit but another one does."""
         last = history[-1]
         if not isinstance(last, StageEnded) or not proposals:
             return state, ABSTAIN
@@ -119,61 +141,92 @@ class MaxParameters(GrowthCriterion):
         return state, Decision("grow", f"the best growth within {self.parameters} parameters", fitting[0])
 
 
-@attrs.frozen
-class MaxUpdates(GrowthCriterion):
-    """The search ends with the stage in which the weights have been updated so many times.
+class Limit(GrowthCriterion):
+    """A limit on what the whole search may spend, tuning included.
 
-    What is left to tune then is tuned until it has converged, or for as many updates again.
+    The search stops so early that a share of the limit is left for tuning the pruned network. Decisions are made at the end
+    of an epoch, so a phase ends if one more epoch would exceed its limit. As every phase trains for at least one epoch, a
+    search spends more than the limit only if that does not allow for an epoch of searching and one of tuning.
+    """
+
+    #: the share of the limit that is kept for tuning
+    tuning: float
+
+    def stops(self, history: History, what: str, limit: float) -> bool:
+        """Return whether the phase has to end.
+
+        Args:
+            history: the records so far.
+            what: "updates" or "seconds", the field of the records that the limit is about.
+            limit: the largest value.
+        """
+        last, spent = history[-1], [getattr(record, what) for record in _epochs(history)]
+        epoch = spent[-1] - (spent[-2] if len(spent) > 1 else 0)
+        tunes = isinstance(last, EpochEnded) and last.phase != "search"
+        kept = 0 if tunes else max(self.tuning * limit, epoch)
+        return bool(spent[-1] + epoch > limit - kept)
+
+
+@attrs.frozen
+class MaxUpdates(Limit):
+    """Limit the updates of the weights in the whole search, tuning included.
+
+    The search stops when one more epoch would leave less than the share `tuning` of the updates; tuning uses the rest. The
+    comparison at the end of a run does not count.
+
+    Args:
+        updates: the largest number of updates. It is exceeded only if it does not allow for an epoch of searching and one
+            of tuning.
+        tuning: the share of the updates that is kept for tuning the pruned network.
     """
 
     name: ClassVar[str] = "max_updates"
     limits: ClassVar[Mapping[str, str]] = {"updates": "updates"}
     updates: int = number(low=1, whole=True)
+    tuning: float = number(0.25, low=0.0, high=1.0)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Stop, or abstain."""
-        spent = _spent(history, "updates")
-        if spent < self.updates:
+        """Return "stop", or abstain."""
+        if not self.stops(history, "updates", self.updates):
             return state, ABSTAIN
-        return state, Decision("stop", f"the weights have been updated {spent} times")
+        return state, Decision("stop", f"{_epochs(history)[-1].updates} of {self.updates} updates have been made")
 
 
 @attrs.frozen
-class MaxSeconds(GrowthCriterion):
-    """The search ends with the stage in which it has run so long. A fresh run may then decide otherwise.
+class MaxSeconds(Limit):
+    """Limit the time of the whole search, tuning included.
 
-    What is left to tune then is tuned until it has converged, or for as long again.
+    The search stops when one more epoch would leave less than the share `tuning` of the time; tuning uses the rest. The
+    comparison at the end of a run does not count. Another run of the same search may stop elsewhere, because its epochs may
+    take longer or shorter.
+
+    Args:
+        seconds: the longest time, in seconds. It is exceeded if it does not allow for an epoch of searching and one of
+            tuning, or if an epoch takes longer than the one before it.
+        tuning: the share of the time that is kept for tuning the pruned network.
     """
 
     name: ClassVar[str] = "max_seconds"
     reads: ClassVar[frozenset[str]] = frozenset({"clock"})
     limits: ClassVar[Mapping[str, str]] = {"seconds": "seconds"}
     seconds: float = number(low=0.0)
+    tuning: float = number(0.25, low=0.0, high=1.0)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Stop, or abstain."""
-        elapsed = _spent(history, "seconds")
-        if elapsed < self.seconds:
+        """Return "stop", or abstain."""
+        if not self.stops(history, "seconds", self.seconds):
             return state, ABSTAIN
-        return state, Decision("stop", f"the search has run for {elapsed:.0f} seconds")
-
-
-def _spent(history: History, what: str) -> Any:
-    """Return the updates or seconds spent in all, or within a phase of tuning since it began."""
-    last, epochs = history[-1], _epochs(history)
-    tuning = isinstance(last, EpochEnded) and last.phase != "search"
-    before = [getattr(r, what) for r in epochs if tuning and _place(r) != _place(last)]
-    return getattr(epochs[-1], what) - max(before, default=0)
+        return state, Decision("stop", f"{_epochs(history)[-1].seconds:.0f} of {self.seconds:g} seconds have passed")
 
 
 def _epochs(history: History) -> list[EpochEnded]:
-    return [r for r in history if isinstance(r, EpochEnded)]
+    return [record for record in history if isinstance(record, EpochEnded)]
 
 
-def _place(record: Record) -> tuple[int, str]:
-    return record.stage, record.phase
+def _same_phase(one: Record, other: Record) -> bool:
+    return (one.stage, one.phase) == (other.stage, other.phase)
 
 
-def _ranked(loss: float | None) -> float:
+def _loss(record: EpochEnded | StageEnded) -> float:
     # a network that diverged has no loss, and is worse than any other
-    return math.inf if loss is None else loss
+    return math.inf if record.valid is None else record.valid
