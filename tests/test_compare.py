@@ -185,7 +185,7 @@ def test_a_tuning_that_diverges_is_a_row_and_never_the_best(monkeypatch: pytest.
     fails(monkeypatch, lambda training, search: getattr(training, "phase", None) == "retune")
     from nasframe.search.changes import Changer
 
-    monkeypatch.setattr(Changer, "_loss", lambda self, network: None)
+    monkeypatch.setattr(Changer, "loss", lambda self, network: None)
     search = finished(toy_strategy(**SHORT))
     *_, last = search
 
@@ -260,3 +260,34 @@ def test_a_row_has_the_mean_and_the_standard_error_of_its_seeds() -> None:
 
     assert (found.mean("score"), found.error("score"), found.diverged, found.valid()) == (2.0, 1.0, 1, 1.0)
     assert Row("b", (lost,)).mean("score") is None
+
+
+# ------------------------------------------------------------------------------------------------------------- tuning
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_tuning_begins_with_the_better_weights(spoiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the pruning left or, where an untrained network has a lower validation loss, fresh ones."""
+    from nasframe.search.loop import Loop
+
+    honest = Loop._derive
+
+    def derive(self: Any, state: Any) -> Any:
+        records = honest(self, state)
+        with torch.no_grad():
+            for p in state.network.parameters():
+                p.mul_(1e3 if spoiled else 1.0)
+        return records
+
+    monkeypatch.setattr(Loop, "_derive", derive)
+    search = Search(toy_strategy(criterion=Epochs(30) | MaxNodes(1), growth=()))
+    records = []
+    for record in search:
+        records.append(record)
+        if record.phase == "retune":
+            break
+    restarts = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "restart"]
+
+    assert len(restarts) == spoiled
+    assert search.state.fallback is not None
+    assert search.state.fallback.valid < (10.0 if spoiled else 1.0)

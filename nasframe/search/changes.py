@@ -90,11 +90,11 @@ class Changer:
     def remove(self, state: State, gone: Mapping[Address, AbstractSet[int]], *, by: str, why: str, seed: Seed) -> Changed:
         """Remove candidates, and measure what that does to the validation loss."""
         change = remove_candidates(state.network, gone, seed)
-        before, after = self._loss(state.network), None
+        before, after = self.loss(state.network), None
         if before is not None:
             # the child is filled for this measurement; `make` fills it again
             apply(state.network, change, self.strategy.architect.invert)
-            after = self._loss(change.child)
+            after = self.loss(change.child)
         close = self._alternatives(state.network, gone, seed, harmful(before, after))
         return self.make(
             state, change, kind="remove", by=by, why=why, seed=seed, valid_before=before, valid_after=after, alternatives=close
@@ -123,7 +123,8 @@ class Changer:
         state.keep(record)
         return record
 
-    def _loss(self, network: Network) -> float | None:
+    def loss(self, network: Network) -> float | None:
+        """Return the validation loss of a network; None if it is not finite or there is no validation split."""
         if not self.trainer.data.validation.size:
             return None
         training = network.training
@@ -156,7 +157,7 @@ class Changer:
                 try:
                     change = remove_candidates(network, swapped, seed)
                     apply(network, change, self.strategy.architect.invert)
-                    valid = self._loss(change.child)
+                    valid = self.loss(change.child)
                 except ChangeError:  # the alternative leaves a node without an operation
                     valid = None
             found.append(Alternative(address, _named(one), _named(other), margin, valid))

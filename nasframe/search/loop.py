@@ -26,7 +26,7 @@ from nasframe.interfaces.criterion import Decision
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
-from nasframe.network.network import Network
+from nasframe.network.network import Network, build
 from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped
 from nasframe.search.changes import Changer, sizes
 from nasframe.search.choose import ranked
@@ -245,10 +245,10 @@ class Loop:
             state.enter("fold")
         else:
             records += self._derive(state)
+            records += self._restart(state)
             state.best = None
             state.enter("retune")
-            last = state.lineage[-1]
-            state.fallback = snapshot(state.network, getattr(last, "valid_after", None))
+            state.fallback = snapshot(state.network, self.changer.loss(state.network))
         yield from records
 
     def _derive(self, state: State) -> list[Record]:
@@ -260,6 +260,22 @@ class Loop:
             why = "what the pruner left undecided"
             records.append(self.changer.remove(state, rest, by="derive", why=why, seed=seed))
         return records
+
+    def _restart(self, state: State) -> list[Record]:
+        """Begin the tuning with fresh weights where those that the pruning left are worse.
+
+        The weights of a supernet were trained for a mixture, and may suit none of its architectures: then it takes the
+        tuning longer to undo them than to begin anew.
+        """
+        left = self.changer.loss(state.network)
+        seed = self.change_seed(state)
+        fresh = build(state.network.structure, seed, like=state.network)
+        loss = self.changer.loss(fresh)
+        if loss is None or (left is not None and left <= loss):
+            return []
+        shown = "not finite" if left is None else f"{left:.6g}"
+        why = f"the weights that the pruning left have a validation loss that is {shown}, fresh ones {loss:.6g}"
+        return [self.changer.restore(state, snapshot(fresh, loss), kind="restart", why=why)]
 
     def _fold(self, state: State) -> Iterator[Record]:
         assert state.best is not None

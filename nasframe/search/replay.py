@@ -44,7 +44,7 @@ def replay(
             raise ChangeError(f"record {position} changes {record.parent}, but the structure is {structure.digest()}")
         parent, seed = structure, Seed(tuple(record.seed))
         match record.change:
-            case "restore":
+            case "restore" | "restart":
                 structure = seen[record.child]
             case "hand over":
                 structure = Structure.from_dict(record.request["structure"], plugins.make)
