@@ -232,6 +232,14 @@ def test_a_constant_column_is_refused(constant: float) -> None:
     )
 
 
+def test_constant_returns_are_refused() -> None:
+    """A price that grows by the same share each day has constant log returns, also if they differ by rounding."""
+    found = read(text(exponential()), "trend", returns=True)
+    assert (found.rows != found.rows[0]).any()
+    with pytest.raises(DataError, match="column 'c0' is constant, 0.1 in all of its 119 training rows"):
+        data(found, 5, CPU, EXACT)
+
+
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_a_deviation_out_of_range_is_refused(scale: float) -> None:
     """A column whose deviation under- or overflows is refused, not turned into zeros or NaN."""
@@ -351,11 +359,11 @@ def test_references_forecast_changes() -> None:
         assert errors[0] == pytest.approx(errors[1], rel=1e-9)
         best = normalised.references(9)["AR(1) of changes"]()
         least = normalised.measure(best, normalised.train)[0]
-        for tensor in best.buffers():
+        for tensor in best.parameters():
             for step in (-1e-3, 1e-3):
-                tensor.add_(step)
+                tensor += step
                 assert normalised.measure(best, normalised.train)[0] > least
-                tensor.sub_(step)
+                tensor -= step
     exact = loaded(exponential(), 4, scaling="window")
     assert exact.measure(exact.references(9)["AR(1) of changes"](), exact.test)[0] < 1e-9
 
@@ -392,7 +400,8 @@ def test_a_nearly_constant_column_is_named_before_training() -> None:
 def test_ordinary_data_have_no_warning() -> None:
     """A few values beyond the training rows are no moving level: neither the weather, nor noise with an outlier."""
     rows = noise(200, 3)
-    rows[190, 1] = 50
+    rows[190, 1] = 50  # an outlier
+    rows[180:, 2] = rows[:120, 2].max() + 0.1  # many values, hardly outside
 
     assert loaded(rows, 5).warnings == ()
     assert Forecasting().load(CPU, EXACT).warnings == ()

@@ -112,13 +112,10 @@ class ChangeAutoregression(nn.Module):
     In normalised windows l is 0 and s is 1.
     """
 
-    a: Tensor
-    c: Tensor
-
     def __init__(self, a: Tensor, c: Tensor) -> None:
         super().__init__()
-        self.register_buffer("a", a)
-        self.register_buffer("c", c)
+        self.a = nn.Parameter(a, requires_grad=False)
+        self.c = nn.Parameter(c, requires_grad=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return forecasts of the shape of the inputs."""

@@ -20,11 +20,15 @@ from nasframe import Scale
 from nasframe.errors import DataError
 from nasframe_forecasting.tables import Format, read_table
 
-#: so many standard deviations from the training rows are reported even of a single value
-FAR = 100.0
-#: and values outside the range of the training rows if they are so large a share of the validation or the test rows
+#: A column is reported if more than this share of its validation or its test rows lies outside the range of its training rows,
 SHARE = 0.1
-#: so many columns are named at most
+#: and one of them by more than this share of the range;
+EXCESS = 0.2
+#: or if any value is farther from the mean of the training rows than this many of their standard deviations.
+FAR = 100.0
+#: Values that differ by less than this share are equal but for rounding.
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+#: Only this many columns are named.
 NAMED = 5
 
 
@@ -111,10 +115,10 @@ def standardising(series: Series, train: int, window: bool) -> Scale:
     deviation = known.std(0, correction=0)
     for name, column, spread in zip(series.names, known.T, deviation.tolist(), strict=True):
         low, high = column.min().item(), column.max().item()
-        # rounding can give a constant column a standard deviation above 0
-        if low == high:
+        # log returns of a price that grows by the same share each day differ by rounding
+        if high - low <= ROUNDING * max(abs(low), abs(high)):
             raise DataError(
-                f"{series.source}, column {name!r} is constant, {low} in all of its {train} training rows, and cannot be "
+                f"{series.source}, column {name!r} is constant, {low:.12g} in all of its {train} training rows, and cannot be "
                 "standardised; choose other columns"
             )
         # overflow can make a standard deviation infinite, and underflow 0
@@ -147,12 +151,13 @@ def leaving_range(rows: Tensor, series: Series, train: int, validation: int) -> 
     """
     low, high = rows[:train].amin(0), rows[:train].amax(0)
     parts = {"training": slice(0, train), "validation": slice(train, validation), "test": slice(validation, None)}
-    outside = (rows < low) | (rows > high)
-    shares = torch.stack([outside[part].double().mean(0) for part in parts.values()]).amax(0)
-    distances = rows.abs().where(outside, 0).amax(0)
-    found = sorted(((shares > SHARE) | (distances > FAR)).nonzero().flatten().tolist(), key=lambda c: -float(distances[c]))
+    excess = (low - rows).maximum(rows - high) / (high - low)
+    moving = torch.stack([(excess[part] > 0).double().mean(0) for part in parts.values()]).amax(0) > SHARE
+    distances = rows.abs().where(excess > 0, 0).amax(0)
+    found = (moving & (excess.amax(0) > EXCESS)) | (distances > FAR)
     warnings = []
-    for column in found[:NAMED]:
+    columns = sorted(found.nonzero().flatten().tolist(), key=lambda column: -float(distances[column]))
+    for column in columns[:NAMED]:
         values = series.rows[:, column]
         ranges = [f"the {name} rows {values[part].min():.6g} to {values[part].max():.6g}" for name, part in parts.items()]
         warnings.append(
@@ -160,8 +165,8 @@ def leaving_range(rows: Tensor, series: Series, train: int, validation: int) -> 
             f"{_distance(distances[column])} the training rows; a network seldom forecasts what it has not seen in training: "
             "try the task's option scaling='window' (or, for prices, returns), or other columns"
         )
-    if len(found) > NAMED:
-        warnings.append(f"{series.source}: {len(found) - NAMED} more columns leave the range of their training rows")
+    if len(columns) > NAMED:
+        warnings.append(f"{series.source}: {len(columns) - NAMED} more columns leave the range of their training rows")
     return tuple(warnings)
 
 
