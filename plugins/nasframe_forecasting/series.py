@@ -27,7 +27,9 @@ EXCESS = 0.2
 #: or if any value is farther from the mean of the training rows than this many of their standard deviations.
 FAR = 100.0
 #: Values that differ by less than this share are equal but for rounding.
-ROUNDING = 64 * torch.finfo(torch.float64).eps
+ROUNDING = 1024 * torch.finfo(torch.float64).eps
+#: A column is nearly constant if more than this share of its training rows are equal.
+STILL = 0.9
 #: Only this many columns are named.
 NAMED = 5
 
@@ -140,7 +142,7 @@ def check_finite(rows: Tensor, series: Series, dtype: torch.dtype) -> None:
         )
 
 
-def leaving_range(rows: Tensor, series: Series, train: int, validation: int) -> tuple[str, ...]:
+def leaving_range(rows: Tensor, series: Series, train: int, validation: int, window: bool) -> tuple[str, ...]:
     """Return a warning for each column whose validation or test values a network has not seen in training.
 
     Args:
@@ -148,22 +150,31 @@ def leaving_range(rows: Tensor, series: Series, train: int, validation: int) -> 
         series: the series in the units of the file.
         train: the number of training rows.
         validation: the number of rows before those of the test.
+        window: windows are normalised one by one, so that only columns that are nearly constant in training are reported.
     """
     low, high = rows[:train].amin(0), rows[:train].amax(0)
     parts = {"training": slice(0, train), "validation": slice(train, validation), "test": slice(validation, None)}
     excess = (low - rows).maximum(rows - high) / (high - low)
     moving = torch.stack([(excess[part] > 0).double().mean(0) for part in parts.values()]).amax(0) > SHARE
+    equal = (rows[:train] == rows[:train].median(0).values).double().mean(0)
     distances = rows.abs().where(excess > 0, 0).amax(0)
-    found = (moving & (excess.amax(0) > EXCESS)) | (distances > FAR)
+    found = (distances > FAR) & (equal > STILL)
+    if not window:
+        found |= (distances > FAR) | (moving & (excess.amax(0) > EXCESS))
     warnings = []
     columns = sorted(found.nonzero().flatten().tolist(), key=lambda column: -float(distances[column]))
     for column in columns[:NAMED]:
         values = series.rows[:, column]
         ranges = [f"the {name} rows {values[part].min():.6g} to {values[part].max():.6g}" for name, part in parts.items()]
+        advice = (
+            f"{equal[column]:.1%} of its training rows are equal: leave it out, or give rows in which it moves"
+            if equal[column] > STILL
+            else "a network seldom forecasts what it has not seen in training: try the task's option scaling='window' (or, for prices, "
+            "returns), or other columns"
+        )
         warnings.append(
             f"{series.source}, column {series.names[column]!r} leaves the range of its training rows: {', '.join(ranges)}, up to "
-            f"{_distance(distances[column])} the training rows; a network seldom forecasts what it has not seen in training: "
-            "try the task's option scaling='window' (or, for prices, returns), or other columns"
+            f"{_distance(distances[column])} the training rows; {advice}"
         )
     if len(columns) > NAMED:
         warnings.append(f"{series.source}: {len(columns) - NAMED} more columns leave the range of their training rows")

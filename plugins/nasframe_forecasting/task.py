@@ -165,12 +165,10 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, 
     if scaling == "window":
         splits = [normalised_windows(exact[part], window, device, dtype) for part in parts]
         compared = functools.partial(change_references, exact[:train], window, rows)
-        warnings = series.notes
     else:
         splits = [windows(rows[part], window) for part in parts]
         past, following = exact[window - 1 : validation - 1], exact[window:validation]
         compared = functools.partial(references, past, following, train - window, rows)
-        warnings = series.notes + leaving_range(exact, series, train, validation)
     return Data(
         sizes={"inputs": columns, "outputs": columns},
         train=splits[0],
@@ -184,7 +182,7 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, 
         inputs=scale,
         outputs=scale,
         signature=Signature(("time", "batch", "columns"), (window, None, columns), series.names),
-        warnings=warnings,
+        warnings=series.notes + leaving_range(exact, series, train, validation, scaling == "window"),
     )
 
 
