@@ -91,23 +91,28 @@ def test_the_parts_share_the_targets_out_by_time(case: tuple[Tensor, int]) -> No
 @drawn
 @given(cases(), st.data())
 def test_test_rows_are_seen_by_the_test_alone(case: tuple[Tensor, int], data: st.DataObject) -> None:
-    """Changing a test row changes no training batch, no validation batch and no reference."""
+    """Changing a test row changes no training batch, no validation batch, no scale and no reference, in either scaling."""
     rows, window = case
+    scaling = data.draw(st.sampled_from(["training", "window"] if window > 1 else ["training"]))
     changed = rows.clone()
     changed[data.draw(st.integers(ends(len(rows))[1], len(rows) - 1))] += 1e3
-    before, after = loaded(rows, window), loaded(changed, window)
-    one, other = (task.references(100)["ridge AR(1)"]() for task in (before, after))
+    before, after = (loaded(known, window, scaling=scaling) for known in (rows, changed))
+    name = {"training": "ridge AR(1)", "window": "AR(1) of changes"}[scaling]
+    one, other = (task.references(100)[name]() for task in (before, after))
 
     assert same(before.train, after.train)
     assert same(before.validation, after.validation)
     assert not same(before.test, after.test)
     assert all(map(torch.equal, one.parameters(), other.parameters()))
+    assert before.inputs is not None
+    assert after.inputs is not None
+    assert all(map(torch.equal, before.inputs.buffers(), after.inputs.buffers()))
 
 
 @drawn
 @given(cases(), st.data())
-def test_training_sees_and_standardises_by_training_rows_alone(case: tuple[Tensor, int], data: st.DataObject) -> None:
-    """Changing a validation row changes no training batch, and of the other batches only where that row stands."""
+def test_training_and_scales_depend_on_training_rows_alone(case: tuple[Tensor, int], data: st.DataObject) -> None:
+    """Changing a validation row changes no training batch, and of the other batches only the windows with that row."""
     rows, window = case
     train, validation = ends(len(rows))
     row = data.draw(st.integers(train, validation - 1))
@@ -134,7 +139,7 @@ def test_training_rows_are_standard(case: tuple[Tensor, int]) -> None:
 
 @drawn
 @given(cases(), st.data())
-def test_a_batch_holds_the_windows_asked_for(case: tuple[Tensor, int], data: st.DataObject) -> None:
+def test_a_batch_holds_the_windows_at_its_positions(case: tuple[Tensor, int], data: st.DataObject) -> None:
     """A batch at any positions, in any order and number, is those columns of the whole, and a copy of them."""
     split = loaded(*case).validation
     positions = torch.tensor(data.draw(st.lists(st.integers(0, split.size - 1))), dtype=torch.long)
@@ -157,7 +162,7 @@ def test_a_position_outside_a_part_reaches_no_other_part() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_everything_has_the_dtype_asked_for(dtype: torch.dtype) -> None:
+def test_everything_has_the_given_dtype(dtype: torch.dtype) -> None:
     """Batches, references, losses and metrics are in the dtype that the data were loaded in."""
     task = Forecasting().load(CPU, dtype)
     inputs, targets = task.test.batch(torch.arange(5))
@@ -192,7 +197,7 @@ def test_the_last_step_is_the_forecast(window: int, batch: int, columns: int, se
 
 
 def test_metrics_are_new_each_time() -> None:
-    """What one set of metrics was given, the next does not know."""
+    """Values that one set of metrics has received do not change the next."""
     task = loaded(noise(20, 1), 3)
     first, second = task.metrics(), task.metrics()
     first.update(torch.ones(1, 1), torch.zeros(1, 1))
@@ -427,7 +432,7 @@ def test_a_search_gives_the_warnings_of_its_data(prices: Path) -> None:
     assert notes[1].startswith("prices.csv, column 'c0' leaves the range of its training rows")
 
 
-# ------------------------------------------------------------------------------------------------- a file of one's own
+# ----------------------------------------------------------------------------------------------------- files of users
 
 
 @pytest.fixture
@@ -499,7 +504,7 @@ TINY = ["--hidden=2", "--seeds=1", "--budget=1", "--criterion=patience:epochs=1"
 
 
 def run(*arguments: str) -> Result:
-    """What the command line makes of the arguments."""
+    """The result of the command line; every error is a nasframe error."""
     result = CliRunner().invoke(cli, arguments)
     assert result.exception is None or isinstance(result.exception, NasframeError)
     return result
@@ -526,7 +531,7 @@ def test_a_run_on_a_file_goes_on_from_anywhere(prices: Path, monkeypatch: pytest
     refused = run("search", "--strategy", str(folder / "strategy.toml"), "--out", "again")
     assert "is not the file that the digest was taken of" in str(refused.exception)
     again = run("search", *TINY, "--strategy", str(folder / "strategy.toml"), "--csv", str(file), "--out", "again")
-    assert again.exit_code == 0, "another file has a digest of its own"
+    assert again.exit_code == 0, "another file has another digest"
 
 
 def test_a_file_that_is_not_there_is_refused_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -673,7 +678,7 @@ def test_trained_references_have_about_the_parameters_asked_for(
 
 
 def test_a_reference_is_the_same_from_the_same_seed() -> None:
-    """A factory draws from the stream that it is lent and keeps nothing: the same seed gives the same weights."""
+    """A factory draws from the global generator and keeps no state: the same seed gives the same weights."""
     make = loaded(noise(20, 2), 3).references(100)["GRU"]
     drawn_twice = []
     for _ in range(2):

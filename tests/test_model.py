@@ -179,7 +179,7 @@ def test_a_forecast_that_cannot_be_made_is_refused(tmp_path: Path, message: str)
 
 
 def finished(scaled: bool) -> Search:
-    """A search that is not over: what it has is taken away all the same."""
+    """A search that is not over; its model can be saved all the same."""
     search = Search(toy_strategy(backbone=TwoToOne(hidden=3)))
     columns = search.data.sizes["inputs"]
     scale = Scale(torch.arange(1.0, columns + 1), torch.full((columns,), 2.0), window=True) if scaled else None
@@ -204,9 +204,9 @@ def test_a_model_goes_through_a_folder(tmp_path: Path, search: Callable[[], Sear
 
     assert loaded.network.structure == model.network.structure
     assert not any(module.training for module in loaded.modules())
-    own, made = model.state_dict(), loaded.state_dict()
-    assert own.keys() == made.keys()
-    assert all(torch.equal(own[name], made[name]) and own[name].dtype == made[name].dtype for name in own)
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
     assert (loaded.inputs is None) == (search.data.inputs is None)
     assert loaded.signature == search.data.signature
     assert [scale and scale.window for scale in (loaded.inputs, loaded.outputs)] == [

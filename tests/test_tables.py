@@ -481,6 +481,16 @@ def test_a_file_that_never_ends_is_refused(tmp_path: Path) -> None:
         Forecasting(csv=str(tmp_path / "pipe.csv")).load(CPU, EXACT)
 
 
+def test_a_file_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small archive of a huge table is not unpacked to its end, and a huge file is not read."""
+    monkeypatch.setattr(tables, "LARGEST", 2**16)
+    with pytest.raises(DataError, match=r"bomb has more than .* GiB, unpacked"):
+        read(gzip.compress(b"a\n" + 2**20 * b"1\n"), "bomb")
+    (tmp_path / "huge.csv").write_bytes(2**20 * b"1\n")
+    with pytest.raises(DataError, match=r"huge\.csv has more than .* GiB, unpacked"):
+        Forecasting(csv=str(tmp_path / "huge.csv")).load(CPU, EXACT)
+
+
 # ------------------------------------------------------------------------------------------------------------- mutants
 
 

@@ -17,7 +17,7 @@ from nasframe.errors import DataError
 if TYPE_CHECKING:
     from nasframe.network.network import Network
 
-#: below this standard deviation, in units of the training data, a window counts as constant
+#: A window with a smaller standard deviation than this, in standardised units, counts as constant.
 FLAT = 1e-6
 
 
@@ -30,7 +30,7 @@ class Scale(nn.Module):
         mean: the mean of the training data, broadcastable to the values.
         std: their standard deviation, positive.
         window: values have the time as their first axis. After standardising, subtract the last step of each window and divide by
-            the window's own standard deviation over time (not where the window is constant). `back` undoes both. A network then
+            the standard deviation of the window over time (unless the window is constant). `back` undoes both. A network then
             forecasts a series whose level or whose spread moves (Kim et al. 2022, reversible instance normalisation).
     """
 

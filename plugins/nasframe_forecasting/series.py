@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nasframe import Scale
 from nasframe.errors import DataError
+from nasframe_forecasting import tables
 from nasframe_forecasting.tables import Format, read_table
 
 #: A column is reported if more than this share of its validation or its test rows lies outside the range of its training rows,
@@ -64,6 +65,8 @@ def stored(path: str) -> bytes:
         # a pipe or a device may never end
         if Path(path).exists() and not Path(path).is_file():
             raise DataError(f"the CSV file {path} cannot be read: it is not a regular file; give the path of a file that can")
+        if Path(path).stat().st_size > tables.LARGEST:
+            raise tables.too_large(path)
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         raise DataError(f"the CSV file {path} cannot be read: {error}; give the path of a file that can") from error

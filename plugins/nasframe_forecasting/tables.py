@@ -21,14 +21,16 @@ import attrs
 
 from nasframe.errors import DataError
 
-#: the column of times, if there is a column of this name in upper or lower case
+#: The column of this name, in upper or lower case, holds the times.
 DATE = "date"
-#: columns of these names hold times also if they are written as numbers (years, seconds since 1970) that always rise or always fall
+#: Columns of these names hold times also if they are numbers (years, seconds since 1970) that always rise or always fall.
 TIMES = (DATE, "datetime", "time", "timestamp", "year")
-#: the names of an index: pandas writes none, and reads its own file back with this one
+#: The names of an index: pandas writes an empty name, and reads it back as "Unnamed: 0".
 INDEX = ("", "Unnamed: 0")
 
-#: how many characters of a file are tried in other formats
+#: Files with more bytes than this, unpacked, are refused: their numbers would need many times as much memory.
+LARGEST = 2**30
+#: The number of characters of a refused file that are tried in other formats.
 BEGINNING = 20_000
 
 _DAYS = (
@@ -37,13 +39,13 @@ _DAYS = (
 )
 _CLOCKS = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p")
 
-#: how a time begins in the forms above
+#: The beginning of a time in one of these forms.
 _BEGINS = re.compile(r"\d{1,4}[-/. ]|[A-Za-z]{3} \d")
 
-#: separates thousands where the decimal mark is a comma: 4.027,2 or 4 027,2
+#: A number with separated thousands, where the decimal mark is a comma: 4.027,2 or 4 027,2
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([.\s'’]\d{3})+(,\d*)?")
 
-#: a function from a cell to a time that can be compared, or to None where the cell is written in another form
+#: A function from a cell to a time that can be compared, or to None if the cell has another form.
 Reader = Callable[[str], "datetime | float | None"]
 
 
@@ -75,13 +77,13 @@ class Format:
 
 @attrs.frozen
 class Table:
-    """The columns that were asked for.
+    """A table of numbers.
 
     Args:
         names: the names of the columns.
         rows: the numbers, row by row.
         numbers: the number of each row in the file.
-        notes: a sentence for each column that was taken for a time or an index without being named so by the caller.
+        notes: a sentence for each column that was recognised as times or as an index.
     """
 
     names: tuple[str, ...]
@@ -161,13 +163,22 @@ def _parse(text: str, source: str, columns: Sequence[str], date: str | None, dro
 # ------------------------------------------------------------------------------------------------------- text and cells
 
 
+def too_large(source: str) -> DataError:
+    """Return the error for a file that does not fit into memory."""
+    return DataError(f"{source} has more than {LARGEST / 2**30:.3g} GiB, unpacked; give fewer rows or columns")
+
+
 def _unpacked(content: bytes, source: str) -> bytes:
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            unpacked = file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{source} is damaged or cut off: {error}; make the .gz file anew") from error
+    if len(unpacked) > LARGEST:
+        raise too_large(source)
+    return unpacked
 
 
 def _decoded(content: bytes, encoding: str) -> str:
@@ -300,7 +311,10 @@ def _times(
     date: str | None,
     format: Format,
 ) -> tuple[str | None, str | None, dict[str, str]]:
-    """Return the column of times, a column of times of day that belongs to it, and what each column is that is not forecast."""
+    """Return the column of times, the column of times of day that belongs to it, and the columns that are not forecast.
+
+    The latter are described, such as "column 'start' holds times".
+    """
     skipped: dict[str, str] = {}
     clocks: list[str] = []
     times: list[str] = []
@@ -348,7 +362,7 @@ def _strptime(form: str) -> Reader:
     return read
 
 
-#: ISO 8601 with or without a UTC offset, then common forms: days alone, and days with a time of day
+#: ISO 8601 with or without a UTC offset, then common forms: days alone, and days with a time of day.
 _READERS: tuple[Reader, ...] = (
     _iso,
     *map(_strptime, _DAYS),
@@ -367,7 +381,7 @@ def _reader(cell: str) -> Reader | None:
 def _check_order(cells: Sequence[tuple[int, str]], where: str, format: Format) -> None:
     """Refuse times that do not ascend from row to row.
 
-    01/02/2012 is a day of January or of February: the times are in order if they are so in one of the forms that fit the first cell.
+    01/02/2012 is a day in January or in February: it is enough that the times ascend in one of the forms that fit the first cell.
     """
     readers = [reader for reader in (*_READERS, format.number) if cells and reader(cells[0][1]) is not None]
     faults = [fault for reader in readers or [_iso] if (fault := _fault(cells, reader)) is not None]
