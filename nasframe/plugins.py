@@ -189,11 +189,11 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
             near = difflib.get_close_matches(str(key), fields)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(fields) or 'no keys'}"
             raise StrategyError(f"{what} has no key {key!r}; {hint}")
+    for key, value in values.items():
+        _check_shape(what, fields[key], value)
     missing = [f.name for f in fields.values() if f.default is attrs.NOTHING and f.name not in values]
     if missing:
         raise StrategyError(f"{what} lacks {', '.join(missing)}, which it cannot do without")
-    for key, value in values.items():
-        _check_shape(what, fields[key], value)
     arguments = {k: from_plain(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
     try:
         return cls(**arguments)

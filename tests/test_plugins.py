@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from nasframe import Strategy
 from nasframe.errors import PluginError, StrategyError, StructureError, UnknownNameError
@@ -41,13 +43,19 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def do(module: str, source: str, distribution: str = "stranger", version: str = "1.2") -> None:
-        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
+        first, _, rest = source.partition("\n")
+        (tmp_path / f"{module}.py").write_text(f"{first.lstrip()}\n{textwrap.dedent(rest)}")
         info = tmp_path / f"{distribution}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
         (info / "entry_points.txt").write_text(f"[nasframe]\n{module} = {module}\n")
 
     return do
+
+
+def process_settings() -> tuple:
+    """What a plugin must leave as it is."""
+    return torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), torch.get_num_threads(), os.getcwd()
 
 
 def problem(plugins: Plugins, name: str | None = None) -> str:
@@ -94,6 +102,33 @@ BROKEN = {
         OPERATION.replace("@attrs.frozen", "") + HOOK,
         "Minus is not an attrs class: decorate it with @attrs.frozen",
     ),
+    "exits": ("import sys; sys.exit(2)", "its import failed with SystemExit: 2"),
+    "exits_in_its_hook": (
+        OPERATION + HOOK.replace("return [Minus]", "raise SystemExit(3)"),
+        "its hook failed with SystemExit: 3",
+    ),
+    "raises_what_is_no_exception": ("class Odd(BaseException): ...\nraise Odd('odd')", "its import failed with Odd: odd"),
+    "other_dtype": (
+        "import torch; torch.set_default_dtype(torch.float64)" + OPERATION + HOOK,
+        "its import changes torch's default dtype from torch.float32 to torch.float64: a plugin must leave the process as it is",
+    ),
+    "other_device": (
+        "import torch; torch.set_default_device('meta')" + OPERATION + HOOK,
+        "its import changes torch's default device from cpu to meta",
+    ),
+    "no_gradients": (
+        "import torch; torch.set_grad_enabled(False)" + OPERATION + HOOK,
+        "its import changes whether torch records gradients from True to False",
+    ),
+    "more_threads": (
+        "import torch; torch.set_num_threads(2)" + OPERATION + HOOK,
+        "its import changes torch's number of threads",
+    ),
+    "other_folder": ("import os; os.chdir('/')" + OPERATION + HOOK, "its import changes the working directory from /"),
+    "other_dtype_and_failed": (
+        "import torch; torch.set_default_dtype(torch.float64); 1 / 0",
+        "its import failed with ZeroDivisionError: division by zero",
+    ),
     "twice": (OPERATION + HOOK.replace("[Minus]", "[Minus, Minus]"), "two parts of one kind and name: operation 'minus'"),
 }
 
@@ -103,11 +138,50 @@ def test_a_broken_plugin_is_named_and_the_rest_goes_on(install, fault: str) -> N
     """The sentence names plugin, distribution, version and the fault."""
     source, *expected = BROKEN[fault]
     install(f"stranger_{fault}", source)
+    before = process_settings()
     sentence = problem(discover(), f"stranger_{fault}")
+
+    assert process_settings() == before, "what a plugin that is left out has changed is changed back"
 
     assert sentence.startswith(f"plugin stranger_{fault} (stranger 1.2) was not loaded: ")
     for text in expected:
         assert text in sentence
+
+
+def test_what_a_plugin_prints(install, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes to the standard error, wherever the plugin prints, so that a command's JSON stays whole."""
+    install("stranger_talks", "print('import')" + OPERATION + HOOK.replace("return", "print('hook'); return"))
+    assert "minus" in discover().names("operation")
+    printed = capsys.readouterr()
+
+    assert printed.out == ""
+    assert printed.err == "import\nhook\n"
+
+
+def test_an_interrupted_import(install) -> None:
+    """Ctrl-C while a plugin is imported is the user's, not the plugin's."""
+    install("stranger_slow", "raise KeyboardInterrupt")
+
+    with pytest.raises(KeyboardInterrupt):
+        discover()
+
+
+def test_two_modules_with_one_name(install, tmp_path: Path) -> None:
+    """Two distributions whose modules have one name: the second is named and left out, and the first works."""
+    install("stranger_shared", OPERATION + HOOK)
+    other = tmp_path / "zebra-2.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: zebra\nVersion: 2.0\n")
+    (other / "entry_points.txt").write_text("[nasframe]\nzebra_operations = stranger_shared\n")
+    plugins = discover()
+
+    assert problem(plugins, "zebra_operations") == (
+        "plugin zebra_operations (zebra 2.0) was not loaded: it imports the module 'stranger_shared', which stranger:stranger_shared "
+        "has registered: rename the module of one of them"
+    )
+    assert plugins.make("operation", "minus").times == 1
+    (first,) = (plugin for plugin in plugins.found if plugin.name == "stranger_shared")
+    assert first.examples() is None
 
 
 def test_two_plugins_with_one_name(install, tmp_path: Path) -> None:

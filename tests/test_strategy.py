@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
+import tracemalloc
 from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
 import click
 import pytest
+import torch
 from nasframe_convolutional import ConvolutionMorphism
 from nasframe_forecasting import Forecasting
 from nasframe_growing import Epochs, MaxNodes, NoBetter, NodeGrowth, Patience
-from nasframe_recurrent import Darts, IdentityEdge, TanhEdge
+from nasframe_recurrent import Darts, IdentityEdge, Sum, TanhEdge, TwoToOne
 from standins import ToySeries
+from torch import nn
 from toy import PLUGINS, toy_strategy
 
-from nasframe import NasframeError, Search, Strategy, number
+from nasframe import NasframeError, Operation, Search, Strategy, number
 from nasframe.cli.flags import PartType, strategy_values, with_options
 from nasframe.cli.main import cli
 from nasframe.errors import ChangeError, StrategyError
@@ -53,8 +57,23 @@ IMPOSSIBLE = [
     ("sede", 1, "the strategy has no key 'sede'; did you mean 'seed'?"),
     ("xyz", 1, "the strategy has no key 'xyz'; it has: task, backbone"),
     ("seed", -1, "the strategy cannot be made: seed is -1; it must be a whole number of at least 0"),
-    ("nodes", 1.5, "nodes is 1.5; it must be a whole number of at least 1"),
+    ("nodes", 1.5, "nodes is 1.5; it must be a whole number of at least 1 and at most 1000"),
     ("nodes", True, "nodes is True; it must be a whole number of at least 1"),
+    ("nodes", 10**9, "nodes is 1000000000; it must be a whole number of at least 1 and at most 1000"),
+    ("threads", 10**9, "threads is 1000000000; it must be a whole number of at least 1 and at most 1024"),
+    ("backbone.layers", 10**9, "layers is 1000000000; it must be a whole number of at least 1 and at most 1000"),
+    ("growth", "node", "the strategy: growth is 'node'; it must be a list: write growth = [\"node\"]"),
+    ("growth", {"name": "node"}, "growth is {'name': 'node'}; it must be a list: write [[growth]], not [growth]"),
+    (
+        "criterion",
+        [{"name": "patience"}],
+        "the strategy: criterion is a list; it must be one: write [criterion], not [[criterion]]",
+    ),
+    ("criterion", ["patience"], "the strategy: criterion is a list; it must be one: write criterion = ..., without brackets"),
+    ("optimiser", [{"epochs": 3}], "optimiser is a list; it must be one: write [optimiser], not [[optimiser]]"),
+    ("backbone.operations", "sum", "operations is 'sum'; it must be a list: write operations = [\"sum\"]"),
+    ("seed", [1], "seed is (1,); it must be a whole number"),
+    ("seed", datetime.date(2020, 1, 1), "seed is datetime.date(2020, 1, 1); it must be a whole number"),
     ("batch", "many", "batch is 'many'; it must be a whole number of at least 1"),
     ("prune", "never", "prune is 'never'; it must be one of 'stage', 'end'"),
     ("device", "gpu", "device is 'gpu'; it must be a device of torch"),
@@ -85,6 +104,67 @@ def test_an_impossible_strategy(path: str, value: Any, message: str) -> None:
         Strategy.from_dict(changed(path, value), PLUGINS)
 
     assert message in str(caught.value)
+
+
+FILES = {
+    "not TOML": (b"seed = ", "the strategy is not TOML: Invalid value"),
+    "no key": (b"node = 1", "the strategy has no key 'node'; did you mean 'nodes'?"),
+    "a word for a list": (b'growth = "node"', "the strategy: growth is 'node'; it must be a list"),
+    "a list for a table": (b'[[criterion]]\nname = "patience"', "write [criterion], not [[criterion]]"),
+    "nested arrays": (b"a = " + b"[" * 3000, "the strategy is nested too deeply to be read"),
+    "nested tables": (b"a = " + b"{a=" * 3000, "the strategy is nested too deeply to be read"),
+    "nested keys": (b"criterion" + b".parts" * 3000 + b" = 1", "the strategy"),
+    "digits": (b"seed = " + b"1" * 5000, "the strategy is not TOML: Exceeds the limit"),
+    "not text": (b"\xff\xfe\x00", "cannot be read: 'utf-8' codec can't decode"),
+}
+
+
+@pytest.mark.parametrize("fault", FILES)
+def test_a_file_written_by_hand(fault: str, tmp_path: Path) -> None:
+    """An error names the file and what is wrong in it."""
+    content, message = FILES[fault]
+    (tmp_path / "hand.toml").write_bytes(content)
+    with pytest.raises(NasframeError) as caught:
+        Strategy.read(tmp_path / "hand.toml", PLUGINS)
+
+    assert str(tmp_path / "hand.toml") in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["\ufeff{}", "{}", "\ufeff# a comment\n{}"])
+def test_a_file_of_any_editor(text: str, tmp_path: Path) -> None:
+    """A byte order mark and Windows line ends do not matter."""
+    written = text.format(toy_strategy().to_toml())
+    (tmp_path / "a.toml").write_bytes(written.replace("\n", "\r\n").encode())
+
+    assert Strategy.read(tmp_path / "a.toml", PLUGINS) == toy_strategy()
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A folder or a device is refused, and not read for ever."""
+    for path in (tmp_path, "/dev/zero", "null\0character"):
+        with pytest.raises(StrategyError, match="cannot be read"):
+            Strategy.read(path, PLUGINS)
+
+
+@pytest.mark.parametrize("hidden", [10**6, 10**8, 10**10, 10**30])
+def test_a_network_that_no_machine_holds(hidden: int) -> None:
+    """It is refused before anything is allocated, whether or not its size can be counted."""
+    strategy = toy_strategy(backbone=TwoToOne(hidden=hidden))
+    tracemalloc.start()
+    with pytest.raises(StrategyError, match=r"the network of two_to_one hidden=1\d+ cannot be held in memory: it needs "):
+        Search(strategy)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 2**27
+
+
+def test_an_operation_that_cannot_be_measured_is_built() -> None:
+    """Where a module cannot be made without values there is no estimate, and the search begins."""
+    strategy = toy_strategy(backbone=TwoToOne(hidden=2, operations=(Sum(), Measured())), growth=())
+
+    assert Search(strategy).network.count()["operations"] > 0
 
 
 def test_a_missing_part() -> None:
@@ -194,6 +274,29 @@ def test_an_option_of_a_part_is_a_flag() -> None:
 
     assert task == {"name": "forecasting", "csv": "2020", "columns": ["a", "b"], "returns": True, "window": 7}
     assert values["backbone"]["operations"] == ["sum", "tanh"]
+
+
+class Scaled(nn.Module):
+    """A module that reads a value out of a tensor when it is made."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.both = nn.Bilinear(inputs, hidden, hidden)
+        self.scale = self.both.weight.abs().max().item()
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        return self.both(x, h) / self.scale
+
+
+@attrs.frozen
+class Measured(Operation):
+    """An operation that cannot be built without values."""
+
+    name: ClassVar[str] = "measured"
+    arity: ClassVar[int] = 2
+
+    def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        return Scaled(inputs, hidden)
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build, tensors
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started
+from nasframe.search.memory import check_memory
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, Training, alphas_of, weights_of
 from nasframe.seeds import Seed
@@ -107,6 +108,7 @@ def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
 
 
 def _beginning(strategy: Strategy, data: Data, structure: Structure, phase: str) -> State:
+    check_memory(structure, strategy)
     network = placed(strategy, build(structure, Seed((strategy.seed, "initial"))))
     state = State(network, trainer(strategy, data).optimisers(network), phase=phase)
     state.keep(Started(**state.position, structure=structure.to_dict()))

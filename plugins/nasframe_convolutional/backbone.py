@@ -71,7 +71,7 @@ class DartsConvolutional(Backbone):
     name: ClassVar[str] = "darts_convolutional"
     inputs: ClassVar[tuple[str, ...]] = ("i0", "i1")
     channels: int = number(16, low=1, whole=True)
-    cells: int = number(8, low=1, whole=True)
+    cells: int = number(8, low=1, high=100, whole=True)
     output: str = choice("concatenation", "mean", "loose_ends", default="concatenation")
     stem: str = choice(*STEMS, default="cifar")
     affine: bool = flag(False)

@@ -41,7 +41,7 @@ class Recurrent(Backbone):
     """
 
     hidden: int | None = number(None, low=1, whole=True, optional=True)
-    layers: int = number(1, low=1, whole=True)
+    layers: int = number(1, low=1, high=1000, whole=True)
     dropout: float = number(0.0, low=0.0, high=1.0)
 
     @property
