@@ -8,7 +8,7 @@ import os
 import torch
 
 from nasframe.errors import StrategyError
-from nasframe.interfaces.part import label
+from nasframe.interfaces.part import short_name
 from nasframe.network.network import Network
 from nasframe.search.strategy import Strategy
 from nasframe.structure.structure import Structure
@@ -35,7 +35,7 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
             return
         needs = f"{needed / 2**30:.3g} GiB for {parameters:,} parameters, and {strategy.device} has {available / 2**30:.3g} GiB"
     raise StrategyError(
-        f"the network of {label(strategy.backbone)} cannot be held in memory: it needs {needs}; choose smaller sizes"
+        f"the network of {short_name(strategy.backbone)} cannot be held in memory: it needs {needs}; choose smaller sizes"
     )
 
 
