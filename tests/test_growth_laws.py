@@ -74,7 +74,7 @@ class TestTransaction:
             liar = attrs.evolve(growth("noise", delta=1e-9)(network), claim=Claim.exact())
             apply(network, liar, parent.strategy.architect.invert)
             rule, inputs = parent.strategy.architect.mixing, parent.inputs()
-            with pytest.raises(ClaimError, match="claims to be exact, but the output moves by"):
+            with pytest.raises(ClaimError, match="claims to be exact, but the output differs by"):
                 measured(lambda n: n(inputs, rule(dict(n.alphas))), network, liar.child, liar.claim)
             return growth("gate")(network)
 
@@ -209,7 +209,7 @@ class TestMutants:
         [
             (lambda n: _scale(n.body.head.weight, 1 + 1e-15), "changed the parent's network/body.head.weight"),
             (lambda n: n.train(not n.training), "changed the parent's state, mode/"),
-            (lambda n: n.body.head.bias.requires_grad_(False), "changed the parent's requires_grad/body.head.bias"),
+            (lambda n: n.body.head.bias.requires_grad_(False), "changed the parent's .*requires_grad/body.head.bias"),
             (
                 lambda n: setattr(n.body.head.bias, "grad", torch.ones(2).double()),
                 "changed the parent's gradient/body.head.bias",
@@ -241,8 +241,8 @@ class TestMutants:
 
     def test_shared_moments(self, monkeypatch: Patch) -> None:
         """Transaction: so are its moments."""
-        monkeypatch.setattr(optimisers, "_carried", lambda key, value, entry, name: value)
-        with pytest.raises(AssertionError, match="shares the storage of exp_avg"):
+        monkeypatch.setattr(torch.Tensor, "clone", lambda self, **options: self)
+        with pytest.raises(AssertionError, match="shares the storage of step"):
             assertions.assert_transaction(specimen(), growth("gate"))
 
     def test_another_dtype(self) -> None:

@@ -50,7 +50,7 @@ def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named:
             if not torch.is_tensor(value):
                 state[key] = value
             elif key in POWERS:
-                state[key] = entry.moment(value, POWERS[key]).clone()
+                state[key] = entry.moment(value, POWERS[key])
             elif value.dim() == 0:  # the number of steps
                 state[key] = value.clone()
             else:
