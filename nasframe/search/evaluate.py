@@ -131,8 +131,7 @@ def train(
     """
     optimiser = strategy.optimiser
     if optimiser.epochs:
-        steps = len(batches(torch.arange(data.train.size), strategy.batch))
-        optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / steps)))
+        optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / updates_per_epoch(strategy, data))))
     fresh = Trainer(data, strategy.architect, optimiser, strategy.batch, strategy.device)
     training = Training(network, fresh.optimisers(network))
     best, curve, since = copied(network), list[float | None](), 0
@@ -164,6 +163,11 @@ def train(
         curve=tuple(curve),
         tensors=best,
     )
+
+
+def updates_per_epoch(strategy: Strategy, data: Data) -> int:
+    """Return the number of updates of the weights in an epoch."""
+    return len(batches(torch.arange(data.train.size), strategy.batch))
 
 
 def module_of(trial: Trial, strategy: Strategy, data: Data) -> nn.Module:

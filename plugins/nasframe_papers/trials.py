@@ -17,8 +17,7 @@ from torch import nn
 
 from nasframe import Data, NasframeError, Seed, Strategy
 from nasframe.errors import NonFiniteError
-from nasframe.search.batches import batches
-from nasframe.search.evaluate import Outcome, process_context, train
+from nasframe.search.evaluate import Outcome, process_context, train, updates_per_epoch
 
 #: plain values: what a trial is to do, or its result
 Values = Mapping[str, Any]
@@ -56,7 +55,7 @@ def from_scratch(network: nn.Module, strategy: Strategy, data: Data, epochs: int
     Raises:
         NonFiniteError: if the training diverges, because a table of results has no entry for it.
     """
-    updates = epochs * len(batches(torch.arange(data.train.size), strategy.batch))
+    updates = epochs * updates_per_epoch(strategy, data)
     outcome = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
     if len(outcome.curve) < epochs:
         raise NonFiniteError(f"training from scratch diverged after {outcome.updates} updates: lower the learning rate")
