@@ -1,4 +1,4 @@
-"""Which optimiser, as a value: torch's own, with the options that a strategy may set."""
+"""The description of an optimiser of torch, with the options that a strategy may set."""
 
 from __future__ import annotations
 
