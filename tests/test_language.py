@@ -239,7 +239,7 @@ class TestMutants:
     def test_a_magnitude_without_the_bypass(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Tight: the bound of the activation alone is exceeded."""
         monkeypatch.setattr(SigmoidHighway, "magnitude", lambda self, module: Bound({(): 1.0}))
-        with pytest.raises(AssertionError, match="tight: the largest deviation found of layer0/n2, at 10 times"):
+        with pytest.raises(AssertionError, match="tight: the largest error found of layer0/n2, at 10 times"):
             check_growth(SigmoidHighway(), "last")
 
 
