@@ -314,6 +314,6 @@ class TestMutants:
         self, test: Callable[[Found], None], error: type[Exception], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Without the check of the context each way to run the network fails."""
-        monkeypatch.setattr(network_module, "plain", lambda inputs: True)
+        monkeypatch.setattr(network_module, "requires_readable_form", lambda inputs: False)
         with pytest.raises(error):
             test(EXAMPLES["two_to_one"]())
