@@ -1,4 +1,4 @@
-"""A found architecture trained from the beginning, and the random ones that it is set beside."""
+"""Retraining of found architectures, and the random architectures that they are compared with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from nasframe.search.random_architecture import random_architecture
 from nasframe.testing.saved import revived, saved
 
 SEEDS = st.integers(0, 2**16).map(lambda number: Seed((number,)))
-#: a strategy, and how large its task is
+#: strategies with the sizes of their tasks
 SPACES = {
     "two_to_one": (toy_strategy(backbone=TwoToOne(hidden=2, layers=2)), {"inputs": 2, "outputs": 2}),
     "darts": (toy_strategy(backbone=Darts(hidden=2)), {"inputs": 2, "outputs": 2}),
@@ -40,7 +40,7 @@ SPACES = {
 
 
 def architecture(strategy: Strategy, sizes: Mapping[str, int], nodes: int = 2, seed: int = 0) -> Structure:
-    """One of the strategy's space."""
+    """Return an architecture of the strategy's space."""
     return random_architecture(strategy, strategy.backbone.initial(sizes, nodes), Seed((seed,)))
 
 
@@ -50,7 +50,7 @@ def architecture(strategy: Strategy, sizes: Mapping[str, int], nodes: int = 2, s
 @pytest.mark.parametrize("name", SPACES)
 @given(nodes=st.integers(1, 3), seed=SEEDS)
 def test_a_random_architecture_is_one_of_its_space(name: str, nodes: int, seed: Seed) -> None:
-    """All is decided, among the candidates of the supernet, for nodes that reach its outputs; the same seed gives the same."""
+    """A random architecture has one candidate of the supernet at each site, uses every node, and follows from its seed."""
     strategy, sizes = SPACES[name]
     space = strategy.backbone.initial(sizes, nodes)
     one = random_architecture(strategy, space, seed)
@@ -68,7 +68,7 @@ def test_a_random_architecture_is_one_of_its_space(name: str, nodes: int, seed: 
 
 @attrs.frozen
 class Watched(Pruner):
-    """Nothing goes; the weights that it is shown are kept."""
+    """A pruner that removes nothing and records the mixing weights that it receives."""
 
     name = "watched"
     seen: list[Mapping[str, Tensor]] = attrs.field(factory=list)
@@ -79,7 +79,7 @@ class Watched(Pruner):
 
 
 def check_even(candidates: int) -> None:
-    """Any one of so many weights has the distribution of a coordinate on the simplex: P(w > x) = (1 - x)^(n - 1)."""
+    """Check that each mixing weight has the distribution of a coordinate on the simplex, P(w > x) = (1 - x)^(n - 1)."""
     operations, pruner = TwoToOne().operations[:candidates], Watched()
     strategy = toy_strategy(backbone=TwoToOne(operations=operations), pruner=pruner)
     space = strategy.backbone.initial({"inputs": 1, "outputs": 1}, 1)
@@ -95,20 +95,20 @@ def check_even(candidates: int) -> None:
 
 @pytest.mark.parametrize("candidates", [2, 3, 5])
 def test_weights_are_drawn_evenly(candidates: int) -> None:
-    """From the whole simplex: no weight is likelier than another."""
+    """The mixing weights of a random architecture are uniform on the simplex."""
     check_even(candidates)
 
 
-def test_fails_if_weights_are_uneven(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The law above notices uniform numbers over their sum, which crowd in the middle."""
+def test_fails_if_mixing_weights_are_not_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uniform numbers divided by their sum, which crowd in the middle of the simplex, are noticed."""
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator: self.uniform_(generator=generator))
 
     with pytest.raises(AssertionError, match="from even"):
         check_even(3)
 
 
-def test_what_is_left_keeps_its_odds() -> None:
-    """A pruner that leaves sites undecided leaves the backbone their weights, anew in proportion."""
+def test_undecided_sites_keep_their_proportions() -> None:
+    """What a pruner leaves undecided, the backbone decides by the same mixing weights, normalised again."""
     strategy, sizes = SPACES["images"]
     space = strategy.backbone.initial(sizes, 1)
     draws = torch.empty(space.next_id, dtype=torch.float64).exponential_(generator=Seed((3,)).generator())
@@ -119,8 +119,8 @@ def test_what_is_left_keeps_its_odds() -> None:
 
 
 @pytest.mark.parametrize("strategy", [toy_strategy(seeds=2), image_strategy(task=Blobs(6), seeds=2)], ids=["toy", "images"])
-def test_random_architectures_stand_beside_the_found_one(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for each seed, of the space with as many nodes in each cell; trained as it is; their parameters are the mean."""
+def test_the_comparison_has_random_architectures(strategy: Strategy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison has a random architecture for each seed, with as many nodes as the found one and the same training."""
     made: list[tuple[Structure, Structure]] = []
 
     def recorded(strategy: Strategy, space: Structure, seed: Seed) -> Structure:
@@ -146,7 +146,7 @@ def test_random_architectures_stand_beside_the_found_one(strategy: Strategy, mon
 
 
 def image_retraining(**changes: Any) -> Strategy:
-    """Two epochs with an auxiliary head, drop path, augmentation and a falling rate, on all images there are."""
+    """Return a retraining of two epochs with auxiliary head, drop path, augmentation and a falling rate, on all images."""
     changed = {
         "task": Blobs(size=10, flips=True, validated=False),
         "backbone": small(channels=3, cells=3, affine=True, auxiliary=0.4, drop_path=0.3),
@@ -157,12 +157,12 @@ def image_retraining(**changes: Any) -> Strategy:
 
 
 def image_cells() -> Structure:
-    """What a search of two nodes a cell may have found."""
+    """Return image cells of two nodes, as a search may find them."""
     return architecture(*SPACES["images"])
 
 
-def test_a_retraining_puts_the_cells_into_the_strategys_backbone() -> None:
-    """The same sites with the same operations; its own width, depth and heads; weights that nobody trained."""
+def test_a_retraining_puts_the_cells_into_another_backbone() -> None:
+    """Retraining keeps sites and operations, takes width, depth and heads from its strategy, and starts untrained."""
     strategy, cells = image_retraining(), image_cells()
     search = Search.retraining(strategy, cells)
     structure = search.network.structure
@@ -177,7 +177,7 @@ def test_a_retraining_puts_the_cells_into_the_strategys_backbone() -> None:
 
 
 def test_a_retraining_resumes_at_every_event() -> None:
-    """Augmentation, drop path, auxiliary head and falling rate included, it ends in the same bytes."""
+    """A retraining ends with the same bytes when it is resumed from any event."""
     strategy, cells = image_retraining(), image_cells()
     search = Search.retraining(strategy, cells)
     dumps = [saved(search.state), *(saved(search.state) for _ in search)]
@@ -190,7 +190,7 @@ def test_a_retraining_resumes_at_every_event() -> None:
 
 
 def test_without_a_validation_part_the_last_network_counts() -> None:
-    """No record has a loss or a score of it, and the weights are those after the last step."""
+    """Without a validation split no record has a validation loss, and the network is the one after the last step."""
     search, weights = Search.retraining(image_retraining(), image_cells()), {}
     for event in search:
         if isinstance(event, EpochEnded):
@@ -203,14 +203,14 @@ def test_without_a_validation_part_the_last_network_counts() -> None:
 
 
 def begun(path: Path) -> Folder:
-    """The folder of a retraining, before its first step."""
+    """Return the folder of a retraining before its first step."""
     strategy, sizes = SPACES["two_to_one"]
     search = Search.retraining(strategy, architecture(strategy, sizes))
     return Folder.create(path, strategy, PLUGINS, search.state)
 
 
 def run(folder: Folder, events: int | None = None) -> Search:
-    """Go on with it, for so many events or to the end."""
+    """Continue the run for some events, or to the end."""
     search, keeper = folder.search()
     keeper.every = 1
     for event in itertools.islice(search, events):
@@ -218,8 +218,8 @@ def run(folder: Folder, events: int | None = None) -> Search:
     return search
 
 
-def check_taken_up(broken: Folder, whole: Folder) -> None:
-    """What was broken off goes on as what it was, to the same bytes."""
+def check_resumed(broken: Folder, whole: Folder) -> None:
+    """Check that an interrupted retraining continues as a retraining, and ends with the same bytes."""
     expected, actual = run(whole), run(Folder.open(broken.path, PLUGINS))
     assert {r.phase for r in actual.state.history if isinstance(r, EpochEnded)} == {"retune"}
     assert digest(actual.state) == digest(expected.state)
@@ -227,25 +227,27 @@ def check_taken_up(broken: Folder, whole: Folder) -> None:
 
 
 @pytest.mark.parametrize("events", [0, 1, 3, 4])
-def test_a_killed_retraining_is_taken_up_as_one(tmp_path: Path, events: int) -> None:
-    """Killed before its first step, or after any."""
+def test_a_killed_retraining_resumes_as_a_retraining(tmp_path: Path, events: int) -> None:
+    """A retraining that is killed before or after any step continues as a retraining."""
     broken = begun(tmp_path / "broken")
     run(broken, events)
 
-    check_taken_up(broken, begun(tmp_path / "whole"))
+    check_resumed(broken, begun(tmp_path / "whole"))
 
 
-def test_fails_if_the_first_state_is_not_kept(tmp_path: Path) -> None:
-    """The law above notices a folder that holds the strategy alone."""
+def test_fails_if_the_first_state_is_not_saved(tmp_path: Path) -> None:
+    """A folder with the strategy only is noticed."""
     broken = Folder.create(tmp_path / "broken", SPACES["two_to_one"][0], PLUGINS)
 
     with pytest.raises(AssertionError):
-        check_taken_up(broken, begun(tmp_path / "whole"))
+        check_resumed(broken, begun(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("step", range(12))
-def test_a_folder_is_never_that_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Killed while it is made, the folder is that of a retraining, or of no run at all."""
+def test_the_folder_of_a_retraining_is_never_that_of_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """If the process is killed while it creates the folder, the folder is that of a retraining or of no run."""
     left = [step]
 
     def fatal(path: Path, data: bytes, original: Any = commits._write) -> None:
@@ -264,8 +266,8 @@ def test_a_folder_is_never_that_of_a_search(tmp_path: Path, monkeypatch: pytest.
     assert Folder.open(tmp_path / "run", PLUGINS).search()[0].state.phase == "retune"
 
 
-def test_the_test_part_is_read_when_all_is_over() -> None:
-    """Training does not touch it, and neither does making ready for the comparison."""
+def test_the_test_split_is_read_at_the_end() -> None:
+    """Neither training nor the preparation of the comparison reads the test split."""
     search = Search.retraining(image_retraining(), image_cells())
     batch, reads = search.data.test.batch, []
     object.__setattr__(search.data.test, "batch", lambda index: (reads.append(index), batch(index))[1])
@@ -278,7 +280,7 @@ def test_the_test_part_is_read_when_all_is_over() -> None:
 
 
 def test_only_baselines_that_are_not_trained_are_compared_with_a_retraining() -> None:
-    """Those of the task without parameters to train."""
+    """A retrained network is compared with the task's references that have no trainable parameters."""
     strategy, sizes = SPACES["two_to_one"]
     search = Search.retraining(strategy, architecture(strategy, sizes))
     references = {"still": torch.nn.Identity, "trained": lambda: torch.nn.Linear(2, 2)}
@@ -290,7 +292,7 @@ def test_only_baselines_that_are_not_trained_are_compared_with_a_retraining() ->
 
 @given(st.integers(1, 3), st.sampled_from([1, 3]))
 def test_an_auxiliary_head_does_not_predict(channels: int, cells: int) -> None:
-    """A network is as large with it as without, by the parameters that its predictions depend on."""
+    """An auxiliary head does not count to the size of a network, because predictions do not depend on it."""
     _, sizes = SPACES["images"]
     backbones = [small(channels=channels, cells=cells, auxiliary=weight) for weight in (0.0, 0.4)]
     structures = [random_architecture(image_strategy(backbone=b), b.initial(sizes, 1), Seed((0,))) for b in backbones]
@@ -302,8 +304,8 @@ def test_an_auxiliary_head_does_not_predict(channels: int, cells: int) -> None:
     assert predicting(aided, data).parameters < sum(p.numel() for p in aided.parameters())
 
 
-def test_nothing_but_an_architecture_that_fits_is_retrained(tmp_path: Path) -> None:
-    """What is no architecture, belongs to another backbone, or cannot be read is refused with its reason."""
+def test_only_an_architecture_that_fits_is_retrained(tmp_path: Path) -> None:
+    """What is not an architecture, has another backbone or cannot be read is refused with the reason."""
     strategy, sizes = SPACES["images"]
     with pytest.raises(StructureError, match="have several candidates each"):
         Search.retraining(strategy, strategy.backbone.initial(sizes, 1))
@@ -320,7 +322,7 @@ def test_nothing_but_an_architecture_that_fits_is_retrained(tmp_path: Path) -> N
 
 
 def test_an_architecture_is_found_in_a_folder_or_a_file(tmp_path: Path) -> None:
-    """The same one."""
+    """An architecture is read from the folder of a run or from a file."""
     cells = image_cells()
     (tmp_path / "architecture.json").write_text(cells.to_json())
 
