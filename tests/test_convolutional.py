@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,6 @@ from nasframe_convolutional.cell import Auxiliary, Head, ImageCell, channels_of
 from nasframe_growing import Epochs, NodeGrowth, Patience
 from test_resume import digest
 from torch import Tensor
-from torchvision.ops import stochastic_depth
 from toy import toy_strategy
 
 from nasframe import (
@@ -59,12 +59,12 @@ from nasframe import (
     build,
 )
 from nasframe.change.apply import apply, distance, remove_candidates
-from nasframe.errors import ChangeError, StrategyError, StructureError
+from nasframe.errors import ChangeError, DataError, StrategyError, StructureError
 from nasframe.network.axes import produces
 from nasframe.network.network import set_progress, tensors
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Changed, Finished, Stepped
-from nasframe.search import state as states
+from nasframe.search import state as states, trainer as trainers
 from nasframe.search.state import retraining, trainer
 from nasframe.testing import assertions
 from nasframe.testing.fakes import Scripted
@@ -74,6 +74,7 @@ from nasframe.testing.trained import TrainedNetwork
 
 TYPES = ("normal", "reduction")
 BIASED = (Convolution(bias=True), Identity(), Zero())
+DROP = cells.drop_examples
 SEED = Seed(("images",))
 Patch = pytest.MonkeyPatch
 
@@ -166,6 +167,26 @@ class TestShapes:
         assert network.count()["combination"] == 2 * 14 * 8
 
     @pytest.mark.parametrize(
+        ("shape", "hint"),
+        [
+            ((2, 8, 8, 3), "; write x.permute(0, 3, 1, 2)"),
+            ((2, 1, 8, 8), ""),
+            ((3, 8, 8), ""),
+            ((2, 3, 8, 8, 1), ""),
+        ],
+    )
+    @pytest.mark.parametrize("fast", [True, False])
+    def test_images_of_another_shape_are_refused(self, shape: tuple[int, ...], hint: str, fast: bool) -> None:
+        """The message has the shape that was given, the expected one, and the permutation if the channels come last."""
+        network = build(small().initial({"channels": 3, "classes": 2, "height": 8, "width": 8}, 1), SEED)
+        network.fast = fast
+        expected = (
+            f"the inputs have shape {shape}, but the network expects (batch, channels, height, width) with 3 channels{hint}"
+        )
+        with pytest.raises(DataError, match=f"^{re.escape(expected)}$"):
+            network(torch.zeros(shape), even(network))
+
+    @pytest.mark.parametrize(
         ("options", "message"),
         [
             ({"output": "last"}, "output is 'last'; it must be one of 'concatenation', 'mean', 'loose_ends'"),
@@ -178,6 +199,50 @@ class TestShapes:
         """They are refused with what to write instead."""
         with pytest.raises(ValueError, match=message):
             DartsConvolutional(**options)
+
+
+# ------------------------------------------------------------------------------------------------------ batches of one
+
+#: images that the network reduces to one pixel; 9 of them, in batches of 4
+SMALLEST: dict[str, Any] = {"task": Blobs(size=9, height=4, width=4), "batch": 4, "growth": ()}
+
+
+class TestBatchesOfOne:
+    def test_a_last_batch_of_one_joins_the_batch_before(self) -> None:
+        """A search with 9 images in batches of 4 takes two steps per epoch, although BatchNorm cannot train on one pixel."""
+        steps = [event.samples for event in Search(image_strategy(**SMALLEST)) if isinstance(event, Stepped)]
+        assert set(steps) == {4, 9}
+
+    def test_so_it_does_in_front_of_an_auxiliary_head(self) -> None:
+        """Retraining with an auxiliary head finishes, whose last BatchNorm always has one pixel."""
+        backbone = small(channels=2, cells=3, affine=True, auxiliary=0.4)
+        task = Blobs(size=9, height=8, width=8, validated=False)
+        strategy = image_strategy(backbone=backbone, task=task, batch=8, criterion=Epochs(1))
+        *_, last = again(strategy, trained())
+        assert isinstance(last, Finished)
+
+    def test_without_joining_it_would_fail(self, monkeypatch: Patch) -> None:
+        """The property above depends on how batches are cut."""
+        monkeypatch.setattr(trainers, "batches", lambda order, size: order.split(size))
+        with pytest.raises(DataError, match="a training batch has a single image"):
+            Search(image_strategy(**SMALLEST)).run()
+
+    @pytest.mark.parametrize("auxiliary", [0.0, 0.4])
+    def test_batches_of_one_are_refused_before_training(self, auxiliary: float) -> None:
+        """Where the user asks for them, the message says what to change, and no step has been taken."""
+        side = 8 if auxiliary else 4
+        task, backbone = Blobs(size=6, height=side, width=side), small(auxiliary=auxiliary)
+        search = Search(image_strategy(task=task, backbone=backbone, batch=1))
+        with pytest.raises(
+            DataError, match=r"single image, .* one pixel, .*; train with batches of two images or more, on larger"
+        ):
+            search.run()
+        assert not search.state.history
+
+    def test_larger_images_train_in_batches_of_one(self) -> None:
+        """BatchNorm needs more than one value per channel, which the pixels of a larger image are."""
+        task = Blobs(size=4, height=8, width=8)
+        assert isinstance([*Search(image_strategy(task=task, batch=1, growth=()))][-1], Finished)
 
 
 # ------------------------------------------------------------------------------------------------------------- growth
@@ -520,6 +585,10 @@ def not_in_evaluation() -> None:
     cell, x = edge(Convolution(), drop_path=1.0), images(4, 2, 3, 3)
     assert not cell({}, x, x).any()
     assert cell.eval()({}, x, x).flatten(1).any(1).all()
+
+
+def not_at_the_beginning() -> None:
+    cell, x = edge(Convolution(), drop_path=1.0), images(400, 2, 3, 3)
     set_progress(cell, 0.0)
     assert cell.train()({}, x, x).flatten(1).any(1).all()
 
@@ -540,6 +609,7 @@ class TestDropPath:
     def test_not_in_evaluation_nor_at_the_beginning(self) -> None:
         """Nothing is left out in evaluation, nor at progress 0."""
         not_in_evaluation()
+        not_at_the_beginning()
 
     @pytest.mark.parametrize(("type", "operation"), [("normal", Identity()), ("reduction", Identity()), ("normal", AvgPool())])
     def test_the_identity_is_never_left_out(self, type: str, operation: Any) -> None:
@@ -565,18 +635,14 @@ class TestDropPath:
     @pytest.mark.parametrize(
         ("name", "fault", "law"),
         [
-            ("stochastic_depth", lambda o, p, *_: stochastic_depth(o, p, "batch"), partial(left_out_or_scaled, 0.5, 0.5)),
             (
-                "stochastic_depth",
-                lambda o, p, *_: stochastic_depth(o, p, "row") * (1 - p),
+                "drop_examples",
+                lambda o, p: o * (torch.rand(()) >= p) / (1 - p),
                 partial(left_out_or_scaled, 0.5, 0.5),
             ),
-            (
-                "stochastic_depth",
-                lambda o, p, *_: stochastic_depth(o, min(2 * p, 1.0), "row"),
-                partial(left_out_or_scaled, 0.4, 0.5),
-            ),
-            ("stochastic_depth", lambda o, p, *_: stochastic_depth(o, p, "row"), not_in_evaluation),
+            ("drop_examples", lambda o, p: DROP(o, p) * (1 - p), partial(left_out_or_scaled, 0.5, 0.5)),
+            ("drop_examples", lambda o, p: DROP(o, min(2 * p, 1.0)), partial(left_out_or_scaled, 0.4, 0.5)),
+            ("drop_examples", lambda o, p: DROP(o, max(p, 0.1)), not_at_the_beginning),
             ("is_identity", lambda *_: False, partial(never_left_out, "normal", Identity())),
             (
                 "is_identity",
@@ -584,7 +650,7 @@ class TestDropPath:
                 partial(never_left_out, "reduction", Identity()),
             ),
         ],
-        ids=["batches", "unscaled", "too often", "in evaluation", "identities", "reductions"],
+        ids=["batches", "unscaled", "too often", "at the beginning", "identities", "reductions"],
     )
     def test_mutants(self, name: str, fault: Any, law: Any, monkeypatch: Patch) -> None:
         """Each has one fault, and is seen."""
@@ -605,7 +671,7 @@ def architecture(parent: TrainedNetwork) -> Structure:
 def again(strategy: Strategy, parent: TrainedNetwork) -> Search:
     """The training, from the beginning, of what is derived from a search."""
     data = strategy.task.load(torch.device("cpu"), torch.float64)
-    return Search(strategy, data=data, state=retraining(strategy, architecture(parent), data.sizes))
+    return Search(strategy, data=data, state=retraining(strategy, architecture(parent), data))
 
 
 class TestRetraining:
@@ -624,24 +690,25 @@ class TestRetraining:
     def test_what_is_no_architecture_of_the_backbone_is_refused(self) -> None:
         """An undecided one, one of another backbone, and one whose cells the plan has not; the message says what to give."""
         parent, recurrent = trained(), toy_strategy()
-        sizes = parent.data.sizes
+        data = parent.data
         with pytest.raises(StructureError, match=r"normal/i0-n0, .* have several candidates each; give an architecture"):
-            retraining(parent.strategy, parent.network.structure, sizes)
-        found = Search(recurrent).run().structure
+            retraining(parent.strategy, parent.network.structure, data)
+        search = Search(recurrent)
+        found = search.run().structure
         with pytest.raises(
-            StructureError, match="has the cells layer0, but backbone 'darts_convolutional' has normal, reduction"
+            StructureError, match="has the cell types layer0, but backbone 'darts_convolutional' has normal, reduction"
         ):
-            retraining(parent.strategy, found, sizes)
-        with pytest.raises(StructureError, match="has the cells normal, reduction, but backbone 'two_to_one' has layer0"):
-            retraining(recurrent, architecture(parent), {"inputs": 2, "outputs": 2})
+            retraining(parent.strategy, found, data)
+        with pytest.raises(StructureError, match="has the cell types normal, reduction, but backbone 'two_to_one' has layer0"):
+            retraining(recurrent, architecture(parent), search.data)
         with pytest.raises(
-            StructureError, match="has the cells normal, reduction, but backbone 'darts_convolutional' has reduction"
+            StructureError, match="has the cell types normal, reduction, but backbone 'darts_convolutional' has reduction"
         ):
-            retraining(image_strategy(backbone=small(cells=2)), architecture(parent), sizes)
+            retraining(image_strategy(backbone=small(cells=2)), architecture(parent), data)
 
     def test_without_validation_the_last_network_counts(self) -> None:
         """An architecture is trained for so many epochs; a search needs a validation part, and so does patience."""
-        strategy = image_strategy(task=Blobs(size=6, validated=False), criterion=Epochs(2), batch=3)
+        strategy = image_strategy(task=Blobs(size=6, validated=False), criterion=Epochs(2), batch=3, growth=())
         with pytest.raises(
             StrategyError, match="holds nothing out for validation, which a search moves its alphas and decides by"
         ):
@@ -654,7 +721,9 @@ class TestRetraining:
         assert event.valid is None
         assert len(search.state.history) == 2
         assert all(torch.equal(a, b) for a, b in zip(last, search.network.parameters(), strict=True))
-        with pytest.raises(StrategyError, match="waits for a validation loss, and the task holds nothing out: use 'epochs'"):
+        with pytest.raises(
+            StrategyError, match="needs a validation loss, but the task has no validation split: use 'epochs' instead"
+        ):
             again(attrs.evolve(strategy, criterion=Patience()), trained()).run()
 
 

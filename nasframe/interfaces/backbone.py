@@ -25,8 +25,7 @@ class Backbone(BackboneBase):
     def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
         """MAY: what `readable(body, inputs, weights)` gives, faster: the same values, gradients and second derivatives.
 
-        It reads the body's parameters at each call, and keeps nothing from one to the next. It is called with plain tensors:
-        while a program is captured or transformed, and under autocast, `Network` runs the readable form instead.
+        It reads the body's parameters at each call, and keeps nothing from one to the next.
         """
         return readable(body, inputs, mixing)
 

@@ -38,6 +38,8 @@ from nasframe.structure.address import Address
 
 #: what follows a phase of training
 AFTER = {"tune": "judge", "retune": "fold"}
+#: the phases that a growth can follow
+GROWING = ("search", "prune", "tune", "judge")
 #: the phases in which there is nothing left to search
 OVER = ("done", "handed over")
 

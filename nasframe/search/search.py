@@ -14,7 +14,7 @@ from nasframe.plugins import Plugins, installed
 from nasframe.records import Record
 from nasframe.search.compare import Comparison
 from nasframe.search.device import computing, loaded
-from nasframe.search.loop import OVER, Loop
+from nasframe.search.loop import GROWING, OVER, Loop
 from nasframe.search.state import State, initial, retraining
 from nasframe.search.strategy import Strategy
 from nasframe.structure.structure import Structure
@@ -41,7 +41,7 @@ class Search:
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
-        _check_ends(strategy, grows=state is None or state.phase not in ("retune", *OVER))
+        _check_ends(strategy, grows=state is None or state.phase in GROWING)
         self.strategy = strategy
         with computing(strategy):
             self.data = data or loaded(strategy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import nasframe
+from nasframe_convolutional.adjust import Convolution
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import ConvolutionMorphism
 from nasframe_convolutional.operations import Asymmetric, AvgPool, Identity, MaxPool, SeparableConvolution, Zero
@@ -10,6 +11,7 @@ from nasframe_convolutional.operations import Asymmetric, AvgPool, Identity, Max
 __all__ = [
     "Asymmetric",
     "AvgPool",
+    "Convolution",
     "ConvolutionMorphism",
     "DartsConvolutional",
     "Identity",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import ClassVar
 
 import attrs
@@ -15,6 +15,7 @@ from nasframe import (
     Cell,
     GrownStructure,
     Operation,
+    Seed,
     Structure,
     add_node,
     all_but_strongest,
@@ -24,10 +25,11 @@ from nasframe import (
     nested,
     number,
 )
-from nasframe.errors import ChangeError, StructureError
+from nasframe.errors import ChangeError
 from nasframe.network.mixing import readable
 from nasframe.network.outputs import Outputs
 from nasframe.structure.editing import operations_validator
+from nasframe_convolutional.adjust import channels_last_is_safe
 from nasframe_convolutional.cell import Auxiliary, CifarStem, Classifier, Head, ImageCell, ImageNetStem, channels_of
 from nasframe_convolutional.operations import AvgPool, Identity, MaxPool, SeparableConvolution, Zero
 
@@ -127,13 +129,34 @@ class DartsConvolutional(Backbone):
             before, last = last, channels_of(*(("mean",) if mean else outputs), channels=channels)
             if place == middle and self.auxiliary:
                 auxiliary = Auxiliary(last, size, structure.size("classes"), normalised=self.stem == "cifar")
-        return Classifier(stem, cells, Head(last, structure.size("classes")), auxiliary, middle, self.auxiliary)
+        head = Head(last, structure.size("classes"))
+        images = structure.size("channels")
+        return Classifier(images, stem, cells, head, auxiliary=auxiliary, middle=middle, weight=self.auxiliary)
 
     def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
-        """The same with the channels of a pixel side by side in memory, on which most of the operations are faster."""
-        if inputs.dim() != 4:
-            raise StructureError(f"the inputs have shape {tuple(inputs.shape)}; give them as (batch, channels, height, width)")
-        return readable(body, inputs.contiguous(memory_format=torch.channels_last), mixing)
+        """Return what the body computes, with the channels of a pixel side by side in memory, where most operations are faster.
+
+        A body with a convolution for which this layout is not known to be safe keeps torch's default layout.
+        """
+        last = isinstance(body, Classifier) and body.channels_last and inputs.dim() == 4
+        layout = torch.channels_last if last else torch.contiguous_format
+        return readable(body, inputs.contiguous(memory_format=layout), mixing)
+
+    def slow_parts(self, structure: Structure) -> Sequence[str]:
+        """Return a sentence if an operation rules the faster layout out."""
+        operations = dict.fromkeys(c.operation for _, s in structure.sites() for c in s.candidates)
+        with Seed(("layout",)).as_global():  # building draws weights, and must not move the global generator
+            unsafe = [
+                operation.name
+                for operation in operations
+                if not channels_last_is_safe(operation.build(channels=self.channels, stride=2, affine=self.affine))
+            ]
+        if not unsafe:
+            return ()
+        return [
+            f"the network runs in torch's default layout, which is slower: {', '.join(dict.fromkeys(unsafe))} may run into a fault of "
+            "oneDNN in channels last; build strided 1 x 1 convolutions with nasframe_convolutional.Convolution"
+        ]
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """One node more, with an edge from each state before it.

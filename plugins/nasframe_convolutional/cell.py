@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torchvision.ops import stochastic_depth
 
 from nasframe import Axis, Cell, Site
+from nasframe.errors import DataError
 from nasframe.network.axes import consumes
 from nasframe.network.cell import CellModule, mean
 from nasframe.network.mixing import MixingWeights
 from nasframe.network.outputs import AuxiliaryOutputs
-from nasframe_convolutional.adjust import FactorisedReduction, Projection
+from nasframe_convolutional.adjust import FactorisedReduction, Projection, channels_last_is_safe
 
 #: what the channels of a tensor are: of which node, and the how manieth
 Units = tuple[tuple[str, int], ...]
@@ -68,9 +68,9 @@ class ImageCell(CellModule):
         return mean(outputs) if self.mean else torch.cat(outputs, 1)
 
     def _dropped(self, site: Site, output: Tensor) -> Tensor:
-        if site.id in self.kept:
+        if site.id in self.kept or not self.training:
             return output
-        return stochastic_depth(output, self.drop_path * self.progress, "row", self.training)
+        return drop_examples(output, self.drop_path * self.progress)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
         """What the adjustments take in."""
@@ -85,6 +85,19 @@ class ImageCell(CellModule):
 def is_identity(site: Site, stride: int) -> bool:
     """Whether the edge puts out what it takes in."""
     return site.decided and stride == 1 and site.candidates[0].operation.residual == ()
+
+
+def drop_examples(o: Tensor, probability: float) -> Tensor:
+    """Return features with examples set to zero at random, and the others scaled so that the mean stays (Larsson et al. 2017).
+
+    Args:
+        o: features of shape (batch, channels, height, width).
+        probability: the probability of each example to be dropped.
+    """
+    if probability == 0:
+        return o
+    factors = torch.empty((len(o), 1, 1, 1), dtype=o.dtype, device=o.device).bernoulli_(1 - probability)
+    return o * (factors / (1 - probability) if probability < 1 else factors)
 
 
 class CifarStem(nn.Module):
@@ -173,22 +186,63 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A stem, cells, and a head; behind the cell at `middle` an auxiliary head, of that weight, in training alone."""
+    """An image classifier: a stem, cells, and a head.
+
+    In training an auxiliary head, if there is one, classifies the output of the cell at index `middle`.
+
+    Args:
+        channels: the number of channels of the images.
+        weight: the factor of the auxiliary head's loss.
+    """
 
     def __init__(
-        self, stem: nn.Module, cells: Sequence[ImageCell], head: Head, auxiliary: Auxiliary | None, middle: int, weight: float
+        self,
+        channels: int,
+        stem: nn.Module,
+        cells: Sequence[ImageCell],
+        head: Head,
+        *,
+        auxiliary: Auxiliary | None,
+        middle: int,
+        weight: float,
     ) -> None:
         super().__init__()
-        self.stem, self.cells, self.head, self.auxiliary = stem, nn.ModuleList(cells), head, auxiliary
+        self.channels, self.stem, self.cells, self.head, self.auxiliary = channels, stem, nn.ModuleList(cells), head, auxiliary
         self.middle, self.weight = middle, weight
+        self.channels_last = channels_last_is_safe(self)
 
     def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor | AuxiliaryOutputs:
-        """From (batch, channels, height, width) to (batch, classes)."""
-        before, last = self.stem(inputs)
-        aside = None
-        for place, cell in enumerate(self.cells):
-            before, last = last, cell(shares, before, last)
-            if self.training and self.auxiliary is not None and place == self.middle:
-                aside = self.auxiliary(last)
+        """Return the class scores (batch, classes) of images (batch, channels, height, width).
+
+        Raises:
+            DataError: the images have another shape, or are a single one on which a BatchNorm cannot train.
+        """
+        # a trace would keep the outcome of the comparison as a constant, with a warning
+        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            self._check(inputs.shape)
+        try:
+            before, last = self.stem(inputs)
+            aside = None
+            for place, cell in enumerate(self.cells):
+                before, last = last, cell(shares, before, last)
+                if self.training and self.auxiliary is not None and place == self.middle:
+                    aside = self.auxiliary(last)
+        except ValueError as error:
+            if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+                raise DataError(
+                    f"a training batch has a single image, which the network reduces to one pixel, and BatchNorm cannot normalise "
+                    f"a single value per channel ({error}); train with batches of two images or more, on larger images, or with "
+                    "fewer cells"
+                ) from error
+            raise
         outputs = self.head(last)
         return outputs if aside is None else AuxiliaryOutputs(outputs, aside, self.weight)
+
+    def _check(self, shape: torch.Size) -> None:
+        if len(shape) == 4 and shape[1] == self.channels:
+            return
+        hint = "; write x.permute(0, 3, 1, 2)" if len(shape) == 4 and shape[3] == self.channels else ""
+        raise DataError(
+            f"the inputs have shape {tuple(shape)}, but the network expects (batch, channels, height, width) with "
+            f"{self.channels} channels{hint}"
+        )

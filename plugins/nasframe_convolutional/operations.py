@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from nasframe import Bound, Operation, number
-from nasframe_convolutional.adjust import FactorisedReduction
+from nasframe_convolutional.adjust import Convolution, FactorisedReduction
 
 
 class Edge(Operation):
@@ -51,7 +51,7 @@ class Layer(nn.Module):
         super().__init__()
         padding = dilation * (kernel // 2)
         self.activation: nn.Module = nn.ReLU()
-        self.depthwise = nn.Conv2d(inputs, inputs, kernel, stride, padding, dilation, groups=inputs, bias=False)
+        self.depthwise = Convolution(inputs, inputs, kernel, stride, padding, dilation, groups=inputs, bias=False)
         self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs, affine=affine)
 
@@ -131,8 +131,8 @@ class AsymmetricConvolution(nn.Module):
 
     def __init__(self, kernel: int, channels: int, stride: int, affine: bool) -> None:
         super().__init__()
-        self.row = nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
-        self.column = nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0), bias=False)
+        self.row = Convolution(channels, channels, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
+        self.column = Convolution(channels, channels, (kernel, 1), (stride, 1), (kernel // 2, 0), bias=False)
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
