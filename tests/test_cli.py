@@ -231,11 +231,11 @@ ERRORS = {
     ),
     "images for a recurrent cell": (
         ["search", "--task", "images"],
-        "backbone 'two_to_one' needs to know inputs, outputs of its data, and the task tells channels, classes, height, width",
+        "backbone 'two_to_one' needs the sizes inputs, outputs, and the task provides channels, classes, height, width",
     ),
     "a series for an image cell": (
         ["search", "--backbone", "darts_convolutional:cells=3"],
-        "backbone 'darts_convolutional' needs to know channels, classes, height, width",
+        "backbone 'darts_convolutional' needs the sizes channels, classes, height, width",
     ),
     "an operation of another backbone": (
         ["search", "--task", "images", "--backbone", 'darts_convolutional:operations=["identity","sigmoid_edge"]'],

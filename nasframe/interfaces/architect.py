@@ -1,4 +1,4 @@
-"""The interface of architects, and the bilevel problem that is all they see."""
+"""The interface of architects, and the bilevel problem that they solve."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ from torch.optim import Optimizer
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.part import Part
 
+#: tensors by the name of the parameter that they belong to
 Tensors = Mapping[str, Tensor]
+#: a loss as a function of (weights, alphas)
 Loss = Callable[[Tensors, Tensors], Tensor]
 
 
 @attrs.frozen(eq=False)
 class Bilevel:
-    """min over alphas of valid(w*(alphas), alphas), where w* minimises train(w, alphas) (Liu et al. 2019, Eq. 3).
+    """A bilevel problem: minimise L_valid(w*(alpha), alpha) over alpha, where w*(alpha) minimises L_train(w, alpha).
 
-    A supernet and a toy problem look alike here: parameters by name, and two losses that are functions of them.
+    This is Eq. 3 of Liu et al. (2019). An architect sees parameters by name and two losses that are functions of them, so that a
+    supernet and a toy problem look alike. Calling a loss modifies nothing, and its random draws (dropout) are the same at each
+    call.
 
-    Args:
-        train, valid: the loss on a batch of that split, as a function of (weights, alphas). To ask for it moves nothing,
-            and whatever it draws at random (dropout) it draws the same each time.
-        xi: the learning rate of the weights, for an unrolled step.
-        unroll: from the weights' gradients to the weights after the next step of their own optimiser, differentiably.
+    Attributes:
+        weights: the weights w, by the name of the parameter.
+        alphas: the alphas, by name: those of a supernet by the address of their site.
+        train: L_train on the training batch of this step.
+        valid: L_valid on the validation batch of this step.
+        xi: the learning rate of the weights, for the unrolled step w - xi grad.
+        unroll: a differentiable function from gradients of the weights to the weights after the next step of their optimiser.
     """
 
     weights: Mapping[str, nn.Parameter]
@@ -39,32 +45,75 @@ class Bilevel:
 
 
 class Architect(Part):
-    """Moves the alphas, and owns the rule that turns the alphas of the whole network into weights."""
+    """Base class of architects, which update the alphas by gradients.
+
+    Required: `name`, `mixing`, `invert`, `gradient` and `build_optimiser`. Optional: `configure`.
+
+    Example:
+        The essential lines of first-order DARTS, in which the weights are kept fixed::
+
+            @attrs.frozen
+            class FirstOrder(Architect):
+                name: ClassVar[str] = "first_order"
+
+                def mixing(self, alphas):
+                    return {name: alpha.softmax(0) for name, alpha in alphas.items()}
+
+                def invert(self, mixing):
+                    return {name: weights.log() for name, weights in mixing.items()}
+
+                def gradient(self, problem):
+                    loss = problem.valid(problem.weights, problem.alphas)
+                    gradients = torch.autograd.grad(loss, [*problem.alphas.values()])
+                    return dict(zip(problem.alphas, gradients))
+
+                def build_optimiser(self, alphas):
+                    return torch.optim.Adam([alpha for _, alpha in alphas], lr=3e-4)
+    """
 
     kind: ClassVar[str] = "architect"
 
     @abstractmethod
     def mixing(self, alphas: Tensors) -> Mapping[str, Tensor]:
-        """The rule: from alphas of shape (candidates,) by site address to weights of the same shapes."""
+        """Return the mixing weights that belong to alphas.
+
+        Args:
+            alphas: the alphas of each undecided site, of shape (candidates,), by the address of the site.
+
+        Returns:
+            For each of these sites the mixing weights, of the same shape, differentiable by the alphas.
+        """
 
     @abstractmethod
     def invert(self, mixing: Tensors) -> Mapping[str, Tensor]:
-        """The rule's inverse: finite alphas that have these weights, all of them positive, for the sites that are named."""
+        """Return finite alphas that belong to mixing weights: the inverse of `mixing`. Growth uses it for new candidates.
+
+        Args:
+            mixing: positive mixing weights of some sites, by the address of the site.
+        """
 
     @abstractmethod
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
-        """The gradient of the problem's objective with respect to the alphas, by name."""
+        """Return the gradient of the problem's objective with respect to the alphas, by name.
+
+        Args:
+            problem: the problem at the current weights and alphas, which must not be modified.
+        """
 
     @abstractmethod
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
-        """Return the optimiser that descends that gradient."""
+        """Return the optimiser of the alphas, which descends that gradient.
+
+        Args:
+            alphas: the alphas, by name.
+        """
 
     def configure(self, optimiser: Optimizer, stage: int) -> None:
-        """Set the options of the optimiser for a step. Optional: a learning rate that depends on the stage, for example.
+        """Set the options of the optimiser for a step, such as a learning rate that depends on the stage. Optional.
 
         It is called before each step of the alphas, so that a resumed run continues as it would have.
 
         Args:
-            optimiser: what `build_optimiser` returned.
+            optimiser: the optimiser that `build_optimiser` returned.
             stage: the number of growths so far.
         """

@@ -1,4 +1,4 @@
-"""The interface of backbones: how nodes are wired."""
+"""The interface of backbones, which say how nodes are wired and how a network is built."""
 
 from __future__ import annotations
 
@@ -16,36 +16,89 @@ from nasframe.structure.structure import BackboneBase, Structure
 
 
 class Backbone(BackboneBase):
-    """How the nodes of a cell are wired, what the cell puts out, and how cells make a network."""
+    """Base class of backbones: how nodes are wired, what a cell outputs, and how cells form a network.
+
+    Required: `name`, the class variable `inputs` (the states that a cell receives), `initial`, `body`, `grown` and `derive`.
+    Optional: `outputs` (by default, a cell outputs its last node), and `run` with `slow_parts`, which compute the same faster.
+
+    Example:
+        `nasframe.testing.fakes.Chain` is a complete backbone. Its growth, where each node reads the node before::
+
+            def grown(self, structure, cell):
+                last = self.outputs(structure.cell(cell)) or self.inputs
+                child, node = add_node(structure, cell, lambda id: {id: last}, self.operations)
+                return GrownStructure(child, node, last, initial_mixing(child, node, last))
+    """
 
     @abstractmethod
     def body(self, structure: Structure) -> nn.Module:
-        """The module of a structure, called with (inputs, shares). It holds a MixedOperation per site and instance."""
+        """Return the module of a structure, freshly initialised from torch's global generator.
+
+        It is called with (inputs, mixing), where `mixing` maps the address of each undecided site to one number per candidate
+        (`nasframe.network.mixing.MixingWeights`). It contains a `MixedOperation` for each site in each instance of its cell type,
+        and a `Gate` for each node that inherits.
+
+        Args:
+            structure: the structure, whose backbone is this one.
+        """
 
     def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
-        """MAY: what `readable(body, inputs, weights)` gives, faster: the same values, gradients and second derivatives.
+        """Return the outputs of the body, by default by calling its modules. Optional.
 
-        It reads the body's parameters at each call, and keeps nothing from one to the next.
+        A faster form must have the same values, gradients and second derivatives. It reads the parameters of the body at each call,
+        and keeps nothing between calls, so that it cannot become stale.
+
+        Args:
+            body: the module that `body` returned.
+            inputs: the inputs of the network.
+            mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
         """
         return readable(body, inputs, mixing)
 
     def slow_parts(self, structure: Structure) -> Sequence[str]:
-        """MAY: for whom `run` is written: what of a structure it cannot make faster, and why, a sentence each."""
+        """Return one sentence for each part of a structure that `run` cannot compute faster, with the reason. Optional."""
         return ()
 
     @abstractmethod
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
-        """The structure with one node more in that cell type."""
+        """Return the structure with one more node at the end of a cell, and how the node has to start.
+
+        Use `nasframe.add_node` and `nasframe.initial_mixing`.
+
+        Args:
+            structure: the structure to extend.
+            cell: the cell type.
+
+        Raises:
+            ChangeError: if the cell cannot grow.
+        """
 
     def require_sizes(self, sizes: Mapping[str, int], *names: str) -> tuple[tuple[str, int], ...]:
-        """Of a task's sizes those that the backbone needs; a task that does not give them is refused."""
+        """Return the sizes with these names, for `Structure.sizes`.
+
+        Args:
+            sizes: the sizes of the task.
+            *names: the names of the sizes that the backbone needs.
+
+        Raises:
+            StructureError: if the task does not provide one of them.
+        """
         if missing := [name for name in names if name not in sizes]:
             raise StructureError(
-                f"backbone {self.name!r} needs to know {', '.join(missing)} of its data, and the task tells {', '.join(sizes)}: "
-                "take a backbone for data of this kind, or another task"
+                f"backbone {self.name!r} needs the sizes {', '.join(missing)}, and the task provides {', '.join(sizes)}; choose a "
+                "backbone for data of this kind, or another task"
             )
         return tuple((name, sizes[name]) for name in names)
 
     @abstractmethod
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """The candidates to remove for an architecture: by site address, ids; an edge of which all go is no edge."""
+        """Return the candidates to remove so that one candidate per site remains: the discretisation of the supernet.
+
+        Args:
+            structure: the structure of the supernet, which may be pruned already.
+            mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
+
+        Returns:
+            The ids of the candidates to remove, by the address of their site. A site that loses all candidates is removed; each
+            node keeps at least one candidate.
+        """

@@ -1,4 +1,4 @@
-"""The interface of morphisms: changes that make a network grow."""
+"""The interface of morphisms, which make a network grow."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from nasframe.seeds import Seed
 
 @attrs.frozen(eq=False)
 class Proposal:
-    """A change that a morphism could make: what, how much the loss would fall (if it can tell), and at what cost.
+    """A change that a morphism could carry out.
 
-    The proposal with the largest gain is made. Morphisms whose gains are equal take turns: the one that made the fewest growths
-    so far comes first, then the one that comes first in the strategy. `cost` counts new parameters; `evidence` holds the tensors
-    that were measured for it, on training or validation data.
+    The proposal with the largest gain is carried out. Morphisms whose gains are equal take turns: the one that made the fewest
+    growths so far comes first, then the one that comes first in the strategy.
+
+    Attributes:
+        request: what to do, as JSON values, for example {"cell": "layer0"}. `Morphism.change` receives it.
+        gain: the expected decrease of the loss; 0 if the morphism does not estimate it.
+        cost: the number of new parameters.
+        evidence: the tensors that were measured for the proposal, on training or validation data, by name.
     """
 
     request: Mapping[str, Any]
@@ -31,14 +36,32 @@ class Proposal:
 
 
 class Morphism(Part):
-    """Proposes changes, and makes one."""
+    """Base class of morphisms: they propose changes of a network, and carry one out.
+
+    Required: `name`, `propose` and `change`. A growth is a morphism that adds nodes, candidates or units; the core adds it to the
+    lineage, fills the child and carries the optimiser states.
+    """
 
     kind: ClassVar[str] = "morphism"
 
     @abstractmethod
     def propose(self, network: Network) -> Sequence[Proposal]:
-        """The changes that this network admits, the preferred one first among equals."""
+        """Return the changes that are possible for a network; of those with equal gains, the preferred one first.
+
+        Args:
+            network: the network, which must not be modified.
+        """
 
     @abstractmethod
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """Work out the change. A request that the parent does not admit is refused with a ChangeError."""
+        """Return a change of the network, with its claim. The core carries it out.
+
+        Args:
+            parent: the network, which must not be modified.
+            request: the request of the chosen proposal.
+            evidence: the evidence of the chosen proposal.
+            seed: the seed of all random draws, including the initialisation of the child.
+
+        Raises:
+            ChangeError: if the request does not fit the parent.
+        """

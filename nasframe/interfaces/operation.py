@@ -1,4 +1,4 @@
-"""The interface of operations: what may stand at a site."""
+"""The interface of operations, the candidates of sites."""
 
 from __future__ import annotations
 
@@ -16,47 +16,76 @@ from nasframe.network.pointwise import Pointwise
 
 
 class Operation(Part):
-    """A computation with one input (an edge) or two (a node of Two-to-One): a description that builds a module.
+    """Base class of operations: descriptions that build a module with one input (an edge) or two (a node of Two-to-One).
 
-    An implementation MUST give `name`, `arity` and `build`. What it MAY tell is used where it is told: an operation
-    that tells nothing can be searched, pruned and kept like any other, but no growth can be built on it.
+    Required: `name`, `arity` and `build`. An operation with these members can be searched, pruned and kept. Each optional member
+    enables a feature:
+
+    - `zero`: an edge with this operation may be treated as absent, in growth, pruning and discretisation.
+    - `residual`: the operation can act as the identity, so that a new node can start without changing the network, and a gate
+      can be folded into its parameters.
+    - `magnitude` and `identity_error`: bounds, from which the claim of an approximate growth is computed.
+    - `pointwise`: the fast form of recurrent cells.
+
+    Example:
+        >>> import attrs
+        >>> @attrs.frozen
+        ... class Linear(Operation):
+        ...     name: ClassVar[str] = "linear"
+        ...     arity: ClassVar[int] = 1
+        ...
+        ...     def build(self, *, inputs: int, hidden: int) -> nn.Module:
+        ...         return nn.Linear(inputs, hidden)
+        >>> Linear().build(inputs=2, hidden=3)
+        Linear(in_features=2, out_features=3, bias=True)
     """
 
     kind: ClassVar[str] = "operation"
 
-    #: how many tensors the module takes: 1 or 2
+    #: the number of inputs of the module, 1 or 2
     arity: ClassVar[int]
 
-    #: MAY: the operation puts out zero, whatever it is given: an edge with it is an edge that is not there
+    #: optional: whether the output is zero for all inputs
     zero: ClassVar[bool] = False
 
-    #: MAY: o(..., h) = h + f, where f is of degree one in these parameters of the module together and h is the last
-    #: input: at zero the operation is the identity on h, and scaling them by g makes (1 - g) h + g o. None: no such form. Where
-    #: it hangs on an option, a property tells it.
+    #: optional: the names of parameters theta of the module such that o(..., h) = h + f(theta), where h is the last input and f is
+    #: of degree one in theta: f(g theta) = g f(theta). At theta = 0 the operation is the identity on h, and g theta gives
+    #: (1 - g) h + g o. None if there is no such form. Implement it as a property if it depends on an option.
     residual: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def build(self, *args: Any, **sizes: Any) -> nn.Module:
-        """The module, freshly initialised from the global generator.
+        """Return the module, freshly initialised from torch's global generator.
 
-        An implementation takes by keyword the sizes that its backbones give, as their docs say, and no other arguments.
+        An implementation declares the sizes that its backbones provide as keyword arguments, and no others. For example, an edge of
+        `darts_recurrent` has `inputs` and `hidden`, an edge of an image cell `channels`, `stride` and `affine`.
         """
 
     def magnitude(self, module: nn.Module) -> Bound | None:
-        """MAY: a bound on max |o| by the maximum norms of the inputs, from the module's present parameters."""
+        """Return a bound on max |o| by the maximum norms of the inputs, computed from the parameters of the module. Optional.
+
+        None, the default, means that no bound is known: growth by noise is then lossy.
+        """
         return None
 
     def identity_error(self, module: nn.Module) -> Bound | None:
-        """MAY, where `residual` is told: a bound on max |o - h| by the maximum norms of the inputs."""
+        """Return a bound on max |o - h|, where h is the last input, like `magnitude`. Optional, with `residual`."""
         return None
 
     def pointwise(self) -> Pointwise | None:
-        """MAY: what the module computes, as linear maps and a function entry by entry: a recurrent cell of such operations
-        has a fast form.
+        """Return what the module computes as linear maps and an elementwise function. Optional.
+
+        A recurrent cell runs as fused kernels if all its operations implement this. It is not verified during a search; run
+        `nasframe check`.
         """
         return None
 
     def cost(self, *shapes: Sequence[int], **sizes: Any) -> Cost:
-        """What the module of these sizes costs, called with inputs of these shapes."""
+        """Return the cost of the module, without computing it.
+
+        Args:
+            *shapes: the shapes of its inputs.
+            **sizes: the sizes that `build` receives.
+        """
         with torch.device("meta"):
             return cost(self.build(**sizes), *shapes)

@@ -1,4 +1,4 @@
-"""A part: a frozen description with a name, from which something is built. Everything that a plugin registers is one."""
+"""Parts: the frozen descriptions, with a name and options, that plugins register."""
 
 from __future__ import annotations
 
@@ -10,25 +10,43 @@ from typing import Any, ClassVar
 
 import attrs
 
+#: the key in the metadata of a field under which `nested` keeps the kind
 KIND = "nasframe.kind"
 
 
 class Part(ABC):
-    """What a plugin registers: a frozen attrs class with a `name`, whose fields are its options.
+    """Base class of all parts: frozen attrs classes with a `name`, whose fields are the options of the part.
 
-    An interface (Operation, Morphism, ...) fixes `kind`; a concrete part fixes `name`. Two parts of one kind and one
-    name cannot be registered together. Fields hold numbers, strings, booleans, None, tuples of these, or other parts.
+    An interface (`Operation`, `Morphism`, ...) sets `kind`, and a part sets `name`, which is unique among the parts of its kind.
+    Fields hold numbers, strings, booleans, None, tuples of these, or other parts. Declare them with `number`, `flag`,
+    `choice` and `nested`, which validate the value, so that a strategy file with a wrong value is refused with a clear message.
+
+    Example:
+        >>> @attrs.frozen
+        ... class Patience(Part):
+        ...     name: ClassVar[str] = "patience"
+        ...     epochs: int = number(5, low=1, whole=True)
+        >>> short_name(Patience()), short_name(Patience(epochs=8))
+        ('patience', 'patience epochs=8')
+        >>> Patience(epochs=0)
+        Traceback (most recent call last):
+        ValueError: epochs is 0; it must be a whole number of at least 1
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
 
-    #: MAY: by option, the options that it replaces: they are dropped from a strategy whose file says them when a flag sets it
+    #: optional: for an option, the options that it replaces. If a flag sets it, those are dropped from the strategy file.
     replaces: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
 
 def nested(kind: str | type, **options: Any) -> Any:
-    """A field that holds a part of `kind`, or a tuple of such parts; or a value of a frozen attrs class."""
+    """Return a field that holds a part, or a tuple of parts.
+
+    Args:
+        kind: the kind of the parts, for example "operation", or a frozen attrs class, of which the field holds a value.
+        **options: further arguments of `attrs.field`, such as `default` and `validator`.
+    """
     return attrs.field(metadata={KIND: kind}, **options)
 
 
@@ -40,7 +58,15 @@ def number(
     whole: bool = False,
     optional: bool = False,
 ) -> Any:
-    """A field that holds a finite number with low <= value <= high, whole if asked, or None where it is optional."""
+    """Return a field that holds a finite number.
+
+    Args:
+        default: the default; without one the option is required.
+        low: the least value.
+        high: the largest value.
+        whole: whether the number must be an integer.
+        optional: whether None is allowed.
+    """
     wanted = "a whole number" if whole else "a number"
     if low is not None:
         wanted += f" of at least {low}"
@@ -65,7 +91,7 @@ def number(
 
 
 def flag(default: bool) -> Any:
-    """A field that holds true or false."""
+    """Return a field that holds true or false."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if not isinstance(value, bool):
@@ -75,7 +101,7 @@ def flag(default: bool) -> Any:
 
 
 def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
-    """A field that holds one of the allowed strings."""
+    """Return a field that holds one of the allowed strings."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if value not in allowed:
@@ -85,7 +111,10 @@ def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """The JSON form of a part: its name and its fields, parts inside it likewise; fields that are None are left out."""
+    """Return the JSON form of a part: a dictionary with its name and its fields, without those that are None.
+
+    Parts inside it have the same form, and tuples become lists.
+    """
     if attrs.has(type(value)):
         name = {"name": value.name} if isinstance(value, Part) else {}
         fields = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
@@ -96,7 +125,13 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any, make: Callable[[Any, Any], Any], kind: str | type | None) -> Any:
-    """The inverse of `to_plain` for one field's value: lists become tuples, descriptions of `kind` become parts."""
+    """Return the value of a field with this JSON form: lists become tuples, and descriptions become parts.
+
+    Args:
+        value: the JSON form.
+        make: a function from (kind, description) to the part, such as `nasframe.installed().make`.
+        kind: the kind of the parts in the field; None if it holds no parts.
+    """
     if isinstance(value, list | tuple):
         return tuple(from_plain(v, make, kind) for v in value)
     if kind is not None and not attrs.has(type(value)):
@@ -105,11 +140,11 @@ def from_plain(value: Any, make: Callable[[Any, Any], Any], kind: str | type | N
 
 
 def short_name(part: Part) -> str:
-    """Its name, and those of its options that are not the default: "separable kernel=5 expansion=1"."""
+    """Return the name of a part and the options that differ from their default, for example "separable kernel=5"."""
+
+    def written(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) and value else str(value)
+
     kind: Any = type(part)
     values = ((f, getattr(part, f.name)) for f in attrs.fields(kind))
-    return " ".join([part.name, *(f"{f.name}={_written(v)}" for f, v in values if v != f.default)])
-
-
-def _written(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) and value else str(value)
+    return " ".join([part.name, *(f"{f.name}={written(v)}" for f, v in values if v != f.default)])

@@ -1,55 +1,79 @@
-"""The interface of pruners: which candidates go."""
+"""The interface of pruners, which select the candidates to remove."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from typing import ClassVar
 
 from torch import Tensor
 
 from nasframe.interfaces.part import Part
 from nasframe.structure.address import Address
-from nasframe.structure.structure import Site, Structure
+from nasframe.structure.structure import Candidate, Structure
 
 
 class Pruner(Part):
-    """Names the candidates that go; the core removes them, as a change like any other."""
+    """Base class of pruners: they select the candidates to remove. The core removes them by a change of the network.
+
+    Required: `name` and `remove`.
+
+    Example:
+        A pruner that removes the weakest candidate of each undecided site::
+
+            @attrs.frozen
+            class Weakest(Pruner):
+                name: ClassVar[str] = "weakest"
+
+                def remove(self, structure, mixing):
+                    sites = [(a, s) for a, s in structure.sites() if not s.decided]
+                    return {a: {s.candidates[int(mixing[a].argmin())].id} for a, s in sites}
+    """
 
     kind: ClassVar[str] = "pruner"
 
     @abstractmethod
     def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """By site address, the ids of the candidates to remove, never all of a node.
+        """Return the ids of the candidates to remove, by the address of their site.
+
+        A node must keep at least one candidate. A site that loses all candidates is removed.
 
         Args:
-            weights: for each undecided site its candidates' weights, of shape (candidates,).
+            structure: the structure to prune.
+            mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
         """
 
 
 def all_but_strongest(
     structure: Structure, mixing: Mapping[str, Tensor], keep: int = 1, distinct: bool = False
 ) -> Mapping[Address, Set[int]]:
-    """What goes if each node retains its `keep` strongest operations, from distinct edges as far as it has so many, or from
-    distinct edges alone (Liu et al. 2019, 2.4; Jie & Gao 2021, 3.2.3).
+    """Return the candidates to remove so that each node keeps its strongest operations (Liu et al. 2019, section 2.4).
 
-    Zero is retained where there is nothing else alone. Among equals the earlier ones stay; a decided site weighs one.
+    The strength of a candidate is its mixing weight; the candidate of a decided site has 1. A zero operation is kept only if its node
+    has no other operation. Of equal candidates the earlier one is kept.
+
+    Args:
+        structure: the structure to prune.
+        mixing: the mixing weights of each undecided site, by address.
+        keep: the number k of operations that each node keeps (Jie & Gao 2021, section 3.2.3).
+        distinct: whether they must be at different sites. If not, the best operation of each site comes before the second best of any
+            site.
+
+    Returns:
+        The ids of the candidates to remove, by the address of their site.
     """
-    gone: dict[Address, Set[int]] = {}
-    for type, cell in structure.cells:
-        for node in cell.nodes:
-            sites = structure.sites_of(Address.of(type, node.id))
-            kept = set(_strongest(sites, mixing, keep, distinct))
-            gone |= {a: {c.id for c in s.candidates} - kept for a, s in sites.items()}
-    return {address: ids for address, ids in gone.items() if ids}
-
-
-def _strongest(sites: Mapping[Address, Site], mixing: Mapping[str, Tensor], keep: int, distinct: bool) -> Sequence[int]:
-    """The ids of the strongest operations of a node: the best of each edge first, then the others."""
-    ranked: list[tuple[tuple[bool, bool, float], int]] = []
-    for address, site in sites.items():
-        shares = mixing[address].tolist() if address in mixing else [1.0]
-        order = sorted(zip(site.candidates, shares, strict=True), key=lambda cw: (cw[0].operation.zero, -cw[1]))
-        ranked += [((c.operation.zero, place > 0, -w), c.id) for place, (c, w) in enumerate(order[: 1 if distinct else None])]
-    alive = [item for item in ranked if not item[0][0]]
-    return [id for _, id in sorted(alive or ranked, key=lambda item: item[0])[: keep if alive else 1]]
+    removed: dict[Address, Set[int]] = {}
+    for node, _ in structure.nodes():
+        sites = structure.sites_of(node)
+        ranked: list[tuple[tuple[int, float], Candidate]] = []  # by (rank at the site, -weight): smaller is stronger
+        zeros: list[tuple[float, Candidate]] = []
+        for address, site in sites.items():
+            weights = mixing[address].tolist() if address in mixing else [1.0]
+            pairs = list(zip(weights, site.candidates, strict=True))
+            zeros += [(weight, candidate) for weight, candidate in pairs if candidate.operation.zero]
+            others = sorted((p for p in pairs if not p[1].operation.zero), key=lambda pair: -pair[0])
+            ranked += [((min(rank, 1), -weight), c) for rank, (weight, c) in enumerate(others[: 1 if distinct else None])]
+        strongest = [c for _, c in sorted(ranked, key=lambda item: item[0])[:keep]]
+        kept = {c.id for c in strongest or [max(zeros, key=lambda pair: pair[0])[1]]}
+        removed |= {address: {c.id for c in site.candidates} - kept for address, site in sites.items()}
+    return {address: ids for address, ids in removed.items() if ids}

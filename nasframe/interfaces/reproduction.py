@@ -1,4 +1,4 @@
-"""The interface of reproductions: results of papers that are computed again."""
+"""The interface of reproductions, which compute results of papers again."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from typing import Any, ClassVar
 
 from nasframe.interfaces.part import Part
 
-#: plain values, of which `ours` and `paper` are what is compared; `paper` is None where the paper gives nothing
+#: JSON values by name; `ours` and `paper` are compared, and `paper` is None where the paper gives no number
 Row = Mapping[str, Any]
 
 
 class Reproduction(Part):
-    """A result of a paper, made again, for `nasframe reproduce NAME`. Its fields are the options."""
+    """Base class of reproductions: results of papers that `nasframe reproduce NAME` computes again.
+
+    Required: `name`, `about` and `rows`. Optional: `draw`.
+    """
 
     kind: ClassVar[str] = "reproduction"
 
-    #: what of which paper, in one line
+    #: what is reproduced, and of which paper, in one line
     about: ClassVar[str]
 
     @abstractmethod
     def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Row]:
-        """A row for each thing compared, as soon as it is there.
+        """Yield a row for each number that is compared, as soon as it is computed.
 
         Args:
-            folder: for what is worth keeping between two runs of the same reproduction.
-            say: takes a line about what goes on.
+            folder: a folder for intermediate results, which another run of the same reproduction can use.
+            say: a function that shows a line about the progress.
         """
 
     def draw(self, rows: Sequence[Row], folder: Path) -> Sequence[Path]:
-        """MAY: the pictures of these rows, written into the folder."""
+        """Write pictures of the rows into the folder, and return their paths. Optional."""
         return ()

@@ -1,4 +1,4 @@
-"""What a search is for: a task, and its data once they are loaded."""
+"""The interface of tasks, and the data that they load."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from nasframe.interfaces.part import Part
 from nasframe.network.model import Scale, Signature
 from nasframe.network.outputs import AuxiliaryOutputs, Outputs
 
-if TYPE_CHECKING:  # it takes longer to import than torch, and is needed when all is over
+if TYPE_CHECKING:  # importing torchmetrics takes longer than importing torch
     import torchmetrics
 
 
 @attrs.frozen(eq=False)
 class Split:
-    """A part of the data: how many examples, and the batch (inputs, targets) at given positions.
+    """A split of the data: for training, validation or test.
 
-    Args:
-        draw: a batch to train on: by default the same; or what an augmentation makes of it, drawn from torch's global
-            generator.
+    Attributes:
+        size: the number of examples.
+        batch: a function from a tensor of positions, of shape (batch,), to the batch (inputs, targets).
+        draw: the same for a batch to train on, which may be augmented with random numbers from torch's global generator. By default
+            the same as `batch`.
     """
 
     size: int
@@ -32,29 +34,36 @@ class Split:
     draw: Callable[[Tensor], tuple[Tensor, Tensor]] = attrs.Factory(lambda self: self.batch, takes_self=True)
 
     def batches(self, order: Tensor | None = None, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """The examples in that order (by default their own), in batches of that size."""
+        """Return an iterator over the batches (inputs, targets).
+
+        Args:
+            order: the positions of the examples, of shape (examples,); by default all, in order.
+            size: the size of a batch. The last batch may be smaller.
+        """
         order = torch.arange(self.size) if order is None else order
         return (self.batch(index) for index in order.split(size))
 
 
 @attrs.frozen(eq=False)
 class Data:
-    """A task's data, loaded.
+    """The data of a task, loaded, with its loss and metrics.
 
-    Args:
-        sizes: what a backbone must know to take the inputs and to give the outputs.
-        validation: decisions read it. Of size 0 where there are none: a network that is trained for so many epochs.
-        test: is read once, when all is decided.
-        loss: the mean loss of a batch from (outputs of the network, targets); targets have the examples as first axis.
-        predict: from the network's outputs to what the metrics compare with the targets.
-        metrics: new metrics, for the test.
-        score: the one of them that networks are compared by.
-        references: for a number of parameters, what to compare a found network with: a module by name. Those with
-            parameters that require a gradient are trained as the found network is.
-        inputs: scales raw inputs to those of the network; None where the network takes them as they are.
-        outputs: scales the network's outputs back to raw values; None where they have no units.
-        signature: the shape of the raw inputs, with which a found model checks its calls.
-        warnings: what a user should know of the data before training, a sentence each.
+    Attributes:
+        sizes: the sizes by which backbones build a network for the inputs and outputs, for example `inputs` and `outputs`.
+        train: the training split.
+        validation: the validation split, on which all decisions are made. It may be empty if no decision is needed, as in a
+            retraining with a fixed number of epochs.
+        test: the test split, which is evaluated once, at the end.
+        loss: a function from (outputs of the network, targets) to the mean loss of the batch. The first axis of targets is the batch.
+        predict: a function from outputs of the network to the predictions that metrics compare with the targets.
+        metrics: a function that returns new metrics.
+        score: the name of the metric by which networks are compared.
+        references: a function from a number of parameters to the baselines with about that size: by name, a function that builds
+            the module. A baseline with parameters that require a gradient is trained like the network that is found.
+        inputs: scales raw inputs to inputs of the network; None if the network has raw inputs.
+        outputs: scales outputs of the network back to raw values; None if they have no units.
+        signature: the shape of the raw inputs, by which a found model checks its calls.
+        warnings: what a user should know about the data before training, one sentence each.
     """
 
     sizes: Mapping[str, int]
@@ -72,38 +81,60 @@ class Data:
     warnings: tuple[str, ...] = ()
 
     def objective(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        """What training descends: the loss, and that of an auxiliary head by its weight (Szegedy et al. 2015)."""
+        """Return the training loss: the loss, plus that of an auxiliary head times its weight (Szegedy et al. 2015)."""
         if isinstance(outputs, AuxiliaryOutputs):
             return self.loss(outputs.outputs, targets) + outputs.weight * self.loss(outputs.auxiliary, targets)
         return self.loss(outputs, targets)
 
     def mean_loss(self, outputs: Callable[[Tensor], Tensor], split: Split, *metrics: torchmetrics.MetricCollection) -> float:
-        """The mean loss over a split of what `outputs` makes of the inputs; the metrics are updated by it, too."""
+        """Return the mean loss per example over a split, and update metrics.
+
+        Args:
+            outputs: a function from the inputs of a batch to the outputs of the network.
+            split: the split.
+            *metrics: metrics to update with the predictions and the targets.
+        """
         total = 0.0
         with torch.no_grad():
             for inputs, targets in split.batches():
                 found = outputs(inputs)
                 total += float(self.loss(found, targets)) * len(targets)
                 for metric in metrics:
-                    metric.update(self.predict(found).contiguous(), targets.contiguous())  # some ask for a view
+                    metric.update(
+                        self.predict(found).contiguous(), targets.contiguous()
+                    )  # some metrics require contiguous tensors
         return total / split.size
 
     def measure(self, outputs: Callable[[Tensor], Tensor], split: Split) -> tuple[float, dict[str, float]]:
-        """The mean loss and the metrics over a split of what `outputs` makes of the inputs."""
+        """Return the mean loss and all metrics over a split, for `outputs` as in `mean_loss`."""
         metrics = self.metrics()
         loss = self.mean_loss(outputs, split, metrics)
         return loss, {name: float(value) for name, value in metrics.compute().items()}
 
 
 class Task(Part):
-    """A description from which data are loaded."""
+    """Base class of tasks: descriptions from which data are loaded.
+
+    Required: `name` and `load`. Optional: `pinned`, so that a run can be resumed from any folder.
+    """
 
     kind: ClassVar[str] = "task"
 
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """The data. What cannot be used is refused with a DataError that says where and why."""
+        """Return the data.
+
+        Args:
+            device: the device of all tensors.
+            dtype: the dtype of all floating-point tensors.
+
+        Raises:
+            DataError: if the data cannot be used; the message says where and why.
+        """
 
     def pinned(self) -> Task:
-        """MAY: the same task tied to what it would load now: found from any folder, and refused once it has changed."""
+        """Return the same task bound to the data that it would load now. Optional.
+
+        It loads the same data from any working directory (paths are absolute), and refuses data that have changed since (by a digest).
+        """
         return self
