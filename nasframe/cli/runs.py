@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nasframe.cli.watch import Stop, Stopped, spent, watching
+from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
+from nasframe.errors import RunError
 from nasframe.pictures import draw_cell, draw_learning, draw_mixing
 from nasframe.records import EpochEnded
 from nasframe.run import commits, summary
@@ -37,28 +38,35 @@ def run(folder: Folder, begin: Callable[[], tuple[Search, Keeper]], commit_every
         try:
             with stop.at_once():
                 search, keeper = begin()
-            keeper.every = commit_every
             watch.say(f"run folder: {folder.path}")
             for warning in search.warnings():
                 watch.say(warning)
-            start = time.monotonic()
-            try:
-                follow(iter(search), keeper, watch, stop.check)
-                compared = search.compare(workers or _workers(search.strategy), folder.plugins, stop.check)
-                follow(compared, keeper, watch, stop.check)
-            except Stopped:
-                keeper.commit()
-                raise
-            watch.say(spent(time.monotonic() - start, search.strategy.device))
-            # the last commit is that of the finished run: what is left can be broken off at any point and done again
-            with stop.at_once():
-                save_model(search.model, folder.path)
-                _draw(search, folder.path)
-                watch.say(summary.write(folder, search))
+            keeper.every = commit_every
+            _finish(folder, search, keeper, watch, stop, workers or _workers(search.strategy))
         except Stopped:
             watch.say(f"stopped; continue with: nasframe resume {folder.path}")
             sys.exit(INTERRUPTED)
         watch.say(_how_to_load(folder.path))
+
+
+def _finish(folder: Folder, search: Search, keeper: Keeper, watch: Watch, stop: Stop, workers: int) -> None:
+    """Search, compare, and write the results."""
+    start = time.monotonic()
+    try:
+        try:
+            follow(iter(search), keeper, watch, stop.check)
+            follow(search.compare(workers, folder.plugins, stop.check), keeper, watch, stop.check)
+        except Stopped:
+            keeper.commit()
+            raise
+        watch.say(spent(time.monotonic() - start, search.strategy.device))
+        # the last commit is that of the finished run: what is left can be broken off at any point and done again
+        with stop.at_once():
+            save_model(search.model, folder.path)
+            _draw(search, folder.path)
+            watch.say(summary.write(folder, search))
+    except RunError as error:
+        raise RunError(f"{error}. When that is put right, continue with: nasframe resume {folder.path}") from error
 
 
 def _workers(strategy: Strategy) -> int:

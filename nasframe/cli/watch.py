@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Stepped
+from nasframe.records import Changed, EpochEnded, Evaluated, Finished, Record, StageEnded, Stepped
 from nasframe.run.summary import remarks_of, written
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -83,7 +83,10 @@ class Watch:
             self.say(_change(event))
             for remark in remarks_of(event):
                 self.say(f"  warning: {remark}")
+        elif isinstance(event, Finished):
+            self._show("comparing networks")
         elif isinstance(event, Evaluated):
+            self._show(f"comparing networks, {event.number + 1} evaluated")
             loss = "diverged" if event.diverged else "" if event.valid is None else f"valid {written(event.valid)}"
             self.say(f"  evaluated {event.number}: {event.name}  {loss}{'  (the best so far)' if event.best else ''}")
 
@@ -91,17 +94,16 @@ class Watch:
         """Print a line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def doing(self, text: str) -> None:
-        """Show what is being done, where its duration is not known: in the place of the bar, or as a line."""
-        if self.progress is None:
-            self.say(text)
-        else:
-            self.progress.update(self.progress.task_ids[0], total=None, description=text)
+    def _show(self, text: str, completed: int = 0, total: int | None = None) -> None:
+        """Show what is being done in the bar, which moves to and fro where there is no total."""
+        if self.progress is not None:
+            self.progress.update(self.progress.task_ids[0], completed=completed, total=total, description=text)
 
     def _move(self, event: Stepped) -> None:
-        if self.progress is not None:
-            text = f"stage {event.stage} {event.phase}, epoch {event.epoch}, train {event.loss:.4f}{self.valid}"
-            self.progress.update(self.progress.task_ids[0], completed=event.samples, total=event.size, description=text)
+        loss = "diverged" if event.loss is None else written(event.loss)
+        self._show(
+            f"stage {event.stage} {event.phase}, epoch {event.epoch}, train {loss}{self.valid}", event.samples, event.size
+        )
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; what was committed before is kept") from error
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _write(path: Path, data: bytes) -> None:

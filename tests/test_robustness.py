@@ -1,0 +1,240 @@
+"""A command goes on, or ends with an error of nasframe, whatever its streams, its disk and the signals do."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Strategy, load_model
+from nasframe.cli import watch
+from nasframe.cli.main import main
+from nasframe.cli.streams import LenientStream
+from nasframe.cli.watch import Stop, Stopped, peak_memory
+from nasframe.errors import RunError
+from nasframe.run.folder import Folder
+
+TINY = ["--hidden", "2", "--seeds", "1", "--budget", "1", "--epochs", "1", "--criterion", "epochs:epochs=1", "--workers", "1"]
+COMMAND = [sys.executable, "-c", "from nasframe.cli.main import main; main()"]
+SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+class Full(io.StringIO):
+    """A stream on a disk without room."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_what_cannot_be_written_is_dropped() -> None:
+    """Neither a full disk nor a character that the encoding lacks ends a command."""
+    LenientStream(Full()).write("lost")
+    ascii = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    stream = LenientStream(ascii)
+
+    assert stream.write("±1") == 2
+    stream.flush()
+    assert ascii.buffer.getvalue() == b"\\xb11"  # type: ignore[attr-defined]
+
+
+def test_a_run_whose_reader_has_gone(tmp_path: Path) -> None:
+    """As with `nasframe search | head -1` in a terminal of ASCII: the run finishes, and its exit status is 0."""
+    arguments = [*COMMAND, "search", *TINY, "--out", "run"]
+    settings = SETTINGS | {"PYTHONIOENCODING": "ascii"}
+    with subprocess.Popen(arguments, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"run folder: run\n"
+        process.stdout.close()
+        error = process.stderr.read()
+
+    assert (process.returncode, error) == (0, b"")
+    assert load_model(tmp_path / "run").network.structure.decided
+
+
+def test_a_run_without_a_standard_output(tmp_path: Path) -> None:
+    """As with `nasframe search >&-`: the run finishes, and nothing is written into its files that belongs on a terminal."""
+    line = " ".join(["exec", *(f"'{word}'" for word in [*COMMAND, "search", *TINY, "--out", "run"]), ">&-", "<&-"])
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=SETTINGS, stderr=subprocess.PIPE, check=False)  # noqa: S607
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert load_model(tmp_path / "run").network.structure.decided
+
+
+def test_memory_is_not_known_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no `resource`, the line has the time alone."""
+    assert peak_memory("cpu")
+    monkeypatch.setitem(sys.modules, "resource", None)
+
+    assert watch.spent(1.25, "cpu") == "1.2 s in this process"
+
+
+# ---------------------------------------------------------------------------------------------------------------- disk
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command line in this process, in an empty folder: (exit status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nasframe", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as error:
+            status = int(error.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@contextlib.contextmanager
+def files_of(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes: to the program a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_room_for_the_first_file(here: Any, tmp_path: Path) -> None:
+    """Nothing is left, so that the same command can be given again."""
+    with files_of(100):
+        assert here("search", *TINY, "--out", "run") == (1, "", "error: cannot write run/strategy.toml: File too large\n")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_later(here: Any, tmp_path: Path) -> None:
+    """A commit or a picture that cannot be written is an error that says how to continue, and the run can be continued."""
+    for size, file in ((2000, "commits"), (20000, "")):
+        with files_of(size):
+            status, _, error = here(
+                *(("resume", "run", "--workers", "1") if Path("run").exists() else ("search", *TINY, "--out", "run"))
+            )
+        assert status == 1
+        assert error.startswith(f"error: cannot write run{file and '/'}{file}")
+        assert error.endswith(": File too large. When that is put right, continue with: nasframe resume run\n")
+    status, printed, _ = here("resume", "run", "--workers", "1")
+    assert status == 0
+    assert printed.endswith('model = nasframe.load_model("run")\n')
+
+
+def test_a_finished_run_stays_as_it_is(here: Any, tmp_path: Path) -> None:
+    """Resuming it does nothing and says how the network is loaded."""
+    assert here("search", *TINY)[0] == 0
+    run = tmp_path / "runs" / "001"
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+    said = 'load the network in Python: model = nasframe.load_model("runs/001")\n'
+
+    assert here("resume", "runs/001") == (0, f"the run in runs/001 is finished\n{said}", "")
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------------- simultaneous
+
+
+def together(number: int, work: Any) -> list[Any]:
+    """Return what several threads return or raise that begin at the same time."""
+    barrier, results = threading.Barrier(number), [None] * number
+
+    def begin(place: int) -> None:
+        barrier.wait()
+        try:
+            results[place] = work(place)
+        except RunError as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=begin, args=(place,)) for place in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_runs_that_start_at_once_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own number and holds its own strategy."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(5):
+        folders = together(8, lambda place: Folder.create(None, toy_strategy(seed=place), PLUGINS))
+        seeds = [Strategy.read(folder.path / "strategy.toml", PLUGINS).seed for folder in folders]
+
+        assert seeds == list(range(8))
+    assert sorted(path.name for path in Path("runs").iterdir()) == [f"{number:03d}" for number in range(1, 41)]
+
+
+def test_a_folder_that_two_runs_want(tmp_path: Path) -> None:
+    """One of them gets it, with its own strategy; the others are refused."""
+    for attempt in range(5):
+        path = tmp_path / str(attempt)
+        folders = together(8, lambda place, path=path: Folder.create(path, toy_strategy(seed=place), PLUGINS))
+        winners = [place for place, folder in enumerate(folders) if isinstance(folder, Folder)]
+
+        assert len(winners) == 1
+        assert Strategy.read(path / "strategy.toml", PLUGINS).seed == winners[0]
+
+
+# -------------------------------------------------------------------------------------------------------------- signals
+
+
+def test_a_signal_waits_for_the_end_of_a_step() -> None:
+    """The first one requests a stop, the second one interrupts."""
+    with Stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            stop.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_signal_is_obeyed_at_once_where_that_is_safe(early: bool) -> None:
+    """Whether it comes before or within the work; what catches every Exception does not catch it."""
+
+    def work(stop: Stop) -> None:
+        with stop.at_once(), contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    with Stop() as stop:
+        if early:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            work(stop)
+
+
+def test_sigterm_while_networks_are_compared(tmp_path: Path) -> None:
+    """It is obeyed within seconds, and the run can be continued."""
+    arguments = [*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:], "--out", "run"]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "evaluated 3" in line:
+                break
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert rest.endswith("stopped; continue with: nasframe resume run\n")
+    assert time.monotonic() - start < 10
