@@ -1,4 +1,4 @@
-"""Parts for nasframe."""
+"""Parts for nasframe: operations, a backbone, and what searches with them."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ __all__ = ["Bottleneck", "FeedForward", "GatedStep", "NearStrongest", "Sparse", 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The parts."""
+    """Return the parts of this plugin."""
     return [GatedStep, Bottleneck, Widen, NearStrongest, Uphill, Sparse, FeedForward]

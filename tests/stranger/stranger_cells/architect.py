@@ -1,4 +1,4 @@
-"""What moves the alphas, and what weights they stand for."""
+"""An architect whose mixing weights are the sparsemax of the alphas."""
 
 from __future__ import annotations
 
@@ -18,40 +18,41 @@ Tensors = Mapping[str, Tensor]
 
 @attrs.frozen
 class Sparse(Architect):
-    """Logits whose sparsemax is the weights (Martins & Astudillo 2016), down the slope of L_val at the present weights.
+    """Alphas follow the gradient of the validation loss; mixing weights are their sparsemax (Martins & Astudillo 2016).
 
-    A candidate that falls far enough behind weighs exactly nothing, and stays there unless the others fall back.
+    The mixing weight of a candidate whose alpha is far below the others is exactly 0, and stays 0 until the others fall.
 
     Args:
-        learning_rate: Adam's; a alpha moves a weight by as much as itself, where a softmax would scale it down.
+        learning_rate: the learning rate of Adam. A change of an alpha changes mixing weights by as much; a softmax would
+            scale it down.
     """
 
     name: ClassVar[str] = "sparse"
     learning_rate: float = number(1e-3, low=0.0)
 
     def mixing(self, alphas: Tensors) -> Tensors:
-        """At each site the point of the simplex that is nearest to the alphas."""
+        """Return, for each site, the point of the simplex that is nearest to the alphas."""
         return {address: sparsemax(z) for address, z in alphas.items()}
 
     def invert(self, mixing: Tensors) -> Tensors:
-        """The weights themselves: of a point of the simplex, it is the nearest."""
+        """Return the mixing weights: a point of the simplex is the nearest one to itself."""
         return dict(mixing)
 
     def gradient(self, problem: Bilevel) -> Tensors:
-        """The slope of L_val(w, z) along z."""
+        """Return the gradient of L_val(w, z) with respect to the alphas z."""
         loss = problem.valid(problem.weights, problem.alphas)
-        if not loss.requires_grad:  # all that is undecided may stand behind edges that were pruned to nothing
+        if not loss.requires_grad:  # no undecided site may have an effect on the outputs any more
             return {address: torch.zeros_like(z) for address, z in problem.alphas.items()}
         slopes = torch.autograd.grad(loss, [*problem.alphas.values()], materialize_grads=True)
         return dict(zip(problem.alphas, slopes, strict=True))
 
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
-        """Adam, the same at every stage."""
+        """Return an Adam optimiser."""
         return Optimiser(learning_rate=self.learning_rate).build(alphas)
 
 
 def sparsemax(z: Tensor) -> Tensor:
-    """max(z - t, 0), with the t at which the entries sum to one."""
+    """Return max(z - t, 0), with the number t for which the sum of the entries is 1."""
     falling = z.sort(descending=True).values
     count = torch.arange(1, len(z) + 1, dtype=z.dtype, device=z.device)
     thresholds = (falling.cumsum(0) - 1) / count

@@ -1,4 +1,4 @@
-"""How nodes are wired: a feed-forward network."""
+"""A backbone for feed-forward networks."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Layers(CellModule):
 
 @attrs.frozen
 class FeedForward(Backbone):
-    """Node j is the mixture of o(node j - 1), node 0 of o(x), where x is a linear map of the input; the output is linear, too.
+    """A chain of nodes between two linear maps: node j is a mixed operation of node j - 1, node 0 one of the mapped inputs.
 
-    It takes the last axis of what it is given, whatever stands before. Operations are built with `inputs` and `hidden`, both the
-    width of a node, as those of `darts_recurrent` are.
+    The network is applied to the last axis of its inputs. Operations are built with `inputs` and `hidden`, both the width of a
+    node, as those of `darts_recurrent` are.
 
     Args:
         hidden: the width of a node.
@@ -60,22 +60,22 @@ class FeedForward(Backbone):
     )
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
-        """One cell, "layers". `sizes` has `inputs` and `outputs`."""
+        """Return a structure of one cell, "layers", for a task with the sizes `inputs` and `outputs`."""
         structure = Structure(self, self.require_sizes(sizes, "inputs", "outputs"), (("layers", Cell()),))
         for _ in range(nodes):
             structure = self.grown(structure, "layers").structure
         return structure
 
     def body(self, structure: Structure) -> nn.Module:
-        """The nodes between their linear maps."""
+        """Return the nodes with their linear maps."""
         return Layers(structure, self.hidden)
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
-        """One node more at the end, born as the one before."""
+        """Return the structure with one more node at the end, which starts as the node before it."""
         before = self.outputs(structure.cell(cell)) or self.inputs
         child, node = add_node(structure, cell, lambda id: {id: before}, self.operations)
         return GrownStructure(child, node, before, initial_mixing(child, node, before))
 
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """All but the strongest of each node."""
+        """Return all candidates but the strongest of each node."""
         return all_but_strongest(structure, mixing)

@@ -1,4 +1,4 @@
-"""When to grow, and when to stop."""
+"""A criterion that ends a phase when the validation loss rises."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from nasframe.records import EpochEnded, StageEnded
 
 @attrs.frozen
 class Uphill(GrowthCriterion):
-    """A phase goes on until the validation loss has not fallen for some epochs in a row, each beside the one before it (UP of
-    Prechelt 1998); the search goes on to a last stage.
+    """End a phase when the validation loss has not fallen for some epochs in a row, and the search after some stage.
+
+    Each epoch is compared with the epoch before it (UP of Prechelt 1998).
 
     Args:
-        epochs: in a row.
-        last: the stage with which the search ends; the first is 0.
+        epochs: the number of epochs in a row.
+        last: the stage after which the search ends, from 0.
     """
 
     name: ClassVar[str] = "uphill"
@@ -32,12 +33,14 @@ class Uphill(GrowthCriterion):
     last: int = number(3, low=0, whole=True)
 
     def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """After an epoch wait or grow, after the last stage stop."""
+        """Return "wait" or "grow" after an epoch, and "stop" after the last stage."""
         now = history[-1]
         if isinstance(now, StageEnded):
             return state, Decision("stop", f"stage {self.last} is over") if now.stage >= self.last else ABSTAIN
         if now.valid is None and not now.diverged:
-            raise StrategyError("the criterion 'uphill' needs a validation loss, and the task holds nothing out: use 'epochs'")
+            raise StrategyError(
+                "the criterion 'uphill' needs a validation loss, but the task has no validation split: use 'epochs' instead"
+            )
         phase = [r for r in history if isinstance(r, EpochEnded) and (r.stage, r.phase) == (now.stage, now.phase)]
         losses = [math.inf if r.valid is None else r.valid for r in phase[-self.epochs - 1 :]]
         if len(losses) <= self.epochs or any(after < before for before, after in itertools.pairwise(losses)):

@@ -1,4 +1,4 @@
-"""What `nasframe check` tries these parts on."""
+"""The examples on which `nasframe check` tries these parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stranger_cells.pruner import NearStrongest
 
 
 def examples() -> Examples:
-    """Options worth trying, and feed-forward networks down to one unit."""
+    """Return the options to try, and feed-forward networks of one unit or more."""
     return Examples(
         parts={
             Bottleneck: st.builds(Bottleneck, sizes(3)),
@@ -30,7 +30,7 @@ def examples() -> Examples:
 
 @st.composite
 def feed_forward(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
-    """Networks of two bottlenecks, or of others' operations beside one by which they can grow."""
+    """Return a search of networks with two bottlenecks, or with other operations next to a bottleneck, so that they can grow."""
     inputs, outputs = draw(sizes()), draw(sizes(3))
     task = Noise((("inputs", inputs), ("outputs", outputs)), (-1, inputs), (-1, outputs))
     chosen = tuple(dict.fromkeys((Bottleneck(1), *(operations or (Bottleneck(2),)))))

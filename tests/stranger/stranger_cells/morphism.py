@@ -1,4 +1,4 @@
-"""A change that makes a network larger and leaves what it computes as it is."""
+"""A morphism that adds a hidden unit to a bottleneck."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ from stranger_cells.operations import Bottleneck
 
 @attrs.frozen
 class Widen(Morphism):
-    """A bottleneck gets a hidden unit more, of which nothing is taken in at first: exact; or little, by noise: approximate.
+    """Add a hidden unit to a bottleneck.
+
+    The outgoing weights of the new unit start at zero, and growth is exact; with `noise` they start small, and growth is
+    approximate.
 
     Args:
-        largest: the width at which a bottleneck is wide enough.
-        noise: by how much smaller than the weights of a fresh bottleneck the new unit's outgoing ones are.
+        largest: the largest width.
+        noise: the factor of the initial outgoing weights of the new unit.
     """
 
     name: ClassVar[str] = "widen"
@@ -43,7 +46,7 @@ class Widen(Morphism):
     noise: float = number(0.0, low=0.0)
 
     def propose(self, network: Network) -> Sequence[Proposal]:
-        """One for each bottleneck that is not wide enough."""
+        """Return one proposal for each bottleneck that is not of the largest width."""
         return [
             Proposal({"site": address, "candidate": c.id}, cost=cost(network, address))
             for address, site in network.structure.sites()
@@ -52,7 +55,7 @@ class Widen(Morphism):
         ]
 
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """A wider bottleneck with an id of its own stands where the narrow one did, with its weights and its alpha."""
+        """Return the change to a network with a wider bottleneck, which has a new id and the weights and the alpha of the old one."""
         legal = [proposal.request for proposal in self.propose(parent)]
         if request not in legal:
             raise ChangeError(f"{self.name!r} cannot do {request!r}; it can do {legal}")
@@ -73,10 +76,10 @@ class Widen(Morphism):
 
 
 def positions(width: int, new: int, network: Network) -> Tensor:
-    """Those of the old hidden units, and how the new one starts."""
+    """Return the positions of the old hidden units, and after them how the new one starts."""
     return torch.tensor([*range(width), new], device=next(network.parameters()).device)
 
 
 def cost(network: Network, address: Address) -> int:
-    """How many parameters a hidden unit has, in all instances of the site."""
+    """Return the number of parameters of a hidden unit, in all instances of the site."""
     return sum(mixture.sizes["inputs"] + mixture.sizes["hidden"] for _, mixture in network.mixed_operations(address))

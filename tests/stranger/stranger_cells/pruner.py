@@ -1,4 +1,4 @@
-"""Which candidates go."""
+"""A pruner that removes weak candidates."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from nasframe import Pruner, Structure, number
 
 @attrs.frozen
 class NearStrongest(Pruner):
-    """At each site go the candidates with less than a share of the weight of the strongest that is not zero.
+    """Remove the candidates of a site whose mixing weight is below a share of the largest one.
 
-    That one always stays, so a node never loses all. What is left undecided is left to the backbone.
+    The largest is that of the strongest candidate that is not zero. It is never removed, so a node keeps a candidate. What
+    is left undecided is decided by the backbone.
+
+    Args:
+        share: the share of the largest mixing weight, from 0 to 1.
     """
 
     name: ClassVar[str] = "near_strongest"
     share: float = number(0.9, low=0.0, high=1.0)
 
     def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
-        """By undecided site, the weak ones."""
+        """Return the ids of the weak candidates, by the address of each undecided site."""
         gone = {}
         for address, site in structure.sites():
             if address in mixing:
