@@ -88,7 +88,7 @@ def test_limits_stop_with_their_reason() -> None:
 
     assert decided(MaxNodes(2), stages([1.0], nodes=1)) == ABSTAIN
     assert decided(MaxNodes(2), stages([1.0], nodes=2)) == Decision("stop", "every cell has 2 nodes or more")
-    assert decided(MaxParameters(100), stages([1.0]), [small, large]) == ABSTAIN
+    assert decided(MaxParameters(100), stages([1.0]), [large, small]) == ABSTAIN
     assert decided(MaxParameters(20), stages([1.0]), [large, small]) == Decision(
         "grow", "the best growth within 20 parameters", 1
     )

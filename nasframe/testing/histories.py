@@ -67,9 +67,10 @@ def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
     for stage in range(last + 1):
         valid = min([train(stage, phase) for phase in phases][-1], key=_worth)
         proposals = draw(st.lists(PROPOSALS, min_size=stage < last, max_size=3))
+        ranked = tuple(sorted(proposals, key=lambda proposal: -proposal.gain))  # as a criterion sees them
         told: dict[str, Any] = {"valid": valid, "nodes": {**nodes}, "parameters": parameters, "epoch": 0, "phase": "judge"}
         over = {"decision": "grow" if stage < last else "stop", "reason": "so it was decided"}
-        found.append(Moment(StageEnded(stage=stage, updates=updates, **told), tuple(proposals), over))
+        found.append(Moment(StageEnded(stage=stage, updates=updates, **told), ranked, over))
         if stage < last:
             nodes[draw(st.sampled_from([*nodes]))] += 1
             parameters += draw(st.sampled_from(proposals)).cost

@@ -132,11 +132,11 @@ class MaxParameters(GrowthCriterion):
         last = history[-1]
         if not isinstance(last, StageEnded) or not proposals:
             return state, ABSTAIN
-        ranked = sorted(range(len(proposals)), key=lambda i: -proposals[i].gain)
-        fitting = [i for i in ranked if last.parameters + proposals[i].cost <= self.parameters]
+        # the proposals are sorted: without an objection the first one is made
+        fitting = [i for i, proposal in enumerate(proposals) if last.parameters + proposal.cost <= self.parameters]
         if not fitting:
             return state, Decision("stop", f"every growth would exceed {self.parameters} parameters")
-        if fitting[0] == ranked[0]:
+        if fitting[0] == 0:
             return state, ABSTAIN
         return state, Decision("grow", f"the best growth within {self.parameters} parameters", fitting[0])
 
