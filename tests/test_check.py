@@ -492,7 +492,7 @@ def test_an_operation_that_ignores_the_stride() -> None:
 
     assert text.startswith("operation.shape FAILED for operation 'dense'")
     assert re.search(
-        r"the candidates at reduction/\S+ put out different shapes: .* it is built with: channels=\d, stride=2, affine", text
+        r"the candidates at reduction/\S+ have outputs of different shapes: .* built with channels=\d, stride=2, affine", text
     )
     assert "check(Dense, laws=['operation.shape'], replay=" in text
     assert "the same of: part.repeatable for operation 'dense'" in text

@@ -239,7 +239,7 @@ ERRORS = {
     ),
     "an operation of another backbone": (
         ["search", "--task", "images", "--backbone", 'darts_convolutional:operations=["identity","sigmoid_edge"]'],
-        "operation 'sigmoid_edge' cannot be built at normal/i0-n0, where it is given channels, stride, affine: ",
+        "operation 'sigmoid_edge' cannot be built at normal/i0-n0 with the sizes channels, stride, affine: ",
     ),
     "nothing held out": (["search", "--strategy", "digits", "--task", "images:validation=0.0"], "holds nothing out"),
     "unknown part": (

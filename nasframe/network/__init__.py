@@ -1,1 +1,1 @@
-"""Networks: the modules that a structure describes."""
+"""Networks, the modules that structures describe."""

@@ -1,4 +1,4 @@
-"""What a module costs, told from shapes alone."""
+"""The cost of a module, computed from shapes only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @attrs.frozen
 class Cost:
-    """Numbers to be trained, and floating-point operations of one call in evaluation mode: two for each multiply-add of a
-    convolution or a matrix product; nothing else is counted.
+    """The cost of a module.
+
+    Attributes:
+        parameters: the number of parameters.
+        flops: the floating-point operations of one call in evaluation mode: two for each multiply-add of a convolution or a matrix
+            product. Nothing else is counted.
     """
 
     parameters: int
@@ -22,7 +26,17 @@ class Cost:
 
 
 def cost(module: nn.Module, *shapes: Sequence[int]) -> Cost:
-    """The cost of a module called with inputs of these shapes. No number is computed, and the module is left alone."""
+    """Return the cost of calling a module. The module is neither called nor modified.
+
+    Args:
+        module: the module.
+        *shapes: the shapes of its inputs.
+
+    Example:
+        >>> cost(nn.Linear(3, 2), (5, 3))
+        Cost(parameters=8, flops=60)
+    """
+    # tensors on the "meta" device have shapes and no values
     weightless = copy.deepcopy(module).to("meta", torch.float32).eval()
     with FlopCounterMode(display=False) as counter:
         weightless(*(torch.empty(*shape, device="meta", dtype=torch.float32) for shape in shapes))

@@ -18,9 +18,15 @@ MixingWeights = Mapping[str, Sequence[Tensor]]
 
 
 class MixedOperation(nn.Module):
-    """A site's candidates in one instance of its cell type, weighted by the numbers it is given.
+    """A site in one instance of its cell type: the sum of the outputs of its candidates, times their mixing weights.
 
-    Backbones use it for every site, so that each candidate's module is found by the site's address and its id.
+    Backbones use it for every site, so that the core finds the module of each candidate by the address of the site and the id of
+    the candidate.
+
+    Args:
+        address: the address of the site.
+        site: the site.
+        **sizes: the sizes with which each operation is built (`Operation.build`).
     """
 
     def __init__(self, address: Address, site: Site, **sizes: int) -> None:
@@ -28,12 +34,17 @@ class MixedOperation(nn.Module):
         self.address, self.sizes = address, sizes
         self.candidates = nn.ModuleDict({str(c.id): _built(c.operation, address, sizes) for c in site.candidates})
 
-    def forward(self, shares: MixingWeights, *inputs: Tensor) -> Tensor:
-        """The weighted sum of the candidates' outputs; the candidate itself where one is left."""
+    def forward(self, mixing: MixingWeights, *inputs: Tensor) -> Tensor:
+        """Return sum_i m_i o_i(inputs) over the candidates, or o(inputs) if there is only one.
+
+        Args:
+            mixing: the mixing weights m_i of each undecided site, as 0-dimensional tensors, by address.
+            *inputs: the inputs of the site, one or two.
+        """
         outputs = [candidate(*inputs) for candidate in self.candidates.values()]
         if len(outputs) == 1:
             return outputs[0]
-        weights = shares[self.address]
+        weights = mixing[self.address]
         total = weights[0] * outputs[0]
         try:
             for weight, output in zip(weights[1:], outputs[1:], strict=True):
@@ -44,8 +55,8 @@ class MixedOperation(nn.Module):
             shapes = ", ".join(f"{id} {tuple(output.shape)}" for id, output in zip(self.candidates, outputs, strict=True))
             sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items())
             raise StructureError(
-                f"the candidates at {self.address} put out different shapes: {shapes}; an operation must put out what the others "
-                f"of its site do, by the sizes that it is built with: {sizes}"
+                f"the candidates at {self.address} have outputs of different shapes: {shapes}; all operations of a site must return "
+                f"the same shape when they are built with {sizes}"
             ) from error
         return total
 
@@ -55,24 +66,41 @@ def _built(operation: Operation, address: Address, sizes: Mapping[str, int]) -> 
         return operation.build(**sizes)
     except TypeError as error:
         raise StructureError(
-            f"operation {operation.name!r} cannot be built at {address}, where it is given {', '.join(sizes)}: {error}; "
-            "take an operation that is made for this backbone"
+            f"operation {operation.name!r} cannot be built at {address} with the sizes {', '.join(sizes)}: {error}; "
+            "choose an operation for this backbone"
         ) from error
 
 
 class Gate(nn.Module):
-    """The output of a node that inherits: (1 - g) * inherited + g * own. g starts at 0, where it is exactly inherited."""
+    """The gate of a node that inherits: its state is (1 - g) h + g s for the inherited state h and the sum s of its sites.
+
+    The trained number g starts at 0, where the state is exactly h.
+
+    Args:
+        address: the address of the node.
+    """
 
     def __init__(self, address: Address) -> None:
         super().__init__()
         self.address = address
         self.g = nn.Parameter(torch.zeros(()))
 
-    def forward(self, inherited: Tensor, own: Tensor) -> Tensor:
-        """Both inputs and the output have one shape."""
-        return inherited + self.g * (own - inherited)
+    def forward(self, inherited: Tensor, computed: Tensor) -> Tensor:
+        """Return (1 - g) h + g s.
+
+        Args:
+            inherited: h.
+            computed: s, of the same shape.
+        """
+        return inherited + self.g * (computed - inherited)
 
 
 def readable(body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
-    """What the modules of a body compute, one after the other."""
+    """Return the outputs of a body by calling its modules: the reference for all faster forms.
+
+    Args:
+        body: the module that a backbone built.
+        inputs: the inputs of the network.
+        mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
+    """
     return body(inputs, {a: w.unbind() for a, w in mixing.items()})

@@ -64,8 +64,9 @@ class Scale(nn.Module):
 
     @staticmethod
     def level(standard: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last step of standardised windows and their standard deviation over time (1 where it is 0), both of length 1
-        on the time axis.
+        """Return the last step of standardised windows and their standard deviation over time, 1 where it is 0.
+
+        Both have length 1 on the time axis.
         """
         variance = standard.var(0, correction=0, keepdim=True)
         return standard[-1:], variance.where(variance > FLAT**2, 1).sqrt()

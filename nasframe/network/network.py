@@ -1,4 +1,4 @@
-"""The trainable network of a structure: a plain tree of modules, one per candidate, and the alphas of its mixtures."""
+"""The trainable network of a structure: a tree of modules, one for each candidate, and the alphas."""
 
 from __future__ import annotations
 
@@ -19,16 +19,31 @@ from nasframe.structure.structure import Structure
 
 
 class Network(nn.Module):
-    """What a structure computes: `network(inputs, mixing)`, the mixing weights by site address, as an architect's rule gives them.
+    """The network of a structure.
 
-    It owns the alphas, one vector per undecided site, shared by all instances of the cell type; `body` is what the
-    backbone built. An architecture has no alphas: it is called with the inputs alone.
+    A supernet is called with the mixing weights of its undecided sites, an architecture, which has no alphas, with the inputs only.
 
-    While `fast` is true, the backbone may compute in another form what the body computes; hooks on the body's modules see the
-    readable form alone. The modules of the body run nevertheless where PyTorch does more than compute values and gradients:
+    If `fast` is true, the backbone may compute the outputs in another form (`Backbone.run`), and hooks on modules of the body are not
+    called. The modules of the body run nevertheless where PyTorch does more than compute values and gradients:
     while a program is captured (`torch.compile`, `torch.export`, `torch.onnx.export`, `torch.jit.trace`), under autocast, and
     under the transforms of `torch.func`. So all of these work on a network as it is. A captured recurrent network is unrolled over
     time: its batch may be dynamic, its number of time steps is that of the example.
+
+    Args:
+        structure: the structure. `nasframe.build` initialises a network from a seed.
+
+    Attributes:
+        structure: the structure.
+        fast: whether the backbone may use its fast form.
+        alphas: the alphas of each undecided site, of shape (candidates,), by address; all instances of a cell type share them.
+        body: the module that the backbone built.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> network = build(Chain().initial({"inputs": 3, "outputs": 1}, nodes=2), Seed((0,)))
+        >>> mixing = {address: alpha.softmax(0) for address, alpha in network.alphas.items()}
+        >>> network(torch.zeros(5, 3), mixing).shape
+        torch.Size([5, 1])
     """
 
     def __init__(self, structure: Structure) -> None:
@@ -48,40 +63,48 @@ class Network(nn.Module):
         return backbone
 
     def forward(self, inputs: Tensor, mixing: Mapping[str, Tensor] | None = None) -> Outputs:
-        """The output for a batch. `mixing`: for each undecided site a tensor of shape (candidates,)."""
+        """Return the outputs for a batch.
+
+        Args:
+            inputs: the inputs, as the backbone expects them.
+            mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
+
+        Raises:
+            StructureError: if a site has no mixing weights.
+        """
         mixing = {} if mixing is None else mixing
         missing = [a for a in self.alphas if a not in mixing]
         if missing:
             raise StructureError(
-                f"no mixing weights were given for {', '.join(missing)}: these sites are undecided, so call "
-                "network(inputs, architect.mixing(network.alphas)), or derive an architecture first"
+                f"no mixing weights were given for {', '.join(missing)}, which are undecided; call "
+                "network(inputs, architect.mixing(dict(network.alphas))), or derive an architecture first"
             )
         run = self.backbone.run if self.fast and plain(inputs) else readable
         return run(self.body, inputs, mixing)
 
     def slow_parts(self) -> Sequence[str]:
-        """What of it runs no faster than its modules, though it should, and why: a sentence each."""
+        """Return one sentence for each part of the network that has no fast form, with the reason."""
         return self.backbone.slow_parts(self.structure) if self.fast else ()
 
     def axes(self) -> dict[str, tuple[Axis | None, ...]]:
-        """The labels of the alphas: the candidates' ids."""
+        """Return the axis labels of the alphas, which are the ids of the candidates."""
         sites = ((a, s) for a, s in self.structure.sites() if not s.decided)
         return {f"alphas.{a}": (produces(*(c.id for c in s.candidates)),) for a, s in sites}
 
     def mixed_operations(self, address: Address) -> Iterator[tuple[str, MixedOperation]]:
-        """The name and the module of a site in every instance of its cell type."""
+        """Yield the name and the module of a site in each instance of its cell type."""
         for name, module in self.named_modules():
             if isinstance(module, MixedOperation) and module.address == address:
                 yield name, module
 
     def gates(self) -> Iterator[tuple[str, Gate]]:
-        """The name and the module of every gate."""
+        """Yield the name and the module of each gate."""
         for name, module in self.named_modules():
             if isinstance(module, Gate):
                 yield name, module
 
     def count(self) -> dict[str, int]:
-        """Parameters by role: of the operations, of combination (alphas), of gates, and all others (stem, head)."""
+        """Return the number of parameters of the operations, the combination (alphas), the gates, and all others (stem, head)."""
         operations = sum(p.numel() for m in self.modules() if isinstance(m, MixedOperation) for p in m.parameters())
         combination = sum(p.numel() for p in self.alphas.values())
         gates = sum(1 for _ in self.gates())
@@ -109,14 +132,25 @@ def plain(inputs: Tensor) -> bool:
 
 
 def set_progress(module: nn.Module, progress: float) -> None:
-    """Tell every module within that has a `progress` how far its training has come, from 0 to 1."""
+    """Set the attribute `progress` of each module that has it, such as drop path.
+
+    Args:
+        module: the module with all its descendants.
+        progress: the completed fraction of the training, from 0 to 1.
+    """
     for part in module.modules():
         if hasattr(part, "progress"):
             part.progress = progress  # type: ignore[assignment]
 
 
 def build(structure: Structure, seed: Seed, *, like: Network | None = None) -> Network:
-    """The network of a structure with its own initialisation, drawn from the seed; device, dtype, mode and form as `like`."""
+    """Return the network of a structure with a fresh initialisation.
+
+    Args:
+        structure: the structure.
+        seed: the seed of the initialisation.
+        like: a network whose device, dtype, training mode and `fast` the new one gets.
+    """
     with seed.as_global():
         network = Network(structure)
     if like is not None:
@@ -126,5 +160,5 @@ def build(structure: Structure, seed: Seed, *, like: Network | None = None) -> N
 
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer by name."""
+    """Return all parameters and buffers, by name."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -1,4 +1,4 @@
-"""What a network returns: a tensor, or a tensor with the outputs of an auxiliary head."""
+"""The outputs of a network: a tensor, or a tensor with the outputs of an auxiliary head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from torch import Tensor
 
 
 class AuxiliaryOutputs(NamedTuple):
-    """What a network with an auxiliary head puts out in training: the outputs, those of that head, and its loss's weight."""
+    """The outputs of a network with an auxiliary head in training mode.
+
+    Attributes:
+        outputs: the outputs of the network.
+        auxiliary: the outputs of the auxiliary head.
+        weight: the weight of its loss.
+    """
 
     outputs: Tensor
     auxiliary: Tensor
