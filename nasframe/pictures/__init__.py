@@ -1,4 +1,4 @@
-"""Pictures: the cells that were found, how losses fell and weights moved while they grew, and curves with their spread."""
+"""Pictures of a run: its cells, its losses, its mixing weights over time, and curves with their standard error."""
 
 from nasframe.pictures.cell import draw_cell
 from nasframe.pictures.curves import draw_curves, draw_paths

@@ -1,4 +1,4 @@
-"""The found cells as graphs."""
+"""Pictures of cells as graphs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Recta
 from matplotlib.path import Path as Curve
 from matplotlib.transforms import Affine2D, Transform
 
-from nasframe.pictures.diagram import INDENT, PAD, ROW, Box, Diagram, Segment, Weights, diagram
+from nasframe.pictures.diagram import INDENT, PAD, ROW, Box, Diagram, Mixing, Segment, diagram
 from nasframe.pictures.layout import Placed
 from nasframe.pictures.style import ACCENT, LINE, QUIET, SHADE, blank, plain, save, style
 from nasframe.structure.structure import Structure
 
+#: inches: the height of a title, and the margin
 TITLE, MARGIN = 0.24, 0.1
 
 
-def draw_cell(structure: Structure, weights: Weights | None, path: Path) -> None:
-    """Draw each cell type as a graph from left to right, an undecided site with the weights of its operations.
-
-    The format is that of the path's suffix.
+def draw_cell(structure: Structure, mixing: Mixing | None, path: Path) -> None:
+    """Draw each cell type as a graph from left to right.
 
     Args:
-        weights: by address of each undecided site, in the order of its candidates; None leaves them out.
+        structure: the structure.
+        mixing: the mixing weights of each undecided site, by address and in the order of its candidates. They are written beside the
+            operations; None omits them.
+        path: the file to write. Its suffix chooses the format, for example ".svg".
     """
     with style():
-        panels = [(type, diagram(structure, type, weights or {})) for type, _ in structure.cells]
+        panels = [(type, diagram(structure, type, mixing or {})) for type, _ in structure.cells]
         save(_cells(panels), path)
 
 
 def _cells(panels: Sequence[tuple[str, Diagram]]) -> Figure:
-    """A figure that is as large as its panels, one below the other."""
+    """Return a figure with one panel below the other, as large as they need."""
     placed = [Placed.of(diagram) for _, diagram in panels]
     tops = list(itertools.accumulate((TITLE + p.height + 2 * MARGIN for p in placed), initial=0.0))
     width = max([p.width for p in placed], default=1.0) + 2 * MARGIN
@@ -51,7 +53,7 @@ def _cells(panels: Sequence[tuple[str, Diagram]]) -> Figure:
 
 @attrs.frozen
 class _Pen:
-    """Draws on a figure in lengths of its own."""
+    """Draws on a figure in the coordinates of a transform."""
 
     figure: Figure
     transform: Transform
@@ -79,7 +81,7 @@ def _draw(pen: _Pen, panel: Placed) -> None:
 
 
 def _draw_edge(pen: _Pen, panel: Placed, segment: Segment, layer: int) -> None:
-    """An edge is level within a column and bends between two: so it never runs behind a box."""
+    """Draw an edge, which is level within columns and bends between them, so that no box hides it."""
     (left, right), (far_left, far_right) = panel.edges[layer], panel.edges[layer + 1]
     arrives = segment.target in panel.diagram.boxes
     width, far_width = panel.diagram.width(segment.source), panel.diagram.width(segment.target)
@@ -94,16 +96,16 @@ def _draw_edge(pen: _Pen, panel: Placed, segment: Segment, layer: int) -> None:
 
 
 def _bend(start: tuple[float, float], leave: float, arrive: float, end: tuple[float, float]) -> Curve:
-    """Level from the start, bent between two columns, level to the end."""
+    """Return a curve that is level from the start to `leave`, bends until `arrive`, and is level to the end."""
     middle = (leave + arrive) / 2
     points = [start, (leave, start[1]), (middle, start[1]), (middle, end[1]), (arrive, end[1])]
     codes = [Curve.MOVETO, Curve.LINETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]
-    # an arrow's head takes its direction from the last piece, which must not be a point
+    # the direction of an arrow head is that of the last piece, which must have a length
     return Curve([*points, end], [*codes, Curve.LINETO]) if end[0] - arrive > 1e-6 else Curve(points, codes)
 
 
 def _draw_box(pen: _Pen, box: Box, x: float, y: float) -> None:
-    """The lines stand in the middle of the box, one below the other."""
+    """Draw a box with its lines in the middle, one below the other."""
     left, width = x - box.width / 2, box.width
     pen.box(left, y - box.height / 2, width, box.height, facecolor=box.fill, edgecolor=ACCENT if box.note else LINE)
     lines = iter(y + ROW * (i + 0.5 - box.lines / 2) for i in range(box.lines))
@@ -116,7 +118,7 @@ def _draw_box(pen: _Pen, box: Box, x: float, y: float) -> None:
 
 
 def _draw_row(pen: _Pen, name: str, weight: float | None, left: float, width: float, y: float, *, alone: bool) -> None:
-    """An operation on a ground as long as its weight."""
+    """Write the name of an operation, with a bar as long as its mixing weight behind it."""
     share = 1.0 if alone else min(max(weight or 0.0, 0.0), 1.0)
     pen.add(Rectangle((left, y - 0.065), width * share, 0.13, facecolor=SHADE, linewidth=0))
     if alone:

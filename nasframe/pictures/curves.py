@@ -1,4 +1,4 @@
-"""Curves with their spread, and paths in a plane."""
+"""Pictures of curves with their standard error, and of paths in a plane."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from nasframe.pictures.style import ACCENT, LINE, blank, plain, save, style
 
-#: told apart by colour and by dashes, so that they are in grey, too
+#: colours and dashes of the curves, which differ in grey as well
 LOOKS = [
     ("#5b6770", (0, (1, 1))),
     ("#9aa5b1", (0, (4, 1.5))),
@@ -27,9 +27,15 @@ Point = tuple[float, float]
 
 
 def draw_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path, *, x: str, y: str) -> None:
-    """Draw each curve, its mean after 1, 2, ... with a band of one standard error. The format is that of the path's suffix.
+    """Draw the mean of each curve at 1, 2, ... with a band of one standard error.
 
-    The axis ends above the lower 95 % of what the means take, so that a steep start does not squash the rest.
+    The vertical axis ends at the 0.95 quantile of the means, so that a steep start does not compress the rest.
+
+    Args:
+        curves: by name, the means and the standard errors.
+        path: the file to write. Its suffix chooses the format.
+        x: the label of the horizontal axis.
+        y: the label of the vertical axis.
     """
     with plane(path, 7.0, x, y) as axes:
         for (name, (mean, error)), (colour, dashes) in zip(curves.items(), itertools.cycle(LOOKS), strict=False):
@@ -44,8 +50,15 @@ def draw_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], p
 def draw_paths(
     paths: Mapping[str, Sequence[Point]], path: Path, *, x: str, y: str, line: tuple[str, Point, Point], goal: Point
 ) -> None:
-    """Draw paths in a plane, each from a common start to where it ended, with a line and the goal. The format is that of
-    the path's suffix.
+    """Draw paths in a plane, with a line and a goal.
+
+    Args:
+        paths: the points of each path, by name. Its last point has a mark.
+        path: the file to write. Its suffix chooses the format.
+        x: the label of the horizontal axis.
+        y: the label of the vertical axis.
+        line: the label of the line and its two ends.
+        goal: the goal.
     """
     with plane(path, 6.4, x, y) as axes:
         label, *ends = line
@@ -59,7 +72,7 @@ def draw_paths(
 
 @contextlib.contextmanager
 def plane(path: Path, width: float, x: str, y: str) -> Iterator[Axes]:
-    """Axes with these labels, to be drawn into; then the legend beside them, and all is written."""
+    """Yield axes with these labels to draw on, then add the legend and write the file."""
     with style():
         figure = blank(width, 3.6, layout="constrained")
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""A cell as a diagram: boxes in columns, and the pieces of the edges between them."""
+"""The diagram of a cell: boxes in columns, and edges from one column to the next."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ from nasframe.pictures.style import QUIET, SHADE, plain, width_of
 from nasframe.structure.address import Address
 from nasframe.structure.structure import Cell, Node, Site, Structure
 
-#: inches: a line of text, the room around and inside of what stands in a box, and between the edges that arrive at it
+#: inches: the height of a line, the padding of a box, the padding of a bar, the distance between edges that end at a box
 ROW, PAD, INDENT, PORT = 0.15, 0.06, 0.04, 0.1
+#: the number of sweeps that look for an order with few crossings
 SWEEPS = 24
-#: how the states that backbones are given are written
+#: the symbols of the inputs of a cell
 SYMBOLS = {"x": "$x$", "h": "$h_{t-1}$"}
 
 Key = tuple[str, ...]
 Rows = tuple[tuple[str, float | None], ...]
-Weights = Mapping[str, Sequence[float]]
+#: the mixing weights of each undecided site, by address
+Mixing = Mapping[str, Sequence[float]]
 OUTPUT: Key = ("output",)
 
 
 @attrs.frozen
 class Box:
-    """A state or a site as it is drawn: its name, an operation with its weight in each row, and a note.
+    """A state or a site as it is drawn.
 
-    It is at least as wide as `least`, and high enough for its `arrivals`: the edges that end at it.
+    Attributes:
+        name: the first line.
+        rows: an operation with its mixing weight, if any, for each further line.
+        note: the last line.
+        fill: the colour.
+        arrivals: the number of edges that end at it, which the height has to allow.
+        least: the least width in inches.
     """
 
     name: str = ""
@@ -42,25 +50,25 @@ class Box:
 
     @property
     def width(self) -> float:
-        """Inches, as its widest line needs."""
+        """The width of its widest line, in inches."""
         number = any(weight is not None for _, weight in self.rows) * (width_of("0.00") + 2 * INDENT)
         texts = [width_of(self.name, weight="bold"), width_of(self.note, style="italic")]
         return max([self.least, *(2 * PAD + w for w in (*texts, *(width_of(n) + 2 * INDENT + number for n, _ in self.rows)))])
 
     @property
     def height(self) -> float:
-        """Inches, as its lines and arrivals need."""
+        """The height that its lines and edges need, in inches."""
         return max(ROW * self.lines + PAD * (1 + (self.lines > 1)), PORT * (self.arrivals + 1))
 
     @property
     def lines(self) -> int:
-        """How many lines of text."""
+        """The number of lines of text."""
         return bool(self.name) + len(self.rows) + bool(self.note)
 
 
 @attrs.frozen
 class Segment:
-    """An edge, or a piece of one between neighbouring columns."""
+    """An edge, or its piece between two neighbouring columns."""
 
     source: Key
     target: Key
@@ -69,25 +77,25 @@ class Segment:
 
 @attrs.frozen
 class Diagram:
-    """Columns of boxes and of rails, which carry edges past the boxes of a column: a rail is a key without a box."""
+    """Columns of boxes and rails. A rail is the place where an edge passes a column; it is a key without a box."""
 
     columns: Sequence[Sequence[Key]]
     boxes: Mapping[Key, Box]
     segments: Sequence[Segment]
 
     def width(self, key: Key) -> float:
-        """Of a box; a rail has none."""
+        """Return the width of a box, and 0 for a rail."""
         return self.boxes[key].width if key in self.boxes else 0.0
 
     def height(self, key: Key) -> float:
-        """Of a box; a rail has none."""
+        """Return the height of a box, and 0 for a rail."""
         return self.boxes[key].height if key in self.boxes else 0.0
 
 
-def diagram(structure: Structure, type: str, weights: Weights) -> Diagram:
-    """The diagram of a cell type; `weights` as for `draw_cell`."""
+def diagram(structure: Structure, type: str, mixing: Mixing) -> Diagram:
+    """Return the diagram of a cell type; `mixing` as for `draw_cell`."""
     cell = structure.cell(type)
-    rows = {s.id: _rows(s, weights.get(Address.of(type, s.id))) for s in cell.sites}
+    rows = {s.id: _rows(s, mixing.get(Address.of(type, s.id))) for s in cell.sites}
     links = _links(cell, structure.backbone.outputs(cell) if cell.nodes else ())
     boxes = {k: attrs.evolve(b, arrivals=sum(k == s.target for s in links)) for k, b in _boxes(cell, rows).items()}
     layers = _layers(boxes, links)
@@ -98,7 +106,7 @@ def diagram(structure: Structure, type: str, weights: Weights) -> Diagram:
 
 
 def _even(boxes: Mapping[Key, Box], columns: Iterable[Sequence[Key]]) -> dict[Key, Box]:
-    """The sites, those of a column all as wide as the widest."""
+    """Return the boxes of the sites, those of a column all as wide as the widest of them."""
     sites = [[k for k in column if k[0] == "site"] for column in columns]
     return {k: attrs.evolve(boxes[k], least=max(boxes[n].width for n in keys)) for keys in sites for k in keys}
 
@@ -111,7 +119,7 @@ def _rows(site: Site, weights: Sequence[float] | None) -> Rows:
 
 def _boxes(cell: Cell, rows: Mapping[str, Rows]) -> dict[Key, Box]:
     inside = {n.id for n in cell.nodes}
-    boxes = {_state(i): Box(SYMBOLS.get(i, plain(i)), fill=QUIET) for i in _taken(cell) if i not in inside}
+    boxes = {_state(i): Box(SYMBOLS.get(i, plain(i)), fill=QUIET) for i in _read_states(cell) if i not in inside}
     for node in cell.nodes:
         boxes[_state(node.id)] = Box(plain(node.id), note=_note(node))
     for site in cell.sites:
@@ -127,12 +135,12 @@ def _links(cell: Cell, outputs: Sequence[str]) -> list[Segment]:
     return [*inputs, *sites, *gates, *(Segment(_state(o), OUTPUT) for o in outputs)]
 
 
-def _taken(cell: Cell) -> list[str]:
+def _read_states(cell: Cell) -> list[str]:
     return [i for s in cell.sites for i in s.inputs] + [i for n in cell.nodes for i in n.inherits]
 
 
 def _merged(cell: Cell) -> bool:
-    """Whether the operations stand in the nodes' boxes: in boxes of their own where a node has several sites."""
+    """Return whether operations are written in the boxes of their nodes, because each node has one site."""
     return len({s.node for s in cell.sites}) == len(cell.sites)
 
 
@@ -149,7 +157,7 @@ def _note(node: Node) -> str:
 
 
 def _layers(boxes: Iterable[Key], links: Iterable[Segment]) -> dict[Key, int]:
-    """The column of each box: behind all that it takes in, and of a site just before its node."""
+    """Return the column of each box: after all its inputs, and for a site just before its node."""
     before: dict[Key, set[Key]] = {key: set() for key in boxes}
     behind: dict[Key, set[Key]] = {key: set() for key in boxes}
     for link in links:
@@ -162,7 +170,7 @@ def _layers(boxes: Iterable[Key], links: Iterable[Segment]) -> dict[Key, int]:
 
 
 def _routed(link: Segment, layers: Mapping[Key, int]) -> Iterator[Segment]:
-    """The pieces of an edge. All edges from a state share its rails, so that they run as one until they turn off."""
+    """Yield the pieces of an edge. All edges from a state share its rails, so that they are one line until they separate."""
     kind = "inherited" if link.inherited else "rail"
     between = range(layers[link.source] + 1, layers[link.target])
     stops = [link.source, *((kind, str(i), *link.source) for i in between), link.target]
@@ -170,7 +178,7 @@ def _routed(link: Segment, layers: Mapping[Key, int]) -> Iterator[Segment]:
 
 
 def _ordered(columns: Sequence[Sequence[Key]], segments: Sequence[Segment]) -> Sequence[Sequence[Key]]:
-    """The columns in the order with fewest crossings among those that sweeps to and fro come by (Sugiyama et al. 1981)."""
+    """Return the columns in the order with the fewest crossings that barycentric sweeps find (Sugiyama et al. 1981)."""
     tried = [columns]
     for sweep in range(SWEEPS):
         tried.append(_swept(tried[-1], segments, forward=sweep % 2 == 0))
@@ -178,7 +186,7 @@ def _ordered(columns: Sequence[Sequence[Key]], segments: Sequence[Segment]) -> S
 
 
 def _swept(columns: Sequence[Sequence[Key]], segments: Sequence[Segment], forward: bool) -> Sequence[Sequence[Key]]:
-    """Each column in the order of the means of its neighbours' positions in the column that comes first in the sweep."""
+    """Sort each column by the mean position of its neighbours in the previous column of the sweep."""
     rank = ranks(columns)
     near = _neighbours((s.target, s.source) if forward else (s.source, s.target) for s in segments)
     for column in columns if forward else reversed(columns):
@@ -195,7 +203,7 @@ def _crossings(columns: Sequence[Sequence[Key]], segments: Sequence[Segment]) ->
 
 
 def ranks(columns: Iterable[Sequence[Key]]) -> dict[Key, int]:
-    """The position of each key in its column."""
+    """Return the position of each key in its column."""
     return {k: i for column in columns for i, k in enumerate(column)}
 
 

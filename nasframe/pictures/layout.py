@@ -1,4 +1,4 @@
-"""Where the boxes of a diagram stand, and where its edges meet them. Lengths are inches, from the upper left corner."""
+"""The places of boxes and edges of a diagram, in inches from the upper left corner."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ import attrs
 
 from nasframe.pictures.diagram import PAD, PORT, Diagram, Key, Segment, ranks
 
+#: inches: the distance between boxes of a column, and the least distance between columns
 GAP, GUTTER = 0.16, 0.3
-#: how far from level an edge may be before it is pulled at less, sweep by sweep: at last most edges are level, and few bend
+#: an edge pulls at its ends with a strength that falls with its slope, as 1 / (|slope| + s). The constants s of the sweeps decrease, so
+#: that most edges become level and the others bend at few places
 SOFT = [0.5 * 0.97**i for i in range(200)]
-#: how straight a piece is drawn, by whether it starts at a box and ends at one: rails more than where an edge turns off
+#: the strength of a piece of an edge, by whether it starts at a box and whether it ends at one: rails are kept straight
 STRAIGHT = {(True, True): 3.0, (True, False): 4.0, (False, False): 8.0, (False, True): 0.2}
 
 
 @attrs.frozen
 class Placed:
-    """A diagram with the places of its columns, its keys and the ends of its edges."""
+    """A diagram with its layout.
+
+    Attributes:
+        diagram: the diagram.
+        edges: the left and the right edge of each column.
+        y: the vertical centre of each box and rail.
+        ports: the vertical position at which each segment meets its target.
+    """
 
     diagram: Diagram
     edges: Sequence[tuple[float, float]]
@@ -28,23 +37,26 @@ class Placed:
 
     @classmethod
     def of(cls, diagram: Diagram) -> Placed:
-        """The places, from the left and from the top."""
+        """Return the layout of a diagram."""
         y = _down(diagram)
         return cls(diagram, _across(diagram, y), y, _ports(diagram, y))
 
     @property
     def width(self) -> float:
-        """Inches."""
+        """The width in inches."""
         return self.edges[-1][1]
 
     @property
     def height(self) -> float:
-        """Inches."""
+        """The height in inches."""
         return max(y + self.diagram.height(k) / 2 for k, y in self.y.items())
 
 
 def _down(diagram: Diagram) -> dict[Key, float]:
-    """How far down each key stands: near its neighbours, so that edges are straight, with room between the boxes."""
+    """Return the vertical centre of each key: near its neighbours, so that edges are straight, with gaps between boxes.
+
+    This minimises sum w |y_a - y_b| over the segments by iteratively reweighted least squares, one column after the other.
+    """
     pulls = _pulls(diagram)
     y = {k: float(i) for k, i in ranks(diagram.columns).items()}
     for sweep, soft in enumerate(SOFT):
@@ -57,7 +69,7 @@ def _down(diagram: Diagram) -> dict[Key, float]:
 
 
 def _pulls(diagram: Diagram) -> dict[Key, list[tuple[Key, float]]]:
-    """The neighbours of each key, and how straight the edge to it should be: the more of them leave one place, the less."""
+    """Return the neighbours of each key with the strength of the segment between them, divided by the segments of its source."""
     leaving = Counter(s.source for s in diagram.segments)
     pulls: dict[Key, list[tuple[Key, float]]] = {}
     for s in diagram.segments:
@@ -68,7 +80,7 @@ def _pulls(diagram: Diagram) -> dict[Key, list[tuple[Key, float]]]:
 
 
 def _spread(wanted: Sequence[float], weights: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """The positions nearest to the wanted ones that keep the order and the distances: isotonic regression by pooling."""
+    """Return the positions nearest to the wanted ones that keep order and distances, by isotonic regression (pooling)."""
     steps = [(a + b) / 2 + GAP for a, b in itertools.pairwise(heights)]
     offsets = list(itertools.accumulate(steps, initial=0.0))
     pools: list[list[tuple[float, float]]] = []
@@ -84,7 +96,7 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def _across(diagram: Diagram, y: Mapping[Key, float]) -> list[tuple[float, float]]:
-    """The left and the right edge of each column: steep edges get more room."""
+    """Return the left and the right edge of each column. Steep edges get more room."""
     edges, left = [], 0.0
     for column in diagram.columns:
         right = left + max(diagram.width(k) for k in column)
@@ -95,7 +107,7 @@ def _across(diagram: Diagram, y: Mapping[Key, float]) -> list[tuple[float, float
 
 
 def _ports(diagram: Diagram, y: Mapping[Key, float]) -> dict[Segment, float]:
-    """How far down each edge meets its target: in the order of the sources, and the one from nearest in the middle."""
+    """Return the vertical position at which each segment meets its target: in the order of the sources, the nearest in the middle."""
     ports = {s: y[s.target] for s in diagram.segments}
     for key, box in diagram.boxes.items():
         arriving = sorted((s for s in diagram.segments if s.target == key), key=lambda s: (y[s.source], s.inherited))

@@ -1,4 +1,4 @@
-"""The losses and the score of a run against its updates, with its phases, growths and prunings."""
+"""The picture of a run: losses and score against updates, with phases, growths and prunings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from nasframe.records import Changed, EpochEnded, Record
 
 Array = np.ndarray
 
-#: the colours of a phase's ground
+#: the background colours of the phases
 PHASES = {"search": "#eef2f7", "tune": "#fdf0d9", "retune": "#e4f2e4"}
-#: a change's name, and its line's colour and style
+#: for each kind of change: its name, and the colour and style of its line
 CHANGES = {"grow": ("growth", "#2a7f3f", "solid"), "remove": ("pruning", ACCENT, "dashed")}
+#: for each loss: its label and colour
 LOSSES = {"train": ("training, mean over each epoch", "#86a5c6"), "valid": ("validation", "#143d6b")}
 
 
 def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Path, score: str | None = None) -> None:
-    """Draw the losses against the updates of the weights, with phases, growths, prunings and the best network; below them the
-    validation score of that name, if there is one and it is not the loss itself.
+    """Draw the losses against the updates of the weights, with phases, growths, prunings and the best network.
 
-    Losses far above the others are left out, marked at the upper edge and told in the legend. The format is that of the
-    path's suffix.
+    Losses far above the others are outside the axes; a mark at the upper edge and the legend show them.
+
+    Args:
+        history: the history of the run.
+        lineage: the lineage of the run.
+        path: the file to write. Its suffix chooses the format.
+        score: the name of a validation score, which is drawn below unless it equals the loss.
     """
     epochs = [r for r in history if isinstance(r, EpochEnded)]
     changes = [r for r in lineage if isinstance(r, Changed) and r.change in CHANGES]
@@ -52,7 +57,7 @@ def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Pa
 
 
 def _learning(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> list[Artist]:
-    """Draw the axes of the losses; what belongs into the legend."""
+    """Draw the axes with the losses, and return the entries of the legend."""
     axes.set_ylabel("loss per example")
     ground = _ground(axes, epochs, changes)
     if not epochs:
@@ -63,7 +68,7 @@ def _learning(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Change
 
 
 def _ground(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> list[Artist]:
-    """What stands behind curves: the updates' ticks, the phases, the changes."""
+    """Draw the ticks, the phases and the changes, and return their entries of the legend."""
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -81,7 +86,7 @@ def _phases(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
 
 
 def _losses(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
-    """The losses that there are: without a validation part those of training alone, and no network is the best."""
+    """Draw the training and validation losses, as far as there are any, and the best network."""
     losses = {"train": [(r.updates, r.train) for r in epochs], "valid": [(r.updates, r.valid) for r in epochs]}
     curves = {name: [(at, loss) for at, loss in points if loss is not None] for name, points in losses.items()}
     drawn = [line for name, points in curves.items() if points for line in _curve(axes, points, *LOSSES[name])]
@@ -93,7 +98,7 @@ def _curve(axes: Axes, points: Sequence[tuple[int, float]], label: str, colour: 
 
 
 def _mark_best(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Line2D]:
-    """Mark the network that was kept: only networks of the latest kind of phase are compared."""
+    """Mark the best network. Only networks of the last kind of phase are compared: a supernet is not a pruned network."""
     latest = max((r.phase for r in epochs), key=list(PHASES).index)
     compared = [(r.valid, r.updates) for r in epochs if r.phase == latest and r.valid is not None]
     if not compared:
@@ -104,8 +109,10 @@ def _mark_best(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Line2D]:
 
 
 def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[Artist]:
-    """Scale the axis of the losses; mark what lies above it."""
+    """Set the range of the vertical axis, and mark losses above it."""
     losses = np.array([value for points in curves.values() for _, value in points], dtype=float)
+    if not losses.size:  # every epoch diverged
+        return []
     scale, bottom, top = _range(losses)
     axes.set_yscale(scale)
     axes.set_ylim(bottom, top)
@@ -119,11 +126,11 @@ def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> lis
 
 
 def _range(losses: Array) -> tuple[str, float, float]:
-    """The scale and the ends of the axis: logarithmic if most losses span a decade, and up to where outliers begin."""
+    """Return the scale and the ends of an axis: logarithmic if most losses span a decade, without outliers."""
     scale = "log" if losses.min() > 0 and np.quantile(losses, 0.9) > 10 * losses.min() else "linear"
     to, back = (np.log, np.exp) if scale == "log" else (np.array, np.array)
     low, high = np.quantile(to(losses), (0.25, 0.75))
-    # Tukey's outer fence, and more than that where a long flat end makes the quartiles one
+    # Tukey's outer fence, or a quarter above the upper quartile where a long flat end makes the quartiles equal
     top = min(to(losses).max(), high + max(3 * (high - low), abs(high) / 4))
     bottom = to(losses).min()
     room = 0.05 * (top - bottom) or 1.0
@@ -131,7 +138,7 @@ def _range(losses: Array) -> tuple[str, float, float]:
 
 
 def _peaks(values: Sequence[float], top: float) -> Iterator[int]:
-    """The position of the largest value of each run of values above the top."""
+    """Yield the position of the largest value in each series of consecutive values above the top."""
     for above, run in itertools.groupby(range(len(values)), lambda i: values[i] > top):
         if above:
             yield max(run, key=values.__getitem__)
@@ -147,7 +154,7 @@ def _lines(axes: Axes, changes: Sequence[Changed]) -> list[Artist]:
 
 
 def _count_nodes(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> None:
-    """Write how many nodes there are above each growth, as far as there is room."""
+    """Write the number of nodes above each growth, unless the previous number is too close."""
     counted = [(0, epochs[0].nodes), *((r.updates, r.nodes) for r in changes if r.change == "grow")]
     shown: list[tuple[int, str]] = []
     for at, nodes in counted:

@@ -1,4 +1,4 @@
-"""The weights of the mixtures over time, as heat maps."""
+"""The picture of the mixing weights over time, as heat maps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from nasframe.pictures.style import LINE, SHADE, blank, plain, save, style, widt
 from nasframe.records import EpochEnded, Record
 from nasframe.structure.address import Address
 
-#: inches: a candidate's row; a panel, its title and its ticks; what is above, between and around panels; the foot
+#: inches: the height of a row; the width of a panel, the heights of its title and its ticks; the heading of a cell type, the gaps, the
+#: margin, and the height of the legend
 ROW, WIDE, TITLE, TICKS, HEAD, GAP, MARGIN, FOOT = 0.12, 1.2, 0.18, 0.2, 0.13, 0.13, 0.1, 0.42
-#: how wide the foot is
+#: inches: the least width, which the legend needs
 LEAST = 4.6
-#: panels beside each other, at most; and the size of what is written at them
+#: the largest number of panels in a row, and the font size at panels
 COLUMNS, SMALL = 5, 6.5
 COLOURS = LinearSegmentedColormap.from_list("weights", ["#ffffff", SHADE, "#5b8fd6", "#143d6b"])
 ABSENT = "#e9e2d8"
@@ -33,7 +34,13 @@ ABSENT = "#e9e2d8"
 
 @attrs.frozen(eq=False)
 class Panel:
-    """A site: its name, its candidates from the oldest on, and the weight of each after each epoch, nan where it had none."""
+    """The mixing weights of a site.
+
+    Attributes:
+        site: the id of the site.
+        candidates: the short names of the candidates, the oldest first.
+        values: the mixing weight of each candidate (row) after each epoch (column); NaN where it is not a candidate.
+    """
 
     site: str
     candidates: tuple[str, ...]
@@ -41,13 +48,20 @@ class Panel:
 
     @property
     def height(self) -> float:
-        """Inches."""
+        """The height in inches."""
         return ROW * len(self.candidates)
 
 
 @attrs.frozen(eq=False)
 class Place:
-    """Where a panel stands, in inches from the upper left corner, and whether its candidates are named at its side."""
+    """The place of a panel.
+
+    Attributes:
+        panel: the panel.
+        left: the left edge, in inches.
+        top: the upper edge, in inches from above.
+        named: whether the names of its candidates are written on its left.
+    """
 
     panel: Panel
     left: float
@@ -57,7 +71,14 @@ class Place:
 
 @attrs.frozen
 class Sheet:
-    """The places of all panels, how far down the name of each cell type stands, and the size of all in inches."""
+    """The layout of all panels.
+
+    Attributes:
+        places: the places of the panels.
+        headings: the vertical position of the heading of each cell type, in inches from above.
+        width: the width in inches.
+        height: the height in inches.
+    """
 
     places: Sequence[Place]
     headings: Mapping[str, float]
@@ -66,7 +87,7 @@ class Sheet:
 
     @classmethod
     def of(cls, groups: Mapping[str, Sequence[Panel]]) -> Sheet:
-        """The groups one below the other, and room for the foot."""
+        """Return the layout of panels by cell type, one type below the other, with the legend at the bottom."""
         names = {name for group in groups.values() for panel in group for name in panel.candidates}
         room = max((width_of(name, SMALL) for name in names), default=0.0) + 0.08
         places: list[Place] = []
@@ -82,14 +103,18 @@ class Sheet:
         return cls(places, headings, max([LEAST, *(place.left + WIDE + MARGIN for place in places)]), top + FOOT)
 
     def box(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """The same in shares of the sheet, from its lower left corner, as matplotlib has it."""
+        """Return a box in the coordinates of matplotlib: fractions of the figure, from its lower left corner."""
         return left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height
 
 
 def draw_mixing(history: Sequence[Record], path: Path) -> None:
-    """Draw the weights of each site's candidates after each epoch, grouped by cell type, as far as there was a mixture.
+    """Draw the mixing weights of each site after each epoch, by cell type, until all sites are decided.
 
-    A line stands where the network grew. The format is that of the path's suffix.
+    A line marks each growth.
+
+    Args:
+        history: the history of the run.
+        path: the file to write. Its suffix chooses the format.
     """
     epochs = [record for record in history if isinstance(record, EpochEnded)]
     epochs = epochs[: max((i for i, record in enumerate(epochs, 1) if record.mixing), default=0)]
@@ -99,7 +124,7 @@ def draw_mixing(history: Sequence[Record], path: Path) -> None:
 
 
 def panels_of(epochs: Sequence[EpochEnded]) -> dict[str, list[Panel]]:
-    """The panels of each cell type, in the order in which their sites came to be, as the ids of the candidates tell."""
+    """Return the panels by cell type, in the order in which their sites were added (the order of the ids of candidates)."""
     rows: dict[tuple[Address, int, str], list[float]] = {}
     for i, record in enumerate(epochs):
         for address, weights in record.mixing.items():
@@ -122,24 +147,24 @@ def _drawn(groups: Mapping[str, Sequence[Panel]], grown: Sequence[int]) -> Figur
     for type, top in sheet.headings.items():
         figure.text(*sheet.box(MARGIN, top, 0, 0)[:2], plain(type), weight="bold", va="top")
     panels = [place.panel for place in sheet.places]
-    # where weights are even, as they begin, half of the scale at most: so that it shows if they stay so
+    # equal mixing weights, as at the start, fill at most half of the scale, so that a site that stays there looks pale
     tops = [max(float(np.nanmax(panel.values)), 2 / len(panel.candidates)) for panel in panels]
     scale = Normalize(0, max(tops, default=1.0))
     for place in sheet.places:
         _heat(figure.add_axes(sheet.box(place.left, place.top, WIDE, place.panel.height)), place, scale, grown)
-    _foot(figure, sheet, scale, _told(panels, grown))
+    _foot(figure, sheet, scale, _legend(panels, grown))
     return figure
 
 
 def _rows(panels: Sequence[Panel]) -> Iterator[Sequence[Panel]]:
-    """As few rows as can be, all but the last equally long."""
+    """Yield as few rows as possible, all but the last of equal length."""
     rows = -(-len(panels) // COLUMNS)
     length = -(-len(panels) // rows)
     return (panels[i : i + length] for i in range(0, len(panels), length))
 
 
 def _across(row: Sequence[Panel], top: float, names: float) -> Iterator[Place]:
-    """The panels side by side; candidates are named where they are not those of the panel before."""
+    """Yield the places of panels side by side. The candidates are named unless the panel before has the same."""
     left = MARGIN
     for before, panel in itertools.pairwise([None, *row]):
         assert panel is not None
@@ -169,16 +194,16 @@ def _heat(axes: Axes, place: Place, scale: Normalize, grown: Sequence[int]) -> N
     axes.tick_params(length=0, pad=2, labelsize=SMALL)
 
 
-def _told(panels: Sequence[Panel], grown: Sequence[int]) -> list[Line2D | Patch]:
+def _legend(panels: Sequence[Panel], grown: Sequence[int]) -> list[Line2D | Patch]:
     growth, colour, _ = CHANGES["grow"]
-    told: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=0.9, label=growth)] if grown else []
+    entries: list[Line2D | Patch] = [Line2D([], [], color=colour, linewidth=0.9, label=growth)] if grown else []
     if any(np.isnan(panel.values).any() for panel in panels):
-        told.append(Patch(facecolor=ABSENT, label="not a candidate"))
-    return told
+        entries.append(Patch(facecolor=ABSENT, label="not a candidate"))
+    return entries
 
 
-def _foot(figure: Figure, sheet: Sheet, scale: Normalize, told: Sequence[Line2D | Patch]) -> None:
-    """What the axes and the colours are."""
+def _foot(figure: Figure, sheet: Sheet, scale: Normalize, entries: Sequence[Line2D | Patch]) -> None:
+    """Draw the scale of the colours and the legend."""
     top = sheet.height - 0.33
     axes = figure.add_axes(sheet.box(MARGIN, top, WIDE, 0.09))
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), cax=axes, orientation="horizontal", ticks=[0, scale.vmax])
@@ -186,7 +211,7 @@ def _foot(figure: Figure, sheet: Sheet, scale: Normalize, told: Sequence[Line2D 
     bar.ax.tick_params(length=0, pad=2)
     bar.outline.set(edgecolor=LINE, linewidth=0.5)
     right = MARGIN + WIDE + 0.3
-    text = "weight of the operation after each epoch"
+    text = "mixing weight of each candidate after each epoch"
     figure.text(*sheet.box(right, top, 0, 0.045)[:2], text, va="center", fontsize=SMALL)
     below = sheet.box(right - 0.08, top + 0.23, 0, 0)[:2]
-    figure.legend(handles=told, loc="center left", bbox_to_anchor=below, ncols=2, fontsize=SMALL)
+    figure.legend(handles=entries, loc="center left", bbox_to_anchor=below, ncols=2, fontsize=SMALL)

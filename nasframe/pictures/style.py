@@ -1,6 +1,7 @@
-"""How pictures look: one style of their own, so that one input makes one file, byte for byte.
+"""The style of all pictures.
 
-Only matplotlib's objects are used, never pyplot: a caller's settings neither reach the pictures nor change.
+The same input gives the same file, byte for byte. Only the objects of matplotlib are used, and not pyplot, so that the settings of the
+caller neither affect the pictures nor change.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text, which can be searched and read aloud
     "svg.hashsalt": "nasframe",  # the ids of an SVG are random otherwise
 }
-#: what a format would write of the day or the machine
+#: the metadata about the date and the software, by format, which are omitted
 METADATA: Mapping[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None, "Creator": None},
@@ -41,30 +42,30 @@ METADATA: Mapping[str, dict[str, Any]] = {
 
 
 def style() -> Any:
-    """Matplotlib as it comes, in our style, for as long as it is entered."""
+    """Return a context in which matplotlib has its defaults and this style."""
     return matplotlib.style.context(STYLE, after_reset=True)
 
 
 def blank(width: float, height: float, **options: Any) -> Figure:
-    """A figure of that many inches."""
+    """Return an empty figure of this size in inches."""
     figure = Figure(figsize=(width, height), **options)
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it in the format of the path's suffix."""
+    """Write the figure in the format of the suffix of the path."""
     figure.savefig(path, metadata=METADATA.get(path.suffix.lower()))
 
 
 def plain(text: str) -> str:
-    """The text as it is, where matplotlib would read a formula."""
+    """Return the text with "$" escaped, so that matplotlib does not read a formula."""
     return text.replace("$", r"\$")
 
 
 @functools.cache
 def width_of(text: str, size: float = 8.0, **font: Any) -> float:
-    """How wide a text is drawn, in inches."""
+    """Return the width of a text, in inches."""
     if not text:
         return 0.0
     return float(TextPath((0, 0), text, prop=FontProperties(size=size, **font)).get_extents().width) / 72
