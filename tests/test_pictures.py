@@ -1,4 +1,4 @@
-"""The pictures of a run: files that say what they show, the same bytes for the same input, and nothing on top of another."""
+"""Pictures show what they should, without overlaps, and the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Convolution(Operation):
 
 @attrs.frozen
 class Dear(Operation):
-    """A name that would be a formula."""
+    """An operation whose name looks like a formula of matplotlib."""
 
     name: ClassVar[str] = "a $dear$ one"
     arity: ClassVar[int] = 1
@@ -60,7 +60,7 @@ EDGE = (Convolution(), Convolution(5, (1, 2)), Dear())
 
 
 def edges(nodes: Sequence[tuple[int, Sequence[str]]], operations: Sequence[Operation] = EDGE) -> Structure:
-    """A cell with a site for each input of each node."""
+    """Return a cell with a site for each input of each node."""
     ids = itertools.count()
     sites = tuple(
         Site(f"n{node}<{i}", f"n{node}", (i,), tuple(Candidate(next(ids), o) for o in operations))
@@ -72,19 +72,19 @@ def edges(nodes: Sequence[tuple[int, Sequence[str]]], operations: Sequence[Opera
 
 
 def chain(nodes: int, layers: int = 1) -> Structure:
-    """The supernet of Two-to-One."""
+    """Return the supernet of Two-to-One."""
     return TwoToOne(layers=layers).initial({"inputs": 3, "outputs": 1}, nodes)
 
 
 def gated(structure: Structure, node: str, *inherits: str) -> Structure:
-    """The same with a node of the first cell behind a gate."""
+    """Return the same structure with a gate at a node of the first cell."""
     type, cell = structure.cells[0]
     nodes = tuple(attrs.evolve(n, inherits=inherits) if n.id == node else n for n in cell.nodes)
     return structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
 
 
 def decided(structure: Structure) -> Structure:
-    """The first candidate of every site."""
+    """Return the structure with the first candidate of each site only."""
     for type, cell in structure.cells:
         sites = tuple(attrs.evolve(s, candidates=s.candidates[:1]) for s in cell.sites)
         structure = structure.replace_cell(type, attrs.evolve(cell, sites=sites))
@@ -92,7 +92,7 @@ def decided(structure: Structure) -> Structure:
 
 
 def weights(structure: Structure) -> dict[str, list[float]]:
-    """Weights of the mixtures, all different from each other: 0.01, 0.02, ..."""
+    """Return mixing weights that all differ: 0.01, 0.02, ..."""
     numbers = itertools.count(1)
     return {a: [next(numbers) / 100 for _ in s.candidates] for a, s in structure.sites() if not s.decided}
 
@@ -109,7 +109,7 @@ STRUCTURES = {
 
 
 def texts(path: Path) -> list[str]:
-    """Every text of an SVG."""
+    """Return all texts of an SVG."""
     return ["".join(e.itertext()).strip() for e in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]  # noqa: S314
 
 
@@ -146,7 +146,7 @@ SCORED = [
 
 
 def mixed(stage: int, structure: Structure | None) -> EpochEnded:
-    """A record of the history with the weights of that structure's mixtures, all different from each other."""
+    """Return a record of the history with mixing weights that all differ."""
     if structure is None:
         return EpochEnded(stage=stage, phase="search", epoch=0, updates=0, train=None)
     named = {
@@ -216,7 +216,7 @@ def test_another_process_makes_the_same_bytes_without_pyplot(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_all_names_are_in_the_picture(name: str, tmp_path: Path) -> None:
-    """Every cell type, node, operation and input, the output, and what a gated node inherits."""
+    """The picture names every cell type, node, operation and input, the output, and the states that a node inherits."""
     structure = STRUCTURES[name]
     draw_cell(structure, weights(structure), tmp_path / "cell.svg")
 
@@ -229,16 +229,16 @@ def test_all_names_are_in_the_picture(name: str, tmp_path: Path) -> None:
         assert sum(text.split(" ")[0] == operation.name.split(" ")[0] for text in shown) >= count, operation
 
 
-def test_an_operation_is_told_from_one_with_other_options(tmp_path: Path) -> None:
-    """By the options that are not the default."""
+def test_options_distinguish_operations(tmp_path: Path) -> None:
+    """An operation is written with the options that differ from the default."""
     draw_cell(edges([(0, ("s0", "s1"))]), None, tmp_path / "cell.svg")
 
     assert {"convolution", "convolution kernel=5 expansion=1,2", "a $dear$ one"} <= set(texts(tmp_path / "cell.svg"))
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_a_mixture_shows_its_weights(name: str, tmp_path: Path) -> None:
-    """Each weight of an undecided site, where weights are given; no number at all where they are not."""
+def test_mixing_weights_are_written(name: str, tmp_path: Path) -> None:
+    """Every mixing weight is written if they are given, and no number if they are not."""
     structure = STRUCTURES[name]
     given = weights(structure)
     draw_cell(structure, given, tmp_path / "with.svg")
@@ -250,7 +250,7 @@ def test_a_mixture_shows_its_weights(name: str, tmp_path: Path) -> None:
 
 @st.composite
 def dags(draw: st.DrawFn) -> Structure:
-    """A cell of up to seven nodes, each with sites on some of the states before it, and some behind gates."""
+    """Draw a cell of up to seven nodes, each with sites on some of the earlier states, and some with gates."""
     nodes: list[tuple[int, Sequence[str]]] = []
     states = ["s0", "s1"]
     for node in range(draw(st.integers(0, 7))):
@@ -264,15 +264,15 @@ def dags(draw: st.DrawFn) -> Structure:
 
 
 def room(placed: Placed, key: tuple[str, ...]) -> tuple[float, float]:
-    """From where to where a box or a rail reaches down."""
+    """Return the upper and the lower end of a box or rail."""
     half = placed.diagram.height(key) / 2
     return placed.y[key] - half, placed.y[key] + half
 
 
 @drawn
 @given(dags(), st.booleans())
-def test_nothing_lies_on_top_of_another(structure: Structure, with_weights: bool) -> None:
-    """In a column boxes and passing edges keep their distance, columns do too, and edges run from left to right."""
+def test_nothing_overlaps(structure: Structure, with_weights: bool) -> None:
+    """Boxes and rails of a column keep their distance, columns do as well, and edges go from left to right."""
     shown = weights(structure) if with_weights else {}
     placed = Placed.of(diagram(structure, "normal", shown))
     layer = {k: i for i, column in enumerate(placed.diagram.columns) for k in column}
@@ -287,7 +287,7 @@ def test_nothing_lies_on_top_of_another(structure: Structure, with_weights: bool
 @drawn
 @given(dags())
 def test_edges_meet_their_box_one_below_the_other(structure: Structure) -> None:
-    """In the order of where they come from, and none beside the box."""
+    """Edges meet a box in the order of their sources, at different heights of the box."""
     placed = Placed.of(diagram(structure, "normal", {}))
 
     for key in placed.diagram.boxes:
@@ -299,7 +299,7 @@ def test_edges_meet_their_box_one_below_the_other(structure: Structure) -> None:
 
 
 def test_the_edges_of_a_chain_are_level() -> None:
-    """The states of Two-to-One stand in a row, and the input's edge runs level above them."""
+    """The states of Two-to-One are in a row, and the edge of the input is level above them."""
     structure = decided(chain(8))
     placed = Placed.of(diagram(structure, "layer0", {}))
     states = [placed.y["state", name] for name in ("h", *(f"n{i}" for i in range(8)))]
@@ -312,8 +312,8 @@ def test_the_edges_of_a_chain_are_level() -> None:
 # ------------------------------------------------------------------------------------------------------ the learning curves
 
 
-def test_the_legend_tells_what_is_drawn(tmp_path: Path) -> None:
-    """Losses, phases, changes, axes, and the number of nodes above each growth."""
+def test_the_legend_names_what_is_drawn(tmp_path: Path) -> None:
+    """The legend names losses, phases, changes and axes; the number of nodes is above each growth."""
     draw_learning(HISTORY, LINEAGE, tmp_path / "learning.svg")
     shown = set(texts(tmp_path / "learning.svg"))
 
@@ -324,15 +324,15 @@ def test_the_legend_tells_what_is_drawn(tmp_path: Path) -> None:
 
 
 def test_what_did_not_happen_is_not_in_the_legend(tmp_path: Path) -> None:
-    """A search that neither grew nor pruned."""
+    """The legend of a search without growth and pruning names neither."""
     draw_learning([epoch(0, "search", 10 * e, 1.0) for e in range(1, 5)], [], tmp_path / "learning.svg")
 
     assert not {"phase: tune", "phase: retune", "growth", "pruning"} & set(texts(tmp_path / "learning.svg"))
 
 
 @pytest.mark.parametrize("outlier", [10.0, 1e4, 1e12])
-def test_an_outlier_does_not_squash_the_rest(outlier: float) -> None:
-    """It is above the axis, and the rest takes up most of it."""
+def test_an_outlier_does_not_compress_the_rest(outlier: float) -> None:
+    """An outlier is above the axis, and the other losses use most of it."""
     losses = 0.4 + 0.1 * np.exp(-np.arange(100) / 20)
     _, bottom, top = _range(np.append(losses, outlier))
 
@@ -341,7 +341,7 @@ def test_an_outlier_does_not_squash_the_rest(outlier: float) -> None:
 
 
 def test_losses_over_decades_are_on_a_logarithmic_axis() -> None:
-    """And all of them are seen."""
+    """Losses over several decades have a logarithmic axis that shows all of them."""
     losses = 2.3 * np.exp(-np.arange(100) / 20) + 0.01
     scale, bottom, top = _range(losses)
 
@@ -352,7 +352,7 @@ def test_losses_over_decades_are_on_a_logarithmic_axis() -> None:
 @drawn
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
 def test_the_axis_shows_at_least_three_quarters(losses: list[float]) -> None:
-    """Whatever the losses are, and from the smallest on."""
+    """The axis shows at least three quarters of any losses, including the smallest."""
     _, bottom, top = _range(np.array(losses))
 
     assert bottom < min(losses) < top
@@ -368,20 +368,21 @@ ODD: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "below zero": [epoch(0, "search", e, 1.0 - e) for e in range(1, 9)],
     "zero": [epoch(0, "search", e, 0.0) for e in range(1, 9)],
     "decades": [epoch(0, "search", e, 10.0 ** (-e)) for e in range(1, 9)],
+    "all diverged": [epoch(0, "search", e, None) for e in range(1, 4)],
     "bad end": [*(epoch(0, "search", e, 0.5) for e in range(1, 9)), epoch(0, "retune", 9, 3824.6, 15166.5)],
 }
 
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_histories_are_drawn(name: str, tmp_path: Path) -> None:
-    """Without a warning, which would be an error here."""
+    """Unusual histories are drawn without a warning or an error."""
     draw_learning(ODD[name], [], tmp_path / "learning.png")
 
     assert (tmp_path / "learning.png").stat().st_size > 0
 
 
 def test_a_score_has_axes_of_its_own(tmp_path: Path) -> None:
-    """Below the losses, by its name; but not if it is the loss itself, nor if there is none of that name."""
+    """A score is drawn below the losses, unless it equals the loss or does not exist."""
     for score in ("accuracy", "mse", "absent"):
         draw_learning(SCORED, LINEAGE, tmp_path / f"{score}.svg", score)
     shown = {path.stem: {*texts(path)} for path in tmp_path.iterdir()}
@@ -392,7 +393,7 @@ def test_a_score_has_axes_of_its_own(tmp_path: Path) -> None:
 
 
 def test_without_a_validation_part_nothing_is_the_best(tmp_path: Path) -> None:
-    """The training loss alone is drawn, and the legend tells of nothing else."""
+    """Without a validation split only the training loss is drawn and named."""
     history = [attrs.evolve(r, valid=None, scores={}) for r in SCORED]
     draw_learning(history, [], tmp_path / "learning.svg", "accuracy")
     shown = {*texts(tmp_path / "learning.svg")}
@@ -403,67 +404,67 @@ def test_without_a_validation_part_nothing_is_the_best(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------- weights over time
 
-#: what happened to a site: by epoch, the candidates that stood there
-Told = Sequence[Mapping[str, Mapping[int, float]]]
+#: for each epoch, the mixing weights by site and candidate
+Epochs = Sequence[Mapping[str, Mapping[int, float]]]
 
 
 @st.composite
-def tellings(draw: st.DrawFn) -> Told:
-    """Up to six epochs, in each of which some candidates stand at some sites."""
+def mixing_histories(draw: st.DrawFn) -> Epochs:
+    """Draw up to six epochs with mixing weights of some candidates at some sites."""
     shares = st.dictionaries(st.integers(0, 12), st.floats(0.01, 1), min_size=2, max_size=5)
     sites = st.sampled_from([f"{type}/n{i}" for type in ("normal", "reduction") for i in range(7)])
     return draw(st.lists(st.dictionaries(sites, shares), min_size=1, max_size=6))
 
 
-def as_history(told: Told) -> list[EpochEnded]:
-    """The records of these epochs; a candidate is called by its id, by threes alike."""
-    named = [{a: {f"{i} o k={i // 3}": w for i, w in ws.items()} for a, ws in sites.items()} for sites in told]
+def as_history(epochs: Epochs) -> list[EpochEnded]:
+    """Return the records of these epochs. Three consecutive ids have the same short name."""
+    named = [{a: {f"{i} o k={i // 3}": w for i, w in ws.items()} for a, ws in sites.items()} for sites in epochs]
     return [EpochEnded(stage=0, phase="search", epoch=0, updates=0, train=None, mixing=sites or {}) for sites in named]
 
 
-def check_panels(told: Told, found: Mapping[str, Sequence[Panel]]) -> None:
-    """Every number stands in the row of its candidate and the column of its epoch, and there is none beside them; older sites
-    come first.
+def check_panels(epochs: Epochs, found: Mapping[str, Sequence[Panel]]) -> None:
+    """Assert that each value is in the row of its candidate and the column of its epoch, that there are no others, and that older
+    sites come first.
     """
     for type, panels in found.items():
-        oldest = [min(i for sites in told for i in sites.get(f"{type}/{panel.site}", ())) for panel in panels]
+        oldest = [min(i for sites in epochs for i in sites.get(f"{type}/{panel.site}", ())) for panel in panels]
         assert oldest == sorted(oldest)
         for panel in panels:
             address = f"{type}/{panel.site}"
-            ids = sorted({i for sites in told for i in sites.get(address, ())})
-            expected = [[sites.get(address, {}).get(i, np.nan) for sites in told] for i in ids]
+            ids = sorted({i for sites in epochs for i in sites.get(address, ())})
+            expected = [[sites.get(address, {}).get(i, np.nan) for sites in epochs] for i in ids]
             np.testing.assert_array_equal(panel.values, np.array(expected))
             assert panel.candidates == tuple(f"o k={i // 3}" for i in ids)
-    assert {f"{t}/{p.site}" for t, panels in found.items() for p in panels} == {a for sites in told for a in sites}
+    assert {f"{t}/{p.site}" for t, panels in found.items() for p in panels} == {a for sites in epochs for a in sites}
 
 
-@given(tellings())
-def test_a_candidate_keeps_its_row(told: Told) -> None:
-    """However candidates and sites come and go, and though several are called alike."""
-    check_panels(told, panels_of(as_history(told)))
+@given(mixing_histories())
+def test_a_candidate_keeps_its_row(epochs: Epochs) -> None:
+    """A candidate keeps its row while others are added and removed, even if several have the same name."""
+    check_panels(epochs, panels_of(as_history(epochs)))
 
 
 def test_fails_if_rows_go_by_position() -> None:
-    """The law above notices weights that are told apart by their place in the record alone."""
-    told = [{"normal/n0": {0: 0.5, 3: 0.5}}, {"normal/n0": {3: 0.25, 6: 0.75}}]
-    moved = [{a: dict(enumerate(ws.values())) for a, ws in sites.items()} for sites in told]
+    """The law detects panels in which rows follow the position in the record instead of the id."""
+    epochs = [{"normal/n0": {0: 0.5, 3: 0.5}}, {"normal/n0": {3: 0.25, 6: 0.75}}]
+    moved = [{a: dict(enumerate(ws.values())) for a, ws in sites.items()} for sites in epochs]
 
     with pytest.raises(AssertionError):
-        check_panels(told, panels_of(as_history(moved)))
+        check_panels(epochs, panels_of(as_history(moved)))
 
 
 def room_of(place: heat.Place, names: float) -> tuple[float, float, float, float]:
-    """All that belongs to a panel: its title, its ticks, and its candidates' names where they are written."""
+    """Return the box of a panel with its title, its ticks and the names of its candidates, if they are written."""
     panel = place.panel
     left = place.left - (names if place.named else 0.0)
     return left, place.left + heat.WIDE, place.top - heat.TITLE + 0.05, place.top + panel.height + heat.TICKS - 0.05
 
 
 @drawn
-@given(tellings())
-def test_panels_keep_off_each_other(told: Told) -> None:
-    """With their titles, ticks and names; and all of them are on the sheet, above the foot."""
-    groups = panels_of(as_history(told))
+@given(mixing_histories())
+def test_panels_do_not_overlap(epochs: Epochs) -> None:
+    """Panels with titles, ticks and names do not overlap, and all are on the sheet, above the legend."""
+    groups = panels_of(as_history(epochs))
     sheet = Sheet.of(groups)
     names = max((heat.width_of(n, heat.SMALL) for ps in groups.values() for p in ps for n in p.candidates), default=0.0)
     rooms = [room_of(place, names) for place in sheet.places]
@@ -479,7 +480,7 @@ def test_panels_keep_off_each_other(told: Told) -> None:
 
 
 def test_weights_are_drawn_by_name(tmp_path: Path) -> None:
-    """Cell type, sites, operations, the scale and what the line and the ground mean; a site of like candidates goes unnamed."""
+    """Cell type, sites, operations, scale and colours are named; a panel with the same candidates as the one before is not."""
     draw_mixing(MIXED, tmp_path / "grown.svg")
     draw_mixing(MIXED[:2], tmp_path / "still.svg")
     grown, still = (texts(tmp_path / f"{name}.svg") for name in ("grown", "still"))
@@ -492,19 +493,19 @@ def test_weights_are_drawn_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("history", [[], MIXED[:1], [mixed(0, None)]], ids=["nothing yet", "one epoch", "all decided"])
 def test_short_histories_of_weights_are_drawn(history: Sequence[Mapping[str, Any]], tmp_path: Path) -> None:
-    """Without a warning, which would be an error here."""
+    """Unusual histories are drawn without a warning or an error."""
     draw_mixing(history, tmp_path / "mixing.png")
 
     assert (tmp_path / "mixing.png").stat().st_size > 0
 
 
 def curves(number: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Curves that fall, with their spread."""
+    """Return falling curves with standard errors."""
     return {f"a $dear$ curve {i}": ([1 / (t + i + 1) for t in range(5)], [0.01 * i] * 5) for i in range(number)}
 
 
 def test_every_curve_is_in_the_legend(tmp_path: Path) -> None:
-    """However many there are, each by its name as it is; the same input makes the same bytes."""
+    """Every curve is in the legend with its exact name; the same input gives the same bytes."""
     draw_curves(curves(8), tmp_path / "a.svg", x="epochs", y="loss")
     assert {*curves(8), "epochs", "loss"} <= {*texts(tmp_path / "a.svg")}
     draw_curves(curves(8), tmp_path / "b.svg", x="epochs", y="loss")
@@ -512,7 +513,7 @@ def test_every_curve_is_in_the_legend(tmp_path: Path) -> None:
 
 
 def test_paths_are_drawn_with_their_ends(tmp_path: Path) -> None:
-    """A plane shows each path, the line and the goal by their names; the same input makes the same bytes."""
+    """Each path, the line and the goal are named; the same input gives the same bytes."""
     paths = {"one": [(0.0, 1.0), (1.0, 1.0)], "two": [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]}
     for name in ("a.svg", "b.svg"):
         draw_paths(paths, tmp_path / name, x="alpha", y="w", line=("w = alpha", (0.0, 0.0), (1.0, 1.0)), goal=(1.0, 1.0))
