@@ -1,4 +1,4 @@
-"""Recurrent networks for the laws: drawn ones that have trained, and one specimen for the mutants."""
+"""Trained recurrent networks for the laws: random ones for hypothesis, and a fixed one for the mutants."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from nasframe.testing.trained import TrainedNetwork
 
 
 class Running(nn.Module):
-    """tanh(W_x x + h - m), where m is a running mean; h is taken from x where it is not given."""
+    """tanh(W_x x + h - m) with a running mean m; an edge has [x, h] as its only input."""
 
     mean: Tensor
 
@@ -56,32 +56,33 @@ class Running(nn.Module):
 
 @attrs.frozen
 class Centred(TwoInputOperation):
-    """A stranger's operation, which has a buffer and tells nothing about itself."""
+    """An operation of another plugin, which has a buffer and implements no optional member."""
 
     name: ClassVar[str] = "centred"
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """A module with a buffer."""
+        """Return the module, freshly initialised."""
         return Running(inputs, hidden)
 
 
 @attrs.frozen
 class CentredEdge(EdgeOperation):
-    """The same on one input."""
+    """The same operation with one input."""
 
     name: ClassVar[str] = "centred_edge"
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
-        """A module with a buffer."""
+        """Return the module, freshly initialised."""
         return Running(inputs, hidden)
 
 
-#: makes parts of the installed plugins, and the stranger's operations
+#: makes a part by its name: parts of the installed plugins, and the operations above
 make = Plugins((*installed().found, Plugin("strangers", "tests", "0", (Centred, CentredEdge)))).make
 
-TOLD: tuple[Operation, ...] = (Sigmoid(), Tanh(), Relu(), Prod())
-ANY: tuple[Operation, ...] = (*TOLD, Centred())
-#: what stands on an edge of DARTS in the place of an operation of Two-to-One
+#: operations with a bound of their magnitude, and all
+BOUNDED: tuple[Operation, ...] = (Sigmoid(), Tanh(), Relu(), Prod())
+ANY: tuple[Operation, ...] = (*BOUNDED, Centred())
+#: the edge operation of DARTS that replaces an operation of Two-to-One
 EDGES: dict[Operation, Operation] = {
     Sigmoid(): SigmoidEdge(),
     Tanh(): TanhEdge(),
@@ -89,29 +90,36 @@ EDGES: dict[Operation, Operation] = {
     Prod(): TanhEdge(),
     Centred(): CentredEdge(),
 }
-#: the same with highway bypasses
+#: the same with highway bypasses, where there are any
 HIGHWAYS = EDGES | {Sigmoid(): SigmoidHighway(), Tanh(): TanhHighway(), Relu(): IdentityHighway(), Prod(): TanhHighway()}
 
 
 @st.composite
 def backbones(draw: st.DrawFn, hidden: int, others: tuple[Operation, ...], least: int) -> Backbone:
-    """Either backbone, with what it can grow by among so many of the other operations or more."""
+    """Draw a backbone of either kind whose cells can grow.
+
+    Args:
+        draw: the function of hypothesis.
+        hidden: n_h.
+        others: the operations to choose from, beside those by which cells grow.
+        least: the smallest number of these.
+    """
     chosen = draw(st.lists(st.sampled_from(others), min_size=least, unique=True))
     fields = hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4]))
     if draw(st.booleans()):
         chosen.insert(draw(st.integers(0, len(chosen))), Sum())
         return TwoToOne(*fields, tuple(chosen))
-    # with the identity and zero alone nothing of the input would ever reach the output
+    # with identity and zero alone, the outputs would not depend on the inputs
     family = draw(st.sampled_from([EDGES, HIGHWAYS]))
     edges = list(dict.fromkeys(family[o] for o in chosen)) or [TanhEdge()]
-    for own in (IdentityEdge(), ZeroEdge()):
-        edges.insert(draw(st.integers(0, len(edges))), own)
+    for edge in (IdentityEdge(), ZeroEdge()):
+        edges.insert(draw(st.integers(0, len(edges))), edge)
     return Darts(*fields, draw(st.sampled_from(["last", "mean", "later"])), tuple(edges))
 
 
 @st.composite
 def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> Strategy:
-    """Sizes down to 1, so many of the other operations or more, and any optimiser."""
+    """Draw a search with sizes down to 1 and any optimiser; `fixed` are fields that are not drawn."""
     hidden = draw(sizes())
     inputs = draw(sizes().filter(lambda n: n != hidden))
     time, outputs = draw(sizes(3)), draw(sizes(2))
@@ -126,7 +134,7 @@ def strategies(draw: st.DrawFn, others: tuple[Operation, ...] = ANY, least: int 
 
 
 def strategy(inputs: int, outputs: int, time: int, backbone: Backbone, **values: Any) -> Strategy:
-    """A search on noise at float64, whose alphas move as fast as the weights."""
+    """Return a search on noise in float64 whose alphas have the learning rate of the weights."""
     parts: dict[str, Any] = {
         "task": Noise((("inputs", inputs), ("outputs", outputs)), (time, -1, inputs), (time, -1, outputs)),
         "backbone": backbone,
@@ -139,12 +147,12 @@ def strategy(inputs: int, outputs: int, time: int, backbone: Backbone, **values:
 
 
 def parents(others: tuple[Operation, ...] = ANY, least: int = 0, **fixed: Any) -> st.SearchStrategy[TrainedNetwork]:
-    """A network that has trained for 20 steps."""
+    """Draw a network that was trained for 20 steps."""
     return trained_networks(strategies(others, least, **fixed))
 
 
 def specimen(method: str = "adam", nodes: int = 2, others: tuple[Operation, ...] = ANY) -> TrainedNetwork:
-    """One network with all operations, two layers and dropout, trained for 20 steps."""
+    """Return a network with all operations, two layers and dropout that was trained for 20 steps."""
     return _specimen(method, nodes, others).copy()
 
 

@@ -63,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     done = nasframe("search", *TINY, "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "The found cell" in done.stdout
+    assert "Handed over: the " in done.stdout
     assert re.search(r"^\d+\.\d s in this process, \d+ MiB of memory at most$", done.stdout, re.MULTILINE)
     return folder / "run"
 
@@ -75,7 +75,7 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
     rows = {row["name"] for row in json.loads((finished / "summary.json").read_text())["rows"]}
 
     assert {FOUND, INHERITED, RANDOM, "mean", "last value", "LSTM", "GRU"} <= rows
-    assert (finished / "summary.md").read_text().startswith("The found cell ")
+    assert (finished / "summary.md").read_text().startswith("Handed over: the ")
 
 
 def test_what_a_run_took_is_told_and_not_kept(finished: Path) -> None:
@@ -269,7 +269,7 @@ ERRORS = {
         "error: there is no file new-3, and no strategy of that name; there are: darts-cifar10, darts-cifar10-retrain, ",
     ),
     "no device": (["search", "--device", "cuda:99"], "error: device 'cuda:99' cannot be used here: "),
-    "no run": (["resume", "nowhere"], "error: nowhere is no run folder: it holds no strategy.toml"),
+    "no run": (["resume", "nowhere"], "error: nowhere is no run folder: it contains no strategy.toml"),
     "no architecture": (
         ["retrain", "nowhere", "--strategy", "two-to-one-grow-end"],
         "error: the architecture nowhere cannot be read: [Errno 2] No such file or directory: 'nowhere'; give a file that a run",

@@ -481,5 +481,5 @@ class TestMutants:
         parent = _aged(STARTS["pad"], False, METHODS["sgd"], False)
         made = change(parent.network, "pad")
         kept = {name: entry for name, entry in made.overrides.items() if not name.startswith("alphas")}
-        with pytest.raises(ChangeError, match="adds candidates to reduction/i1-n0 without stating the weights"):
+        with pytest.raises(ChangeError, match="adds candidates to reduction/i1-n0 without mixing weights"):
             parent.after(attrs.evolve(made, overrides=kept))

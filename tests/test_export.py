@@ -21,9 +21,10 @@ from torch.export import Dim
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import nasframe.network.network
 from nasframe import Backbone, Model, Network, Scale, Seed, build
 from nasframe.change.apply import remove_candidates
+from nasframe.network import network as network_module
+from nasframe.network.model import Signature
 
 # torch.jit is deprecated as a whole, but `torch.jit.trace` is still used, and the derivative rules of torch itself use torch.jit.script
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -52,27 +53,39 @@ class Found:
         return torch.randn(shape, generator=Seed(("other",)).generator())
 
 
-def found(backbone: Backbone, sizes: dict[str, int], inputs: Tensor, batch: int) -> Found:
-    """Return an architecture of the backbone with random parameters."""
+def found(backbone: Backbone, sizes: dict[str, int], inputs: Tensor, batch: int, scale: Scale | None = None) -> Found:
+    """Return an architecture of the backbone with random parameters.
+
+    Args:
+        backbone: the backbone.
+        sizes: the sizes of its task.
+        inputs: an example of its inputs.
+        batch: the axis of the batch.
+        scale: the scale of inputs and outputs; None for images.
+    """
     seed = Seed((0,))
     network = build(backbone.initial(sizes, 2), seed("build"))
     generator = seed("alphas").generator()
-    mixing = {a: torch.rand(len(alpha), generator=generator) for a, alpha in network.alphas.items()}
-    network = remove_candidates(network, backbone.derive(network.structure, mixing), seed("remove")).child
-    cell = network.structure.cells[0][0]
-    network = NodeGrowth(form="gate").change(network, {"cell": cell}, {}, seed("grow")).child
-    mixing = {a: torch.rand(len(alpha), generator=generator) for a, alpha in network.alphas.items()}
-    network = remove_candidates(network, backbone.derive(network.structure, mixing), seed("remove again")).child
+    for step in ("first", "second"):  # the second time with one more node
+        mixing = {a: torch.rand(len(alpha), generator=generator) for a, alpha in network.alphas.items()}
+        network = remove_candidates(network, backbone.derive(network.structure, mixing), seed(step)).child
+        if step == "first":
+            cell = network.structure.cells[0][0]
+            network = NodeGrowth(form="gate").change(network, {"cell": cell}, {}, seed("grow")).child
     for _, gate in network.gates():
         gate.g.data.fill_(0.3)
-    return Found(Model(network, Scale(torch.tensor(0.5), torch.tensor(2.0)), None).eval(), inputs, batch)
+    axes = ("time", "batch", "columns") if batch else ("batch", "channels", "height", "width")
+    signature = Signature(axes, tuple(None if i == batch else n for i, n in enumerate(inputs.shape)))
+    return Found(Model(network, scale, scale, signature).eval(), inputs, batch)
 
 
 SERIES = torch.randn(TIME, BATCH, 2, generator=Seed(("series",)).generator())
 IMAGES = torch.randn(BATCH, 3, 8, 8, generator=Seed(("images",)).generator())
+SCALE = Scale(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.7]))
+WINDOW_SCALE = Scale(SCALE.mean, SCALE.std, window=True)
 EXAMPLES: dict[str, Callable[[], Found]] = {
-    "two_to_one": lambda: found(TwoToOne(3, 2), {"inputs": 2, "outputs": 1}, SERIES, 1),
-    "darts": lambda: found(Darts(3, output="mean"), {"inputs": 2, "outputs": 1}, SERIES, 1),
+    "two_to_one": lambda: found(TwoToOne(3, 2), {"inputs": 2, "outputs": 2}, SERIES, 1, SCALE),
+    "darts": lambda: found(Darts(3, output="mean"), {"inputs": 2, "outputs": 2}, SERIES, 1, WINDOW_SCALE),
     "images": lambda: found(
         DartsConvolutional(2, 3, operations=(Identity(), SeparableConvolution(3))),
         {"channels": 3, "classes": 2, "height": 8, "width": 8},
@@ -301,6 +314,6 @@ class TestMutants:
         self, test: Callable[[Found], None], error: type[Exception], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Without the check of the context each way to run the network fails."""
-        monkeypatch.setattr(nasframe.network.network, "plain", lambda inputs: True)
+        monkeypatch.setattr(network_module, "requires_readable_form", lambda inputs: False)
         with pytest.raises(error):
             test(EXAMPLES["two_to_one"]())

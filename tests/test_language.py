@@ -58,17 +58,15 @@ So long lives this, and this gives life to thee."""
 
 @st.composite
 def published(draw: st.DrawFn) -> Pairs:
-    """Nodes, each with an activation on one before it."""
+    """Draw a cell in the published notation: for each node an activation and the number of an earlier node."""
     return [(draw(st.sampled_from([*ACTIVATIONS])), draw(st.integers(0, i))) for i in range(draw(sizes()))]
 
 
-def by_hand(network: Network, pairs: Pairs, tokens: Tensor) -> Tensor:
-    """What the network that was published with DARTS computes, written down once more, with the weights of ours."""
+def published_outputs(network: Network, pairs: Pairs, tokens: Tensor) -> Tensor:
+    """Return what the network in the published code of DARTS computes, with the weights of our network."""
     head, cell = network.body.head, network.body.layers[0]
-    gated = [
-        next(module for module in mixture.modules() if isinstance(module, HighwayActivation)) for mixture in cell.sites.values()
-    ]
-    W = [torch.cat([own.W_c, own.W]).t() for own in gated]
+    highways = [module for module in cell.sites.modules() if isinstance(module, HighwayActivation)]
+    W = [torch.cat([highway.W_c, highway.W]).t() for highway in highways]
     h, outputs = torch.zeros(tokens.shape[1], head.in_features, dtype=torch.float64), []
     for x in embedding(tokens, head.weight):
         c0, h0 = (torch.cat([x, h], 1) @ W[0]).chunk(2, 1)
@@ -82,38 +80,41 @@ def by_hand(network: Network, pairs: Pairs, tokens: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def computed(pairs: Pairs, tokens: int, hidden: int, time: int, batch: int, seed: Seed) -> None:
-    """The cell of these pairs computes what it does by hand, in both forms, with the same derivatives."""
-    own = case(recurrent({"tokens": tokens}, pairs, hidden=hidden), time, batch, seed)
-    expected = by_hand(own.network, pairs, own.inputs)
+def check_published(pairs: Pairs, tokens: int, hidden: int, time: int, batch: int, seed: Seed) -> None:
+    """Assert that both forms of a cell in the published notation compute what the published code does."""
+    example = case(recurrent({"tokens": tokens}, pairs, hidden=hidden), time, batch, seed)
+    expected = published_outputs(example.network, pairs, example.inputs)
     for fast in (False, True):
-        _near("published", "the outputs", own.loss(fast)[0], expected)
-    equal(own)
+        _near("published", "the outputs", example.loss(fast)[0], expected)
+    equal(example)
 
 
-def tied(seed: Seed, backbone: Any, tokens: int, time: int, batch: int) -> None:
-    """A network on tokens computes what one on their embeddings does, in both forms; the gradient of an embedding is that of
-    the input and that of the row of the head together.
+def check_tied(seed: Seed, backbone: Any, tokens: int, time: int, batch: int) -> None:
+    """Assert that a network on tokens computes what a network on their embeddings does.
+
+    The gradient of an embedding is the sum of the gradients by the input and by the row of the head.
     """
-    own = case(backbone.initial({"tokens": tokens}, 2), time, batch, seed)
+    first = case(backbone.initial({"tokens": tokens}, 2), time, batch, seed)
     width = backbone.hidden
     other = build(backbone.initial({"inputs": width, "outputs": tokens}, 2), seed).double()
-    other.load_state_dict(own.network.state_dict())
-    weights = {a: alpha.softmax(0) for a, alpha in own.network.alphas.items()}
+    other.load_state_dict(first.network.state_dict())
+    mixing = {a: alpha.softmax(0) for a, alpha in first.network.alphas.items()}
     direction = torch.randn(time, batch, tokens, generator=seed.generator(), dtype=torch.float64)
     for fast in (False, True):
-        own.network.fast = other.fast = fast
-        inputs = embedding(own.inputs, other.body.head.weight.detach()).requires_grad_()
-        outputs = own.network(own.inputs, weights), other(inputs, weights)
+        first.network.fast = other.fast = fast
+        inputs = embedding(first.inputs, other.body.head.weight.detach()).requires_grad_()
+        outputs = first.network(first.inputs, mixing), other(inputs, mixing)
         _near("tied", "the outputs", *outputs)
-        (found,) = torch.autograd.grad((outputs[0] * direction).sum(), own.network.body.head.weight, retain_graph=True)
-        head, entered = torch.autograd.grad((outputs[1] * direction).sum(), (other.body.head.weight, inputs), retain_graph=True)
-        whole = head.index_add(0, own.inputs.flatten(), entered.flatten(0, 1))
+        (found,) = torch.autograd.grad((outputs[0] * direction).sum(), first.network.body.head.weight, retain_graph=True)
+        by_head, by_inputs = torch.autograd.grad(
+            (outputs[1] * direction).sum(), (other.body.head.weight, inputs), retain_graph=True
+        )
+        whole = by_head.index_add(0, first.inputs.flatten(), by_inputs.flatten(0, 1))
         _near("tied", "the gradients of the embeddings", found, whole)
 
 
-def grows(operation: Operation, output: str) -> None:
-    """A trained cell with this operation grows by noise as claimed."""
+def check_growth(operation: Operation, output: str) -> None:
+    """Assert that a trained cell with this operation grows by noise within the bound that is claimed."""
     backbone = Darts(3, output=output, operations=(operation, IdentityEdge(), ZeroEdge()))
     parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4))
     change = NodeGrowth().change(parent.network, {"cell": "layer0"}, {}, Seed((0,)))
@@ -126,7 +127,7 @@ def grows(operation: Operation, output: str) -> None:
 
 class TestPublished:
     def test_its_size(self) -> None:
-        """DARTS_V2 on the 10,000 words of PTB, 850 wide, has 22,960,000 parameters: embeddings that are the head, its bias,
+        """DARTS_V2 on the 10,000 words of PTB with 850 units has 22,960,000 parameters: tied embeddings, the bias of the head,
         one matrix of twice the width for the first state and one for each of eight nodes.
         """
         structure = recurrent({"tokens": 10_000}, RECURRENT, hidden=850)
@@ -134,8 +135,8 @@ class TestPublished:
 
     @given(published(), sizes(), sizes(), sizes(3), sizes(3), seeds())
     def test_what_it_computes(self, pairs: Pairs, tokens: int, hidden: int, time: int, batch: int, seed: Seed) -> None:
-        """Any cell in the published notation computes what it does by hand, in the fast form, too."""
-        computed(pairs, tokens, hidden, time, batch, seed)
+        """Any cell in the published notation computes what the published code does, in both forms."""
+        check_published(pairs, tokens, hidden, time, batch, seed)
 
 
 class TestTokens:
@@ -143,8 +144,8 @@ class TestTokens:
     def test_embeddings_are_the_head(
         self, seed: Seed, width: int, chain: bool, layers: int, tokens: int, time: int, batch: int
     ) -> None:
-        """The rows of the head are what tokens enter as, and learn from both."""
-        tied(seed, (TwoToOne if chain else Darts)(width, layers), tokens, time, batch)
+        """The rows of the head are the embeddings of the tokens, and receive the gradients of both uses."""
+        check_tied(seed, (TwoToOne if chain else Darts)(width, layers), tokens, time, batch)
 
     @pytest.mark.parametrize("backbone", [TwoToOne(), Darts()], ids=["two_to_one", "darts"])
     def test_a_width_is_needed(self, backbone: Any) -> None:
@@ -156,14 +157,14 @@ class TestTokens:
 
 @attrs.frozen
 class Letters(Task):
-    """The next letter of a text, in windows; all parts are the same."""
+    """Forecast the next letter of a text, in windows; training, validation and test data are the same."""
 
     name: ClassVar[str] = "letters"
     text: str
     window: int = 8
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """Windows one behind the other."""
+        """Return the windows of the text."""
         letters = sorted(set(self.text))
         codes = torch.tensor([letters.index(letter) for letter in self.text], device=device)
         windows = codes.unfold(0, self.window + 1, self.window)
@@ -183,28 +184,29 @@ class Letters(Task):
 
 class TestSearch:
     def test_it_learns_to_write(self) -> None:
-        """A supernet with bypasses, on a text, comes to know more of the next letter than how often each letter comes; its
-        fast form is still the readable one.
+        """A supernet of highway operations learns more about the next letter than the frequencies of the letters.
+
+        Its fast form still equals the readable one after training.
         """
         backbone = Darts(16, output="later", operations=(*HIGHWAYS, IdentityEdge(), ZeroEdge()))
         optimiser = Optimiser(learning_rate=0.03)
-        own = TrainedNetwork.of(strategy(1, 1, 1, backbone, task=Letters(TEXT), nodes=2, batch=20, optimiser=optimiser), 60)
+        trained = TrainedNetwork.of(strategy(1, 1, 1, backbone, task=Letters(TEXT), nodes=2, batch=20, optimiser=optimiser), 60)
         counts = torch.tensor([TEXT.count(letter) for letter in set(TEXT)], dtype=torch.float64)
         frequencies = torch.distributions.Categorical(counts).entropy()
 
-        outputs, targets = own.outputs(False), own.data.validation.batch(torch.arange(own.data.validation.size))[1]
-        assertions.hold("learns", "the loss", float(own.data.loss(outputs, targets)), float(frequencies) - 0.3)
-        assertions.assert_fast_form(own)
+        outputs, targets = trained.outputs(False), trained.data.validation.batch(torch.arange(trained.data.validation.size))[1]
+        assertions.hold("learns", "the loss", float(trained.data.loss(outputs, targets)), float(frequencies) - 0.3)
+        assertions.assert_fast_form(trained)
 
     @pytest.mark.parametrize("operation", HIGHWAYS, ids=lambda operation: operation.name)
     @pytest.mark.parametrize("output", ["last", "later"])
     def test_it_grows(self, operation: Operation, output: str) -> None:
-        """A cell with bypasses grows by the identity within the bound that their magnitudes give, and that is reached."""
-        grows(operation, output)
+        """A cell of highway operations grows by noise within the bound that follows from their magnitudes, which is tight."""
+        check_growth(operation, output)
 
     @pytest.mark.parametrize("output", ["last", "mean", "later"])
     def test_without_an_identity(self, output: str) -> None:
-        """A cell of bypasses alone does not grow by noise: none of them can be the identity. Behind a gate it does."""
+        """A cell without a candidate for the identity grows behind a gate only."""
         network = build(Darts(operations=HIGHWAYS, output=output).initial({"inputs": 1, "outputs": 1}, 1), Seed((0,)))
         with pytest.raises(ChangeError, match="can act as the identity; grow it with form = 'gate'"):
             NodeGrowth().change(network, {"cell": "layer0"}, {}, Seed((0,)))
@@ -212,33 +214,33 @@ class TestSearch:
 
 
 class TestMutants:
-    """Each has one fault; the law named sees it."""
+    """Each has one fault, which the law named finds."""
 
     def test_the_first_state_is_averaged(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Published: a mean of all states."""
+        """Published: the output is the mean of all states, with the first."""
         monkeypatch.setattr(Darts, "outputs", lambda self, cell: tuple(node.id for node in cell.nodes))
         with pytest.raises(AssertionError, match="published: the distance"):
-            computed([("tanh", 0)], 2, 2, 2, 2, Seed((0,)))
+            check_published([("tanh", 0)], 2, 2, 2, 2, Seed((0,)))
 
     def test_the_bypass_of_the_fast_form(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Published: a fast form whose gates are the wrong way round."""
+        """Published: the gates of the fast form have the wrong sign."""
         honest = TanhHighway.function
         monkeypatch.setattr(TanhHighway, "function", classmethod(lambda cls, c, a, h: honest(-c, a, h)))
         with pytest.raises(AssertionError, match="published: the distance"):
-            computed([("tanh", 0)], 2, 2, 2, 2, Seed((0,)))
+            check_published([("tanh", 0)], 2, 2, 2, 2, Seed((0,)))
 
     def test_half_a_gradient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Tied: embeddings that learn as the head alone."""
+        """Tied: the embeddings receive no gradient as inputs."""
         honest = TiedHead.embed
         monkeypatch.setattr(TiedHead, "embed", lambda self, tokens: honest(self, tokens).detach())
         with pytest.raises(AssertionError, match="tied: the distance of the gradients"):
-            tied(Seed((0,)), Darts(2), 2, 2, 2)
+            check_tied(Seed((0,)), Darts(2), 2, 2, 2)
 
     def test_a_magnitude_without_the_bypass(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Tight: a bound of the activation alone is exceeded."""
+        """Tight: the bound of the activation alone is exceeded."""
         monkeypatch.setattr(SigmoidHighway, "magnitude", lambda self, module: Bound({(): 1.0}))
         with pytest.raises(AssertionError, match="tight: the largest error found of layer0/n2, at 10 times"):
-            grows(SigmoidHighway(), "last")
+            check_growth(SigmoidHighway(), "last")
 
 
 def _near(law: str, what: str, found: Tensor, expected: Tensor) -> None:

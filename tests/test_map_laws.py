@@ -178,7 +178,7 @@ class TestDerive:
 
         child = assertions.assert_transaction(parent, stated)
         assertions.hold("stated", "the distance of the weights", float((child.mixing()[address] - weights).abs().max()), 1e-14)
-        with pytest.raises(ChangeError, match=f"adds candidates to {address} without stating the weights of that site"):
+        with pytest.raises(ChangeError, match=f"adds candidates to {address} without mixing weights for that site"):
             parent.after(attrs.evolve(stated(parent.network), mixing={}))
 
     def test_a_shape_without_labels_is_refused(self) -> None:
@@ -201,10 +201,13 @@ class TestDerive:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            ({"U": Value(torch.zeros(1))}, r"the change writes body\.U, which the child does not have"),
-            ({"b": Value(torch.zeros(2))}, r"the change gives body\.b the shape \(2,\); it has \(3,\)"),
-            ({"b": Take("body.W")}, r"the change gives body\.b the shape \(3, 2\); it has \(3,\)"),
-            ({"W": Take("body.W", (torch.tensor([0]),))}, r"the change gives body\.W the shape \(1, 2\); it has \(3, 2\)"),
+            ({"U": Value(torch.zeros(1))}, r"the change fills body\.U, which the child does not have"),
+            ({"b": Value(torch.zeros(2))}, r"the change fills body\.b with the shape \(2,\); its shape is \(3,\)"),
+            ({"b": Take("body.W")}, r"the change fills body\.b with the shape \(3, 2\); its shape is \(3,\)"),
+            (
+                {"W": Take("body.W", (torch.tensor([0]),))},
+                r"the change fills body\.W with the shape \(1, 2\); its shape is \(3, 2\)",
+            ),
         ],
     )
     def test_overrides_that_do_not_fit_are_refused(self, overrides: Any, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner, Result
 from nasframe_bilevel import FirstOrder, SecondOrder
 from nasframe_papers import forecasting, images
-from nasframe_papers.trials import kept
+from nasframe_papers.trials import kept, present
+from squares import squared
 
 from nasframe import NasframeError, Seed, Strategy, installed
 from nasframe.cli.main import cli
@@ -79,6 +80,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return {**honest(*given), "criterion": {**quick, "parts": [*quick["parts"], {"name": "max_nodes", "nodes": 3}]}}
 
     monkeypatch.setattr(forecasting, "_values", values)
+    monkeypatch.setattr(forecasting, "VARIED", {"G7": ("new-2",)})
     monkeypatch.setattr(forecasting, "kept", here)
     return tmp_path
 
@@ -88,20 +90,18 @@ def test_forecasting(tiny: Path, tmp_path: Path) -> None:
     table = rows("forecasting:epochs=2", tmp_path / "out", "--trials", "2", "--data", str(tiny))
     g7 = {row["model"]: row for row in table if row["series"] == "G7" and "model" in row}
 
-    assert {"mean", "last value", "ridge AR(1)", "LSTM", "GRU", "LSTM, 16 units", *forecasting.STRATEGIES} < g7.keys()
+    assert {"mean", "last value", "ridge AR(1)", "LSTM", "GRU", "LSTM, 16 units", *forecasting.SEARCHES} < g7.keys()
     assert all(math.isfinite(row["ours"]) and row["paper"] is None for row in g7.values())
     assert all(row["error"] > 0 and len(row["curve"]["mean"]) == 2 for row in g7.values() if "error" in row)
-    assert g7["new-2, exact second order"]["finite difference off by"] > 0
-    assert {row["ours"] for row in table if "claim" in row} <= {"borne out", "not borne out"}
+    assert g7["new-2, exact second order"]["error of the finite difference"] > 0
+    assert {row["ours"] for row in table if "claim" in row} <= {"confirmed", "not confirmed"}
     assert {(row["series"], len([r for r in table if r["series"] == row["series"] and "claim" in r])) for row in table} == {
         ("G7", 5),
         ("BRICS", 5),
         ("weather", 0),
     }
     pictures = {path.stem for path in (tmp_path / "out").glob("*.png")}
-    assert pictures == {
-        s + m for s in ("G7", "BRICS", "weather") for m in ("", *(f"-{name}" for name in forecasting.STRATEGIES))
-    }
+    assert pictures == {s + m for s in ("G7", "BRICS", "weather") for m in ("", *(f"-{name}" for name in forecasting.SEARCHES))}
 
 
 def test_image_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,18 +126,11 @@ def test_image_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_data_are_named(tmp_path: Path) -> None:
     """A series without its file is left out with a message that names the file and the option."""
     said: list[str] = []
-    tasks = forecasting.Forecasting(data=str(tmp_path))._tasks(said.append)
-
-    assert [*tasks] == ["weather"]
+    assert present(forecasting.PRICES, str(tmp_path), said.append) == {}
     assert (
         said[0]
-        == f"G7 is left out: there is no {tmp_path}/g7_2007_2017.csv.gz; say where it is with --data FOLDER, or NASFRAME_DATA"
+        == f"G7 is left out: {tmp_path}/g7_2007_2017.csv.gz does not exist; give its folder with --data FOLDER or NASFRAME_DATA"
     )
-
-
-def squared(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial that runs in other processes, and fails for a negative number."""
-    return {"square": math.isqrt(trial["seed"]) ** 2}
 
 
 def test_trials_are_kept(tmp_path: Path) -> None:
@@ -186,7 +179,7 @@ def test_reproductions_are_listed() -> None:
     assert {row["name"] for row in listed} == {"table2", "toy-bilevel", "forecasting", "genotypes", "image-cells"}
     assert all(row["about"] for row in listed)
     assert "table2" in run().stdout
-    assert "reproduction 'table2' has no key 'trials'" in str(run("table2", "--trials", "3").exception)
+    assert "no such option: --trials; it is an option of reproduction 'forecasting'" in run("table2", "--trials", "3").output
     assert "there is no reproduction 'table3'; did you mean 'table2'" in str(run("table3").exception)
 
 

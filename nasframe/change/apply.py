@@ -1,4 +1,7 @@
-"""The transaction: a child is filled from its parent, measured, held to its claim, and only then handed over."""
+"""Changes of a network: a child is built, filled from its parent, measured, and held to its claim.
+
+The parent is never modified, so it stays in place if any step fails.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from torch import Tensor
 from nasframe.change.claim import Claim, tolerance
 from nasframe.change.map import Map, Set, Take, derive_map
 from nasframe.errors import ChangeError, ClaimError
-from nasframe.network.mixing import Gate
 from nasframe.network.network import Network, build, tensors
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -21,12 +23,18 @@ from nasframe.structure.editing import remove_from
 
 @attrs.frozen(eq=False)
 class Change:
-    """A change that has been worked out and not yet happened.
+    """A change of a network that has been prepared but not carried out.
 
-    `child` is a new network, built from its structure and not yet filled; `overrides` is only what differs from the
-    derived map; `mixing` states the mixing weights of each site that is new or has newcomers, of which the
-    architect makes alphas, unless `overrides` writes the site's alphas (a new site that is left out starts even, which only a
-    gate makes harmless); `request` is what was asked for, in JSON's values; `evidence` the tensors that were measured for it.
+    Attributes:
+        child: the new network, built from its structure with a fresh initialisation (`nasframe.build`).
+        claim: how far the change preserves the function.
+        overrides: how tensors of the child are filled where that differs from the map that follows from names and axis labels
+            (`nasframe.change.map.derive_map`), by the name of the tensor.
+        mixing: the mixing weights, positive and with the sum 1, of each undecided site that is new or has new candidates, by
+            address. The architect computes the alphas from them. Leave out a site whose alphas are in `overrides`, and a new
+            site that cannot change the output at first, such as one behind a gate: it starts with equal mixing weights.
+        request: what was requested, as JSON values, from which the same morphism can prepare the change again.
+        evidence: the tensors that were measured for it, by name.
     """
 
     child: Network
@@ -37,118 +45,135 @@ class Change:
     evidence: Mapping[str, Tensor] = attrs.field(factory=dict)
 
 
-def apply(parent: Network, change: Change, alphas: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Map:
-    """Fill the child from its parent and return the whole map, by which the optimisers follow. The parent is untouched.
+def apply(parent: Network, change: Change, invert: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Map:
+    """Fill the child of a change from its parent, and return the map by which it was filled.
+
+    The parent is not modified. Optimisers follow the returned map (`nasframe.change.optimisers.carry`).
 
     Args:
-        alphas: the architect's, from weights to alphas.
+        parent: the network before the change.
+        change: the change; its child is filled in place.
+        invert: the function from mixing weights to alphas, `Architect.invert`.
+
+    Raises:
+        ChangeError: if the map does not fit the child, or the mixing weight of a new candidate is missing.
     """
     child = change.child
-    _check_newcomers(parent, child, change)
-    stated = {f"alphas.{address}": Set(value) for address, value in alphas(change.mixing).items()}
-    full = derive_map(parent, child) | stated | dict(change.overrides)
-    unknown = full.keys() - tensors(child).keys()
-    if unknown:
-        raise ChangeError(f"the change writes {', '.join(sorted(unknown))}, which the child does not have")
-    old = tensors(parent)
+    old_candidates = {address: {c.id for c in site.candidates} for address, site in parent.structure.sites()}
+    for address, site in child.structure.sites():
+        given = address in change.mixing or f"alphas.{address}" in change.overrides
+        added = {c.id for c in site.candidates} - old_candidates.get(address, set())
+        # an alpha of zero is not a mixing weight of zero: a new candidate would get about as much as the old ones have
+        if address in old_candidates and added and not site.decided and not given:
+            raise ChangeError(
+                f"the change adds candidates to {address} without mixing weights for that site, so they would weigh about as much "
+                f"as the old ones; give Change(mixing={{{address!r}: ...}}) one positive weight for each candidate, or make the child "
+                "with replace_candidate(), whose `alphas` go into the overrides"
+            )
+    alphas = {f"alphas.{address}": Set(value) for address, value in invert(change.mixing).items()}
+    full = derive_map(parent, child) | alphas | dict(change.overrides)
+    old, new = tensors(parent), tensors(child)
+    if unknown := full.keys() - new.keys():
+        raise ChangeError(f"the change fills {', '.join(sorted(unknown))}, which the child does not have")
     with torch.no_grad():
-        for name, own in tensors(child).items():
-            entry = full.get(name)
-            if entry is None:
-                continue
-            value = entry.tensor if isinstance(entry, Set) else entry(old[entry.source], own)
-            if value.shape != own.shape:
-                raise ChangeError(f"the change gives {name} the shape {tuple(value.shape)}; it has {tuple(own.shape)}")
-            own.copy_(value)
+        for name, entry in full.items():
+            value = entry.tensor if isinstance(entry, Set) else entry(old[entry.source], new[name])
+            if value.shape != new[name].shape:
+                shape = tuple(new[name].shape)
+                raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}")
+            new[name].copy_(value)
     return full
 
 
-def _check_newcomers(parent: Network, child: Network, change: Change) -> None:
-    """A newcomer among other candidates must have its weight stated, or the alphas of its site written: a alpha of zero is as
-    large a weight as any.
-    """
-    before = {a: {c.id for c in s.candidates} for a, s in parent.structure.sites()}
-    for address, site in child.structure.sites():
-        old = before.get(address)
-        unstated = address not in change.mixing and f"alphas.{address}" not in change.overrides
-        if old is not None and not site.decided and {c.id for c in site.candidates} - old and unstated:
-            raise ChangeError(
-                f"the change adds candidates to {address} without stating the weights of that site, so that they would weigh as "
-                f"much as any: give Change mixing={{{address!r}: ...}}, one for each candidate; or make the child by `replacement`, whose "
-                "`alphas` go into the overrides"
-            )
-
-
 def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Network, claim: Claim) -> float:
-    """How far the child's output is from the parent's in evaluation mode, relative to its scale.
+    """Return max |child - parent| / max |parent| over the outputs, in evaluation mode.
 
     Args:
-        outputs: what a network puts out on data that does not change.
-        claim: if exact, a distance beyond rounding refuses the change.
+        outputs: a function from a network to its outputs on fixed inputs.
+        parent: the network before the change.
+        child: the network after it.
+        claim: the claim of the change.
+
+    Raises:
+        ClaimError: if the claim is exact and the outputs differ by more than rounding.
+        ChangeError: if the outputs of the parent are finite and those of the child are not.
     """
-    with torch.no_grad():
-        before, after = (_evaluated(outputs, network) for network in (parent, child))
+
+    def evaluated(network: Network) -> Tensor:
+        training = network.training
+        try:
+            with torch.no_grad():
+                return outputs(network.eval())
+        finally:
+            network.train(training)
+
+    before, after = evaluated(parent), evaluated(child)
     if not bool(torch.isfinite(after).all()) and bool(torch.isfinite(before).all()):
-        raise ChangeError("the change turns a network with finite outputs into one without; it was not made")
+        raise ChangeError("the outputs are finite before the change and not finite after it; the change was not made")
     difference = float((after - before).abs().max())
     if claim.kind == "exact" and not difference <= tolerance(before):
         raise ClaimError(
-            f"the change claims to be exact, but the output moves by {difference:.3g}, more than rounding allows "
-            f"({tolerance(before):.3g}); it was not made. Claim it approximate, with its bound, or lossy"
+            f"the change claims to be exact, but the output differs by {difference:.3g}, and rounding allows "
+            f"{tolerance(before):.3g}; the change was not made. Use Claim.approximate(...) with a bound, or Claim.lossy()"
         )
     return difference / max(float(before.abs().max()), torch.finfo(before.dtype).tiny)
 
 
-def _evaluated(outputs: Callable[[Network], Tensor], network: Network) -> Tensor:
-    mode = network.training
-    try:
-        return outputs(network.eval())
-    finally:
-        network.train(mode)
+def remove_candidates(parent: Network, removed: Mapping[Address, AbstractSet[int]], seed: Seed) -> Change:
+    """Return the change that removes candidates from their sites.
 
+    The remaining candidates keep their alphas, so a relaxation such as softmax divides the mixing weight of the removed ones
+    among them. Sites without candidates and nodes without use are removed as well (`nasframe.structure.editing.remove_from`).
 
-def remove_candidates(parent: Network, gone: Mapping[Address, AbstractSet[int]], seed: Seed) -> Change:
-    """Take candidates out of their sites; the alphas of the others stay, so that the rule shares the weight out anew.
+    Args:
+        parent: the network.
+        removed: the ids of the candidates to remove, by the address of their site.
+        seed: the seed of the change.
 
-    A site that loses all goes with them, and so does a node that nothing takes in any more.
+    Raises:
+        ChangeError: if there is no such candidate, or a node would lose all its candidates.
     """
-    request: dict[str, Any] = {address: sorted(ids) for address, ids in gone.items()}
-    return Change(build(remove_from(parent.structure, gone), seed, like=parent), Claim.lossy(), request=request)
+    request: dict[str, Any] = {address: sorted(ids) for address, ids in removed.items()}
+    return Change(build(remove_from(parent.structure, removed), seed, like=parent), Claim.lossy(), request=request)
 
 
 def fold_gates(parent: Network, seed: Seed) -> Change:
-    """Fold each gate that its node's operation can absorb; the others stay, and count as parameters.
+    """Return the change that folds gates into the parameters of the operations behind them.
 
-    A node with one candidate o(..., h) = h + f and the gate g on the same h puts out h + g f: the parameters in which f
-    is of degree one are scaled by g, and the gate goes.
+    A node with the inherited state h, the gate g and one candidate o(..., h) = h + f(theta) has the state
+
+        (1 - g) h + g (h + f(theta)) = h + g f(theta) = h + f(g theta),
+
+    where the last step needs f to be of degree one in the parameters theta (`Operation.residual`). So theta is replaced by
+    g theta, and the gate is removed. Other gates are kept as trained parameters.
+
+    Args:
+        parent: the network.
+        seed: the seed of the change.
     """
     structure = parent.structure
-    folded: dict[Address, tuple[Address, tuple[str, ...]]] = {}
+    folded: dict[Address, tuple[Address, tuple[str, ...]]] = {}  # by node: its site, and the names of theta
     kept: list[Address] = []
     for address, node in parent.structure.nodes():
         if not node.inherits:
             continue
-        cell = structure.cell(address.cell)
         (site_address, site), *others = structure.sites_of(address).items()
         residual = site.candidates[0].operation.residual if not others and site.decided else None
         if residual is None or site.inputs[-1:] != node.inherits:
             kept.append(address)
             continue
         folded[address] = (site_address, residual)
+        cell = structure.cell(address.cell)
         nodes = tuple(attrs.evolve(n, inherits=()) if n.id == node.id else n for n in cell.nodes)
         structure = structure.replace_cell(address.cell, attrs.evolve(cell, nodes=nodes))
-    child = build(structure, seed, like=parent)
     old = tensors(parent)
     overrides: dict[str, Take | Set] = {}
     for address, (site_address, residual) in folded.items():
-        # the instances of a cell type have the same modules under different prefixes, in the same order
+        # both loops meet the instances of the cell type in the order of the modules
         gates = [gate for _, gate in parent.gates() if gate.address == address]
-        for gate, (prefix, mixture) in zip(gates, parent.mixed_operations(site_address), strict=True):
-            candidate = f"{prefix}.candidates.{next(iter(mixture.candidates))}"
-            overrides |= {f"{candidate}.{p}": _scaled(old[f"{candidate}.{p}"], gate) for p in residual}
+        for gate, (prefix, mixed) in zip(gates, parent.mixed_operations(site_address), strict=True):
+            (candidate,) = mixed.candidates
+            names = [f"{prefix}.candidates.{candidate}.{parameter}" for parameter in residual]
+            overrides |= {name: Set((gate.g * old[name]).detach()) for name in names}
     request = {"folded": sorted(folded), "kept": kept}
-    return Change(child, Claim.exact(), overrides, request=request)
-
-
-def _scaled(tensor: Tensor, gate: Gate) -> Set:
-    return Set((gate.g * tensor).detach())
+    return Change(build(structure, seed, like=parent), Claim.exact(), overrides, request=request)

@@ -1,4 +1,4 @@
-"""What a change of structure promises about the function that the network computes."""
+"""Claims: how far a change preserves the function that a network computes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,34 @@ from nasframe.structure.address import Address
 
 @attrs.frozen
 class Bound:
-    """A bound by the maximum norms of inputs: the sum over `terms` of coefficient * product of |input|.
+    """A bound on an output: a polynomial in the maximum norms of the inputs, with coefficients that are not negative.
 
-    `terms` maps a tuple of inputs to its coefficient, an operation's inputs by position, a node's by name: {(): 1.0} is
-    the constant 1, {(0,): a, (0, 1): b} is a |x| + b |x| |h| for inputs (x, h). Coefficients are not negative.
+    Attributes:
+        terms: the coefficient of each product of norms, by the tuple of its inputs. An operation refers to its inputs by
+            position, a node to its inputs by name.
+
+    Example:
+        The bound a |x| + b |x| |h| of an operation with the inputs (x, h), plus the constant 1:
+
+        >>> bound = Bound({(0,): 2.0, (0, 1): 3.0}) + Bound({(): 1.0})
+        >>> bound((1.0, 10.0))
+        33.0
+        >>> bound.of(["x", "h"]).to_dict()
+        {'x': 2.0, 'x*h': 3.0, '1': 1.0}
     """
 
     terms: Mapping[tuple[Any, ...], float]
 
     def __call__(self, norms: Any) -> float:
-        """The bound for inputs whose entries are at most norms[input] in absolute value."""
+        """Return the bound for inputs with the maximum norms `norms[input]`."""
         return sum(coefficient * math.prod(norms[i] for i in inputs) for inputs, coefficient in self.terms.items())
 
     def of(self, names: Sequence[str]) -> Bound:
-        """The same bound with the inputs' names in the place of their positions."""
+        """Return the same bound with the names of the inputs instead of their positions."""
         return Bound({tuple(names[i] for i in inputs): c for inputs, c in self.terms.items()})
 
     def largest(self, other: Bound) -> Bound:
-        """A bound that holds wherever one of the two does."""
+        """Return a bound that is at least as large as this and the other: the larger coefficient of each term."""
         keys = [*self.terms, *(k for k in other.terms if k not in self.terms)]
         return Bound({k: max(self.terms.get(k, 0.0), other.terms.get(k, 0.0)) for k in keys})
 
@@ -43,16 +53,21 @@ class Bound:
         return Bound({k: factor * v for k, v in self.terms.items()})
 
     def to_dict(self) -> dict[str, float]:
-        """Plain values for JSON: the inputs joined by "*", the constant under "1"."""
+        """Return JSON values: each coefficient by the names of its inputs joined with "*", the constant as "1"."""
         return {"*".join(map(str, k)) or "1": v for k, v in self.terms.items()}
 
 
 @attrs.frozen
 class Claim:
-    """How far a change preserves the function: exact, approximate with bounds, or lossy.
+    """How far a change preserves the function of a network: exactly, approximately with a bound, or not.
 
-    `bounds` maps a node's address to a bound on max |its output - the output it should have| given its inputs, computed
-    before the change from the network's own numbers. Of the whole network the distance is measured, not claimed.
+    A bound concerns a changed node given its inputs. The distance of the whole network is measured, and not claimed.
+
+    Attributes:
+        kind: "exact", "approximate" or "lossy".
+        bounds: for an approximate change, by the address of each changed node, a bound on max |o - o'|, where o is the output of
+            the node and o' the output with which the network would compute the same as before. The bound is computed before
+            the change from the parameters of the network.
     """
 
     kind: str
@@ -60,26 +75,25 @@ class Claim:
 
     @classmethod
     def exact(cls) -> Claim:
-        """The network computes the same function, up to rounding."""
+        """Return the claim that the network computes the same function, up to rounding."""
         return cls("exact")
 
     @classmethod
     def approximate(cls, bounds: Mapping[Address, Bound]) -> Claim:
-        """The changed nodes put out the same up to these bounds."""
+        """Return the claim that the outputs of the changed nodes differ by at most these bounds."""
         return cls("approximate", bounds)
 
     @classmethod
     def lossy(cls) -> Claim:
-        """Nothing is promised."""
+        """Return the claim of a change that does not preserve the function."""
         return cls("lossy")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the claim as JSON values."""
         return {"kind": self.kind} | ({"bounds": {k: b.to_dict() for k, b in self.bounds.items()}} if self.bounds else {})
 
 
 def tolerance(reference: torch.Tensor) -> float:
-    """How far apart two honest computations of `reference` may lie: 256 units of rounding at its scale."""
-    return (
-        256 * torch.finfo(reference.dtype).eps * max(float(reference.detach().abs().max()), torch.finfo(reference.dtype).tiny)
-    )
+    """Return the difference that rounding may cause between two computations of `reference`: 256 eps max |reference|."""
+    info = torch.finfo(reference.dtype)
+    return 256 * info.eps * max(float(reference.detach().abs().max()), info.tiny)

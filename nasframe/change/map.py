@@ -1,4 +1,8 @@
-"""The map from a parent's tensors to its child's: what each of the child's tensors starts as, and how its gradient goes."""
+"""The map from the tensors of a parent to those of its child.
+
+An entry of the map describes how a tensor of the child is filled, and separately how its gradient is related to the gradient in the
+parent, because optimiser moments follow the gradient.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,33 @@ from nasframe.errors import ChangeError
 from nasframe.network.axes import Axis, axes_of
 from nasframe.network.network import Network, tensors
 
-#: an index that takes no source entry: the entry keeps the child's own initialisation
+#: an index of `Take` without a source: the entry keeps the fresh initialisation of the child
 FRESH = -1
-#: an index that takes no source entry: the entry is zero
+#: an index of `Take` without a source: the entry is zero
 ZERO = -2
 
 
 @attrs.frozen(eq=False)
 class Take:
-    """The child's tensor is value * source[index] + offset.
+    """Fill a tensor of the child with `value` * source[`index`] + `offset`.
 
-    `index` has, per axis, None (as it is) or the source's positions, FRESH or ZERO where there is none: what is new is whole rows
-    or columns, or taps of a kernel. `gradient` says how the gradient goes, which is another matter than the value: in
-    net2wider the incoming copy keeps its value and halves its gradient. First moments follow the gradient, second moments
-    its square.
+    Attributes:
+        source: the name of the tensor in the parent.
+        index: for each axis, None (all entries, in order) or the positions in the source, with FRESH or ZERO where an entry is new.
+            New entries are whole slices: rows, columns, or taps of a kernel.
+        value: the factor of the tensor.
+        gradient: the factor of the gradient. In Net2Wider, where a unit is split into two, the incoming weights are copied and their
+            gradient is halved: `value` is 1 and `gradient` 0.5. First moments follow the gradient, second moments its square.
+        offset: added to the tensor, if given.
+
+    Example:
+        Move the rows of a weight, and add a row that is zero:
+
+        >>> entry = Take("weight", index=(torch.tensor([1, 0, ZERO]), None))
+        >>> entry(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), fresh=torch.ones(3, 2))
+        tensor([[3., 4.],
+                [1., 2.],
+                [0., 0.]])
     """
 
     source: str
@@ -34,28 +51,42 @@ class Take:
     gradient: float | Tensor = 1.0
     offset: Tensor | None = None
 
-    def __call__(self, source: Tensor, own: Tensor) -> Tensor:
-        """The child's tensor, from the parent's and from the child's own initialisation."""
+    def __call__(self, source: Tensor, fresh: Tensor) -> Tensor:
+        """Return the tensor of the child.
+
+        Args:
+            source: the tensor of the parent.
+            fresh: the fresh initialisation of the child.
+        """
         taken = self.gather(source)
         if torch.is_tensor(self.value) or self.value != 1:  # a product with 1.0 would round a large integer
             taken = taken * self.value
         if self.offset is not None:
             taken = taken + self.offset
-        if taken.shape != own.shape:
-            return taken  # and not what broadcasting would make of it
-        new, zero = self.holes(taken)
-        return torch.where(zero, torch.zeros_like(taken), torch.where(new, own, taken))
+        if taken.shape != fresh.shape:
+            return taken  # `torch.where` would broadcast it; `apply` refuses it because of its shape
+        new, zero = self.new_entries(taken)
+        return torch.where(zero, torch.zeros_like(taken), torch.where(new, fresh, taken))
 
     def moment(self, source: Tensor, power: int) -> Tensor:
-        """The child's moment of the gradient to that power.
+        """Return the optimiser moment of the child.
 
-        A fresh entry shares its tensor's step count. With a second moment of zero it could move by
-        (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) learning rates a step (7.3 for Adam's defaults; Cauchy-Schwarz), so it
-        starts at the mean of those that are taken: while its gradients are within r times their root mean square, it moves
-        about r learning rates a step at most, in as many steps as are few against 1 / (1 - b2) and the steps so far.
+        In a new entry the first moment starts at 0, and the second moment at the mean of the entries that have a source.
+
+        Args:
+            source: the moment of the parent.
+            power: the power of the gradient that the moment averages, 1 or 2.
         """
+        # Why the second moment of a new entry does not start at 0: the entry shares the step count of its tensor, so Adam does
+        # not correct its bias. From v = 0, with d = b1 / sqrt(b2), Cauchy-Schwarz gives
+        #     |m| <= (1 - b1) sum_k d^k b2^(k/2) |g_k| <= (1 - b1) / sqrt(1 - d^2) * sqrt(sum_k b2^k g_k^2),
+        # and v = (1 - b2) sum_k b2^k g_k^2, so a step |m| / sqrt(v) may be as long as
+        #     (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2))
+        # learning rates, 7.3 for b1 = 0.9 and b2 = 0.999. From the mean V of the other entries, gradients of at most r sqrt(V)
+        # give |m| <= r sqrt(V) and v >= b2^t V after t steps: about r learning rates, while t is small against 1 / (1 - b2)
+        # and against the steps so far (because of the bias correction of V).
         taken = self.gather(source) * self.gradient**power
-        new, zero = self.holes(taken)
+        new, zero = self.new_entries(taken)
         fresh = new | zero
         if power == 1:
             return taken.masked_fill(fresh, 0.0)
@@ -63,14 +94,17 @@ class Take:
         return torch.where(fresh, (kept if kept.numel() else source).mean(), taken)
 
     def gather(self, source: Tensor) -> Tensor:
-        """The source's entries in the child's order, something where there is none."""
+        """Return the entries of the source in the order of the child, with arbitrary values in new entries."""
         for axis, index in enumerate(self.index):
             if index is not None:
                 source = source.index_select(axis, index.clamp(min=0))
         return source
 
-    def holes(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Where no source entry is taken: (some axis is new, some axis that starts at zero is new)."""
+    def new_entries(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two masks of the shape of `like`: the entries without a source, and those of them that are zero.
+
+        An entry is zero if one of its axes says so, even if another axis says that it is fresh.
+        """
         new = torch.zeros((), dtype=torch.bool, device=like.device).expand_as(like)
         zero = new
         for axis, index in enumerate(self.index):
@@ -84,26 +118,37 @@ class Take:
 
 @attrs.frozen(eq=False)
 class Set:
-    """The child's tensor is this one; its moments start anew."""
+    """Fill a tensor of the child with a given tensor. Its optimiser state starts anew.
+
+    Attributes:
+        tensor: the given tensor.
+    """
 
     tensor: Tensor
 
 
-#: by the child's tensor name; a name that is not in it keeps the child's own initialisation
+#: entries by the name of the child's tensor; a tensor without an entry keeps its fresh initialisation
 Map = Mapping[str, Take | Set]
 
 
 def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
-    """The map that follows from names and units alone.
+    """Return the map that follows from names and axis labels.
 
-    Same name and same units: copied. Same name and other units: gathered by label. New name: the child's own
-    initialisation. Another shape without labels is refused.
+    A tensor with the same name and labels is copied. With the same name and other labels, it is gathered by label. A new name has no
+    entry, so the tensor keeps its fresh initialisation.
+
+    Args:
+        parent: the network before the change.
+        child: the network after it, not filled.
+
+    Raises:
+        ChangeError: if a tensor has another shape and no labels, or labels that do not fit its shape.
     """
     old, new = tensors(parent), tensors(child)
-    old_units, new_units = axes_of(parent), axes_of(child)
+    old_axes, new_axes = axes_of(parent), axes_of(child)
     derived: dict[str, Take | Set] = {}
     for name in (name for name in new if name in old):
-        before, after = old_units.get(name), new_units.get(name)
+        before, after = old_axes.get(name), new_axes.get(name)
         if before == after and old[name].shape == new[name].shape:
             derived[name] = Take(name)
         elif before is None or after is None or not len(before) == len(after) == old[name].dim() == new[name].dim():
@@ -112,14 +157,14 @@ def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
                 "and no module labels its axes; give the module a method axes() that returns an Axis for each axis that grows"
             )
         else:
-            _check(before, old[name], name)
-            _check(after, new[name], name)
+            _check_labels(before, old[name], name)
+            _check_labels(after, new[name], name)
             pairs = zip(before, after, strict=True)
             derived[name] = Take(name, tuple(_index(b, a, name, new[name].device) for b, a in pairs))
     return derived
 
 
-def _check(axes: tuple[Axis | None, ...], tensor: Tensor, name: str) -> None:
+def _check_labels(axes: tuple[Axis | None, ...], tensor: Tensor, name: str) -> None:
     for size, axis in zip(tensor.shape, axes, strict=True):
         if axis is not None and not len(set(axis.labels)) == len(axis.labels) == size:
             raise ChangeError(
@@ -129,6 +174,7 @@ def _check(axes: tuple[Axis | None, ...], tensor: Tensor, name: str) -> None:
 
 
 def _index(before: Axis | None, after: Axis | None, name: str, device: torch.device) -> Tensor | None:
+    """Return the position in the parent of each label in the child, for `Take.index`."""
     if before == after:
         return None
     if before is None or after is None:

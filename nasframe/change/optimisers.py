@@ -1,4 +1,4 @@
-"""An optimiser follows a change by the parameters' names, through the same map as the parameters."""
+"""Optimiser states follow a change of the network through the same map as its parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from nasframe.change.map import Map, Take
 from nasframe.errors import ChangeError
 
-#: the entries of an optimiser's state that have their parameter's shape, and the power of the gradient that they follow
+#: the entries of an optimiser's state that have the shape of their parameter, and the power of the gradient that they average
 POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -20,30 +20,42 @@ Factory = Callable[[NamedParameters], Optimizer]
 
 
 def named_state(optimiser: Optimizer, named: NamedParameters) -> dict[str, dict[str, Any]]:
-    """The optimiser's state by parameter name."""
+    """Return the state of an optimiser by the names of its parameters."""
     return {name: optimiser.state[p] for name, p in named if p in optimiser.state}
 
 
 def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named: NamedParameters, full: Map) -> None:
-    """Fill a new optimiser's state from the old one's through the map by which the child was filled.
+    """Fill the state of a new optimiser from that of an old one.
 
-    A parameter that is taken from another takes its moments; one that is set, or that has the child's own
-    initialisation, starts without state.
+    A parameter that was filled from another (`Take`) gets its moments, gathered in the same way. A parameter that was set, or has its
+    fresh initialisation, starts without state.
+
+    Args:
+        old: the optimiser of the parent.
+        old_named: the parameters of the parent that it optimises, by name.
+        new: the optimiser of the child, which is modified.
+        new_named: the parameters of the child that it optimises, by name.
+        full: the map by which the child was filled, as `apply` returned it.
+
+    Raises:
+        ChangeError: if the state of the optimiser has entries that `POWERS` does not list.
     """
     source = named_state(old, old_named)
     for name, parameter in new_named:
         entry = full.get(name)
-        if isinstance(entry, Take) and entry.source in source:
-            new.state[parameter] = {key: _carried(key, value, entry, name) for key, value in source[entry.source].items()}
-
-
-def _carried(key: str, value: Any, entry: Take, name: str) -> Any:
-    if not torch.is_tensor(value):
-        return value
-    if key in POWERS:
-        return entry.moment(value, POWERS[key]).clone()
-    if value.dim() == 0:
-        return value.clone()
-    raise ChangeError(
-        f"the optimiser keeps {key!r} for {name}, and it is not known how that follows the gradient: use SGD, Adam or AdamW"
-    )
+        if not isinstance(entry, Take) or entry.source not in source:
+            continue
+        state = {}
+        for key, value in source[entry.source].items():
+            if not torch.is_tensor(value):
+                state[key] = value
+            elif key in POWERS:
+                state[key] = entry.moment(value, POWERS[key])
+            elif value.dim() == 0:  # the number of steps
+                state[key] = value.clone()
+            else:
+                raise ChangeError(
+                    f"the optimiser keeps {key!r} for {name}, and it is not known which power of the gradient that averages; use "
+                    "SGD, Adam or AdamW"
+                )
+        new.state[parameter] = state

@@ -1,4 +1,4 @@
-"""Another operation in a candidate's place: what morphisms that make one operation of another have in common."""
+"""The part that morphisms have in common which replace the operation of a candidate."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nasframe.structure.structure import Candidate
 
 @attrs.frozen(eq=False)
 class Replacement:
-    """A network with another operation in a candidate's place, in every instance of its site.
+    """A child in which a new candidate takes the place of an old one, in every instance of its site.
 
-    Args:
-        child: built, and not yet filled.
-        alphas: for the change's overrides: the newcomer has the alpha that the candidate had.
-        modules: for each instance, the names of the candidate's module in the parent and of the newcomer's in the child.
+    Attributes:
+        child: the child, built and not filled.
+        alphas: entries for `Change.overrides`, by which the new candidate gets the alpha of the old one.
+        modules: for each instance, the name of the old candidate's module in the parent and of the new one's in the child.
     """
 
     child: Network
@@ -29,7 +29,18 @@ class Replacement:
 
 
 def replace_candidate(parent: Network, address: Address, id: int, operation: Operation, seed: Seed) -> Replacement:
-    """A newcomer, with an id of its own, where a candidate stood; a ChangeError if there is no such candidate."""
+    """Replace a candidate by a new one, which has a new id and the same place among the candidates.
+
+    Args:
+        parent: the network before the change.
+        address: the address of the site.
+        id: the id of the candidate to replace.
+        operation: the operation of the new candidate.
+        seed: the seed from which the child is initialised.
+
+    Raises:
+        ChangeError: if there is no such candidate.
+    """
     structure, site, old = parent.structure, site_at(parent.structure, address), candidate_at(parent.structure, address, id)
     new = Candidate(structure.next_id, operation)
     candidates = tuple(new if c is old else c for c in site.candidates)

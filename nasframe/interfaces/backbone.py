@@ -46,7 +46,8 @@ class Backbone(BackboneBase):
         """Return the outputs of the body, by default by calling its modules. Optional.
 
         A faster form must have the same values, gradients and second derivatives. It reads the parameters of the body at each call,
-        and keeps nothing between calls, so that it cannot become stale.
+        and keeps nothing between calls, so that it cannot become stale. It is called with plain tensors: while a program is
+        captured or transformed, and under autocast, `Network` runs the readable form instead.
 
         Args:
             body: the module that `body` returned.

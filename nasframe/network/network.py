@@ -79,7 +79,7 @@ class Network(nn.Module):
                 f"no mixing weights were given for {', '.join(missing)}, which are undecided; call "
                 "network(inputs, architect.mixing(dict(network.alphas))), or derive an architecture first"
             )
-        run = self.backbone.run if self.fast and plain(inputs) else readable
+        run = self.backbone.run if self.fast and not requires_readable_form(inputs) else readable
         return run(self.body, inputs, mixing)
 
     def slow_parts(self) -> Sequence[str]:
@@ -112,20 +112,20 @@ class Network(nn.Module):
         return {"operations": operations, "combination": combination, "gates": gates, "other": other}
 
 
-def plain(inputs: Tensor) -> bool:
-    """Return whether PyTorch only computes values and gradients now.
+def requires_readable_form(inputs: Tensor) -> bool:
+    """Return whether PyTorch now does more than compute values and gradients of plain tensors.
 
-    A fast form may write in place and bring its own derivative. Neither can be captured as a program, transformed, or computed
-    in mixed precision. Where PyTorch has no public name for what it does, a private one is read if it is there.
+    A fast form may write in place and have a derivative of its own. Such a computation cannot be captured as a program,
+    transformed, or done in mixed precision. Where PyTorch has no public name for what it does, a private one is read if it exists.
     """
     device = inputs.device.type
-    transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+    transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
     dispatch_modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
-    return not (
+    return (
         torch.compiler.is_compiling()  # torch.compile, torch.export, torch.onnx.export
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        or transforming()  # torch.func
-        or dispatch_modes() > 0  # make_fx, FakeTensorMode, FlopCounterMode and others that look at each operator
+        or transforms_active()  # torch.func
+        or dispatch_modes() > 0  # make_fx, FakeTensorMode, FlopCounterMode and others that observe each operator
         or getattr(forward_ad, "_current_level", -1) >= 0  # forward-mode differentiation
         or (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
     )

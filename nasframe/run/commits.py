@@ -97,7 +97,11 @@ def set_aside(path: Path, error: CheckpointError, warn: Callable[[str], None]) -
 
 
 def read(path: Path) -> Commit:
-    """The commit in this folder, its digests checked first."""
+    """Return the commit in a folder.
+
+    Raises:
+        CheckpointError: if a file is missing, or its digest is not that of the manifest.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         if manifest["schema"] != SCHEMA:

@@ -44,10 +44,13 @@ class Folder:
 
     @classmethod
     def create(cls, path: Path | None, strategy: Strategy, plugins: Plugins, state: State | None = None) -> Folder:
-        """Return a new folder that holds its strategy, and its first state where that is not a search's beginning.
+        """Return a new folder that contains the strategy, and the first state where that is not the beginning of a search.
 
         Args:
             path: a folder that does not exist or is empty; None makes `runs/<the next number>`.
+            strategy: the strategy of the run.
+            plugins: where the parts of the strategy are found.
+            state: the first state of a retraining; None for a search.
 
         Raises:
             NasframeError: the folder is not empty, cannot be written (then nothing is left of it), or the strategy could not
@@ -267,7 +270,15 @@ def _made(path: Path) -> tuple[Path, bool]:
 
 
 def found(path: Path, plugins: Plugins) -> Structure:
-    """The architecture that a run left in its folder, or that stands in a file."""
+    """Return the architecture of a finished run, or of a file.
+
+    Args:
+        path: a run folder, or a file such as architecture.json.
+        plugins: where the parts of the structure are found.
+
+    Raises:
+        RunError: if there is no such file, or the run is not over.
+    """
     file = path / ARCHITECTURE if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8")
@@ -281,8 +292,13 @@ def found(path: Path, plugins: Plugins) -> Structure:
 
 
 def save_model(model: Model, path: str | Path) -> None:
-    """Write a found network into a folder: the architecture as JSON, from which it is built again, its weights, and the scales of
-    its data. What stands there already under these names is replaced.
+    """Write a model into a folder: its architecture as JSON, its weights, and the scales of its data.
+
+    Files of these names are replaced.
+
+    Example:
+        >>> nasframe.save_model(search.model, "kept")  # doctest: +SKIP
+        >>> model = nasframe.load_model("kept")  # doctest: +SKIP
     """
     folder = Path(path)
     with commits.write_errors(folder):
@@ -293,7 +309,18 @@ def save_model(model: Model, path: str | Path) -> None:
 
 
 def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
-    """The network that a run, or `save_model`, left in a folder, in the units of its data and in evaluation mode."""
+    """Return the model of a finished run, or of `save_model`, in evaluation mode.
+
+    It maps rows or images in the units of the data to predictions in these units.
+
+    Args:
+        path: the folder.
+        plugins: where the parts of the architecture are found; by default the installed plugins.
+
+    Raises:
+        RunError: if the folder has no model.
+        StructureError: if the architecture cannot be built with these plugins.
+    """
     folder = Path(path)
     structure = found(folder, plugins or installed())
     try:

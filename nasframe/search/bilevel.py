@@ -29,8 +29,12 @@ def problem(
     """Return the bilevel problem at the present weights and alphas, which are the network's tensors.
 
     Args:
-        optimiser, descent: the description of the weights' optimiser and the optimiser itself, for an unrolled step.
-        train, valid: the losses on a batch of each split.
+        network: the supernet.
+        architect: turns alphas into mixing weights.
+        optimiser: the description of the weights' optimiser, for an unrolled step.
+        descent: that optimiser with its moments and its present learning rate.
+        train: the loss on a training batch.
+        valid: the loss on a validation batch.
     """
 
     def of(objective: Objective) -> Loss:
@@ -54,14 +58,16 @@ def _buffers(network: Network) -> dict[str, Tensor]:
 def alternating_step(
     problem: Bilevel, architect: Architect, optimisers: Mapping[str, Optimizer], loss: Callable[[], Tensor]
 ) -> Tensor:
-    """Lines 3 and 4 of Algorithm 1 (Jie & Gao 2021): the alphas move first, and the weights against the new ones.
+    """Move the alphas, and then the weights for the new alphas (Jie & Gao 2021, Algorithm 1, lines 3 and 4).
 
     Args:
+        problem: the bilevel problem.
+        architect: gives the gradient of the alphas.
         optimisers: of the "alphas" and of the "weights".
-        loss: the training loss at the present weights and alphas, with all that a step of training does beside.
+        loss: the training loss at the present weights and alphas, with the side effects of a training step (running statistics).
 
     Returns:
-        That loss, from which the weights moved.
+        The training loss before the weights moved.
     """
     if problem.alphas:
         _move(problem.alphas, architect.gradient(problem), optimisers["alphas"])
@@ -69,9 +75,10 @@ def alternating_step(
 
 
 def weights_step(weights: Parameters, optimiser: Optimizer, loss: Callable[[], Tensor]) -> Tensor:
-    """One step of the weights down their loss; the loss before."""
+    """Take one step of the weights and return the loss before it."""
     value = loss()
-    # a weight that nothing uses has the gradient zero, as behind a weight of zero: it does not stop dead
+    # a weight that the loss does not depend on gets the gradient zero, as one behind a mixing weight of zero does, so
+    # that weight decay and moments act on both alike
     gradients = torch.autograd.grad(value, [*weights.values()], materialize_grads=True)
     _move(weights, dict(zip(weights, gradients, strict=True)), optimiser)
     return value.detach()

@@ -13,6 +13,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from functools import cache
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import attrs
@@ -130,8 +131,7 @@ def train(
     """
     optimiser = strategy.optimiser
     if optimiser.epochs:
-        steps = len(batches(torch.arange(data.train.size), strategy.batch))
-        optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / steps)))
+        optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / updates_per_epoch(strategy, data))))
     fresh = Trainer(data, strategy.architect, optimiser, strategy.batch, strategy.device)
     training = Training(network, fresh.optimisers(network))
     best, curve, since = copied(network), list[float | None](), 0
@@ -163,6 +163,11 @@ def train(
         curve=tuple(curve),
         tensors=best,
     )
+
+
+def updates_per_epoch(strategy: Strategy, data: Data) -> int:
+    """Return the number of updates of the weights in an epoch."""
+    return len(batches(torch.arange(data.train.size), strategy.batch))
 
 
 def module_of(trial: Trial, strategy: Strategy, data: Data) -> nn.Module:
@@ -225,14 +230,23 @@ def outcomes(
             yield _awaited(future, check, strategy)
 
 
+def process_context(module: str = "nasframe.search.evaluate") -> BaseContext:
+    """Return the context that starts worker processes: by a fork server where there is one, and afresh elsewhere.
+
+    Args:
+        module: the module that the server imports. It has the function that the workers run.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # the server imports torch once, and each worker starts in milliseconds
+    context.set_forkserver_preload([module])
+    return context
+
+
 @contextlib.contextmanager
 def _pool(workers: int, arguments: tuple[Any, ...]) -> Iterator[ProcessPoolExecutor]:
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if "forkserver" in methods:
-        # the server imports torch once, and each worker starts in milliseconds
-        context.set_forkserver_preload(["nasframe.search.evaluate"])
-    pool = ProcessPoolExecutor(workers, context, _start, arguments)
+    pool = ProcessPoolExecutor(workers, process_context(), _start, arguments)
     try:
         yield pool
     except BaseException:

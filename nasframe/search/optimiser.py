@@ -1,4 +1,4 @@
-"""Which optimiser, as a value: torch's own, with the options that a strategy may set."""
+"""The description of an optimiser of torch, with the options that a strategy may set."""
 
 from __future__ import annotations
 
@@ -29,11 +29,17 @@ def _two(instance: Any, attribute: Any, value: Any) -> None:
 
 @attrs.frozen
 class Optimiser:
-    """SGD with momentum, Adam or AdamW of torch. `momentum` is SGD's, `betas` are Adam's and AdamW's.
+    """The description of an optimiser: torch's SGD, Adam or AdamW.
 
     Args:
-        epochs: over so many the learning rate falls to `final` along half a cosine, in each phase anew (Loshchilov &
-            Hutter 2017), which then ends; where they are left out it stays.
+        method: "adam", "adamw" or "sgd".
+        learning_rate: the learning rate, at the beginning of each phase.
+        weight_decay: the factor of the L2 penalty (SGD, Adam) or of the decoupled decay (AdamW).
+        momentum: of SGD.
+        betas: of Adam and AdamW.
+        epochs: the number of epochs over which the learning rate falls to `final` along half a cosine (Loshchilov & Hutter
+            2017). It starts again in each phase, and the phase ends with it. If left out, the learning rate is constant.
+        final: the learning rate at the end of a phase, if it falls.
     """
 
     method: str = choice("adam", "adamw", "sgd", default="adam")
@@ -45,7 +51,7 @@ class Optimiser:
     final: float = number(0.0, low=0.0)
 
     def progress(self, epoch: int) -> float:
-        """How much of a phase is over at the beginning of an epoch, from 0 to 1; 1 where it is not said how long it takes."""
+        """Return the share of a phase that is over at the beginning of an epoch; 1 if its length is not known."""
         return min(epoch / self.epochs, 1.0) if self.epochs else 1.0
 
     def anneal(self, optimiser: Optimizer, epoch: int) -> None:
@@ -56,7 +62,7 @@ class Optimiser:
                 group["lr"] = self.final + (self.learning_rate - self.final) * share
 
     def build(self, named: NamedParameters) -> Optimizer:
-        """The optimiser of these parameters."""
+        """Return the optimiser of these parameters."""
         parameters: Any = [{"params": [p for _, p in named]}]  # a group may be empty: an architecture has no alphas
         common: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.method == "sgd":
@@ -65,9 +71,14 @@ class Optimiser:
         return adam(parameters, betas=self.betas, eps=EPSILON, **common)
 
     def unroll(self, optimiser: Optimizer, named: NamedParameters, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The parameters after the next step of what `build` made, as a differentiable function of the gradients alone.
+        """Return the parameters after the next step, as a differentiable function of the gradients.
 
-        Neither the parameters nor the optimiser move.
+        Neither the parameters nor the optimiser change.
+
+        Args:
+            optimiser: what `build` returned, with its moments and its present learning rate.
+            named: the parameters by name.
+            gradients: the gradients by name.
         """
         step, rate = self._sgd if self.method == "sgd" else self._adam, rate_of(optimiser)
         return {name: step(p.detach(), gradients[name], optimiser.state.get(p, {}), rate) for name, p in named}
@@ -87,11 +98,11 @@ class Optimiser:
         t = float(state.get("step", 0)) + 1
         m = b1 * state.get("exp_avg", 0) + (1 - b1) * g
         v = b2 * state.get("exp_avg_sq", 0) + (1 - b2) * g.square()
-        moved = v > 0  # where it is 0, so is m, but the root's derivative is infinite, and their product no number
+        moved = v > 0  # where v is 0, so is m; but the derivative of the root is infinite there, and 0 * inf is NaN
         root = torch.where(moved, v, 1).sqrt() * moved
         return w - rate / (1 - b1**t) * m / (root / (1 - b2**t) ** 0.5 + EPSILON)
 
 
 def rate_of(optimiser: Optimizer) -> float:
-    """The learning rate as it is now."""
+    """Return the present learning rate."""
     return float(optimiser.param_groups[0]["lr"])

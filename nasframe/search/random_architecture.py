@@ -1,4 +1,4 @@
-"""Architectures drawn at random: what a search has to beat."""
+"""Random architectures: the baseline that a search has to beat."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from nasframe.structure.structure import Structure
 
 
 def random_architecture(strategy: Strategy, structure: Structure, seed: Seed) -> Structure:
-    """An architecture from a supernet's structure: what the strategy's pruner and backbone derive where the weights of each
-    site are drawn uniformly from the simplex.
+    """Return a random architecture of a supernet.
+
+    The mixing weights of each site are drawn uniformly from the simplex, and the strategy's pruner and backbone derive the
+    architecture from them as they do at the end of a search.
+
+    Args:
+        strategy: gives the pruner and the backbone.
+        structure: the structure of the supernet.
+        seed: the seed of the mixing weights.
     """
     # of independent exponentials any choice, over its sum, is uniform on its simplex: so the weights of what is left are, too
     draws = torch.empty(structure.next_id, dtype=torch.float64).exponential_(generator=seed.generator())

@@ -1,4 +1,4 @@
-"""A strategy: all that decides what a search does, as a value that can be written to a file and started from."""
+"""A strategy: everything that decides what a search does, as a value that can be written to a file."""
 
 from __future__ import annotations
 
@@ -34,20 +34,28 @@ def _device(instance: Any, attribute: Any, value: Any) -> None:
 
 @attrs.frozen(kw_only=True)
 class Strategy:
-    """What is searched, by which parts, from which seed. Jie & Gao 2021, 3.3 and 4.1, give the defaults.
+    """The parts of a search and its options. The defaults are those of Jie & Gao 2021, 3.3 and 4.1.
 
     Args:
+        task: the data, the loss and the metrics.
+        backbone: how nodes are wired and cells make a network.
+        architect: turns alphas into mixing weights, and moves the alphas.
+        criterion: decides when a phase, a stage and the search end.
+        pruner: selects the candidates to remove.
         growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
             of equal gain take turns. Empty: nothing grows.
         prune: "stage" prunes and tunes after each stage, before it is judged and grown; "end" prunes and tunes the best
             network when the search is over.
-        nodes: how many nodes each cell starts with.
-        batch: examples in a batch, of training and of validation; a last training batch of one example joins the one before.
-        optimiser: of the weights.
-        seed: of every random draw.
-        threads: of torch on the CPU, as the bytes of a run depend on them; a small cell is fastest on one.
-        seeds: how many times the found network and each reference are trained anew for the summary.
-        fast: whether networks compute in their backbone's faster form, where there is one.
+        nodes: the number of nodes that each cell starts with.
+        batch: the number of examples in a batch, of training and of validation; a last training batch of one example joins
+            the one before.
+        optimiser: the optimiser of the weights.
+        seed: the seed of every random draw.
+        seeds: the number of trainings of each row of the comparison.
+        threads: the number of torch's threads on the CPU. The bytes of a run depend on it; a small cell is fastest with one.
+        device: the device of the networks and data, such as "cpu" or "cuda:0".
+        dtype: "float32" or "float64".
+        fast: whether networks compute in the fast form of their backbone, if it has one.
     """
 
     task: Task = nested("task")
@@ -76,16 +84,16 @@ class Strategy:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype of every network."""
+        """Return the dtype of every network."""
         return DTYPES[self.dtype]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for TOML and JSON."""
+        """Return plain values for TOML and JSON."""
         values: dict[str, Any] = to_plain(self)
         return values
 
     def to_toml(self) -> str:
-        """The strategy as the text of a file that `from_toml` reads."""
+        """Return the text of a strategy file, which `from_toml` reads."""
         return tomli_w.dumps(self.to_dict())
 
     @classmethod

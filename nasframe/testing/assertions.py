@@ -245,7 +245,7 @@ def assert_trainable(parent: TrainedNetwork, child: TrainedNetwork, steps: int =
     """
     own = child.copy()
     named, taken = dict(own.network.named_parameters()), _taken(parent, child)
-    new = {n: taken[n].holes(p)[0] if n in taken else torch.ones_like(p, dtype=torch.bool) for n, p in named.items()}
+    new = {n: taken[n].new_entries(p)[0] if n in taken else torch.ones_like(p, dtype=torch.bool) for n, p in named.items()}
     reached = {n: torch.zeros_like(mask) for n, mask in new.items() if mask.any()}
 
     def note(*_: Any) -> None:
@@ -269,7 +269,7 @@ def assert_gradients_follow(parent: TrainedNetwork, child: TrainedNetwork) -> No
     scale = torch.stack([gradient.abs().max() for gradient in before.values()])
     for name, entry in child.map.items():
         if name in after and isinstance(entry, Take):
-            old = ~entry.holes(after[name])[0]
+            old = ~entry.new_entries(after[name])[0]
             for power in (1, 2):
                 difference = after[name] ** power - entry.moment(before[entry.source] ** power, power)
                 hold(
@@ -296,7 +296,7 @@ def step_differences(parent: TrainedNetwork, child: TrainedNetwork) -> dict[str,
         source = entry.source
         if before[source].is_floating_point():
             difference = (b[name] - own[name]) - entry.gather(a[source] - before[source])
-            old = ~entry.holes(difference)[0]
+            old = ~entry.new_entries(difference)[0]
             found[name] = _largest(difference[old]), scale + _largest(off[source] - a[source])
     return found
 

@@ -1,4 +1,4 @@
-"""Section 4.1 of Jie & Gao 2021: forecasting the returns of stock indices, and the weather, by cells that were searched."""
+"""The reproduction of Jie & Gao (2021), 4.1: recurrent cells for the returns of stock indices, and for the weather."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from torch.optim import Optimizer
 from nasframe import Architect, Bilevel, Data, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.part import to_plain
-from nasframe.search.evaluate import tested, train
-from nasframe_papers.trials import Trial, kept, present, standard_error
+from nasframe.search.evaluate import tested
+from nasframe_papers.trials import Values, from_scratch, kept, present, standard_error
 
-#: the files of prices by series; the weather is shipped
+#: the files with prices, by series; the weather is distributed with nasframe
 PRICES = {"G7": "g7_2007_2017.csv.gz", "BRICS": "brics_2007_2017.csv.gz"}
 WEATHER = "weather"
-STRATEGIES = ("DARTS-1", "DARTS-2", "new-1", "new-2")
-#: changes to the architect of two of them that are measured, too, on one series
+#: the recipes by the names of the paper
+SEARCHES = {
+    "DARTS-1": "darts-grow-stage",
+    "DARTS-2": "darts-grow-end",
+    "new-1": "two-to-one-grow-stage",
+    "new-2": "two-to-one-grow-end",
+}
+#: other options of the architect, with which two of the searches are repeated on one series
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "second order": {"name": "second_order"},
     "exact second order": {"name": "exact_second_order"},
@@ -33,149 +39,156 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 VARIED = {"G7": ("DARTS-2", "new-2")}
 EXACT = "exact second order"
 LAYERS = {"LSTM": nn.LSTM, "GRU": nn.GRU}
-#: units of a second LSTM and GRU, where the first have n_x
+#: the number of units of the second LSTM and GRU; the first ones have n_x
 WIDE = 16
-
-Row = Mapping[str, Any]
 
 
 @attrs.frozen
 class Forecasting(Reproduction):
-    """Searches by four strategies, from several seeds; their cells with inherited weights and trained anew, beside references.
+    """Test MSE of cells that four searches found, beside LSTM and GRU, on the series of Jie & Gao (2021), 4.1.
+
+    Each search runs with several seeds. Its cell is tested with the weights of the search ("inherited") and after training
+    from scratch.
 
     Args:
-        trials: seeds of each search and of each reference; the paper has 20.
-        epochs: for which every network is trained anew; it is tested as it was when its validation loss was least.
-        data: the folder of the indices' prices; by default what the environment variable NASFRAME_DATA says. The weather
-            is shipped; a series whose file is not there is left out, and that is said.
-        jobs: trials side by side; the figures do not depend on it.
+        trials: the number of seeds of each search and of each reference; the paper has 20.
+        epochs: the number of epochs of each training from scratch. The network is tested as it was when its validation loss
+            was least.
+        data: the folder with the prices of the indices; by default that of the environment variable NASFRAME_DATA. A series
+            without a file is left out with a message.
+        jobs: the number of processes. The results do not depend on it.
     """
 
     name: ClassVar[str] = "forecasting"
-    about: ClassVar[str] = "Jie & Gao 2021, 4.1 and Figure 3: four strategies on G7, BRICS and the weather, beside LSTM and GRU"
+    about: ClassVar[str] = "Jie & Gao 2021, 4.1 and Figure 3: four searches on G7, BRICS and the weather, beside LSTM and GRU"
     trials: int = number(5, low=2, whole=True)
     epochs: int = number(150, low=1, whole=True)
     data: str | None = None
     jobs: int = number(1, low=1, whole=True)
 
-    def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Row]:
-        """For each series its models with their test MSE as `ours`, then what the paper claims of them."""
-        tasks = self._tasks(say)
+    def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Values]:
+        """Yield the models of each series with their test MSE as `ours`, then the claims of the paper about the series."""
+        tasks: dict[str, Values] = {}
+        for series, path in present(PRICES, self.data, say).items():
+            task = installed().make("task", {"name": "forecasting", "csv": str(path), "returns": True})
+            tasks[series] = to_plain(task.pinned())
+        tasks[WEATHER] = {"name": "forecasting"}
         planned = [trial for series, task in tasks.items() for trial in self._planned(series, task)]
-        results = [*kept(tried, planned, self.jobs, folder / "trials", say)]
+        results = [*kept(run_trial, planned, self.jobs, folder / "trials", say)]
         for series, task in tasks.items():
-            groups = itertools.groupby(
-                ((t, r) for t, r in zip(planned, results, strict=True) if t["series"] == series), lambda tr: tr[0]["model"]
-            )
-            table = {model: _row(series, model, [r for _, r in group]) for model, group in groups}
-            yield from _still(series, task)
+            found: dict[str, list[Values]] = {}
+            for trial, result in zip(planned, results, strict=True):
+                if trial["series"] == series:
+                    found.setdefault(trial["model"], []).append(result)
+            table = {model: _row(series, model, group) for model, group in found.items()}
+            yield from _baselines(series, task)
             yield from table.values()
             yield from _claims(series, table)
 
-    def draw(self, rows: Sequence[Row], folder: Path) -> Sequence[Path]:
-        """The validation curves of each series (Figure 3), and of each strategy the cell of least validation loss."""
+    def draw(self, rows: Sequence[Values], folder: Path) -> Sequence[Path]:
+        """Draw the validation curves of each series (Figure 3), and the best cell of each search by validation loss."""
         from nasframe.pictures import draw_cell, draw_curves
 
         paths = []
         for series in dict.fromkeys(row["series"] for row in rows):
-            own = {r["model"]: r for r in rows if r["series"] == series and "curve" in r}
+            models = {r["model"]: r for r in rows if r["series"] == series and "curve" in r}
             paths.append(folder / f"{series}.png")
-            curves = {model: (own[model]["curve"]["mean"], own[model]["curve"]["error"]) for model in (*LAYERS, *STRATEGIES)}
-            draw_curves(curves, paths[-1], x="epochs of training anew", y=f"validation MSE, {series}")
-            for model in STRATEGIES:
+            curves = {m: (models[m]["curve"]["mean"], models[m]["curve"]["error"]) for m in (*LAYERS, *SEARCHES)}
+            draw_curves(curves, paths[-1], x="epochs of training from scratch", y=f"validation MSE, {series}")
+            for model in SEARCHES:
                 paths.append(folder / f"{series}-{model}.png")
-                draw_cell(Structure.from_dict(own[model]["cell"], installed().make), None, paths[-1])
+                draw_cell(Structure.from_dict(models[model]["cell"], installed().make), None, paths[-1])
         return paths
 
-    def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Mapping[str, Any]]:
-        tasks = {}
-        for series, path in present(PRICES, self.data, say).items():
-            task = installed().make("task", {"name": "forecasting", "csv": str(path), "returns": True})
-            tasks[series] = to_plain(task.pinned())
-        return {**tasks, WEATHER: {"name": "forecasting"}}
-
-    def _planned(self, series: str, task: Mapping[str, Any]) -> Iterator[Trial]:
-        models: dict[str, Mapping[str, Any]] = {name: {"values": _values(name, task)} for name in STRATEGIES}
+    def _planned(self, series: str, task: Values) -> Iterator[Values]:
+        """Yield the trials of a series."""
+        models: dict[str, Values] = {name: {"values": _values(name, task)} for name in SEARCHES}
         for base, (variant, architect) in itertools.product(VARIED.get(series, ()), VARIANTS.items()):
             models[f"{base}, {variant}"] = {"values": _values(base, task, architect), "compared": variant == EXACT}
         columns = _loaded(task).sizes["inputs"]
-        for (layer, _), units in itertools.product(LAYERS.items(), (columns, WIDE)):
+        for layer, units in itertools.product(LAYERS, (columns, WIDE)):
             label = layer if units == columns else f"{layer}, {units} units"
-            models[label] = {"values": _values(STRATEGIES[0], task), "layer": layer, "units": units}
+            # the values of any search, for its task, batch and optimiser, which are the same in all four
+            models[label] = {"values": _values("DARTS-1", task), "layer": layer, "units": units}
         for model, what in models.items():
             for seed in range(self.trials):
                 yield {"series": series, "model": model, "seed": seed, "epochs": self.epochs, **what}
 
 
-def _values(strategy: str, task: Mapping[str, Any], architect: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    values = Strategy.named(strategy).to_dict()
+def _values(search: str, task: Values, architect: Values | None = None) -> dict[str, Any]:
+    """Return the plain values of a search's strategy, with another task and other options of its architect."""
+    values = Strategy.named(SEARCHES[search]).to_dict()
     return {**values, "task": dict(task), "architect": {**values["architect"], **(architect or {})}}
 
 
-def _loaded(task: Mapping[str, Any]) -> Data:
+def _loaded(task: Values) -> Data:
     data: Data = installed().make("task", task).load(torch.device("cpu"), torch.float32)
     return data
 
 
-def tried(trial: Trial) -> Trial:
-    """A search and its cell trained anew, or a reference trained, as plain values."""
+def run_trial(trial: Values) -> Values:
+    """Search and train the found cell from scratch, or train a reference; return the result as plain values."""
     strategy = attrs.evolve(Strategy.from_dict(trial["values"]), seed=trial["seed"])
-    return _layer(trial, strategy) if "layer" in trial else _searched(trial, strategy)
+    return _run_layer(trial, strategy) if "layer" in trial else _run_search(trial, strategy)
 
 
-def _layer(trial: Trial, strategy: Strategy) -> Trial:
+def _run_layer(trial: Values, strategy: Strategy) -> Values:
     data, seed = _loaded(trial["values"]["task"]), Seed((trial["seed"], trial["model"]))
     with seed("build").as_global():
-        network = Steps(LAYERS[trial["layer"]], data.sizes["inputs"], trial["units"])
-    return {"parameters": _count(network), **_anew(network, data, strategy, trial["epochs"], seed)}
+        network = Layer(LAYERS[trial["layer"]], data.sizes["inputs"], trial["units"])
+    return {"parameters": _count(network), **_trained(network, data, strategy, trial["epochs"], seed)}
 
 
-class Steps(nn.Module):
-    """A layer of torch and a linear head at every step."""
+class Layer(nn.Module):
+    """A recurrent layer of torch with a linear head at each step."""
 
     def __init__(self, layer: type[nn.LSTM | nn.GRU], columns: int, units: int) -> None:
         super().__init__()
         self.layer, self.head = layer(columns, units), nn.Linear(units, columns)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """From (time, batch, columns) to the same."""
+        """Return forecasts of shape (time, batch, columns) from inputs of this shape."""
         return self.head(self.layer(inputs)[0])
 
 
-def _searched(trial: Trial, strategy: Strategy) -> Trial:
+def _run_search(trial: Values, strategy: Strategy) -> Values:
     errors: list[tuple[float, float]] = []
     if trial.get("compared"):
         strategy = attrs.evolve(strategy, architect=Compared.of(trial["values"]["architect"], errors))
     search = Search(strategy)
-    network, seed = search.run(), Seed((trial["seed"], "anew"))
-    sites = [(site, site.candidates[0].operation) for _, site in network.structure.sites()]
-    grown = [operation for site, operation in sites if int(site.node.removeprefix("n")) >= strategy.nodes]
+    network, seed = search.run(), Seed((trial["seed"], "from scratch"))
+    operations = [(site.node, site.candidates[0].operation) for _, site in network.structure.sites()]
+    # nodes are numbered in the order in which they were added
+    grown = [operation for node, operation in operations if int(node.removeprefix("n")) >= strategy.nodes]
+    fresh = build(network.structure, seed("build"), like=network)
     return {
         "parameters": _count(network),
-        "nodes": len({site.node for site, _ in sites}),
+        "nodes": len({node for node, _ in operations}),
         "grown": len(grown),
         "left": sum(operation.residual is None for operation in grown),
         "updates": search.state.updates,
         "inherited": tested(network, search.data)["mse"],
         "errors": errors,
         "cell": network.structure.to_dict(),
-        **_anew(build(network.structure, seed("build"), like=network), search.data, strategy, trial["epochs"], seed),
+        **_trained(fresh, search.data, strategy, trial["epochs"], seed),
     }
 
 
-def _anew(network: nn.Module, data: Data, strategy: Strategy, epochs: int, seed: Seed) -> Trial:
-    updates = epochs * math.ceil(data.train.size / strategy.batch)
-    outcome = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
+def _trained(network: nn.Module, data: Data, strategy: Strategy, epochs: int, seed: Seed) -> Values:
+    outcome = from_scratch(network, strategy, data, epochs, seed)
     return {"valid": outcome.valid, "test": outcome.scores["mse"], "curve": list(outcome.curve)}
 
 
 @attrs.frozen(eq=False)
 class Compared(Architect):
-    """Exact second order, and beside it how far off the finite difference is, every tenth time.
+    """The exact second-order architect, which measures the error of the finite difference at every tenth step.
 
     Args:
-        errors: takes pairs of norms: finite difference - exact, and exact - first order.
-        every: counts the times.
+        exact: the architect that the search follows.
+        difference: the second-order architect with a finite difference.
+        first: the first-order architect.
+        errors: receives pairs of norms: |finite difference - exact| and |exact - first order|.
+        count: counts the steps.
     """
 
     name: ClassVar[str] = "compared"
@@ -183,49 +196,50 @@ class Compared(Architect):
     difference: Architect
     first: Architect
     errors: list[tuple[float, float]]
-    every: Iterator[int] = attrs.field(factory=lambda: itertools.cycle(range(10)))
+    count: Iterator[int] = attrs.field(factory=itertools.count)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], errors: list[tuple[float, float]]) -> Compared:
-        """Three architects of these values but their names."""
+    def of(cls, values: Values, errors: list[tuple[float, float]]) -> Compared:
+        """Return three architects with the same options."""
         names = ("exact_second_order", "second_order", "first_order")
         exact, difference, first = (installed().make("architect", {**values, "name": name}) for name in names)
         return cls(exact, difference, first, errors)
 
     def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The exact one's."""
+        """Return the mixing weights of the exact architect."""
         return self.exact.mixing(alphas)
 
     def invert(self, mixing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The exact one's."""
+        """Return the alphas of the exact architect."""
         return self.exact.invert(mixing)
 
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
-        """The exact one's."""
+        """Return the optimiser of the exact architect."""
         return self.exact.build_optimiser(alphas)
 
+    def configure(self, optimiser: Optimizer, stage: int) -> None:
+        """Set the options that the exact architect sets."""
+        self.exact.configure(optimiser, stage)
+
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
-        """The exact one's."""
+        """Return the exact gradient; compare the others with it at every tenth step."""
         exact = self.exact.gradient(problem)
-        if next(self.every) == 0:
-            off, correction = (
-                _norm({k: a[k] - b[k] for k in a})
-                for a, b in ((self.difference.gradient(problem), exact), (exact, self.first.gradient(problem)))
-            )
-            self.errors.append((off, correction))
+        if next(self.count) % 10 == 0:
+            difference, first = self.difference.gradient(problem), self.first.gradient(problem)
+            self.errors.append((_distance(difference, exact), _distance(exact, first)))
         return exact
 
 
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float((t.double() ** 2).sum()) for t in tensors.values()))
+def _distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(((one[name] - other[name]).double() ** 2).sum()) for name in one))
 
 
 def _count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def _still(series: str, task: Mapping[str, Any]) -> Iterator[Row]:
-    """What is not trained."""
+def _baselines(series: str, task: Values) -> Iterator[Values]:
+    """Yield the rows of the task's references without trainable parameters, such as the last value."""
     data = _loaded(task)
     for name, make in data.references(1).items():
         network = make()
@@ -233,7 +247,8 @@ def _still(series: str, task: Mapping[str, Any]) -> Iterator[Row]:
             yield {"series": series, "model": name, "ours": tested(network, data)["mse"], "paper": None}
 
 
-def _row(series: str, model: str, results: Sequence[Trial]) -> Row:
+def _row(series: str, model: str, results: Sequence[Values]) -> Values:
+    """Return the means of a model over its trials, with their standard errors."""
     row: dict[str, Any] = {"series": series, "model": model, "ours": _mean(results, "test"), "paper": None}
     row |= {"error": _error(results, "test"), "valid": _mean(results, "valid"), "valid error": _error(results, "valid")}
     row |= {"parameters": _mean(results, "parameters")}
@@ -242,49 +257,49 @@ def _row(series: str, model: str, results: Sequence[Trial]) -> Row:
         row |= {"nodes": _mean(results, "nodes"), "updates": _mean(results, "updates")}
         row |= {"left the identity": f"{sum(r['left'] for r in results)} of {sum(r['grown'] for r in results)}"}
         pairs = [pair for r in results for pair in r["errors"] if pair[1] > 0]
-        ratio = statistics.median(off / size for off, size in pairs) if pairs else None
-        row |= {"finite difference off by": ratio, "cell": min(results, key=lambda r: r["valid"])["cell"]}
+        ratio = statistics.median(error / size for error, size in pairs) if pairs else None
+        row |= {"error of the finite difference": ratio, "cell": min(results, key=lambda r: r["valid"])["cell"]}
     curves = [*zip(*(r["curve"] for r in results), strict=True)]
     row["curve"] = {"mean": [statistics.fmean(at) for at in curves], "error": [standard_error(at) for at in curves]}
     return row
 
 
-def _mean(results: Sequence[Trial], key: str) -> float:
+def _mean(results: Sequence[Values], key: str) -> float:
     return statistics.fmean(r[key] for r in results)
 
 
-def _error(results: Sequence[Trial], key: str) -> float:
+def _error(results: Sequence[Values], key: str) -> float:
     return standard_error([r[key] for r in results])
 
 
-def _claims(series: str, table: Mapping[str, Row]) -> Iterator[Row]:
-    """What 4.1 says of the validation curves. A difference is significant if it is twice its standard error."""
-    if series == WEATHER:
+def _claims(series: str, table: Mapping[str, Values]) -> Iterator[Values]:
+    """Yield what 4.1 claims about the validation curves. A difference is significant if it is twice its standard error."""
+    if series == WEATHER:  # the paper has no weather
         return
     claims: list[tuple[str, bool]] = []
     for mode in ("1", "2"):
-        share = _below(table[f"new-{mode}"], table[f"DARTS-{mode}"])
+        share = _share_below(table[f"new-{mode}"], table[f"DARTS-{mode}"])
         claims.append(
             (f"new-{mode} is significantly below DARTS-{mode} in almost all of the curve (ours: {share:.0%})", share > 0.9)
         )
-        z = _z(table["LSTM"], table[f"DARTS-{mode}"])
+        z = _standard_errors(table["LSTM"], table[f"DARTS-{mode}"])
         claims.append((f"LSTM is below DARTS-{mode} at its best (ours: {z:+.1f} standard errors)", z < 0))
-    z = _z(table["new-2"], table["LSTM"])
+    z = _standard_errors(table["new-2"], table["LSTM"])
     if series == "G7":
         claims.append((f"new-2 is significantly below LSTM (ours: {z:+.1f} standard errors)", z < -2))
     else:
         claims.append((f"new-2 and LSTM do not differ significantly (ours: {z:+.1f} standard errors)", abs(z) <= 2))
     for claim, holds in claims:
-        yield {"series": series, "claim": claim, "ours": "borne out" if holds else "not borne out", "paper": "claimed"}
+        yield {"series": series, "claim": claim, "ours": "confirmed" if holds else "not confirmed", "paper": "claimed"}
 
 
-def _z(one: Row, other: Row) -> float:
-    """By how many standard errors the least validation loss of one is above the other's."""
+def _standard_errors(one: Values, other: Values) -> float:
+    """Return by how many standard errors the least validation loss of one model is above that of another."""
     return (one["valid"] - other["valid"]) / (math.hypot(one["valid error"], other["valid error"]) or math.inf)
 
 
-def _below(one: Row, other: Row) -> float:
-    """In what share of the epochs the curve of one is significantly below the other's."""
+def _share_below(one: Values, other: Values) -> float:
+    """Return the share of the epochs in which the curve of one model is significantly below that of another."""
     points = zip(*(row["curve"][k] for row in (one, other) for k in ("mean", "error")), strict=True)
     flags = [b - a > 2 * math.hypot(c, d) for a, c, b, d in points]
     return sum(flags) / len(flags)

@@ -1,14 +1,13 @@
-"""Cells for real images: the search of seeds/001, 4.2, and what it left to future work, scaled to a CPU.
+"""The reproduction of an image search of "Differentiable Architecture Search" (4.2) and of its future work, on a small scale.
 
-First-order and exact second-order searches on samples of CIFAR-10 and Fashion-MNIST; the cells that they find, trained anew
-on the whole training part beside DARTS_V2 in a network of the same channels and depth, a random cell of the same space, and a
-small ResNet. The test part is read at the end of each of these trainings.
+First-order and exact second-order searches run on samples of CIFAR-10 and Fashion-MNIST. The cells that they find are trained
+from scratch on all training images, beside DARTS_V2 in a network of the same channels and depth, random cells of the same
+space, and a small ResNet. The test split is read once, at the end of each of these trainings.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import resource
 import statistics
 import time
@@ -19,43 +18,42 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, ResNet
 
 from nasframe import Data, EpochEnded, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
 from nasframe.records import from_json, to_json
-from nasframe.search.evaluate import train
 from nasframe.search.random_architecture import random_architecture
 from nasframe_papers.genotypes import CELLS, architecture
-from nasframe_papers.trials import Trial, kept, present, standard_error
+from nasframe_papers.trials import Values, from_scratch, kept, present, standard_error
 
 FILES = {"CIFAR-10": "cifar10_12k.npz", "Fashion-MNIST": "fashion_mnist_12k.npz"}
 AUGMENTED = {"flip": True, "crop": 4}
-#: the architects, and of how many images each search is made
-SEARCHES: Mapping[str, tuple[Mapping[str, Any], int | None]] = {
+#: the architect of each search, and its number of images (None: all)
+SEARCHES: Mapping[str, tuple[Values, int | None]] = {
     "first order": ({"name": "first_order"}, None),
     "exact second order": ({"name": "exact_second_order"}, 2000),
 }
 PUBLISHED, RANDOM, RESNET = "DARTS_V2", "random cell", "ResNet-10"
 
-Row = Mapping[str, Any]
-
 
 @attrs.frozen
 class ImageCells(Reproduction):
-    """Searches from several seeds, their cells trained anew from the same seeds, and what they are compared with.
+    """Test accuracy of image cells found to first and second order, beside DARTS_V2, random cells and a ResNet.
+
+    Each search and each training from scratch runs with several seeds.
 
     Args:
-        trials: seeds of each search and of each training.
-        channels, cells: of all networks but the ResNet, in the search and after it.
-        epochs: of a search; the found network, with its weights, is then tuned for as many.
-        training: epochs of a training.
-        data: the folder of the .npz files of both sets; by default what the environment variable NASFRAME_DATA says. A
-            set whose file is not there is left out, and that is said.
-        jobs: trials side by side, on one thread each; the figures do not depend on it.
+        trials: the number of seeds of each search and of each training.
+        channels: the number of channels of all networks but the ResNet, in the search and after it.
+        cells: the number of cells of these networks.
+        epochs: the number of epochs of a search; the found network is then tuned for as many.
+        training: the number of epochs of a training from scratch.
+        data: the folder with the .npz files; by default that of the environment variable NASFRAME_DATA. Images without a file
+            are left out with a message.
+        jobs: the number of processes, of one thread each. The results do not depend on it.
     """
 
     name: ClassVar[str] = "image-cells"
-    about: ClassVar[str] = "seeds/001, 4.2 and 5: first and second order on real images, retrained beside DARTS_V2 and a ResNet"
+    about: ClassVar[str] = "a study of DARTS, 4.2 and 5: first and second order on images, beside DARTS_V2 and a ResNet"
     trials: int = number(3, low=2, whole=True)
     channels: int = number(8, low=1, whole=True)
     cells: int = number(4, low=3, whole=True)
@@ -64,20 +62,20 @@ class ImageCells(Reproduction):
     data: str | None = None
     jobs: int = number(1, low=1, whole=True)
 
-    def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Row]:
-        """For each set its searches, then the trainings with their test accuracy as `ours`."""
+    def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Values]:
+        """Yield the searches of each data set, then the trainings with their test accuracy as `ours`."""
         tasks = self._tasks(say)
         searches = [trial for series, task in tasks.items() for trial in self._searches(series, task)]
-        found = [*kept(searched, searches, self.jobs, folder / "searches", say)]
+        found = [*kept(search_trial, searches, self.jobs, folder / "searches", say)]
         cells = {(t["series"], t["model"], t["seed"]): r["cell"] for t, r in zip(searches, found, strict=True)}
         trainings = [trial for series, task in tasks.items() for trial in self._trainings(series, task, cells)]
-        results = [*kept(trained, trainings, self.jobs, folder / "trainings", say)]
+        results = [*kept(training_trial, trainings, self.jobs, folder / "trainings", say)]
         for series in tasks:
-            yield from (_search_row(series, model, own) for model, own in _grouped(series, searches, found))
-            yield from (_training_row(series, model, own) for model, own in _grouped(series, trainings, results))
+            yield from (_search_row(series, model, group) for model, group in _grouped(series, searches, found))
+            yield from (_training_row(series, model, group) for model, group in _grouped(series, trainings, results))
 
-    def draw(self, rows: Sequence[Row], folder: Path) -> Sequence[Path]:
-        """Of each kind of search the cells of the one of least validation loss, and how their weights came about."""
+    def draw(self, rows: Sequence[Values], folder: Path) -> Sequence[Path]:
+        """Draw the best cells of each kind of search by validation loss, and the mixing weights during this search."""
         from nasframe.pictures import draw_cell, draw_mixing
 
         paths = []
@@ -88,23 +86,24 @@ class ImageCells(Reproduction):
             draw_mixing([from_json(line) for line in row["history"]], paths[-1])
         return paths
 
-    def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Mapping[str, Any]]:
+    def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Values]:
         found = present(FILES, self.data, say)
         return {series: {"name": "images", "npz": str(path), **AUGMENTED} for series, path in found.items()}
 
-    def _searches(self, series: str, task: Mapping[str, Any]) -> Iterator[Trial]:
+    def _searches(self, series: str, task: Values) -> Iterator[Values]:
         for (model, (architect, images)), seed in itertools.product(SEARCHES.items(), range(self.trials)):
             values = self._values({**task, **({"train": images} if images else {})}, self.epochs)
             values["architect"] = {**values["architect"], **architect}
             yield {"series": series, "model": model, "seed": seed, "values": values}
 
-    def _trainings(self, series: str, task: Mapping[str, Any], cells: Mapping[Any, Any]) -> Iterator[Trial]:
+    def _trainings(self, series: str, task: Values, cells: Mapping[tuple[str, str, int], Values]) -> Iterator[Values]:
         values = self._values({**task, "validation": 0.0, "cutout": 8}, self.training)
         values["backbone"] = {**values["backbone"], "affine": True}
         for model, seed in itertools.product((*SEARCHES, PUBLISHED, RANDOM, RESNET), range(self.trials)):
             yield {"series": series, "model": model, "seed": seed, "values": values, "cell": cells.get((series, model, seed))}
 
-    def _values(self, task: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    def _values(self, task: Values, epochs: int) -> dict[str, Any]:
+        """Return the plain values of a strategy on this task, with the options of the reproduction."""
         values = Strategy.named("darts-cifar10").to_dict()
         return {
             **values,
@@ -115,8 +114,8 @@ class ImageCells(Reproduction):
         }
 
 
-def searched(trial: Trial) -> Trial:
-    """A search, as plain values."""
+def search_trial(trial: Values) -> Values:
+    """Run a search and return its result as plain values."""
     search = Search(attrs.evolve(Strategy.from_dict(trial["values"]), seed=trial["seed"]))
     supernet, start, history = search.network.structure, time.process_time(), []
     seconds = 0.0
@@ -136,23 +135,22 @@ def searched(trial: Trial) -> Trial:
     }
 
 
-def _heaviest(supernet: Structure, weights: Mapping[str, Mapping[str, float]]) -> tuple[int, int]:
-    """On how many edges zero has the most weight, and how many there are."""
-    pairs = [zip(site.candidates, weights[address].values(), strict=True) for address, site in supernet.sites()]
+def _heaviest(supernet: Structure, mixing: Mapping[str, Mapping[str, float]]) -> tuple[int, int]:
+    """Return the number of edges on which zero has the largest mixing weight, and the number of all edges."""
+    pairs = [zip(site.candidates, mixing[address].values(), strict=True) for address, site in supernet.sites()]
     most = [max(pair, key=lambda cw: cw[1])[0] for pair in pairs]
     return sum(candidate.operation.zero for candidate in most), len(most)
 
 
-def trained(trial: Trial) -> Trial:
-    """A network trained anew on all of the training part, and tested, as plain values."""
+def training_trial(trial: Values) -> Values:
+    """Train a network from scratch on all training images, test it, and return the result as plain values."""
     strategy, seed = Strategy.from_dict(trial["values"]), Seed((trial["seed"], "trained", trial["model"]))
     data = strategy.task.load(torch.device("cpu"), strategy.torch_dtype)
     network = _network(trial, strategy, data, seed("build"))
     epochs = strategy.optimiser.epochs
     assert epochs is not None
     start = time.process_time()
-    updates = epochs * math.ceil(data.train.size / strategy.batch)
-    outcome = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
+    outcome = from_scratch(network, strategy, data, epochs, seed)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "CPU seconds": time.process_time() - start,
@@ -160,7 +158,7 @@ def trained(trial: Trial) -> Trial:
     }
 
 
-def _network(trial: Trial, strategy: Strategy, data: Data, seed: Seed) -> nn.Module:
+def _network(trial: Values, strategy: Strategy, data: Data, seed: Seed) -> nn.Module:
     backbone, model = strategy.backbone, trial["model"]
     if model == RESNET:
         with seed.as_global():
@@ -175,25 +173,28 @@ def _network(trial: Trial, strategy: Strategy, data: Data, seed: Seed) -> nn.Mod
 
 
 class Residual(nn.Module):
-    """torchvision's ResNet with one block a stage, for images of any number of channels."""
+    """The ResNet of torchvision with one block in each stage, for images with any number of channels."""
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
         super().__init__()
+        from torchvision.models.resnet import BasicBlock, ResNet  # takes as long to import as torch
+
         self.body = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=sizes["classes"])
         self.body.conv1 = nn.Conv2d(sizes["channels"], 64, 7, stride=2, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (batch, classes)."""
+        """Return class scores of shape (batch, classes)."""
         return self.body(x)
 
 
-def _grouped(series: str, trials: Sequence[Trial], results: Sequence[Trial]) -> Iterator[tuple[str, list[Trial]]]:
+def _grouped(series: str, trials: Sequence[Values], results: Sequence[Values]) -> Iterator[tuple[str, list[Values]]]:
+    """Yield the results of each model on one data set."""
     pairs = [(t["model"], r) for t, r in zip(trials, results, strict=True) if t["series"] == series]
     for model, group in itertools.groupby(pairs, lambda pair: pair[0]):
         yield model, [result for _, result in group]
 
 
-def _search_row(series: str, model: str, results: Sequence[Trial]) -> Row:
+def _search_row(series: str, model: str, results: Sequence[Values]) -> Values:
     best = min(results, key=lambda r: r["valid"])
     return {
         "data": series,
@@ -207,7 +208,7 @@ def _search_row(series: str, model: str, results: Sequence[Trial]) -> Row:
     }
 
 
-def _training_row(series: str, model: str, results: Sequence[Trial]) -> Row:
+def _training_row(series: str, model: str, results: Sequence[Values]) -> Values:
     return {
         "data": series,
         "model": model,

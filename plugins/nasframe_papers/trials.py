@@ -1,11 +1,10 @@
-"""Trials of a reproduction: independent, side by side, and each of them kept, so that what was broken off goes on."""
+"""The trials of a reproduction: independent, in several processes, and kept, so that an interrupted reproduction continues."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,61 +13,95 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-Trial = Mapping[str, Any]
+from nasframe import Data, NasframeError, Seed, Strategy
+from nasframe.errors import NonFiniteError
+from nasframe.search.evaluate import Outcome, process_context, train, updates_per_epoch
 
-#: an environment variable: the folder of the data that cannot be shipped
+#: plain values: what a trial is to do, or its result
+Values = Mapping[str, Any]
+
+#: the environment variable with the folder of data that cannot be distributed with nasframe
 DATA = "NASFRAME_DATA"
 
 
 def present(files: Mapping[str, str], data: str | None, say: Callable[[str], None]) -> Mapping[str, Path]:
-    """The files, by series, that are in the folder `data` or else in the one that NASFRAME_DATA names; what is not there is said."""
+    """Return the paths of the data files that exist, by the name of the data.
+
+    Args:
+        files: the file names.
+        data: the folder; by default that of the environment variable NASFRAME_DATA, or the working directory.
+        say: receives a message for each file that does not exist.
+    """
     folder = Path(data or os.environ.get(DATA) or ".")
-    found = {series: folder / file for series, file in files.items()}
-    for series, path in found.items():
+    found = {name: folder / file for name, file in files.items()}
+    for name, path in found.items():
         if not path.is_file():
-            say(f"{series} is left out: there is no {path}; say where it is with --data FOLDER, or {DATA}")
-    return {series: path for series, path in found.items() if path.is_file()}
+            say(f"{name} is left out: {path} does not exist; give its folder with --data FOLDER or {DATA}")
+    return {name: path for name, path in found.items() if path.is_file()}
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of their mean."""
+    """Return the standard error of the mean."""
     return statistics.stdev(values) / math.sqrt(len(values))
 
 
+def from_scratch(network: nn.Module, strategy: Strategy, data: Data, epochs: int, seed: Seed) -> Outcome:
+    """Train a network for some epochs, without early stopping, and return the outcome.
+
+    The outcome has the network as it was when its validation loss was least, or, without a validation split, as it was last.
+
+    Raises:
+        NonFiniteError: if the training diverges, because a table of results has no entry for it.
+    """
+    updates = epochs * updates_per_epoch(strategy, data)
+    outcome = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
+    if len(outcome.curve) < epochs:
+        raise NonFiniteError(f"training from scratch diverged after {outcome.updates} updates: lower the learning rate")
+    return outcome
+
+
 def kept(
-    function: Callable[[Trial], Trial], trials: Sequence[Trial], jobs: int, folder: Path, say: Callable[[str], None]
-) -> Iterator[Trial]:
-    """What the function makes of each trial, in their order; what the folder keeps already is not made again.
+    function: Callable[[Values], Values], trials: Sequence[Values], jobs: int, folder: Path, say: Callable[[str], None]
+) -> Iterator[Values]:
+    """Yield the result of each trial, in their order. Results that are already in the folder are read and not computed.
 
     Args:
-        function: of a module, from plain values to plain values; it computes on one thread. Of a trial that is made its
-            `series`, `model` and `seed` are said.
+        function: a function of a module, which returns the result of a trial. It computes on one thread.
+        trials: the trials. Each has a `series`, a `model` and a `seed`.
+        jobs: the number of processes.
+        folder: keeps the results.
+        say: receives a message for each result that was computed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{_digest(trial)}.json" for trial in trials]
-    spawn = multiprocessing.get_context("spawn")
-    # a process for each trial: the most memory that one took says nothing of the next
+    # a process for each trial, because the peak memory of a process is also that of the trials before
     with ProcessPoolExecutor(
-        jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,), max_tasks_per_child=1
+        jobs, mp_context=process_context(__name__), initializer=torch.set_num_threads, initargs=(1,), max_tasks_per_child=1
     ) as pool:
         futures = {f: pool.submit(_keep, function, t, f) for f, t in zip(files, trials, strict=True) if not f.exists()}
         try:
-            for place, (file, trial) in enumerate(zip(files, trials, strict=True), 1):
+            for number, (file, trial) in enumerate(zip(files, trials, strict=True), 1):
+                name = f"{trial['series']}, {trial['model']}, seed {trial['seed']}"
                 if file in futures:
-                    futures[file].result()
-                    say(f"{place} of {len(trials)}: {trial['series']}, {trial['model']}, seed {trial['seed']}")
+                    try:
+                        futures[file].result()
+                    except NasframeError as error:
+                        raise type(error)(f"{name}: {error}") from error
+                    say(f"{number} of {len(trials)}: {name}")
                 yield json.loads(file.read_text())
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _digest(trial: Trial) -> str:
+def _digest(trial: Values) -> str:
     return hashlib.sha256(json.dumps(trial, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _keep(function: Callable[[Trial], Trial], trial: Trial, file: Path) -> None:
+def _keep(function: Callable[[Values], Values], trial: Values, file: Path) -> None:
+    # the file appears whole or not at all
     new = file.with_suffix(".new")
     new.write_text(json.dumps(function(trial), allow_nan=False))
     new.rename(file)

@@ -115,7 +115,8 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
     Raises:
         StructureError: An operation's `pointwise()` does not fit its module.
     """
-    if cell not in _plans:
+    plan = _plans.get(cell)
+    if plan is None:
         for site in cell.cell.sites:
             for candidate in site.candidates:
                 description = candidate.operation.pointwise()
@@ -123,8 +124,8 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
                     module = _mixed_operation(cell, site.id).candidates[str(candidate.id)]
                     widths = [cell.widths[name] for name in site.inputs]
                     check_pointwise(candidate.operation.name, description, module, widths, cell.hidden)
-        _plans[cell] = plan_cell(cell.cell, cell.outputs)
-    return _plans[cell]
+        plan = _plans[cell] = plan_cell(cell.cell, cell.outputs)
+    return plan
 
 
 def contribution_weights(cell: RecurrentCell, plan: CellPlan, like: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:

@@ -467,7 +467,7 @@ def _begun(child: TrainedNetwork) -> str:
 def _new(child: TrainedNetwork, name: str, tensor: Tensor) -> Tensor:
     """Where a tensor has numbers that are not taken from the parent."""
     entry = child.map.get(name)
-    return entry.holes(tensor)[0] if isinstance(entry, Take) else torch.ones_like(tensor, dtype=torch.bool)
+    return entry.new_entries(tensor)[0] if isinstance(entry, Take) else torch.ones_like(tensor, dtype=torch.bool)
 
 
 #: how many times the largest deviation that is found a bound may be before it says nothing
