@@ -34,8 +34,8 @@ PARTS = {
 SEARCHES = """
 import itertools, json, sys
 import torch
-from nasframe import Plugins, Search, Strategy, installed
-from nasframe.plugins import Plugin
+from nasframe import Search, Strategy, installed
+from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.saved import saved, revived
 from nasframe.testing.case import same
 from nasframe.testing.fakes import Noise
