@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -100,6 +103,26 @@ def test_outcomes_do_not_depend_on_the_number_of_workers() -> None:
     for a, b in zip(one, two, strict=True):
         assert attrs.asdict(attrs.evolve(a, tensors={})) == attrs.asdict(attrs.evolve(b, tensors={}))
         assert all(torch.equal(t, b.tensors[n]) for n, t in a.tensors.items())
+
+
+def test_a_script_without_a_guard_compares_in_processes(tmp_path: Path) -> None:
+    """Worker processes do not run the caller's script again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import nasframe
+from nasframe.search.evaluate import Reference, Trial, outcomes
+print("once", flush=True)
+strategy = nasframe.Strategy.named("default")
+data = nasframe.Search(strategy).data
+trials = [Trial(Reference(name, 100), 5, nasframe.Seed((name,))) for name in ("mean", "GRU")]
+found = list(outcomes(trials, strategy, data, workers=2, plugins=nasframe.installed()))
+print(len(found), flush=True)
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.stdout.split() == ["once", "2"], done.stderr
 
 
 class StopError(Exception):

@@ -10,6 +10,8 @@ import contextlib
 import json
 import math
 import multiprocessing
+import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from functools import cache
@@ -225,7 +227,8 @@ def outcomes(
     assert plugins is not None, "worker processes need the plugins"
     names = [plugin.name for plugin in plugins.found]
     with _pool(min(workers, len(trials)), (strategy.to_toml(), names)) as pool:
-        futures = [pool.submit(_evaluate, _packed(trial)) for trial in trials]
+        with _main_hidden():
+            futures = [pool.submit(_evaluate, _packed(trial)) for trial in trials]
         for future in futures:
             yield _awaited(future, check, strategy)
 
@@ -256,6 +259,20 @@ def _pool(workers: int, arguments: tuple[Any, ...]) -> Iterator[ProcessPoolExecu
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Hide the caller's main module while worker processes start.
+
+    A worker would import it, although it needs nothing of it, and so run a script that has no `if __name__ == "__main__"`.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _awaited(future: Future[bytes], check: Callable[[], None], strategy: Strategy) -> Outcome:
