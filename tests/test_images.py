@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ import pytest
 import torch
 import torchvision
 from hypothesis import given, strategies as st
+from nasframe_convolutional import DartsConvolutional, Identity
 from nasframe_images import Images, augmentation, nasframe_parts, pictures, references, sources, task
 from nasframe_images.pictures import Pictures, checked
 from nasframe_images.task import data
@@ -29,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from nasframe import Data, Seed, Split
+from nasframe import Data, Model, Seed, Split, build
 from nasframe.errors import DataError
 
 CPU = torch.device("cpu")
@@ -115,7 +117,7 @@ def test_the_training_part_is_shared_out_and_the_test_part_is_not(arrays: Arrays
     x.reshape(len(x), -1)[:, 0] = np.arange(len(x))  # an image's first value says which it is
     used = len(x) - 1 if fewer else len(x)
     found = made(arrays)
-    parts = task.shared(found, used if fewer else None, validation)
+    parts = task.divided(found, used if fewer else None, validation)
     places = [part.x[:, 0, 0, 0].tolist() for part in parts]
 
     assert len(set(places[0] + places[1])) == len(places[0] + places[1]) == used
@@ -132,7 +134,7 @@ def test_the_training_part_is_shared_out_and_the_test_part_is_not(arrays: Arrays
 @given(cases())
 def test_images_are_normalised_by_what_trains(arrays: Arrays) -> None:
     """An image is its pixels less the mean of those that train, over their deviation, by channel; these have mean 0 and deviation 1."""
-    found, parts = loaded(arrays), task.shared(made(arrays), None, 0.5)
+    found, parts = loaded(arrays), task.divided(made(arrays), None, 0.5)
     x, pixels = whole(found.train)[0], parts[0].x.double()
     channels = x.shape[1]
 
@@ -182,7 +184,7 @@ def test_a_draw_is_one_of_its_augmentations(arrays: Arrays, flip: bool, crop: in
     least = min(arrays["x_train"].shape[1:3])
     crop, side = min(crop, least - 1), min(side, least)
     found = loaded(arrays, flip=flip, crop=crop, cutout=side)
-    normalise = task.normaliser(task.shared(made(arrays), None, 0.5)[0].x, "noise")
+    normalise = task.normaliser(task.divided(made(arrays), None, 0.5)[0].x, "noise")
     for split in (found.train, found.validation):
         for image, seen in zip(whole(split)[0], drawn(split), strict=True):
             assert any(np.array_equal(seen, each) for each in augmented(image, normalise, flip, crop, side))
@@ -280,7 +282,11 @@ def test_a_file_gives_what_was_written(file: Callable[[Arrays], str]) -> None:
 
 WRONG: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
     "dtype": (lambda a: {"x_train": a["x_train"] / 255}, r"x_train is an array of float64 of the shape \(12, 4, 5, 3\); write"),
-    "channels first": (lambda a: {"x_test": a["x_test"].repeat(2, 3)}, r"x_test is an array of uint8 .*at most 4 channels$"),
+    "floats": (lambda a: {"x_test": a["x_test"] / 255}, r"float64 .*, for example \(255 \* x\).round\(\).astype\('uint8'\) if"),
+    "channels first": (
+        lambda a: {"x_test": a["x_test"].repeat(2, 1).repeat(2, 2).repeat(4, 3).transpose(0, 3, 1, 2)[:, :3, :8, :8]},
+        r"x_test .* \(3, 3, 8, 8\), whose channels seem to come first; write them last: x_test.transpose\(0, 2, 3, 1\)$",
+    ),
     "too flat": (lambda a: {"x_train": a["x_train"][:, 0, 0]}, r"x_train .* \(12, 3\); write one image or more in uint8, as"),
     "no image": (lambda a: {k: a[k][:0] for k in ("x_test", "y_test")}, r"x_test .* \(0, 4, 5, 3\); write one image or more"),
     "two shapes": (lambda a: {"x_test": a["x_test"][:, 1:]}, r"x_train has .* \(3, 4, 5\), one of x_test \(3, 3, 5\); give"),
@@ -294,14 +300,14 @@ WRONG: dict[str, tuple[Callable[[Arrays], Arrays], str]] = {
     "above": (lambda a: {"y_test": a["y_test"] * 0 + 2}, r"y_test\[0\] is 2, which is no label of 2 classes; write labels"),
     "a gap": (lambda a: {"y_train": a["y_train"] * 2**40}, r"y_train\[\d+\] is 1099511627776, which is no label of 2 classes"),
     "one class": (lambda a: {"y_train": a["y_train"] * 0}, " has 1 class, .*; give images of two classes or more$"),
-    "one name": (lambda a: {"classes": np.array("cat")}, " has 1 class, with nothing to tell it from; give"),
+    "one name": (lambda a: {"classes": np.array("cat")}, " has 1 class, but classification needs two; give"),
     "no such class": (
         lambda a: {"classes": np.array(["cat", "dog", "eel"])},
         r"class 2 \(eel\): of 0 images in the training part none is left to train; give more of them",
     ),
     "one of a class": (
         lambda a: {"y_train": np.arange(12) // 11},
-        r"class 1 \(1\): of 1 images in the training part none is left to (train|validate); .* other than 0.5$",
+        r"class 1 \(1\): of 1 images in the training part none is left to (train|validate); .* than 0.5$",
     ),
     "one colour": (
         lambda a: {"x_train": a["x_train"] * 0 + 7},
@@ -319,6 +325,62 @@ def test_arrays_that_cannot_be_used_are_refused(file: Callable[[Arrays], str], f
     path = file(arrays | change(arrays))
     with pytest.raises(DataError, match=rf"^the file noise.npz.*{message}"):
         Images(npz=path).load(CPU, EXACT)
+
+
+def test_labels_may_be_a_column() -> None:
+    """Labels of shape (images, 1), as Keras has them, are those of shape (images,)."""
+    arrays = noise()
+    columns = arrays | {name: arrays[name][:, None].astype(np.uint8) for name in ("y_train", "y_test")}
+
+    assert made(columns).digest() == made(arrays).digest()
+
+
+def test_images_may_have_any_number_of_channels() -> None:
+    """Thirteen channels, as satellites have them, are read, augmented and standardised like three."""
+    found = loaded(noise(shape=(8, 8, 13)), flip=True, crop=1, cutout=2)
+
+    assert found.sizes["channels"] == 13
+    assert drawn(found.train).shape == (6, 13, 8, 8)
+
+
+def test_a_model_refuses_images_whose_channels_come_last() -> None:
+    """The message has the shape that was given and the one that is expected."""
+    found = loaded(noise(shape=(8, 9, 3)))
+    backbone = DartsConvolutional(channels=2, cells=1, operations=(Identity(),))
+    model = Model(build(backbone.initial(found.sizes, 1), Seed((0,))).eval(), found.inputs, found.outputs, found.signature)
+    images = torch.zeros(2, 8, 9, 3)
+
+    assert model(images.permute(0, 3, 1, 2)).shape == (2, 2)
+    expected = r"shape \(2, 8, 9, 3\), but the model expects .* \(batch, channels=3, height, width\)"
+    with pytest.raises(DataError, match=expected):
+        model(images)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (10000000, 1000, 1000), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 2), }",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999999999,), }",
+        "{'descr': 'O', 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': ('|u1', -5), 'fortran_order': False, 'shape': (1,), }",
+        "{'descr': [('a', '|u1')], 'fortran_order': False, 'shape': (1,), }",
+        "{'shape': 1}",
+        "((((((((((",
+        "[]",
+    ],
+)
+def test_a_hostile_header_is_a_data_error(tmp_path: Path, header: str) -> None:
+    """An array that claims to be larger than memory, of an odd type, or of no shape, is refused."""
+    text = header.encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x_train.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + b"\0" * 8)
+        for name in sources.ARRAYS[1:]:
+            stream = io.BytesIO()
+            np.save(stream, noise()[name])
+            archive.writestr(f"{name}.npy", stream.getvalue())
+    with pytest.raises(DataError, match=r"^the file .*a.npz"):
+        Images(npz=str(tmp_path / "a.npz")).load(CPU, EXACT)
 
 
 @pytest.mark.parametrize("name", sources.ARRAYS)
@@ -446,12 +508,15 @@ def test_images_are_resized_by_their_shorter_side(height: int, width: int) -> No
 
 
 FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({}, "cannot be read: Couldn't find any class folder in .*; give a folder with a folder of images for each"),
-    "no image": (grey() | {"c/notes.txt": b""}, "cannot be read: Found no valid file for the classes c.*; give a folder"),
-    "one class": ({f"a/{i}.png": i for i in range(5)}, "has 1 class, with nothing to tell it from; give images of two"),
+    "nothing": ({}, "cannot be read: there is no folder in .*; give a folder with a folder of images for each"),
+    "no image": (
+        grey() | {"c/notes.txt": b""},
+        "cannot be read: there is no image in .*/c; images end in .jpg, .* .webp; give a folder",
+    ),
+    "one class": ({f"a/{i}.png": i for i in range(5)}, "has 1 class, but classification needs two; give images of two"),
     "too few": (grey(count=2), "has 4 images, too few to test on a fifth; give five or more, or train/ and test/"),
-    "train alone": (grey(("train/",)), "has classes in train/ alone; give it both train/ and test/, or neither"),
-    "test alone": (grey(("test/",)), "has classes in test/ alone; give it both train/ and test/, or neither"),
+    "val alone": (grey(("val/",)), "has classes in val/ alone; give it a part train/ too"),
+    "test alone": (grey(("test/",)), "has classes in test/ alone; give it a part train/ too, or classes without parts"),
     "other classes": (
         grey(("train/", "test/")) | {"test/c/0.png": 0},
         "has the classes a, b in train/ and a, b, c in test/; give both the same",
@@ -479,6 +544,65 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, fault: str) -> 
         Images(folder=fill(tmp_path, files)).load(CPU, EXACT)
 
 
+def test_hidden_and_other_files_are_skipped_with_a_note(tmp_path: Path) -> None:
+    """What operating systems and tools leave behind changes no image; the note names it, and so does the data."""
+    clean = Images(folder=fill(tmp_path / "clean", grey(count=5)))
+    clutter: dict[str, Any] = {
+        ".ipynb_checkpoints/a.png": 7,
+        "__MACOSX/a/._0.png": b"resource fork",
+        "a/._0.png": b"resource fork",
+        "b/.hidden/0.png": 9,
+        "b/Thumbs.db": b"x",
+        "notes.txt": b"x",
+    }
+    cluttered = Images(folder=fill(tmp_path / "clutter", grey(count=5) | clutter))
+    found = cluttered._read()
+
+    assert found.digest() == clean._read().digest()
+    assert clean.load(CPU, EXACT).warnings == ()
+    (note,) = cluttered.load(CPU, EXACT).warnings
+    assert re.fullmatch(r"the folder .*/clutter: .*\._0.png, .*, and 3 more skipped, which are no images of a class", note)
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "valid", "TEST"), ("training", "validation"), ("train",)])
+def test_a_folder_with_parts_is_read(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Images of val/ validate and those of test/ test; without test/ a fifth of train/ does, without val/ half of the rest."""
+    parts = [sources.PARTS[name.lower()] for name in names]
+    images = {
+        f"{name}/{c}/{i}.png": 40 * n + 20 * k + i
+        for n, name in enumerate(names)
+        for k, c in enumerate("ab")
+        for i in range(10)
+    }
+    folder = fill(tmp_path, images)
+    found, data = sources.folder(folder, None), Images(folder=folder).load(CPU, EXACT)
+
+    trained = 20 if "test" in parts else 16
+    assert (len(found.train.y), len(found.test.y)) == (trained, 20 if "test" in parts else 4)
+    if "validation" in parts:
+        assert found.validation is not None
+        assert found.validation.x[:, 0, 0, 0].tolist() == [40 + 20 * k + i for k in range(2) for i in range(10)]
+        assert (data.train.size, data.validation.size) == (trained, 20)
+    else:
+        assert (found.validation, data.train.size, data.validation.size) == (None, trained // 2, trained // 2)
+
+
+def test_a_share_for_validation_replaces_the_part_of_a_folder(tmp_path: Path) -> None:
+    """With `validation` given, the images of train/ and val/ are divided anew; the digest has those of val/ in any case."""
+    folder = fill(tmp_path, grey(("train/", "val/", "test/"), 6))
+    sizes = {share: Images(folder=folder, validation=share).load(CPU, EXACT) for share in (None, 0.0, 0.25)}
+
+    assert {share: (d.train.size, d.validation.size) for share, d in sizes.items()} == {
+        None: (12, 12),
+        0.0: (24, 0),
+        0.25: (18, 6),
+    }
+    pinned = Images(folder=folder).pinned()
+    Image.fromarray(np.full((2, 3), 200, np.uint8)).save(tmp_path / "val" / "a" / "0.png")
+    with pytest.raises(DataError, match="has other images than those of the digest"):
+        pinned.load(CPU, EXACT)
+
+
 @pytest.mark.parametrize("path", ["nowhere", "\0", ""])
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """What is not there, or cannot be a path, is a DataError."""
@@ -489,7 +613,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pyte
         Images(folder=path).load(CPU, EXACT)
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp"])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "tiff", "webp", "ppm"])
 @given(st.lists(damage(), min_size=20, max_size=20))
 def test_a_damaged_image_is_an_image_or_a_data_error(kind: str, damages: list[Callable[[bytes], bytes]]) -> None:
     """Whatever bytes of an image are cut off or changed, it is read or refused."""
@@ -575,7 +699,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "root is None; it must be a string": {"root": None},
     "size is 8, but the images of a folder alone are resized; leave it out": {"size": 8},
     "size is 0; it must be a whole number of at least 1, or left out": {"folder": "a", "size": 0},
-    "validation is 1.5; it must be a number of at least 0.0 and at most 1.0": {"validation": 1.5},
+    "validation is 1.5; it must be a number of at least 0.0 and at most 1.0, or left out": {"validation": 1.5},
     "train is 0; it must be a whole number of at least 1, or left out": {"train": 0},
     "flip is 1; it must be true or false": {"flip": 1},
     "crop is -1; it must be a whole number of at least 0": {"crop": -1},
@@ -595,9 +719,9 @@ def test_impossible_options_are_refused(message: str) -> None:
     [
         ({"crop": 4}, "crop is 4 and cutout 0, but noise has images of 4 x 5 pixels; give a crop of 3 at most and a"),
         ({"cutout": 5}, "crop is 0 and cutout 5, but noise has images of 4 x 5 pixels; give"),
-        ({"train": 13}, "train is 13, but noise has 12 images to train on; give so many at most"),
+        ({"train": 13}, "train is 13, but noise has 12 images to train on; give at most as many"),
         ({"train": 2}, "noise, class 0 .0.: of 6 images in the training part none is left to (train|validate); give"),
-        ({"validation": 0.01}, "none is left to validate; give more of them, a larger `train`, or a `validation` other"),
+        ({"validation": 0.01}, "none is left to validate; give more of them, a larger `train`, or another `validation` than"),
         ({"validation": 1.0}, "none is left to train; give more of them"),
     ],
 )
@@ -625,7 +749,7 @@ def test_pinned_images_are_found_from_anywhere_and_refused_once_changed(
     (tmp_path / "f" / "a" / "0.png").unlink()
     for each in held:
         with pytest.raises(
-            DataError, match=f"has not the images that the digest was taken of: .*, not {each.digest}; give them"
+            DataError, match=f"has other images than those of the digest: .*, not {each.digest}; give the images"
         ):
             each.load(CPU, EXACT)
 
@@ -748,7 +872,12 @@ class TestMutants:
                 test_a_draw_is_reproducible,
             ),
             (references, "cross_entropy", lambda *_: torch.tensor(0.0), test_the_strength_is_chosen_on_validation),
-            (zlib, "error", KeyError, partial(test_a_damaged_file_is_arrays_or_a_data_error, np.savez_compressed)),
+            (
+                sources,
+                "UNREADABLE",
+                tuple(error for error in sources.UNREADABLE if error is not zlib.error),
+                partial(test_a_damaged_file_is_arrays_or_a_data_error, np.savez_compressed),
+            ),
         ],
     )
     def test_a_fault(self, where: Any, name: str, fault: Any, law: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:

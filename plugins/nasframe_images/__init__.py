@@ -1,4 +1,4 @@
-"""Classification of images: a task on digits, on sets of torchvision's, on a folder of images or on arrays in a file."""
+"""The task of classifying images: digits, sets of torchvision, a folder of image files, or arrays in a file."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["Images", "nasframe_parts"]
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The task of this package."""
+    """Return the task of this package."""
     return [Images]

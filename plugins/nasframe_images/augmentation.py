@@ -1,4 +1,4 @@
-"""How images are drawn for training: flipped, cropped, cut out (Liu et al. 2019; DeVries & Taylor 2017)."""
+"""Augmentation of training images: flips, crops and cutout (Liu et al. 2019; DeVries & Taylor 2017)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from torch import Tensor
 
 
 def moves(height: int, width: int, flip: bool, crop: int) -> Sequence[Callable[[Tensor], Tensor]]:
-    """What is done to one image of that size: flipped from left to right with even odds, then surrounded by `crop` zeros and
-    cropped to its size at any place.
+    """Return the random moves of one image of that size.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        flip: whether it is mirrored from left to right with a probability of one half.
+        crop: by how many zeros it is padded before it is cropped to its size at a random position.
     """
     from torchvision.transforms import v2  # slower to import than torch
 
@@ -19,7 +24,7 @@ def moves(height: int, width: int, flip: bool, crop: int) -> Sequence[Callable[[
 
 
 def moved(images: Tensor, moves: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-    """The images (images, channels, height, width), each after moves of its own."""
+    """Return images of shape (images, channels, height, width) after random moves, drawn for each image."""
     return torch.stack([_moved(image, moves) for image in images])
 
 
@@ -30,13 +35,16 @@ def _moved(image: Tensor, moves: Sequence[Callable[[Tensor], Tensor]]) -> Tensor
 
 
 def cut(images: Tensor, side: int) -> Tensor:
-    """The images with a square of zeros in each, whose centre is any pixel, so that it may reach over the border."""
+    """Return the images with a square of zeros at a random position in each.
+
+    The centre of the square is any pixel, so that the square may reach over the border.
+    """
     size, _, height, width = images.shape
     hidden = _near(height, side, size).unsqueeze(2) & _near(width, side, size).unsqueeze(1)
     return images.masked_fill(hidden.unsqueeze(1).to(images.device), 0)
 
 
 def _near(length: int, side: int, size: int) -> Tensor:
-    """For so many images, which of the places along an axis lie in the square: (size, length)."""
+    """Return which positions along an axis are in the squares of `size` images, of shape (size, length)."""
     offsets = torch.arange(length) - torch.randint(length, (size, 1)) + side // 2
     return (offsets >= 0) & (offsets < side)

@@ -1,4 +1,4 @@
-"""What the conformance kit tries the parts of this plugin on."""
+"""Examples of the parts of this plugin for the conformance kit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nasframe import Seed
 from nasframe.testing.examples import Examples
 from nasframe_images.task import Images
 
-#: few of the digits, of which each class has some
+#: a task on few digits, some of each class
 DIGITS = st.builds(
     Images,
     train=st.integers(40, 80),
@@ -24,12 +24,12 @@ DIGITS = st.builds(
 
 
 def examples() -> Examples:
-    """Some of the digits, augmented or not; images in two files."""
+    """Return tasks on some of the digits, with or without augmentation, and images in two files."""
     return Examples(parts={Images: DIGITS}, sources={Images: arrays})
 
 
 def arrays(folder: Path) -> tuple[Images, Images]:
-    """Two files that differ in the images to test on."""
+    """Return two tasks on files that differ in the images of the test."""
     generator = Seed(("arrays",)).generator()
     x = torch.randint(256, (40, 4, 5, 3), generator=generator, dtype=torch.uint8).numpy()
     y, made = np.arange(40) % 3, []

@@ -1,4 +1,4 @@
-"""What to compare a network on images with: modules from normalised images (batch, channels, height, width) to alphas."""
+"""References for image networks: modules from standardised images (batch, channels, height, width) to class scores."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from torch.nn.functional import cross_entropy
 
 from nasframe import Split
 
-#: what logistic regression may weigh the sum of the training losses with, against half the sum of squared weights
+#: the factors of the sum of the training losses, against half the sum of squared weights, that logistic regression tries
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-#: the one of them that it takes where there is no validation part
+#: the factors that it tries where there is no validation part
 DEFAULT = STRENGTHS[-1:]
-#: it sees images that are higher or wider averaged down to this height and width
+#: the height and width to which it averages larger images
 SIDE = 32
 
 
 def references(train: Split, validation: Split, classes: int, parameters: int) -> Mapping[str, Callable[[], nn.Module]]:
-    """The majority class and logistic regression, neither of which is trained, whatever the number of parameters."""
+    """Return the majority class and logistic regression.
+
+    Both are fitted when they are built, and none is trained with the networks.
+
+    Args:
+        train: the images to fit them on.
+        validation: the images on which the strength of logistic regression is chosen.
+        classes: the number of classes.
+        parameters: the number of parameters of the found network, which does not matter here.
+    """
     return {
         "majority class": functools.partial(majority, train, classes),
         "logistic regression": functools.partial(logistic_regression, train, validation),
@@ -29,29 +38,29 @@ def references(train: Split, validation: Split, classes: int, parameters: int) -
 
 
 class Constant(nn.Module):
-    """Gives the same alphas for all images."""
+    """A classifier with the same scores for all images."""
 
-    def __init__(self, alphas: Tensor) -> None:
+    def __init__(self, scores: Tensor) -> None:
         super().__init__()
-        self.alphas = nn.Buffer(alphas)
+        self.scores = nn.Buffer(scores)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(batch, ...) to (batch, classes)."""
-        return self.alphas.expand(len(inputs), -1)
+        """Return the scores for each image, of shape (batch, classes)."""
+        return self.scores.expand(len(inputs), -1)
 
 
 def majority(train: Split, classes: int) -> Constant:
-    """The logarithms of the classes' shares of the training images."""
+    """Return the best constant classifier: its scores are the logarithms of the shares that the classes have in training."""
     example, _ = train.batch(torch.arange(1))
     labels = torch.cat([y for _, y in train.batches()])
     return Constant(labels.bincount(minlength=classes).to(example).div(train.size).log())
 
 
 def logistic_regression(train: Split, validation: Split) -> nn.Sequential:
-    """scikit-learn's on the pixels, at the strength that has the least validation loss; its parameters are fixed.
+    """Return scikit-learn's logistic regression on the pixels, at the strength with the smallest validation loss.
 
-    lbfgs takes 100 iterations at most at each strength. With 5,000 images of 3 x 32 x 32 that is some ten seconds on one core,
-    and with more in proportion.
+    Its parameters need no gradient. At each strength lbfgs takes at most 100 iterations; with 5,000 images of 3 x 32 x 32 that is
+    about ten seconds on one core.
     """
     example, _ = train.batch(torch.arange(1))
     pool = nn.AdaptiveAvgPool2d(tuple(min(side, SIDE) for side in example.shape[2:]))
@@ -62,7 +71,7 @@ def logistic_regression(train: Split, validation: Split) -> nn.Sequential:
 
 
 def _pixels(split: Split, pool: nn.Module) -> tuple[Tensor, Tensor]:
-    """The images of a split (images, pixels) and their labels, in memory."""
+    """Return the images of a split, of shape (images, pixels), and their labels."""
     x, y = zip(*((pool(x).flatten(1).cpu(), y.cpu()) for x, y in split.batches()), strict=True)
     return torch.cat(x), torch.cat(y)
 
@@ -72,10 +81,10 @@ def _fitted(x: Tensor, y: Tensor, strength: float) -> nn.Linear:
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # where the iterations end first, it was stopped early
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a fit that ends with the iterations is an early stop
         found = LogisticRegression(C=strength).fit(x.numpy(), y.numpy())
     weight, bias = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
-    if len(bias) == 1:  # of two classes scikit-learn gives the alpha of the second
+    if len(bias) == 1:  # for two classes scikit-learn gives the score of the second one only
         weight, bias = (torch.cat([torch.zeros_like(part), part]) for part in (weight, bias))
     linear = nn.Linear(x.shape[1], len(bias), dtype=x.dtype).requires_grad_(False)
     linear.weight.copy_(weight)

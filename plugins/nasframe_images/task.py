@@ -1,4 +1,4 @@
-"""Images: a class for each image of a set that is at hand, of torchvision's sets, of a folder or of a file of arrays."""
+"""The task of classifying images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nasframe import Data, Scale, Seed, Split, Task, flag, number
+from nasframe import Data, Scale, Seed, Signature, Split, Task, flag, number
 from nasframe.errors import DataError
 from nasframe_images.augmentation import cut, moved, moves
 from nasframe_images.pictures import Labelled, Pictures, stratified
@@ -22,12 +22,14 @@ from nasframe_images.sources import TORCHVISION, digits, downloaded, folder, npz
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-#: the sets that have a name; digits come with scikit-learn
+#: the sets that have a name; the digits come with scikit-learn
 SOURCES = ("digits", *TORCHVISION)
+#: the share of the training images that is held out by default (Liu et al. 2019, 3.1.1)
+DEFAULT_SHARE = 0.5
 
 
 def _is(wanted: str, kinds: Any) -> Any:
-    """A check that a field holds what is wanted."""
+    """Return a validator that refuses values of other types."""
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if not isinstance(value, kinds):
@@ -43,25 +45,33 @@ _string = _is("a string, or left out", str | None)
 class Images(Task):
     """Classification of images.
 
-    Inputs are (batch, channels, height, width), targets (batch,), outputs of the network scores (batch, classes). A share of
-    the training part is held out for the alphas and for decisions; mean and standard deviation of what remains of it, channel
-    by channel, normalise all. Digits, and a folder without a test part, are tested on a fifth. Images are shared out class by
-    class, the same way in every run. What both shares of the training part are drawn for is augmented by `flip`, `crop` and
-    `cutout`, in this order; what is measured is not.
+    Inputs have the shape (batch, channels, height, width), targets (batch,), and the network's outputs are class scores (batch,
+    classes). Images are standardised per channel, with mean and standard deviation of the images to train on.
+
+    A share of the training images is held out for validation: a search moves the alphas and decides on it. The digits, and a
+    folder without a test part, use a fifth of their images for the test. All divisions are made class by class, and are the same
+    in every run. `flip`, `crop` and `cutout`, in this order, augment the batches of training (of a search also those
+    of the validation part on which the alphas move), and never what is measured.
+
+    Example::
+
+        Images(folder="photos", size=32, flip=True)
 
     Args:
-        folder: the path of a folder of images with a folder for each class, or with two such folders, train and test.
-        npz: the path of a file of numpy's with x_train, y_train, x_test, y_test and, if they have names, classes: images in
-            uint8, (images, height, width) or (images, height, width, channels), and labels from 0.
-        source: the name of a set, in the place of either.
+        source: the name of a set: "digits", which comes with scikit-learn, or a set of torchvision. Give this, `folder` or `npz`.
+        folder: the path of a folder with a folder of images for each class, or with parts train/, val/ and test/ of such folders;
+            val/ and test/ may be missing. Hidden files and files that are no images are skipped, with a note.
+        npz: the path of a file of numpy's `savez` with x_train, y_train, x_test, y_test and, if the classes have names, classes:
+            images in uint8 of shape (images, height, width) or (images, height, width, channels), and labels from 0.
         root: the folder to which torchvision downloads the sets that are not there.
-        size: the height and width of a folder's images: the shorter side is resized to it, and the middle taken.
-        train: only so many images of the training part are used; by default all.
-        validation: the share of these that is held out; with 0.0 all train, and there is nothing to decide by.
-        flip: images are flipped from left to right with even odds.
-        crop: images are surrounded by so many zeros and cropped at any place.
-        cutout: the side of a square of zeros in each normalised image, in pixels.
-        digest: the SHA-256 of the pixels and labels in hexadecimal; data that have another are refused.
+        size: the height and width of a folder's images. The shorter side is resized to it, and the middle of the other one kept.
+        train: the number of training images that are used; by default all.
+        validation: the share of the training images that is held out. With 0.0 all train, and nothing can be decided. By
+            default the part val/ of a folder, which then belongs to no share, and otherwise half.
+        flip: whether images are mirrored at random.
+        crop: the number of zeros by which images are padded before they are cropped to their size at a random position.
+        cutout: the side of a square of zeros in each image, in pixels.
+        digest: the SHA-256 of all pixels and labels in hexadecimal. Data with another one are refused.
     """
 
     name: ClassVar[str] = "images"
@@ -78,7 +88,7 @@ class Images(Task):
     root: str = attrs.field(default="data", validator=_is("a string", str))
     size: int | None = number(None, low=1, whole=True, optional=True)
     train: int | None = number(None, low=1, whole=True, optional=True)
-    validation: float = number(0.5, low=0.0, high=1.0)
+    validation: float | None = number(None, low=0.0, high=1.0, optional=True)
     flip: bool = flag(False)
     crop: int = number(0, low=0, whole=True)
     cutout: int = number(0, low=0, whole=True)
@@ -99,17 +109,21 @@ class Images(Task):
             raise ValueError(f"size is {value!r}, but the images of a folder alone are resized; leave it out")
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """The data of the images."""
+        """Return the data of the images.
+
+        Raises:
+            DataError: the images cannot be read, do not fit the options, or have another digest.
+        """
         pictures = self._read()
         if self.digest not in (None, digest := pictures.digest()):
             raise DataError(
-                f"{pictures.source} has not the images that the digest was taken of: their SHA-256 is {digest}, not "
-                f"{self.digest}; give them as they were, or begin a new search"
+                f"{pictures.source} has other images than those of the digest: their SHA-256 is {digest}, not {self.digest}; "
+                "give the images as they were, or begin a new search"
             )
         return data(pictures, self, device, dtype)
 
     def pinned(self) -> Images:
-        """The same images by their absolute path and their digest."""
+        """Return the task with the absolute path of its images and their digest."""
         if self.source == "digits":
             return self
         where = next(name for name in ("folder", "npz", "root") if getattr(self, name) is not None)
@@ -126,8 +140,12 @@ class Images(Task):
 
 
 def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dtype) -> Data:
-    """The data of pictures, shared out and drawn as the task says."""
-    train, validation = shared(pictures, task.train, task.validation)
+    """Return the data of images: divided, standardised, and augmented as the task says.
+
+    Raises:
+        DataError: an option does not fit the images.
+    """
+    train, validation = divided(pictures, task.train, task.validation)
     channels, height, width = train.x.shape[1:]
     least, classes = min(height, width), len(pictures.classes)
     if task.crop >= least or task.cutout > least:
@@ -161,53 +179,75 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
         score="accuracy",
         references=functools.partial(references, *parts, classes),
         inputs=normalise,
+        signature=Signature(("batch", "channels", "height", "width"), (None, channels, None, None)),
+        warnings=pictures.notes,
     )
 
 
-def shared(pictures: Pictures, train: int | None, validation: float) -> tuple[Labelled, Labelled]:
-    """What trains and what validates, of so many images of the training part: of every class its share."""
-    used = pictures.train
+def divided(pictures: Pictures, train: int | None, validation: float | None) -> tuple[Labelled, Labelled]:
+    """Return the images to train on and those for validation, with of every class its share.
+
+    Args:
+        pictures: the images.
+        train: the number of images that are used of those to train on; None for all.
+        validation: the share of these that is held out; None for the validation part of the source, or half if it has none. With
+            a share, such a part is added to the images to train on first.
+
+    Raises:
+        DataError: there are fewer images, or a class without images remains.
+    """
+    used, held = pictures.train, pictures.validation
+    if held is not None and validation is not None:
+        used, held = Labelled(torch.cat([used.x, held.x]), torch.cat([used.y, held.y])), None
     if train is not None:
         if train > len(used.y):
             raise DataError(
-                f"train is {train}, but {pictures.source} has {len(used.y)} images to train on; give so many at most"
+                f"train is {train}, but {pictures.source} has {len(used.y)} images to train on; give at most as many"
             )
         used = used.at(stratified(used.y, train, Seed(("images", "train")))[0])
-    held, kept = stratified(used.y, round(validation * len(used.y)), Seed(("images", "validation")))
-    parts = {"train": used.at(kept)} | ({"validate": used.at(held)} if validation else {})
-    for purpose, part in parts.items():
-        counts = part.y.bincount(minlength=len(pictures.classes))
-        for label in (counts == 0).nonzero().flatten().tolist():
+    if held is not None:
+        kept = used
+    else:
+        share = DEFAULT_SHARE if validation is None else validation
+        chosen, others = stratified(used.y, round(share * len(used.y)), Seed(("images", "validation")))
+        held, kept = used.at(chosen), used.at(others)
+    purposes = {"train": kept} | ({"validate": held} if validation != 0 else {})
+    for purpose, part in purposes.items():
+        for label in (part.y.bincount(minlength=len(pictures.classes)) == 0).nonzero().flatten().tolist():
             raise DataError(
                 f"{pictures.source}, class {label} ({pictures.classes[label]}): of {int((pictures.train.y == label).sum())} images "
-                f"in the training part none is left to {purpose}; give more of them, a larger `train`, or a `validation` other "
-                f"than {validation}"
+                f"in the training part none is left to {purpose}; give more of them, a larger `train`, or another `validation` "
+                f"than {DEFAULT_SHARE if validation is None else validation}"
             )
-    return used.at(kept), used.at(held)
+    return kept, held
 
 
 def normaliser(images: Tensor, source: str) -> Scale:
-    """Images in uint8 less the mean of the given ones, over their standard deviation, channel by channel."""
+    """Return the standardisation of images in uint8 by mean and standard deviation of the given ones, per channel.
+
+    Raises:
+        DataError: all pixels of a channel are equal.
+    """
     values = torch.arange(256, dtype=torch.float64)
     counts = torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
     shares = counts.double() / images[:, 0].numel()
     mean = shares @ values
-    deviation = (shares * (values - mean.unsqueeze(1)).square()).sum(1).sqrt()
+    std = (shares * (values - mean.unsqueeze(1)).square()).sum(1).sqrt()
     for channel in (shares == 1).any(1).nonzero().flatten().tolist():
         raise DataError(
             f"{source}: all images that train are {mean[channel]:g} in every pixel of channel {channel}, which cannot be "
             "normalised; leave the channel out, or give other images"
         )
-    return Scale(*(part.view(-1, 1, 1) for part in (mean, deviation)))
+    return Scale(*(part.view(-1, 1, 1) for part in (mean, std)))
 
 
 def predict(outputs: Tensor) -> Tensor:
-    """The class with the largest alpha."""
+    """Return the class with the largest score."""
     return outputs.argmax(1)
 
 
 def metrics(classes: int, device: torch.device) -> MetricCollection:
-    """The share of images whose class is predicted."""
+    """Return the metrics of a test: the accuracy."""
     from torchmetrics import MetricCollection  # slower to import than torch
     from torchmetrics.classification import MulticlassAccuracy
 
