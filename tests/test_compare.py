@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from nasframe_growing import Epochs, MaxNodes
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Search, Seed, Strategy, installed
-from nasframe.errors import NonFiniteError, StrategyError
+from nasframe.errors import NonFiniteError, RunError, StrategyError
 from nasframe.records import Changed, EpochEnded, Evaluated, Finished
 from nasframe.run.rows import Row, handed_over, rows_of
 from nasframe.run.summary import remarks, verdict
@@ -129,10 +130,9 @@ class StopError(Exception):
     """The user wants to stop."""
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_comparison_stops_when_it_is_asked_to(workers: int) -> None:
-    """The exception of `check` ends it within an evaluation, whatever the number of processes."""
-    strategy = Strategy.from_dict(
+def small_forecasting() -> Strategy:
+    """Return a strategy that worker processes can read, too."""
+    return Strategy.from_dict(
         {
             "task": {"name": "forecasting"},
             "backbone": {"name": "two_to_one", "hidden": 2},
@@ -141,6 +141,25 @@ def test_a_comparison_stops_when_it_is_asked_to(workers: int) -> None:
             "pruner": {"name": "strongest"},
         }
     )
+
+
+def test_a_worker_that_is_killed_is_our_error() -> None:
+    """As the system does when memory is short."""
+    strategy = small_forecasting()
+    trials = [Trial(Reference("GRU", 100), 10**9, Seed((number,))) for number in range(2)]
+
+    def check() -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(RunError, match=r"a worker process ended in the middle of an evaluation; .* --workers 1"):
+        list(outcomes(trials, strategy, Search(strategy).data, workers=2, plugins=installed(), check=check))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_comparison_stops_when_it_is_asked_to(workers: int) -> None:
+    """The exception of `check` ends it within an evaluation, whatever the number of processes."""
+    strategy = small_forecasting()
     data = Search(strategy).data
     trials = [Trial(Reference("GRU", 100), 10**9, Seed((i,))) for i in range(3)]
     calls: list[int] = []

@@ -238,3 +238,15 @@ def test_sigterm_while_networks_are_compared(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert rest.endswith("stopped; continue with: nasframe resume run\n")
     assert time.monotonic() - start < 10
+
+
+def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    """None is left behind: standard output, which they inherit, is closed."""
+    arguments = [*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:-2], "--workers", "2", "--out", "run"]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "evaluated 1:" in line:
+                break
+        process.kill()
+        process.communicate(timeout=60)

@@ -10,10 +10,13 @@ import contextlib
 import json
 import math
 import multiprocessing
+import os
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nasframe.errors import RunError
 from nasframe.interfaces.task import Data
 from nasframe.network.cost import Cost
 from nasframe.network.network import build
@@ -279,7 +283,12 @@ def _awaited(future: Future[bytes], check: Callable[[], None], strategy: Strateg
     while not wait([future], timeout=POLL).done:
         check()
     check()
-    return _unpacked(future.result(), strategy)
+    try:
+        return _unpacked(future.result(), strategy)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process ended in the middle of an evaluation; if memory was short, use fewer: --workers 1"
+        ) from error
 
 
 # A worker receives and returns text and bytes only, so that parts need not be picklable.
@@ -291,10 +300,19 @@ def _start(strategy: str, names: Sequence[str]) -> None:
     """Prepare a worker: load the strategy; its data are loaded with the first trial."""
     import signal
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # the parent decides when to stop, also after Ctrl-C, which all processes of a terminal receive
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _work["plugins"] = _installed(tuple(names))
     _work["strategy"] = Strategy.from_toml(strategy, _work["plugins"])
+
+
+def _end_with_parent() -> None:
+    # a parent that was killed cannot end its workers, and they would wait for its next trial without end
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @cache
