@@ -1,4 +1,7 @@
-"""Measure the time of a commit after 100 and after 10,000 records, interleaved: python docs/measurements/commits.py"""
+"""Measure the time of a commit after 100 and after 10,000 records, interleaved.
+
+Run `python docs/measurements/commits.py`.
+"""
 
 from __future__ import annotations
 
