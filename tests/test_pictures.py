@@ -181,8 +181,11 @@ def test_the_suffix_tells_the_format(suffix: str, tmp_path: Path) -> None:
 def test_the_same_input_makes_the_same_bytes(suffix: str, tmp_path: Path) -> None:
     """A caller's settings of matplotlib do not reach the pictures, and they do not change."""
     structure = STRUCTURES["darts gated"]
-    for name, own in {"plain": {}, "own": {"font.size": 20, "svg.fonttype": "path", "lines.linewidth": 9}}.items():
-        with matplotlib.rc_context(own):
+    for name, settings_of_caller in {
+        "plain": {},
+        "changed": {"font.size": 20, "svg.fonttype": "path", "lines.linewidth": 9},
+    }.items():
+        with matplotlib.rc_context(settings_of_caller):
             before = dict(matplotlib.rcParams)
             draw_cell(structure, weights(structure), tmp_path / f"{name}{suffix}")
             draw_learning(SCORED, LINEAGE, tmp_path / f"{name} learning{suffix}", "accuracy")
@@ -190,7 +193,7 @@ def test_the_same_input_makes_the_same_bytes(suffix: str, tmp_path: Path) -> Non
             assert dict(matplotlib.rcParams) == before
 
     for picture in ("", " learning", " weights"):
-        same = {(tmp_path / f"{name}{picture}{suffix}").read_bytes() for name in ("plain", "own")}
+        same = {(tmp_path / f"{name}{picture}{suffix}").read_bytes() for name in ("plain", "changed")}
         assert len(same) == 1, picture
 
 

@@ -141,7 +141,7 @@ class TestAddresses:
 
     @given(histories())
     def test_each_address_finds_its_site(self, history: list[Structure]) -> None:
-        """Every site and node has an address of its own, which leads to it; the sites of all nodes are all sites."""
+        """Every site and node has its address, by which it is found; the sites of all nodes are all sites."""
         for structure in history:
             for address, site in structure.sites():
                 assert structure.cell(address.cell).site(address.id) is site

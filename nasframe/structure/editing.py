@@ -47,7 +47,7 @@ def add_node(
         operations: the candidates of each of these sites.
 
     Example:
-        A node with one site of its own id, which has the last node of the cell as its input::
+        A node with one site, which has the id of the node and the last node of the cell as its input::
 
             child, node = add_node(structure, cell, lambda id: {id: (last,)}, self.operations)
     """
