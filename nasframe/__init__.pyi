@@ -8,7 +8,7 @@ from .change.replace import replace_candidate as replace_candidate
 from .errors import NasframeError as NasframeError
 from .interfaces.architect import Architect as Architect, Bilevel as Bilevel
 from .interfaces.backbone import Backbone as Backbone
-from .interfaces.criterion import ABSTAIN as ABSTAIN, Decision as Decision, GrowthCriterion as GrowthCriterion
+from .interfaces.criterion import Decision as Decision, GrowthCriterion as GrowthCriterion
 from .interfaces.morphism import Morphism as Morphism, Proposal as Proposal
 from .interfaces.operation import Operation as Operation
 from .interfaces.part import Part as Part, choice as choice, flag as flag, nested as nested, number as number
@@ -16,7 +16,6 @@ from .interfaces.pruner import Pruner as Pruner, all_but_strongest as all_but_st
 from .interfaces.recipe import Recipe as Recipe
 from .interfaces.reproduction import Reproduction as Reproduction
 from .interfaces.task import Data as Data, Split as Split, Task as Task
-from .network.axes import Axis as Axis
 from .network.mixing import Gate as Gate, MixedOperation as MixedOperation
 from .network.model import Model as Model, Scale as Scale, Signature as Signature
 from .network.network import Network as Network, build as build

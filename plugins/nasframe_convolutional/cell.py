@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from nasframe import Axis, Cell, Site
+from nasframe import Cell, Site
 from nasframe.errors import DataError
-from nasframe.network.axes import consumes
+from nasframe.network.axes import Axis, consumes
 from nasframe.network.cell import CellModule, mean
 from nasframe.network.mixing import MixingWeights
 from nasframe.network.outputs import AuxiliaryOutputs

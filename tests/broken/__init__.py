@@ -41,14 +41,14 @@ class Calm(nasframe.GrowthCriterion):
 
     def decide(self, state, history, proposals):
         print("it is calm")
-        return state, nasframe.ABSTAIN
+        return state, nasframe.Decision("abstain")
 
 @nasframe.hookimpl
 def nasframe_parts():
     return [Calm]
 """
 #: the same with a decision that is none
-UNSOUND = SOUND.replace("nasframe.ABSTAIN", 'nasframe.Decision("sleep")')
+UNSOUND = SOUND.replace("abstain", "sleep")
 #: a hook that waives what it breaks
 WAIVING = """
 @nasframe.hookimpl

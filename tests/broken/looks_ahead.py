@@ -17,7 +17,7 @@ class Plateau(nasframe.GrowthCriterion):
     def decide(self, state, history, proposals):
         last = history[-1]
         if not isinstance(last, nasframe.EpochEnded):
-            return state, nasframe.ABSTAIN
+            return state, nasframe.Decision("abstain")
         best = min(self.seen, default=float("inf"))
         self.seen.append(last.train)
         if last.train < best:
