@@ -1,7 +1,7 @@
-"""Discovery: the parts that installed distributions register under the entry-point group "nasframe".
+"""Find the plugins: modules that installed distributions register under the entry-point group "nasframe".
 
-A plugin is a module (or any object) with the hook `nasframe_parts`; the plugins that come with nasframe are found the
-same way. One that fails is named and left out, and the rest goes on.
+A plugin implements the hook `nasframe_parts`. The plugins that come with nasframe are found in the same way as all others.
+A plugin that fails is left out with a message that names it, and the others work.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from nasframe.errors import PluginError, StrategyError, UnknownNameError
 from nasframe.interfaces import architect, backbone, criterion, morphism, operation, pruner, recipe, reproduction, task
 from nasframe.interfaces.part import KIND, Part, from_plain
 
-if TYPE_CHECKING:  # it needs hypothesis, which is there where parts are checked
+if TYPE_CHECKING:  # it needs hypothesis, which is installed for checking parts only
     from nasframe.testing.examples import Examples
 
 GROUP = "nasframe"
-#: of the contract between nasframe and a plugin, (MAJOR, MINOR): a plugin that keeps to an older MINOR of the same MAJOR works
+#: the version (MAJOR, MINOR) of the interfaces; a plugin that was written for an older MINOR of the same MAJOR works
 CONTRACT = (1, 0)
-#: an environment variable: names of plugins to leave out, separated by commas
+#: the environment variable with the names of plugins to leave out, separated by commas
 WITHOUT = "NASFRAME_WITHOUT"
 
 KINDS: dict[str, type[Part]] = {
@@ -56,11 +56,11 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 class Hooks:
-    """What a plugin may implement."""
+    """The hooks of a plugin."""
 
     @hookspec
     def nasframe_parts(self) -> Iterable[type[Part]]:  # type: ignore[empty-body]
-        """The parts that the plugin gives: frozen attrs classes, each with its `name`; their interface tells their kind."""
+        """Return the plugin's parts: frozen attrs classes that implement an interface, each with its `name`."""
 
     @hookspec
     def nasframe_contract(self) -> str:  # type: ignore[empty-body]
@@ -83,16 +83,23 @@ HOOKS = tuple(name for name in vars(Hooks) if name.startswith(GROUP))
 
 @attrs.frozen
 class Plugin:
-    """A plugin that was found: what it registered, or why it was not loaded."""
+    """A plugin that was found, with its parts, or with the reason for which it was not loaded.
+
+    Attributes:
+        name: the name of the entry point.
+        distribution, version: where it comes from.
+        parts: the parts that it registers.
+        problem: why it was not loaded; None if it was.
+        contract: the version of the interfaces that it declares, if it does.
+        examples: returns the examples for `nasframe check`, if it has any.
+    """
 
     name: str
     distribution: str
     version: str
     parts: tuple[type[Part], ...] = ()
     problem: str | None = None
-    #: the version of the contract that it declares, if it does
     contract: str | None = None
-    #: returns the examples for `nasframe check`, if it has any
     examples: Callable[[], Examples | None] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def __str__(self) -> str:
@@ -100,18 +107,26 @@ class Plugin:
 
     @property
     def entries(self) -> tuple[type[Part] | None, ...]:
-        """Its parts; None in their place where it was not loaded."""
+        """Return its parts, or one None if it was not loaded."""
         return (None,) if self.problem else self.parts
 
 
 @attrs.frozen
 class Plugins:
-    """The parts that can be used, by kind and name."""
+    """The parts that can be used, by kind and name.
+
+    Example:
+        >>> plugins = nasframe.installed()
+        >>> plugins.get("backbone", "two_to_one").__name__
+        'TwoToOne'
+        >>> plugins.make("criterion", {"name": "patience", "epochs": 5})
+        Patience(epochs=5)
+    """
 
     found: tuple[Plugin, ...]
 
     def problems(self) -> Iterator[str]:
-        """A sentence for each plugin that was not loaded, and for each name that several plugins give to parts of one kind."""
+        """Yield a sentence for each plugin that was not loaded, and for each name that several plugins register."""
         yield from self._unloaded()
         keys = [(part.kind, part.name) for plugin in self.found for part in plugin.parts]
         yield from (self._clash(*key) for key in dict.fromkeys(keys) if keys.count(key) > 1)
@@ -128,11 +143,16 @@ class Plugins:
         return f"{kind} {name!r} is registered by {who}; rename the one that is yours, or leave one out: {without}"
 
     def names(self, kind: str) -> list[str]:
-        """The names of that kind, sorted."""
+        """Return the sorted names of the parts of a kind."""
         return sorted({part.name for plugin in self.found for part in plugin.parts if part.kind == kind})
 
     def get(self, kind: str, name: str) -> type[Part]:
-        """The part of that kind and name."""
+        """Return the part of a kind and name.
+
+        Raises:
+            UnknownNameError: there is none.
+            PluginError: several plugins register one.
+        """
         by = [part for plugin in self.found for part in plugin.parts if (part.kind, part.name) == (kind, name)]
         if len(by) > 1:
             raise PluginError(self._clash(kind, name))
@@ -141,7 +161,13 @@ class Plugins:
         return by[0]
 
     def called(self, name: str) -> list[tuple[type[Part] | None, Plugin]]:
-        """The parts of the distribution, or of the plugin, or by the name that is given; None for a plugin that was not loaded."""
+        """Return the parts, with their plugins, that have this name or belong to the plugin or distribution of this name.
+
+        In the place of the parts of a plugin that was not loaded there is one None.
+
+        Raises:
+            UnknownNameError: nothing has this name.
+        """
         by_name: dict[str, list[tuple[type[Part] | None, Plugin]]] = {}
         for plugin in self.found:
             for part in plugin.entries:
@@ -156,9 +182,14 @@ class Plugins:
         return by_name[name]
 
     def make(self, kind: str | type, description: Any) -> Any:
-        """The part that a description stands for: a name, or a mapping with `name` and the part's fields.
+        """Return the part that a description describes.
 
-        Where `kind` is a frozen attrs class, not a kind of part, the description is a mapping of its fields.
+        Args:
+            kind: the kind of the part, or a frozen attrs class that is not a part.
+            description: the name of the part, or a mapping with `name` and options; of a class, a mapping of its fields.
+
+        Raises:
+            NasframeError: there is no such part, or it cannot have these options.
         """
         if isinstance(kind, type):
             if not isinstance(description, Mapping):
@@ -176,13 +207,23 @@ class Plugins:
         near = difflib.get_close_matches(name, names)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(names) or 'none'}"
         if ":" in name:
-            hint = f"the options of a part within a part stand in a table: {{name={name.partition(':')[0]!r}, ...}}"
+            hint = f"the options of a part within a part are written as a table: {{name={name.partition(':')[0]!r}, ...}}"
         failed = "".join(f"; {problem}" for problem in self._unloaded())
         return f"there is no {kind} {name!r}; {hint}{failed}"
 
 
 def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins) -> Any:
-    """A frozen description from JSON's values: keys and values checked, parts inside it made by their names."""
+    """Return an instance of a frozen attrs class from plain values.
+
+    Args:
+        cls: the class.
+        what: what to call it in messages.
+        values: the values of its fields; parts within it are described by their names.
+        plugins: where the parts are looked up.
+
+    Raises:
+        StrategyError: a key is unknown or missing, or a value is impossible.
+    """
     fields = {f.name: f for f in attrs.fields(cls)}
     for key in values:
         if key not in fields:
@@ -193,7 +234,7 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
         _check_shape(what, fields[key], value)
     missing = [f.name for f in fields.values() if f.default is attrs.NOTHING and f.name not in values]
     if missing:
-        raise StrategyError(f"{what} lacks {', '.join(missing)}, which it cannot do without")
+        raise StrategyError(f"{what} lacks {', '.join(missing)}, which must be given")
     arguments = {k: from_plain(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
     try:
         return cls(**arguments)
@@ -202,7 +243,7 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
 
 
 def _check_shape(what: str, field: attrs.Attribute[Any], value: Any) -> None:
-    """Refuse a part where a list of parts belongs, and the other way round, as TOML's [x] and [[x]] are easily confused."""
+    """Refuse one part in the place of a list of parts, and a list in the place of one: [x] and [[x]] of TOML are easily confused."""
     several, key = str(field.type).startswith("tuple"), field.name
     if several and not isinstance(value, list | tuple):
         hint = f"[[{key}]], not [{key}]" if isinstance(value, Mapping) else f"{key} = [{json.dumps(value, default=str)}]"
@@ -213,11 +254,14 @@ def _check_shape(what: str, field: attrs.Attribute[Any], value: Any) -> None:
 
 
 def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = None) -> Plugins:
-    """Load every plugin but those to leave out.
+    """Load the plugins and return them.
 
     Args:
-        without: names of plugins; one that is not installed is an error, so that a misspelt one does not pass.
-        points: the entry points to look at; by default those that are installed.
+        without: the names of plugins to leave out.
+        points: the entry points of the plugins; by default those that are installed.
+
+    Raises:
+        PluginError: a plugin to leave out is not installed.
     """
     points = entry_points(group=GROUP) if points is None else points
     ordered = sorted(points, key=lambda p: (_distribution(p), p.name))
@@ -233,12 +277,12 @@ def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = 
 
 @cache
 def installed() -> Plugins:
-    """The plugins of this installation, less those that the environment variable leaves out; looked up once."""
+    """Return the plugins of this installation without those that NASFRAME_WITHOUT names; they are loaded once."""
     return discover(left_out())
 
 
 def left_out() -> list[str]:
-    """The plugins that the environment variable names."""
+    """Return the names of the plugins that NASFRAME_WITHOUT leaves out."""
     return list(filter(None, os.environ.get(WITHOUT, "").split(",")))
 
 
@@ -247,10 +291,10 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
-    """Import a plugin and read its hooks; whatever it does meanwhile, the other plugins and the process go on."""
+    """Import a plugin and call its hooks; whatever its code does, the other plugins and the process are not affected."""
     plugin = Plugin(point.name, *_distribution(point))
     module, before = None, _process()
-    # what it prints must not get between the lines of a command's JSON
+    # what it prints must not corrupt the JSON that a command prints
     with contextlib.redirect_stdout(sys.stderr):
         try:
             try:
@@ -266,8 +310,8 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
             manager.register(loaded, name=f"{plugin.distribution}:{plugin.name}")
             module = loaded
             manager.check_pending()
-            contract = _contract(_own(module, manager, "nasframe_contract"))
-            parts = _parts(_own(module, manager, "nasframe_parts"))
+            contract = _contract(_results(module, manager, "nasframe_contract"))
+            parts = _parts(_results(module, manager, "nasframe_parts"))
             _check_process(before)
             return attrs.evolve(plugin, parts=parts, contract=contract, examples=partial(_examples, module, manager))
         except KeyboardInterrupt:
@@ -276,7 +320,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
             problem = _misfit(error)
         except PluginError as error:
             problem = str(error)
-        except BaseException as error:  # a hook is a stranger's code, too
+        except BaseException as error:  # a hook is foreign code, too
             problem = f"its hook failed with {type(error).__name__}: {error}"
     _restore(before)
     if module is not None:
@@ -317,29 +361,29 @@ def _misfit(error: pluggy.PluginValidationError) -> str:
 
 
 def _contract(given: list[Any]) -> str | None:
-    """The version that is declared, if it is one that this nasframe can work with."""
+    """Return the declared version, if this version of nasframe works with it."""
     if not given:
         return None
     known, (text, *_) = ".".join(map(str, CONTRACT)), given
     if not isinstance(text, str) or not re.fullmatch(r"\d+\.\d+", text):
-        raise PluginError(f'nasframe_contract gives {text!r}; it must be "MAJOR.MINOR", as in "{known}"')
+        raise PluginError(f'nasframe_contract returns {text!r}; it must be "MAJOR.MINOR", as in "{known}"')
     version = tuple(map(int, text.split(".")))
     if version > CONTRACT:
-        raise PluginError(f"it is written for contract {text}, and this nasframe knows {known}: upgrade nasframe")
+        raise PluginError(f"it is written for contract {text}, and this nasframe has {known}: upgrade nasframe")
     if version[0] < CONTRACT[0]:
-        raise PluginError(f"it is written for contract {text}, and this nasframe asks for {known}: upgrade the plugin")
+        raise PluginError(f"it is written for contract {text}, and this nasframe needs {known}: upgrade the plugin")
     return text
 
 
-def _own(module: Any, manager: pluggy.PluginManager, hook: str) -> list[Any]:
-    """What a hook of this plugin alone gives: nothing if it has none."""
+def _results(module: Any, manager: pluggy.PluginManager, hook: str) -> list[Any]:
+    """Return the results of a hook of this plugin alone: an empty list if it does not implement the hook."""
     others = [p for p in manager.get_plugins() if p is not module]
     return manager.subset_hook_caller(hook, others)()
 
 
 def _examples(module: Any, manager: pluggy.PluginManager) -> Examples | None:
-    """Return what the hook gives, or the plugin's submodule `examples`; None if it has neither."""
-    found: list[Examples] = _own(module, manager, "nasframe_examples")
+    """Return the examples of the hook or of the plugin's submodule `examples`; None if it has neither."""
+    found: list[Examples] = _results(module, manager, "nasframe_examples")
     if not found and hasattr(module, "__path__") and find_spec(f"{module.__name__}.examples") is not None:
         found = [import_module(f"{module.__name__}.examples").examples()]
     return found[0] if found else None
@@ -350,22 +394,22 @@ def _parts(given: list[Any]) -> tuple[type[Part], ...]:
     if not given:
         raise PluginError("it implements no hook; write a function nasframe_parts, marked with nasframe.hookimpl")
     for part in parts:
-        _check(part)
+        _check_part(part)
     keys = [(part.kind, part.name) for part in parts]
     twice = {key for key in keys if keys.count(key) > 1}
     if twice:
-        raise PluginError(f"it gives two parts of one kind and name: {', '.join(f'{k} {n!r}' for k, n in sorted(twice))}")
+        raise PluginError(f"it registers two parts of one kind and name: {', '.join(f'{k} {n!r}' for k, n in sorted(twice))}")
     return parts
 
 
-def _check(part: Any) -> None:
+def _check_part(part: Any) -> None:
     if not isinstance(part, type) or not any(issubclass(part, interface) for interface in KINDS.values()):
-        raise PluginError(f"{part!r} is no part: it must be a class with one of the interfaces {', '.join(KINDS)}")
+        raise PluginError(f"{part!r} is not a part: it must be a class with one of the interfaces {', '.join(KINDS)}")
     name: Any = getattr(part, "name", None)
     if not isinstance(name, str) or not name:
         raise PluginError(f'{part.__qualname__} has no name: give it `name: ClassVar[str] = "..."`')
     missing = sorted(getattr(part, "__abstractmethods__", ()))
     if missing:
-        raise PluginError(f"{part.__qualname__} does not define {', '.join(missing)}, which its interface demands")
+        raise PluginError(f"{part.__qualname__} does not define {', '.join(missing)}, which its interface requires")
     if not attrs.has(part):
         raise PluginError(f"{part.__qualname__} is not an attrs class: decorate it with @attrs.frozen")

@@ -92,11 +92,11 @@ BROKEN = {
     "syntax_error": ("def (:", "its import failed with SyntaxError"),
     "hook_raises": (OPERATION + HOOK.replace("[Minus]", "1 / 0"), "its hook failed with ZeroDivisionError: division by zero"),
     "not_a_list": (OPERATION + HOOK.replace("[Minus]", "3"), "its hook failed with TypeError"),
-    "no_part": (OPERATION + HOOK.replace("[Minus]", "[int]"), "<class 'int'> is no part: it must be a class with one of"),
+    "no_part": (OPERATION + HOOK.replace("[Minus]", "[int]"), "<class 'int'> is not a part: it must be a class with one of"),
     "no_name": (OPERATION.replace('name: ClassVar[str] = "minus"', "pass") + HOOK, "Minus has no name: give it `name:"),
     "no_build": (
         OPERATION.replace("def build", "def built") + HOOK,
-        "Minus does not define build, which its interface demands",
+        "Minus does not define build, which its interface requires",
     ),
     "no_attrs": (
         OPERATION.replace("@attrs.frozen", "") + HOOK,
@@ -129,7 +129,7 @@ BROKEN = {
         "import torch; torch.set_default_dtype(torch.float64); 1 / 0",
         "its import failed with ZeroDivisionError: division by zero",
     ),
-    "twice": (OPERATION + HOOK.replace("[Minus]", "[Minus, Minus]"), "two parts of one kind and name: operation 'minus'"),
+    "twice": (OPERATION + HOOK.replace("[Minus]", "[Minus, Minus]"), "registers two parts of one kind and name: operation 'minus'"),
 }
 
 
@@ -217,7 +217,7 @@ def test_an_unknown_name_suggests_the_nearest(install) -> None:
     with pytest.raises(UnknownNameError, match=r"there is no pruner 'xyz'; there are: strongest; plugin stranger_broken"):
         plugins.get("pruner", "xyz")
     with pytest.raises(
-        UnknownNameError, match=r"no operation 'relu:a=1'; the options of .* stand in a table: \{name='relu', \.\.\.\}"
+        UnknownNameError, match=r"no operation 'relu:a=1'; the options of .* are written as a table: \{name='relu', \.\.\.\}"
     ):
         plugins.make("operation", "relu:a=1")
 

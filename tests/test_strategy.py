@@ -92,7 +92,7 @@ IMPOSSIBLE = [
     ("optimiser", 3, "3 must be a table of method, learning_rate"),
     ("optimiser.betas", [0.9], "betas is (0.9,); it must be two numbers"),
     ("criterion", {"name": "any_of", "parts": []}, "parts is (); it must be one or more growth criteria"),
-    ("criterion", {"name": "max_nodes"}, "criterion 'max_nodes' lacks nodes, which it cannot do without"),
+    ("criterion", {"name": "max_nodes"}, "criterion 'max_nodes' lacks nodes, which must be given"),
     ("task", {"name": "forecasting", "window": 0}, "window is 0; it must be a whole number of at least 1"),
     ("pruner", 7, "7 does not describe a pruner; write its name, or a table with `name`"),
 ]
@@ -172,7 +172,7 @@ def test_a_missing_part() -> None:
     """A strategy without a backbone names it."""
     values = {k: v for k, v in GIVEN.items() if k != "backbone"}
 
-    with pytest.raises(StrategyError, match="the strategy lacks backbone, which it cannot do without"):
+    with pytest.raises(StrategyError, match="the strategy lacks backbone, which must be given"):
         Strategy.from_dict(values, PLUGINS)
 
 

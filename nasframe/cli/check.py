@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="NAME...")
-@click.option("--full", is_flag=True, help="Many cases of each law, not a few.")
-@click.option("--law", "laws", multiple=True, metavar="ID", help="Try this law alone, as operation.shape; repeatable.")
-@click.option("--replay", metavar="CASE", help="Try the case that broke the law, as it was told; with one --law and one NAME.")
-@click.option("--list", "listing", is_flag=True, help="The laws, and what they say.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--full", is_flag=True, help="Try many cases of each law.")
+@click.option("--law", "laws", multiple=True, metavar="ID", help="Try this law only, such as operation.shape; repeatable.")
+@click.option("--replay", metavar="CASE", help="Try the failing case of a report again; with one --law and one NAME.")
+@click.option("--list", "listing", is_flag=True, help="List the laws.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def check(
     load: Any, /, names: Sequence[str], full: bool, laws: Sequence[str], replay: str | None, listing: bool, as_json: bool
 ) -> None:
-    """Hold parts to the laws of the contract: those of a distribution or a plugin, or a part, called NAME.
+    """Check parts against the laws of their interfaces: the parts of a distribution or plugin NAME, or the part NAME.
 
-    What is broken is told in words; the exit status is 1 where anything is.
+    The report explains each violation. The exit status is 1 if there is one.
     """
     _needed()
     if listing:
@@ -38,11 +38,9 @@ def check(
         click.echo(json.dumps(rows, indent=1)) if as_json else show(rows)
         return
     if not names:
-        raise click.UsageError(
-            "say what to check: the name of a distribution, a plugin or a part; `nasframe plugins` lists them"
-        )
+        raise click.UsageError("give the name of a distribution, a plugin or a part to check; `nasframe plugins` lists them")
     if replay is not None and (len(laws), len(names)) != (1, 1):
-        raise click.UsageError(f"--replay tries one case again: give one --law and one NAME, not {len(laws)} and {len(names)}")
+        raise click.UsageError(f"--replay tries one case: give one --law and one NAME, not {len(laws)} and {len(names)}")
     from nasframe.testing.check import FULL, QUICK, planned, tried, versions
     from nasframe.testing.report import Report
 
@@ -60,7 +58,7 @@ def check(
 
 
 def _needed() -> None:
-    """Refuse without what the kit needs beyond nasframe."""
+    """Refuse to check without the packages that checking needs."""
     try:
         import hypothesis  # noqa: F401
     except ModuleNotFoundError as error:
@@ -68,7 +66,7 @@ def _needed() -> None:
 
 
 def _lawful() -> tuple[str, ...]:
-    """Return the kinds of parts of which there are laws."""
+    """Return the kinds of parts that have laws."""
     from nasframe.plugins import KINDS
 
     return ("part", *KINDS)
@@ -82,7 +80,7 @@ def _listed() -> list[dict[str, str]]:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    """A line on the standard error where a person looks at it; the standard output is the report's, whatever a part prints."""
+    """Show progress on standard error if that is a terminal; what a part prints goes there, too, so that the report stays whole."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

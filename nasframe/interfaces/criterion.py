@@ -1,4 +1,4 @@
-"""The interface of growth criteria: when to go on, when to grow, when to stop. They compose with `|` and `&`."""
+"""The interface of growth criteria, which decide when to train on, grow or stop. They are combined with `|` and `&`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from nasframe.interfaces.morphism import Proposal
 from nasframe.interfaces.part import Part, nested
 from nasframe.records import Record
 
-#: from the weakest to the strongest; a criterion that has no opinion abstains
+#: the actions of a decision, from the weakest to the strongest; beside them there is "abstain"
 ACTIONS = ("wait", "grow", "stop")
 
 
 @attrs.frozen
 class Decision:
-    """What a criterion says, and why.
+    """An action and the reason for it.
 
-    After an epoch: "wait" trains on, "grow" ends the stage's training, "stop" ends the search. After a stage: "grow" grows
-    the proposal at position `what` (None: the first one), "stop" ends the search. "abstain" leaves it to others;
-    if all abstain, an epoch waits and a stage grows.
+    Attributes:
+        action: after an epoch, "wait" continues the phase, "grow" ends it, and "stop" ends it and the search. After a stage,
+            "grow" carries out a proposal and "stop" ends the search. "abstain" leaves the decision to other criteria; if all
+            abstain, the phase continues after an epoch, and the network grows after a stage.
+        reason: a sentence for the user.
+        what: the position of the proposal to carry out; None for the first one.
     """
 
     action: str
@@ -34,38 +37,52 @@ ABSTAIN = Decision("abstain")
 
 
 class GrowthCriterion(Part):
-    """A pure function of its state, the history and the proposals."""
+    """Decide, from the history alone, when to train on, grow or stop.
+
+    A criterion is a pure function of its state, the history and the proposals.
+
+    Required: `name` and `decide`. Optional: `ends`, with which a search that would never end is refused before it trains;
+    `reads`, for a criterion that depends on the clock; `limits`, `budget` and `cooldown`, which `nasframe check` verifies.
+
+    Example:
+        >>> from nasframe_growing import MaxNodes, NoBetter, Patience
+        >>> criterion = Patience(3) | NoBetter() | MaxNodes(6)
+        >>> sorted(criterion.ends)
+        ['phase', 'search']
+    """
 
     kind: ClassVar[str] = "criterion"
 
-    #: MAY: what it reads beyond the history ("clock"): the loop then puts the reading into each record ("seconds"),
-    #: so that a decision is replayed from the journal; a fresh run may decide otherwise
+    #: optional: what it depends on beside the history. With "clock", each epoch's record has the seconds of the run so far, and
+    #: a decision is replayed from the journal; another run may decide differently
     reads: ClassVar[frozenset[str]] = frozenset()
 
-    #: MAY: by option, what of the records it bounds: once that has come so far (in every cell type, where there is one number
-    #: for each), it says "stop" after a stage
+    #: optional: for an option, the field of the records that it limits. When the field has reached the option's value (in every
+    #: cell type, where there is a number for each), the criterion stops after the stage
     limits: ClassVar[Mapping[str, str]] = {}
 
-    #: MAY: the option beyond which no growth that it admits takes the number of parameters
+    #: optional: the option that limits the number of parameters of every growth that the criterion admits
     budget: ClassVar[str | None] = None
 
-    #: MAY: the option that tells how many epochs a phase trains at least: before these are over, it does not end the phase
+    #: optional: the option that gives the least number of epochs of a phase
     cooldown: ClassVar[str | None] = None
 
-    #: MAY: what its decisions can end: "phase" (it says "grow" or "stop" after an epoch), "search" (it says "stop" at all). A
-    #: strategy in which nothing can end a phase, or a search that grows, is refused before it trains
+    #: optional: what its decisions can end: "phase" (by "grow" or "stop" after an epoch) or "search" (by "stop"). A strategy in
+    #: which nothing can end a phase, or a search that grows, is refused before it trains
     ends: ClassVar[frozenset[str]] = frozenset({"phase", "search"})
 
     @abstractmethod
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """The next state and the decision, after the last record of the history.
+        """Return the next state and the decision after the last record of the history.
 
         The last record is an `EpochEnded`, or a `StageEnded` that comes with proposals (see `nasframe.records`). Proposals are
         sorted: the largest gain first; among equal gains the morphism that made the fewest growths so far, then the one that
         comes first in the strategy.
 
         Args:
-            state: None at first, then what the last call returned; JSON's values only.
+            state: None at first, then what the last call returned; it consists of JSON values.
+            history: the records of the run so far.
+            proposals: the changes that the morphisms propose; empty after an epoch.
         """
 
     def __or__(self, other: GrowthCriterion) -> AnyOf:
@@ -76,66 +93,66 @@ class GrowthCriterion(Part):
 
 
 class _Composed(GrowthCriterion):
-    """Asks every part, each with its own state, and takes one part's decision whole, with its reason."""
+    """A criterion that evaluates every part, each with its state, and returns the decision of one of them."""
 
     parts: tuple[GrowthCriterion, ...]
 
     @property
     def reads(self) -> frozenset[str]:  # type: ignore[override]
-        """What any of the parts reads."""
+        """Return what any of the parts depends on."""
         return frozenset().union(*(part.reads for part in self.parts))
 
     @property
     def ends(self) -> frozenset[str]:  # type: ignore[override]
-        """What any of the parts can end: a part that cannot end it abstains, and leaves it to the others."""
+        """Return what any of the parts can end; a part that cannot end it abstains and leaves it to the others."""
         return frozenset().union(*(part.ends for part in self.parts))
 
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """The states of the parts, and the decision of the part that decided."""
-        states, said = [], []
+        """Return the states of the parts and the chosen decision."""
+        states, decisions = [], []
         for part, old in zip(self.parts, state or [None] * len(self.parts), strict=True):
             new, decision = part.decide(old, history, proposals)
             states.append(new)
             if decision.action != "abstain":
-                said.append(decision)
-        return states, self.choose(said) if said else ABSTAIN
+                decisions.append(decision)
+        return states, self.choose(decisions) if decisions else ABSTAIN
 
     @staticmethod
     @abstractmethod
-    def choose(said: Sequence[Decision]) -> Decision:
-        """One of the decisions."""
+    def choose(decisions: Sequence[Decision]) -> Decision:
+        """Return one of the decisions."""
 
 
 def _strength(decision: Decision) -> int:
     return ACTIONS.index(decision.action)
 
 
-def _some(instance: Any, attribute: Any, value: Any) -> None:
+def _check_parts(instance: Any, attribute: Any, value: Any) -> None:
     if not value or not all(isinstance(v, GrowthCriterion) for v in value):
         raise ValueError(f"{attribute.name} is {value!r}; it must be one or more growth criteria")
 
 
 @attrs.frozen
 class AnyOf(_Composed):
-    """The strongest of what its parts say: stop before grow before wait; the first of equals gives the reason."""
+    """The strongest decision of its parts: stop before grow before wait; the first of equals gives the reason."""
 
     name: ClassVar[str] = "any_of"
-    parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_some)
+    parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_check_parts)
 
     @staticmethod
-    def choose(said: Sequence[Decision]) -> Decision:
-        """The strongest."""
-        return max(said, key=_strength)
+    def choose(decisions: Sequence[Decision]) -> Decision:
+        """Return the strongest decision."""
+        return max(decisions, key=_strength)
 
 
 @attrs.frozen
 class AllOf(_Composed):
-    """The weakest of what its parts say: wait before grow before stop; the first of equals gives the reason."""
+    """The weakest decision of its parts: wait before grow before stop; the first of equals gives the reason."""
 
     name: ClassVar[str] = "all_of"
-    parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_some)
+    parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_check_parts)
 
     @staticmethod
-    def choose(said: Sequence[Decision]) -> Decision:
-        """The weakest."""
-        return min(said, key=_strength)
+    def choose(decisions: Sequence[Decision]) -> Decision:
+        """Return the weakest decision."""
+        return min(decisions, key=_strength)

@@ -1,4 +1,4 @@
-"""The interface of recipes: strategies with a name."""
+"""The interface of recipes, strategies that a plugin registers under a name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from nasframe.interfaces.part import Part
 
 
 class Recipe(Part):
-    """A strategy by name, for `Strategy.named` and `nasframe search --strategy NAME`."""
+    """A strategy with a name, for `Strategy.named(NAME)` and `nasframe search --strategy NAME`.
+
+    Required: `name` and `values`. The recipe named "default" is the strategy of a search without `--strategy`.
+    """
 
     kind: ClassVar[str] = "strategy"
 
     @abstractmethod
     def values(self) -> Mapping[str, Any]:
-        """The strategy's plain values, as a strategy file holds them; every part by its name."""
+        """Return the plain values of the strategy, as in a strategy file: a part is a table with its name and options."""

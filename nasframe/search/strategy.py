@@ -43,7 +43,7 @@ class Strategy:
         criterion: decides when a phase, a stage and the search end.
         pruner: selects the candidates to remove.
         growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
-            of equal gain take turns. Empty: nothing grows.
+            of equal gain take turns. Without a morphism nothing grows.
         prune: "stage" prunes and tunes after each stage, before it is judged and grown; "end" prunes and tunes the best
             network when the search is over.
         nodes: the number of nodes that each cell starts with.
@@ -56,6 +56,13 @@ class Strategy:
         device: the device of the networks and data, such as "cpu" or "cuda:0".
         dtype: "float32" or "float64".
         fast: whether networks compute in the fast form of their backbone, if it has one.
+
+    Example:
+        >>> strategy = nasframe.Strategy.named("default")
+        >>> strategy.backbone.name
+        'two_to_one'
+        >>> nasframe.Strategy.from_toml(strategy.to_toml()) == strategy
+        True
     """
 
     task: Task = nested("task")

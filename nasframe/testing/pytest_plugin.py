@@ -1,7 +1,7 @@
-"""The conformance kit in pytest: one item for each law of each part that is to be checked.
+"""Check parts in pytest: one test for each law of each part.
 
-`pytest --nasframe NAME`, or a list `nasframe` of names in pytest's settings. Every run of pytest loads this module: what it
-needs is imported where a check is asked for.
+`pytest --nasframe NAME` runs the checks, and so does a list `nasframe` of names in the settings of pytest. Every run of pytest
+loads this module, so it imports nothing else of nasframe until there is something to check.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What to check."""
-    group = parser.getgroup("nasframe", "parts of nasframe held to the laws of its contract")
+    """Add the options that select what to check."""
+    group = parser.getgroup("nasframe", "check parts of nasframe against the laws of their interfaces")
     group.addoption(
         "--nasframe",
         action="append",
@@ -29,12 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="A distribution, a plugin or a part to check; repeatable.",
     )
-    group.addoption("--nasframe-full", action="store_true", help="Many cases of each law, not a few.")
+    group.addoption("--nasframe-full", action="store_true", help="Try many cases of each law.")
     parser.addini("nasframe", "Distributions, plugins or parts to check.", type="args", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse what cannot be checked before anything runs."""
+    """Plan the checks, and refuse unknown names before any test runs."""
     names = [*config.getini("nasframe"), *config.getoption("--nasframe")]
     if names:
         config.stash[PLAN] = _planned(names)
@@ -55,23 +55,23 @@ def _planned(names: list[str]) -> Plan:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The checks stand behind the tests, to be chosen from like them."""
+    """Append the checks to the tests, before `-k` selects among both."""
     if PLAN in config.stash:
         items.extend(session.genitems(Checks.from_parent(session, name="nasframe", nodeid="nasframe")))
 
 
 class Checks(pytest.Collector):
-    """All that is to be checked, in an order that does not depend on the process."""
+    """The checks, in an order that does not depend on the process."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        """The laws part by part; before them, what is wrong before any law is tried."""
+        """Yield the problems that are found before any law is tried, then the laws of each part."""
         from nasframe.testing.check import FULL, QUICK, tried
 
         plan = self.config.stash[PLAN]
         profile = FULL if self.config.getoption("--nasframe-full") else QUICK
         for told in plan.told:
             yield Check.from_parent(self, name=f"{told.law}[{told.part}]", run=lambda told=told: told)
-        parts = sorted(plan.tries, key=lambda pair: str(pair[0]))  # a plugin may give its parts in a set
+        parts = sorted(plan.tries, key=lambda pair: str(pair[0]))  # a plugin may return its parts as a set
         short = Counter(f"{law.id}[{of.cls.name}]" for of, law in parts)
         for of, law in parts:
             name = f"{law.id}[{of.cls.name}]"
@@ -81,7 +81,7 @@ class Checks(pytest.Collector):
 
 
 class Broken(Exception):  # noqa: N818 - it carries an outcome to its report
-    """What is bad, in words."""
+    """A violation of a law, explained in its message."""
 
 
 class Check(pytest.Item):
@@ -92,7 +92,7 @@ class Check(pytest.Item):
         self.run = run
 
     def runtest(self) -> None:
-        """Passed, skipped where the law says nothing, expected to fail where it is waived."""
+        """Try the law: skip where it does not apply, and expect a failure where it is waived."""
         found = self.run()
         if found.status == "inapplicable":
             pytest.skip(found.why)
@@ -102,9 +102,9 @@ class Check(pytest.Item):
             raise Broken(found.text())
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The outcome's own words."""
+        """Return the explanation of the outcome, without a traceback."""
         return str(excinfo.value) if isinstance(excinfo.value, Broken) else super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
-        """The name stands for the place: a law on a part has no line of its own."""
+        """Return the name of the law as the location, as a law on a part has no line in a test file."""
         return self.path, None, f"law {self.name}"
