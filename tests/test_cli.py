@@ -1,4 +1,4 @@
-"""The command line, as a user runs it: processes of its own, real data, files."""
+"""The command line as a user runs it: in processes, on real data, with files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from nasframe.search.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe.seeds import Seed
 
 TINY = [
+    "--workers",
+    "1",
     "--hidden",
     "2",
     "--seeds",
@@ -59,17 +61,18 @@ def nasframe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a tiny search on the shipped series."""
+    """Run a tiny search on the shipped series and return its folder."""
     folder = tmp_path_factory.mktemp("cli")
     done = nasframe("search", *TINY, "--out", "run", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "Handed over: the " in done.stdout
+    assert done.stdout.endswith('load the network in Python: model = nasframe.load_model("run")\n')
     assert re.search(r"^\d+\.\d s in this process, \d+ MiB of memory at most$", done.stdout, re.MULTILINE)
     return folder / "run"
 
 
 def test_a_run_leaves_its_results(finished: Path) -> None:
-    """Strategy, records, architecture, weights, summary and pictures are there; the summary's first line is the verdict."""
+    """The folder has the strategy, records, network, pictures and the summary, whose first line names the network handed over."""
     for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "mixing.png"):
         assert (finished / name).stat().st_size > 0, name
     rows = {row["name"] for row in json.loads((finished / "summary.json").read_text())["rows"]}
@@ -78,14 +81,14 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
     assert (finished / "summary.md").read_text().startswith("Handed over: the ")
 
 
-def test_what_a_run_took_is_told_and_not_kept(finished: Path) -> None:
-    """Time and memory are in none of its files."""
+def test_time_and_memory_are_printed_and_not_kept(finished: Path) -> None:
+    """They are in none of the run's files, so that equal runs have equal bytes."""
     for path in finished.rglob("*"):
         assert path.is_dir() or b"MiB" not in path.read_bytes(), path
 
 
-def test_a_model_is_made_again_in_a_clean_process(finished: Path) -> None:
-    """From the run's folder alone; it takes raw values and predicts some that are like them."""
+def test_a_model_is_loaded_in_another_process(finished: Path) -> None:
+    """The run's folder is enough, and predictions are in the units of the data."""
     code = """
 import torch, nasframe
 model = nasframe.load_model(".")
@@ -98,8 +101,8 @@ print(bool(((temperatures > -20) & (temperatures < 60)).all()))
 
 
 def test_the_written_strategy_runs_the_same_search_again(finished: Path, tmp_path: Path) -> None:
-    """Two runs of one strategy: the same bytes in every result."""
-    done = nasframe("search", "--strategy", str(finished / "strategy.toml"), "--out", "again", cwd=tmp_path)
+    """Two runs of one strategy have the same bytes in every result."""
+    done = nasframe("search", "--strategy", str(finished / "strategy.toml"), *TINY[:2], "--out", "again", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     for name in ("strategy.toml", *RESULTS):
@@ -108,7 +111,7 @@ def test_the_written_strategy_runs_the_same_search_again(finished: Path, tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
 def test_interrupted_and_resumed(finished: Path, tmp_path: Path, number: int) -> None:
-    """Ctrl-C ends cleanly and says how to go on; what is resumed ends in the same bytes."""
+    """A signal ends the run cleanly with a line that says how to continue, and the resumed run ends in the same bytes."""
     settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     arguments = command("search", *TINY, "--out", "run")
     with subprocess.Popen(arguments, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True) as process:
@@ -120,7 +123,7 @@ def test_interrupted_and_resumed(finished: Path, tmp_path: Path, number: int) ->
         rest = process.stdout.read()
     assert process.returncode == 130
     assert "stopped; continue with: nasframe resume run" in rest
-    done = nasframe("resume", "run", cwd=tmp_path)
+    done = nasframe("resume", "run", "--workers", "1", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     for name in RESULTS:
@@ -129,7 +132,10 @@ def test_interrupted_and_resumed(finished: Path, tmp_path: Path, number: int) ->
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command line in this process, in an empty folder: (exit status, standard output, standard error)."""
+    """Return a function that runs the command line in this process, in an empty folder.
+
+    It returns the exit status, the standard output and the standard error.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -145,7 +151,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_a_found_cell_is_retrained(here, finished: Path, tmp_path: Path) -> None:
-    """Its results are there: no weights to draw, no network trained anew but itself; the same bytes again, and once resumed."""
+    """A run's folder and its architecture.json give the same bytes, and baselines that need no training are compared."""
     arguments = ["--strategy", str(finished / "strategy.toml"), "--backbone", "two_to_one:hidden=3"]
     for name, architecture in {"one": finished, "two": finished / "architecture.json"}.items():
         status, printed, _ = here("retrain", str(architecture), *arguments, "--out", name)
@@ -165,8 +171,8 @@ def test_a_found_cell_is_retrained(here, finished: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("losses", [{"train": 0.5}, {"train": 0.5, "valid": 0.25}], ids=["no validation", "validation"])
-def test_an_epoch_is_told(losses: dict[str, float]) -> None:
-    """By the losses that there are."""
+def test_the_line_of_an_epoch(losses: dict[str, float]) -> None:
+    """It has the losses that were computed."""
     printed = io.StringIO()
     Watch(Console(file=printed))(EpochEnded(stage=0, phase="retune", epoch=3, updates=7, **losses))
 
@@ -174,7 +180,7 @@ def test_an_epoch_is_told(losses: dict[str, float]) -> None:
 
 
 def test_a_part_within_a_part() -> None:
-    """It is given by its name or as a table; commas within brackets part nothing."""
+    """It is given by its name or as a table within the options."""
     text = 'darts_convolutional:cells=3,operations=["identity",{name="separable",kernel=5,expansion=[1]}],channels=2'
     description = PartType().convert(text, None, None)
 
@@ -196,7 +202,7 @@ def test_epochs_are_those_of_a_phase_and_of_its_learning_rate() -> None:
 
 
 def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every part with kind, plugin, distribution and version; the same as JSON; less what is left out."""
+    """Every part is listed with a description, also as JSON, without those of plugins that are left out."""
     rows = json.loads(here("plugins", "--json")[1])
     parts = {(part.kind, part.name) for plugin in installed().found for part in plugin.parts}
 
@@ -211,7 +217,7 @@ def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_part_is_described(here) -> None:
-    """By its name, or its plugin's, what a part is and its options with their defaults; the same as JSON."""
+    """The description has the documentation and the options with their defaults, also as JSON."""
     (row,) = json.loads(here("plugins", "two_to_one", "--json")[1])
     assert (row["kind"], row["plugin"], row["documentation"]) == ("backbone", "nasframe_recurrent", inspect.getdoc(TwoToOne))
     assert [*row["options"]] == [field.name for field in attrs.fields(TwoToOne)]
@@ -281,7 +287,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("fault", ERRORS)
 def test_an_error_is_one_line(here, tmp_path: Path, fault: str) -> None:
-    """No traceback, and an exit status that is not 0; nothing is left behind."""
+    """It has no traceback, the exit status is not 0, and no file is left."""
     arguments, message = ERRORS[fault]
     status, _, printed = here(*arguments)
 
@@ -291,7 +297,7 @@ def test_an_error_is_one_line(here, tmp_path: Path, fault: str) -> None:
 
 
 def test_the_strategy_file_is_complete(finished: Path) -> None:
-    """The written strategy is what ran: read again, it makes the structure that the search began with."""
+    """The written strategy has the backbone of the structure that was found."""
     strategy = Strategy.read(finished / "strategy.toml")
     structure = Structure.from_json((finished / "architecture.json").read_text(), installed().make)
 

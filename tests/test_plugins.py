@@ -129,7 +129,10 @@ BROKEN = {
         "import torch; torch.set_default_dtype(torch.float64); 1 / 0",
         "its import failed with ZeroDivisionError: division by zero",
     ),
-    "twice": (OPERATION + HOOK.replace("[Minus]", "[Minus, Minus]"), "registers two parts of one kind and name: operation 'minus'"),
+    "twice": (
+        OPERATION + HOOK.replace("[Minus]", "[Minus, Minus]"),
+        "registers two parts of one kind and name: operation 'minus'",
+    ),
 }
 
 
