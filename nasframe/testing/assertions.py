@@ -70,8 +70,9 @@ def assert_exact(parent: TrainedNetwork, child: TrainedNetwork, allowed: float |
 
 
 def assert_fast_form(trained: TrainedNetwork) -> None:
-    """The fast form puts out what the modules do, in evaluation and in training mode, and has their gradients: so what the
-    operations tell of themselves (`Operation.pointwise`) is what their modules compute.
+    """Check that the fast form has the outputs and gradients of the modules, in evaluation and in training mode.
+
+    The fast form is derived from `Operation.pointwise`, so this checks that description against the module of each operation.
     """
     quick, slow = trained.copy(), trained.copy()
     quick.network.fast, slow.network.fast = True, False
