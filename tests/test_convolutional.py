@@ -421,7 +421,7 @@ class TestMean:
 class TestLooseEnds:
     def test_growth_is_refused(self) -> None:
         """A new node would tie up what is put out; that is said before a search begins."""
-        message = "a cell that puts out its loose ends cannot grow: a new node would tie them up"
+        message = "a cell that outputs its loose ends cannot grow, because a new node would use them as inputs"
         with pytest.raises(ChangeError, match=message):
             growth(trained(2, output="loose_ends").network, "normal", "gate")
         with pytest.raises(ChangeError, match=message):

@@ -23,5 +23,5 @@ __all__ = [
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """The backbone, the operations and the morphism."""
+    """Return the backbone, the morphism and the operations."""
     return [DartsConvolutional, ConvolutionMorphism, SeparableConvolution, Asymmetric, MaxPool, AvgPool, Identity, Zero]

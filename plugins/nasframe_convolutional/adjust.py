@@ -1,4 +1,4 @@
-"""Shape adjustment: from any number of channels to that of a cell, at the same or at half the resolution (Liu et al. 2019)."""
+"""Layers that bring features to the channels and the resolution of a cell (Liu et al. 2019), and the convolution they need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.functional import conv2d, pad, relu
 
 
 class Projection(nn.Module):
-    """ReLU, 1 x 1 convolution, BatchNorm: from (batch, inputs, height, width) to as many channels as asked."""
+    """ReLU, 1 x 1 convolution and BatchNorm: from `inputs` to `channels` channels."""
 
     def __init__(self, inputs: int, channels: int, affine: bool) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class Projection(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same height and width."""
+        """Return features of the same height and width."""
         return self.norm(self.convolution(relu(x)))
 
 

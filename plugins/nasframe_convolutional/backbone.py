@@ -50,23 +50,24 @@ DARTS = (
 
 @attrs.frozen
 class DartsConvolutional(Backbone):
-    """Cells of two types on images: "normal" ones, and "reduction" ones, which halve the resolution and double the channels.
+    """Image networks of cells of two types: "normal", and "reduction", which halves the resolution and doubles the channels.
 
-    A cell takes in the outputs of the two cells before it, brought to its own number of channels. A node is the sum over
-    edges from both of them and from every node before it. The cells at one and at two thirds of the depth are reductions.
-    All cells of a type share structure and alphas. The sizes of a task: channels, classes, height, width.
+    The inputs of a cell are the outputs of the two cells before it, projected to its number of channels. A node is the sum over
+    edges from both inputs and from every node before it. The cells at one and at two thirds of the depth are reductions.
+    All cells of a type share structure and alphas. A task must give the sizes channels, classes, height and width.
 
     Args:
-        channels: of each node of the first cell, C.
-        cells: how many, L.
-        output: a cell puts out the "concatenation" of its nodes, as DARTS does; their "mean", as PR-DARTS may; or the
-            concatenation of its "loose_ends", the nodes that no other takes in, as NASNet does: such a cell cannot grow.
-        stem: "cifar": a convolution; "imagenet": three, which leave an eighth of the resolution.
-        affine: false for a search, where the weights of candidates shall compare: BatchNorms without scale and shift, and
-            behind poolings too; true for a network that is trained for itself, where poolings have none.
-        auxiliary: the weight of the loss of an auxiliary head at two thirds of the depth; 0: there is none.
-        drop_path: the probability that an edge but the identity is left out for an example; it rises linearly from 0
-            over the optimiser's `epochs`, where these are told.
+        channels: the number of channels of each node of the first cell, C.
+        cells: the number of cells, L.
+        output: what a cell outputs: the "concatenation" of its nodes, as in DARTS; their "mean", as in PR-DARTS's text; or the
+            concatenation of its "loose_ends", the nodes that are no input of another node, as in NASNet. A cell with loose ends
+            cannot grow.
+        stem: "cifar", one convolution, or "imagenet", three convolutions that reduce the resolution to an eighth.
+        affine: whether BatchNorms scale and shift. False for a search, so that the alphas of candidates compare; then poolings are
+            followed by a BatchNorm, too. True for a network that is trained with fixed cells, where they are not.
+        auxiliary: the weight of the loss of an auxiliary head at two thirds of the depth; 0 for no such head.
+        drop_path: the probability that an edge is dropped for an example in training (never an identity). It rises linearly from 0
+            over the optimiser's `epochs`, if these are given.
         operations: the candidates of every edge, built with `channels`, `stride` and `affine`.
     """
 
@@ -88,7 +89,7 @@ class DartsConvolutional(Backbone):
         return tuple("reduction" if i in reductions else "normal" for i in range(self.cells))
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
-        """Both types with that many nodes, as far as the plan has them."""
+        """Return the structure with the cell types of the plan, each with that many nodes."""
         types = [type for type in ("normal", "reduction") if type in self.plan]
         structure = Structure(
             self, self.require_sizes(sizes, "channels", "classes", "height", "width"), tuple((t, Cell()) for t in types)
@@ -99,7 +100,7 @@ class DartsConvolutional(Backbone):
         return structure
 
     def body(self, structure: Structure) -> nn.Module:
-        """The stem, the cells of the plan, and the heads."""
+        """Return the classifier: the stem, the cells of the plan, and the heads."""
         stem, middle = STEMS[self.stem](structure.size("channels"), self.channels), 2 * self.cells // 3
         before = last = channels_of("stem", channels=stem.channels)
         halved, channels, cells = stem.halved, self.channels, []
@@ -159,13 +160,20 @@ class DartsConvolutional(Backbone):
         ]
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
-        """One node more, with an edge from each state before it.
+        """Return the structure with one more node, which has an edge from each input and node before it.
 
-        Behind a concatenation it inherits nothing, as what takes it in starts at zero. In a mean it is the mean of the old
-        nodes, where there are candidates that can be the identity and zero.
+        If the cell outputs a concatenation, the node inherits nothing, because the consumers of its channels start with weights
+        of zero. If it outputs a mean, the node starts as the mean of the old nodes, provided that candidates can be the identity
+        and zero.
+
+        Raises:
+            ChangeError: the cell outputs its loose ends.
         """
         if self.output == "loose_ends":
-            raise ChangeError("a cell that puts out its loose ends cannot grow: a new node would tie them up")
+            raise ChangeError(
+                "a cell that outputs its loose ends cannot grow, because a new node would use them as inputs; take the output "
+                "'concatenation'"
+            )
         child, node = self._extended(structure, cell)
         if self.output == "concatenation":
             return GrownStructure(child, node)
@@ -178,15 +186,15 @@ class DartsConvolutional(Backbone):
         return add_node(structure, type, lambda node: {f"{s}-{node}": (s,) for s in sources}, self.operations)
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:
-        """All nodes, or those that no other takes in."""
+        """Return the nodes that a cell outputs: all, or those that are no input of another node."""
         taken = {i for s in cell.sites for i in s.inputs} if self.output == "loose_ends" else set()
         return tuple(node.id for node in cell.nodes if node.id not in taken)
 
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """A node keeps the strongest operations of two edges; zero is not one (Liu et al. 2019, 2.4)."""
+        """Return all candidates but the strongest ones of each node's two strongest edges, without zero (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing, 2, distinct=True)
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:
-    """Half of a height and a width, rounded up."""
+    """Return half of a height and a width, rounded up."""
     return -(-size[0] // 2), -(-size[1] // 2)

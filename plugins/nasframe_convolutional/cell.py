@@ -1,4 +1,4 @@
-"""The modules of an image network: cells, the stems before them, the heads behind them (Liu et al. 2019; Zoph et al. 2018)."""
+"""The modules of an image network: stems, cells and heads (Liu et al. 2019; Zoph et al. 2018)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from nasframe.network.mixing import MixingWeights
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe_convolutional.adjust import FactorisedReduction, Projection, channels_last_is_safe
 
-#: what the channels of a tensor are: of which node, and the how manieth
+#: the labels of the channels of a tensor: the node that makes a channel, and its index
 Units = tuple[tuple[str, int], ...]
 
 
 def channels_of(*sources: str, channels: int) -> Units:
-    """The channels of these sources, one source behind the other."""
+    """Return the labels of the concatenated channels of these sources."""
     return tuple((source, channel) for source in sources for channel in range(channels))
 
 
@@ -30,12 +30,13 @@ class ImageCell(CellModule):
     """One cell on the outputs of the two before it. A node is the sum of its edges' mixtures.
 
     Args:
-        outputs: the nodes that are put out: side by side, or their mean.
-        sources: the channels of the outputs of the two cells before it, the earlier one first.
-        halved: whether the last of these has half the resolution of the one before it.
-        channels: of each node.
+        outputs: the nodes that the cell outputs.
+        mean: whether it outputs their mean, instead of their concatenation.
+        sources: the labels of the outputs of the two cells before it, the earlier one first.
+        halved: whether the later of these has half the resolution of the earlier one.
+        channels: the number of channels of each node.
         affine: whether BatchNorms scale and shift.
-        drop_path: the probability, at the end of training, that an edge but the identity is left out for an example.
+        drop_path: the probability, at the end of training, that an edge other than an identity is dropped for an example.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ImageCell(CellModule):
         return drop_examples(output, self.drop_path * self.progress)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        """What the adjustments take in."""
+        """Return the labels of the channels that the first layers consume."""
         return {
             f"adjust.{i}.{name}.weight": (None, consumes(*source), None, None)
             for i, (adjust, source) in enumerate(zip(self.adjust, self.sources, strict=True))
@@ -83,7 +84,7 @@ class ImageCell(CellModule):
 
 
 def is_identity(site: Site, stride: int) -> bool:
-    """Whether the edge puts out what it takes in."""
+    """Return whether the edge returns its input."""
     return site.decided and stride == 1 and site.candidates[0].operation.residual == ()
 
 
@@ -101,7 +102,7 @@ def drop_examples(o: Tensor, probability: float) -> Tensor:
 
 
 class CifarStem(nn.Module):
-    """A 3 x 3 convolution to three times as many channels as a node of the first cell has, and BatchNorm."""
+    """A 3 x 3 convolution to three times the channels of a node of the first cell, and BatchNorm."""
 
     halved: ClassVar[bool] = False
 
@@ -112,13 +113,13 @@ class CifarStem(nn.Module):
         self.channels = 3 * channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the first cell takes in, twice the same."""
+        """Return the two inputs of the first cell, which are the same."""
         x = self.norm(self.convolution(x))
         return x, x
 
 
 class ImageNetStem(nn.Module):
-    """Three 3 x 3 convolutions of stride 2, each with BatchNorm; the first cell takes in the last two."""
+    """Three 3 x 3 convolutions of stride 2, each with BatchNorm. The outputs of the last two are the inputs of the first cell."""
 
     halved: ClassVar[bool] = True
 
@@ -130,23 +131,26 @@ class ImageNetStem(nn.Module):
         self.channels = channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """At a quarter and at an eighth of the resolution."""
+        """Return features at a quarter and at an eighth of the resolution."""
         x = self.second(relu(self.first(x)))
         return x, self.third(relu(x))
 
 
 def convolved(inputs: int, channels: int) -> nn.Sequential:
-    """A 3 x 3 convolution of stride 2, and BatchNorm."""
+    """Return a 3 x 3 convolution of stride 2 and a BatchNorm."""
     return nn.Sequential(nn.Conv2d(inputs, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels))
 
 
 class Auxiliary(nn.Module):
-    """A small classifier on the output of a cell in the midst (Liu et al. 2019, A.2): pooled to 2 x 2, a 1 x 1 convolution to
-    128 and a 2 x 2 convolution to 768 channels.
+    """A small classifier on the output of a cell within the network (Liu et al. 2019, A.2).
+
+    It pools to 2 x 2 and has a 1 x 1 convolution to 128 and a 2 x 2 convolution to 768 channels.
 
     Args:
-        size: height and width of what it takes in. Between 6 and 9, pooled by two windows of five, as published.
-        normalised: whether the second convolution has a BatchNorm; the published network for ImageNet has none there.
+        source: the labels of the input's channels.
+        size: the height and width of the input. From 6 to 9, windows of five are averaged, as in the published code.
+        classes: the number of classes.
+        normalised: whether a BatchNorm follows the second convolution; in the published network for ImageNet none does.
     """
 
     def __init__(self, source: Units, size: tuple[int, int], classes: int, normalised: bool) -> None:
@@ -160,16 +164,16 @@ class Auxiliary(nn.Module):
         self.linear = nn.Linear(768, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (batch, classes)."""
+        """Return class scores of shape (batch, classes)."""
         return self.linear(relu(self.second(relu(self.first(self.pool(relu(x)))))).flatten(1))
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        """What it takes in."""
+        """Return the labels of the channels that the first layer consumes."""
         return {"first.0.weight": (None, consumes(*self.source), None, None)}
 
 
 class Head(nn.Module):
-    """The mean over all places, and a linear map to the classes."""
+    """The mean over all pixels, and a linear map to the classes."""
 
     def __init__(self, source: Units, classes: int) -> None:
         super().__init__()
@@ -177,11 +181,11 @@ class Head(nn.Module):
         self.linear = nn.Linear(len(source), classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (batch, classes)."""
+        """Return class scores of shape (batch, classes)."""
         return self.linear(x.mean((2, 3)))
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
-        """What it takes in."""
+        """Return the labels of the channels that the first layer consumes."""
         return {"linear.weight": (None, consumes(*self.source))}
 
 

@@ -1,4 +1,4 @@
-"""What the conformance kit tries parts of image cells on."""
+"""Examples of the parts of this plugin for the conformance kit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nasframe_convolutional.operations import Asymmetric, AvgPool, Identity, Max
 
 KERNELS = st.sampled_from([1, 3, 5])
 SEPARABLE = st.builds(SeparableConvolution, KERNELS, st.integers(1, 2), st.lists(st.integers(1, 2), max_size=2).map(tuple))
-#: a BatchNorm does not train on a single number, and cells halve their images twice
+#: cells halve images twice, and BatchNorm cannot train on a single value
 SIDES = st.integers(5, 8)
 POOLINGS = [st.builds(MaxPool, KERNELS), st.builds(AvgPool, KERNELS)]
 
 
 def examples() -> Examples:
-    """Few channels and cells, small images, with odd sides too."""
+    """Return examples with few channels and cells, and small images of odd and even sides."""
     parts: dict[type[Part], SearchStrategy[Any]] = {
         SeparableConvolution: SEPARABLE,
         Asymmetric: st.builds(Asymmetric, KERNELS),
@@ -35,7 +35,7 @@ def examples() -> Examples:
 
 @st.composite
 def noise(draw: st.DrawFn) -> Noise:
-    """Images of noise."""
+    """Draw a task with images of noise."""
     channels, classes, height, width = draw(sizes(2)), draw(sizes(3)), draw(SIDES), draw(SIDES)
     known = (("channels", channels), ("classes", classes), ("height", height), ("width", width))
     return Noise(known, (-1, channels, height, width), (-1, classes))
@@ -43,7 +43,7 @@ def noise(draw: st.DrawFn) -> Noise:
 
 @st.composite
 def convolutional(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
-    """Cells that can grow by the identity, of one type or of both, with all outputs that can grow."""
+    """Draw a strategy whose cells can grow, of one type or both, with each output that can grow."""
     others = st.one_of(SEPARABLE, *POOLINGS)
     chosen = operations or (draw(SEPARABLE), *draw(st.lists(others, max_size=2, unique=True)))
     backbone = DartsConvolutional(

@@ -1,4 +1,4 @@
-"""Morphisms of one separable convolution (Laube & Zell 2019, III-B), and exact relatives of those that are none."""
+"""Morphisms of one separable convolution (Laube & Zell 2019, III-B), and exact relatives of the lossy ones."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ class Kind:
     """How one kind of morphism changes an operation.
 
     Args:
-        fields: those that it changes.
-        admits: whether it can be made of an operation.
-        needs: what it needs of one, in words.
+        claim: how well the change preserves the function.
+        fields: returns the changed fields of an operation.
+        admits: returns whether an operation can be changed in this way.
+        needs: what it requires of an operation, for messages.
     """
 
     claim: Claim
@@ -55,12 +56,12 @@ class Kind:
 
 
 def gaps(o: SeparableConvolution) -> bool:
-    """Whether there is something between the taps of its kernels."""
+    """Return whether there is space between the taps of the kernels."""
     return o.kernel > 1 and o.dilation > 1
 
 
 def wider(expansion: tuple[int, ...]) -> tuple[int, ...]:
-    """The smallest factor, the leading one among equals, is one more."""
+    """Return the widths with the smallest one, the first among equals, increased by one."""
     place = expansion.index(min(expansion))
     return (*expansion[:place], expansion[place] + 1, *expansion[place + 1 :])
 
@@ -74,7 +75,7 @@ KINDS: Mapping[str, Kind] = {
     "densify": Kind(EXACT, lambda o: {"kernel": (o.kernel - 1) * o.dilation + 1, "dilation": 1}, gaps, GAPS),
     "insert": Kind(EXACT, lambda o: {"expansion": (*o.expansion, 1), "linear": o.linear + 1}),
     "crop": Kind(LOSSY, lambda o: {"kernel": o.kernel - 2}, lambda o: o.kernel > 1, TAPS),
-    # a kernel of 1 computes the same at each dilation: it keeps the one that it was cropped at, and would be padded at
+    # a kernel of 1 computes the same with any dilation, so it keeps the one it was cropped with; "pad" uses it again
     "dilate": Kind(LOSSY, lambda o: {"dilation": o.dilation + 1}, lambda o: o.kernel > 1, TAPS),
     "contract": Kind(LOSSY, lambda o: {"dilation": o.dilation - 1}, gaps, GAPS),
     "deepen": Kind(LOSSY, lambda o: {"expansion": (*o.expansion, 1)}, lambda o: o.linear == 0, "linear = 0"),
@@ -83,11 +84,13 @@ KINDS: Mapping[str, Kind] = {
 
 @attrs.frozen(eq=False)
 class Morphed:
-    """An operation that was made of another, and how far it computes what that did.
+    """An operation that was made from another one.
 
     Args:
-        taps: for each tap along an axis of its kernels the old one in that place, if there is one; not used where the
-            kernels are as large as they were.
+        operation: the new operation.
+        claim: how well it preserves the function of the old one.
+        taps: for each tap along an axis of the new kernels the index of the old tap at the same position, or ZERO. Not used if
+            the kernels have the same size.
     """
 
     operation: SeparableConvolution
@@ -95,8 +98,15 @@ class Morphed:
     taps: Sequence[int]
 
     def entries(self, old: nn.Module, new: nn.Module, prefix: str = "") -> Entries:
-        """What fills the tensors of the new operation's module: those of the old one's, under that prefix. New units start
-        at the new module's own initialisation, and what takes them in at zero; a new layer's convolutions start as the identity.
+        """Return the map entries that fill the tensors of the new operation's module.
+
+        New units keep the initialisation of the new module, and their consumers start with weights of zero. The convolutions of a
+        new layer start as the identity.
+
+        Args:
+            old: the module of the old operation.
+            new: the module of the new operation.
+            prefix: the name of the old module in the parent, with a dot at its end.
         """
         before, after = tensors(old), tensors(new)
         entries: dict[str, Take | Set] = {}
@@ -112,19 +122,25 @@ class Morphed:
         before, after = old.shape[axis], new.shape[axis]
         if before == after:
             return None
-        fresh = ZERO if axis == 1 else FRESH  # along its second axis a weight takes units in
+        fresh = ZERO if axis == 1 else FRESH  # the second axis of a weight consumes units
         return torch.tensor(self.taps if axis > 1 else [*range(before), *[fresh] * (after - before)], device=new.device)
 
 
 def morphed(operation: SeparableConvolution, kind: str) -> Morphed:
-    """The operation changed as that kind does; a ChangeError if it cannot be.
+    """Return the operation after a change of a kind.
 
-    "pad" puts zeros around the kernels, "widen" adds units to a hidden layer, from which nothing is taken in at first,
-    "densify" puts zeros between the taps in the place of the dilation, "insert" adds a layer at the back that is the identity
-    at first: with these four the operation computes what it did, in both modes. "crop" keeps the centre of the kernels,
-    "dilate" and "contract" move the taps apart and together, "deepen" adds a layer with ReLU and BatchNorm. Behind a PReLU of
-    slope 1 that would be exact, too, but in evaluation mode alone, and only if the BatchNorm's scale and shift matched its
-    statistics: in training it normalises what it is given.
+    Four kinds preserve the function, in training and in evaluation: "pad" puts zeros around the kernels; "widen" adds units to a
+    hidden layer, whose consumers start with weights of zero; "densify" replaces the dilation by zeros between the taps; "insert" adds a
+    last layer that starts as the identity. Four are lossy: "crop" keeps the centre of the kernels; "dilate" and "contract" move
+    the taps apart and together; "deepen" adds a layer with ReLU and BatchNorm. (With a PReLU of slope 1, that layer would be exact
+    in evaluation only, and only if scale and shift of its BatchNorm matched the statistics.)
+
+    Args:
+        operation: the operation to change.
+        kind: a key of KINDS.
+
+    Raises:
+        ChangeError: the kind is unknown or not possible for this operation.
     """
     if kind not in KINDS:
         raise ChangeError(f"there is no kind {kind!r} of morphism; there are {', '.join(KINDS)}")
@@ -136,35 +152,36 @@ def morphed(operation: SeparableConvolution, kind: str) -> Morphed:
 
 
 def taps(old: SeparableConvolution, new: SeparableConvolution) -> Sequence[int]:
-    """Which tap of the old kernel stands where one of the new does, along an axis."""
+    """Return for each tap of the new kernel, along an axis, the index of the old one at the same position, or ZERO."""
     position = {offset: i for i, offset in enumerate(offsets(old))}
     return [position.get(offset, ZERO) for offset in offsets(new)]
 
 
 def offsets(o: SeparableConvolution) -> list[int]:
-    """How far from the centre the taps of a kernel are, along an axis."""
+    """Return the distances of the taps of a kernel from its centre, along an axis, in pixels."""
     return [o.dilation * (i - o.kernel // 2) for i in range(o.kernel)]
 
 
 def some_kinds(instance: Any, attribute: Any, value: Any) -> None:
-    """Refuse what is no tuple of kinds."""
+    """Raise a ValueError unless the value is a tuple of kinds."""
     if not isinstance(value, tuple) or not value or not all(kind in KINDS for kind in value):
         raise ValueError(f"{attribute.name} is {value!r}; it must list one or more of {', '.join(KINDS)}")
 
 
 @attrs.frozen
 class ConvolutionMorphism(Morphism):
-    """A separable convolution is replaced by a morphed one, at the same weight, in all instances of its cell type.
+    """Change one separable convolution, in all instances of its cell type; its alpha stays.
 
-    Left to the kinds pad, widen, crop, dilate, contract and deepen, this reaches the configurations of PR-DARTS (its Table II) from
-    a single 3 x 3 convolution; the defaults are its depth-restricted space. A kernel of 1 is never dilated, but one that is
-    cropped keeps its dilation, and counts as another configuration, as it does there.
+    With the kinds pad, widen, crop, dilate, contract and deepen, the configurations of PR-DARTS (its Table II) are reached from a
+    single 3 x 3 convolution; the default limits are those of its depth-restricted space. A kernel of 1 is never dilated, but one
+    that is cropped keeps its dilation and counts as another configuration, as in that table.
 
     Args:
-        kinds: what may be proposed, the preferred one first (see `morphed`).
-        smallest, largest: kernel.
-        dilation: the largest.
-        depth: the most hidden layers.
+        kinds: the kinds of change that may be proposed, the preferred one first (see `morphed`).
+        smallest: the smallest kernel.
+        largest: the largest kernel.
+        dilation: the largest dilation.
+        depth: the largest number of hidden layers.
         width: their largest expansion.
     """
 
@@ -177,7 +194,7 @@ class ConvolutionMorphism(Morphism):
     width: int = number(5, low=1, whole=True)
 
     def propose(self, network: Network) -> Sequence[Proposal]:
-        """Every change within the limits whose outcome its site does not have yet."""
+        """Return each change within the limits whose result is not yet a candidate of its site."""
         proposals = []
         for kind in self.kinds:
             for address, site in network.structure.sites():
@@ -189,7 +206,7 @@ class ConvolutionMorphism(Morphism):
         return proposals
 
     def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """The candidate's place is taken by another, which has its weights, as far as they fit, and its alpha."""
+        """Return the change that replaces a candidate by its morphed form, which keeps the alpha and all weights that fit."""
         address, id = request.get("site"), request.get("candidate")
         site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id)
         morph = self._new(site, old, str(request.get("kind")))
@@ -201,7 +218,11 @@ class ConvolutionMorphism(Morphism):
         return Change(made.child, morph.claim, overrides, request=request)
 
     def morphed(self, operation: Operation, kind: str) -> Morphed:
-        """The operation changed as that kind does; a ChangeError if it cannot be, or not within the limits."""
+        """Return the operation after a change of a kind.
+
+        Raises:
+            ChangeError: the change is not possible, or not within the limits.
+        """
         if not isinstance(operation, SeparableConvolution):
             raise ChangeError(f"{operation.name!r} cannot be morphed; 'separable' can")
         morph = morphed(operation, kind)
@@ -224,7 +245,7 @@ class ConvolutionMorphism(Morphism):
 
 
 def more(network: Network, address: Address, id: int, new: SeparableConvolution) -> int:
-    """How many parameters more the network has with another operation in a candidate's place."""
+    """Return the number of parameters that the network gains if another operation replaces a candidate."""
     total = 0
     for _, mixture in network.mixed_operations(address):
         module: Any = mixture.candidates[str(id)]
@@ -235,6 +256,6 @@ def more(network: Network, address: Address, id: int, new: SeparableConvolution)
 
 @functools.cache
 def parameters(operation: SeparableConvolution, channels: int, affine: bool) -> int:
-    """How many an operation has."""
+    """Return the number of parameters of an operation."""
     with torch.device("meta"):
         return sum(p.numel() for p in operation.build(channels=channels, stride=1, affine=affine).parameters())

@@ -1,6 +1,6 @@
-"""The operations on the edges of image cells (Liu et al. 2019; Laube & Zell 2019): o(x) with x: (batch, C, height, width).
+"""The operations on the edges of image cells (Liu et al. 2019; Laube & Zell 2019): o(x) with x of shape (batch, C, height, width).
 
-They have no biases. "Same" padding: at stride s the height and width are divided by s, rounded up.
+No convolution has a bias. Padding is "same": a stride s divides height and width by s, rounded up.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from nasframe_convolutional.adjust import Convolution, FactorisedReduction
 
 
 class Edge(Operation):
-    """An operation on one state. The backbone builds it with `channels` = C, the `stride`, 1 or 2, and `affine`: whether
-    this is the form of an evaluation, whose BatchNorms scale and shift, or that of a search, where those do not and poolings
-    have one, too.
+    """An operation on one state of an image cell.
+
+    The backbone builds it with `channels` (C), `stride` (1 or 2), and `affine`: whether BatchNorms scale and shift. In
+    the form without, which a search uses, poolings are followed by a BatchNorm.
     """
 
-    # what a BatchNorm puts out in training is not bounded by its input, so what has one tells neither magnitude nor deviation
+    # in training the output of a BatchNorm is not bounded by its input, so operations with one declare no bounds
     arity: ClassVar[int] = 1
 
     @abstractmethod
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """The module: from (batch, C, H, W) to (batch, C, ceil(H / stride), ceil(W / stride))."""
+        """Return the module, which maps (batch, C, H, W) to (batch, C, ceil(H / stride), ceil(W / stride))."""
 
 
 def odd(default: int) -> Any:
-    """A field that holds an odd number of at least 1."""
+    """Return a field for an odd number of at least 1."""
 
     def check(instance: Any, attribute: Any, value: int) -> None:
         if value % 2 == 0:
@@ -45,7 +46,7 @@ def odd(default: int) -> Any:
 
 
 class Layer(nn.Module):
-    """ReLU, depthwise convolution, pointwise convolution, BatchNorm."""
+    """ReLU, depthwise convolution, pointwise convolution and BatchNorm."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, stride: int, affine: bool) -> None:
         super().__init__()
@@ -56,51 +57,54 @@ class Layer(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(outputs, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (batch, inputs, ...) to (batch, outputs, ...)."""
+        """Return features of shape (batch, outputs, ...) from (batch, inputs, ...)."""
         return self.norm(self.pointwise(self.depthwise(self.activation(x))))
 
 
 class LinearLayer(Layer):
-    """PReLU of slope 1, depthwise and pointwise convolution that start as the identity: with as many outputs as inputs this is
-    exactly the identity at first, in both modes, since there is no BatchNorm.
+    """PReLU of slope 1, then a depthwise and a pointwise convolution that start as the identity.
+
+    With as many outputs as inputs the layer is exactly the identity at first, in training and evaluation, as it has no BatchNorm.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int) -> None:
         super().__init__(inputs, outputs, kernel, dilation, 1, False)
         self.activation, self.norm = nn.PReLU(inputs, init=1.0), nn.Identity()
         nn.init.dirac_(self.depthwise.weight, groups=inputs)
-        with torch.no_grad():  # an output beyond the inputs is drawn: from zeros to zeros it would never learn
+        with torch.no_grad():  # outputs beyond the inputs keep random weights: between zeros they would never get a gradient
             nn.init.dirac_(self.pointwise.weight[:inputs])
 
 
 class Separable(nn.Module):
-    """Layers of separable convolution, the stride in the first of them."""
+    """Layers of separable convolution, with the stride in the first one."""
 
     def __init__(self, *layers: Layer) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As many channels as the last layer puts out."""
+        """Return the output of the last layer."""
         return self.layers(x)
 
 
 def widths(instance: Any, attribute: Any, value: Any) -> None:
-    """Refuse what is no tuple of whole numbers of at least 1."""
+    """Raise a ValueError unless the value is a tuple of whole numbers of at least 1."""
     if not isinstance(value, tuple) or not all(type(factor) is int and factor >= 1 for factor in value):
         raise ValueError(f"{attribute.name} is {value!r}; it must list whole numbers of at least 1, as (1, 2) does")
 
 
 @attrs.frozen
 class SeparableConvolution(Edge):
-    """len(expansion) + 1 layers of ReLU, depthwise k x k, pointwise 1 x 1 and BatchNorm. DARTS's sep_conv_3x3 has
-    expansion = (1,), its dil_conv_3x3 dilation = 2.
+    """len(expansion) + 1 layers of ReLU, depthwise k x k convolution, pointwise convolution and BatchNorm.
+
+    DARTS's sep_conv_3x3 is SeparableConvolution(3, expansion=(1,)), its dil_conv_3x3 SeparableConvolution(3, dilation=2).
 
     Args:
-        dilation: of every layer.
+        kernel: k, an odd number.
+        dilation: the dilation of every layer.
         expansion: the width of each hidden layer, in multiples of C.
-        linear: how many of the layers, at the back, began as the identity (morphism "convolution", kind "insert"): they have a PReLU and
-            no BatchNorm.
+        linear: the number of last layers that were inserted as the identity (morphism "convolution", kind "insert"). They have
+            a PReLU and no BatchNorm.
     """
 
     name: ClassVar[str] = "separable"
@@ -113,11 +117,11 @@ class SeparableConvolution(Edge):
         if self.linear > len(self.expansion):
             raise ValueError(
                 f"linear is {self.linear}; it must be at most {len(self.expansion)}, the length of expansion: "
-                "the first layer cannot have begun as the identity"
+                "the first layer cannot be one that was inserted as the identity"
             )
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """The layers, from C through the widths of expansion to C."""
+        """Return the layers, from C through the widths of `expansion` to C channels."""
         sizes = [*pairwise(channels * factor for factor in (1, *self.expansion, 1))]
         first = len(sizes) - self.linear
         return Separable(
@@ -127,7 +131,7 @@ class SeparableConvolution(Edge):
 
 
 class AsymmetricConvolution(nn.Module):
-    """ReLU, 1 x k convolution, k x 1 convolution, BatchNorm."""
+    """ReLU, 1 x k convolution, k x 1 convolution and BatchNorm."""
 
     def __init__(self, kernel: int, channels: int, stride: int, affine: bool) -> None:
         super().__init__()
@@ -136,64 +140,64 @@ class AsymmetricConvolution(nn.Module):
         self.norm = nn.BatchNorm2d(channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As many channels."""
+        """Return features with as many channels as the input."""
         return self.norm(self.column(self.row(relu(x))))
 
 
 @attrs.frozen
 class Asymmetric(Edge):
-    """1 x k and k x 1: DARTS's conv_7x1_1x7."""
+    """A 1 x k and a k x 1 convolution: DARTS's conv_7x1_1x7."""
 
     name: ClassVar[str] = "asymmetric"
     kernel: int = odd(7)
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """Two dense convolutions."""
+        """Return the two dense convolutions, with ReLU and BatchNorm."""
         return AsymmetricConvolution(self.kernel, channels, stride, affine)
 
 
 def pooled(pool: nn.Module, channels: int, affine: bool) -> nn.Module:
-    """A pooling, with a BatchNorm behind it in a search."""
+    """Return a pooling, followed by a BatchNorm if there is no affine form."""
     return pool if affine else nn.Sequential(pool, nn.BatchNorm2d(channels, affine=False))
 
 
 @attrs.frozen
 class MaxPool(Edge):
-    """The largest of k x k."""
+    """The largest of k x k pixels."""
 
     name: ClassVar[str] = "max_pool"
     kernel: int = odd(3)
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """No parameters."""
+        """Return the module, which has no parameters."""
         return pooled(nn.MaxPool2d(self.kernel, stride, self.kernel // 2), channels, affine)
 
 
 @attrs.frozen
 class AvgPool(Edge):
-    """The mean of k x k, of those inside the image."""
+    """The mean of k x k pixels, without those outside the image."""
 
     name: ClassVar[str] = "avg_pool"
     kernel: int = odd(3)
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """No parameters."""
+        """Return the module, which has no parameters."""
         return pooled(nn.AvgPool2d(self.kernel, stride, self.kernel // 2, count_include_pad=False), channels, affine)
 
 
 @attrs.frozen
 class Identity(Edge):
-    """x itself; at stride 2 a factorised reduction, which is none."""
+    """x itself; with stride 2 a factorised reduction, which is no identity."""
 
     name: ClassVar[str] = "identity"
     residual: ClassVar[tuple[str, ...]] = ()
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """No parameters at stride 1."""
+        """Return the module, which has parameters with stride 2 only."""
         return nn.Identity() if stride == 1 else FactorisedReduction(channels, channels, affine)
 
     def magnitude(self, module: nn.Module) -> Bound | None:
-        """|o| <= |x|."""
+        """Return the bound |o| <= |x|."""
         return Bound({(0,): 1.0}) if isinstance(module, nn.Identity) else None
 
     def identity_error(self, module: nn.Module) -> Bound | None:
@@ -202,26 +206,26 @@ class Identity(Edge):
 
 
 class Nothing(nn.Module):
-    """Zero."""
+    """Zeros in the shape of the input after the stride."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """As many channels."""
+        """Return features with as many channels as the input."""
         return torch.zeros_like(x[..., :: self.stride, :: self.stride])
 
 
 @attrs.frozen
 class Zero(Edge):
-    """Zero: no edge."""
+    """Zero, which means no edge."""
 
     name: ClassVar[str] = "zero"
     zero: ClassVar[bool] = True
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """No parameters."""
+        """Return the module, which has no parameters."""
         return Nothing(stride)
 
     def magnitude(self, module: nn.Module) -> Bound:
