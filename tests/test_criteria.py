@@ -51,6 +51,20 @@ def test_no_better_compares_a_stage_with_all_before(losses: list[float]) -> None
     assert decided(NoBetter(), stages(losses)).action == ("grow" if better else "stop")
 
 
+@given(LOSSES, st.integers(1, 3))
+def test_a_criterion_ends_what_it_declares(losses: list[float], limit: int) -> None:
+    """Outside of what it declares in `ends`, no shipped criterion ends anything; combined, they can end what any of them can."""
+    shipped = [Patience(limit), Epochs(limit), NoBetter(), MaxNodes(limit), MaxParameters(5), MaxUpdates(limit)]
+    for criterion in shipped:
+        after_epoch = decided(criterion, epochs(losses)).action
+        assert after_epoch not in ("grow", "stop") or "phase" in criterion.ends
+        assert after_epoch != "stop" or "search" in criterion.ends
+        assert decided(criterion, [*epochs(losses), *stages(losses)]).action != "stop" or "search" in criterion.ends
+
+    assert (Patience() | NoBetter()).ends == (Patience() & NoBetter()).ends == {"phase", "search"}
+    assert (MaxNodes(1) | NoBetter()).ends == {"search"}
+
+
 DECISIONS = st.sampled_from([ABSTAIN, *(Decision(a, f"because {a}") for a in ACTIONS)])
 
 
