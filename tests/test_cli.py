@@ -201,6 +201,12 @@ def test_epochs_are_those_of_a_phase_and_of_its_learning_rate() -> None:
     assert (values["optimiser"]["epochs"], values["optimiser"]["learning_rate"]) == (7, 0.025)
 
 
+def test_brackets_in_a_description_are_printed(here) -> None:
+    """A table prints what it is given, not what its library reads as markup."""
+    assert "[x_t, h_{t-1}]" in here("plugins", "darts_recurrent")[1]
+    assert "[x, h]" in here("plugins")[1]
+
+
 def test_plugins_are_listed(here, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part is listed with a description, also as JSON, without those of plugins that are left out."""
     rows = json.loads(here("plugins", "--json")[1])

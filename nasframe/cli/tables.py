@@ -10,6 +10,7 @@ from typing import Any
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as tables, one for each run of rows with the same columns; lists and mappings are left to the JSON."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -22,7 +23,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
             columns = [*shown]
             table = Table(*columns, box=None)
         assert table is not None
-        table.add_row(*map(_text, shown.values()))
+        table.add_row(*(escape(_text(value)) for value in shown.values()))
     if table is not None:
         console.print(table)
 
