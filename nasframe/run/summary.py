@@ -149,8 +149,8 @@ def _names(addresses: list[str]) -> str:
 
 
 def written(value: float) -> str:
-    """Return a loss or a score as text: with four decimals, or four digits where it is large."""
-    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"
+    """Return a loss or a score as text: with four decimals, or four digits where it is small or large."""
+    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
 def _number(value: float | None) -> str:

@@ -232,7 +232,12 @@ def outcomes(
     names = [plugin.name for plugin in plugins.found]
     with _pool(min(workers, len(trials)), (strategy.to_toml(), names)) as pool:
         with _main_hidden():
-            futures = [pool.submit(_evaluate, _packed(trial)) for trial in trials]
+            try:
+                futures = [pool.submit(_evaluate, _packed(trial)) for trial in trials]
+            except (EOFError, OSError) as error:
+                raise RunError(
+                    f"no worker process can be started ({type(error).__name__}: {error}); use --workers 1"
+                ) from error
         for future in futures:
             yield _awaited(future, check, strategy)
 
