@@ -18,13 +18,13 @@ import attrs
 
 import nasframe
 from nasframe.plugins import HOOKS, KINDS, Hooks
-from nasframe.testing import assertions, check, examples, fakes, histories, layouts, report, strategies, trained
+from nasframe.testing import assertions, check, examples, fakes, histories, report, strategies, trained
 from nasframe.testing.law import laws_of
 
 FOLDER = Path(__file__).parent / "generated"
 
 #: the modules of nasframe.testing that plugin authors use
-KIT: tuple[ModuleType, ...] = (check, report, examples, strategies, trained, assertions, fakes, histories, layouts)
+KIT: tuple[ModuleType, ...] = (check, report, examples, strategies, trained, assertions, fakes, histories)
 
 
 @attrs.frozen
@@ -179,7 +179,7 @@ def laws() -> Iterator[str]:
         if chosen:
             yield from (f"## {kind}", "")
         for law in chosen:
-            yield from entry(f"`{law.id}`", f"{law.says}\n\nThe most likely cause of a failure: {law.likely}.")
+            yield from entry(f"`{law.id}`", f"{law.statement}\n\nThe most likely cause of a failure: {law.hint}.")
 
 
 def parts() -> Iterator[str]:

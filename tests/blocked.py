@@ -20,10 +20,10 @@ from standins import STANDINS  # noqa: E402
 
 import nasframe  # noqa: E402
 from nasframe.plugins import Plugin  # noqa: E402
-from nasframe.testing.fakes import Chain, Kept, Turned  # noqa: E402
+from nasframe.testing.fakes import Chain, Dense, PassThrough  # noqa: E402
 
 found = nasframe.plugins.discover()
-standins = Plugin("standins", "tests", "0", (*STANDINS, Chain, Kept, Turned))
+standins = Plugin("standins", "tests", "0", (*STANDINS, Chain, PassThrough, Dense))
 plugins = nasframe.plugins.Plugins((*found.found, standins))
 
 

@@ -1,8 +1,7 @@
-"""Architects, held to the derivative of what they say they descend; and mutants, each of which a law must catch."""
+"""Architects: their gradients are the derivatives that they are said to be (all other laws: `nasframe check nasframe_bilevel`)."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,38 +16,33 @@ from nasframe_bilevel import ExactSecondOrder, FirstOrder, SecondOrder, SingleLe
 from nasframe_bilevel.toy import PLAIN, descend
 from nasframe_recurrent import Prod, Sigmoid, Tanh
 from recurrent import specimen, strategies
-from test_resume import digest
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from toy import PLUGINS, toy_strategy
 
 import nasframe.search.bilevel
 from nasframe import Architect, Bilevel, Optimiser, Search, Seed
 from nasframe.records import Stepped
 from nasframe.search.bilevel import alternating_step
-from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import optimisers, seeds, sizes, trained_networks
 from nasframe.testing.trained import TrainedNetwork
 
 Patch = pytest.MonkeyPatch
 Tensors = Mapping[str, Tensor]
 
-#: operations whose gradients are their derivatives, of every order: no kink, and no running mean that is taken as given
+#: operations that can be differentiated any number of times: no kink, and no running mean that is treated as a constant
 SMOOTH = (Sigmoid(), Tanh(), Prod())
-ARCHITECTS = [SingleLevel(), FirstOrder(), *(kind(follow=f) for kind in (SecondOrder, ExactSecondOrder) for f in (False, True))]
-every = pytest.mark.parametrize("architect", ARCHITECTS, ids=lambda a: f"{a.name}{'_follow' * getattr(a, 'follow', False)}")
 following = pytest.mark.parametrize("follow", [False, True], ids=["plain", "follow"])
 
 
 @attrs.frozen(eq=False)
 class Case:
-    """A problem and the weights' own optimiser, which has state."""
+    """A problem and the optimiser of its weights, which has state."""
 
     problem: Bilevel
     optimiser: Optimizer
 
-    def own_step(self, gradients: Tensors) -> Tensors:
-        """The weights after torch's own step, taken on copies."""
+    def optimiser_step(self, gradients: Tensors) -> Tensors:
+        """Return the weights after a step of torch's optimiser, which is taken on copies."""
         weights, optimiser = copy.deepcopy((dict(self.problem.weights), self.optimiser))
         for name, weight in weights.items():
             weight.grad = gradients[name]
@@ -56,18 +50,18 @@ class Case:
         return {name: weight.detach() for name, weight in weights.items()}
 
     def plain_step(self, gradients: Tensors) -> Tensors:
-        """The weights after w - xi g."""
+        """Return the weights w - xi g."""
         return {name: w.detach() - self.problem.xi * gradients[name] for name, w in self.problem.weights.items()}
 
     def no_step(self, gradients: Tensors) -> Tensors:
-        """The weights as they are."""
+        """Return the weights as they are."""
         return self.problem.weights
 
-    def valid(self, ahead: Callable[[Tensors], Tensors], alphas: Tensors) -> Tensor:
-        """The validation loss after a step down the training loss."""
+    def valid(self, step: Callable[[Tensors], Tensors], alphas: Tensors) -> Tensor:
+        """Return the validation loss after a step of the weights down the training loss."""
         weights = self.problem.weights
         gradients = torch.autograd.grad(self.problem.train(weights, alphas), [*weights.values()], materialize_grads=True)
-        return self.problem.valid(ahead(dict(zip(weights, gradients, strict=True))), alphas)
+        return self.problem.valid(step(dict(zip(weights, gradients, strict=True))), alphas)
 
 
 def numbers(generator: torch.Generator, *shape: int) -> Tensor:
@@ -75,7 +69,7 @@ def numbers(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def loss(generator: torch.Generator, n: int, k: int, curved: bool) -> Callable[[Tensors, Tensors], Tensor]:
-    """A quadratic of n weights and k alphas with all its mixed terms, and a tanh of them if it is to be curved."""
+    """Return a quadratic function of n weights and k alphas with all mixed terms, plus a tanh of them if it is to be curved."""
     matrix, vector, scale = numbers(generator, n + k, n + k), numbers(generator, n + k), 0.5 / (n + k)
 
     def value(weights: Tensors, alphas: Tensors) -> Tensor:
@@ -87,7 +81,7 @@ def loss(generator: torch.Generator, n: int, k: int, curved: bool) -> Callable[[
 
 @st.composite
 def toys(draw: st.DrawFn, curved: bool = True) -> Case:
-    """Two tensors of weights and two of alphas, and an optimiser that has made a step or more."""
+    """Return a problem of two tensors of weights and two of alphas, and an optimiser that has made a step or more."""
     generator, (rows, columns, p, q) = draw(seeds()).generator(), [draw(sizes()) for _ in range(4)]
     weights, alphas = (
         {name: nn.Parameter(numbers(generator, *shape)) for name, shape in shapes.items()}
@@ -95,33 +89,23 @@ def toys(draw: st.DrawFn, curved: bool = True) -> Case:
     )
     train, valid = (loss(generator, (rows + 1) * columns, p + q, curved) for _ in range(2))
     recipe = draw(optimisers())
-    own = recipe.build(weights.items())
+    optimiser = recipe.build(weights.items())
     for _ in range(draw(sizes())):
         for weight in weights.values():
             weight.grad = numbers(generator, *weight.shape)
-        own.step()
-        own.zero_grad()
-    return Case(Bilevel(weights, alphas, train, valid, recipe.learning_rate, partial(recipe.unroll, own, weights.items())), own)
+        optimiser.step()
+        optimiser.zero_grad()
+    unroll = partial(recipe.unroll, optimiser, weights.items())
+    return Case(Bilevel(weights, alphas, train, valid, recipe.learning_rate, unroll), optimiser)
 
 
-def asked(parent: TrainedNetwork) -> Case:
-    """What the architect is asked at the next step of this search."""
-    found: list[Bilevel] = []
-
-    class Ask(FirstOrder):
-        def gradient(self, problem: Bilevel) -> Tensors:
-            found.append(problem)
-            raise InterruptedError
-
-    with contextlib.suppress(InterruptedError):
-        for _ in Search(attrs.evolve(parent.strategy, architect=Ask()), data=parent.data, state=parent.state):
-            pass
-    return Case(found[0], parent.state.optimisers["weights"])
+def next_case(parent: TrainedNetwork) -> Case:
+    """Return the problem of the next step of a search."""
+    return Case(parent.next_problem(), parent.state.optimisers["weights"])
 
 
 trained = trained_networks(strategies(SMOOTH, least=1), steps=5)
-supernets = trained.map(asked)
-cases = toys() | supernets
+cases = toys() | trained.map(next_case)
 
 
 def close(found: float, expected: float, tolerance: float) -> None:
@@ -133,7 +117,7 @@ def along(gradient: Tensors, direction: Tensors) -> float:
 
 
 def descends(case: Case, architect: Architect, value: Callable[[Tensors], Tensor], tolerance: float = 1e-7) -> None:
-    """Its gradient is the derivative of that function of the alphas, by differences of the fourth order."""
+    """Assert that the gradient is the derivative of a function of the alphas, by differences of the fourth order."""
     gradient, alphas = architect.gradient(case.problem), case.problem.alphas
     generator, h = Seed(("direction",)).generator(), 1e-3
     direction = {name: numbers(generator, *alpha.shape) for name, alpha in alphas.items()}
@@ -159,13 +143,13 @@ class TestGradients:
     @following
     @given(cases)
     def test_exact_second_order(self, follow: bool, case: Case) -> None:
-        """It is the derivative of L_val(w', alpha), where w' is a plain step ahead, or torch's own step with its moments."""
-        descends(case, ExactSecondOrder(follow=follow), partial(case.valid, case.own_step if follow else case.plain_step))
+        """It is the derivative of L_val(w', alpha), where w' are the weights after a plain step, or after a step of the optimiser."""
+        descends(case, ExactSecondOrder(follow=follow), partial(case.valid, case.optimiser_step if follow else case.plain_step))
 
     @following
     @given(cases)
     def test_the_difference_is_of_second_order(self, follow: bool, case: Case) -> None:
-        """The error of second_order falls by a hundred when its step falls by ten, until rounding."""
+        """The error of second_order falls by a factor of a hundred when its step falls by ten, until rounding."""
         exact = ExactSecondOrder(follow=follow).gradient(case.problem)
         large, small = (distance(SecondOrder(follow=follow, step=s).gradient(case.problem), exact) for s in (1e-2, 1e-3))
 
@@ -174,7 +158,7 @@ class TestGradients:
     @following
     @given(toys(curved=False))
     def test_the_difference_is_exact_on_quadratics(self, follow: bool, case: Case) -> None:
-        """Whatever the step."""
+        """On a quadratic loss second_order is exact with any step."""
         exact = ExactSecondOrder(follow=follow).gradient(case.problem)
 
         assert distance(SecondOrder(follow=follow, step=1.0).gradient(case.problem), exact) <= 1e-12
@@ -182,7 +166,7 @@ class TestGradients:
     @following
     @given(cases)
     def test_the_displaced_points(self, follow: bool, case: Case) -> None:
-        """The training loss is taken at the weights, and at two points on either side of them that are `step` away."""
+        """The training loss is taken at the weights, and at two points on either side of them at the distance `step`."""
         displaced(case, SecondOrder(follow=follow, step=0.02))
 
     @pytest.mark.parametrize("kind", [SecondOrder, ExactSecondOrder])
@@ -193,24 +177,6 @@ class TestGradients:
         first, second = FirstOrder().gradient(problem), kind().gradient(problem)
 
         assert all(torch.equal(first[name], second[name]) for name in problem.alphas)
-
-    @every
-    @pytest.mark.parametrize("without", [("train", 0), ("train", 1), ("valid", 0), ("valid", 1), ("train", 0, 1)])
-    @given(case=toys())
-    def test_losses_that_do_not_depend(self, architect: Architect, without: Any, case: Case) -> None:
-        """Where a loss does not depend on the weights or on the alphas there are gradients all the same, by every name."""
-        split, *positions = without
-        loss = getattr(case.problem, split)
-
-        def partly(*groups: Tensors) -> Tensor:
-            return loss(*({k: t.detach() * 0 for k, t in g.items()} if i in positions else g for i, g in enumerate(groups)))
-
-        problem = attrs.evolve(case.problem, **{split: partly})
-        gradient = architect.gradient(problem)
-
-        assert {n: (g.shape, bool(g.isfinite().all())) for n, g in gradient.items()} == {
-            n: (a.shape, True) for n, a in problem.alphas.items()
-        }
 
 
 def displaced(case: Case, architect: SecondOrder) -> None:
@@ -226,73 +192,33 @@ def displaced(case: Case, architect: SecondOrder) -> None:
     close(distance(plus, minus), 2 * architect.step, 1e-9)
 
 
-class TestUnroll:
-    @given(optimisers(), st.integers(0, 3), seeds())
-    def test_is_torchs_own_step(self, recipe: Optimiser, steps: int, seed: Seed) -> None:
-        """From no state or some, the unrolled weights are those that the optimiser's own step makes; a gradient of zero at a
-        weight that never had another has a finite derivative.
-        """
-        generator, named = seed.generator(), [("w", nn.Parameter(numbers(seed.generator(), 5)))]
-        weight, own = named[0][1], recipe.build(named)
-        mask = torch.tensor([0.0, 1, 1, 1e-7, 1])
-        for _ in range(steps):
-            weight.grad = numbers(generator, 5) * mask
-            own.step()
-        gradient = (numbers(generator, 5) * mask).requires_grad_()
-        found = recipe.unroll(own, named, {"w": gradient})["w"]
-        (slope,) = torch.autograd.grad(found.sum(), gradient)
-        weight.grad = gradient.detach()
-        own.step()
+@given(optimisers(), st.integers(0, 3), seeds())
+def test_unroll_is_a_step_of_the_optimiser(recipe: Optimiser, steps: int, seed: Seed) -> None:
+    """The unrolled weights are those after a step of torch's optimiser, and their derivative is finite, also for a zero gradient."""
+    generator, named = seed.generator(), [("w", nn.Parameter(numbers(seed.generator(), 5)))]
+    weight, optimiser = named[0][1], recipe.build(named)
+    mask = torch.tensor([0.0, 1, 1, 1e-7, 1])
+    for _ in range(steps):
+        weight.grad = numbers(generator, 5) * mask
+        optimiser.step()
+    gradient = (numbers(generator, 5) * mask).requires_grad_()
+    found = recipe.unroll(optimiser, named, {"w": gradient})["w"]
+    (slope,) = torch.autograd.grad(found.sum(), gradient)
+    weight.grad = gradient.detach()
+    optimiser.step()
 
-        torch.testing.assert_close(found.detach(), weight.detach(), rtol=1e-13, atol=1e-15)
-        assert slope.isfinite().all()
+    torch.testing.assert_close(found.detach(), weight.detach(), rtol=1e-13, atol=1e-15)
+    assert slope.isfinite().all()
 
 
-class TestSupernets:
-    @every
-    def test_asking_moves_nothing(self, architect: Architect) -> None:
-        """Parameters, buffers, gradients, the optimisers' state and the global generator are as they were."""
-        untouched(architect)
-
-    @given(supernets)
-    def test_the_noise_is_that_of_the_step(self, case: Case) -> None:
-        """Both losses are the same each time they are asked for."""
-        steady(case)
-
-    @given(trained)
-    def test_the_weights_move_against_the_new_alphas(self, parent: TrainedNetwork) -> None:
-        """The loss of a step is the problem's training loss, its dropout mask too, at the old weights and the new alphas."""
-        against_the_new_alphas(parent)
-
-    @every
-    def test_a_search_resumes(self, architect: Architect) -> None:
-        """A search with growth, pruning and dropout ends, and in the same bytes when it is taken up in the middle."""
-        strategy = toy_strategy(architect=architect)
-        search, dumps = Search(strategy), []
-        for _ in search:
-            dumps.append(saved(search.state))
-        again = Search(strategy, state=revived(*dumps[len(dumps) // 2], strategy, PLUGINS))
-        again.run()
-
-        assert search.network.structure.decided
-        assert digest(again.state) == digest(search.state)
-
-
-def untouched(architect: Architect) -> None:
-    parent = specimen()
-    problem, before = asked(parent).problem, digest(parent.state)
-    torch.manual_seed(3)
-    drawn = torch.rand(3)
-    torch.manual_seed(3)
-    architect.gradient(problem)
-
-    assert digest(parent.state) == before
-    assert all(p.grad is None for p in parent.network.parameters())
-    assert torch.equal(torch.rand(3), drawn)
+@given(trained)
+def test_the_weights_move_against_the_new_alphas(parent: TrainedNetwork) -> None:
+    """The loss of a step is the training loss at the old weights and the new alphas, with the same dropout mask."""
+    against_the_new_alphas(parent)
 
 
 def against_the_new_alphas(parent: TrainedNetwork) -> None:
-    problem = asked(parent).problem
+    problem = parent.next_problem()
     later = parent.copy()
     stepped = next(iter(Search(later.strategy, data=later.data, state=later.state)))
 
@@ -300,37 +226,8 @@ def against_the_new_alphas(parent: TrainedNetwork) -> None:
     assert problem.train(problem.weights, later.network.alphas).item() == stepped.loss
 
 
-def steady(case: Case) -> None:
-    for loss in (case.problem.train, case.problem.valid):
-        assert torch.equal(*(loss(case.problem.weights, case.problem.alphas) for _ in range(2)))
-
-
-class TestToy:
-    @pytest.mark.parametrize("kind", [SecondOrder, ExactSecondOrder])
-    @pytest.mark.parametrize(("xi", "iterations"), [(0.0, 659), (0.3, 411), (0.5, 296), (0.7, 335)])
-    def test_iterations_of_the_paper(self, kind: type, xi: float, iterations: int) -> None:
-        """The registered architects, alternated as in a search, take the iterations that the paper's Table 1 has."""
-        descent = descend(kind(PLAIN), xi)
-        (alpha, w) = descent.path[-1]
-
-        assert descent.iterations == iterations
-        assert abs(w - alpha) < 0.01
-
-    def test_first_order(self) -> None:
-        """It is xi = 0, whatever xi is."""
-        assert descend(FirstOrder(PLAIN), 0.5).path == descend(SecondOrder(PLAIN), 0.0).path
-
-    def test_follow(self) -> None:
-        """To follow plain gradient descent is to have its learning rate as xi."""
-        assert descend(SecondOrder(PLAIN, follow=True), 0.5).path == descend(SecondOrder(PLAIN), PLAIN.learning_rate).path
-
-    def test_most(self) -> None:
-        """It stops at the number of iterations that is given."""
-        assert descend(FirstOrder(PLAIN), 0.0, most=3).iterations == 3
-
-
-def test_a_decided_problem_is_not_asked() -> None:
-    """Without alphas only the weights move."""
+def test_without_alphas_only_the_weights_move() -> None:
+    """An architect is not called for a problem without alphas."""
     weights = {"w": nn.Parameter(torch.ones(1))}
     optimiser = PLAIN.build(weights.items())
     problem = Bilevel(weights, {}, lambda w, _: w["w"].sum(), lambda w, _: 1 / 0, 0.1, lambda g: g)
@@ -339,18 +236,42 @@ def test_a_decided_problem_is_not_asked() -> None:
     assert weights["w"].item() == pytest.approx(0.99)
 
 
+class TestToy:
+    @pytest.mark.parametrize("kind", [SecondOrder, ExactSecondOrder])
+    @pytest.mark.parametrize(("xi", "iterations"), [(0.0, 659), (0.3, 411), (0.5, 296), (0.7, 335)])
+    def test_iterations_of_the_paper(self, kind: type, xi: float, iterations: int) -> None:
+        """The architects, alternating as in a search, need the numbers of iterations in Table 1 of the paper."""
+        descent = descend(kind(PLAIN), xi)
+        (alpha, w) = descent.path[-1]
+
+        assert descent.iterations == iterations
+        assert abs(w - alpha) < 0.01
+
+    def test_first_order(self) -> None:
+        """First order is second order with xi = 0."""
+        assert descend(FirstOrder(PLAIN), 0.5).path == descend(SecondOrder(PLAIN), 0.0).path
+
+    def test_follow(self) -> None:
+        """Following plain gradient descent is second order with its learning rate as xi."""
+        assert descend(SecondOrder(PLAIN, follow=True), 0.5).path == descend(SecondOrder(PLAIN), PLAIN.learning_rate).path
+
+    def test_most(self) -> None:
+        """It stops after the given number of iterations."""
+        assert descend(FirstOrder(PLAIN), 0.0, most=3).iterations == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"follow": 1}, "follow is 1; it must be true or false"), ({"step": 0.0}, "step is 0.0; it must be")],
 )
-def test_options_that_cannot_be(options: Any, message: str) -> None:
-    """They are refused with what to write instead."""
+def test_impossible_options(options: Any, message: str) -> None:
+    """They are refused, and the message says what to write."""
     with pytest.raises(ValueError, match=message):
         SecondOrder(**options)
 
 
-class TestMutants:
-    """Each has one fault; the law named catches it."""
+class TestFaults:
+    """The tests above detect wrong formulas, which no law of architects could know."""
 
     @pytest.mark.parametrize(
         ("old", "new"),
@@ -364,25 +285,25 @@ class TestMutants:
         ],
     )
     def test_a_wrong_correction(self, old: str, new: str) -> None:
-        """The derivative: a wrong sign, xi left out, a wrong divisor, one point twice, no displacement, v at w."""
-        case = asked(specimen(others=SMOOTH))
+        """A wrong sign, xi left out, a wrong divisor, one point twice, no displacement, and the gradient at w are detected."""
+        case = next_case(specimen(others=SMOOTH))
         value = partial(case.valid, case.plain_step)
         descends(case, SecondOrder(), value, 1e-6)
         with pytest.raises(AssertionError, match="is not"):
-            descends(case, mutant(old, new)(), value, 1e-6)
+            descends(case, rewritten(old, new)(), value, 1e-6)
 
     @pytest.mark.parametrize(
         ("old", "new"), [("self.step / norm", "self.step"), ("at(eps), at(-eps)", "at(eps), at(eps)"), ("/ norm", "/ norm**2")]
     )
     def test_points_elsewhere(self, old: str, new: str) -> None:
-        """The displaced points: a length that is not divided by the norm, one point twice."""
-        case = asked(specimen(others=SMOOTH))
+        """A length that is not divided by the norm, and one point twice, are detected."""
+        case = next_case(specimen(others=SMOOTH))
         displaced(case, SecondOrder())
         with pytest.raises(AssertionError, match="is not"):
-            displaced(case, mutant(old, new)())
+            displaced(case, rewritten(old, new)())
 
     def test_weights_first(self, monkeypatch: Patch) -> None:
-        """The paper's iterations, and the loss of a step: with the weights before the alphas they are others."""
+        """If the weights move before the alphas, the iterations of the paper and the loss of a step are others."""
 
         def swapped(problem: Bilevel, architect: Architect, optimisers: Any, loss: Any) -> Tensor:
             value = nasframe.search.bilevel.weights_step(problem.weights, optimisers["weights"], loss)
@@ -399,33 +320,19 @@ class TestMutants:
 
     @pytest.mark.parametrize(("method", "step"), [("adam", "_adam"), ("adamw", "_adam"), ("sgd", "_sgd")])
     def test_moments_forgotten(self, method: str, step: str, monkeypatch: Patch) -> None:
-        """The derivative: an unrolled step without the optimiser's state is not the optimiser's."""
-        case, own = asked(specimen(method, others=SMOOTH)), getattr(Optimiser, step)
-        value = partial(case.valid, case.own_step)
+        """An unrolled step without the state of the optimiser is detected."""
+        case, honest = next_case(specimen(method, others=SMOOTH)), getattr(Optimiser, step)
+        value = partial(case.valid, case.optimiser_step)
         descends(case, ExactSecondOrder(follow=True), value)
-        monkeypatch.setattr(Optimiser, step, lambda self, w, g, state, rate: own(self, w, g, {}, rate))
+        monkeypatch.setattr(Optimiser, step, lambda self, w, g, state, rate: honest(self, w, g, {}, rate))
         with pytest.raises(AssertionError, match="is not"):
             descends(case, ExactSecondOrder(follow=True), value)
 
-    @every
-    def test_running_statistics_that_move(self, architect: Architect, monkeypatch: Patch) -> None:
-        """Asking moves nothing: a pass on the network's own buffers is seen."""
-        monkeypatch.setattr(nasframe.search.bilevel, "_buffers", lambda network: dict(network.named_buffers()))
-        with pytest.raises(AssertionError):
-            untouched(architect)
 
-    def test_another_mask_each_time(self, monkeypatch: Patch) -> None:
-        """The noise: a loss that draws anew is seen."""
-        case = asked(specimen())
-        monkeypatch.setattr(Seed, "as_global", lambda seed, device="cpu": contextlib.nullcontext())
-        with pytest.raises(AssertionError):
-            steady(case)
-
-
-def mutant(old: str, new: str) -> type[SecondOrder]:
-    """The architect with another text in one place."""
+def rewritten(old: str, new: str) -> type[SecondOrder]:
+    """Return the architect with another text in one place of its source."""
     source = inspect.getsource(second_order)
     assert source.count(old) == 1
-    names: dict[str, Any] = {"__name__": "mutant"}
-    exec(compile(source.replace(old, new), "mutant", "exec"), names)  # noqa: S102 - the source is ours
+    names: dict[str, Any] = {"__name__": "rewritten"}
+    exec(compile(source.replace(old, new), "rewritten", "exec"), names)  # noqa: S102 - the source is ours
     return names["SecondOrder"]

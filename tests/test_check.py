@@ -43,8 +43,8 @@ from nasframe.errors import ChangeError
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.plugins import Plugin, Plugins
 from nasframe.structure.editing import site_at
-from nasframe.testing import assertions
 from nasframe.testing.check import QUICK, Profile, check, tried
+from nasframe.testing.compare import require, require_at_most
 from nasframe.testing.examples import Examples, Waiver
 from nasframe.testing.law import Inapplicable, Law
 from nasframe.testing.report import Outcome, Report
@@ -74,7 +74,7 @@ def lawful(holds: Callable[[Any], str | None]) -> Law:
 
 
 def broken(case: Any) -> None:
-    assertions.demand("own", False, "it is broken")
+    require(False, "it is broken")
 
 
 def kept(case: Any) -> None:
@@ -105,28 +105,28 @@ class TestOutcomes:
 
         numbers = itertools.count()
 
-        assert (outcome(kept).status, outcome(kept).cases, outcome(kept).why) == ("passed", QUICK.cases, "")
-        assert (outcome(broken).status, outcome(broken).why) == ("failed", "it is broken")
-        assert (outcome(silent).status, outcome(silent).why) == ("inapplicable", "it claims nothing")
-        assert outcome(lambda case: "it may claim more").why == "it may claim more"
-        assert outcome(lambda case: str(next(numbers))).why == ""
+        assert (outcome(kept).status, outcome(kept).cases, outcome(kept).reason) == ("passed", QUICK.cases, "")
+        assert (outcome(broken).status, outcome(broken).reason) == ("failed", "it is broken")
+        assert (outcome(silent).status, outcome(silent).reason) == ("inapplicable", "it claims nothing")
+        assert outcome(lambda case: "it may claim more").reason == "it may claim more"
+        assert outcome(lambda case: str(next(numbers))).reason == ""
 
     def test_too_few_cases(self) -> None:
         """Where hardly a case is to the point nothing can be told: that is bad."""
         found = outcome(lambda case: reject(), profile=Profile("few", 2, 2))
 
         assert (found.status, found.bad) == ("inconclusive", True)
-        assert found.why == "only 0 cases were to the point, of 2 that were wanted"
+        assert found.reason == "the law applied to 0 cases only, of 2 that were wanted"
 
     def test_a_part_that_nobody_can_make(self) -> None:
         """Options that must be given and have no examples: what to write is told."""
         found = outcome(kept, cls=Needy)
 
         assert found.status == "inconclusive"
-        assert found.why.startswith(
-            "it needs epochs, and nobody says what they may be; let the function `examples` of the plugin's submodule `examples`"
+        assert found.reason.startswith(
+            "it needs epochs, and there are no examples: let the function `examples` of the plugin's submodule `examples`"
         )
-        assert "Examples(parts={Needy: st.builds(Needy, epochs=...)})" in found.why
+        assert "Examples(parts={Needy: st.builds(Needy, epochs=...)})" in found.reason
 
     def test_what_a_part_raises(self) -> None:
         """An error that is no law's is told with its type and the last line of the part's own package."""
@@ -134,21 +134,21 @@ class TestOutcomes:
         def strange(case: Any) -> None:
             json.loads("{")
 
-        assert outcome(strange).why.startswith("JSONDecodeError: Expecting property name enclosed in double quotes")
-        assert f"({__file__}, line " in outcome(strange).why
+        assert outcome(strange).reason.startswith("JSONDecodeError: Expecting property name enclosed in double quotes")
+        assert f"({__file__}, line " in outcome(strange).reason
 
     @pytest.mark.parametrize("measured", [math.nan, math.inf])
     def test_what_is_no_number(self, measured: float) -> None:
         """It is never within what is allowed."""
-        found = outcome(lambda case: assertions.hold("own", "the distance", measured, 1.0))
+        found = outcome(lambda case: require_at_most("the distance", measured, 1.0))
 
-        assert (found.status, found.why) == ("failed", f"the distance is {measured}; at most 1 is allowed")
+        assert (found.status, found.reason) == ("failed", f"the distance is {measured}; at most 1 is allowed")
 
     def test_a_law_that_cannot_decide(self) -> None:
         """What breaks once and not again is broken."""
         calls = itertools.count()
 
-        assert outcome(lambda case: assertions.demand("own", next(calls) > 0, "the first time")).status == "failed"
+        assert outcome(lambda case: require(next(calls) > 0, "the first time")).status == "failed"
 
 
 class TestWaivers:
@@ -158,16 +158,16 @@ class TestWaivers:
         ("holds", "until", "status", "why"),
         [
             (broken, "2.0", "waived", "it has to wait (until version 2.0)"),
-            (kept, "2.0", "error", "it is waived (it has to wait), but passed: take the waiver back"),
+            (kept, "2.0", "error", "it is waived (it has to wait), but passed: remove the waiver"),
             (
                 broken,
                 "1.2",
                 "error",
-                "the waiver (it has to wait) ran out with version 1.2: mend the part, or waive the law anew.",
+                "the waiver (it has to wait) expired with version 1.2: repair the part, or renew the waiver.",
             ),
-            (kept, "1.1", "error", "the waiver (it has to wait) ran out with version 1.1"),
-            (broken, "soon", "error", "until when it is waived cannot be told: Invalid version: 'soon'"),
-            (lambda case: reject(), "2.0", "inconclusive", "only 0 cases were to the point"),
+            (kept, "1.1", "error", "the waiver (it has to wait) expired with version 1.1"),
+            (broken, "soon", "error", "the version until which the law is waived cannot be read: Invalid version: 'soon'"),
+            (lambda case: reject(), "2.0", "inconclusive", "the law applied to 0 cases only"),
         ],
     )
     def test_what_comes_of_one(self, holds: Any, until: str, status: str, why: str) -> None:
@@ -175,7 +175,7 @@ class TestWaivers:
         found = outcome(holds, waiver(until), profile=Profile("few", 2, 2))
 
         assert (found.status, found.bad) == (status, status != "waived")
-        assert found.why.startswith(why)
+        assert found.reason.startswith(why)
 
     def test_of_a_law_that_there_is_not(self) -> None:
         """It is told with the laws that there are."""
@@ -185,8 +185,8 @@ class TestWaivers:
         found = report.outcomes[0]
 
         assert (found.law, found.status, report.ok) == ("criterion.lagal", "error", False)
-        assert found.why.startswith(
-            "a waiver names this law, which does not concern a criterion, or does not exist; there is criterion.legal"
+        assert found.reason.startswith(
+            "a waiver names this law, which does not apply to a criterion, or does not exist; there is criterion.legal"
         )
 
 
@@ -199,28 +199,28 @@ class TestReplay:
 
         def small(case: Any) -> None:
             count = len(case.moments)
-            assertions.demand("own", count < least, f"{count} records: {[m.record for m in case.moments]}")
+            require(count < least, f"{count} records: {[m.record for m in case.moments]}")
 
         found = outcome(small, profile=Profile("many", 40, 1))
-        again = outcome(small, replay=found.again.split()[-1])
+        again = outcome(small, replay=found.replay.split()[-1])
 
         assert found.status == "failed"
-        assert found.again.startswith("nasframe check calm --law criterion.own --replay ")
-        assert (again.status, again.why, again.case, again.again) == ("failed", found.why, found.case, found.again)
+        assert found.replay.startswith("nasframe check calm --law criterion.own --replay ")
+        assert (again.status, again.reason, again.case, again.replay) == ("failed", found.reason, found.case, found.replay)
 
     def test_what_is_mended(self) -> None:
         """The case holds: that is well, and one case is enough."""
-        blob = outcome(broken).again.split()[-1]
+        blob = outcome(broken).replay.split()[-1]
 
         assert (outcome(kept, replay=blob).status, outcome(kept, replay=blob).cases) == ("passed", 1)
 
     @pytest.mark.parametrize("spoil", [lambda blob: "1.2.3:AAAA", lambda blob: "junk", lambda blob: blob[:-5] + "!", str.lower])
     def test_what_is_no_case(self, spoil: Callable[[str], str]) -> None:
         """A case of another version, and one that cannot be read, are told as such: nothing breaks."""
-        found = outcome(broken, replay=spoil(outcome(broken).again.split()[-1]))
+        found = outcome(broken, replay=spoil(outcome(broken).replay.split()[-1]))
 
         assert found.status == "inconclusive"
-        assert found.why.endswith("leave it out")
+        assert found.reason.endswith("leave it out")
 
 
 class TestReports:
@@ -228,7 +228,9 @@ class TestReports:
 
     def test_an_unknown_law(self) -> None:
         """It is refused with those that there are."""
-        with pytest.raises(NasframeError, match=r"no law criterion\.lagal concerns these parts; there are: part\.signature, "):
+        with pytest.raises(
+            NasframeError, match=r"no law criterion\.lagal applies to these parts; there are: part\.signature, "
+        ):
             check(Calm, laws=["criterion.lagal"], plugins=Plugins(()))
 
     @given(st.lists(st.sampled_from(["passed", "inapplicable", "waived", "inconclusive", "failed", "error"])))
@@ -245,8 +247,8 @@ class TestReports:
     def test_one_reason_is_one_thing_to_read(self) -> None:
         """Of however many laws and parts of a plugin; another plugin's is told for itself."""
         causes = [("a", "x", "one"), ("a", "x", "two"), ("a", "y", "one"), ("b", "z", "one")]
-        failed = [Outcome(part, plugin, law, "failed", "says", why="w") for plugin, part, law in causes]
-        aside = [Outcome(part, plugin, law, "inapplicable", why="w") for plugin, part, law in causes]
+        failed = [Outcome(part, plugin, law, "failed", "says", reason="w") for plugin, part, law in causes]
+        aside = [Outcome(part, plugin, law, "inapplicable", reason="w") for plugin, part, law in causes]
         told = Report("quick", {}, (*failed, *aside)).text().split("\n\n")[:-1]
 
         assert [words.splitlines()[0] for words in told] == [
@@ -254,7 +256,7 @@ class TestReports:
             "one FAILED for z of b",
             "one, two for x; one for y: inapplicable, w",
         ]
-        assert told[0].endswith("  the same of: two for x; one for y")
+        assert told[0].endswith("  the same for: two for x; one for y")
         assert told[-1].endswith("\none for z: inapplicable, w")
 
 
@@ -324,7 +326,7 @@ class TestCommand:
             ("part.frozen", "passed"),
             ("criterion.legal", "failed"),
         ]
-        assert {"part", "plugin", "cases", "why", "case", "again", "seconds"} <= report["outcomes"][0].keys()
+        assert {"part", "plugin", "cases", "reason", "case", "replay", "seconds"} <= report["outcomes"][0].keys()
         assert report["versions"].keys() == {"nasframe", "contract", "torch", "hypothesis", "python"}
 
     def test_what_was_not_loaded(self, install: Install, here) -> None:
@@ -337,7 +339,7 @@ class TestCommand:
             assert status == 1
             assert (told["law"], told["status"], legal["status"]) == ("plugin.usable", "error", "passed")
             assert told["part"] == "plugin 'unloaded'"
-            assert told["why"].startswith("its import failed with ModuleNotFoundError")
+            assert told["reason"].startswith("its import failed with ModuleNotFoundError")
         status, printed, _ = here("check", "unloaded", *LEGAL)
         assert status == 1
         assert printed.startswith("plugin.usable ERROR for plugin 'unloaded' of unloaded (other 1.2)\n")
@@ -357,8 +359,8 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "say what to check: the name of a distribution, a plugin or a part"),
-            (["calm", "--replay", "x"], "--replay tries one case again: give one --law and one NAME, not 0 and 1"),
+            ([], "give the name of a distribution, a plugin or a part to check"),
+            (["calm", "--replay", "x"], "--replay tries one case: give one --law and one NAME, not 0 and 1"),
             (["calm", *LEGAL, "--law", "part.frozen", "--replay", "x"], "give one --law and one NAME, not 2 and 1"),
             (["calm", "node", *LEGAL, "--replay", "x"], "give one --law and one NAME, not 1 and 2"),
             (
@@ -367,7 +369,7 @@ class TestCommand:
             ),
             (
                 ["patience", "--law", "criterion.lagal"],
-                "error: no law criterion.lagal concerns these parts; there are: part.signature",
+                "error: no law criterion.lagal applies to these parts; there are: part.signature",
             ),
         ],
     )
@@ -386,7 +388,7 @@ class TestCommand:
 
         assert len({*names}) == len(names)
         assert {"part.signature", "operation.shape", "criterion.legal"} <= {*names}
-        assert all(row["says"].endswith(".") for row in rows)
+        assert all(row["statement"].endswith(".") for row in rows)
         assert "operation.shape" in here("check", "--list")[1]
 
     def test_without_hypothesis(self) -> None:
@@ -473,7 +475,7 @@ def test_a_node_that_is_changed_keeps_its_bound() -> None:
     kept, broken = (enriched(["morphism.bound"], off=1e-3, claimed=c) for c in (1e-3, 1e-6))
 
     assert kept.ok, kept.text()
-    assert "bounded: the error of layer0/n" in broken.text() or "bounded: the deviation of chain" in broken.text()
+    assert "the error of layer0/n" in broken.text() or "the deviation of chain" in broken.text()
     assert not broken.ok
 
 
@@ -495,7 +497,7 @@ def test_an_operation_that_ignores_the_stride() -> None:
         r"the candidates at reduction/\S+ have outputs of different shapes: .* built with channels=\d, stride=2, affine", text
     )
     assert "check(Dense, laws=['operation.shape'], replay=" in text
-    assert "the same of: part.repeatable for operation 'dense'" in text
+    assert "the same for: part.repeatable for operation 'dense'" in text
 
 
 def test_a_morphism_of_anothers_operation() -> None:
@@ -511,14 +513,14 @@ def test_a_bound_holds_wherever_a_node_may_be() -> None:
     report = enriched(["morphism.bound"], off=1e-2, claimed=2e-3)
 
     assert not report.ok
-    assert "tight: the largest error found of " in report.text()
+    assert "the largest error found of " in report.text()
 
 
 def test_a_loose_bound_of_an_old_node_is_remarked() -> None:
     """It holds, and says little."""
     (found,) = enriched(["morphism.bound"], off=1e-3, claimed=1.0).outcomes
 
-    assert (found.status, found.why) == ("passed", "but a bound is over 100 times the largest that was found")
+    assert (found.status, found.reason) == ("passed", "but a bound is over 100 times the largest error found")
 
 
 def test_what_moves_an_output_is_named() -> None:
@@ -526,9 +528,9 @@ def test_what_moves_an_output_is_named() -> None:
     (found,) = enriched(["morphism.exact"], off=1e-3).outcomes
 
     assert found.status == "failed"
-    assert re.search(r"Numbers that are neither zero nor its parent's are in \S+\.2\.weight(, \S+\.2\.weight)*$", found.why), (
-        found.why
-    )
+    assert re.search(
+        r"Numbers that are neither zero nor its parent's are in \S+\.2\.weight(, \S+\.2\.weight)*$", found.reason
+    ), found.reason
 
 
 def test_a_bound_on_no_node_is_told_once() -> None:
@@ -536,15 +538,15 @@ def test_a_bound_on_no_node_is_told_once() -> None:
     claimed, bounded = enriched(["morphism.claim", "morphism.bound"], off=1e-3, claimed=1.0, on_node=False).outcomes
 
     assert claimed.status == "failed"
-    assert "there is a bound on " in claimed.why
-    assert (bounded.status, bounded.why) == (
+    assert "there is a bound on " in claimed.reason
+    assert (bounded.status, bounded.reason) == (
         "inapplicable",
-        "its bounds are none that morphism.claim lets pass",
+        "its bounds are refused by morphism.claim",
     )
 
 
 @pytest.mark.parametrize(
-    ("bounded", "remark"), [(50.0, ""), (1e5, "but the bound on |o| is over 100 times the largest that was found")]
+    ("bounded", "remark"), [(50.0, ""), (1e5, "but the bound on |o| is over 100 times the largest value found")]
 )
 def test_a_loose_bound_is_remarked(bounded: float, remark: str) -> None:
     """It holds, and says little."""
@@ -558,4 +560,4 @@ def test_a_loose_bound_is_remarked(bounded: float, remark: str) -> None:
 
     (found,) = check(Bounded, laws=["operation.bound"]).outcomes
 
-    assert (found.status, found.why) == ("passed", remark)
+    assert (found.status, found.reason) == ("passed", remark)

@@ -27,6 +27,7 @@ from nasframe.errors import ChangeError
 from nasframe.network.network import tensors
 from nasframe.search.replay import replay
 from nasframe.testing import assertions
+from nasframe.testing.compare import require_at_most
 from nasframe.testing.fakes import Endless, Keep, Noise, Scripted
 from nasframe.testing.saved import saved
 from nasframe.testing.trained import TrainedNetwork
@@ -100,7 +101,7 @@ def exact(operation: SeparableConvolution, kind: str, sizes: tuple[int, int, boo
     new = fill(morphed(operation, kind), old, *sizes[1:])
     several = len(x) * math.prod(-(-length // sizes[1]) for length in x.shape[2:]) > 1
     for training in (False, True) if several else (False,):
-        assertions.hold("exact", f"the distance in units of rounding, training: {training},", off(old, new, x, training), 1)
+        require_at_most(f"the distance in units of rounding, training: {training},", off(old, new, x, training), 1)
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -325,7 +326,8 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
     assert worked.claim == KINDS[kind].claim
     child = assertions.assert_transaction(parent, lambda network: change(network, kind, site))
     assertions.assert_ids_not_reused([parent.network.structure, child.network.structure])
-    assertions.assert_trainable(parent, child, every=False)
+    if kind != "pad":  # a part of the padded kernel lies outside of the smallest images
+        assertions.assert_trainable(child, every=False)
     assertions.assert_reconstructed(child, installed().make)
     before, after = (dict(aged.network.structure.sites()) for aged in (parent, child))
     assert {a for a in after if after[a] != before[a]} == {site}
@@ -449,7 +451,7 @@ class TestMutants:
 
     def _inexact(self, kind: str) -> None:
         x = torch.randn(2, 2, 6, 6, dtype=torch.float64, generator=Seed(("mutants",)).generator())
-        with pytest.raises(AssertionError, match="exact: the distance in units of rounding, training: False, is"):
+        with pytest.raises(AssertionError, match="the distance in units of rounding, training: False, is"):
             exact(STARTS[kind], kind, (2, 1, False), x)
 
     def test_a_newcomer_without_the_moments_of_its_predecessor(self) -> None:
@@ -461,7 +463,7 @@ class TestMutants:
         for name, parameter in child.network.named_parameters():
             if re.search(new, name):
                 child.state.optimisers["weights"].state[parameter]["momentum_buffer"].zero_()
-        with pytest.raises(AssertionError, match=f"the difference between the next steps of .*{new}"):
+        with pytest.raises(AssertionError, match=f"the distance of momentum_buffer of .*{new}"):
             assertions.assert_moments_follow(parent, child)
 
     def test_values_without_their_moments(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_every_law_is_documented() -> None:
     """A law says what holds, in a sentence, and what the most likely cause of a failure is."""
     laws = {law.id: law for kind in ("part", *KINDS) for law in laws_of(kind)}
 
-    assert [id for id, law in laws.items() if not law.says.endswith(".") or not law.likely] == []
+    assert [id for id, law in laws.items() if not law.statement.endswith(".") or not law.hint] == []
 
 
 def test_the_reference_is_complete(generate: Any) -> None:

@@ -9,7 +9,7 @@ from nasframe import Operation, Part, Strategy
 from nasframe.plugins import Plugins
 from nasframe.testing.check import check
 from nasframe.testing.examples import Examples, Habitat
-from nasframe.testing.fakes import Chain, Descent, Endless, Keep, Kept, Noise, Scripted, Turned
+from nasframe.testing.fakes import Chain, Dense, Endless, Keep, Noise, PassThrough, Scripted, SoftmaxDescent
 from nasframe.testing.strategies import searches, sizes
 
 
@@ -17,15 +17,17 @@ from nasframe.testing.strategies import searches, sizes
 def chains(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
     inputs, outputs = draw(sizes()), draw(sizes(2))
     task = Noise((("inputs", inputs), ("outputs", outputs)), (-1, inputs), (-1, outputs))
-    return draw(searches(Chain(tuple(dict.fromkeys((Kept(), *operations, Turned())))), task))
+    return draw(searches(Chain(tuple(dict.fromkeys((PassThrough(), *operations, Dense())))), task))
 
 
-@pytest.mark.parametrize("part", [Chain, Kept, Turned, Descent, Endless, Scripted, Keep, Noise], ids=lambda part: part.name)
+@pytest.mark.parametrize(
+    "part", [Chain, PassThrough, Dense, SoftmaxDescent, Endless, Scripted, Keep, Noise], ids=lambda part: part.name
+)
 def test_a_fake_keeps_the_contract(part: type[Part]) -> None:
     """With no plugin installed: there is a task, a backbone with operations, and a part of every other kind but morphisms."""
     parts = {
-        Kept: st.builds(Kept),
-        Turned: st.builds(Turned),
+        PassThrough: st.builds(PassThrough),
+        Dense: st.builds(Dense),
         Scripted: st.builds(Scripted, sizes(3), st.integers(0, 2)),
         Noise: st.just(Noise((("inputs", 2), ("outputs", 1)), (-1, 2), (-1, 1))),
     }

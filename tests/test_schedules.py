@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from test_architects import asked
+from test_architects import next_case
 from test_resume import check_resumes_everywhere
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -91,11 +91,11 @@ def check_phases(prune: str) -> None:
 def test_the_unrolled_step_is_annealed() -> None:
     """The bilevel problem has the learning rate of the epoch as xi, and its unrolled step is torch's at that rate."""
     parent = TrainedNetwork.of(toy_strategy(optimiser=ANNEALED, criterion=Scripted(epochs=9)), 4)
-    case = asked(parent)
+    case = next_case(parent)
     assert parent.state.epoch == 1
     assert case.problem.xi == pytest.approx(0.01 + 0.09 * 0.75)
     zeros = {name: torch.ones_like(w) for name, w in case.problem.weights.items()}
-    found, wanted = case.problem.unroll(zeros), case.own_step(zeros)
+    found, wanted = case.problem.unroll(zeros), case.optimiser_step(zeros)
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-13, atol=1e-15)
 

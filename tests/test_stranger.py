@@ -37,7 +37,7 @@ import torch
 from nasframe import Search, Strategy, installed
 from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.saved import saved, revived
-from nasframe.testing.case import same
+from nasframe.testing.compare import same
 from nasframe.testing.fakes import Noise
 
 plugins = Plugins((*installed().found, Plugin("fakes", "tests", "0", (Noise,))))

@@ -47,7 +47,7 @@ def check(
     profile = FULL if full else QUICK
     with _progress() as progress:
         plan = planned(load(), names, laws or None)
-        outcomes = [*plan.told]
+        outcomes = [*plan.problems]
         for of, law in progress.track(plan.tries):
             progress.update(progress.task_ids[0], description=f"{law.id} on {of}")
             outcomes.append(tried(of, law, profile, replay))
@@ -75,7 +75,9 @@ def _lawful() -> tuple[str, ...]:
 def _listed() -> list[dict[str, str]]:
     from nasframe.testing.law import laws_of
 
-    return [{"law": law.id, "says": law.says} for law in dict.fromkeys(law for kind in _lawful() for law in laws_of(kind))]
+    return [
+        {"law": law.id, "statement": law.statement} for law in dict.fromkeys(law for kind in _lawful() for law in laws_of(kind))
+    ]
 
 
 @contextlib.contextmanager

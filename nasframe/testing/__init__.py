@@ -1,14 +1,15 @@
-"""What holds of every part that keeps its promises: laws to check a part by, and what to check them on.
+"""The conformance kit: check the parts of a plugin, and write tests of them.
 
-A morphism of your own is held to its laws by the backbones and tasks that you name in a strategy of strategies:
+`nasframe check NAME` and `nasframe.testing.check.check` try all laws (`nasframe.testing.laws`) on parts. For tests of your own,
+`strategies` draws searches and trained networks with hypothesis, `assertions` compares a network with the child of a change,
+and `fakes` has small parts of each kind:
 
-    @given(strategies.trained(st.builds(nasframe.Strategy, backbone=..., task=..., ...)))
-    def test_growth(parent):
-        child = assertions.assert_transaction(parent, lambda network: MyGrowth().change(network, request, {}, nasframe.Seed(("test",))))
+    @given(strategies.trained_networks(strategies.searches(backbone, task)), strategies.seeds())
+    def test_growth(parent, seed):
+        request = MyGrowth().propose(parent.network)[0].request
+        child = assertions.assert_transaction(parent, lambda network: MyGrowth().change(network, request, {}, seed))
         assertions.assert_exact(parent, child)
-        assertions.assert_trainable(parent, child)
-        assertions.assert_moments_follow(parent, child)
+        assertions.assert_trainable(child)
 
-`fakes` has the parts that such a search needs and a law does not care about. `laws`, `trained` and `fakes` need nothing beyond
-nasframe; `strategies` draws with hypothesis (pip install "nasframe[testing]").
+It needs `pip install "nasframe[testing]"`.
 """

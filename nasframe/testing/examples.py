@@ -1,7 +1,7 @@
 """What the parts of a plugin are tried on.
 
-By convention the plugin has a submodule `examples` with a function `examples` that returns `Examples`. A plugin that is a single
-module has the hook `nasframe_examples` in its place.
+By convention a plugin has a submodule `examples` with a function `examples` that returns `Examples`. A plugin that is a single
+module implements the hook `nasframe_examples` instead.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from nasframe import Backbone, Operation, Part, Strategy, Task
 
 @attrs.frozen
 class Habitat:
-    """Searches of one backbone on noise, of many sizes: where the laws try a part out.
+    """Small searches with a backbone, in which laws try the backbone, operations and morphisms.
 
     Args:
-        backbone: its class.
-        strategies: from operations that shall be among the candidates to searches, as `strategies.searches` makes them. Without
-            any, the habitat chooses for itself. Where they do not fit the backbone, building one says so with an error.
+        backbone: the class of the backbone.
+        strategies: a function from operations to a Hypothesis strategy of searches, made by `strategies.searches`, that have
+            these operations among their candidates. Without operations it chooses some itself. Searches whose backbone does not
+            accept the operations may raise an error.
     """
 
     backbone: type[Backbone]
@@ -35,10 +36,10 @@ class Waiver:
     """A law that a part is known to break.
 
     Args:
-        part: its class.
-        law: the law's id.
-        reason: why that is right, or has to wait.
-        until: the version of the plugin's distribution at which the waiver expires.
+        part: the class of the part.
+        law: the id of the law.
+        reason: why the part breaks it.
+        until: the version of the plugin's distribution with which the waiver expires.
     """
 
     part: type[Part]
@@ -49,14 +50,14 @@ class Waiver:
 
 @attrs.frozen(kw_only=True)
 class Examples:
-    """What the parts of a plugin are tried on. A part that is not among them is tried with the defaults of its options alone.
+    """What the parts of a plugin are tried on.
 
     Args:
-        parts: for a part whose options matter, or that cannot be made without, parts to draw from.
-        habitats: for each backbone of the plugin, where its own laws are tried and others' operations and morphisms, too.
-        sources: for a task, a function that writes a source into a folder, and the same with another test part: the two
-            tasks must train and validate on the same.
-        waivers: laws that are known to be broken, with their reasons.
+        parts: strategies of parts with different options. A part without one is tried with the defaults of its options.
+        habitats: searches with the backbones of the plugin. The operations and morphisms of all plugins are tried there.
+        sources: for a task, a function that writes two sources of data into a folder, which differ in the test split
+            alone, and returns a task for each.
+        waivers: laws that parts are known to break.
     """
 
     parts: Mapping[type[Part], SearchStrategy[Any]] = attrs.field(factory=dict)

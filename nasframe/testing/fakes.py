@@ -1,4 +1,4 @@
-"""The parts that a search needs and a law does not care about."""
+"""Small parts for tests of other parts: a search needs a part of each kind."""
 
 from __future__ import annotations
 
@@ -49,12 +49,13 @@ Tensors = Mapping[str, Tensor]
 
 @attrs.frozen
 class Noise(Task):
-    """Inputs and targets that have nothing to do with each other: normal numbers, by which no gradient is zero.
+    """A task of random inputs and targets, drawn independently from a normal distribution.
 
     Args:
-        sizes: what the backbone must know.
-        inputs, outputs: the shapes of what the network takes and gives, with -1 on the axis of the examples.
-        examples: in each split.
+        sizes: the sizes that the backbone requires, as pairs of name and number.
+        inputs, outputs: the shapes of a batch of inputs and of the network's outputs, with -1 for the axis of the examples.
+        examples: the number of examples of each split.
+        seed: the seed of the numbers.
     """
 
     name: ClassVar[str] = "noise"
@@ -65,7 +66,7 @@ class Noise(Task):
     seed: int = 0
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """Numbers that depend on the seed and the split alone."""
+        """Return numbers that depend on the seed and the split alone."""
         train, validation, test = (self._split(name, device, dtype) for name in ("train", "validation", "test"))
         return Data(
             sizes=dict(self.sizes),
@@ -80,7 +81,7 @@ class Noise(Task):
         )
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """The outputs with the examples first, as targets have them."""
+        """Return the outputs with the examples on the first axis, as in the targets."""
         return outputs.movedim(self.outputs.index(-1), 0)
 
     def _split(self, name: str, device: torch.device, dtype: torch.dtype) -> Split:
@@ -91,54 +92,78 @@ class Noise(Task):
         return Split(self.examples, lambda index: (inputs.index_select(axis, index), targets[index]))
 
 
-@attrs.frozen
-class Descent(Architect):
-    """Logits whose softmax is the weights, down the gradient of the validation loss."""
-
-    name: ClassVar[str] = "descent"
-
-    def mixing(self, alphas: Tensors) -> Tensors:
-        """The softmax at each site."""
-        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
-
-    def invert(self, mixing: Tensors) -> Tensors:
-        """The logarithms of the weights."""
-        return {address: w.log() for address, w in mixing.items()}
+class _Descent(Architect):
+    """An architect that descends the validation loss at the current weights with Adam."""
 
     def gradient(self, problem: Bilevel) -> Tensors:
-        """The slope of the validation loss at the present weights."""
+        """Return the gradient of the validation loss at the current weights."""
         loss = problem.valid(problem.weights, problem.alphas)
-        if not loss.requires_grad:  # where all that is undecided stands behind edges that were pruned to nothing
+        if not loss.requires_grad:  # pruning has cut off all undecided sites
             return {name: torch.zeros_like(alpha) for name, alpha in problem.alphas.items()}
         found = torch.autograd.grad(loss, [*problem.alphas.values()], materialize_grads=True)
         return dict(zip(problem.alphas, found, strict=True))
 
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
-        """Adam."""
+        """Return Adam with the learning rate 0.01."""
         return Optimiser(learning_rate=0.01).build(alphas)
 
 
 @attrs.frozen
+class SoftmaxDescent(_Descent):
+    """An architect whose mixing weights are the softmax of the alphas."""
+
+    name: ClassVar[str] = "softmax_descent"
+
+    def mixing(self, alphas: Tensors) -> Tensors:
+        """Return the softmax of the alphas of each site."""
+        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
+
+    def invert(self, mixing: Tensors) -> Tensors:
+        """Return the logarithms of the mixing weights."""
+        return {address: w.log() for address, w in mixing.items()}
+
+
+@attrs.frozen
+class SigmoidDescent(_Descent):
+    """An architect whose mixing weights are sigmoids of the alphas, so that those of a site do not sum to one."""
+
+    name: ClassVar[str] = "sigmoid_descent"
+
+    def mixing(self, alphas: Tensors) -> Tensors:
+        """Return the sigmoid of each alpha."""
+        return {address: alpha.sigmoid() for address, alpha in alphas.items()}
+
+    def invert(self, mixing: Tensors) -> Tensors:
+        """Return the alphas of mixing weights between 0 and 1."""
+        return {address: w.log() - (-w).log1p() for address, w in mixing.items()}
+
+
+@attrs.frozen
 class Endless(GrowthCriterion):
-    """Nothing ever grows or stops."""
+    """A criterion that always abstains, so that a search neither grows nor ends."""
 
     name: ClassVar[str] = "endless"
 
     def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """No opinion."""
+        """Abstain."""
         return state, ABSTAIN
 
 
 @attrs.frozen
 class Scripted(GrowthCriterion):
-    """Each phase takes so many epochs, and the search so many growths."""
+    """A criterion with a fixed schedule.
+
+    Args:
+        epochs: the number of epochs of each phase.
+        growths: the number of growths, after which the search ends.
+    """
 
     name: ClassVar[str] = "scripted"
     epochs: int = number(1, low=1, whole=True)
     growths: int = number(2, low=0, whole=True)
 
     def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """As it is written, whatever comes; the state counts how often it was asked."""
+        """Return the scheduled decision; the state counts the calls."""
         last, calls = history[-1], (state or 0) + 1
         if isinstance(last, EpochEnded):
             return calls, Decision("grow", "scripted") if last.epoch + 1 >= self.epochs else ABSTAIN
@@ -147,42 +172,42 @@ class Scripted(GrowthCriterion):
 
 @attrs.frozen
 class Keep(Pruner):
-    """Nothing goes."""
+    """A pruner that removes nothing."""
 
     name: ClassVar[str] = "keep"
 
     def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """No candidate."""
+        """Return no candidates."""
         return {}
 
 
 @attrs.frozen
-class Kept(Operation):
-    """x."""
+class PassThrough(Operation):
+    """The identity, x."""
 
-    name: ClassVar[str] = "kept"
+    name: ClassVar[str] = "pass_through"
     arity: ClassVar[int] = 1
     residual: ClassVar[tuple[str, ...]] = ()
 
     def build(self, *, width: int) -> nn.Module:
-        """No parameters."""
+        """Return a module without parameters."""
         return nn.Identity()
 
 
 @attrs.frozen
-class Turned(Operation):
-    """tanh(W x + b)."""
+class Dense(Operation):
+    """A dense layer, tanh(W x + b)."""
 
-    name: ClassVar[str] = "turned"
+    name: ClassVar[str] = "dense"
     arity: ClassVar[int] = 1
 
     def build(self, *, width: int) -> nn.Module:
-        """A linear map and its tanh."""
+        """Return a linear map with its tanh."""
         return nn.Sequential(nn.Linear(width, width), nn.Tanh())
 
 
-class Links(nn.Module):
-    """The nodes of a chain, one behind the other, and a linear map."""
+class ChainBody(nn.Module):
+    """The nodes of a chain, one after the other, and a linear map."""
 
     def __init__(self, structure: Structure) -> None:
         super().__init__()
@@ -191,39 +216,45 @@ class Links(nn.Module):
         self.gates = nn.ModuleDict({n.id: Gate(Address.of("chain", n.id)) for n in cell.nodes if n.inherits})
         self.head = nn.Linear(width, structure.size("outputs"))
 
-    def forward(self, x: Tensor, shares: MixingWeights) -> Tensor:
-        """From (..., inputs) to (..., outputs)."""
+    def forward(self, x: Tensor, mixing: MixingWeights) -> Tensor:
+        """Return the outputs of shape (..., outputs) for inputs of shape (..., inputs)."""
         for name, link in self.links.items():
-            own = link(shares, x)
-            x = self.gates[name](x, own) if name in self.gates else own
+            output = link(mixing, x)
+            x = self.gates[name](x, output) if name in self.gates else output
         return self.head(x)
 
 
 @attrs.frozen
 class Chain(Backbone):
-    """A node takes in the one before it, the first one the inputs. Operations are built with `width`, that of the inputs."""
+    """A backbone of one cell whose nodes form a chain: the input of a node is the node before it, or the input of the network.
+
+    Operations are built with `width`, the number of inputs.
+
+    Args:
+        operations: the candidates of each node.
+    """
 
     name: ClassVar[str] = "chain"
     inputs: ClassVar[tuple[str, ...]] = ("x",)
-    operations: tuple[Operation, ...] = nested("operation", default=(Kept(), Turned()), validator=operations_validator(1))
+    operations: tuple[Operation, ...] = nested("operation", default=(PassThrough(), Dense()), validator=operations_validator(1))
 
     def initial(self, sizes: Mapping[str, int], nodes: int) -> Structure:
-        """One cell. `sizes` has `inputs` and `outputs`."""
+        """Return a chain of so many nodes; `sizes` must have `inputs` and `outputs`."""
         structure = Structure(self, self.require_sizes(sizes, "inputs", "outputs"), (("chain", Cell()),))
         for _ in range(nodes):
             structure = self.grown(structure, "chain").structure
         return structure
 
     def body(self, structure: Structure) -> nn.Module:
-        """The chain and its head."""
-        return Links(structure)
+        """Return the chain."""
+        return ChainBody(structure)
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
-        """One node more at the end, born as the one before."""
+        """Return the chain with another node at its end."""
         last = self.outputs(structure.cell(cell)) or self.inputs
         child, node = add_node(structure, cell, lambda id: {id: last}, self.operations)
         return GrownStructure(child, node, last, initial_mixing(child, node, last))
 
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """All but the strongest of each node."""
+        """Return all candidates but the strongest of each node."""
         return all_but_strongest(structure, mixing)

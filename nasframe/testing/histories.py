@@ -1,4 +1,4 @@
-"""Histories as a search writes them, for criteria to be asked about."""
+"""Histories as a search writes them, which criteria are tried on."""
 
 from __future__ import annotations
 
@@ -12,39 +12,48 @@ from hypothesis import strategies as st
 from nasframe import Proposal
 from nasframe.records import EpochEnded, Record, StageEnded
 
-#: so few that they tie
+#: few losses, so that equal ones occur; infinity stands for an epoch in which the training diverged
 LOSS = st.sampled_from([1.0, 0.5, 2.0, math.inf])
-#: of the epochs of a phase: any, or the same over and over
+#: the losses of the epochs of a phase: different or all equal
 LOSSES = st.lists(LOSS, min_size=1, max_size=5) | st.builds(lambda loss, epochs: [loss] * epochs, LOSS, st.integers(1, 5))
+PROPOSALS = st.builds(Proposal, st.just({"cell": "layer0"}), st.sampled_from([0.0, 1.0, 2.0]), st.integers(0, 20))
 
 
 @attrs.frozen(eq=False)
 class Moment:
-    """When a criterion is asked: the last record, the proposals, and what the search wrote down that was decided."""
+    """A moment at which a criterion decides.
+
+    Args:
+        record: the last record.
+        proposals: the proposals, at the end of a stage.
+        decided: the fields `decision` and `reason` that the record has afterwards.
+    """
 
     record: EpochEnded | StageEnded
     proposals: tuple[Proposal, ...] = ()
     decided: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
-    def staged(self) -> bool:
-        """Whether a stage is over."""
+    def ends_stage(self) -> bool:
+        """Return whether a stage has ended."""
         return isinstance(self.record, StageEnded)
 
     def __str__(self) -> str:
         names = ("updates", "valid", "nodes", "parameters", "seconds")
-        told = {name: getattr(self.record, name) for name in names if hasattr(self.record, name)}
-        costs = f", proposals of gain and cost {[(p.gain, p.cost) for p in self.proposals]}" if self.staged else ""
-        return f"{self.record.phase} {self.record.stage} {told}{costs}"
+        values = {name: getattr(self.record, name) for name in names if hasattr(self.record, name)}
+        costs = f", proposals of gain and cost {[(p.gain, p.cost) for p in self.proposals]}" if self.ends_stage else ""
+        return f"{self.record.phase} {self.record.stage} {values}{costs}"
 
 
 @st.composite
 def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
-    """A search: stages of one phase or two, each longer or shorter, and, at the end, another phase or none. Losses are numbers, NaN
-    and infinities, or always the same; the shortest history has one epoch.
+    """Return the moments of a search: of one stage or several, each with one phase or two, and perhaps a last phase.
+
+    The shortest history has one epoch. In some epochs the training diverges.
 
     Args:
-        clock: whether the records have the clock's reading.
+        draw: is given by hypothesis.
+        clock: whether the records have a reading of the clock.
     """
     found: list[Moment] = []
     nodes = dict.fromkeys(draw(st.sampled_from([("layer0",), ("normal", "reduction")])), 1)
@@ -57,20 +66,25 @@ def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
         for epoch, loss in enumerate(losses):
             updates += steps
             place: dict[str, Any] = {"stage": stage, "phase": phase, "epoch": epoch, "updates": updates}
-            told: dict[str, Any] = {"train": loss, "valid": loss, "scores": {"mse": loss}, "diverged": not math.isfinite(loss)}
-            told |= {"nodes": {**nodes}, "parameters": parameters, "seconds": updates / 2 if clock else None}
-            over = {"decision": "grow", "reason": "so it was decided"} if epoch + 1 == len(losses) else {}
-            found.append(Moment(EpochEnded(**place, **told), decided=over))
+            values: dict[str, Any] = {
+                "train": loss,
+                "valid": loss,
+                "scores": {"mse": loss},
+                "diverged": not math.isfinite(loss),
+            }
+            values |= {"nodes": {**nodes}, "parameters": parameters, "seconds": updates / 2 if clock else None}
+            decided = {"decision": "grow", "reason": "an example"} if epoch + 1 == len(losses) else {}
+            found.append(Moment(EpochEnded(**place, **values), decided=decided))
         return losses
 
     last = draw(st.integers(0, 6))
     for stage in range(last + 1):
-        valid = min([train(stage, phase) for phase in phases][-1], key=_worth)
-        proposals = draw(st.lists(PROPOSALS, min_size=stage < last, max_size=3))
-        ranked = tuple(sorted(proposals, key=lambda proposal: -proposal.gain))  # as a criterion sees them
-        told: dict[str, Any] = {"valid": valid, "nodes": {**nodes}, "parameters": parameters, "epoch": 0, "phase": "judge"}
-        over = {"decision": "grow" if stage < last else "stop", "reason": "so it was decided"}
-        found.append(Moment(StageEnded(stage=stage, updates=updates, **told), ranked, over))
+        valid = min([train(stage, phase) for phase in phases][-1])
+        # a criterion sees the proposals in the order in which they would be made
+        proposals = sorted(draw(st.lists(PROPOSALS, min_size=stage < last, max_size=3)), key=lambda proposal: -proposal.gain)
+        values: dict[str, Any] = {"valid": valid, "nodes": {**nodes}, "parameters": parameters, "epoch": 0, "phase": "judge"}
+        decided = {"decision": "grow" if stage < last else "stop", "reason": "an example"}
+        found.append(Moment(StageEnded(stage=stage, updates=updates, **values), tuple(proposals), decided))
         if stage < last:
             nodes[draw(st.sampled_from([*nodes]))] += 1
             parameters += draw(st.sampled_from(proposals)).cost
@@ -79,13 +93,6 @@ def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
     return tuple(found)
 
 
-PROPOSALS = st.builds(Proposal, st.just({"cell": "layer0"}), st.sampled_from([0.0, 1.0, 2.0]), st.integers(0, 20))
-
-
-def _worth(loss: float) -> float:
-    return math.inf if math.isnan(loss) else loss
-
-
-def past(moments: Sequence[Moment], n: int) -> list[Record]:
-    """The history when a criterion is asked for the n-th time: of the records before it is known what was decided."""
+def history_at(moments: Sequence[Moment], n: int) -> list[Record]:
+    """Return the history at a moment: the records before it have their decisions."""
     return [*(attrs.evolve(m.record, **dict[str, Any](m.decided)) for m in moments[:n]), moments[n].record]

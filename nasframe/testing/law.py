@@ -1,65 +1,71 @@
-"""A law: what every part of a kind must hold to, with an id that stays."""
+"""Laws: what every part of a kind must fulfil. Each has an id that does not change."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import attrs
 
+#: a function that tries a case: see `Law`
+Try = Callable[[Any], str | None]
+
 
 class Inapplicable(Exception):  # noqa: N818 - nothing went wrong
-    """The law says nothing of this case: what it is about is not claimed, or does not come up."""
+    """The law does not apply to a case: the part does not claim what the law is about, or it does not occur."""
 
 
 class NoCases(Exception):  # noqa: N818 - nothing went wrong
-    """There is nothing to try the part on, and why."""
+    """There is nothing that the part can be tried on; the message says why."""
 
 
 @attrs.frozen
 class Law:
-    """A law of the contract.
+    """A law.
 
     Args:
-        id: "kind.name".
-        says: what holds, in a sentence.
-        likely: what is most often the reason where it does not.
-        holds: raises an AssertionError, which says what was measured and what is allowed, where a case breaks it, and
-            Inapplicable where it says nothing of the case; returns None, or what stronger could be claimed of the case.
+        id: the kind of part and the name of the law, "kind.name"; the kind "part" is for parts of every kind.
+        statement: what holds, in a sentence.
+        hint: the most likely cause of a failure.
+        holds: raises an AssertionError if a case breaks the law, with what was measured and what is allowed, and Inapplicable
+            if the law does not apply to it. Returns a remark, for example a stronger claim that the case would allow, or None.
     """
 
     id: str
-    says: str
-    likely: str
-    holds: Callable[[Any], str | None]
+    statement: str
+    hint: str
+    holds: Try
 
     def __call__(self, case: Any) -> str | None:
-        """Raise if the case breaks the law."""
+        """Try a case."""
         return self.holds(case)
 
     @property
     def kind(self) -> str:
-        """The kind of part that it is about; "part" for all kinds."""
+        """Return the kind of part that the law is about."""
         return self.id.split(".")[0]
 
 
-def law(id: str, likely: str) -> Callable[[Callable[[Any], str | None]], Law]:
-    """Makes a law of a function: its docstring is what the law says."""
+def law(id: str, hint: str) -> Callable[[Try], Law]:
+    """Return a decorator that makes a law of a function; the first paragraph of its docstring is the statement."""
 
-    def made(holds: Callable[[Any], str | None]) -> Law:
-        return Law(id, " ".join(inspect.cleandoc(holds.__doc__ or "").split()), likely, holds)
+    def made(holds: Try) -> Law:
+        statement = inspect.cleandoc(holds.__doc__ or "").split("\n\n")[0]
+        return Law(id, " ".join(statement.split()), hint, holds)
 
     return made
 
 
-def contract(kind: str) -> Any:
-    """The module nasframe.testing.laws.<kind>: the laws of a kind, `cases` to try them on, and `exercise`."""
-    return importlib.import_module(f"nasframe.testing.laws.{kind}")
+def module(kind: str) -> Any:
+    """Return the module with the laws of a kind, its `cases` and its `exercise`; that of "part" if the kind has no laws."""
+    name = f"nasframe.testing.laws.{kind}"
+    return importlib.import_module(name if find_spec(name) else "nasframe.testing.laws.part")
 
 
 def laws_of(kind: str) -> tuple[Law, ...]:
-    """The laws of a kind, in the order in which they stand; those of every part first."""
-    names = dict.fromkeys(("part", kind))
-    return tuple(v for name in names for v in vars(contract(name)).values() if isinstance(v, Law))
+    """Return the laws of a kind of part, in the order of the file, after those of all parts."""
+    found = (value for name in ("part", kind) for value in vars(module(name)).values() if isinstance(value, Law))
+    return tuple(dict.fromkeys(found))

@@ -69,7 +69,7 @@ class Checks(pytest.Collector):
 
         plan = self.config.stash[PLAN]
         profile = FULL if self.config.getoption("--nasframe-full") else QUICK
-        for told in plan.told:
+        for told in plan.problems:
             yield Check.from_parent(self, name=f"{told.law}[{told.part}]", run=lambda told=told: told)
         parts = sorted(plan.tries, key=lambda pair: str(pair[0]))  # a plugin may return its parts as a set
         short = Counter(f"{law.id}[{of.cls.name}]" for of, law in parts)
@@ -95,9 +95,9 @@ class Check(pytest.Item):
         """Try the law: skip where it does not apply, and expect a failure where it is waived."""
         found = self.run()
         if found.status == "inapplicable":
-            pytest.skip(found.why)
+            pytest.skip(found.reason)
         if found.status == "waived":
-            pytest.xfail(found.why)
+            pytest.xfail(found.reason)
         if found.bad:
             raise Broken(found.text())
 

@@ -1,34 +1,80 @@
-"""Hypothesis strategies: sizes down to 1, optimisers, seeds, networks that have trained, and broken JSON."""
+"""Hypothesis strategies: sizes down to 1, optimisers, seeds, searches, networks that have trained, and damaged JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import operator
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from hypothesis import reject, strategies as st
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, settings, strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from nasframe import Address, Backbone, Optimiser, Seed, Site, Strategy, Structure, Task
+from nasframe import Address, Backbone, Optimiser, Seed, Strategy, Structure, Task
 from nasframe.errors import NonFiniteError
-from nasframe.testing.fakes import Descent, Endless, Keep
+from nasframe.testing.compare import largest
+from nasframe.testing.fakes import Endless, Keep, SigmoidDescent, SoftmaxDescent
 from nasframe.testing.trained import TrainedNetwork
+
+F = TypeVar("F", bound=Callable[..., Any])
+_CACHES: list[Any] = []
+
+
+def cached(function: F) -> F:
+    """Cache the results of a function whose arguments are hashable, as laws are tried on the same cases."""
+    wrapped: Any = functools.lru_cache(maxsize=128)(function)
+    _CACHES.append(wrapped)
+    return wrapped
+
+
+def clear_caches() -> None:
+    """Forget all cached results, for a test that changes what they are made by."""
+    for cache in _CACHES:
+        cache.cache_clear()
+
+
+def draw_some(strategy: SearchStrategy[Any], count: int, errors: tuple[type[Exception], ...] = ()) -> list[Any]:
+    """Return the first values of a strategy, the same ones at every call.
+
+    Args:
+        strategy: the strategy.
+        count: the number of values to draw.
+        errors: if drawing a value raises one of these errors, the value is left out.
+    """
+    found: list[Any] = []
+
+    @settings(
+        max_examples=count,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+    )
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        with contextlib.suppress(*errors):
+            found.append(data.draw(strategy))
+
+    run()
+    return found
 
 
 def sizes(high: int = 4) -> SearchStrategy[int]:
-    """A number of units, steps or examples."""
+    """Return a number of units, steps or examples, at least 1."""
     return st.integers(1, high)
 
 
 def seeds() -> SearchStrategy[Seed]:
-    """A seed."""
+    """Return a seed."""
     return st.integers(0, 2**16).map(lambda n: Seed((n, "drawn")))
 
 
 def optimisers() -> SearchStrategy[Optimiser]:
-    """SGD with momentum, Adam or AdamW, at rates that move a network within a few steps."""
+    """Return SGD with momentum, Adam or AdamW, with learning rates that change a network within a few steps."""
     rates, decays = st.sampled_from([0.003, 0.01, 0.03]), st.sampled_from([0.0, 0.01])
     adam = st.builds(
         Optimiser,
@@ -42,11 +88,15 @@ def optimisers() -> SearchStrategy[Optimiser]:
 
 @st.composite
 def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
-    """A search of that backbone on that task at float64, whose alphas move as fast as the weights; nothing grows or goes."""
+    """Return a search with a backbone on a task, in float64, that neither grows nor prunes.
+
+    Its mixing weights are softmaxes of the alphas, or sigmoids, which do not sum to one: a part must not rely on either. The
+    alphas have the learning rate 0.01, so that they change within a few steps.
+    """
     return Strategy(
         task=task,
         backbone=backbone,
-        architect=Descent(),
+        architect=draw(st.sampled_from([SoftmaxDescent(), SigmoidDescent()])),
         criterion=Endless(),
         pruner=Keep(),
         nodes=draw(sizes(3)),
@@ -57,43 +107,56 @@ def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
     )
 
 
-def trained_networks(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[TrainedNetwork]:
-    """A search of one of these strategies after so many updates, unless it diverges within them."""
-    return strategies.map(lambda strategy: _trained(strategy, steps)).filter(_tame)
-
-
-def _trained(strategy: Strategy, steps: int) -> TrainedNetwork:
-    try:
-        return TrainedNetwork.of(strategy, steps)
-    except NonFiniteError:
+def trained_network(strategy: Strategy, steps: int = 20) -> TrainedNetwork:
+    """Return a copy of the network of a search after so many steps; reject the case if the training diverges."""
+    found = _trained(strategy, steps)
+    if found is None:
         reject()
+    return found.copy()
 
 
-def _tame(trained: TrainedNetwork) -> bool:
-    return all(float(trained.outputs(training).abs().max()) < 1e3 for training in (False, True))
+@cached
+def _trained(strategy: Strategy, steps: int) -> TrainedNetwork | None:
+    try:
+        found = TrainedNetwork.of(strategy, steps)
+    except NonFiniteError:
+        return None
+    outputs = [found.outputs(training) for training in (False, True)]
+    tame = all(bool(o.isfinite().all()) and largest(o) < 1e3 for o in outputs)
+    return found if tame and found.state.updates == steps else None
+
+
+def trained_networks(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[TrainedNetwork]:
+    """Return the network of one of these searches after so many steps."""
+    return strategies.map(lambda strategy: trained_network(strategy, steps))
 
 
 @st.composite
 def removals(draw: DrawFn, structure: Structure, decide: bool = False) -> Mapping[Address, frozenset[int]]:
-    """Candidates to remove, by site: any but all of a node, or all but one at most at each site where the structure is to
-    be decided.
+    """Return ids of candidates that can be removed, by site.
+
+    Args:
+        draw: is given by hypothesis.
+        structure: the structure from which they are removed.
+        decide: whether one candidate at most remains at each site.
     """
-    gone = {address: draw(_part(site, decide)) for address, site in structure.sites() if not site.decided}
+    removed: dict[Address, frozenset[int]] = {}
+    for address, site in structure.sites():
+        if not site.decided:
+            ids = frozenset(c.id for c in site.candidates)
+            kept = st.sampled_from(sorted(ids)).map(lambda id: frozenset({id}))
+            kept = kept if decide else st.frozensets(st.sampled_from(sorted(ids)), min_size=1)
+            removed[address] = ids - draw(kept)
     for address, site in structure.sites():
         others = [a for a in structure.sites_of(Address.of(address.cell, site.node)) if a != address]
-        stays = any(a not in gone or len(gone[a]) < len(dict(structure.sites())[a].candidates) for a in others)
-        if address in gone and stays and draw(st.booleans()):
-            gone[address] = frozenset(c.id for c in site.candidates)
-    return {address: ids for address, ids in gone.items() if ids}
+        # a node must keep one candidate, at whichever of its sites
+        stays = any(len(removed.get(a, ())) < len(dict(structure.sites())[a].candidates) for a in others)
+        if address in removed and stays and draw(st.booleans()):
+            removed[address] = frozenset(c.id for c in site.candidates)
+    return {address: ids for address, ids in removed.items() if ids}
 
 
-def _part(site: Site, decide: bool) -> SearchStrategy[frozenset[int]]:
-    ids = frozenset(c.id for c in site.candidates)
-    kept = st.sampled_from(sorted(ids)).map(lambda id: frozenset({id}))
-    return (kept if decide else st.frozensets(st.sampled_from(sorted(ids)), min_size=1)).map(lambda k: ids - k)
-
-
-#: what stands in a JSON text by mistake
+#: values that do not belong into a JSON text, or not there
 JUNK: SearchStrategy[Any] = st.one_of(
     st.sampled_from([None, [], {}, [{}], "", "x", "n0", "a.b", "a/b"]),
     st.booleans(),
@@ -104,16 +167,16 @@ JUNK: SearchStrategy[Any] = st.one_of(
 
 
 @st.composite
-def spoilt(draw: DrawFn, data: Any) -> Any:
-    """Plain values with one of them, at any depth, left out or replaced by something else."""
-    spoilt = json.loads(json.dumps(data))
+def damaged(draw: DrawFn, data: Any) -> Any:
+    """Return a copy of JSON values in which one value, at any depth, is left out or replaced."""
+    copy = json.loads(json.dumps(data))
     path = draw(st.sampled_from([*_paths(data)]))
-    inner = functools.reduce(operator.getitem, path[:-1], spoilt)
+    inner = functools.reduce(operator.getitem, path[:-1], copy)
     if draw(st.booleans()):
         inner[path[-1]] = draw(JUNK)
     else:
         del inner[path[-1]]
-    return spoilt
+    return copy
 
 
 def _paths(data: Any) -> Iterator[tuple[Any, ...]]:

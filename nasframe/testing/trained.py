@@ -1,19 +1,22 @@
-"""A network that has trained: what the laws of change take as a parent."""
+"""A network in the midst of a search."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from nasframe import Change, Data, Network, Search, Seed, Strategy
+from nasframe import Architect, Bilevel, Change, Data, Network, Search, Seed, Strategy
 from nasframe.change.apply import apply
 from nasframe.change.map import Map
+from nasframe.change.optimisers import NamedParameters
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Stepped
 from nasframe.search.state import State, succeed, trainer
@@ -21,12 +24,16 @@ from nasframe.search.state import State, succeed, trainer
 
 @attrs.frozen(eq=False)
 class TrainedNetwork:
-    """A search that stands somewhere in its training, with all that its next step needs.
+    """A network that has trained for some steps of a search, with all that the next step needs.
 
-    A fresh network hides faults: its moments are zero, its buffers are at their defaults, its alphas are even.
+    Laws are tried on such networks because a fresh one hides faults: its optimisers have no moments, its buffers have
+    their defaults, and its alphas are equal.
 
     Args:
-        map: by which the network was filled, if a change has just made it.
+        strategy: the strategy of the search.
+        data: the data of its task.
+        state: the state of the search. `train` changes it in place.
+        map: the map by which the network was filled, if it is the child of a change.
     """
 
     strategy: Strategy
@@ -36,53 +43,108 @@ class TrainedNetwork:
 
     @classmethod
     def of(cls, strategy: Strategy, steps: int = 20) -> TrainedNetwork:
-        """The search of a strategy after so many updates."""
+        """Return the network of a new search after so many steps."""
         search = Search(strategy)
         return cls(strategy, search.data, search.state).train(steps)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What hypothesis says of it when a law fails: the whole network would bury the law's own words."""
+        # hypothesis prints failing arguments with it: the whole network would bury the message of the law
         printer.text(repr(self))
 
     @property
     def network(self) -> Network:
-        """The network, with whatever the steps so far made of it."""
+        """Return the network."""
         return self.state.network
 
     def train(self, steps: int) -> TrainedNetwork:
-        """The same search, so many updates of alphas and weights later."""
+        """Take so many steps, of alphas and weights, and return the same object."""
         events = iter(Search(self.strategy, data=self.data, state=self.state))
         for _ in itertools.islice((e for e in events if isinstance(e, Stepped)), steps):
             pass
         return self
 
+    def next_problem(self) -> Bilevel:
+        """Return the bilevel problem that the architect has in the next step, on the tensors of this network.
+
+        The network must have alphas.
+        """
+        recorder = _Recorder(self.strategy.architect, [])
+        with contextlib.suppress(InterruptedError):
+            for _ in Search(attrs.evolve(self.strategy, architect=recorder), data=self.data, state=self.state):
+                pass
+        (problem,) = recorder.problems
+        return problem
+
     def copy(self) -> TrainedNetwork:
-        """Another search at the same place."""
+        """Return a copy that can train independently."""
         return attrs.evolve(self, state=copy.deepcopy(self.state))
 
     def after(self, change: Change) -> TrainedNetwork:
-        """The search that goes on with the change's child; this one stays as it is."""
+        """Return the child of a change, in a search that continues with it; this network stays as it is."""
         full = apply(self.network, change, self.strategy.architect.invert)
         state = attrs.evolve(self.state)
         succeed(state, trainer(self.strategy, self.data), change.child, full)
         return attrs.evolve(self, state=state, map=full)
 
     def mixing(self) -> Mapping[str, Tensor]:
-        """The weights of the mixtures now."""
+        """Return the present mixing weights of all undecided sites."""
         with torch.no_grad():
             return self.strategy.architect.mixing(dict(self.network.alphas))
 
-    def outputs(self, training: bool, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """What the network puts out on the validation split, in that mode, with its own weights unless others are given.
+    def inputs(self) -> Tensor:
+        """Return the inputs of the validation split."""
+        return self.data.validation.batch(torch.arange(self.data.validation.size))[0]
 
-        Behind them stand those of an auxiliary head, if there is one. Whatever draws at random draws the same for every
-        network; the network itself is left alone.
+    def outputs(self, training: bool, mixing: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the outputs on the validation split, followed by those of an auxiliary head if there is one.
+
+        The network is not changed, and dropout draws the same masks at every call.
+
+        Args:
+            training: whether the network is in training mode.
+            mixing: the mixing weights, by default the present ones.
         """
         network = copy.deepcopy(self.network).train(training)
         with torch.no_grad(), Seed(("outputs",)).as_global(self.strategy.device):
-            found = network(self.inputs(), self.mixing() if weights is None else weights)
+            found = network(self.inputs(), self.mixing() if mixing is None else mixing)
         return torch.cat([found.outputs, found.auxiliary]) if isinstance(found, AuxiliaryOutputs) else found
 
-    def inputs(self) -> Tensor:
-        """The inputs of the validation split."""
-        return self.data.validation.batch(torch.arange(self.data.validation.size))[0]
+    def gradients(self, second: bool = False) -> dict[str, Tensor]:
+        """Return the gradients of the training loss on the whole training split, by parameter, weights and alphas.
+
+        Args:
+            second: return second derivatives instead: the gradient of a fixed linear combination of the gradients.
+        """
+        network = copy.deepcopy(self.network).train()
+        inputs, targets = self.data.train.batch(torch.arange(self.data.train.size))
+        with Seed(("gradients",)).as_global(self.strategy.device):
+            loss = self.data.objective(network(inputs, self.strategy.architect.mixing(dict(network.alphas))), targets)
+        named = dict(network.named_parameters())
+        slopes = torch.autograd.grad(loss, [*named.values()], create_graph=second, materialize_grads=True)
+        if second:
+            along = [torch.linspace(0.5, 1.5, s.numel(), dtype=s.dtype).view_as(s) for s in slopes]
+            total = torch.stack([(s * a).sum() for s, a in zip(slopes, along, strict=True)]).sum()
+            slopes = torch.autograd.grad(total, [*named.values()], materialize_grads=True)
+        return dict(zip(named, slopes, strict=True))
+
+
+@attrs.frozen(eq=False)
+class _Recorder(Architect):
+    """An architect that keeps the problem of a step, and interrupts the search."""
+
+    name: ClassVar[str] = "recorder"
+    architect: Architect
+    problems: list[Bilevel]
+
+    def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return self.architect.mixing(alphas)
+
+    def invert(self, mixing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return self.architect.invert(mixing)
+
+    def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
+        self.problems.append(problem)
+        raise InterruptedError
+
+    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
+        return self.architect.build_optimiser(alphas)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
+import pytest
 import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
-from mutants.system import mutant, overriding
-from nasframe import Bilevel
+from mutants.system import core_mutant, mutant, overriding
+from nasframe import Bilevel, Seed, Split
 from nasframe.change.optimisers import NamedParameters
+from nasframe.search import bilevel
+from nasframe.search.trainer import Trainer
 from nasframe.testing.subject import Subject
 
 FIRST_ORDER = ("architect", "first_order")
@@ -67,7 +72,7 @@ def of_length_one(of: Subject) -> Subject:
     return descending(of, lambda problem, found: {n: g / g.norm() for n, g in found.items()})
 
 
-@mutant("architect.still", *FIRST_ORDER)
+@mutant("architect.pure", *FIRST_ORDER)
 def left_behind(of: Subject) -> Subject:
     """It finds its gradient by backward(), which leaves others at the weights."""
 
@@ -80,7 +85,7 @@ def left_behind(of: Subject) -> Subject:
     return descending(of, change)
 
 
-@mutant("architect.still", *FIRST_ORDER)
+@mutant("architect.pure", *FIRST_ORDER)
 def there_and_back(of: Subject) -> Subject:
     """It moves the weights and takes the step back, which rounding does not undo."""
 
@@ -93,13 +98,13 @@ def there_and_back(of: Subject) -> Subject:
     return descending(of, change)
 
 
-@mutant("architect.rule", *FIRST_ORDER)
+@mutant("architect.mixing", *FIRST_ORDER)
 def overflowing(of: Subject) -> Subject:
     """It divides exponentials by their sum as they are."""
     return ruling(of, lambda alpha: alpha.exp() / alpha.exp().sum())
 
 
-@mutant("architect.rule", *FIRST_ORDER)
+@mutant("architect.mixing", *FIRST_ORDER)
 def doubled(of: Subject) -> Subject:
     """Its weights are float64, whatever the alphas are."""
     return ruling(of, lambda alpha: alpha.double().softmax(0))
@@ -127,7 +132,7 @@ def one_temperature(of: Subject) -> Subject:
     return overriding(of, mixing=mixing)
 
 
-@mutant("architect.alike", *FIRST_ORDER)
+@mutant("architect.symmetric", *FIRST_ORDER)
 def reference(of: Subject) -> Subject:
     """It holds the first candidate's alpha at zero, as the reference of the others."""
 
@@ -145,8 +150,8 @@ def away_from_zero(of: Subject) -> Subject:
 
 @mutant("architect.inverse", *FIRST_ORDER)
 def another_inverse(of: Subject) -> Subject:
-    """Its alphas are those of independent sigmoids."""
-    return overriding(of, invert=lambda self, weights: {a: w.alpha() for a, w in weights.items()})
+    """It inverts sigmoids, although its mixing weights are a softmax."""
+    return overriding(of, invert=lambda self, mixing: {a: w.logit() for a, w in mixing.items()})
 
 
 @mutant("architect.optimiser", *FIRST_ORDER)
@@ -222,3 +227,51 @@ def remembered(of: Subject) -> Subject:
         return means
 
     return descending(of, change)
+
+
+@core_mutant("architect.pure", *FIRST_ORDER)
+def moving_statistics(patch: pytest.MonkeyPatch) -> None:
+    """The losses of a problem are computed with the network's own buffers, so that running statistics change."""
+    patch.setattr(bilevel, "_buffers", lambda network: dict(network.named_buffers()))
+
+
+@core_mutant("architect.noise", *FIRST_ORDER)
+def one_mask(patch: pytest.MonkeyPatch) -> None:
+    """The validation loss of a step draws the same dropout masks as the training loss."""
+    honest = Trainer._loss
+
+    def loss(self: Trainer, batch: Any, noise: Seed, *given: Any) -> Tensor:
+        return honest(self, batch, Seed((*noise.key[:-1], "train")), *given)
+
+    patch.setattr(Trainer, "_loss", loss)
+
+
+@core_mutant("architect.noise", *FIRST_ORDER)
+def one_augmentation(patch: pytest.MonkeyPatch) -> None:
+    """The validation examples of a step are drawn with the random numbers of the training examples."""
+    honest = Trainer._step
+
+    def step(self: Trainer, training: Any, index: Tensor, held_out: Any, seed: Seed) -> float:
+        def seeded(split: Split) -> Split:
+            def draw(positions: Tensor) -> tuple[Tensor, Tensor]:
+                with seed("examples").as_global():
+                    return split.draw(positions)
+
+            return attrs.evolve(split, draw=draw)
+
+        data = attrs.evolve(self.data, train=seeded(self.data.train), validation=seeded(self.data.validation))
+        return honest(attrs.evolve(self, data=data), training, index, held_out, seed)
+
+    patch.setattr(Trainer, "_step", step)
+
+
+@core_mutant("architect.noise", *FIRST_ORDER)
+def other_masks(patch: pytest.MonkeyPatch) -> None:
+    """A loss draws other dropout masks at every call."""
+    calls = itertools.count()
+    honest = Trainer._loss
+
+    def loss(self: Trainer, batch: Any, noise: Seed, *given: Any) -> Tensor:
+        return honest(self, batch, noise(next(calls)), *given)
+
+    patch.setattr(Trainer, "_loss", loss)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import attrs
+import pytest
 import torch
 from torch import Tensor, nn
 
-from mutants.system import mutant, overriding
+from mutants.system import core_mutant, mutant, overriding
 from nasframe import GrownStructure, Structure
+from nasframe.change import map as maps
 from nasframe.network.outputs import Outputs
 from nasframe.testing.subject import Subject
 
@@ -181,6 +183,18 @@ def otherwise(of: Subject) -> Subject:
     return giving(of, lambda outputs, head, structure: 1.1 * outputs if structure.decided else outputs)
 
 
+@core_mutant("backbone.masked", *CHAIN)
+def alphas_by_position(patch: pytest.MonkeyPatch) -> None:
+    """The alphas that remain after a removal are the first ones of the site."""
+    honest = maps._index
+
+    def index(before: Any, after: Any, name: str, device: Any) -> Tensor | None:
+        found = honest(before, after, name, device)
+        return torch.arange(len(after.units)) if name.startswith("alphas.") and found is not None else found
+
+    patch.setattr(maps, "_index", index)
+
+
 @mutant("backbone.grown", *EDGES)
 def in_order(of: Subject) -> Subject:
     """The sites of a grown cell are sorted by their names."""
@@ -213,6 +227,18 @@ def from_below(of: Subject) -> Subject:
     return growing(of, change)
 
 
+@core_mutant("backbone.birth", "backbone", "darts_convolutional")
+def loud_newcomers(patch: pytest.MonkeyPatch) -> None:
+    """What a consumer has for new channels starts at random, and not at zero."""
+    honest = maps._index
+
+    def index(*given: Any) -> Tensor | None:
+        found = honest(*given)
+        return found if found is None else torch.where(found == maps.ZERO, maps.FRESH, found)
+
+    patch.setattr(maps, "_index", index)
+
+
 @mutant("backbone.derive", *EDGES)
 def zero_wins(of: Subject) -> Subject:
     """The strongest candidate of each edge stays, zero like any other."""
@@ -238,7 +264,7 @@ def equals_stay(of: Subject) -> Subject:
     return overriding(of, derive=derive)
 
 
-@mutant("backbone.life", *CHAIN)
+@mutant("backbone.history", *CHAIN)
 def recycled(of: Subject) -> Subject:
     """New candidates take the lowest id above those that are left."""
     honest: Any = of.cls
@@ -250,7 +276,7 @@ def recycled(of: Subject) -> Subject:
     return overriding(of, grown=grown)
 
 
-@mutant("backbone.life", *CHAIN)
+@mutant("backbone.history", *CHAIN)
 def counting(of: Subject) -> Subject:
     """The head counts its calls in training, neither as a parameter nor as a buffer, and puts out more each time."""
 
@@ -261,7 +287,7 @@ def counting(of: Subject) -> Subject:
     return giving(of, change)
 
 
-@mutant("backbone.life", *EDGES)
+@mutant("backbone.history", *EDGES)
 def counted(of: Subject) -> Subject:
     """New nodes are named by how many there are, not by how many there have been."""
     honest: Any = of.cls
@@ -274,3 +300,17 @@ def counted(of: Subject) -> Subject:
         return made
 
     return overriding(of, grown=grown)
+
+
+@core_mutant("backbone.history", *CHAIN)
+def forgotten_gates(patch: pytest.MonkeyPatch) -> None:
+    """The JSON of a structure leaves out what its nodes inherit."""
+    honest = Structure.to_dict
+
+    def to_dict(self: Structure) -> dict[str, Any]:
+        data = honest(self)
+        for cell in data["cells"].values():
+            cell["nodes"] = [{"id": node["id"]} for node in cell["nodes"]]
+        return data
+
+    patch.setattr(Structure, "to_dict", to_dict)

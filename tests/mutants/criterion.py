@@ -155,6 +155,12 @@ def expectant(of: Subject) -> Subject:
     return deciding(of, change)
 
 
+@mutant("criterion.ends", "criterion", "epochs")
+def undeclared(of: Subject) -> Subject:
+    """It does not declare that it ends phases."""
+    return overriding(of, ends=frozenset({"search"}))
+
+
 @mutant("criterion.limits", "criterion", "max_nodes")
 def late(of: Subject) -> Subject:
     """It stops where a cell has more nodes than allowed, and not yet where it has as many."""

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from mutants.system import mutant, overriding
-from nasframe import ZERO, Address, Candidate, Change, Claim, Network, Proposal, Seed, Set, Take, build
+from mutants.system import core_mutant, mutant, overriding
+from nasframe import ZERO, Address, Candidate, Change, Claim, Gate, Network, Proposal, Seed, Set, Take, build
+from nasframe.change import map as maps, optimisers
+from nasframe.network import mixing
 from nasframe.network.network import tensors
 from nasframe.testing.subject import Subject
 
@@ -90,6 +93,39 @@ def noting(of: Subject) -> Subject:
         return honest.propose(self, network)
 
     return overriding(of, propose=propose)
+
+
+@mutant("morphism.transaction", *NODE)
+def scaling(of: Subject) -> Subject:
+    """It multiplies a weight of the parent by almost one."""
+    return making(of, lambda change, parent: (next(parent.body.parameters()).data.mul_(1 + 1e-15), change)[1])
+
+
+@mutant("morphism.transaction", *NODE)
+def sharing(of: Subject) -> Subject:
+    """The child has a tensor of its parent."""
+
+    def change(change: Change, parent: Network) -> Change:
+        old = dict(parent.named_parameters())
+        name, parameter = next((n, p) for n, p in change.child.named_parameters() if n in old and old[n].shape == p.shape)
+        parameter.data = old[name].data
+        return change
+
+    return making(of, change)
+
+
+@core_mutant("morphism.transaction", *NODE)
+def sharing_moments(patch: pytest.MonkeyPatch) -> None:
+    """The optimisers of parent and child share their moments."""
+
+    def carry(old: Any, old_named: Any, new: Any, new_named: Any, full: Any) -> None:
+        optimisers.carry(old, old_named, new, new_named, full)
+        before = optimisers.named_state(old, old_named)
+        for name, parameter in new_named:
+            if parameter in new.state and name in before:
+                new.state[parameter] = before[name]
+
+    patch.setattr("nasframe.search.state.carry", carry)
 
 
 @mutant("morphism.blind", *NODE)
@@ -197,6 +233,42 @@ def without_statistics(of: Subject) -> Subject:
     return making(only(of, kinds=("pad",)), change)
 
 
+@mutant("morphism.exact", *NODE)
+def ajar(of: Subject) -> Subject:
+    """Its gates do not start at zero, by 1e-9."""
+
+    def change(change: Change, parent: Network) -> Change:
+        old = dict(parent.named_parameters())
+        gates = {f"{name}.g" for name, _ in change.child.gates()} - old.keys()
+        for name in gates:
+            change.child.get_parameter(name).data.fill_(1e-9)
+        return change
+
+    return making(only(of, form="gate"), change)
+
+
+@mutant("morphism.exact", *CONVOLUTION)
+def shifted_alphas(of: Subject) -> Subject:
+    """It adds one to the alphas of the site, which a softmax ignores, and other mixing weights do not."""
+
+    def change(change: Change, parent: Network) -> Change:
+        alphas = {n: e for n, e in change.overrides.items() if n.startswith("alphas.") and isinstance(e, Take)}
+        shifted = {n: attrs.evolve(e, offset=torch.ones_like(tensors(change.child)[n])) for n, e in alphas.items()}
+        return attrs.evolve(change, overrides={**change.overrides, **shifted})
+
+    return making(only(of, kinds=("pad",)), change)
+
+
+@core_mutant("morphism.exact", *CONVOLUTION)
+def without_buffers(patch: pytest.MonkeyPatch) -> None:
+    """A change does not carry the buffers of the parent."""
+    honest = maps.derive_map
+    patch.setattr(
+        "nasframe.change.apply.derive_map",
+        lambda parent, child: {n: e for n, e in honest(parent, child).items() if n in dict(child.named_parameters())},
+    )
+
+
 @mutant("morphism.bound", *NODE)
 def boastful(of: Subject) -> Subject:
     """It claims a tenth of its bound."""
@@ -219,7 +291,7 @@ def bounding(of: Subject, factor: float) -> Subject:
     return making(only(of, "one"), change)
 
 
-@mutant("morphism.weights", *NODE)
+@mutant("morphism.mixing", *NODE)
 def doubled(of: Subject) -> Subject:
     """It states weights that sum to two."""
 
@@ -243,6 +315,27 @@ def dead(of: Subject) -> Subject:
 def zeros(entry: Take) -> tuple[torch.Tensor | None, ...]:
     """An index that takes zero wherever it takes no source entry."""
     return tuple(i if i is None else torch.where(i < 0, ZERO, i) for i in entry.index)
+
+
+@mutant("morphism.alive", *NODE)
+def starved(of: Subject) -> Subject:
+    """It states mixing weights so small that alphas and weights of all candidates but one never train."""
+
+    def change(change: Change, parent: Network) -> Change:
+        def starve(weights: torch.Tensor) -> torch.Tensor:
+            least = torch.full_like(weights, 1e-320)
+            least[weights.argmax()] = 1.0
+            return least
+
+        return attrs.evolve(change, mixing={a: starve(w) for a, w in change.mixing.items()}, claim=Claim.lossy())
+
+    return making(only(of, "one", form="noise"), change)
+
+
+@core_mutant("morphism.alive", *NODE)
+def stuck(patch: pytest.MonkeyPatch) -> None:
+    """Gates have no gradient."""
+    patch.setattr(Gate, "forward", lambda self, inherited, own: inherited + self.g.detach() * (own - inherited))
 
 
 @mutant("morphism.twins", *CONVOLUTION)
@@ -283,6 +376,29 @@ def unseeded(of: Subject) -> Subject:
     return overriding(only(of, kinds=("widen",)), change=change)
 
 
+@mutant("morphism.independent", *NODE)
+def one_noise(of: Subject) -> Subject:
+    """It draws the same noise for each new site."""
+    honest: Any = of.cls
+
+    def again(self: Any, birth: Any, generator: torch.Generator) -> torch.Tensor:
+        return honest._draw_mixing(self, birth, torch.Generator().manual_seed(generator.initial_seed()))
+
+    return overriding(only(of, "recurrent", form="noise"), _draw_mixing=again)
+
+
+@core_mutant("morphism.independent", *CONVOLUTION)
+def one_initialisation(patch: pytest.MonkeyPatch) -> None:
+    """All instances of a cell type have the same initial values."""
+    honest = mixing._built
+
+    def built(operation: Any, address: Any, sizes: Any) -> nn.Module:
+        with Seed((torch.default_generator.initial_seed(), address, repr(operation))).as_global():
+            return honest(operation, address, sizes)
+
+    patch.setattr(mixing, "_built", built)
+
+
 @mutant("morphism.moments", *NODE)
 def forgotten(of: Subject) -> Subject:
     """It sets what was there to what it was."""
@@ -318,3 +434,24 @@ def setting(of: Subject, which: Callable[[Take], bool]) -> Subject:
         return attrs.evolve(change, overrides={**entries, **made})
 
     return making(only(of, kinds=("pad",)), change)
+
+
+@core_mutant("morphism.moments", *NODE)
+def dropped(patch: pytest.MonkeyPatch) -> None:
+    """The optimisers of a child start without state."""
+    patch.setattr("nasframe.search.state.carry", lambda *_: None)
+
+
+@core_mutant("morphism.moments", *NODE)
+def neighbours(patch: pytest.MonkeyPatch) -> None:
+    """The optimiser has the moments of the next tensor of the same shape."""
+
+    def carry(old: Any, old_named: Any, new: Any, new_named: Any, full: Any) -> None:
+        optimisers.carry(old, old_named, new, new_named, full)
+        for shape in {p.shape for p in new.state}:
+            alike = [p for p in new.state if p.shape == shape]
+            states = [new.state[p] for p in alike]
+            for parameter, state in zip(alike, [*states[1:], states[0]], strict=True):
+                new.state[parameter] = state
+
+    patch.setattr("nasframe.search.state.carry", carry)

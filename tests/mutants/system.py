@@ -1,18 +1,21 @@
-"""Mutants: shipped parts with one fault each, and the law that must detect it."""
+"""Mutants: a fault in a shipped part or in the core, and the law that must detect it."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
+import pytest
 
 from nasframe import Part
 from nasframe.plugins import KINDS as INTERFACES, Plugins
 from nasframe.testing.check import QUICK, tried, tries
+from nasframe.testing.strategies import clear_caches
 from nasframe.testing.subject import Subject, subject
 
 #: a case that kills a mutant is not shown to anybody, so it is not shrunk
@@ -20,51 +23,71 @@ PROFILE = attrs.evolve(QUICK, shrinking=0.0)
 #: "part" stands for the laws of parts of every kind
 KINDS = ("part", *INTERFACES)
 
+Spoil = Callable[[Subject, pytest.MonkeyPatch], Subject]
+
 
 @attrs.frozen
 class Mutant:
-    """A shipped part with a fault.
+    """A fault.
 
     Args:
         law: the id of the law that must detect the fault.
-        of: the kind and the name of the shipped part.
+        of: the kind and the name of the shipped part that has the fault, or that meets it in the core.
         fault: the fault in words.
-        spoil: returns the part with the fault.
+        name: the name of the function that makes it.
+        spoil: returns the part with the fault, or changes the core.
+        core: whether it changes the core.
     """
 
     law: str
     of: tuple[str, str]
     fault: str
-    spoil: Callable[[Subject], Subject]
+    name: str
+    spoil: Spoil
+    core: bool = False
 
     def __str__(self) -> str:
-        return f"{self.law}-{self.spoil.__name__}"
+        return f"{self.law}-{self.name}"
 
-    def subject(self, plugins: Plugins) -> Subject:
-        """Return the part with the fault."""
+    @contextlib.contextmanager
+    def subject(self, plugins: Plugins) -> Iterator[Subject]:
+        """Make the fault, and yield the part that has or meets it."""
         cls = plugins.get(*self.of)
         plugin = next(p for p in plugins.found if cls in p.parts)
-        return self.spoil(subject(cls, plugin, plugins))
-
-    def is_killed_by(self, law: str, plugins: Plugins) -> bool:
-        """Return whether a law detects the fault."""
-        with warnings.catch_warnings():
+        if self.core:
+            clear_caches()
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch may warn of what is faulty
-            ((of, one),) = tries([self.subject(plugins)], [law])
-            return tried(of, one, PROFILE).status == "failed"
+            yield self.spoil(subject(cls, plugin, plugins), patch)
+        if self.core:
+            clear_caches()
 
-    def killers(self, plugins: Plugins) -> list[str]:
-        """Return the ids of all laws that detect the fault."""
-        return [law.id for _, law in tries([self.subject(plugins)]) if self.is_killed_by(law.id, plugins)]
+    def killers(self, plugins: Plugins, laws: list[str] | None = None) -> list[str]:
+        """Return the ids of the laws that detect the fault, of all laws or of these."""
+        with self.subject(plugins) as spoilt:
+            return [law.id for of, law in tries([spoilt], laws) if tried(of, law, PROFILE).status == "failed"]
 
 
 def mutant(law: str, kind: str, name: str) -> Callable[[Callable[[Subject], Subject]], Mutant]:
-    """Make a mutant of a function that returns the spoilt part; its docstring is the fault in words."""
+    """Make a mutant of a function that returns the part with the fault; its docstring is the fault in words."""
 
     def made(spoil: Callable[[Subject], Subject]) -> Mutant:
-        return Mutant(law, (kind, name), " ".join(inspect.cleandoc(spoil.__doc__ or "").split()), spoil)
+        return Mutant(law, (kind, name), _words(spoil), spoil.__name__, lambda of, patch: spoil(of))
 
     return made
+
+
+def core_mutant(law: str, kind: str, name: str) -> Callable[[Callable[[pytest.MonkeyPatch], None]], Mutant]:
+    """Make a mutant of a function that changes the core, in which a part without a fault is tried."""
+
+    def made(spoil: Callable[[pytest.MonkeyPatch], None]) -> Mutant:
+        return Mutant(law, (kind, name), _words(spoil), spoil.__name__, lambda of, patch: (spoil(patch), of)[1], True)
+
+    return made
+
+
+def _words(function: Callable[..., Any]) -> str:
+    return " ".join(inspect.cleandoc(function.__doc__ or "").split())
 
 
 def overriding(of: Subject, **members: Any) -> Subject:
@@ -80,5 +103,8 @@ def overriding(of: Subject, **members: Any) -> Subject:
 
 def mutants_of(kind: str) -> tuple[Mutant, ...]:
     """Return the mutants for the laws of a kind of part, in the order of the file."""
-    module = importlib.import_module(f"mutants.{kind}")
+    try:
+        module = importlib.import_module(f"mutants.{kind}")
+    except ModuleNotFoundError:  # a kind without laws
+        return ()
     return tuple(value for value in vars(module).values() if isinstance(value, Mutant))

@@ -1,5 +1,5 @@
-"""The laws of the contract, a module for each kind of part; part.py has those of every kind.
+"""The laws, one file for each kind of part; `part` has the laws of all kinds.
 
-A module gives `cases(subject)`, a strategy of what its laws are tried on, and `exercise(case)`, which does once all that the
-interface asks of a part, and tells what came of it.
+A file has the laws of its kind; `cases`, the strategy of the cases that they are tried on; and `exercise`, which calls
+everything that the interface requires of a part once and returns the results by name, for the laws of all kinds.
 """

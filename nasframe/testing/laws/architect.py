@@ -1,36 +1,32 @@
-"""The laws of architects: tried on toy problems, on what searches that have trained hand over, and in these searches."""
+"""The laws of architects: tried on toy problems, on the problems of searches that have trained, and in these searches."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import product
-from typing import Any, ClassVar
+from itertools import combinations, product
+from typing import Any
 
 import attrs
 import torch
 from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Data, Optimiser, Search, Seed, Split
+from nasframe import Bilevel, Data, Optimiser, Seed, Split
 from nasframe.change.apply import remove_candidates
 from nasframe.change.claim import tolerance
-from nasframe.change.optimisers import NamedParameters
 from nasframe.errors import ChangeError
 from nasframe.search.bilevel import alternating_step
 from nasframe.search.state import State, copied
 from nasframe.search.trainer import alphas_of
 from nasframe.testing import assertions
-from nasframe.testing.assertions import demand, hold
-from nasframe.testing.case import Searched, same
+from nasframe.testing.cases import SearchCase
+from nasframe.testing.compare import differences, largest, require, require_at_most
 from nasframe.testing.law import law
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import optimisers, sizes
 from nasframe.testing.subject import Subject
-from nasframe.testing.trained import TrainedNetwork
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors], Tensor]
@@ -38,10 +34,12 @@ Loss = Callable[[Tensors, Tensors], Tensor]
 
 @attrs.frozen
 class Toy:
-    """A bilevel problem of two tensors of weights and two of alphas, and an optimiser of the weights that has state.
+    """A bilevel problem with two tensors of weights and two of alphas, and an optimiser of the weights that has state.
 
     Args:
-        shape: rows and columns of a weight, and the lengths of the alphas.
+        shape: the rows and columns of a weight, and the lengths of the alphas.
+        optimiser: the optimiser of the weights.
+        seed: the seed of the numbers.
     """
 
     shape: tuple[int, int, int, int]
@@ -49,17 +47,17 @@ class Toy:
     seed: int
 
     def problem(self) -> Bilevel:
-        """The problem, made anew."""
+        """Return the problem with new tensors."""
         generator, (rows, columns, p, q) = Seed((self.seed, "toy")).generator(), self.shape
         weights = {"W": _parameter(generator, rows, columns), "b": _parameter(generator, columns)}
         alphas = {"p": _parameter(generator, p), "q": _parameter(generator, q)}
         train, valid = (_curved(generator, (rows + 1) * columns + p + q) for _ in range(2))
-        own = self.optimiser.build(weights.items())
+        optimiser = self.optimiser.build(weights.items())
         for weight in weights.values():
             weight.grad = _numbers(generator, *weight.shape)
-        own.step()
-        own.zero_grad()
-        unroll = partial(self.optimiser.unroll, own, weights.items())
+        optimiser.step()
+        optimiser.zero_grad()
+        unroll = partial(self.optimiser.unroll, optimiser, weights.items())
         return Bilevel(weights, alphas, train, valid, self.optimiser.learning_rate, unroll)
 
 
@@ -72,7 +70,7 @@ def _parameter(generator: torch.Generator, *shape: int) -> nn.Parameter:
 
 
 def _curved(generator: torch.Generator, n: int) -> Loss:
-    """A quadratic of n weights and alphas, with all its mixed terms, and a tanh of them."""
+    """Return a quadratic function of n weights and alphas with all mixed terms, plus a tanh of them."""
     matrix, vector, scale = _numbers(generator, n, n), _numbers(generator, n), 0.5 / n
 
     def value(weights: Tensors, alphas: Tensors) -> Tensor:
@@ -83,67 +81,41 @@ def _curved(generator: torch.Generator, n: int) -> Loss:
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Case(Searched):
-    """An architect in a search, and beside it on a toy problem; `sites` are the numbers of candidates for its rule."""
+class Case(SearchCase):
+    """An architect in a search, and on a toy problem; `counts` are the numbers of candidates of some sites."""
 
     toy: Toy
-    sites: tuple[int, ...]
+    counts: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{super().__str__()}; {self.toy}; sites of {', '.join(map(str, self.sites))} candidates"
+        return f"{super().__str__()}; {self.toy}; sites of {', '.join(map(str, self.counts))} candidates"
+
+    def search_problem(self) -> Bilevel:
+        """Return the problem of the next step of the search; reject the case if everything is decided."""
+        trained = self.trained
+        if not trained.network.alphas:
+            reject()
+        return trained.next_problem()
 
     def problems(self) -> dict[str, Bilevel]:
-        """Made anew: that of the toy, and that of the search's next step."""
-        return {"a toy problem": self.toy.problem(), "the problem of a search": asked(self.trained)}
+        """Return both problems with new tensors."""
+        return {"a toy problem": self.toy.problem(), "the problem of a search": self.search_problem()}
 
     def alphas(self, *purpose: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """Logits by site; others for another purpose."""
+        """Return alphas of the sites, different ones for each purpose."""
         generator = Seed((self.strategy.seed, "alphas", *purpose)).generator()
-        return {f"cell/n{i}": _numbers(generator, n).to(dtype) for i, n in enumerate(self.sites)}
+        return {f"cell/n{i}": _numbers(generator, n).to(dtype) for i, n in enumerate(self.counts)}
 
     def mixing(self) -> dict[str, Tensor]:
-        """Weights of these sites, all positive, of sum one; with one that is as small as those at which a node is born."""
-        generator = Seed((self.strategy.seed, "weights")).generator()
-        drawn = [torch.rand(n, generator=generator, dtype=torch.float64) + 0.1 for n in self.sites]
+        """Return positive mixing weights of the sites with the sum one; one of them is as small as those of a new node."""
+        generator = Seed((self.strategy.seed, "mixing")).generator()
+        drawn = [torch.rand(n, generator=generator, dtype=torch.float64) + 0.1 for n in self.counts]
         drawn[0][-1] = 1e-9
         return {f"cell/n{i}": w / w.sum() for i, w in enumerate(drawn)}
 
 
-@attrs.frozen(eq=False)
-class _Ask(Architect):
-    """An architect that keeps the problem which it is asked about, and breaks the search off."""
-
-    name: ClassVar[str] = "ask"
-    of: Architect
-    found: list[Bilevel]
-
-    def mixing(self, alphas: Tensors) -> Tensors:
-        return self.of.mixing(alphas)
-
-    def invert(self, mixing: Tensors) -> Tensors:
-        return self.of.invert(mixing)
-
-    def gradient(self, problem: Bilevel) -> Tensors:
-        self.found.append(problem)
-        raise InterruptedError
-
-    def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
-        return self.of.build_optimiser(alphas)
-
-
-def asked(trained: TrainedNetwork) -> Bilevel:
-    """What the architect is asked at the next step of this search, on the search's own tensors."""
-    if not trained.network.alphas:
-        reject()  # nothing is undecided, and nobody asked
-    ask = _Ask(trained.strategy.architect, [])
-    with contextlib.suppress(InterruptedError):
-        for _ in Search(attrs.evolve(trained.strategy, architect=ask), data=trained.data, state=trained.state):
-            pass
-    return ask.found[0]
-
-
 def cases(subject: Subject) -> SearchStrategy[Case]:
-    """The architect in every habitat."""
+    """Return the architect in the searches of all habitats."""
     assert subject.parts is not None
     parts = subject.parts
     toys = st.builds(Toy, st.tuples(sizes(), sizes(), sizes(), sizes()), optimisers(), st.integers(0, 999))
@@ -153,57 +125,56 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
         part = draw(parts)
         strategy = attrs.evolve(draw(subject.searches()), architect=part)
         counts = draw(st.lists(st.integers(2, 5), min_size=2, max_size=3).map(tuple))
-        return Case(subject=subject, part=part, strategy=strategy, toy=draw(toys), sites=counts, data=draw(st.data()))
+        return Case(subject=subject, part=part, strategy=strategy, toy=draw(toys), counts=counts, data=draw(st.data()))
 
     return draw()
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """Gradients of both problems, the rule and its inverse, and what the optimiser makes of alphas in a step."""
+    """Return the gradients of both problems, mixing weights and alphas, and the alphas after a step of the optimiser."""
     gradients = {f"the gradient of {what}": dict(case.part.gradient(p)) for what, p in case.problems().items()}
     alphas = {a: nn.Parameter(alpha) for a, alpha in case.alphas().items()}
-    weights, inverse = (_detached(f) for f in (case.part.mixing(alphas), case.part.invert(case.mixing())))
+    mixing, inverse = (_detached(f) for f in (case.part.mixing(alphas), case.part.invert(case.mixing())))
     optimiser = case.part.build_optimiser([*alphas.items()])
     for alpha in alphas.values():
         alpha.grad = torch.ones_like(alpha)
     optimiser.step()
-    return gradients | {"the weights": weights, "the alphas": inverse, "the alphas after a step": _detached(alphas)}
+    return gradients | {"the mixing weights": mixing, "the alphas": inverse, "the alphas after a step": _detached(alphas)}
 
 
 def _detached(tensors: Tensors) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _fits(law: str, what: str, found: Tensors, like: Tensors) -> None:
-    """Raise unless there are finite tensors of these names, shapes and dtypes."""
-    demand(law, found.keys() == like.keys(), f"{what} has the names {[*found]}; the alphas have {[*like]}")
+def _require_like(what: str, found: Tensors, like: Tensors) -> None:
+    """Raise an AssertionError unless there are finite tensors with these names, shapes and dtypes."""
+    require(found.keys() == like.keys(), f"{what} has the names {[*found]}; the alphas have {[*like]}")
     for name, value in found.items():
         kinds = [(tuple(t.shape), t.dtype) for t in (value, like[name])]
-        demand(law, kinds[0] == kinds[1], f"{what} has at {name} shape and dtype {kinds[0]}; the alphas have {kinds[1]}")
-        demand(law, bool(value.isfinite().all()), f"{what} is {value.tolist()} at {name}")
+        require(kinds[0] == kinds[1], f"{what} has the shape and dtype {kinds[0]} at {name}; the alphas have {kinds[1]}")
+        require(bool(value.isfinite().all()), f"{what} is {value.tolist()} at {name}")
 
 
-def _largest(value: Tensor) -> float:
-    return float(value.detach().abs().max())
-
-
-@law("architect.gradient", "a site is left out, or a tensor is flattened on its way")
+@law("architect.gradient", "a site is left out, or a tensor is flattened on the way")
 def gradient(case: Case) -> None:
-    """The gradient has the alphas' names, their shapes and dtypes, and is finite."""
+    """The gradient is finite and has the names, shapes and dtypes of the alphas."""
     for what, problem in case.problems().items():
-        _fits("gradient", f"the gradient of {what}", case.part.gradient(problem), problem.alphas)
+        _require_like(f"the gradient of {what}", case.part.gradient(problem), problem.alphas)
 
 
-@law("architect.independent", "torch.autograd.grad is called without materialize_grads, or a length of zero is divided by")
+@law(
+    "architect.independent",
+    "torch.autograd.grad is called without materialize_grads, or something is divided by a norm of zero",
+)
 def independent(case: Case) -> None:
-    """Where a loss does not depend on the weights, on the alphas, or on either, there is a finite gradient all the same."""
+    """The gradient is finite even if a loss does not depend on the weights, on the alphas, or on either."""
     for split, without in product(("train", "valid"), (("weights",), ("alphas",), ("weights", "alphas"))):
         problem = case.toy.problem()
         changed: dict[str, Any] = {split: partial(_without, getattr(problem, split), without)}
         found = case.part.gradient(attrs.evolve(problem, **changed))
         broken = [name for name, value in found.items() if not value.isfinite().all()]
-        what = f"where the {split} loss does not depend on {' and '.join(without)}"
-        demand("independent", not broken, f"{what} the gradient is not finite at {', '.join(broken)}")
+        what = f"if the {split} loss does not depend on {' and '.join(without)}"
+        require(not broken, f"{what} the gradient is not finite at {', '.join(broken)}")
 
 
 def _without(loss: Loss, names: Sequence[str], weights: Tensors, alphas: Tensors) -> Tensor:
@@ -211,20 +182,21 @@ def _without(loss: Loss, names: Sequence[str], weights: Tensors, alphas: Tensors
     return loss(*({k: t.detach() * 0 for k, t in v.items()} if name in names else v for name, v in given.items()))
 
 
-@law("architect.still", "it calls backward(), which leaves gradients behind, or moves weights and takes the step back")
-def still(case: Case) -> None:
-    """To ask for the gradient moves nothing: weights, alphas, their .grad, buffers and optimisers are as they were, to the
-    bit.
-    """
+@law("architect.pure", "it calls backward(), which leaves gradients behind, or changes weights and takes the step back")
+def pure(case: Case) -> None:
+    """Computing the gradient changes no weight, alpha, .grad, buffer or optimiser, to the bit."""
     trained = case.trained
-    problems = {"toy": case.toy.problem(), "search": asked(trained)}
-    before = _standing(problems) | _dumped(trained.state)
+    if not trained.network.alphas:
+        reject()
+    problems = {"toy": case.toy.problem(), "search": trained.next_problem()}
+    before = _values(problems) | _saved(trained.state)
     for problem in problems.values():
         case.part.gradient(problem)
-    _equal("still", "to ask changed", before, _standing(problems) | _dumped(trained.state))
+    changed = differences(before, _values(problems) | _saved(trained.state))
+    require(not changed, f"computing the gradient changed {', '.join(changed)}")
 
 
-def _standing(problems: Mapping[str, Bilevel]) -> dict[str, Any]:
+def _values(problems: Mapping[str, Bilevel]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for what, problem in problems.items():
         for name, p in {**problem.weights, **problem.alphas}.items():
@@ -234,95 +206,82 @@ def _standing(problems: Mapping[str, Bilevel]) -> dict[str, Any]:
     return found
 
 
-def _dumped(state: State) -> dict[str, Any]:
+def _saved(state: State) -> dict[str, Any]:
     text, flat = saved(state)
     return {"the counters and records": text, **flat}
 
 
-def _equal(law: str, what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    names = dict.fromkeys((*then, *now))
-    different = [n for n in names if n not in then or n not in now or not same(then[n], now[n])]
-    demand(law, not different, f"{what} {', '.join(different)}")
-
-
-@law("architect.rule", "exp() of large alphas overflows where softmax() does not, or the dtype is the rule's own")
-def rule(case: Case) -> None:
-    """The rule gives for each site finite weights that are not negative, of its alphas' shape and dtype; for alphas of
-    thousands, too.
-    """
+@law("architect.mixing", "exp() of large alphas overflows where softmax() does not, or the dtype is fixed")
+def mixing(case: Case) -> None:
+    """The mixing weights are finite and not negative, with the shapes and dtypes of the alphas, even for alphas of thousands."""
     for scale, dtype in product((1.0, 1e3), (torch.float32, torch.float64)):
         alphas = {a: scale * alpha for a, alpha in case.alphas(dtype=dtype).items()}
-        weights = case.part.mixing(alphas)
-        _fits("rule", f"what the rule makes of alphas of {dtype} around {scale:g}", weights, alphas)
-        least = min(float(w.min()) for w in weights.values())
-        demand("rule", least >= 0, f"a weight is {least:.3g}; weights are not negative")
+        found = case.part.mixing(alphas)
+        _require_like(f"mixing() of alphas in {dtype} around {scale:g}", found, alphas)
+        least = min(float(w.min()) for w in found.values())
+        require(least >= 0, f"a mixing weight is {least:.3g}; mixing weights are not negative")
 
 
-@law("architect.slope", "something is detached or rounded on the way from the alphas to the weights")
+@law("architect.slope", "something is detached or rounded between the alphas and the mixing weights")
 def slope(case: Case) -> None:
-    """The rule can be differentiated: along a direction the weights' slope is the difference of the weights."""
+    """The mixing weights can be differentiated by the alphas: along a direction, the slope equals the difference quotient."""
     alphas, h = case.alphas(), 1e-6
     errors = []
-    for n in range(3):  # a direction may lead over a kink; three hardly do
-        along, shares = case.alphas(f"direction {n}"), case.alphas(f"shares {n}")
+    for n in range(3):  # a direction may cross a kink, but hardly all three
+        along, factors = case.alphas(f"direction {n}"), case.alphas(f"factors {n}")
 
-        def value(at: Tensors, shares: Tensors = shares) -> Tensor:
-            return torch.stack([(w * shares[a]).sum() for a, w in case.part.mixing(at).items()]).sum()
+        def value(at: Tensors, factors: Tensors = factors) -> Tensor:
+            return torch.stack([(w * factors[a]).sum() for a, w in case.part.mixing(at).items()]).sum()
 
         leaves = {a: alpha.clone().requires_grad_() for a, alpha in alphas.items()}
         total = value(leaves)
-        demand("slope", total.requires_grad, "no gradient goes from the weights to the alphas")
+        require(total.requires_grad, "the mixing weights have no gradient with respect to the alphas")
         slopes = torch.autograd.grad(total, [*leaves.values()], materialize_grads=True)
         found = sum(float((s * along[a]).sum()) for a, s in zip(leaves, slopes, strict=True))
         ahead, behind = (float(value({a: alpha + t * along[a] for a, alpha in alphas.items()})) for t in (h, -h))
         errors.append(abs(found - (ahead - behind) / (2 * h)))
-    hold("slope", "the least distance, of three, of a slope from the difference of the weights", min(errors), 1e-6)
+    require_at_most("the least distance, of three, of a slope from the difference quotient", min(errors), 1e-6)
 
 
-@law("architect.apart", "a maximum, a mean, a temperature or a sum goes over all sites at once")
+@law("architect.apart", "a maximum, a mean, a temperature or a sum is taken over all sites at once")
 def apart(case: Case) -> None:
-    """The weights of a site depend on its own alphas alone: they are the same beside others, and alone."""
+    """The mixing weights of a site depend on the alphas of that site alone."""
     alphas, others = case.alphas(), case.alphas("others")
-    weights = case.part.mixing(alphas)
+    wanted = case.part.mixing(alphas)
     for address, alpha in alphas.items():
-        for what, given in {"alone": {}, "beside other alphas of the other sites": others}.items():
+        for what, given in {"without the other sites": {}, "with other alphas of the other sites": others}.items():
             found = case.part.mixing({**given, address: alpha})[address]
-            moved, allowed = _largest(found - weights[address]), tolerance(weights[address])
-            hold("apart", f"the distance of the weights of a site {what} from those beside the first", moved, allowed)
+            distance, allowed = largest(found - wanted[address]), tolerance(wanted[address])
+            require_at_most(f"the distance of the mixing weights of a site from those {what}", distance, allowed)
 
 
-@law("architect.alike", "one candidate is the reference of the others, or alphas are compared with their neighbours")
-def alike(case: Case) -> None:
-    """Candidates are treated alike: with a site's alphas in another order its weights are the same in that order."""
+@law("architect.symmetric", "one candidate is the reference of the others, or alphas are compared with their neighbours")
+def symmetric(case: Case) -> None:
+    """Candidates are treated alike: alphas of a site in another order give the mixing weights in that order."""
     alphas = case.alphas()
-    weights, turns = case.part.mixing(alphas), (partial(torch.flip, dims=(0,)), partial(torch.roll, shifts=1))
+    wanted, turns = case.part.mixing(alphas), (partial(torch.flip, dims=(0,)), partial(torch.roll, shifts=1))
     for turn in turns:
         found = case.part.mixing({a: turn(alpha) for a, alpha in alphas.items()})
-        for address, own in weights.items():
-            distance = _largest(found[address] - turn(own))
-            hold("alike", "the distance of the weights from those of alphas in another order", distance, tolerance(own))
+        for address, weights in wanted.items():
+            what = "the distance of the mixing weights from those of the alphas in another order"
+            require_at_most(what, largest(found[address] - turn(weights)), tolerance(weights))
 
 
-@law("architect.inverse", "alphas() is another rule's inverse, or keeps away from zero by an epsilon")
+@law("architect.inverse", "invert() is the inverse of another function, or keeps away from zero by an epsilon")
 def inverse(case: Case) -> None:
-    """From positive weights of sum one, small ones too, come finite alphas, for the sites that are named, and by the rule
-    from these the weights.
-    """
+    """`invert` returns finite alphas that have the given mixing weights, for positive mixing weights with the sum one."""
     assertions.assert_inverse(case.part, case.mixing())
 
 
-@law("architect.optimiser", "parameters are chosen by stage or by name, or none at all are not thought of")
+@law("architect.optimiser", "parameters are chosen by name, or the case that there are no alphas is forgotten")
 def optimiser(case: Case) -> None:
-    """The optimiser holds just the alphas that it is given, each once; none, too, as an architecture has none."""
-    for number in (len(case.sites), 0):
+    """The optimiser has exactly the alphas that it is given, also if there are none, as in an architecture."""
+    for number in (len(case.counts), 0):
         given = {a: nn.Parameter(alpha) for a, alpha in [*case.alphas().items()][:number]}
         built = case.part.build_optimiser([*given.items()])
         held = [id(p) for group in built.param_groups for p in group["params"]]
-        demand(
-            "optimiser",
-            sorted(held) == sorted(map(id, given.values())),
-            f"it is given {len(given)} alphas and holds {len(held)} parameters, not just these",
-        )
+        right = sorted(held) == sorted(map(id, given.values()))
+        require(right, f"it is given {len(given)} alphas and has {len(held)} parameters, not exactly these")
         for stage in (0, 1, 3):
             case.part.configure(built, stage)
             built.step()
@@ -330,27 +289,26 @@ def optimiser(case: Case) -> None:
 
 @law("architect.follows", "the optimiser keeps other moments than those of SGD, Adam and AdamW")
 def follows(case: Case) -> None:
-    """The state of its optimiser follows a change of the network: what is there before and after keeps its entries."""
+    """The state of the optimiser is carried through a change of the network."""
     trained = case.trained
     try:
         child = trained.after(remove_candidates(trained.network, {}, Seed(("follows",))))
     except ChangeError as error:
-        raise AssertionError(f"follows: {error}") from error
-    _equal("follows", "a change that takes nothing away changed", _moments(trained.state), _moments(child.state))
+        raise AssertionError(str(error)) from error
+    changed = differences(_moments(trained.state), _moments(child.state))
+    require(not changed, f"a change that removes nothing changed {', '.join(changed)}")
 
 
 def _moments(state: State) -> dict[str, Any]:
-    own = state.optimisers["alphas"].state
-    return {f"{key} of {n}": v for n, p in alphas_of(state.network) if p in own for key, v in own[p].items()}
+    moments = state.optimisers["alphas"].state
+    return {f"{key} of {n}": v for n, p in alphas_of(state.network) if p in moments for key, v in moments[p].items()}
 
 
-@law("architect.descends", "a sign is wrong, in the gradient or as maximize=True in the optimiser")
+@law("architect.descends", "a sign is wrong, in the gradient or by maximize=True in the optimiser")
 def descends(case: Case) -> None:
-    """What it does to the alphas lowers a loss that is the same in training and in validation and whose alphas and weights
-    have nothing to do with each other.
-    """
+    """Some steps reduce a loss that is the same for training and validation, and in which alphas and weights do not interact."""
     problem = case.toy.problem()
-    # over zero, so that a decay of the alphas does not lead away from it
+    # a goal beyond zero, so that weight decay of the alphas leads towards it
     goal = {n: alpha.detach() - 2 * torch.where(alpha.detach() < 0, -1.0, 1.0) for n, alpha in problem.alphas.items()}
 
     def bowl(alphas: Tensors) -> Tensor:
@@ -360,52 +318,97 @@ def descends(case: Case) -> None:
         return bowl(alphas) + sum(w.square().sum() for w in weights.values())
 
     problem = attrs.evolve(problem, train=loss, valid=loss)
-    steps = {
+    optimisers = {
         "weights": case.toy.optimiser.build(problem.weights.items()),
         "alphas": case.part.build_optimiser([*problem.alphas.items()]),
     }
     first = float(bowl(problem.alphas).detach())
     for _ in range(5):
-        alternating_step(problem, case.part, steps, lambda: loss(problem.weights, problem.alphas))
+        case.part.configure(optimisers["alphas"], 0)
+        alternating_step(problem, case.part, optimisers, lambda: loss(problem.weights, problem.alphas))
     last = float(bowl(problem.alphas).detach())
-    demand("descends", last < first, f"in five steps the loss goes from {first:.6g} to {last:.6g}")
+    require(last < first, f"in five steps the loss changes from {first:.6g} to {last:.6g}")
 
 
 @law("architect.splits", "a hook is left on the weights, or a gradient of the validation loss reaches their step")
 def splits(case: Case) -> None:
-    """Validation reaches the weights through the alphas alone: where these are held, the weights of a search are the same bits,
-    whatever the examples of the validation part; and nobody reads the test part.
+    """The validation split affects the weights through the alphas only, and the test split is not read.
+
+    With fixed alphas, the weights of a search are the same bits whatever the validation examples are.
     """
     ends = []
-    for mark in (1, -1):
+    for factor in (1, -1):
         trained = case.trained
-        trained = attrs.evolve(trained, data=_marked(trained.data, mark))
+        trained = attrs.evolve(trained, data=_scaled_validation(trained.data, factor))
         trained.state.optimisers["alphas"] = Optimiser("sgd", learning_rate=0.0).build(alphas_of(trained.network))
         ends.append(copied(trained.train(2).network))
-    _equal("splits", "other validation examples changed", *ends)
+    changed = differences(*ends)
+    require(not changed, f"other validation examples changed {', '.join(changed)}")
 
 
-def _marked(data: Data, mark: int) -> Data:
-    """The data with every input of the validation part multiplied by a number, and a test part that none may read."""
+def _scaled_validation(data: Data, factor: int) -> Data:
+    """Return the data with the validation inputs multiplied by a factor, and a test split that raises an error."""
 
-    def marked(batch: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def scaled(batch: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         def of(index: Tensor) -> tuple[Tensor, Tensor]:
             inputs, targets = batch(index)
-            return mark * inputs, targets
+            return factor * inputs, targets
 
         return of
 
-    def unread(index: Tensor) -> tuple[Tensor, Tensor]:
-        raise AssertionError("splits: the test part was read")
+    def unreadable(index: Tensor) -> tuple[Tensor, Tensor]:
+        raise AssertionError("the test split was read")
 
-    validation = Split(data.validation.size, marked(data.validation.batch), marked(data.validation.draw))
-    return attrs.evolve(data, validation=validation, test=Split(data.test.size, unread))
+    validation = Split(data.validation.size, scaled(data.validation.batch), scaled(data.validation.draw))
+    return attrs.evolve(data, validation=validation, test=Split(data.test.size, unreadable))
 
 
-@law("architect.resumed", "something that matters is kept beside the optimiser's tensors, as a learning rate that falls")
+@law("architect.noise", "a generator is seeded for a step, and not for each loss of it")
+def noise(case: Case) -> None:
+    """In a step of a search, the training and the validation loss draw independent random numbers.
+
+    This concerns the examples that are drawn (augmentation) and what the network draws (dropout). Each loss draws the same
+    numbers at every call, so that a difference of two losses is not one of their noise.
+    """
+    trained, drawn = case.trained, dict[str, list[Tensor]]()
+
+    def record(what: str) -> None:
+        drawn.setdefault(what, []).append(torch.rand(4))
+
+    def recording(split: Split, what: str) -> Split:
+        def draw(index: Tensor) -> tuple[Tensor, Tensor]:
+            record(what)
+            return split.draw(index)
+
+        return attrs.evolve(split, draw=draw)
+
+    train, validation = (
+        recording(trained.data.train, "the train split"),
+        recording(trained.data.validation, "the validation split"),
+    )
+    trained = attrs.evolve(trained, data=attrs.evolve(trained.data, train=train, validation=validation))
+    if not trained.network.alphas:
+        reject()
+    problem = trained.next_problem()
+    for what, loss in {"training": problem.train, "validation": problem.valid}.items():
+        handle = trained.network.register_forward_pre_hook(lambda *_, what=what: record(f"the network for the {what} loss"))
+        for _ in range(2):
+            loss(problem.weights, problem.alphas)
+        handle.remove()
+    changing = [what for what, numbers in drawn.items() if not all(torch.equal(n, numbers[0]) for n in numbers)]
+    require(not changing, f"other random numbers are drawn at every call by {', '.join(changing)}")
+    for one, other in combinations(drawn, 2):
+        require(not torch.equal(drawn[one][0], drawn[other][0]), f"the same random numbers are drawn by {one} and {other}")
+
+
+@law(
+    "architect.resumed",
+    "something that matters is kept beside the tensors of the optimiser, for example a learning rate that falls",
+)
 def resumed(case: Case) -> None:
-    """A search that is written down in its midst and taken up again comes to the same bytes as the one that went on."""
+    """A search that is saved and continued comes to the same bytes as one that was not interrupted."""
     trained = case.trained.train(1)
     again = revived(*saved(trained.state), case.strategy, case.subject.plugins, trained.data)
-    ends = [_dumped(attrs.evolve(trained, state=state).train(2).state) for state in (trained.state, again)]
-    _equal("resumed", "taken up again, the search came to another end in", *ends)
+    ends = [_saved(attrs.evolve(trained, state=state).train(2).state) for state in (trained.state, again)]
+    changed = differences(*ends)
+    require(not changed, f"the search that was continued has other values of {', '.join(changed)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,41 +20,34 @@ from nasframe.network.network import tensors
 from nasframe.search.state import Snapshot, copied, rebuilt
 from nasframe.structure.editing import remove_from
 from nasframe.testing import assertions
-from nasframe.testing.assertions import demand, hold
-from nasframe.testing.case import Searched, same
+from nasframe.testing.cases import SearchCase
+from nasframe.testing.compare import LAYOUTS, MODES, differences, largest, require, require_at_most, same
 from nasframe.testing.law import Inapplicable, NoCases, law
-from nasframe.testing.laws.operation import MODES, largest
-from nasframe.testing.layouts import LAYOUTS
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import removals
 from nasframe.testing.subject import Subject
 from nasframe.testing.trained import TrainedNetwork
 
-#: how many things happen to a search in its life between training, with which it begins, and a pruning and a growth
-TURNS = 2
+#: the largest number of events in `backbone.history`, beside a training at its beginning and a pruning and a growth at its end
+EVENTS = 2
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Case(Searched):
+class Case(SearchCase):
     """A backbone in a search."""
-
-    def __str__(self) -> str:
-        s = self.strategy
-        where = f"{short_name(self.part)}, {s.nodes} nodes, on {short_name(s.task)}"
-        return f"{where}; batch {s.batch}, optimiser {s.optimiser.method}, seed {s.seed}"
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """What the task tells."""
+        """Return the sizes of the task."""
         return self.strategy.task.load(torch.device("cpu"), self.strategy.torch_dtype).sizes
 
     def cell(self, structure: Structure) -> str:
-        """One of its cell types."""
+        """Draw a cell type of a structure."""
         return self.data.draw(st.sampled_from([type for type, _ in structure.cells]))
 
 
 def cases(subject: Subject) -> SearchStrategy[Case]:
-    """The backbone in the searches of its habitats."""
+    """Return the backbone in the searches of its habitats."""
     if not any(habitat.backbone.name == subject.cls.name for habitat in subject.habitats):
         raise NoCases("the examples of the plugin have no habitat for it (see nasframe.testing.examples)")
     return st.builds(
@@ -66,117 +58,131 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """The first structure and its network, called in both modes, and all that the backbone makes of a structure."""
+    """Return the first structure, its network and outputs, and what the backbone derives and grows."""
     trained, structure = case.trained, case.part.initial(case.sizes, case.strategy.nodes)
     initial = build(structure, Seed((case.strategy.seed, "exercise")))
     found = {
-        "the first structure": structure.to_dict(),
+        "initial()": structure.to_dict(),
         **{f"the initial {name}": tensor.detach() for name, tensor in tensors(initial).items()},
         **{f"the output in {mode} mode": trained.outputs(training) for mode, training in MODES.items()},
-        "the output of a call": called(trained.network.eval(), trained.inputs(), trained.mixing()).detach(),
-        "what is derived": [(a, sorted(ids)) for a, ids in case.part.derive(structure, even(structure)).items()],
-        "what it tells of its fast form": [*case.part.slow_parts(structure)],
+        "the output of a call": _output(trained.network.eval(), trained.inputs(), trained.mixing()).detach(),
+        "derive()": [(a, sorted(ids)) for a, ids in case.part.derive(structure, _equal_mixing(structure)).items()],
+        "slow_parts()": [*case.part.slow_parts(structure)],
     }
     for type, cell in structure.cells:
-        found[f"what {type} puts out"] = case.part.outputs(cell)
+        found[f"outputs() of {type}"] = case.part.outputs(cell)
         try:
             grown = case.part.grown(structure, type)
         except ChangeError as error:
-            found[f"{type} grown"] = str(error)
+            found[f"grown() of {type}"] = str(error)
         else:
-            birth = {address: dict(weights) for address, weights in grown.mixing.items()}
-            found[f"{type} grown"] = [grown.structure.to_dict(), grown.node, grown.inherits, birth]
+            mixing = {address: dict(weights) for address, weights in grown.mixing.items()}
+            found[f"grown() of {type}"] = [grown.structure.to_dict(), grown.node, grown.inherits, mixing]
     return found
 
 
-def even(structure: Structure) -> dict[str, Tensor]:
-    """The same weight for all candidates of each undecided site."""
+def _equal_mixing(structure: Structure) -> dict[str, Tensor]:
+    """Return equal mixing weights of all candidates of each undecided site."""
     counts = {a: len(s.candidates) for a, s in structure.sites() if not s.decided}
     return {a: torch.full((n,), 1 / n, dtype=torch.float64) for a, n in counts.items()}
 
 
-def called(network: Network, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """What a network in evaluation mode puts out, without a graph."""
+def _output(network: Network, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
+    """Return the output of a network in evaluation mode."""
     with torch.no_grad():
-        out = network(inputs, weights)
+        out = network(inputs, mixing)
     if not isinstance(out, Tensor):
-        raise AssertionError(f"called: in evaluation mode a call gives {type(out).__name__} in the place of a tensor")
+        raise AssertionError(f"in evaluation mode a call returns {type(out).__name__} instead of a tensor")
     return out
 
 
-def legal(name: str, structure: Structure) -> None:
-    """Raise unless networks can be built from the structure, and its cells put out states that they have."""
+def _require_valid(structure: Structure) -> None:
+    """Raise an error unless networks can be built from a structure, and its cells output states that they have."""
     structure.check()
     for type, cell in structure.cells:
         states, named = (*structure.backbone.inputs, *(n.id for n in cell.nodes)), structure.backbone.outputs(cell)
-        demand(name, {*named} <= {*states}, f"cell {type!r} is to put out {named}; its states are {states}")
-        demand(name, len({*named}) == len(named) > 0, f"cell {type!r} is to put out {named}, which are none, or some twice")
+        require({*named} <= {*states}, f"outputs() of cell {type!r} are {named}; its states are {states}")
+        require(len({*named}) == len(named) > 0, f"outputs() of cell {type!r} are {named}: none, or some twice")
 
 
-def gated(grown: GrownStructure, type: str) -> Structure:
-    """The structure with a gate at the new node."""
+def _gated(grown: GrownStructure, type: str) -> Structure:
+    """Return a grown structure with a gate at the new node."""
     cell = grown.structure.cell(type)
     nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node.id else n for n in cell.nodes)
     return grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
 
 
-def after(parent: TrainedNetwork, structure: Structure) -> TrainedNetwork:
-    """The search that goes on with this structure: what is new in it starts as it is built, its alphas even."""
-    return parent.after(Change(build(structure, Seed(("after",)), like=parent.network), Claim.lossy()))
+def _changed(parent: TrainedNetwork, structure: Structure) -> TrainedNetwork:
+    """Return the network with another structure, in which what is new has its initial values and alphas of zero."""
+    return parent.after(Change(build(structure, Seed(("changed",)), like=parent.network), Claim.lossy()))
 
 
-@law("backbone.initial", "initial() forgets a cell type, counts nodes otherwise, or names sites and nodes with '.' or '/'")
+def _grown(part: Any, structure: Structure, type: str) -> GrownStructure:
+    try:
+        found = part.grown(structure, type)
+    except ChangeError as error:
+        raise Inapplicable(f"it refuses to grow: {error}") from error
+    assert isinstance(found, GrownStructure)
+    return found
+
+
+@law(
+    "backbone.initial",
+    "initial() forgets a cell type, counts nodes differently, or uses '.' or '/' in names of sites and nodes",
+)
 def initial(case: Case) -> None:
-    """A first structure has as many nodes in each cell as are asked for, all that a network needs, and comes back from JSON."""
+    """The first structure has the requested number of nodes in each cell, can be built, and can be read from its JSON."""
     nodes = case.data.draw(st.integers(1, 4))
     structure = case.part.initial(case.sizes, nodes)
-    legal("initial", structure)
+    _require_valid(structure)
     counts = {type: len(cell.nodes) for type, cell in structure.cells}
-    demand("initial", {*counts.values()} == {nodes}, f"asked for {nodes} nodes in each cell it gives {counts}")
-    demand("initial", structure.backbone == case.part, f"it is a structure of {short_name(structure.backbone)}")
-    told = {name: case.sizes.get(name) for name, _ in structure.sizes}
-    demand("initial", dict(structure.sizes) == told, f"it has the sizes {dict(structure.sizes)}, the task tells {told}")
+    require({*counts.values()} == {nodes}, f"for {nodes} nodes in each cell it returns {counts}")
+    require(structure.backbone == case.part, f"it returns a structure of {short_name(structure.backbone)}")
+    sizes = {name: case.sizes.get(name) for name, _ in structure.sizes}
+    require(dict(structure.sizes) == sizes, f"the structure has the sizes {dict(structure.sizes)}, the task has {sizes}")
     again = Structure.from_json(structure.to_json(), case.subject.plugins.make)
-    demand("initial", again == structure, "its JSON makes another structure")
+    require(again == structure, "its JSON makes another structure")
 
 
-@law("backbone.sizes", "initial() reads the sizes without `self.require_sizes(sizes, ...)`, or makes up what is missing")
+@law("backbone.sizes", "initial() reads the sizes without `self.require_sizes(sizes, ...)`, or invents what is missing")
 def sizes(case: Case) -> None:
-    """A task that lacks a size which the backbone keeps is refused with a StructureError that names the size."""
+    """If the task lacks a size that the backbone needs, it raises a StructureError that names the size."""
     for name, _ in case.part.initial(case.sizes, 1).sizes:
         fewer = {n: size for n, size in case.sizes.items() if n != name}
         try:
             case.part.initial(fewer, 1)
         except StructureError as error:
-            demand("sizes", name in str(error), f"without {name!r} it says: {error}")
+            require(name in str(error), f"without {name!r} the error is: {error}")
         else:
-            demand("sizes", False, f"a task without {name!r}, which it needs, is not refused")
+            require(False, f"a task without {name!r}, which it needs, is accepted")
 
 
 @law("backbone.modules", "body() makes a module without MixedOperation, leaves one out, or sets one as an attribute twice")
 def modules(case: Case) -> None:
-    """A network has a MixedOperation for each site, in all instances of its cell type alike, a module in it for each candidate, and
-    no parameter twice.
+    """A network has a MixedOperation for each site in every instance of its cell, with a module for each candidate.
+
+    No parameter occurs twice.
     """
     network = case.trained.network
     for type, cell in network.structure.cells:
         found = {s.id: [m for _, m in network.mixed_operations(Address.of(type, s.id))] for s in cell.sites}
-        counts = {id: len(mixtures) for id, mixtures in found.items()}
-        demand("modules", len({*counts.values()}) == 1 and all(counts.values()), f"{type!r} has Mixtures {counts} by site")
+        counts = {id: len(mixed) for id, mixed in found.items()}
+        right = len({*counts.values()}) == 1 and all(counts.values())
+        require(right, f"cell {type!r} has these numbers of MixedOperation by site: {counts}")
         for site in cell.sites:
             wanted = [str(c.id) for c in site.candidates]
-            for mixture in found[site.id]:
-                own = [*mixture.candidates]
-                demand("modules", own == wanted, f"{mixture.address} has modules for {own}; its candidates are {wanted}")
+            for mixed in found[site.id]:
+                ids = [*mixed.candidates]
+                require(ids == wanted, f"{mixed.address} has modules for {ids}; its candidates are {wanted}")
     names: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         first = names.setdefault(id(parameter), name)
-        demand("modules", first == name, f"{first} and {name} are one parameter")
+        require(first == name, f"{first} and {name} are the same parameter")
 
 
 @law("backbone.gradient", "a parameter is not used, or something is detached on the way to it")
 def gradient(case: Case) -> None:
-    """What a supernet puts out in training depends on each of its parameters and alphas, and its gradients are finite."""
+    """In training mode the output depends on every weight and alpha, in the readable and in the fast form; gradients are finite."""
     for form, fast in {"readable": False, "fast": True}.items():
         trained = case.trained
         trained.network.train().fast = fast
@@ -187,284 +193,252 @@ def gradient(case: Case) -> None:
         slopes = torch.autograd.grad(trained.data.objective(out, targets), [*named.values()], allow_unused=True)
         found = dict(zip(named, slopes, strict=True))
         dead = [name for name, slope in found.items() if slope is None]
-        demand("gradient", not dead, f"in the {form} form nothing depends on {', '.join(dead)}")
+        require(not dead, f"in the {form} form the output does not depend on {', '.join(dead)}")
         wild = [name for name, slope in found.items() if slope is not None and not slope.isfinite().all()]
-        demand("gradient", not wild, f"in the {form} form the gradient of {', '.join(wild)} is not finite")
+        require(not wild, f"in the {form} form the gradient of {', '.join(wild)} is not finite")
 
 
-@law("backbone.batch", "something is taken over the examples, or the axis of the examples is dropped where there is one")
+@law("backbone.batch", "a mean is taken over the examples, or the axis of the examples is dropped if there is one example")
 def batch(case: Case) -> None:
-    """In evaluation mode what is put out for an example does not depend on those beside it: not on which, not on how many."""
+    """In evaluation mode the output for an example does not depend on which other examples there are, nor on how many."""
     trained = case.trained
-    network, weights, split = trained.network.eval(), trained.mixing(), trained.data.validation
+    network, mixing, split = trained.network.eval(), trained.mixing(), trained.data.validation
 
     def rows(index: Tensor) -> Tensor:
-        return trained.data.predict(called(network, split.batch(index)[0], weights)).to(torch.float64)
+        return trained.data.predict(_output(network, split.batch(index)[0], mixing)).to(torch.float64)
 
     whole, size = rows(torch.arange(split.size)), split.size
     some = case.data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=size, unique=True))
     for chosen in (some, some[:1]):
         index = torch.tensor(chosen)
-        own, wanted = rows(index), whole[index]
-        demand("batch", own.shape == wanted.shape, f"of {len(chosen)} examples it makes {tuple(own.shape)}")
-        what = f"the distance of examples {chosen} from themselves among all"
-        hold("batch", what, largest(own - wanted), tolerance(whole))
+        found, wanted = rows(index), whole[index]
+        require(found.shape == wanted.shape, f"for {len(chosen)} examples the outputs have the shape {tuple(found.shape)}")
+        what = f"the distance of the outputs for examples {chosen} from those among all examples"
+        require_at_most(what, largest(found - wanted), tolerance(whole))
 
 
 @law("backbone.layout", "it uses view() or reads strides where reshape() is right")
 def layout(case: Case) -> None:
-    """What is put out does not depend on how the inputs lie in memory."""
+    """The output does not depend on the memory layout of the inputs."""
     trained = case.trained
-    network, weights, inputs = trained.network.eval(), trained.mixing(), trained.inputs()
-    plain = called(network, inputs, weights)
+    network, mixing, inputs = trained.network.eval(), trained.mixing(), trained.inputs()
+    plain = _output(network, inputs, mixing)
     for name, laid in LAYOUTS.items():
-        found = called(network, laid(inputs), weights)
-        hold("layout", f"the distance of the outputs where the inputs are {name}", largest(found - plain), tolerance(plain))
+        found = _output(network, laid(inputs), mixing)
+        require_at_most(f"the distance of the outputs for inputs that are {name}", largest(found - plain), tolerance(plain))
 
 
-@law("backbone.dtype", "it makes a tensor without dtype and device of its inputs, or reads a number out of one")
+@law("backbone.dtype", "it makes a tensor without dtype and device of its inputs, or reads a number out of a tensor")
 def dtype(case: Case) -> None:
-    """A network computes in the dtype and on the device that it is moved to, on the device `meta` too, as where costs are told."""
+    """A network computes in the dtype and on the device that it is moved to, including the device `meta`, for costs."""
     trained = case.trained
     for wanted in (torch.float32, torch.float64, torch.device("meta")):
-        network, inputs, weights = trained.network.eval().to(wanted), trained.inputs(), trained.mixing()
+        network, inputs, mixing = trained.network.eval().to(wanted), trained.inputs(), trained.mixing()
         if inputs.is_floating_point() or isinstance(wanted, torch.device):
             inputs = inputs.to(wanted)
-        out = called(network, inputs, {a: w.to(wanted) for a, w in weights.items()})
+        out = _output(network, inputs, {a: w.to(wanted) for a, w in mixing.items()})
         found = out.device if isinstance(wanted, torch.device) else out.dtype
-        demand("dtype", found == wanted, f"moved to {wanted} it puts out {found}")
+        require(found == wanted, f"moved to {wanted} its output is in {found}")
 
 
-@law("backbone.pure", "run() keeps what it made of the parameters, counts its calls, or works in place on what it is given")
+@law("backbone.pure", "run() keeps what it computed from the parameters, counts its calls, or works in place on its inputs")
 def pure(case: Case) -> None:
-    """A call leaves inputs, weights and parameters as they are, and keeps nothing: the next one computes with the numbers that
-    there are then; in evaluation mode the same ones give the same bits.
+    """A call changes neither inputs, mixing weights nor parameters, and the next call uses the parameters of that time.
+
+    In evaluation mode a second call returns the same bits, and changes no buffer.
     """
     trained = case.trained
-    network, inputs, weights = trained.network, trained.inputs(), dict(trained.mixing())
-    before = [inputs.clone(), *(w.clone() for w in weights.values())]
-    own = {n: p.detach().clone() for n, p in network.named_parameters()}
+    network, inputs, mixing = trained.network, trained.inputs(), dict(trained.mixing())
+    given = [inputs.clone(), *(w.clone() for w in mixing.values())]
+    parameters = {n: p.detach().clone() for n, p in network.named_parameters()}
     for mode, training in MODES.items():
         network.train(training)
         with torch.no_grad(), Seed(("pure",)).as_global():
-            network(inputs, weights)
-        demand("pure", same([inputs, *weights.values()], before), f"a call in {mode} mode changes what it is given")
-        moved = [n for n, p in network.named_parameters() if not torch.equal(p, own[n])]
-        demand("pure", not moved, f"a call in {mode} mode changes {', '.join(moved)}")
+            network(inputs, mixing)
+        require(same([inputs, *mixing.values()], given), f"a call in {mode} mode changes inputs or mixing weights")
+        moved = [n for n, p in network.named_parameters() if not torch.equal(p, parameters[n])]
+        require(not moved, f"a call in {mode} mode changes {', '.join(moved)}")
     network.eval()
-    kept, first = copied(network), called(network, inputs, weights)
-    called(network, -inputs if inputs.is_floating_point() else inputs.flip(0), even(network.structure))
-    demand("pure", torch.equal(called(network, inputs, weights), first), "called again it puts out something else")
-    changed = [n for n, t in tensors(network).items() if not torch.equal(t, kept[n])]
-    demand("pure", not changed, f"a call in evaluation mode changes {', '.join(changed)}")
+    before, first = copied(network), _output(network, inputs, mixing)
+    _output(network, -inputs if inputs.is_floating_point() else inputs.flip(0), _equal_mixing(network.structure))
+    require(torch.equal(_output(network, inputs, mixing), first), "a second call returns another output")
+    changed = differences(before, copied(network))
+    require(not changed, f"a call in evaluation mode changes {', '.join(changed)}")
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(0.9)
     other = rebuilt(case.strategy, Snapshot(network.structure, copied(network), None)).eval()
-    now, wanted = (called(each, inputs, weights) for each in (network, other))
-    what = "after its parameters have changed, the distance of the outputs from what they make"
-    hold("pure", what, largest(now - wanted), tolerance(wanted))
+    found, wanted = (_output(each, inputs, mixing) for each in (network, other))
+    what = "after the parameters have changed, the distance of the outputs from those of a new network with these parameters"
+    require_at_most(what, largest(found - wanted), tolerance(wanted))
 
 
-@law("backbone.fast", "run() was written for another order or wiring than the modules', or detaches something")
+@law("backbone.fast", "run() computes another order or wiring than the modules, or detaches something")
 def fast(case: Case) -> None:
-    """The fast form computes what the modules do: values, gradients and second derivatives, in both modes."""
-    trained = case.trained
-    assertions.assert_fast_form(trained)
-    exact, found = (curved(trained, fast) for fast in (False, True))
-    scale = torch.stack([slope.abs().max() for slope in exact.values()])
-    for name, slope in exact.items():
-        hold("fast", f"the distance of the second derivative at {name}", largest(found[name] - slope), tolerance(scale))
+    """The fast form computes what the modules do: outputs in both modes, gradients and second derivatives."""
+    assertions.assert_fast_form(case.trained, second=True)
 
 
-def curved(trained: TrainedNetwork, fast: bool) -> dict[str, Tensor]:
-    """The gradient of a sum of the gradients, each entry of these weighted otherwise."""
-    network = copy.deepcopy(trained.network).train()
-    network.fast = fast
-    inputs, targets = trained.data.train.batch(torch.arange(trained.data.train.size))
-    with Seed(("curved",)).as_global():
-        loss = trained.data.objective(network(inputs, trained.strategy.architect.mixing(dict(network.alphas))), targets)
-    named = dict(network.named_parameters())
-    slopes = torch.autograd.grad(loss, [*named.values()], create_graph=True, materialize_grads=True)
-    along = [torch.linspace(0.5, 1.5, slope.numel(), dtype=slope.dtype).view_as(slope) for slope in slopes]
-    total = torch.stack([(slope * weights).sum() for slope, weights in zip(slopes, along, strict=True)]).sum()
-    return dict(zip(named, torch.autograd.grad(total, [*named.values()], materialize_grads=True), strict=True))
-
-
-@law("backbone.masked", "the body divides by a number of edges, or computes an architecture otherwise than a supernet")
+@law("backbone.masked", "the body divides by a number of edges, or computes an architecture differently from a supernet")
 def masked(case: Case) -> None:
-    """A network from which candidates were removed computes what it did with weight zero on these, and the others' weights
-    divided by their sum.
-    """
+    """Removing candidates equals giving them mixing weight zero, with the mixing weights that the architect gives the others."""
     trained = case.trained
-    assertions.assert_removal_is_masking(
-        trained, case.data.draw(removals(trained.network.structure, case.data.draw(st.booleans())))
-    )
+    removed = case.data.draw(removals(trained.network.structure, case.data.draw(st.booleans())))
+    assertions.assert_removal_is_masking(trained, removed)
 
 
-@law("backbone.grown", "grown() builds the cell anew, touches another cell, or takes ids from elsewhere than `next_id`")
+@law("backbone.grown", "grown() builds the cell anew, changes another cell, or takes ids from elsewhere than `next_id`")
 def grown(case: Case) -> None:
-    """A cell grows, any number of times, by one node: behind the old ones, with sites and candidates of its own, under ids from
-    `next_id` on; nothing else in the structure changes.
+    """Growing adds one node with its sites at the end of a cell, any number of times, and changes nothing else.
+
+    The new candidates have ids from `next_id` on.
     """
     old = case.part.initial(case.sizes, case.strategy.nodes)
     for _ in range(case.data.draw(st.integers(1, 3))):
         type = case.cell(old)
-        told = growth(case.part, old, type)
-        new, before, cell = told.structure, old.cell(type), told.structure.cell(type)
-        legal("grown", new)
+        found = _grown(case.part, old, type)
+        new, before, cell = found.structure, old.cell(type), found.structure.cell(type)
+        _require_valid(new)
         rest = new.replace_cell(type, before)
-        demand("grown", attrs.evolve(rest, next_id=old.next_id) == old, f"the growth of {type!r} changes more than that cell")
+        require(attrs.evolve(rest, next_id=old.next_id) == old, f"the growth of {type!r} changes more than that cell")
         nodes, added = len(before.nodes), cell.sites[len(before.sites) :]
-        demand("grown", cell.nodes[:nodes] == before.nodes, f"of the nodes {before.nodes} it makes {cell.nodes}")
-        demand(
-            "grown",
-            [Address.of(type, n.id) for n in cell.nodes[nodes:]] == [told.node],
-            f"to {before.nodes} it adds {cell.nodes[nodes:]}",
-        )
-        demand("grown", cell.sites[: len(before.sites)] == before.sites, "the old sites are others, or in another order")
-        demand(
-            "grown",
-            {Address.of(type, s.node) for s in added} == {told.node},
-            f"it adds sites to {', '.join(s.node for s in added)}",
-        )
+        require(cell.nodes[:nodes] == before.nodes, f"the nodes {before.nodes} become {cell.nodes}")
+        new_nodes = [Address.of(type, n.id) for n in cell.nodes[nodes:]]
+        require(new_nodes == [found.node], f"the new nodes are {new_nodes}, but `node` is {found.node}")
+        require(cell.sites[: len(before.sites)] == before.sites, "the old sites are changed, or in another order")
+        belong = {Address.of(type, s.node) for s in added}
+        require(belong == {found.node}, f"the new sites belong to {', '.join(belong)}, not to {found.node} alone")
         ids = [c.id for s in added for c in s.candidates]
-        demand("grown", min(ids) >= old.next_id, f"it takes the ids {ids}; next_id is {old.next_id}")
+        require(min(ids) >= old.next_id, f"the new candidates have the ids {ids}; next_id is {old.next_id}")
         old = new
-
-
-def growth(part: Any, structure: Structure, type: str) -> GrownStructure:
-    """What grown() tells; a cell that says that it cannot grow is no case."""
-    try:
-        told = part.grown(structure, type)
-    except ChangeError as error:
-        raise Inapplicable(f"it refuses to grow: {error}") from error
-    assert isinstance(told, GrownStructure)
-    return told
 
 
 @law("backbone.birth", "`inherits` names other states than outputs() does, or `mixing` weighs a candidate that is no identity")
 def birth(case: Case) -> None:
-    """A grown network has all tensors of the old one and computes what it did: behind a gate on what the new node `inherits`,
-    at its `mixing`, or, where it inherits nothing, as it is built.
+    """A grown network has all tensors of the old one and the same outputs.
+
+    They are the same behind a gate on the states that the new node `inherits`, and at the mixing weights `mixing`; if it
+    inherits nothing, with its initial values.
     """
     trained = case.trained
     structure = trained.network.structure
     type = case.cell(structure)
-    told = growth(case.part, structure, type)
-    demand("birth", bool(told.inherits) or not told.mixing, "it has weights for its birth, and inherits nothing")
-    child = after(trained, gated(told, type))
+    found = _grown(case.part, structure, type)
+    require(bool(found.inherits) or not found.mixing, "it has mixing weights for the new node, but inherits nothing")
+    child = _changed(trained, _gated(found, type))
     lost = tensors(trained.network).keys() - tensors(child.network).keys()
-    demand("birth", not lost, f"the grown network has no {', '.join(sorted(lost))}")
+    require(not lost, f"the grown network lacks {', '.join(sorted(lost))}")
     assertions.assert_exact(trained, child)
-    if not told.mixing:
+    if not found.mixing:
         return
-    sites = told.structure.sites_of(told.node)
-    demand("birth", told.mixing.keys() == sites.keys(), f"it weighs {[*told.mixing]}; the new sites are {[*sites]}")
-    child = after(trained, told.structure)
-    weights = dict(child.mixing())
+    sites = found.structure.sites_of(found.node)
+    require(found.mixing.keys() == sites.keys(), f"it has mixing weights for {[*found.mixing]}; the new sites are {[*sites]}")
+    child = _changed(trained, found.structure)
+    mixing = dict(child.mixing())
     for address, site in sites.items():
-        given, ids = told.mixing[address], [c.id for c in site.candidates]
-        demand("birth", [*given] == ids, f"at {address} it weighs the candidates {[*given]}; there are {ids}")
-        hold("birth", f"the distance from one of the weights at {address}", abs(sum(given.values()) - 1), 1e-12)
-        weights[address] = torch.tensor([*given.values()], dtype=torch.float64)
-        for _, mixture in child.network.mixed_operations(address):
+        weights, ids = found.mixing[address], [c.id for c in site.candidates]
+        require([*weights] == ids, f"at {address} it has mixing weights for the candidates {[*weights]}; there are {ids}")
+        require_at_most(f"the distance of their sum from one at {address}", abs(sum(weights.values()) - 1), 1e-12)
+        mixing[address] = torch.tensor([*weights.values()], dtype=torch.float64)
+        for _, mixed in child.network.mixed_operations(address):
             for candidate in site.candidates:
                 for name in candidate.operation.residual or ():
-                    torch.nn.init.zeros_(mixture.candidates[str(candidate.id)].get_parameter(name))
+                    torch.nn.init.zeros_(mixed.candidates[str(candidate.id)].get_parameter(name))
     for mode, training in MODES.items():
-        before, now = trained.outputs(training), child.outputs(training, weights)
-        what = f"the distance of the outputs at the weights of the birth, in {mode} mode,"
-        hold("birth", what, largest(now - before), tolerance(before))
+        before, now = trained.outputs(training), child.outputs(training, mixing)
+        what = f"the distance of the outputs at the mixing weights of the new node, in {mode} mode,"
+        require_at_most(what, largest(now - before), tolerance(before))
 
 
-@law("backbone.derive", "derive() leaves equals in, lets zero win, or takes all candidates of a node where weights are equal")
+@law(
+    "backbone.derive", "derive() keeps equal candidates, lets zero win, or removes all candidates of a node with equal weights"
+)
 def derive(case: Case) -> None:
-    """An architecture has one operation at each site that is left, zero only where its node has nothing else, runs, and
-    is not derived any further; it follows from the weights alone, which stay as they are.
+    """Deriving leaves one operation at each remaining site, zero only if its node has nothing else, and nothing more to derive.
+
+    The architecture can be run. It follows from the mixing weights, which are not changed.
     """
     trained = case.trained
     structure = remove_from(trained.network.structure, case.data.draw(removals(trained.network.structure) | st.just({})))
-    weights = {a: case.data.draw(shares(len(w))) for a, w in even(structure).items()}
-    given = {a: w.clone() for a, w in weights.items()}
-    gone = {a: {*ids} for a, ids in case.part.derive(structure, weights).items()}
-    demand("derive", same(weights, given), "it changes the weights that it is given")
-    turned = case.part.derive(structure, dict(reversed(weights.items())))
-    demand("derive", gone == {a: {*ids} for a, ids in turned.items()}, "it depends on the order of the sites among the weights")
-    child = remove_from(structure, gone)
-    legal("derive", child)
+    mixing = {a: case.data.draw(_tied_mixing(len(w))) for a, w in _equal_mixing(structure).items()}
+    given = {a: w.clone() for a, w in mixing.items()}
+    removed = {a: {*ids} for a, ids in case.part.derive(structure, mixing).items()}
+    require(same(mixing, given), "it changes the mixing weights")
+    turned = case.part.derive(structure, dict(reversed(mixing.items())))
+    require(
+        removed == {a: {*ids} for a, ids in turned.items()}, "it depends on the order of the sites among the mixing weights"
+    )
+    child = remove_from(structure, removed)
+    _require_valid(child)
     several = [a for a, s in child.sites() if not s.decided]
-    demand("derive", not several, f"{', '.join(several)} have several candidates left")
+    require(not several, f"{', '.join(several)} have several candidates left")
     further = {a: sorted(ids) for a, ids in case.part.derive(child, {}).items() if ids}
-    demand("derive", not further, f"of an architecture that it derived it would remove {further}")
+    require(not further, f"from an architecture that it derived it removes {further}")
     for address, site in child.sites():
         rivals = structure.cell(address.cell).sites_of(site.node)
         others = [c for s in rivals for c in s.candidates if not c.operation.zero]
         chosen = site.candidates[0].operation
-        demand("derive", not (chosen.zero and others), f"at {address} zero is chosen, and {site.node} has other candidates")
+        require(not (chosen.zero and others), f"at {address} zero is chosen, although {site.node} has other candidates")
     network, inputs = build(child, Seed(("derive",)), like=trained.network).eval(), trained.inputs()
-    out, wanted = called(network, inputs, {}).shape, called(trained.network.eval(), inputs, trained.mixing()).shape
-    demand("derive", out == wanted, f"the architecture puts out {tuple(out)}, the supernet {tuple(wanted)}")
+    found, wanted = _output(network, inputs, {}).shape, _output(trained.network.eval(), inputs, trained.mixing()).shape
+    require(
+        found == wanted, f"the output of the architecture has the shape {tuple(found)}, that of the supernet {tuple(wanted)}"
+    )
 
 
-def shares(candidates: int) -> SearchStrategy[Tensor]:
-    """Weights that sum to one, many of them equal."""
+def _tied_mixing(candidates: int) -> SearchStrategy[Tensor]:
+    """Return mixing weights with the sum one, many of them equal."""
     drawn = st.lists(st.sampled_from([1.0, 2.0, 8.0]), min_size=candidates, max_size=candidates)
     return drawn.map(lambda values: torch.tensor(values, dtype=torch.float64) / sum(values))
 
 
 @law(
-    "backbone.life",
-    "ids are taken from what is there in the place of `next_id` and `next_node`, or a module keeps numbers that are "
-    "neither parameters nor buffers",
+    "backbone.history",
+    "new ids follow from what exists instead of `next_id` and `next_node`, or a module keeps numbers that are neither "
+    "parameters nor buffers",
 )
-def life(case: Case) -> None:
-    """Whatever happens to a search (it trains, grows, is pruned, saved and loaded, goes back), its structure and its tensors are
-    all there is to its network, which trains on; and no candidate or node takes the id of one that is gone.
+def history(case: Case) -> None:
+    """In a search that trains, grows, is pruned, saved, loaded and undone, structure and tensors always determine the network.
+
+    It can be trained further, and no id of a removed candidate or node is used again.
     """
     path = [case.trained]
-    happening = st.sampled_from([train, grow, prune, save, None])
-    drawn = case.data.draw(st.lists(happening, max_size=TURNS))
-    for turn in (train, *drawn, prune, grow):
-        if turn is not None:
-            path.append(turn(case, path[-1].copy()))
+    drawn = case.data.draw(st.lists(st.sampled_from([_train, _grow, _prune, _save, None]), max_size=EVENTS))
+    for event in (_train, *drawn, _prune, _grow):
+        if event is not None:
+            path.append(event(case, path[-1].copy()))
         elif len(path) > 1:
             path.pop()
-        legal("life", path[-1].network.structure)
+        _require_valid(path[-1].network.structure)
         assertions.assert_ids_not_reused([each.network.structure for each in path])
         assertions.assert_reconstructed(path[-1], case.subject.plugins.make)
-    train(case, path[-1])
+    _train(case, path[-1])
 
 
-def train(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
-    """Two updates on; a search that diverges is no case."""
+def _train(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     try:
         return trained.train(2)
     except NonFiniteError:
         reject()
 
 
-def grow(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
-    """With a node more in a cell, behind a gate; as it is, where the cell cannot grow."""
+def _grow(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     type = case.cell(trained.network.structure)
     try:
-        told = case.part.grown(trained.network.structure, type)
+        found = case.part.grown(trained.network.structure, type)
     except ChangeError:
         return trained
-    return after(trained, gated(told, type))
+    return _changed(trained, _gated(found, type))
 
 
-def prune(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
-    """Without some candidates, or without all that are not in the architecture."""
+def _prune(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     structure = trained.network.structure
-    gone = case.data.draw(removals(structure) | st.just(case.part.derive(structure, even(structure))))
-    return trained.after(remove_candidates(trained.network, gone, Seed(("prune",))))
+    removed = case.data.draw(removals(structure) | st.just(case.part.derive(structure, _equal_mixing(structure))))
+    return trained.after(remove_candidates(trained.network, removed, Seed(("prune",))))
 
 
-def save(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
-    """Saved and loaded: its next update is the same to the bit."""
+def _save(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     again = attrs.evolve(trained, state=revived(*saved(trained.state), case.strategy, case.subject.plugins, trained.data))
-    one, other = (copied(train(case, each.copy()).network) for each in (trained, again))
-    different = [name for name in one if not same(one[name], other[name])]
-    demand("life", not different, f"saved and loaded it trains {', '.join(different)} otherwise")
+    changed = differences(*(copied(_train(case, each.copy()).network) for each in (trained, again)))
+    require(not changed, f"after saving and loading, the next steps change {', '.join(changed)}")
     return again

@@ -1,4 +1,4 @@
-"""The laws of growth criteria: tried on histories as the search writes them, of losses that are no numbers, too."""
+"""The laws of growth criteria: tried on histories as a search writes them, in some epochs of which the training diverges."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hypothesis.strategies import SearchStrategy
 from nasframe import Decision, GrowthCriterion, NasframeError, Proposal
 from nasframe.interfaces.criterion import ACTIONS, AllOf, AnyOf
 from nasframe.records import EpochEnded, Record, StageEnded, from_json, to_json
-from nasframe.testing.assertions import demand
-from nasframe.testing.case import Case as AnyCase, same
-from nasframe.testing.histories import Moment, histories, past
+from nasframe.testing.cases import Case as AnyCase
+from nasframe.testing.compare import require, same
+from nasframe.testing.histories import Moment, histories, history_at
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.subject import Subject
 
@@ -36,7 +36,7 @@ class Case(AnyCase):
 
 
 def cases(subject: Subject) -> SearchStrategy[Case]:
-    """The criterion on any history, with the clock's reading in it where it is declared."""
+    """Return the criterion on any history; the records have a reading of the clock if it declares that it reads the clock."""
     assert subject.parts is not None
     of = st.just(subject)
 
@@ -46,116 +46,114 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
     return subject.parts.flatmap(search)
 
 
-def said(criterion: GrowthCriterion, moments: Sequence[Moment]) -> Iterator[tuple[Any, Decision]]:
-    """The state and the decision after each moment."""
+def steps(criterion: GrowthCriterion, moments: Sequence[Moment]) -> Iterator[tuple[Any, Decision]]:
+    """Yield the state and the decision of a criterion at each moment."""
     state = None
     for n, moment in enumerate(moments):
-        state, decision = criterion.decide(state, past(moments, n), list(moment.proposals))
+        state, decision = criterion.decide(state, history_at(moments, n), list(moment.proposals))
         yield state, decision
 
 
 def decisions(criterion: GrowthCriterion, moments: Sequence[Moment]) -> list[Decision]:
-    """The decision after each moment."""
-    return [decision for _, decision in said(criterion, moments)]
+    """Return the decision of a criterion at each moment."""
+    return [decision for _, decision in steps(criterion, moments)]
 
 
-def rewritten(moments: Sequence[Moment], change: Callable[[Any], Any]) -> list[Moment]:
-    """The moments with other records."""
+def with_records(moments: Sequence[Moment], change: Callable[[Any], Any]) -> list[Moment]:
+    """Return the moments with changed records."""
     return [attrs.evolve(m, record=change(m.record)) for m in moments]
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """All states and decisions."""
-    told = enumerate(said(case.part, case.moments))
-    return {f"what it said after record {n}": copy.deepcopy([state, attrs.astuple(d)]) for n, (state, d) in told}
+    """Return all states and decisions."""
+    found = enumerate(steps(case.part, case.moments))
+    return {f"the decision at record {n}": copy.deepcopy([state, attrs.astuple(d)]) for n, (state, d) in found}
 
 
-def agree(law: str, first: Sequence[Decision], again: Sequence[Decision], where: str) -> None:
-    """Raise unless the decisions are the same."""
+def require_equal(first: Sequence[Decision], again: Sequence[Decision], where: str) -> None:
+    """Raise an AssertionError unless the decisions are the same."""
     for n, (one, other) in enumerate(zip(first, again, strict=True)):
-        demand(law, one == other, f"after record {n} it says {one}, but {where} {other}")
+        require(one == other, f"at record {n} it decides {one}, but {where} {other}")
 
 
-@law("criterion.legal", "it gives no reason, waits after a stage, or counts the proposals from one")
+@law("criterion.legal", "it gives no reason, waits at the end of a stage, or counts the proposals from one")
 def legal(case: Case) -> None:
-    """A decision is one that the search can carry out: to wait only after an epoch, to grow or to stop for a reason, and to grow
-    one of the proposals, by its position, only after a stage.
+    """A decision is one that the search can carry out.
+
+    After an epoch it is "abstain", "wait", "grow" or "stop"; after a stage it is not "wait", and "grow" may choose a proposal
+    by its position. "grow" and "stop" have a reason.
     """
     for moment, decision in zip(case.moments, decisions(case.part, case.moments), strict=True):
-        known = ("abstain", "grow", "stop") if moment.staged else ("abstain", *ACTIONS)
-        where = f"after {'a stage' if moment.staged else 'an epoch'} it says {decision}"
-        demand("legal", decision.action in known, f"{where}, which is none of {', '.join(known)}")
-        demand("legal", bool(decision.reason) or decision.action not in ("grow", "stop"), f"{where}, and no reason")
+        known = ("abstain", "grow", "stop") if moment.ends_stage else ("abstain", *ACTIONS)
+        where = f"after {'a stage' if moment.ends_stage else 'an epoch'} it decides {decision}"
+        require(decision.action in known, f"{where}, which is none of {', '.join(known)}")
+        require(bool(decision.reason) or decision.action not in ("grow", "stop"), f"{where} without a reason")
         choices = range(len(moment.proposals)) if decision.action == "grow" else range(0)
-        what = decision.what
-        demand("legal", what is None or what in choices, f"{where}, of {len(choices)} proposals that it can grow")
+        require(decision.what is None or decision.what in choices, f"{where}, but there are {len(choices)} proposals to grow")
 
 
 @law("criterion.pure", "it appends to its state, or sorts the proposals, in place")
 def pure(case: Case) -> None:
-    """To ask a criterion changes nothing that it was given: neither its last state, nor the history, nor the proposals."""
+    """A criterion does not change its last state, the history or the proposals."""
     state = None
     for n, moment in enumerate(case.moments):
-        history, proposals = past(case.moments, n), list(moment.proposals)
+        history, proposals = history_at(case.moments, n), list(moment.proposals)
         before = copy.deepcopy([state, history, [p.request for p in proposals]])
         given = state
         state, _ = case.part.decide(given, history, proposals)
         after = [given, history, [p.request for p in proposals]]
         for what, then, now in zip(("its last state", "the history", "a proposal"), before, after, strict=True):
-            demand("pure", same(then, now), f"asked after record {n}, it changed {what}")
+            require(same(then, now), f"at record {n} it changes {what}")
         moved = any(a is not b for a, b in zip(proposals, moment.proposals, strict=True))
-        demand("pure", not moved, f"asked after record {n}, it moved the proposals")
+        require(not moved, f"at record {n} it changes the order of the proposals")
 
 
 @law("criterion.state", "the state holds a tuple, a set, or whole numbers as keys, or something is kept in the object")
 def state(case: Case) -> None:
-    """A search can be taken up wherever it was left: a state is JSON's values, and an equal criterion goes on from them, and from
-    the history as it was written, as this one would have.
-    """
-    found, taken = None, []
+    """The state consists of JSON values, and a criterion that continues from the JSON decides as before."""
+    found, resumed = None, []
     for n, moment in enumerate(case.moments):
-        history = [from_json(to_json(record)) for record in past(case.moments, n)]
+        history = [from_json(to_json(record)) for record in history_at(case.moments, n)]
         new, decision = attrs.evolve(case.part).decide(found, history, list(moment.proposals))
-        taken.append(decision)
+        resumed.append(decision)
         try:
-            found = json.loads(json.dumps(new))
+            found = json.loads(json.dumps(new, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise AssertionError(f"state: after record {n} the state is {new!r}: {error}") from error
-    agree("state", decisions(case.part, case.moments), taken, "if it is taken up each time")
+            raise AssertionError(f"at record {n} the state is {new!r}: {error}") from error
+    require_equal(decisions(case.part, case.moments), resumed, "if it is resumed at each record")
 
 
 @law("criterion.history", "what it has seen is kept in the class or the module, not in the state")
 def history(case: Case) -> None:
-    """A decision follows from state, history and proposals alone: not from another search that is decided by the same criterion in
-    between, nor from what comes later.
-    """
+    """A decision follows from state, history and proposals alone, not from another search or from what comes later."""
     other = case.data.draw(histories("clock" in case.part.reads))
-    pairs = itertools.zip_longest(said(case.part, case.moments), said(case.part, other))
-    between = [mine[1] for mine, _ in pairs if mine is not None]
-    agree("history", decisions(case.part, case.moments), between, "with another search in between")
+    pairs = itertools.zip_longest(steps(case.part, case.moments), steps(case.part, other))
+    alternating = [pair[0][1] for pair in pairs if pair[0] is not None]
+    require_equal(decisions(case.part, case.moments), alternating, "with another search in between")
 
 
-@law("criterion.reads", "it reads the clock itself, or `seconds`, without `reads`")
+@law("criterion.reads", "it reads the clock, or `seconds` of the records, without declaring it in `reads`")
 def reads(case: Case) -> str | None:
-    """The reading of the clock is all that a criterion knows of time, and only where it declares that it reads the clock."""
+    """A criterion knows the time from the records only, and only if it declares that it reads the clock."""
     unknown = set(case.part.reads) - {"clock"}
-    demand("reads", not unknown, f"it reads {', '.join(sorted(unknown))}; the search gives the reading of the clock alone")
+    require(not unknown, f"it reads {', '.join(sorted(unknown))}; a search provides the clock only")
     with _no_clock():
         plain = decisions(case.part, case.moments)
-        later = decisions(
-            case.part,
-            rewritten(case.moments, lambda r: attrs.evolve(r, seconds=7.0 + r.updates) if isinstance(r, EpochEnded) else r),
-        )
+
+        def later(record: Any) -> Any:
+            return attrs.evolve(record, seconds=7.0 + record.updates) if isinstance(record, EpochEnded) else record
+
+        other = decisions(case.part, with_records(case.moments, later))
     if "clock" in case.part.reads:
-        return "it need not declare the clock: nothing depended on it" if plain == later else None
-    agree("reads", plain, later, "with other `seconds`")
+        return "it need not declare the clock: no decision depended on it" if plain == other else None
+    require_equal(plain, other, "with other `seconds`")
     return None
 
 
 @contextlib.contextmanager
 def _no_clock() -> Iterator[None]:
     def forbidden() -> float:
-        raise AssertionError("reads: it reads the clock, not `seconds` in the records")
+        raise AssertionError("it reads the clock instead of `seconds` in the records")
 
     clocks = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "process_time")
     with contextlib.ExitStack() as stack:
@@ -164,68 +162,91 @@ def _no_clock() -> Iterator[None]:
         yield
 
 
-@law("criterion.nonfinite", "the least of losses is taken with min(), which keeps a NaN that comes first")
+@law("criterion.nonfinite", "a missing validation loss is taken for a number, for example for 0 or for the best one so far")
 def nonfinite(case: Case) -> None:
-    """A validation loss that is NaN or infinite is no improvement: it is decided as after one that is worse than all others; or
-    the search is stopped.
+    """An epoch or stage in which the training diverged is never an improvement.
+
+    After it the criterion may decide as it likes, but not grow a stage that it would not grow if its loss were the worst of
+    all. Later records are judged as if the diverged ones had been the worst of all, had not happened, or had ended everything
+    before them: so a criterion that needs several losses in a row may wait until it has them.
     """
     worst = 2 * max((m.record.valid for m in case.moments if m.record.valid is not None), default=1.0)
 
-    def tamed(record: Any) -> Any:
+    def bad(record: Any) -> Any:
         finite = {"diverged": False} if isinstance(record, EpochEnded) else {}
         return attrs.evolve(record, valid=worst, **finite) if record.valid is None else record
 
-    tame = rewritten(case.moments, tamed)
-    pairs = zip(decisions(case.part, case.moments), decisions(case.part, tame), strict=True)
-    for n, (found, honest) in enumerate(pairs):
-        if found.action != honest.action:
-            demand("nonfinite", found.action == "stop", f"after record {n} it says {found}; with {worst} for each, {honest}")
-            break
+    as_worst = decisions(case.part, with_records(case.moments, bad))
+    for n, found in enumerate(decisions(case.part, case.moments)):
+        wanted = {as_worst[n].action}
+        if case.moments[n].record.valid is None:
+            wanted |= {"stop", "abstain"} if case.moments[n].ends_stage else {"abstain", *ACTIONS}
+        elif found.action not in wanted:
+            finite = [k for k in range(n) if case.moments[k].record.valid is not None]
+            last = max((k for k in range(n) if case.moments[k].record.valid is None), default=-1)
+            for kept in (finite, range(last + 1, n)):
+                rest = [*(case.moments[k] for k in kept), case.moments[n]]
+                wanted.add(decisions(case.part, rest)[-1].action)
+        if found.action == "stop" and as_worst[n].action != "stop":
+            return  # it ends the search because the training diverged
+        message = f"at record {n} it decides {found}, where it should decide one of {', '.join(sorted(wanted))}"
+        require(found.action in wanted, message)
 
 
-@law("criterion.unvalidated", "it reads `valid` of every epoch, which is not there where nothing is held out")
+@law("criterion.unvalidated", "it reads `valid` of every epoch, which is None if there is no validation split")
 def unvalidated(case: Case) -> None:
-    """Where the task holds nothing out, a criterion decides by what there is, or raises a NasframeError that says what it lacks."""
+    """Without a validation split a criterion decides by the other fields, or raises a NasframeError with a message."""
     epochs = [m.record for m in case.moments if isinstance(m.record, EpochEnded)]
     place: dict[str, Any] = {"stage": 0, "phase": "retune", "valid": None, "scores": {}, "diverged": False}
     bare = [attrs.evolve(record, epoch=n, **place) for n, record in enumerate(epochs)]
     try:
         decisions(case.part, [Moment(record) for record in bare])
     except NasframeError as error:
-        demand("unvalidated", bool(str(error)), "its error says nothing")
+        require(bool(str(error)), "its error has no message")
     except Exception as error:
-        raise AssertionError(f"unvalidated: it fails with {type(error).__name__}: {error}") from error
+        raise AssertionError(f"it fails with {type(error).__name__}: {error}") from error
 
 
-@law("criterion.limits", "it compares with > where >= is right, or reads what came before the last record")
+@law("criterion.ends", "`ends` lacks what it can end, which is what a search is refused by")
+def ends(case: Case) -> None:
+    """A criterion ends only what it declares in `ends`: a phase, the search, or neither."""
+    unknown = {*case.part.ends} - {"phase", "search"}
+    require(not unknown, f"`ends` has {', '.join(sorted(unknown))}; it may have 'phase' and 'search'")
+    for n, (moment, decision) in enumerate(zip(case.moments, decisions(case.part, case.moments), strict=True)):
+        now = {"search"} if decision.action == "stop" else set()
+        now |= {"phase"} if decision.action in ("grow", "stop") and not moment.ends_stage else set()
+        require(now <= {*case.part.ends}, f"at record {n} it decides {decision}; `ends` is {sorted(case.part.ends)}")
+
+
+@law("criterion.limits", "it compares with > where >= is right, or reads an older record than the last one")
 def limits(case: Case) -> str | None:
-    """Once what a criterion declares in `limits` has come as far as its option says, it says stop after every stage."""
+    """Once a field of the records has reached the option that `limits` names for it, a criterion stops after every stage."""
     claimed = dict(case.part.limits)
-    for option, what in claimed.items():
-        demand("limits", hasattr(case.part, option), f"`limits` names {option!r}, which is no option")
-        for n, value, bound, decision in _beyond(case, option, what):
-            demand("limits", decision.action == "stop", f"after record {n}, with {what} {value} of {bound}, it says {decision}")
+    for option, field in claimed.items():
+        require(hasattr(case.part, option), f"`limits` names {option!r}, which is no option")
+        for n, value, bound, decision in _beyond(case, option, field):
+            require(decision.action == "stop", f"at record {n}, with {field} {value} of {bound}, it decides {decision}")
     free = {f.name: [*_beyond(case, f.name, f.name)] for f in attrs.fields(type(case.part)) if f.name not in claimed}
     kept = [name for name, found in free.items() if found and all(d.action == "stop" for *_, d in found)]
     if not claimed and not any(free.values()):
         raise Inapplicable("it declares no `limits`")
-    return f"it may claim `limits` of {', '.join(kept)}" if kept else None
+    return f"it could declare `limits` of {', '.join(kept)}" if kept else None
 
 
-def _beyond(case: Case, option: str, what: str) -> Iterator[tuple[int, float, float, Decision]]:
-    """The stages at whose end so much has been reached, and what was said then."""
+def _beyond(case: Case, option: str, field: str) -> Iterator[tuple[int, float, float, Decision]]:
+    """Yield the stages at whose end a field has reached an option: record, value, option and decision."""
     bound = getattr(case.part, option)
     for n, decision in enumerate(decisions(case.part, case.moments)):
-        records = reversed(past(case.moments, n))
-        told = next((v for r in records if (v := getattr(r, what, None)) is not None), None)
-        value = min(told.values()) if isinstance(told, Mapping) else told
-        if case.moments[n].staged and isinstance(bound, int | float) and value is not None and value >= bound:
-            yield n, value, bound, decision
+        records = reversed(history_at(case.moments, n))
+        value = next((v for r in records if (v := getattr(r, field, None)) is not None), None)
+        least = min(value.values()) if isinstance(value, Mapping) else value
+        if case.moments[n].ends_stage and isinstance(bound, int | float) and least is not None and least >= bound:
+            yield n, least, bound, decision
 
 
 @law("criterion.budget", "the cost of the proposal that is grown is left out, or that of another one is taken")
 def budget(case: Case) -> None:
-    """No growth that a criterion with a `budget` lets pass takes the network beyond so many parameters."""
+    """A criterion with a `budget` admits no growth that takes the number of parameters beyond that option."""
     if case.part.budget is None:
         raise Inapplicable("it declares no `budget`")
     bound = getattr(case.part, case.part.budget)
@@ -234,54 +255,55 @@ def budget(case: Case) -> None:
             best = max(moment.proposals, key=lambda p: p.gain)
             chosen = best if decision.what is None else moment.proposals[decision.what]
             grown = moment.record.parameters + chosen.cost
-            demand("budget", grown <= bound, f"{decision} makes a network of {grown} parameters, of {bound}")
+            require(grown <= bound, f"{decision} leads to {grown} parameters, of {bound}")
 
 
-@law("criterion.cooldown", "epochs are counted from 0 in the records, and not from 1")
+@law("criterion.cooldown", "it takes the field `epoch` for a number of epochs, but the first epoch is 0")
 def cooldown(case: Case) -> None:
-    """A criterion with a `cooldown` does not end a phase before so many epochs of it are over."""
+    """A criterion with a `cooldown` does not end a phase before it has had so many epochs."""
     if case.part.cooldown is None:
         raise Inapplicable("it declares no `cooldown`")
     least = getattr(case.part, case.part.cooldown)
     for moment, decision in zip(case.moments, decisions(case.part, case.moments), strict=True):
-        if not moment.staged and (over := moment.record.epoch + 1) < least:
-            quiet = decision.action in ("wait", "abstain")
-            demand("cooldown", quiet, f"after {over} epochs of {least} it says {decision}")
+        if not moment.ends_stage and (epochs := moment.record.epoch + 1) < least:
+            require(decision.action in ("wait", "abstain"), f"after {epochs} epochs of {least} it decides {decision}")
 
 
 @attrs.frozen
 class _Script(GrowthCriterion):
-    """Says one thing after the other, over and over: its state is how often it was asked."""
+    """A criterion with given decisions, which it repeats: its state counts the calls."""
 
     name: ClassVar[str] = "script"
     actions: tuple[str, ...]
 
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """The next one; where a stage is over, it has no opinion instead of waiting."""
-        asked = state or 0
-        action = self.actions[asked % len(self.actions)]
-        staged = action == "wait" and isinstance(history[-1], StageEnded)
-        return asked + 1, Decision("abstain" if staged else action, "so it is written")
+        """Return the next decision; after a stage it abstains instead of waiting."""
+        calls = state or 0
+        action = self.actions[calls % len(self.actions)]
+        waits = action == "wait" and isinstance(history[-1], StageEnded)
+        return calls + 1, Decision("abstain" if waits else action, "an example")
 
 
-@law("criterion.composed", "it defines `|` or `&` anew, or a composition hands one part's state to another")
+@law("criterion.composed", "it overrides `|` or `&`, or a composition gives one part the state of another")
 def composed(case: Case) -> None:
-    """`a | b` says the strongest and `a & b` the weakest of what its parts say, stop before grow before wait, with that part's reason
-    and choice; a part that abstains is not asked, each part keeps its own state, and what any part reads is read.
+    """`a | b` decides the strongest and `a & b` the weakest of what its parts decide: stop, then grow, then wait.
+
+    The reason and the choice are those of that part. A part that abstains does not count, each part has its state, and the
+    composition reads what any of its parts reads.
     """
     script = _Script(tuple(case.data.draw(st.lists(st.sampled_from(["abstain", *ACTIONS]), min_size=1, max_size=3))))
     part, other = (case.part, script), (script, case.part)
-    found: list[tuple[GrowthCriterion, Any, Sequence[GrowthCriterion]]] = [
+    compositions: list[tuple[GrowthCriterion, Any, Sequence[GrowthCriterion]]] = [
         (case.part | script, max, part),
         (case.part & script, min, part),
         (script | case.part, max, other),
         (script & case.part, min, other),
     ]
     if isinstance(case.part, AnyOf | AllOf):
-        found.append((case.part, max if isinstance(case.part, AnyOf) else min, case.part.parts))
-    for criterion, choose, parts in found:
-        demand("composed", criterion.reads == frozenset().union(*(p.reads for p in parts)), f"it reads {set(criterion.reads)}")
-        spoken = zip(*(decisions(p, case.moments) for p in parts), strict=True)
-        voices = [[d for d in each if d.action != "abstain"] for each in spoken]
-        told = [choose(each, key=lambda d: ACTIONS.index(d.action)) if each else Decision("abstain") for each in voices]
-        agree("composed", told, decisions(criterion, case.moments), f"as {criterion.name} of its parts it says")
+        compositions.append((case.part, max if isinstance(case.part, AnyOf) else min, case.part.parts))
+    for criterion, choose, parts in compositions:
+        require(criterion.reads == frozenset().union(*(p.reads for p in parts)), f"it reads {set(criterion.reads)}")
+        by_record = zip(*(decisions(p, case.moments) for p in parts), strict=True)
+        voices = [[d for d in each if d.action != "abstain"] for each in by_record]
+        wanted = [choose(each, key=lambda d: ACTIONS.index(d.action)) if each else Decision("abstain") for each in voices]
+        require_equal(wanted, decisions(criterion, case.moments), f"as {criterion.name} of its parts")

@@ -1,11 +1,10 @@
-"""The laws of pruners: tried on supernets and on what removals leave of them, with weights of every kind.
+"""The laws of pruners: tried on supernets, and on what earlier removals left of them, with mixing weights of every kind.
 
-That to remove candidates is to give them weight zero is no law of pruners, which only name them: a backbone is held to it.
+That removing candidates equals giving them mixing weight zero is a law of backbones, because pruners only name them.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -19,39 +18,39 @@ from nasframe import Address, Seed, Strategy, Structure
 from nasframe.change.apply import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.structure.editing import remove_from
-from nasframe.testing.assertions import demand
-from nasframe.testing.case import Searched
+from nasframe.testing.cases import SearchCase
+from nasframe.testing.compare import require
 from nasframe.testing.law import law
-from nasframe.testing.strategies import removals
+from nasframe.testing.strategies import cached, removals
 from nasframe.testing.subject import Subject
 
-Weights = dict[str, Tensor]
-Gone = Mapping[Address, Set[int]]
+Mixing = dict[Address, Tensor]
+Removed = Mapping[Address, Set[int]]
 
 
 @attrs.frozen(eq=False, kw_only=True)
-class Case(Searched):
-    """A pruner on the supernet of a search; `gone` is what went before it is asked again."""
+class Case(SearchCase):
+    """A pruner on the supernet of a search; `before` are candidates that were removed earlier."""
 
-    gone: Gone
+    before: Removed
 
     def __str__(self) -> str:
-        return f"{super().__str__()}; before went {_plain(self.gone)}"
+        return f"{super().__str__()}; removed before: {_sorted(self.before)}"
 
     @property
     def structure(self) -> Structure:
-        """The supernet's."""
+        """Return the structure of the supernet."""
         return _supernet(self.strategy)
 
-    def drawn(self, structure: Structure) -> Weights:
-        """Weights for the undecided sites of a structure: no two of a site are equal, and those of each have the sum one."""
-        generator = Seed((self.strategy.seed, "weights")).generator()
-        sizes = {a: len(s.candidates) for a, s in structure.sites() if not s.decided}
-        numbers = {a: torch.rand(n, generator=generator, dtype=torch.float64) for a, n in sizes.items()}
+    def drawn(self, structure: Structure) -> Mixing:
+        """Return mixing weights of the undecided sites of a structure: all different, with the sum one at each site."""
+        generator = Seed((self.strategy.seed, "mixing")).generator()
+        counts = {a: len(s.candidates) for a, s in structure.sites() if not s.decided}
+        numbers = {a: torch.rand(n, generator=generator, dtype=torch.float64) for a, n in counts.items()}
         return {a: w / w.sum() for a, w in numbers.items()}
 
-    def weighings(self) -> dict[str, Weights]:
-        """Weights of the supernet's sites, of every kind that can occur, made anew."""
+    def kinds(self) -> dict[str, Mixing]:
+        """Return new mixing weights of the supernet, of every kind that can occur."""
         drawn = self.drawn(self.structure)
         return {
             "drawn": drawn,
@@ -61,111 +60,111 @@ class Case(Searched):
         }
 
 
-@functools.lru_cache(maxsize=128)
+@cached
 def _supernet(strategy: Strategy) -> Structure:
     data = strategy.task.load(torch.device("cpu"), strategy.torch_dtype)
     return strategy.backbone.initial(data.sizes, strategy.nodes)
 
 
 def cases(subject: Subject) -> SearchStrategy[Case]:
-    """The pruner in every habitat."""
+    """Return the pruner in the searches of all habitats."""
     assert subject.parts is not None
     parts = subject.parts
 
     @st.composite
     def draw(draw: st.DrawFn) -> Case:
         part, strategy = draw(parts), draw(subject.searches())
-        gone = draw(removals(_supernet(strategy)))
-        return Case(subject=subject, part=part, strategy=strategy, gone=gone, data=draw(st.data()))
+        before = draw(removals(_supernet(strategy)))
+        return Case(subject=subject, part=part, strategy=strategy, before=before, data=draw(st.data()))
 
     return draw()
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """What goes, whatever the weights."""
+    """Return what is removed for each kind of mixing weights."""
     return {
-        f"what goes where weights are {kind}": _plain(case.part.remove(case.structure, weights))
-        for kind, weights in case.weighings().items()
+        f"the removals for mixing weights that are {kind}": _sorted(case.part.remove(case.structure, mixing))
+        for kind, mixing in case.kinds().items()
     }
 
 
-def _plain(gone: Gone) -> dict[str, list[int]]:
-    return {address: sorted(ids) for address, ids in sorted(gone.items()) if ids}
+def _sorted(removed: Removed) -> dict[str, list[int]]:
+    return {address: sorted(ids) for address, ids in sorted(removed.items()) if ids}
 
 
-def _left(law: str, structure: Structure, gone: Gone, when: str) -> Structure:
-    """What is left when that goes."""
+def _remaining(structure: Structure, removed: Removed, when: str) -> Structure:
     try:
-        return remove_from(structure, gone)
+        return remove_from(structure, removed)
     except ChangeError as error:
-        raise AssertionError(f"{law}: {when} {error}") from error
+        raise AssertionError(f"{when} {error}") from error
 
 
-@law("pruner.names", "it compares with <= where all weights can be equal or zero, or takes ids from an array of numbers")
+@law("pruner.names", "it compares with <= although all mixing weights can be equal or zero, or takes ids from a numpy array")
 def names(case: Case) -> None:
-    """Of any supernet, by weights of any kind, what a pruner names is there and may go: sets of ids, as Python's own whole
-    numbers, that leave each node one candidate at least; and the network that is left runs.
-    """
+    """A pruner returns sets of ids (int) that can be removed from any supernet, and the remaining network has finite outputs."""
     trained = case.trained
-    for kind, weights in ({"the architect's": dict(trained.mixing())} | case.weighings()).items():
-        when = f"where weights are {kind}"
-        gone = case.part.remove(trained.network.structure, weights)
-        wrong = {address: ids for address, ids in gone.items() if not isinstance(ids, Set)}
-        demand("names", not wrong, f"{when} it gives {wrong}; ids come as a set")
-        others = sorted({type(id).__name__ for ids in gone.values() for id in ids if type(id) is not int})
-        demand("names", not others, f"{when} it gives ids of type {', '.join(others)}; only int can be written to the lineage")
-        _left("names", trained.network.structure, gone, when)
-        child = trained.after(remove_candidates(trained.network, gone, Seed(("names",))))
-        demand("names", bool(child.outputs(training=False).isfinite().all()), f"{when} what is left puts out no numbers")
+    structure = trained.network.structure
+    for kind, mixing in ({"those of the architect": dict(trained.mixing())} | case.kinds()).items():
+        when = f"for mixing weights that are {kind}"
+        removed = case.part.remove(structure, mixing)
+        wrong = {address: ids for address, ids in removed.items() if not isinstance(ids, Set)}
+        require(not wrong, f"{when} it returns {wrong}; return the ids of each site as a set")
+        types = sorted({type(id).__name__ for ids in removed.values() for id in ids if type(id) is not int})
+        require(not types, f"{when} it returns ids of type {', '.join(types)}; only int can be written to the lineage")
+        _remaining(structure, removed, when)
+        child = trained.after(remove_candidates(trained.network, removed, Seed(("names",))))
+        require(
+            bool(child.outputs(training=False).isfinite().all()),
+            f"{when} the remaining network has outputs that are not finite",
+        )
 
 
-@law("pruner.again", "it looks up the weights of a decided site, which has none, or takes positions for ids")
+@law("pruner.again", "it looks up the mixing weights of a decided site, which has none, or takes positions for ids")
 def again(case: Case) -> None:
-    """What has been pruned can be pruned again, until nothing more goes: where sites are decided, which have no weights, and
-    candidates, edges or nodes are missing.
+    """A pruned structure can be pruned again until nothing more is removed.
+
+    Its decided sites have no mixing weights, and candidates, sites or nodes are missing.
     """
-    structure = remove_from(case.structure, case.gone)
-    while any((gone := case.part.remove(structure, case.drawn(structure))).values()):
-        structure = _left("again", structure, gone, "of what was pruned before")
+    structure = remove_from(case.structure, case.before)
+    while any((removed := case.part.remove(structure, case.drawn(structure))).values()):
+        structure = _remaining(structure, removed, "from a structure that was pruned before")
 
 
-@law("pruner.pure", "it normalises or sorts the weights in place, or takes entries out of the mapping")
+@law("pruner.pure", "it normalises or sorts the mixing weights in place, or removes entries from the mapping")
 def pure(case: Case) -> None:
-    """A pruner leaves the weights that it is given as they are, and their mapping, too."""
-    given, before = case.weighings(), case.weighings()
-    for kind, weights in given.items():
-        case.part.remove(case.structure, weights)
-        demand("pure", [*weights] == [*before[kind]], f"where weights are {kind}, it changes which sites have some")
-        moved = [a for a, w in before[kind].items() if not torch.equal(weights[a], w)]
-        demand("pure", not moved, f"where weights are {kind}, it changes those of {', '.join(moved)}")
+    """A pruner does not change the mixing weights that it is given, nor their mapping."""
+    given, before = case.kinds(), case.kinds()
+    for kind, mixing in given.items():
+        case.part.remove(case.structure, mixing)
+        require([*mixing] == [*before[kind]], f"for mixing weights that are {kind}, it changes which sites have some")
+        changed = [a for a, w in before[kind].items() if not torch.equal(mixing[a], w)]
+        require(not changed, f"for mixing weights that are {kind}, it changes those of {', '.join(changed)}")
 
 
-@law("pruner.tensors", "it calls numpy() on the weights, or mixes them with tensors of a dtype of its own")
+@law("pruner.tensors", "it calls numpy() on the mixing weights, or combines them with tensors of a fixed dtype")
 def tensors(case: Case) -> None:
-    """A pruner takes weights of float32 and of float64, with and without a gradient to follow, and by equal ones names the
-    same.
-    """
+    """A pruner accepts mixing weights in float32 and float64, with and without gradients, and returns the same for equal ones."""
     rounded = {a: w.float() for a, w in case.drawn(case.structure).items()}
-    plain = _plain(case.part.remove(case.structure, {a: w.clone() for a, w in rounded.items()}))
+    plain = _sorted(case.part.remove(case.structure, {a: w.clone() for a, w in rounded.items()}))
     for dtype in (torch.float32, torch.float64):
-        for followed in (False, True):
-            weights = {a: w.to(dtype, copy=True).requires_grad_(followed) for a, w in rounded.items()}
-            found = _plain(case.part.remove(case.structure, weights))
-            what = f"by {dtype} {'with' if followed else 'without'} a gradient"
-            demand("tensors", found == plain, f"{what} it names {found}, by float32 without {plain}")
+        for gradients in (False, True):
+            mixing = {a: w.to(dtype, copy=True).requires_grad_(gradients) for a, w in rounded.items()}
+            found = _sorted(case.part.remove(case.structure, mixing))
+            how = f"in {dtype} {'with' if gradients else 'without'} gradients"
+            require(found == plain, f"{how} it returns {found}, in float32 without gradients {plain}")
 
 
-@law("pruner.stable", "it compares parts with `is`, goes by the order of the mapping, or breaks ties by id() or a set's order")
+@law("pruner.stable", "it compares parts with `is`, relies on the order of the mapping, or breaks ties by id() or set order")
 def stable(case: Case) -> None:
-    """A pruner names the same of an equal structure, read back from JSON, and of weights in another order of their sites;
-    where weights are equal, too.
-    """
+    """A pruner returns the same for an equal structure that was read from JSON, and for mixing weights in another order."""
     copy = Structure.from_json(case.structure.to_json(), case.subject.plugins.make)
-    for kind, weights in case.weighings().items():
-        first = _plain(case.part.remove(case.structure, dict(weights)))
+    for kind, mixing in case.kinds().items():
+        first = _sorted(case.part.remove(case.structure, dict(mixing)))
         found = {
-            "of the structure read back from JSON": case.part.remove(copy, dict(weights)),
-            "of weights in another order of the sites": case.part.remove(case.structure, dict(reversed(weights.items()))),
+            "for the structure read from JSON": case.part.remove(copy, dict(mixing)),
+            "with the sites in another order": case.part.remove(case.structure, dict(reversed(mixing.items()))),
         }
-        for what, gone in found.items():
-            demand("stable", _plain(gone) == first, f"where weights are {kind} it names {first}, {what} {_plain(gone)}")
+        for what, removed in found.items():
+            require(
+                _sorted(removed) == first, f"for mixing weights that are {kind} it returns {first}, {what} {_sorted(removed)}"
+            )

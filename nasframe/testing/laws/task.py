@@ -1,9 +1,8 @@
-"""The laws of tasks: tried on the data that they load, and on sources of which the test part is another."""
+"""The laws of tasks: tried on the data that they load, and on sources that differ in the test split alone."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import tempfile
@@ -18,22 +17,23 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Data, NasframeError, Scale, Seed, Split, Task
+from nasframe import Data, NasframeError, Seed, Split, Task
 from nasframe.change.claim import tolerance
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import tensors
-from nasframe.testing.assertions import demand, hold
-from nasframe.testing.case import Case as AnyCase, same
+from nasframe.testing.cases import Case as AnyCase
+from nasframe.testing.compare import differences, largest, require, require_at_most, same
 from nasframe.testing.law import Inapplicable, law
+from nasframe.testing.strategies import cached
 from nasframe.testing.subject import Subject
 
 CPU = torch.device("cpu")
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Case(AnyCase):
-    """A task, and the dtype in which its data are asked for."""
+    """A task, and the dtype of its data."""
 
     dtype: torch.dtype
 
@@ -42,53 +42,57 @@ class Case(AnyCase):
 
     @property
     def loaded(self) -> Data:
-        """Its data."""
+        """Return the data of the task."""
         return _loaded(self.part, self.dtype)
 
     def positions(self, split: Split) -> Tensor:
-        """Of some examples, in any order, and one twice perhaps."""
+        """Draw the positions of some examples, in any order; one may occur twice."""
         return torch.tensor(self.data.draw(st.lists(st.integers(0, split.size - 1), min_size=1, max_size=6)))
 
     def seed(self) -> Seed:
-        """For what is drawn."""
+        """Draw a seed."""
         return Seed((self.data.draw(st.integers(0, 999)), "task"))
 
 
-@functools.lru_cache(maxsize=16)
+@cached
 def _loaded(task: Task, dtype: torch.dtype) -> Data:
     return task.load(CPU, dtype)
 
 
 def cases(subject: Subject) -> SearchStrategy[Case]:
-    """The task in both dtypes."""
+    """Return the task in both dtypes."""
     assert subject.parts is not None
     dtypes = st.sampled_from([torch.float64, torch.float32])
     return st.builds(Case, subject=st.just(subject), part=subject.parts, data=st.data(), dtype=dtypes)
 
 
-def splits(data: Data) -> dict[str, Split]:
-    """The parts of the data that have examples."""
-    return {name: getattr(data, name) for name in PARTS if getattr(data, name).size}
+def exercise(case: Case) -> dict[str, Any]:
+    """Return the data, examples drawn for training, the references, and the description of the pinned task."""
+    data, seed = case.part.load(CPU, case.dtype), Seed(("exercise",))
+    drawn = {}
+    for name, split in _splits(data).items():
+        with seed.as_global():
+            drawn[f"the {name} examples that are drawn"] = split.draw(torch.arange(min(split.size, 8)))
+    built = {f"the reference {name}": dict(tensors(m)) for name, m in _references(data, 30, seed).items()}
+    return _contents(data) | drawn | built | {"the pinned task": to_plain(case.part.pinned())}
 
 
-def whole(split: Split) -> tuple[Tensor, Tensor]:
-    """All examples."""
-    return split.batch(torch.arange(split.size))
+def _splits(data: Data) -> dict[str, Split]:
+    """Return the splits that have examples."""
+    return {name: getattr(data, name) for name in SPLITS if getattr(data, name).size}
 
 
-def held(data: Data, *parts: str) -> dict[str, Any]:
-    """All that the data hold of these parts, and what was measured on them."""
-    examples = {f"the examples to {name}": whole(split) for name, split in splits(data).items() if name in parts}
-    scales = {f"the scale of the {name}": tensors(scale) for name, scale in _scales(data).items()}
+def _contents(data: Data, *splits: str) -> dict[str, Any]:
+    """Return the sizes, the scales and the examples of the splits, by default of all."""
+    wanted = splits or SPLITS
+    examples = {f"the {n} examples": s.batch(torch.arange(s.size)) for n, s in _splits(data).items() if n in wanted}
+    scales = {
+        f"the scale of the {n}": tensors(s) for n, s in (("inputs", data.inputs), ("outputs", data.outputs)) if s is not None
+    }
     return {"the sizes": dict(data.sizes), **examples, **scales}
 
 
-def _scales(data: Data) -> dict[str, Scale]:
-    return {name: scale for name in ("inputs", "outputs") if (scale := getattr(data, name)) is not None}
-
-
-def references(data: Data, parameters: int, seed: Seed) -> dict[str, Any]:
-    """The references of about that many parameters, built."""
+def _references(data: Data, parameters: int, seed: Seed) -> dict[str, Any]:
     found = {}
     for name, make in data.references(parameters).items():
         with seed.as_global():
@@ -96,128 +100,126 @@ def references(data: Data, parameters: int, seed: Seed) -> dict[str, Any]:
     return found
 
 
-def exercise(case: Case) -> dict[str, Any]:
-    """All that is loaded, what is drawn from it, and what it is compared with."""
-    data, seed = case.part.load(CPU, case.dtype), Seed(("exercise",))
-    drawn = {}
-    for name, split in splits(data).items():
-        with seed.as_global():
-            drawn[f"what is drawn to {name}"] = split.draw(torch.arange(min(split.size, 8)))
-    built = {f"the reference {name}": dict(tensors(m)) for name, m in references(data, 30, seed).items()}
-    return held(data, *PARTS) | drawn | built | {"what it is pinned to": to_plain(case.part.pinned())}
-
-
-def outputs(case: Case, inputs: Tensor) -> Tensor:
-    """Numbers that a network could make of the inputs: a reference's, moved a little."""
+def _outputs(case: Case, inputs: Tensor) -> Tensor:
+    """Return outputs that a network could have for the inputs: those of a reference, with some noise."""
     made = next(iter(case.loaded.references(30).values()), None)
     if made is None:
-        raise Inapplicable("it gives no references, by which one could tell what a network puts out")
+        raise Inapplicable("it gives no references, from which the shape of the outputs could be known")
     with torch.no_grad(), Seed(("outputs",)).as_global():
         found = made()(inputs)
         return found + 0.1 * torch.randn_like(found)
 
 
-def example_axis(two: torch.Size, three: torch.Size) -> int:
-    """On which axis of two shapes two examples and three are."""
+def _example_axis(two: torch.Size, three: torch.Size) -> int:
+    """Return the axis of the examples, from the shapes of two and of three examples."""
     axes = [n for n, sides in enumerate(zip(two, three, strict=False)) if sides[0] != sides[1]]
-    grown = [(two[n], three[n]) for n in axes] == [(2, 3)] and len(two) == len(three)
-    demand("shape", grown, f"of two examples it makes {tuple(two)}, of three {tuple(three)}")
+    right = [(two[n], three[n]) for n in axes] == [(2, 3)] and len(two) == len(three)
+    require(right, f"two examples have the shape {tuple(two)}, three {tuple(three)}: no axis is that of the examples")
     return axes[0]
 
 
-def axis(split: Split) -> int:
-    """On which axis of the inputs the examples are."""
+def _input_axis(split: Split) -> int:
     two, three = (split.batch(torch.zeros(n, dtype=torch.long))[0].shape for n in (2, 3))
-    return example_axis(two, three)
+    return _example_axis(two, three)
 
 
-@law("task.sizes", "a size is a tensor or a float, or a part is left without examples")
+def _output_axis(case: Case) -> int:
+    batches = (case.loaded.train.batch(torch.zeros(n, dtype=torch.long))[0] for n in (2, 3))
+    two, three = (_outputs(case, inputs).shape for inputs in batches)
+    return _example_axis(two, three)
+
+
+@law("task.sizes", "a size is a tensor or a float, or a split has no examples")
 def sizes(case: Case) -> None:
-    """What a backbone must know are whole numbers of at least one; there is an example at least to train and to test on."""
+    """The sizes for the backbone are whole numbers of at least one; there is at least one training and one test example."""
     data = case.loaded
     for name, size in data.sizes.items():
-        demand("sizes", type(size) is int and size >= 1, f"the size {name!r} is {size!r}")
-    for name, least in zip(PARTS, (1, 0, 1), strict=True):
+        require(type(size) is int and size >= 1, f"the size {name!r} is {size!r}")
+    for name, least in zip(SPLITS, (1, 0, 1), strict=True):
         size = getattr(data, name).size
-        demand("sizes", type(size) is int and size >= least, f"the part {name!r} has {size!r} examples")
+        require(type(size) is int and size >= least, f"the {name} split has {size!r} examples")
 
 
-@law("task.shape", "the last batch is padded, an axis of length one is dropped, or a part is made by other code")
+@law("task.shape", "the last batch is padded, an axis of length one is dropped, or a split is made by other code")
 def shape(case: Case) -> None:
-    """A batch has as many examples as positions, on the first axis of the targets and on one axis of the inputs; an example has
-    the same shape in all parts.
+    """A batch has an example for each position, on the first axis of the targets and one axis of the inputs.
+
+    An example has the same shape in all splits.
     """
     found = {}
-    for name, split in splits(case.loaded).items():
-        at = axis(split)
+    for name, split in _splits(case.loaded).items():
+        at = _input_axis(split)
         for count in (1, 2, 3):
             inputs, targets = split.batch(torch.zeros(count, dtype=torch.long))
             counts = inputs.shape[at : at + 1] + targets.shape[:1]
-            demand("shape", counts == (count, count), f"{count} positions of {name} give {[*counts]} inputs and targets")
+            require(counts == (count, count), f"{count} positions of {name} give {[*counts]} inputs and targets")
             found[name, count] = [*inputs.shape], [*targets.shape]
-            demand("shape", found[name, count] == found["train", count], f"an example of {name} is not shaped as one of train")
+            require(found[name, count] == found["train", count], f"a {name} example has another shape than a train example")
 
 
-@law("task.dtype", "what is not standardised, as the targets, keeps the dtype in which it was read")
+@law("task.dtype", "what is not standardised, for example the targets, keeps the dtype in which it was read")
 def dtype(case: Case) -> None:
-    """All numbers that are no whole numbers come in the dtype that is asked for, on the device that is asked for."""
-    for name, split in splits(case.loaded).items():
+    """All numbers but whole ones have the requested dtype, and all are on the requested device."""
+    for name, split in _splits(case.loaded).items():
         for what, tensor in zip(("inputs", "targets"), split.batch(case.positions(split)), strict=True):
             right = tensor.dtype == case.dtype or (what == "targets" and not tensor.dtype.is_floating_point)
-            demand("dtype", right, f"the {what} of {name} are in {tensor.dtype}, not in {case.dtype}")
-            demand("dtype", tensor.device == CPU, f"the {what} of {name} are on {tensor.device}, not on {CPU}")
+            require(right, f"the {name} {what} are in {tensor.dtype}, not in {case.dtype}")
+            require(tensor.device == CPU, f"the {name} {what} are on {tensor.device}, not on {CPU}")
 
 
-@law("task.load", "examples are shuffled or split by a global generator, or listed as the file system does")
+@law("task.load", "examples are shuffled or split by a global generator, or listed in the order of the file system")
 def load(case: Case) -> None:
-    """A task loads the same to the bit each time, whatever was drawn before."""
+    """A task loads the same data, to the bit, each time, whatever was drawn from the global generator before."""
     found = []
     for number in range(2):
         with Seed((number, "before")).as_global():
-            found.append(held(case.part.load(CPU, case.dtype), *PARTS))
-    different = [name for name in found[0] if not same(found[0][name], found[1][name])]
-    demand("load", not different, f"after other numbers had been drawn, {', '.join(different)} came out differently")
+            found.append(_contents(case.part.load(CPU, case.dtype)))
+    changed = differences(*found)
+    require(not changed, f"after other numbers were drawn, {', '.join(changed)} differ")
 
 
-@law("task.positions", "the examples are sorted, or counted from where the last batch ended")
+@law("task.positions", "the examples are sorted, or counted from the end of the last batch")
 def positions(case: Case) -> None:
-    """An example is told by its position: it is the same to the bit alone and in any batch, in any order, and repeated."""
-    for name, split in splits(case.loaded).items():
+    """A position determines an example: it is the same, to the bit, alone and in any batch, in any order, and repeated."""
+    for name, split in _splits(case.loaded).items():
         chosen = case.positions(split)
-        together, at = split.batch(chosen), axis(split)
+        together, at = split.batch(chosen), _input_axis(split)
         alone = [split.batch(position) for position in chosen.split(1)]
         inputs, targets = torch.cat([x for x, _ in alone], at), torch.cat([y for _, y in alone])
-        told = f"of the examples {chosen.tolist()} of {name}"
-        demand("positions", same((inputs, targets), tuple(together)), f"{told} some are others alone than in a batch")
+        equal = same((inputs, targets), tuple(together))
+        require(equal, f"some of the {name} examples {chosen.tolist()} are different alone and in a batch")
 
 
 @law("task.range", "positions are taken modulo the size, or clamped")
 def range_(case: Case) -> None:
-    """A position at which there is no example is an error, and never another example."""
-    for name, split in splits(case.loaded).items():
+    """A position at which there is no example is an error."""
+    for name, split in _splits(case.loaded).items():
         for position in (split.size, -split.size - 1):
             try:
                 split.batch(torch.tensor([position]))
-            except Exception:  # noqa: S112 - which one is the data's affair
+            except Exception:  # noqa: S112 - any error is right
                 continue
-            demand("range", False, f"{name} has {split.size} examples, and gives one at position {position}")
+            require(False, f"{name} has {split.size} examples, and gives one at position {position}")
 
 
-@law("task.draw", "an augmentation has a generator of its own, or that of the training part stands before the test part, too")
+@law("task.draw", "an augmentation uses an unseeded generator, or is applied to the test split, too")
 def draw(case: Case) -> None:
-    """What is drawn has the shape and the dtype of a batch; torch's global generator, and nothing else, decides on it: the same
-    seed draws the same, and others draw others, unless what is drawn is the batch itself. Of the test part it always is.
+    """What is drawn for training has the shape and dtype of a batch, and depends on torch's global generator alone.
+
+    The same seed draws the same. Other seeds draw something else, unless nothing is random. Nothing is random in the test
+    split.
     """
     seed = case.seed()
-    for name, split in splits(case.loaded).items():
+    for name, split in _splits(case.loaded).items():
         chosen = case.positions(split)
         plain, first, again, *others = split.batch(chosen), *(_drawn(split, chosen, seed(n)) for n in (0, 0, *range(1, 12)))
         for one, other in zip(first, plain, strict=True):
-            demand("draw", (one.shape, one.dtype) == (other.shape, other.dtype), f"{name} draws {one.shape} for {other.shape}")
-        demand("draw", same(first, again), f"{name} draws other examples under the same seed")
+            equal = (one.shape, one.dtype) == (other.shape, other.dtype)
+            require(equal, f"{name} draws {tuple(one.shape)} in {one.dtype} for {tuple(other.shape)} in {other.dtype}")
+        require(same(first, again), f"{name} draws other examples with the same seed")
         changed = [d for d in (first, *others) if not same(d, tuple(plain))]
-        demand("draw", name != "test" or not changed, "what is drawn of the test part is not what is there")
-        demand("draw", not changed or any(not same(first, d) for d in others), f"{name} draws the same under every seed")
+        require(name != "test" or not changed, "what is drawn from the test split differs from its examples")
+        require(not changed or any(not same(first, d) for d in others), f"{name} draws the same with every seed")
 
 
 def _drawn(split: Split, positions: Tensor, seed: Seed) -> tuple[Tensor, ...]:
@@ -227,35 +229,26 @@ def _drawn(split: Split, positions: Tensor, seed: Seed) -> tuple[Tensor, ...]:
 
 @law("task.loss", "the loss is a sum, or the mean of something else than examples")
 def loss(case: Case) -> None:
-    """The loss is the mean over the examples: of a batch it is the mean of its parts', each by its size; and it has a gradient."""
-    data = case.loaded
-    for split in splits(data).values():
+    """The loss of a batch is the mean of the losses of its examples, and has a gradient."""
+    data, at = case.loaded, _output_axis(case)
+    for split in _splits(data).values():
         inputs, targets = split.batch(case.positions(split))
-        found = outputs(case, inputs).requires_grad_()
-        at = _output_axis(case)
+        found = _outputs(case, inputs).requires_grad_()
         total = data.loss(found, targets)
-        demand("loss", total.shape == () and bool(total.isfinite()), f"it is {total}; it must be one finite number")
+        require(total.shape == () and bool(total.isfinite()), f"it is {total}; it must be one finite number")
         parts = [data.loss(o, t) for o, t in zip(found.split(1, at), targets.split(1), strict=True)]
         mean = torch.stack(parts).mean()
-        hold(
-            "loss", "the distance from the mean of the examples' losses", float((total - mean).detach().abs()), tolerance(mean)
-        )
+        require_at_most("the distance from the mean of the losses of the examples", largest(total - mean), tolerance(mean))
         (slope,) = torch.autograd.grad(total, [found]) if total.requires_grad else (torch.zeros(1),)
-        demand("loss", bool(slope.isfinite().all()) and bool((slope != 0).any()), "it has no finite gradient in the outputs")
+        require(bool(slope.isfinite().all()) and bool((slope != 0).any()), "it has no finite gradient by the outputs")
 
 
-def _output_axis(case: Case) -> int:
-    """On which axis of a network's outputs the examples are."""
-    two, three = (outputs(case, case.loaded.train.batch(torch.zeros(n, dtype=torch.long))[0]).shape for n in (2, 3))
-    return example_axis(two, three)
-
-
-@law("task.metrics", "`metrics` gives the same object twice, `score` is none of its names, or means of batches are averaged")
+@law("task.metrics", "`metrics` returns the same object twice, `score` is none of its names, or means of batches are averaged")
 def metrics(case: Case) -> None:
-    """Metrics are new each time; they are finite numbers, `score` is one of them, and they are the same in one batch as in several."""
+    """Metrics are new at each call, finite, and the same in one batch as in several; `score` is one of them."""
     data = case.loaded
     inputs, targets = data.test.batch(case.positions(data.test))
-    found, at = outputs(case, inputs), _output_axis(case)
+    found, at = _outputs(case, inputs), _output_axis(case)
 
     def measured(found: Tensor, size: int) -> dict[str, Tensor]:
         new = data.metrics()
@@ -265,142 +258,139 @@ def metrics(case: Case) -> None:
 
     first = measured(found, len(targets))
     measured(-found, len(targets))
-    demand("metrics", data.score in first, f"`score` is {data.score!r}; there are {', '.join(first)}")
+    require(data.score in first, f"`score` is {data.score!r}; there are {', '.join(first)}")
     for name, value in first.items():
-        demand("metrics", value.numel() == 1 and bool(value.isfinite()), f"{name} is {value}; it must be one finite number")
+        require(value.numel() == 1 and bool(value.isfinite()), f"{name} is {value}; it must be one finite number")
     for size in (len(targets), 1, 2):
         for name, value in measured(found, size).items():
-            apart = float((value - first[name]).abs())
-            hold("metrics", f"the distance of {name}, asked anew in batches of {size}", apart, tolerance(first[name]))
+            what = f"the distance of {name}, computed again in batches of {size}"
+            require_at_most(what, largest(value - first[name]), tolerance(first[name]))
 
 
-@law("task.leaks", "windows overlap in their targets, or the parts are drawn independently of each other")
+@law("task.leaks", "windows overlap in their targets, or the splits are drawn independently of each other")
 def leaks(case: Case) -> None:
-    """No example of one part is in another. Where examples repeat themselves within the training part, one may be found elsewhere
-    by chance, four times as often at most.
+    """No example of one split is in another split.
+
+    If examples occur repeatedly in the training split, some may be found elsewhere by chance, at most four times as often.
     """
-    found = {name: Counter(_bytes(split)) for name, split in splits(case.loaded).items()}
+    found = {name: Counter(_bytes(split)) for name, split in _splits(case.loaded).items()}
     train = found["train"]
     repeated = sum(n for n in train.values() if n > 1) / train.total()
     for one, other in itertools.combinations(found, 2):
         share = sum(n for example, n in found[other].items() if example in found[one]) / found[other].total()
-        hold("leaks", f"the share of the examples to {other} that are among those to {one}", share, 4 * repeated)
+        require_at_most(f"the share of the {other} examples that are {one} examples", share, 4 * repeated)
 
 
 def _bytes(split: Split) -> Iterator[bytes]:
-    at = axis(split)
+    at = _input_axis(split)
     for inputs, targets in split.batches():
         for x, y in zip(inputs.movedim(at, 0), targets, strict=True):
             yield x.contiguous().numpy().tobytes() + y.contiguous().numpy().tobytes()
 
 
-@law("task.test", "mean and deviation, the classes or the names are taken of all there is, before it is split")
+@law("task.test", "mean and standard deviation, classes or names are taken from all data before they are split")
 def test(case: Case) -> None:
-    """The test part has no part in anything else: with another one in the source, what trains and validates is the same to the bit,
-    and so are sizes, scales and references.
-    """
+    """The test split affects nothing else: with another one, the other splits, sizes, scales and references are the same bits."""
     with _sourced(case) as pair:
         one, other = (task.load(CPU, case.dtype) for task in pair)
-    again, seed = held(other, "train", "validation"), Seed(("references",))
-    demand("test", not same(whole(one.test), whole(other.test)), "its `sources` have the same test part, which shows nothing")
-    different = [name for name, value in held(one, "train", "validation").items() if not same(value, again[name])]
-    known, new = (references(data, 30, seed) for data in (one, other))
-    different += [f"the reference {name}" for name in known if not same(dict(tensors(known[name])), dict(tensors(new[name])))]
-    demand("test", not different, f"with another test part {', '.join(different)} came out differently")
+    tests = [split.test.batch(torch.arange(split.test.size)) for split in (one, other)]
+    require(not same(*tests), "its `sources` have the same test split, which shows nothing")
+    changed = differences(*(_contents(data, "train", "validation") for data in (one, other)))
+    known, new = (_references(data, 30, Seed(("references",))) for data in (one, other))
+    changed += [f"the reference {name}" for name in known if not same(dict(tensors(known[name])), dict(tensors(new[name])))]
+    require(not changed, f"with another test split {', '.join(changed)} differ")
 
 
 @contextlib.contextmanager
 def _sourced(case: Case) -> Iterator[tuple[Task, Task]]:
-    """The tasks of the two sources, in a working directory that holds these alone."""
+    """Write the two sources into an empty working directory, and yield their tasks."""
     if case.subject.sources is None:
-        raise Inapplicable("nobody says how a source of it is written: see Examples.sources")
+        raise Inapplicable("there is no function that writes sources for it: see Examples.sources")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        one, other = (_of_class(case.subject.cls, task) for task in case.subject.sources(Path()))
+        cls: Any = case.subject.cls
+        fields = [f.name for f in attrs.fields(cls)]
+        one, other = (cls(**{f: getattr(task, f) for f in fields}) for task in case.subject.sources(Path()))
         yield one, other
-
-
-def _of_class(cls: Any, task: Task) -> Any:
-    return cls(**{f.name: getattr(task, f.name) for f in attrs.fields(type(task))})  # type: ignore[arg-type]
 
 
 @law("task.pinned", "an option, the absolute path or the digest is left out")
 def pinned(case: Case) -> None:
-    """A task that is pinned loads the same in any working directory, and is made again of its description; once its source has
-    changed it is refused with a NasframeError.
+    """A pinned task loads the same data in any working directory, also if it is made of its description.
+
+    Once its source has changed, loading raises a NasframeError.
     """
     fixed = case.part.pinned()
     description = json.loads(json.dumps(to_plain(fixed), allow_nan=False))
     known = fixed.name in case.subject.plugins.names(fixed.kind)
-    demand("pinned", not known or case.subject.plugins.make("task", description) == fixed, f"{description} makes another task")
+    require(not known or case.subject.plugins.make("task", description) == fixed, f"{description} makes another task")
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        _loads("pinned", fixed.load(CPU, case.dtype), case.loaded)
+        _require_loads(fixed, case.dtype, case.loaded)
     if case.subject.sources is None:
         return
     with _sourced(case) as (task, _):
-        fixed, first = task.pinned(), task.load(CPU, case.dtype)
+        fixed, wanted = task.pinned(), task.load(CPU, case.dtype)
         with tempfile.TemporaryDirectory() as elsewhere, contextlib.chdir(elsewhere):
-            _loads("pinned", fixed.load(CPU, case.dtype), first)
-        _exchange(Path())
+            _require_loads(fixed, case.dtype, wanted)
+        # each file gets the content of the next one
+        files = sorted(path for path in Path().rglob("*") if path.is_file())
+        contents = [path.read_bytes() for path in files]
+        for path, content in zip(files, contents[1:] + contents[:1], strict=True):
+            path.write_bytes(content)
         try:
             fixed.load(CPU, case.dtype)
         except NasframeError:
             return
-    demand("pinned", False, "once its source had changed, it was not refused")
+    require(False, "after its source has changed it is loaded all the same")
 
 
-def _loads(law: str, data: Data, first: Data) -> None:
-    found, wanted = held(data, *PARTS), held(first, *PARTS)
-    demand(law, same(found, wanted), "in another working directory it loads something else than the task that was pinned")
-
-
-def _exchange(folder: Path) -> None:
-    """Give every file the content of the next."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    contents = [path.read_bytes() for path in files]
-    for path, content in zip(files, contents[1:] + contents[:1], strict=True):
-        path.write_bytes(content)
+def _require_loads(fixed: Task, dtype: torch.dtype, wanted: Data) -> None:
+    equal = same(_contents(fixed.load(CPU, dtype)), _contents(wanted))
+    require(equal, "in another working directory the pinned task loads other data than the task")
 
 
 @law("task.scales", "a scale divides by zero, or lacks an axis of length one")
 def scales(case: Case) -> None:
-    """Scaling raw inputs gives inputs of the network in the same shape, and `back` gives the raw inputs again. Raw outputs have the
-    shape of the outputs; different outputs stay different.
+    """Scaled raw inputs are inputs of the network of the same shape, and `back` returns the raw values.
+
+    Different outputs are different after they are scaled back.
     """
     data = case.loaded
-    found = _scales(data)
-    if not found:
-        raise Inapplicable("it scales nothing")
+    if data.inputs is None and data.outputs is None:
+        raise Inapplicable("it has no scales")
     inputs, _ = data.train.batch(case.positions(data.train))
     raw = inputs.double()
     if data.inputs is not None:
         raw = raw * data.inputs.std + data.inputs.mean
         again = data.inputs(raw)
-        demand("scales", again.shape == raw.shape == inputs.shape, f"inputs {tuple(inputs.shape)} become {tuple(raw.shape)}")
+        shapes = f"inputs of shape {tuple(inputs.shape)} get the shape {tuple(raw.shape)}"
+        require(again.shape == raw.shape == inputs.shape, shapes)
         allowed = tolerance(inputs) + tolerance(raw) / float(data.inputs.std.abs().min())
-        hold("scales", "the distance of raw inputs, scaled, from the inputs", float((again - inputs).abs().max()), allowed)
-        back = float((data.inputs.back(again, raw) - raw).abs().max())
-        hold("scales", "the distance of inputs, scaled back, from the raw inputs", back, tolerance(raw))
+        require_at_most("the distance of scaled raw inputs from the inputs", largest(again - inputs), allowed)
+        back = largest(data.inputs.back(again, raw) - raw)
+        require_at_most("the distance of inputs that are scaled back from the raw inputs", back, tolerance(raw))
     if data.outputs is not None:
-        value = outputs(case, inputs)
+        value = _outputs(case, inputs)
         low, high = data.outputs.back(value, raw), data.outputs.back(value + 1, raw)
-        demand("scales", low.shape == value.shape, f"outputs {tuple(value.shape)} become {tuple(low.shape)}")
-        demand("scales", bool((low < high).all()), "outputs that differ by 1 do not differ once they are scaled back")
+        require(low.shape == value.shape, f"outputs of shape {tuple(value.shape)} get the shape {tuple(low.shape)}")
+        require(bool((low < high).all()), "outputs that differ by 1 do not differ after they are scaled back")
 
 
-@law("task.references", "a reference is left in torch's default dtype, or its outputs are of another shape")
-def references_(case: Case) -> None:
-    """A reference can be built with any number of parameters, and used as the network is: of a batch's inputs it makes outputs in
-    their dtype, of which the loss is a finite number, with a gradient if it is to be trained.
+@law("task.references", "a reference is left in torch's default dtype, or its outputs have another shape")
+def references(case: Case) -> None:
+    """A reference can be built for any number of parameters, and used like the network.
+
+    It accepts the inputs of a batch; its outputs have their dtype and a finite loss, with a gradient if it has parameters to
+    train.
     """
     data = case.loaded
     inputs, targets = data.train.batch(case.positions(data.train))
-    found = references(data, case.data.draw(st.sampled_from([30, 1, 300])), case.seed())
+    found = _references(data, case.data.draw(st.sampled_from([30, 1, 300])), case.seed())
     if not found:
         raise Inapplicable("it gives no references")
     for name, module in found.items():
         made = module(inputs)
-        demand("references", made.dtype == inputs.dtype, f"{name} puts out {made.dtype}, given {inputs.dtype}")
+        require(made.dtype == inputs.dtype, f"the outputs of {name} are in {made.dtype}, for inputs in {inputs.dtype}")
         value = data.loss(made, targets)
-        demand("references", bool(value.isfinite()), f"the loss of {name} is {float(value.detach())}")
-        trained = [p for p in module.parameters() if p.requires_grad]
-        demand("references", not trained or value.requires_grad, f"{name} has parameters to train, and its loss no gradient")
+        require(bool(value.isfinite()), f"the loss of {name} is {float(value.detach())}")
+        trainable = any(p.requires_grad for p in module.parameters())
+        require(not trainable or value.requires_grad, f"{name} has parameters to train, but its loss has no gradient")

@@ -1,0 +1,69 @@
+"""Comparing values and tensors: what laws and assertions are written with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: the two modes of a module, and what its `train` is called with
+MODES = {"evaluation": False, "training": True}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise an AssertionError with the message unless the condition holds."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def require_at_most(what: str, measured: float, allowed: float) -> None:
+    """Raise an AssertionError unless `measured <= allowed`; NaN is never allowed."""
+    require(measured <= allowed, f"{what} is {measured:.4g}; at most {allowed:.4g} is allowed")
+
+
+def largest(value: Tensor) -> float:
+    """Return the largest absolute value of a tensor, 0 if it is empty."""
+    return float(value.detach().abs().max()) if value.numel() else 0.0
+
+
+def same(a: Any, b: Any) -> bool:
+    """Return whether two values are equal to the bit, with the tensors, lists and dictionaries in them. NaN equals NaN."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [*a] == [*b] and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b) or (a != a and b != b)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the names whose values differ, or that only one of the two mappings has."""
+    names = dict.fromkeys((*before, *after))
+    return [n for n in names if n not in before or n not in after or not same(before[n], after[n])]
+
+
+def transposed(x: Tensor) -> Tensor:
+    """Return a tensor of the same values whose axes lie in memory in reverse order."""
+    back = tuple(reversed(range(x.dim())))
+    return x.permute(back).contiguous().permute(back)
+
+
+def strided(x: Tensor) -> Tensor:
+    """Return a tensor of the same values that lie in memory with other values between them."""
+    return torch.stack([x, x + 1], -1)[..., 0]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return a tensor of the same values; images have the format channels last."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+#: functions that return the same values in another memory layout, by what to call the layout in a message
+LAYOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "transposed": transposed,
+    "every other entry of a larger tensor": strided,
+    "channels last": channels_last,
+}
