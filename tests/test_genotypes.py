@@ -103,8 +103,14 @@ class TestArchitecture:
                 r"no image cell can be built from \[\('sep_conv_3x3', 0\)\]: give two pairs for each node",
             ),
             ([("conv", 0), ("conv", 1)], "each with one of the operations skip_connect, max_pool_3x3"),
-            ([("skip_connect", 0), ("skip_connect", 2)], "site normal/n0-n0 takes 'n0', which is no input of the cell"),
-            ([("skip_connect", 0), ("skip_connect", -1)], "takes 'i-1', which is no input of the cell"),
+            (
+                [("skip_connect", 0), ("skip_connect", 2)],
+                "site normal/n0-n0 has the input 'n0', which is neither an input of the cell nor a node before",
+            ),
+            (
+                [("skip_connect", 0), ("skip_connect", -1)],
+                "has the input 'i-1', which is neither an input of the cell nor a node before",
+            ),
         ],
     )
     def test_refusals(self, pairs: Pairs, message: str) -> None:
