@@ -69,8 +69,8 @@ class Checks(pytest.Collector):
 
         plan = self.config.stash[PLAN]
         profile = FULL if self.config.getoption("--nasframe-full") else QUICK
-        for told in plan.problems:
-            yield Check.from_parent(self, name=f"{told.law}[{told.part}]", run=lambda told=told: told)
+        for problem in plan.problems:
+            yield Check.from_parent(self, name=f"{problem.law}[{problem.part}]", run=lambda problem=problem: problem)
         parts = sorted(plan.tries, key=lambda pair: str(pair[0]))  # a plugin may return its parts as a set
         short = Counter(f"{law.id}[{of.cls.name}]" for of, law in parts)
         for of, law in parts:
