@@ -21,7 +21,7 @@ from nasframe import Search, Seed, Strategy, installed
 from nasframe.errors import NonFiniteError, RunError, StrategyError
 from nasframe.records import Changed, EpochEnded, Evaluated, Finished
 from nasframe.run.rows import Row, handed_over, rows_of
-from nasframe.run.summary import remarks, verdict
+from nasframe.run.summary import remarks, verdict, written
 from nasframe.search import compare, evaluate
 from nasframe.search.compare import FOUND, INHERITED, RANDOM
 from nasframe.search.evaluate import Outcome, Reference, Trial, outcomes
@@ -290,9 +290,9 @@ def test_the_verdict_is_about_the_network_that_is_handed_over(values: list[float
     wins = mine > best if higher else mine < best
     text = verdict(evaluations, "score", higher)
 
-    assert text.startswith(f"Handed over: the winner, validation loss 1, test score {mine:.4f}; ")
+    assert text.startswith(f"Handed over: the winner, validation loss 1, test score {written(mine)}; ")
     assert ("not better than" not in text) == wins
-    assert f"(other {others.index(best)}: {best:.4f})" in text
+    assert f"(other {others.index(best)}: {written(best)})" in text
 
 
 def test_a_row_has_the_mean_and_the_standard_error_of_its_seeds() -> None:

@@ -163,7 +163,7 @@ class Structure:
         >>> [address for address, _ in structure.sites()]
         ['chain/n0', 'chain/n1']
         >>> [candidate.operation.name for candidate in structure.cell("chain").site("n0").candidates]
-        ['kept', 'turned']
+        ['pass_through', 'dense']
     """
 
     backbone: BackboneBase
