@@ -15,7 +15,6 @@ from torch import nn
 from mutants.system import core_mutant, mutant, overriding
 from nasframe import ZERO, Address, Candidate, Change, Claim, Gate, Network, Proposal, Seed, Set, Take, build
 from nasframe.change import map as maps, optimisers
-from nasframe.network import mixing
 from nasframe.network.network import tensors
 from nasframe.testing.subject import Subject
 
@@ -385,18 +384,6 @@ def one_noise(of: Subject) -> Subject:
         return honest._draw_mixing(self, birth, torch.Generator().manual_seed(generator.initial_seed()))
 
     return overriding(only(of, "recurrent", form="noise"), _draw_mixing=again)
-
-
-@core_mutant("morphism.independent", *CONVOLUTION)
-def one_initialisation(patch: pytest.MonkeyPatch) -> None:
-    """All instances of a cell type have the same initial values."""
-    honest = mixing._built
-
-    def built(operation: Any, address: Any, sizes: Any) -> nn.Module:
-        with Seed((torch.default_generator.initial_seed(), address, repr(operation))).as_global():
-            return honest(operation, address, sizes)
-
-    patch.setattr(mixing, "_built", built)
 
 
 @mutant("morphism.moments", *NODE)

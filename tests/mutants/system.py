@@ -18,8 +18,8 @@ from nasframe.testing.check import QUICK, tried, tries
 from nasframe.testing.strategies import clear_caches
 from nasframe.testing.subject import Subject, subject
 
-#: a case that kills a mutant is not shown to anybody, so it is not shrunk
-PROFILE = attrs.evolve(QUICK, shrinking=0.0)
+#: more cases than in a quick check, as the first one that kills a mutant ends the trial; it is not shown, so it is not shrunk
+PROFILE = attrs.evolve(QUICK, cases=25, shrinking=0.0)
 #: "part" stands for the laws of parts of every kind
 KINDS = ("part", *INTERFACES)
 
