@@ -150,7 +150,7 @@ def _names(addresses: list[str]) -> str:
 
 def written(value: float) -> str:
     """Return a loss or a score as text: with four decimals, or four digits where it is small or large."""
-    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.4g}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
 def _number(value: float | None) -> str:
@@ -159,4 +159,6 @@ def _number(value: float | None) -> str:
 
 def _cell(row: Row, metric: str) -> str:
     mean, error = row.mean(metric), row.error(metric)
-    return _number(mean) + (f" ± {written(error)}" if error is not None else "")
+    if error is None:
+        return _number(mean)
+    return f"{_number(mean)} ± " + (f"{error:.4f}" if error >= 5e-5 else f"{error:.2g}")
