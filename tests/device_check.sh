@@ -3,7 +3,6 @@
 # The output is Markdown, with the name of the device; docs/measurements/devices.md collects it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export CUBLAS_WORKSPACE_CONFIG=:4096:8 # cuBLAS is deterministic with it, and same seed, same bytes is checked
 PYTHON=.venv/bin/python
 [ -x "$PYTHON" ] || PYTHON=python3
 exec timeout 300 "$PYTHON" tests/device_check.py "${1:?give a device, such as cpu or cuda}"

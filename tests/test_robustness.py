@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Strategy, load_model
@@ -24,6 +25,7 @@ from nasframe.cli.streams import LenientStream
 from nasframe.cli.watch import Stop, Stopped, peak_memory
 from nasframe.errors import RunError
 from nasframe.run.folder import Folder
+from nasframe.search.device import computing
 
 TINY = ["--hidden", "2", "--seeds", "1", "--budget", "1", "--epochs", "1", "--criterion", "epochs:epochs=1", "--workers", "1"]
 COMMAND = [sys.executable, "-c", "from nasframe.cli.main import main; main()"]
@@ -250,3 +252,22 @@ def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
                 break
         process.kill()
         process.communicate(timeout=60)
+
+
+# -------------------------------------------------------------------------------------------------------------- devices
+
+
+def test_an_accelerator_computes_with_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a run computes, and not in the user's code; on the CPU nothing is switched."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+
+    with computing(toy_strategy(device="cuda")):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark
+    with computing(toy_strategy()):
+        assert not torch.are_deterministic_algorithms_enabled()

@@ -100,9 +100,8 @@ class Data:
                 found = outputs(inputs)
                 total += float(self.loss(found, targets)) * len(targets)
                 for metric in metrics:
-                    metric.update(
-                        self.predict(found).contiguous(), targets.contiguous()
-                    )  # some metrics require contiguous tensors
+                    # a new metric is on the CPU, and some metrics require contiguous tensors
+                    metric.to(found.device).update(self.predict(found).contiguous(), targets.contiguous())
         return total / split.size
 
     def measure(self, outputs: Callable[[Tensor], Tensor], split: Split) -> tuple[float, dict[str, float]]:

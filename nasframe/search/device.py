@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,8 @@ def computing(strategy: Strategy) -> Iterator[None]:
     """Compute with the strategy's threads and torch's defaults, whatever the caller has set; restore these afterwards.
 
     A default dtype or device, autocast or a disabled gradient of the user's process would change the results without a word.
+    On an accelerator the algorithms are deterministic, so that the same seed gives the same bytes; torch warns about an operator
+    that has no deterministic form.
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(strategy.threads)
@@ -29,10 +32,26 @@ def computing(strategy: Strategy) -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             if torch.get_default_device().type != "cpu":  # every call of torch is slower within this context
                 stack.enter_context(torch.device("cpu"))
+            if kind != "cpu":
+                stack.enter_context(_deterministic())
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
+    enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False  # it would choose the algorithm by measured times
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warns)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def loaded(strategy: Strategy) -> Data:
