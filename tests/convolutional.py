@@ -95,6 +95,7 @@ class Blobs(Task):
             validation=self._split("validation", self.size if self.validated else 0, device, dtype),
             test=self._split("test", self.size, device, dtype),
             loss=nn.functional.cross_entropy,
+            losses=lambda outputs, targets: nn.functional.cross_entropy(outputs, targets, reduction="none"),
             predict=lambda outputs: outputs.argmax(1),
             metrics=lambda: MetricCollection({"accuracy": MulticlassAccuracy(3)}),
             score="accuracy",

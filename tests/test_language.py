@@ -176,6 +176,7 @@ class Letters(Task):
             validation=split,
             test=split,
             loss=lambda outputs, targets: cross_entropy(outputs.movedim(0, 2), targets),
+            losses=lambda outputs, targets: cross_entropy(outputs.movedim(0, 2), targets, reduction="none").mean(1),
             predict=lambda outputs: outputs.transpose(0, 1).contiguous(),
             metrics=lambda: MetricCollection({"perplexity": Perplexity()}),
             score="perplexity",

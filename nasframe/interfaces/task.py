@@ -62,6 +62,8 @@ class Data:
             the module. A baseline with parameters that require a gradient is trained like the network that is found.
         inputs: scales raw inputs to inputs of the network; None if the network has raw inputs.
         outputs: scales outputs of the network back to raw values; None if they have no units.
+        losses: a function from (outputs of the network, targets) to the loss of each example, of shape (batch,), whose mean is
+            `loss`. Parts that measure single examples need it; None if the task does not give it.
         signature: the shape of the raw inputs, by which a found model checks its calls.
         warnings: what a user should know about the data before training, one sentence each.
     """
@@ -77,6 +79,7 @@ class Data:
     references: Callable[[int], Mapping[str, Callable[[], nn.Module]]]
     inputs: Scale | None = None
     outputs: Scale | None = None
+    losses: Callable[[Tensor, Tensor], Tensor] | None = None
     signature: Signature | None = None
     warnings: tuple[str, ...] = ()
 

@@ -74,6 +74,7 @@ class Noise(Task):
             validation=validation,
             test=test,
             loss=lambda outputs, targets: mse_loss(self.predict(outputs), targets),
+            losses=lambda outputs, targets: (self.predict(outputs) - targets).square().flatten(1).mean(1),
             predict=self.predict,
             metrics=lambda: MetricCollection({"mse": MeanSquaredError()}),
             score="mse",

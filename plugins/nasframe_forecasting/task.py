@@ -175,6 +175,7 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, 
         validation=splits[1],
         test=splits[2],
         loss=normalised_loss if scaling == "window" else loss,
+        losses=normalised_losses if scaling == "window" else losses,
         predict=predict,
         metrics=functools.partial(metrics, device, dtype, scaling == "window"),
         score="mse",
@@ -228,6 +229,17 @@ def normalised_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the mean squared error of the forecast, over batch and columns, for the targets of `normalised_windows`."""
     target, spread = targets.unbind(1)
     return mse_loss(spread * predict(outputs), spread * target)
+
+
+def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error of the forecast over the columns, of shape (batch,)."""
+    return (predict(outputs) - targets).square().mean(1)
+
+
+def normalised_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error over the columns, of shape (batch,), for the targets of `normalised_windows`."""
+    target, spread = targets.unbind(1)
+    return (spread * (predict(outputs) - target)).square().mean(1)
 
 
 def metrics(device: torch.device, dtype: torch.dtype, normalised: bool) -> MetricCollection:

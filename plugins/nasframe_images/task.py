@@ -174,6 +174,7 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
         validation=parts[1],
         test=split(pictures.test, augmented=False),
         loss=cross_entropy,
+        losses=functools.partial(cross_entropy, reduction="none"),
         predict=predict,
         metrics=functools.partial(metrics, classes, device),
         score="accuracy",

@@ -143,6 +143,18 @@ def detached(of: Subject) -> Subject:
     return loading(of, lambda data: {"loss": lambda outputs, targets: data.loss(outputs.detach(), targets)})
 
 
+@mutant("task.losses", *FORECASTING)
+def totals(of: Subject) -> Subject:
+    """Its losses are sums over the columns."""
+    return loading(of, lambda data: {"losses": lambda outputs, targets: data.losses(outputs, targets) * targets.shape[-1]})
+
+
+@mutant("task.losses", *IMAGES)
+def equal_shares(of: Subject) -> Subject:
+    """Every example gets the mean of the batch for its loss."""
+    return loading(of, lambda data: {"losses": lambda outputs, targets: data.loss(outputs, targets).expand(len(targets))})
+
+
 @mutant("task.metrics", *FORECASTING)
 def accumulating(of: Subject) -> Subject:
     """It gives the same metrics each time, with what they have seen."""

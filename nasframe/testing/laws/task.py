@@ -243,6 +243,22 @@ def loss(case: Case) -> None:
         require(bool(slope.isfinite().all()) and bool((slope != 0).any()), "it has no finite gradient by the outputs")
 
 
+@law("task.losses", "the losses are sums over the outputs of an example, or of one number for each output")
+def losses(case: Case) -> None:
+    """The losses of a batch, of shape (batch,), are those of its examples alone, and their mean is the loss."""
+    data, at = case.loaded, _output_axis(case)
+    if data.losses is None:
+        raise Inapplicable("it gives no `losses`")
+    for split in _splits(data).values():
+        inputs, targets = split.batch(case.positions(split))
+        found = _outputs(case, inputs)
+        together, mean = data.losses(found, targets), data.loss(found, targets)
+        require(together.shape == (len(targets),), f"{len(targets)} examples have losses of shape {tuple(together.shape)}")
+        alone = torch.stack([data.loss(o, t) for o, t in zip(found.split(1, at), targets.split(1), strict=True)])
+        require_at_most("the distance from the losses of the examples alone", largest(together - alone), tolerance(alone))
+        require_at_most("the distance of their mean from the loss", largest(together.mean() - mean), tolerance(mean))
+
+
 @law("task.metrics", "`metrics` returns the same object twice, `score` is none of its names, or means of batches are averaged")
 def metrics(case: Case) -> None:
     """Metrics are new at each call, finite, and the same in one batch as in several; `score` is one of them."""
