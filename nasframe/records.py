@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -241,8 +241,6 @@ KINDS: dict[str, type[Record]] = {
 }
 #: the names of the journals
 JOURNALS = ("history", "lineage", "evaluations")
-
-R = TypeVar("R", bound=Record)
 
 
 def to_json(record: Record) -> str:

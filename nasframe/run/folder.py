@@ -19,7 +19,7 @@ from nasframe.network.network import build
 from nasframe.plugins import Plugins, installed
 from nasframe.records import JOURNALS, Changed, EpochEnded, Evaluated, Finished, Record, StageEnded, Stepped
 from nasframe.run import commits
-from nasframe.run.journal import Journal, Mark, to_plain
+from nasframe.run.journal import Journal, Mark
 from nasframe.search.changes import digest
 from nasframe.search.device import computing, loaded
 from nasframe.search.search import Search
@@ -219,7 +219,7 @@ class Keeper:
         for name, journal in self.journals.items():
             journal.append(getattr(self.state, name)[journal.mark.records :])
         text, values = dump(self.state)
-        marks = {name: to_plain(journal.mark) for name, journal in self.journals.items()}
+        marks = {name: attrs.asdict(journal.mark) for name, journal in self.journals.items()}
         commit = commits.Commit(text, values, marks, strategy_digest(self.strategy), self.folder.environment())
         commits.write(path / COMMITS, commit)
 

@@ -12,7 +12,6 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -122,8 +121,3 @@ def read(path: Path) -> Iterator[Record]:
                 yield from_line(line)
             except CheckpointError:
                 return
-
-
-def to_plain(mark: Mark) -> dict[str, Any]:
-    """Return the mark as JSON values."""
-    return attrs.asdict(mark)

@@ -38,11 +38,6 @@ class Row:
         """Return how many trainings diverged."""
         return sum(e.diverged for e in self.evaluations)
 
-    @property
-    def in_space(self) -> bool:
-        """Return whether these are networks of the search space."""
-        return self.evaluations[0].structure is not None
-
     def values(self, metric: str) -> list[float]:
         """Return the test values of a metric, those that are finite."""
         found = (e.scores.get(metric) for e in self.evaluations)

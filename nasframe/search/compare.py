@@ -14,7 +14,7 @@ from nasframe.errors import NonFiniteError
 from nasframe.plugins import Plugins
 from nasframe.records import EpochEnded, Evaluated, Record
 from nasframe.search.evaluate import Outcome, Reference, Trial, module_of, outcomes, predicting, tested
-from nasframe.search.loop import Loop
+from nasframe.search.loop import Loop, better
 from nasframe.search.random_architecture import random_architecture
 from nasframe.search.state import Snapshot, State, snapshot
 from nasframe.search.trainer import weights_of
@@ -66,20 +66,15 @@ class Comparison:
             yield self._keep(self._evaluated(name, trial, outcome))
         yield self._hand_over()
 
-    @property
-    def searched(self) -> bool:
-        """Return whether there was a search; a retraining has none."""
-        return searched(self.state)
-
     def trials(self) -> list[tuple[str, Trial]]:
         """Return the names and trials of the comparison, which follow from the state alone."""
         strategy, state = self.loop.strategy, self.state
         parameters = state.evaluations[0].parameters
         seeds = range(strategy.seeds)
-        if not self.searched:
+        if not searched(self.state):
             references = self._references(parameters, trainable=False)
             return [(n, Trial(Reference(n, parameters), 0, self.loop.seed("compare", n, 0))) for n in references]
-        architecture, space = self._architecture(), self._space()
+        architecture, space = self.state.network.structure, self._space()
         rows: list[tuple[str, Trial]] = []
         for number in seeds:
             seed = self.loop.seed("compare", FOUND, number)
@@ -100,12 +95,9 @@ class Comparison:
         modules = {n: module_of(Trial(Reference(n, parameters), 0, self.loop.seed("look", n)), strategy, data) for n in names}
         return [name for name in names if bool(weights_of(modules[name])) == trainable]
 
-    def _architecture(self) -> Structure:
-        return self.state.network.structure
-
     def _space(self) -> Structure:
         """Return the supernet with as many nodes in each cell as the found architecture has."""
-        found, backbone = self._architecture(), self.loop.strategy.backbone
+        found, backbone = self.state.network.structure, self.loop.strategy.backbone
         structure = backbone.initial(self.loop.data.sizes, min(len(cell.nodes) for _, cell in found.cells))
         for type, cell in found.cells:
             while len(structure.cell(type).nodes) < len(cell.nodes):
@@ -120,7 +112,7 @@ class Comparison:
         return Evaluated(
             **state.position,
             number=0,
-            name=INHERITED if self.searched else RETRAINED,
+            name=INHERITED if searched(self.state) else RETRAINED,
             structure=state.network.structure.to_dict(),
             parameters=cost.parameters,
             flops=cost.flops,
@@ -133,11 +125,10 @@ class Comparison:
 
     def _evaluated(self, name: str, trial: Trial, outcome: Outcome) -> Evaluated:
         state, structure = self.state, trial.of if isinstance(trial.of, Structure) else None
-        # without a validation split there is nothing to choose by
-        best = structure is not None and outcome.valid is not None
-        best = best and (state.winner is None or (state.winner.valid is not None and outcome.valid < state.winner.valid))  # type: ignore[operator]
-        if best:
-            assert structure is not None
+        # without a validation split there is nothing to choose by, and the found network remains the winner
+        best = False
+        if structure is not None and outcome.valid is not None and better(outcome.valid, state.winner):
+            best = True
             state.winner = Snapshot(structure, outcome.tensors, outcome.valid)
         return Evaluated(
             **state.position,
