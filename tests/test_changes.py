@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import attrs
 import pytest
+import torch
 from toy import toy_strategy
 
 from nasframe import Search, Seed
 from nasframe.change.apply import apply, remove_candidates
+from nasframe.errors import ChangeError
 from nasframe.records import Changed
 from nasframe.run.summary import remarks_of
 from nasframe.search import changes
@@ -82,3 +84,20 @@ def test_clear_decisions_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> No
     record = Loop(strategy, search.data).changer.remove(search.state, gone, by="p", why="w", seed=Seed((1,)))
 
     assert attrs.asdict(record)["alternatives"] == ()
+
+
+def test_a_change_that_the_optimisers_cannot_follow_leaves_the_state_as_it_was() -> None:
+    """An optimiser may keep something whose relation to the gradient is unknown; nothing of the change is recorded then."""
+    search = Search(toy_strategy(nodes=2))
+    state, loop = search.state, Loop(search.strategy, search.data)
+    network, optimisers, lineage = state.network, state.optimisers, [*state.lineage]
+    for parameter in network.parameters():
+        optimisers["weights"].state[parameter] = {"unknown": torch.ones_like(parameter)}
+    address, site = next(iter(network.structure.sites()))
+    change = remove_candidates(network, {address: {site.candidates[0].id}}, Seed((1,)))
+
+    with pytest.raises(ChangeError, match="'unknown'"):
+        loop.changer.make(state, change, kind="grow", by="test", why="a test", seed=Seed((1,)))
+
+    assert (state.network, state.optimisers, state.lineage) == (network, optimisers, lineage)
+    assert (state.stage, state.evidence) == (0, {})

@@ -47,6 +47,7 @@ def problem(
     weights = [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
     unroll = partial(optimiser.unroll, descent, weights)
     xi = rate_of(descent)
+    # xi, the learning rate of the unrolled step, is the present one of the weights' optimiser (Liu et al. 2019, 2.3)
     return Bilevel(dict(weights), dict(network.alphas), of(train), of(valid), xi, unroll)
 
 
@@ -69,6 +70,7 @@ def alternating_step(
     Returns:
         The training loss before the weights moved.
     """
+    # alphas first (Algorithm 1, line 3): the weights then move against the mixing weights that the next step has
     if problem.alphas:
         _move(problem.alphas, architect.gradient(problem), optimisers["alphas"])
     return weights_step(problem.weights, optimisers["weights"], loss)
@@ -85,6 +87,7 @@ def weights_step(weights: Parameters, optimiser: Optimizer, loss: Callable[[], T
 
 
 def _move(parameters: Parameters, gradients: Tensors, optimiser: Optimizer) -> None:
+    # gradients are assigned and not accumulated: an architect may have called backward() on the way
     for name, parameter in parameters.items():
         parameter.grad = gradients.get(name)
     optimiser.step()

@@ -52,6 +52,7 @@ class Changer:
             measured: further fields of the record.
         """
         parent, child, architect = state.network, change.child, self.strategy.architect
+        # whatever can fail comes before the first write to the state
         full = apply(parent, change, architect.invert)
         data = self.trainer.data
         probed = data.validation if data.validation.size else data.train
@@ -61,7 +62,10 @@ class Changer:
             return forward_of(network)(inputs, mixing_weights(architect, network))  # type: ignore[return-value]
 
         moved = distance(outputs, parent, child, change.claim)
+        # the first write to the state; it refuses optimisers whose moments cannot follow the change
+        succeed(state, self.trainer, child, full)
         place = len(state.lineage)
+        # before the record, whose position is that of the stage that begins
         state.stage += kind == "grow"
         mixing = mixing_weights(architect, child)
         record = Changed(
@@ -82,9 +86,9 @@ class Changer:
             counts=child.count(),
             **measured,
         )
+        # copies: the evidence may share memory with the parent
         state.evidence |= {f"{place}/{k}": v.detach().clone() for k, v in change.evidence.items()}
         state.keep(record)
-        succeed(state, self.trainer, child, full)
         return record
 
     def remove(self, state: State, gone: Mapping[Address, AbstractSet[int]], *, by: str, why: str, seed: Seed) -> Changed:
@@ -104,6 +108,7 @@ class Changer:
         """Put a snapshot's network, with fresh optimisers, in the present one's place and return the record."""
         parent = state.network.structure
         state.network = rebuilt(self.strategy, shot)
+        # the moments of the present network belong to other weights
         state.optimisers = self.trainer.optimisers(state.network)
         record = Changed(
             **state.position,
@@ -153,6 +158,7 @@ class Changer:
         for place, (margin, address, one, other) in enumerate(sorted(close, key=lambda c: c[:2])):
             valid = None
             if measure and place < MEASURED:
+                # the same removal, with the two candidates exchanged at this site only
                 swapped = {**gone, address: (gone[address] | {one.id}) - {other.id}}
                 try:
                     change = remove_candidates(network, swapped, seed)
@@ -192,6 +198,7 @@ def _difference(
     one: Structure, other: Structure, mixing: Mapping[str, Tensor] | None = None
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the candidates that `one` has and `other` lacks, by address and id, with their mixing weights."""
+    # ids are never used twice in a run, so that they alone say what is new
     present = {c.id for _, s in other.sites() for c in s.candidates}
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for address, site in one.sites():

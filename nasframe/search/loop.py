@@ -82,6 +82,7 @@ class Loop:
         Whenever a record is yielded, the state is complete: a search that continues from it comes to the same bytes.
         """
         started = self._started(state)
+        # each block ends by entering another phase; a resumed search begins in whatever phase its state is in
         while state.phase not in OVER:
             match state.phase:
                 case "search" | "tune" | "retune":  # lines 4 and 7
@@ -100,6 +101,7 @@ class Loop:
     def _started(self, state: State) -> float | None:
         if "clock" not in self.strategy.criterion.reads:
             return None
+        # a resumed search goes on from the time it had spent; the clock's values mean nothing in another process
         spent = (r.seconds for r in state.history if isinstance(r, EpochEnded) and r.seconds is not None)
         return self.clock() - max(spent, default=0.0)
 
@@ -108,6 +110,7 @@ class Loop:
     def _train(self, state: State, started: float | None) -> Iterator[Record]:
         phase, size = state.phase, self.data.train.size
         while state.phase == phase:
+            # keyed by the position of the epoch, so that a resumed epoch has the same order and the same noise
             seed = self.seed("epoch", state.stage, phase, state.epoch)
             for loss in self.trainer.epoch(state, seed, search=phase == "search"):
                 yield Stepped(**state.position, samples=state.samples, size=size, loss=loss)
@@ -127,6 +130,7 @@ class Loop:
             seconds=None if started is None else self.clock() - started,
         )
         if not measured.diverged:
+            # `fallback` is the best network of this phase, `best` that of the run, among phases whose losses are comparable
             shot = snapshot(network, measured.valid) if better(measured.valid, state.fallback) else None
             if state.phase in (self._counted, "retune") and better(measured.valid, state.best):
                 state.best = shot or snapshot(network, measured.valid)
@@ -140,8 +144,10 @@ class Loop:
         if ended:
             record = attrs.evolve(record, decision=decision.action, reason=decision.reason)
         state.keep(record)
+        # `enter` resets the phase and the fallback, which are needed below
         phase, fallback = state.phase, state.fallback
         records: list[Record] = [record]
+        # the state is that of the next epoch before any record is yielded: whoever reads a record may commit the state
         state.epoch, state.samples, state.loss = state.epoch + 1, 0, 0.0
         if measured.diverged and fallback is not None:
             records.append(self.changer.restore(state, fallback, kind="restore", why=decision.reason))
@@ -149,6 +155,7 @@ class Loop:
             state.stopping = decision.reason
         if ended:
             state.enter(AFTER.get(phase, "prune" if self.strategy.prune == "stage" else "judge"))
+        # this phase has no finite network that could be pruned or judged: the search ends with the best one of the run
         if measured.diverged and fallback is None:
             state.enter("finish")
         if measured.diverged and phase == "retune" and state.best is None:
@@ -187,6 +194,7 @@ class Loop:
         losses = [r.valid for r in epochs if r.phase == self._counted and r.valid is not None]
         record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network))
         proposals, refused = self._proposals(state)
+        # the criterion decides in any case, so that its memory does not depend on other reasons to stop
         memory, decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
             decision = Decision("stop", state.stopping)
@@ -218,6 +226,7 @@ class Loop:
                 proposals += [(morphism, proposal) for proposal in morphism.propose(state.network)]
             except (ChangeError, StructureError) as error:
                 refused.append(f"{morphism.name}: {error}")
+        # counted in the lineage, which survives an interruption
         used = Counter(r.by for r in state.lineage if isinstance(r, Changed) and r.change == "grow")
         return ranked(proposals, used), refused
 
@@ -242,14 +251,18 @@ class Loop:
         assert state.best is not None  # every stage that is judged has been validated
         which = "the last network" if state.best.valid is None else "the best network"
         loss = "" if state.best.valid is None else f", with a validation loss of {state.best.valid:.6g}"
+        # the paper's Algorithm 2, line 19, prunes the best structure with the last weights; here it has the weights it was
+        # best with
         records: list[Record] = [self.changer.restore(state, state.best, kind="restore", why=which + loss)]
         if state.network.structure.decided:
             state.enter("fold")
         else:
             records += self._derive(state)
             records += self._restart(state)
+            # the loss of a supernet says nothing about its architecture: from here on tuned architectures are compared
             state.best = None
             state.enter("retune")
+            # what remains if the first epoch of tuning diverges; after `enter`, which resets it
             state.fallback = snapshot(state.network, self.changer.loss(state.network))
         yield from records
 
@@ -257,6 +270,7 @@ class Loop:
         records = [self._remove_by_pruner(state, "pruned at the end")]
         if not state.network.structure.decided:
             mixing = mixing_weights(self.strategy.architect, state.network)
+            # a pruner may leave several candidates at a site, or more edges than an architecture has
             rest = self.strategy.backbone.derive(state.network.structure, mixing)
             seed = self.change_seed(state)
             why = "what the pruner left undecided"
@@ -281,6 +295,7 @@ class Loop:
 
     def _fold(self, state: State) -> Iterator[Record]:
         assert state.best is not None
+        # the last epoch of the phase need not be its best one
         state.network = rebuilt(self.strategy, state.best)
         state.optimisers = self.trainer.optimisers(state.network)
         records = []

@@ -127,8 +127,10 @@ class Trainer:
         size = self.data.train.size
         order = shuffled(seed("order"), size)
         held_out = shuffled(seed("validation order"), self.data.validation.size) if search else None
+        # a resumed epoch skips what it has used: `batches` cuts the rest of an order as it cuts the whole
         for index in batches(order[training.samples :], self.batch):
             loss = self._step(training, index, held_out, seed("step", training.samples))
+            # a sum over examples, as the last batch may be larger or smaller than the others
             training.loss += loss * len(index)
             training.samples += len(index)
             training.updates += 1
@@ -144,6 +146,7 @@ class Trainer:
         with seed.as_global(self.device):
             train = partial(self._loss, self.data.train.draw(index), seed("train"))
 
+            # evaluated after the alphas have moved, so that the weights follow the loss at the new alphas
             def loss() -> Tensor:
                 return train(forward_of(network), mixing_weights(self.architect, network))
 
