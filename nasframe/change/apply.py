@@ -71,6 +71,7 @@ def apply(parent: Network, change: Change, invert: Callable[[Mapping[str, Tensor
                 "with replace_candidate(), whose `alphas` go into the overrides"
             )
     alphas = {f"alphas.{address}": Set(value) for address, value in invert(change.mixing).items()}
+    # later entries win: first names and labels, then the alphas of new sites, then what the morphism says
     full = derive_map(parent, child) | alphas | dict(change.overrides)
     old, new = tensors(parent), tensors(child)
     if unknown := full.keys() - new.keys():
@@ -81,6 +82,7 @@ def apply(parent: Network, change: Change, invert: Callable[[Mapping[str, Tensor
             if value.shape != new[name].shape:
                 shape = tuple(new[name].shape)
                 raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}")
+            # a copy in place, so that the child shares no storage with its parent
             new[name].copy_(value)
     return full
 
@@ -107,15 +109,18 @@ def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Netwo
         finally:
             network.train(training)
 
+    # evaluation mode: dropout would differ between two calls, and a BatchNorm would change its statistics
     before, after = evaluated(parent), evaluated(child)
     if not bool(torch.isfinite(after).all()) and bool(torch.isfinite(before).all()):
         raise ChangeError("the outputs are finite before the change and not finite after it; the change was not made")
     difference = float((after - before).abs().max())
+    # not `difference > ...`, which is false for NaN
     if claim.kind == "exact" and not difference <= tolerance(before):
         raise ClaimError(
             f"the change claims to be exact, but the output differs by {difference:.3g}, and rounding allows "
             f"{tolerance(before):.3g}; the change was not made. Use Claim.approximate(...) with a bound, or Claim.lossy()"
         )
+    # the smallest normal number instead of a division by zero, where all outputs are 0
     return difference / max(float(before.abs().max()), torch.finfo(before.dtype).tiny)
 
 
@@ -159,6 +164,7 @@ def fold_gates(parent: Network, seed: Seed) -> Change:
             continue
         (site_address, site), *others = structure.sites_of(address).items()
         residual = site.candidates[0].operation.residual if not others and site.decided else None
+        # the formula needs h to be both the inherited state and the last input of the operation
         if residual is None or site.inputs[-1:] != node.inherits:
             kept.append(address)
             continue
@@ -174,6 +180,7 @@ def fold_gates(parent: Network, seed: Seed) -> Change:
         for gate, (prefix, mixed) in zip(gates, parent.mixed_operations(site_address), strict=True):
             (candidate,) = mixed.candidates
             names = [f"{prefix}.candidates.{candidate}.{parameter}" for parameter in residual]
+            # `Set` and not `Take`: the moments of theta are not those of g theta, so they start anew
             overrides |= {name: Set((gate.g * old[name]).detach()) for name in names}
     request = {"folded": sorted(folded), "kept": kept}
     return Change(build(structure, seed, like=parent), Claim.exact(), overrides, request=request)

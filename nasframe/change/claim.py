@@ -34,6 +34,7 @@ class Bound:
 
     def __call__(self, norms: Any) -> float:
         """Return the bound for inputs with the maximum norms `norms[input]`."""
+        # an empty tuple of inputs is the constant term: the product over nothing is 1
         return sum(coefficient * math.prod(norms[i] for i in inputs) for inputs, coefficient in self.terms.items())
 
     def of(self, names: Sequence[str]) -> Bound:
@@ -95,5 +96,7 @@ class Claim:
 
 def tolerance(reference: torch.Tensor) -> float:
     """Return the difference that rounding may cause between two computations of `reference`: 256 eps max |reference|."""
+    # rounding in a sum of n products is of the order of sqrt(n) eps, and of n eps at worst; 256 leaves room for wide layers
+    # and several of them
     info = torch.finfo(reference.dtype)
     return 256 * info.eps * max(float(reference.detach().abs().max()), info.tiny)

@@ -97,6 +97,7 @@ class Take:
         """Return the entries of the source in the order of the child, with arbitrary values in new entries."""
         for axis, index in enumerate(self.index):
             if index is not None:
+                # FRESH and ZERO are negative: they read position 0 here and are overwritten by the caller
                 source = source.index_select(axis, index.clamp(min=0))
         return source
 
@@ -148,7 +149,9 @@ def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
     old_axes, new_axes = axes_of(parent), axes_of(child)
     derived: dict[str, Take | Set] = {}
     for name in (name for name in new if name in old):
+        # without labels both are None, which is enough where the shapes are the same
         before, after = old_axes.get(name), new_axes.get(name)
+        # equal labels in the same order: a plain copy, for which the labels need not be checked
         if before == after and old[name].shape == new[name].shape:
             derived[name] = Take(name)
         elif before is None or after is None or not len(before) == len(after) == old[name].dim() == new[name].dim():
@@ -180,5 +183,6 @@ def _index(before: Axis | None, after: Axis | None, name: str, device: torch.dev
     if before is None or after is None:
         raise ChangeError(f"an axis of {name} has labels in only one of parent and child; axes() must label it in both")
     position = {label: i for i, label in enumerate(before.labels)}
+    # a new feature starts at random and its consumers at zero: with zeros on both sides, neither would ever get a gradient
     missing = ZERO if after.consumes else FRESH
     return torch.tensor([position.get(label, missing) for label in after.labels], device=device)

@@ -40,6 +40,7 @@ def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named:
     Raises:
         ChangeError: if the state of the optimiser has entries that `POWERS` does not list.
     """
+    # an optimiser that has not made a step yet has no state, and neither has its successor
     source = named_state(old, old_named)
     for name, parameter in new_named:
         entry = full.get(name)

@@ -45,6 +45,7 @@ def replace_candidate(parent: Network, address: Address, id: int, operation: Ope
     new = Candidate(structure.next_id, operation)
     candidates = tuple(new if c is old else c for c in site.candidates)
     child = build(structure.replace_site(Address(address), attrs.evolve(site, candidates=candidates), 1), seed, like=parent)
+    # by position and not by label: the new candidate has another id, and would be a new entry
     alphas = {} if site.decided else {f"alphas.{address}": Take(f"alphas.{address}")}
     names = (f"{name}.candidates" for name, _ in parent.mixed_operations(address))
     return Replacement(child, alphas, tuple((f"{name}.{old.id}", f"{name}.{new.id}") for name in names))

@@ -62,6 +62,7 @@ class CellModule(nn.Module):
             edge: an optional function that is applied to the output of each site, such as drop path.
         """
         states = dict(inputs)
+        # a node reads inputs and earlier nodes only, so that one pass in their order is enough
         for node, sites in self._nodes:
             outputs = []
             for site in sites:

@@ -42,6 +42,7 @@ class MixedOperation(nn.Module):
             *inputs: the inputs of the site, one or two.
         """
         outputs = [candidate(*inputs) for candidate in self.candidates.values()]
+        # a decided site has no mixing weights: its only candidate counts fully
         if len(outputs) == 1:
             return outputs[0]
         weights = mixing[self.address]
@@ -92,6 +93,7 @@ class Gate(nn.Module):
             inherited: h.
             computed: s, of the same shape.
         """
+        # this form of (1 - g) h + g s is exactly h at g = 0, if s is finite
         return inherited + self.g * (computed - inherited)
 
 
@@ -103,4 +105,5 @@ def readable(body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> O
         inputs: the inputs of the network.
         mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
     """
+    # split once here, and not at each site and time step
     return body(inputs, {a: w.unbind() for a, w in mixing.items()})

@@ -147,6 +147,7 @@ class Model(nn.Module):
         like = next(self.network.parameters(), None)
         scaled = x if self.inputs is None else self.inputs(x)
         if like is not None and scaled.is_floating_point():
+            # only after scaling: large levels with small variations would lose their digits in float32
             scaled = scaled.to(like.device, like.dtype)
         y = self.network(scaled)
         if not isinstance(y, Tensor):  # outputs of an auxiliary head, in training
@@ -187,6 +188,7 @@ class Model(nn.Module):
         series = (rows if len(shape) == 3 else rows.unsqueeze(1))[-window:].to(self._dtype(rows))
         with torch.no_grad():
             for _ in range(steps):
+                # a network has an output at every time step of the window; the last one is the forecast of the next row
                 series = torch.cat([series, self(series[-window:])[-1:]])
         forecast = series[window:]
         return forecast if len(shape) == 3 else forecast.squeeze(1)

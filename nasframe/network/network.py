@@ -79,6 +79,7 @@ class Network(nn.Module):
                 f"no mixing weights were given for {', '.join(missing)}, which are undecided; call "
                 "network(inputs, architect.mixing(dict(network.alphas))), or derive an architecture first"
             )
+        # decided at each call: the same network may be traced once and trained otherwise
         run = self.backbone.run if self.fast and not requires_readable_form(inputs) else readable
         return run(self.body, inputs, mixing)
 
@@ -107,6 +108,7 @@ class Network(nn.Module):
         """Return the number of parameters of the operations, the combination (alphas), the gates, and all others (stem, head)."""
         operations = sum(p.numel() for m in self.modules() if isinstance(m, MixedOperation) for p in m.parameters())
         combination = sum(p.numel() for p in self.alphas.values())
+        # each gate is a single number
         gates = sum(1 for _ in self.gates())
         other = sum(p.numel() for p in self.parameters()) - operations - combination - gates
         return {"operations": operations, "combination": combination, "gates": gates, "other": other}
@@ -155,6 +157,7 @@ def build(structure: Structure, seed: Seed, *, like: Network | None = None) -> N
         network = Network(structure)
     if like is not None:
         example = next(iter(like.parameters()))
+        # initialised on the CPU in float32 and then moved, so that the values do not depend on the device
         network.to(device=example.device, dtype=example.dtype).train(like.training).fast = like.fast
     return network
 

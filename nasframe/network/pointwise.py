@@ -69,6 +69,7 @@ class Pointwise:
         if self.derivatives is not None:
             return self.derivatives(*arguments)
         with torch.enable_grad():
+            # detached: the caller needs values of derivatives, and the graph of the cell is not to be extended
             leaves = [argument.detach().requires_grad_() for argument in arguments]
             value = self.function(*leaves)
         if not value.requires_grad:
@@ -111,6 +112,7 @@ def check_pointwise(name: str, description: Pointwise, module: nn.Module, widths
                 raise StructureError(
                     f"{subject}: term {number} names {parameter!r}, which {found}; it must be a parameter of shape {shape}"
                 )
+    # one entry is enough, because the functions act on each entry separately
     example = torch.zeros(1)
     arguments = [example] * (len(description.terms) + 1)
 

@@ -70,8 +70,11 @@ def write(folder: Path, commit: Commit) -> Path:
         for name, data in files.items():
             _write(draft / name, data)
         _sync_folder(draft)
+        # renaming is atomic: a commit is there with all of its files, flushed, or not at all
         draft.rename(target)
+        # the new name has to be on the disk before older commits are removed
         _sync_folder(folder)
+        # one older commit is kept for the case that the newest one is damaged later
         for old in _numbered(folder)[:-KEPT]:
             shutil.rmtree(old)
     return target
@@ -90,6 +93,7 @@ def whole(folder: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, Com
 
 def set_aside(path: Path, error: CheckpointError, warn: Callable[[str], None]) -> None:
     """Rename a commit that cannot be resumed from, so that nobody reads it again, and report why."""
+    # renamed and not removed: it is evidence of what went wrong
     aside = path.with_name(f"{path.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
@@ -111,6 +115,7 @@ def read(path: Path) -> Commit:
             expected, found = manifest["files"][name]["sha256"], _sha256(content)
             if expected != found:
                 raise CheckpointError(f"{path / name} is damaged: its digest is {found[:12]}, not {expected[:12]}")
+        # from the bytes whose digest was checked, and not from the file, which could change in between
         tensors = safetensors.torch.load(data["tensors.safetensors"])
         text = data["state.json"].decode()
         return Commit(text, tensors, manifest["journals"], manifest["strategy"], manifest["environment"])
@@ -129,6 +134,7 @@ def write_file(path: Path, data: bytes) -> None:
     with write_errors(path):
         _write(draft, data)
         draft.replace(path)
+        # the rename itself has to reach the disk
         _sync_folder(path.parent)
 
 

@@ -56,6 +56,7 @@ class Folder:
             NasframeError: the folder is not empty, cannot be written (then nothing is left of it), or the strategy could not
                 be read from it again.
         """
+        # a strategy that cannot be read back would make a run that cannot be resumed
         Strategy.from_dict(strategy.to_dict(), plugins)
         path, made = _next_run(Path("runs")) if path is None else _made(path)
         folder = cls(path, plugins)
@@ -106,11 +107,13 @@ class Folder:
             CheckpointError: if no commit is whole.
         """
         strategy = Strategy.read(self.path / STRATEGY, self.plugins)
+        # a draft alone is a first commit that was interrupted
         if not any(entry.suffix != ".draft" for entry in (self.path / COMMITS).glob("*")):
             search = Search(strategy)  # it was interrupted before its first commit
             return search, Keeper(self, strategy, search.state)
         with computing(strategy):
             data = loaded(strategy)
+        # the newest commit that holds; if its journals do not, the one before it
         for path, commit in commits.whole(self.path / COMMITS, warn):
             if commit.strategy != strategy_digest(strategy):
                 raise StrategyError(
@@ -218,6 +221,8 @@ class Keeper:
         self._write_evidence()
         for name, journal in self.journals.items():
             journal.append(getattr(self.state, name)[journal.mark.records :])
+        # journals first: a commit whose journals are too short could not be resumed from, while lines behind a commit's marks
+        # are cut off
         text, values = dump(self.state)
         marks = {name: attrs.asdict(journal.mark) for name, journal in self.journals.items()}
         commit = commits.Commit(text, values, marks, strategy_digest(self.strategy), self.folder.environment())
@@ -330,6 +335,7 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
         raise RunError(
             f"the weights or scales of {folder} cannot be read: {error}; give the folder of a run that is over"
         ) from error
+    # the dtype of the run is not in the architecture, but all weights have it
     dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
     network = build(structure, Seed((0, "overwritten"))).to(dtype)
     fill(network, weights)

@@ -63,6 +63,7 @@ class Journal:
         journal, records = cls(path), []
         try:
             with path.open("rb") as file:
+                # what is behind the mark was appended after the commit and has not happened
                 data = file.read(mark.bytes)
         except OSError as error:
             raise CheckpointError(f"the journal {path} cannot be read: {error.strerror or error}") from error
@@ -91,12 +92,14 @@ class Journal:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # only after the file was flushed: if the write fails, the mark is still that of the last whole line
         self._hash.update(data)
         self.mark = Mark(self.mark.bytes + len(data), self.mark.records + len(lines), self._hash.hexdigest())
 
 
 def to_line(record: Record) -> bytes:
     """Return the line of a record: JSON with a last member `check`, the length and CRC-32 of what is before it."""
+    # without the closing brace, so that `check` becomes the last member and the line is still valid JSON
     body = to_json(record).encode()[:-1]
     return body + CHECK + f'{len(body)}-{zlib.crc32(body):08x}"}}\n'.encode()
 

@@ -72,10 +72,12 @@ class Row:
 
 def rows_of(evaluations: Sequence[Evaluated]) -> list[Row]:
     """Return the rows of the evaluations, in their order."""
+    # a dictionary keeps the order of first occurrence, and a set would not
     names = dict.fromkeys(e.name for e in evaluations)
     return [Row(name, tuple(e for e in evaluations if e.name == name)) for name in names]
 
 
 def handed_over(evaluations: Sequence[Evaluated]) -> Evaluated:
     """Return the evaluation of the network that is handed over."""
+    # each best network so far is marked: the last one marked is the best of all
     return [e for e in evaluations if e.best][-1]

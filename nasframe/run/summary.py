@@ -23,6 +23,7 @@ def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: boo
     best = handed_over(evaluations)
     valid = "" if best.valid is None else f"validation loss {best.valid:.4g}, "
     text = f"Handed over: the {best.name}, {valid}test {metric} {_number(best.scores.get(metric))}"
+    # with this sign the smaller value is the better one
     sign = -1 if higher_is_better else 1
     rivals = [(row, row.mean(metric)) for row in rows_of(evaluations) if row.name != best.name]
     scored = [(sign * mean, row) for row, mean in rivals if mean is not None]
@@ -65,6 +66,7 @@ def write(folder: Folder, search: Search) -> str:
         "",
     ]
     text = "\n".join(lines)
+    # summary.md comes last: it marks the run as finished (`Folder.finished`)
     commits.write_file(folder.path / "summary.json", json.dumps(plain, indent=1, allow_nan=False).encode())
     commits.write_file(folder.path / "summary.md", text.encode())
     return text

@@ -52,6 +52,8 @@ class Comparison:
             return
         if not state.evaluations:
             yield self._keep(self._inherited())
+        # these follow from the state, so that a comparison that was interrupted continues behind the recorded ones; the first
+        # evaluation, of the network with the weights of the search, is no trial
         trials = self.trials()
         done = len(state.evaluations) - 1
         found = outcomes(
@@ -69,11 +71,13 @@ class Comparison:
     def trials(self) -> list[tuple[str, Trial]]:
         """Return the names and trials of the comparison, which follow from the state alone."""
         strategy, state = self.loop.strategy, self.state
+        # baselines are chosen with about as many parameters as the network that was found
         parameters = state.evaluations[0].parameters
         seeds = range(strategy.seeds)
         if not searched(self.state):
             references = self._references(parameters, trainable=False)
             return [(n, Trial(Reference(n, parameters), 0, self.loop.seed("compare", n, 0))) for n in references]
+        # nothing below reads an outcome, so that a resumed comparison has the same trials in the same order
         architecture, space = self.state.network.structure, self._space()
         rows: list[tuple[str, Trial]] = []
         for number in seeds:
@@ -100,6 +104,7 @@ class Comparison:
         found, backbone = self.state.network.structure, self.loop.strategy.backbone
         structure = backbone.initial(self.loop.data.sizes, min(len(cell.nodes) for _, cell in found.cells))
         for type, cell in found.cells:
+            # growth may have given one cell type more nodes than another
             while len(structure.cell(type).nodes) < len(cell.nodes):
                 structure = backbone.grown(structure, type).structure
         return structure
@@ -108,6 +113,7 @@ class Comparison:
         state, data = self.state, self.loop.data
         assert state.best is not None
         cost = predicting(state.network, data)
+        # the first candidate for the hand-over; each evaluation of the space may replace it
         state.winner = None if state.diverged else snapshot(state.network, state.best.valid)
         return Evaluated(
             **state.position,
@@ -155,6 +161,7 @@ class Comparison:
                 "the training of the found cell, of its copies trained from scratch and of every random architecture diverged: "
                 "lower the learning rate, or leave out the operations that diverge"
             )
+        # `best` marks each network that was the best when it was evaluated: the last one is the winner
         best = max((e for e in state.evaluations if e.best), key=lambda e: e.number)
         loss = "" if best.valid is None else f", with a validation loss of {best.valid:.6g}"
         record = self.loop.changer.restore(state, state.winner, kind="hand over", why=f"{best.name}{loss}")

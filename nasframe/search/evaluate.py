@@ -137,6 +137,7 @@ def train(
     """
     optimiser = strategy.optimiser
     if optimiser.epochs:
+        # the learning rate falls over the epochs of this budget, and not over those of a phase of the search
         optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / updates_per_epoch(strategy, data))))
     fresh = Trainer(data, strategy.architect, optimiser, strategy.batch, strategy.device)
     training = Training(network, fresh.optimisers(network))
@@ -156,6 +157,7 @@ def train(
             diverged = not curve
             break
         curve.append(measured.valid)
+        # without a validation split nothing shows that training no longer helps: the budget alone ends it
         since = since + 1 if data.validation.size else 0
         if valid is None or measured.valid is None or measured.valid < valid:
             best, valid, since = copied(network), measured.valid, 0
@@ -193,11 +195,13 @@ def tested(network: nn.Module, data: Data) -> dict[str, float]:
 
 def predicting(network: nn.Module, data: Data) -> Cost:
     """Return the cost of one prediction: the parameters that it depends on (not those of an auxiliary head) and its FLOPs."""
+    # one example: the cost of a batch grows in proportion
     inputs, _ = data.train.batch(torch.arange(1))
     trainable = [p for p in network.parameters() if p.requires_grad]
     # cuDNN's recurrent layers have no gradient in evaluation mode
     with FlopCounterMode(display=False) as counter, torch.backends.cudnn.flags(enabled=False):
         outputs = network.eval()(inputs)
+    # a parameter without a gradient has no influence on the prediction, such as those of an auxiliary head
     slopes = torch.autograd.grad(outputs.sum(), trainable, allow_unused=True) if trainable else ()
     idle = sum(p.numel() for p, slope in zip(trainable, slopes, strict=True) if slope is None)
     return Cost(sum(p.numel() for p in network.parameters()) - idle, counter.get_total_flops())
@@ -231,6 +235,7 @@ def outcomes(
     assert plugins is not None, "worker processes need the plugins"
     names = [plugin.name for plugin in plugins.found]
     with _pool(min(workers, len(trials)), (strategy.to_toml(), names)) as pool:
+        # processes start when the first trials are submitted, and not when the pool is made
         with _main_hidden():
             try:
                 futures = [pool.submit(_evaluate, _packed(trial)) for trial in trials]
@@ -238,6 +243,7 @@ def outcomes(
                 raise RunError(
                     f"no worker process can be started ({type(error).__name__}: {error}); use --workers 1"
                 ) from error
+        # in the order of the trials, whatever order the workers finish in
         for future in futures:
             yield _awaited(future, check, strategy)
 
@@ -327,6 +333,7 @@ def _installed(names: tuple[str, ...]) -> Plugins:
 
 
 def _evaluate(packed: str) -> bytes:
+    # the data are loaded once in each worker, with the first trial: a large data set need not cross the process boundary
     strategy, plugins = _work["strategy"], _work["plugins"]
     with computing(strategy):
         if "data" not in _work:
@@ -347,6 +354,7 @@ def _packed(trial: Trial) -> str:
 
 
 def _unpacked(data: bytes, strategy: Strategy) -> Outcome:
+    # the safetensors format: 8 bytes with the length of the header, the header as JSON, then the tensors
     length = int.from_bytes(data[:8], "little")
     plain = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["outcome"])
     tensors = {name: tensor.to(strategy.device) for name, tensor in safetensors.torch.load(data).items()}

@@ -30,6 +30,7 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
             return  # it cannot be built without values, so that there is no estimate
         needs = "more than a computer can count"
     else:
+        # a lower limit: activations and the snapshots of a run need memory, too
         needed, available = parameters * HELD * strategy.torch_dtype.itemsize, memory(strategy.device)
         if available is None or needed <= available:
             return
@@ -42,6 +43,7 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
 @functools.lru_cache(maxsize=64)
 def _parameters(structure: Structure) -> int:
     """Return the number of parameters of the structure's network, which is built without memory for it."""
+    # tensors on the meta device have shapes and no storage
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Network(structure).parameters())
 

@@ -91,10 +91,12 @@ class Optimiser:
 
     def _adam(self, w: Tensor, g: Tensor, state: Mapping[str, Any], rate: float) -> Tensor:
         b1, b2 = self.betas
+        # Adam adds the L2 penalty to the gradient, AdamW shrinks the weights apart from it (Loshchilov & Hutter 2019)
         if self.method == "adam":
             g = g + self.weight_decay * w
         else:
             w = w - rate * self.weight_decay * w
+        # Kingma & Ba 2015, Algorithm 1, as torch computes it: the bias corrections 1 - b^t are for the step that is to come
         t = float(state.get("step", 0)) + 1
         m = b1 * state.get("exp_avg", 0) + (1 - b1) * g
         v = b2 * state.get("exp_avg_sq", 0) + (1 - b2) * g.square()

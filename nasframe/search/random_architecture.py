@@ -26,6 +26,7 @@ def random_architecture(strategy: Strategy, structure: Structure, seed: Seed) ->
     """
     # of independent exponentials any choice, over its sum, is uniform on its simplex: so the weights of what is left are, too
     draws = torch.empty(structure.next_id, dtype=torch.float64).exponential_(generator=seed.generator())
+    # the same draws serve both steps: a candidate keeps its weight relative to the others of its site
     pruned = remove_from(structure, strategy.pruner.remove(structure, _weights(structure, draws)))
     if pruned.decided:
         return pruned

@@ -36,12 +36,14 @@ def replay(
     if not isinstance(first, Started):
         raise ChangeError("the lineage does not begin with the record of the first structure; its beginning is missing")
     structure = Structure.from_dict(first.structure, plugins.make)
+    # a restoration goes back to a structure that the run has had before
     seen = {structure.digest(): structure}
     yield structure
     for position, record in enumerate(changes, 1):
         assert isinstance(record, Changed)
         if record.parent != structure.digest():
             raise ChangeError(f"record {position} changes {record.parent}, but the structure is {structure.digest()}")
+        # below, a parent has fresh weights: the structure of a child depends on the request, the evidence and the seed alone
         parent, seed = structure, Seed(tuple(record.seed))
         match record.change:
             case "restore" | "restart":

@@ -95,6 +95,7 @@ class Search:
         """Yield the records; torch's settings are those of the run only while it computes."""
         while True:
             with computing(self.strategy):
+                # one record at a time: between two records the caller's code runs with the caller's settings of torch
                 record = next(records, None)
             if record is None:
                 return

@@ -123,6 +123,7 @@ def placed(strategy: Strategy, network: Network) -> Network:
 
 def rebuilt(strategy: Strategy, snapshot: Snapshot) -> Network:
     """Return the network of a snapshot."""
+    # building draws initial weights, which `fill` overwrites: the seed has no influence
     network = placed(strategy, build(snapshot.structure, Seed((0, "overwritten"))))
     fill(network, snapshot.tensors)
     return network
@@ -144,6 +145,7 @@ def fill(network: nn.Module, values: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: if names, shapes or dtypes differ.
     """
+    # everything is checked before the first tensor is written, so that a refused file changes nothing
     present = tensors(network)
     if present.keys() != values.keys():
         raise CheckpointError(
@@ -163,6 +165,7 @@ def fill(network: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 def succeed(state: State, fresh: Trainer, child: Network, full: Map) -> None:
     """Put the child in its parent's place; its optimisers follow through the map of the change."""
+    # built completely before the state is written: `carry` may refuse
     new = fresh.optimisers(child)
     for group, named in GROUPS.items():
         carry(state.optimisers[group], named(state.network), new[group], named(child), full)

@@ -83,6 +83,7 @@ class Strategy:
     fast: bool = flag(True)
 
     def __attrs_post_init__(self) -> None:
+        # attrs does not check types, and a wrong part would fail much later, within a search
         for field, interface in _INTERFACES.items():
             value = getattr(self, field)
             for part in value if isinstance(value, tuple) else (value,):
