@@ -23,6 +23,7 @@ from .network.pointwise import Pointwise as Pointwise, Term as Term
 from .plugins import hookimpl as hookimpl, installed as installed
 from .records import Changed as Changed, EpochEnded as EpochEnded, StageEnded as StageEnded
 from .run.folder import load_model as load_model, save_model as save_model
+from .search.context import Context as Context
 from .search.optimiser import Optimiser as Optimiser
 from .search.search import Search as Search
 from .search.strategy import Strategy as Strategy

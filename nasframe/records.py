@@ -60,6 +60,23 @@ class Stepped(Record):
 
 
 @attrs.frozen(kw_only=True)
+class Measured(Record):
+    """A value that was measured for a decision and is stored in the state of the run.
+
+    Attributes:
+        by: the part that measured it: "pruner", "criterion" or the place of a morphism.
+        key: the name of the value.
+        value: the number; None for a tensor, or if it is not finite.
+    """
+
+    kind: ClassVar[str] = "measured"
+
+    by: str
+    key: str
+    value: float | None = attrs.field(converter=finite)
+
+
+@attrs.frozen(kw_only=True)
 class EpochEnded(Record):
     """The end of an epoch, after validation.
 
@@ -237,7 +254,7 @@ class Evaluated(Record):
 
 #: the classes by their name in JSON
 KINDS: dict[str, type[Record]] = {
-    cls.kind: cls for cls in (Stepped, EpochEnded, StageEnded, Started, Changed, Finished, Evaluated)
+    cls.kind: cls for cls in (Stepped, Measured, EpochEnded, StageEnded, Started, Changed, Finished, Evaluated)
 }
 #: the names of the journals
 JOURNALS = ("history", "lineage", "evaluations")

@@ -17,6 +17,7 @@ from nasframe.records import (
     EpochEnded,
     Evaluated,
     Finished,
+    Measured,
     Record,
     StageEnded,
     Started,
@@ -70,6 +71,7 @@ RECORDS = st.one_of(
         parameters=WHOLE,
         counts=SIZES,
     ),
+    st.builds(Measured, **PLACE, by=TEXT, key=TEXT, value=NUMBERS),
     st.builds(Finished, **PLACE, valid=NUMBERS, diverged=st.booleans()),
     st.builds(Evaluated, **PLACE, number=WHOLE, name=TEXT, structure=st.none() | TABLES, valid=NUMBERS, scores=SCORES),
 )
@@ -98,6 +100,7 @@ def test_each_kind_has_one_class() -> None:
     assert {cls.kind for cls in KINDS.values()} == set(KINDS)
     assert {kind: cls.journal for kind, cls in KINDS.items()} == {
         "step": None,
+        "measured": None,
         "epoch": "history",
         "stage": "history",
         "start": "lineage",

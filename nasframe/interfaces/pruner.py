@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nasframe.interfaces.part import Part
+from nasframe.search.context import Context
 from nasframe.structure.address import Address
 from nasframe.structure.structure import Candidate, Structure
 
@@ -16,7 +17,9 @@ from nasframe.structure.structure import Candidate, Structure
 class Pruner(Part):
     """Base class of pruners: they select the candidates to remove. The core removes them by a change of the network.
 
-    Required: `name` and `remove`.
+    A pruner first measures scores and then decides by them. What it measures is stored, so the decision can be repeated without data.
+
+    Required: `name` and `remove`. Optional: `scores`, for a pruner that does not decide by the mixing weights.
 
     Example:
         A pruner that removes the weakest candidate of each undecided site::
@@ -25,22 +28,32 @@ class Pruner(Part):
             class Weakest(Pruner):
                 name: ClassVar[str] = "weakest"
 
-                def remove(self, structure, mixing):
+                def remove(self, structure, scores):
                     sites = [(a, s) for a, s in structure.sites() if not s.decided]
-                    return {a: {s.candidates[int(mixing[a].argmin())].id} for a, s in sites}
+                    return {a: {s.candidates[int(scores[a].argmin())].id} for a, s in sites}
     """
 
     kind: ClassVar[str] = "pruner"
 
+    def scores(self, context: Context) -> Mapping[str, Tensor]:
+        """Return the scores of candidates, of shape (candidates,), by the address of their site; by default the mixing weights.
+
+        Args:
+            context: the search, which cannot be modified. What takes time is measured through `context.remember` or
+                `context.loss`, so that it is not measured again after an interruption.
+        """
+        return context.mixing
+
     @abstractmethod
-    def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """Return the ids of the candidates to remove, by the address of their site.
+    def remove(self, structure: Structure, scores: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
+        """Return the ids of the candidates to remove, by the address of their site. They follow from the arguments alone.
 
         A node must keep at least one candidate. A site that loses all candidates is removed.
 
         Args:
             structure: the structure to prune.
-            mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
+            scores: the scores that `scores` returned, of shape (candidates,), by address. Random architectures of the space are
+                derived from random scores of all undecided sites.
         """
 
 

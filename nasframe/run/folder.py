@@ -17,7 +17,7 @@ from nasframe.errors import CheckpointError, RunError, StrategyError
 from nasframe.network.model import Model, dump_scales, load_scales
 from nasframe.network.network import build
 from nasframe.plugins import Plugins, installed
-from nasframe.records import JOURNALS, Changed, EpochEnded, Evaluated, Finished, Record, StageEnded, Stepped
+from nasframe.records import JOURNALS, Changed, EpochEnded, Evaluated, Finished, Measured, Record, StageEnded, Stepped
 from nasframe.run import commits
 from nasframe.run.journal import Journal, Mark
 from nasframe.search.changes import digest
@@ -191,7 +191,7 @@ def strategy_digest(strategy: Strategy) -> str:
 class Keeper:
     """A consumer of records that keeps a run on disk.
 
-    It commits at each change, epoch, decision and evaluation: first the records are appended to the journals, then the
+    It commits at each measured value, change, epoch, decision and evaluation: first the records are appended to the journals, then the
     state is committed with the positions of the journals.
 
     Args:
@@ -212,7 +212,7 @@ class Keeper:
     def __call__(self, record: Record) -> None:
         """Commit what the record is about."""
         due = isinstance(record, Stepped) and self.every is not None and record.updates % self.every == 0
-        if due or isinstance(record, EpochEnded | StageEnded | Changed | Evaluated | Finished):
+        if due or isinstance(record, Measured | EpochEnded | StageEnded | Changed | Evaluated | Finished):
             self.commit()
 
     def commit(self) -> None:

@@ -91,9 +91,18 @@ class Changer:
         state.keep(record)
         return record
 
-    def remove(self, state: State, gone: Mapping[Address, AbstractSet[int]], *, by: str, why: str, seed: Seed) -> Changed:
+    def remove(
+        self,
+        state: State,
+        gone: Mapping[Address, AbstractSet[int]],
+        *,
+        by: str,
+        why: str,
+        seed: Seed,
+        evidence: Mapping[str, Tensor] | None = None,
+    ) -> Changed:
         """Remove candidates, and measure what that does to the validation loss."""
-        change = remove_candidates(state.network, gone, seed)
+        change = attrs.evolve(remove_candidates(state.network, gone, seed), evidence=evidence or {})
         before, after = self.loss(state.network), None
         if before is not None:
             # the child is filled for this measurement; `make` fills it again

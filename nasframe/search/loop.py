@@ -2,8 +2,8 @@
 
 A stage goes through phases: "search" trains weights and alphas; where pruning is done at each stage, "prune" removes
 candidates and "tune" trains the weights alone; "judge" grows the network into the next stage or ends the search. Then
-"finish" returns to the best network with its weights and, where that is not yet an architecture, prunes it for "retune";
-"fold" folds the gates; and the search is "done". The comparison that may follow (`nasframe.search.compare`) ends as
+"finish" returns to the best network with its weights and, where that is not yet an architecture, "derive" prunes it for
+"retune"; "fold" folds the gates; and the search is "done". The comparison that may follow (`nasframe.search.compare`) ends as
 "handed over". Every decision reads the validation split.
 
 If a loss is not finite, the phase ends and its best network so far is restored; if there is none, the search ends with the
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any, TypeVar
 
 import attrs
 from torch import Tensor
@@ -30,11 +30,15 @@ from nasframe.network.network import Network, build
 from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped
 from nasframe.search.changes import Changer, sizes
 from nasframe.search.choose import ranked
+from nasframe.search.context import Context
+from nasframe.search.measuring import asked
 from nasframe.search.state import Snapshot, State, rebuilt, snapshot, trainer
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
+
+T = TypeVar("T")
 
 #: what follows a phase of training
 AFTER = {"tune": "judge", "retune": "fold"}
@@ -92,7 +96,9 @@ class Loop:
                 case "judge":  # lines 9 to 16
                     yield from self._judge(state)
                 case "finish":  # line 19, from the best network's weights
-                    yield from self._finish(state)
+                    yield self._finish(state)
+                case "derive":
+                    yield from self._derive(state)
                 case "fold":
                     yield from self._fold(state)
         assert state.best is not None  # the search went through "finish"
@@ -104,6 +110,15 @@ class Loop:
         # a resumed search goes on from the time it had spent; the clock's values mean nothing in another process
         spent = (r.seconds for r in state.history if isinstance(r, EpochEnded) and r.seconds is not None)
         return self.clock() - max(spent, default=0.0)
+
+    def _asked(
+        self, state: State, question: Callable[[Context], T], by: str
+    ) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
+        """Return the answer of a part that measures, and its evidence; `by` names the part in this decision."""
+        seed = self.seed("measure", by, len(state.lineage), state.phase, state.updates)
+        epochs = self.strategy.optimiser.epochs
+        progress = state.epoch / epochs if epochs else None
+        return (yield from asked(question, by, state, self.trainer, seed, progress))
 
     # training
 
@@ -238,36 +253,34 @@ class Loop:
         return record
 
     def _prune(self, state: State) -> Iterator[Record]:
-        record = self._remove_by_pruner(state, "pruned after the stage")
+        record = yield from self._remove_by_pruner(state, "pruned after the stage")
         state.enter("tune")
         yield record
 
-    def _remove_by_pruner(self, state: State, why: str) -> Record:
+    def _remove_by_pruner(self, state: State, why: str) -> Generator[Record, None, Record]:
         pruner, seed = self.strategy.pruner, self.change_seed(state)
-        gone = pruner.remove(state.network.structure, mixing_weights(self.strategy.architect, state.network))
-        return self.changer.remove(state, gone, by=pruner.name, why=why, seed=seed)
+        scores, evidence = yield from self._asked(state, pruner.scores, "pruner")
+        gone = pruner.remove(state.network.structure, scores)
+        return self.changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence)
 
-    def _finish(self, state: State) -> Iterator[Record]:
+    def _finish(self, state: State) -> Record:
         assert state.best is not None  # every stage that is judged has been validated
         which = "the last network" if state.best.valid is None else "the best network"
         loss = "" if state.best.valid is None else f", with a validation loss of {state.best.valid:.6g}"
         # the paper's Algorithm 2, line 19, prunes the best structure with the last weights; here it has the weights it was
         # best with
-        records: list[Record] = [self.changer.restore(state, state.best, kind="restore", why=which + loss)]
+        record = self.changer.restore(state, state.best, kind="restore", why=which + loss)
         if state.network.structure.decided:
             state.enter("fold")
         else:
-            records += self._derive(state)
-            records += self._restart(state)
             # the loss of a supernet says nothing about its architecture: from here on tuned architectures are compared
             state.best = None
-            state.enter("retune")
-            # what remains if the first epoch of tuning diverges; after `enter`, which resets it
-            state.fallback = snapshot(state.network, self.changer.loss(state.network))
-        yield from records
+            state.enter("derive")
+        return record
 
-    def _derive(self, state: State) -> list[Record]:
-        records = [self._remove_by_pruner(state, "pruned at the end")]
+    def _derive(self, state: State) -> Iterator[Record]:
+        removed = yield from self._remove_by_pruner(state, "pruned at the end")
+        records = [removed]
         if not state.network.structure.decided:
             mixing = mixing_weights(self.strategy.architect, state.network)
             # a pruner may leave several candidates at a site, or more edges than an architecture has
@@ -275,7 +288,11 @@ class Loop:
             seed = self.change_seed(state)
             why = "what the pruner left undecided"
             records.append(self.changer.remove(state, rest, by="derive", why=why, seed=seed))
-        return records
+        records += self._restart(state)
+        state.enter("retune")
+        # what remains if the first epoch of tuning diverges; after `enter`, which resets it
+        state.fallback = snapshot(state.network, self.changer.loss(state.network))
+        yield from records
 
     def _restart(self, state: State) -> list[Record]:
         """Begin the tuning with fresh weights where those that the pruning left are worse.

@@ -58,6 +58,7 @@ class State(Training[Network]):
         lineage: the record of the first structure and those of all changes.
         evaluations: the records of the comparison.
         evidence: the tensors that changes were decided by: "<position in the lineage>/<name>".
+        measured: the values that were measured for the decision that is being made, by part and by key.
     """
 
     phase: str = "search"
@@ -71,6 +72,7 @@ class State(Training[Network]):
     lineage: list[Started | Changed] = attrs.field(factory=list)
     evaluations: list[Evaluated] = attrs.field(factory=list)
     evidence: dict[str, Tensor] = attrs.field(factory=dict)
+    measured: dict[str, dict[str, Tensor]] = attrs.field(factory=dict)
 
     @property
     def position(self) -> dict[str, Any]:
@@ -82,8 +84,9 @@ class State(Training[Network]):
         self.phase, self.epoch, self.samples, self.loss, self.fallback = phase, 0, 0, 0.0, None
 
     def keep(self, record: Record) -> None:
-        """Append a record to the journal of its kind."""
+        """Append a record to the journal of its kind, and drop what was measured for the decision that it is about."""
         assert record.journal is not None
+        self.measured = {}
         getattr(self, record.journal).append(record)
 
 
@@ -183,6 +186,8 @@ def dump(state: State) -> tuple[str, dict[str, Tensor]]:
     for group, named in GROUPS.items():
         for name, entries in named_state(state.optimisers[group], named(state.network)).items():
             flat |= {f"{group}/{k}/{name}": torch.as_tensor(v).detach().clone() for k, v in entries.items() if v is not None}
+    for by, values in state.measured.items():
+        flat |= _prefixed(f"measured/{by}", values)
     kept: dict[str, Any] = {}
     for name in _SNAPSHOTS:
         shot: Snapshot | None = getattr(state, name)
@@ -227,8 +232,14 @@ def load(
         else:
             values = {k: v.to(strategy.device) for k, v in _under(name, flat).items()}
             shots[name] = Snapshot(Structure.from_dict(kept["structure"], plugins.make), values, kept["valid"])
+    measured: dict[str, dict[str, Tensor]] = {}
+    for path, value in _under("measured", flat).items():
+        by, key = path.split("/", 1)
+        measured.setdefault(by, {})[key] = value
     lists: dict[str, Any] = {name: [*records] for name, records in journals.items()}
-    return State(network, optimisers, evidence=dict(evidence), **{k: plain[k] for k in _PLAIN}, **shots, **lists)
+    return State(
+        network, optimisers, evidence=dict(evidence), measured=measured, **{k: plain[k] for k in _PLAIN}, **shots, **lists
+    )
 
 
 def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:

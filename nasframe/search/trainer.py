@@ -144,7 +144,7 @@ class Trainer:
         set_progress(network, self.optimiser.progress(training.epoch))
         self.optimiser.anneal(optimisers["weights"], training.epoch)
         with seed.as_global(self.device):
-            train = partial(self._loss, self.data.train.draw(index), seed("train"))
+            train = partial(self.loss, self.data.train.draw(index), seed("train"))
 
             # evaluated after the alphas have moved, so that the weights follow the loss at the new alphas
             def loss() -> Tensor:
@@ -157,12 +157,20 @@ class Trainer:
                 # the validation examples are used in turn, as many as there are training examples
                 count = min(self.batch, len(held_out))
                 chosen = held_out[(training.samples + torch.arange(count)) % len(held_out)]
-                valid = partial(self._loss, self.data.validation.draw(chosen), seed("valid"))
+                valid = partial(self.loss, self.data.validation.draw(chosen), seed("valid"))
                 bilevel = problem(network, self.architect, self.optimiser, optimisers["weights"], train, valid)
                 value = alternating_step(bilevel, self.architect, optimisers, loss)
         return float(value)
 
-    def _loss(self, batch: Batch, noise: Seed, forward: Forward, mixing: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch, noise: Seed, forward: Forward, mixing: Mapping[str, Tensor]) -> Tensor:
+        """Return the training loss of a batch.
+
+        Args:
+            batch: the inputs and the targets.
+            noise: the seed of dropout and the like.
+            forward: the network.
+            mixing: its mixing weights.
+        """
         inputs, targets = batch
         # the noise (dropout) is the same at every call: the difference of two losses must not be one of two masks
         with noise.as_global(self.device):

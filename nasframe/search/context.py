@@ -1,0 +1,229 @@
+"""What morphisms, pruners and criteria measure on: the read-only view of a running search."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nasframe.errors import DataError, StrategyError
+from nasframe.interfaces.architect import Bilevel
+from nasframe.interfaces.task import Split
+from nasframe.network.network import Network, set_progress
+from nasframe.network.outputs import AuxiliaryOutputs
+from nasframe.records import Changed, Record, Started
+from nasframe.search.bilevel import problem
+from nasframe.search.trainer import Trainer, Training, mixing_weights, shuffled
+from nasframe.seeds import Seed
+from nasframe.structure.structure import Structure
+
+#: what `Context.batch` may read; the test split is not among them
+SPLITS = ("train", "validation")
+
+
+class Missing(BaseException):  # not an error: `except Exception` in a part must not swallow it
+    """Raised by `Context.remember` for a value that has not been measured yet: the search measures it and calls the part again.
+
+    Args:
+        key: the key of the value.
+        make: measures the value.
+    """
+
+    def __init__(self, key: str, make: Callable[[], float | Tensor]) -> None:
+        super().__init__(key)
+        self.key, self.make = key, make
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Context:
+    """The read-only view of a running search on which parts measure before they decide.
+
+    Everything is computed when it is first used, so that a part which measures nothing costs nothing. Measuring changes neither
+    the search nor a global generator, and the test split cannot be reached.
+
+    Attributes:
+        history: the records of epochs and stages so far.
+        lineage: the record of the first structure and those of all changes so far.
+        position: where the search is: its stage, phase, epoch and number of updates.
+        progress: the completed fraction of the phase, from 0 to 1; None if the phase has no fixed length.
+        seed: the seed of all random draws of the measurement. It differs between parts and between positions.
+        evidence: the remembered values that the part has used so far, by key.
+
+    Example:
+        A pruner that scores candidates by the validation loss without them::
+
+            def scores(self, context):
+                found = {}
+                for address, weights in context.mixing.items():
+                    without = [weights.index_fill(0, torch.tensor(i), 0.0) for i in range(len(weights))]
+                    found[address] = torch.tensor(
+                        [context.loss(f"{address} without {i}", {address: w}) for i, w in enumerate(without)]
+                    )
+                return found
+    """
+
+    history: Sequence[Record]
+    lineage: Sequence[Started | Changed]
+    position: Record
+    progress: float | None
+    seed: Seed
+    evidence: dict[str, Tensor] = attrs.field(factory=dict, init=False)
+    _trainer: Trainer = attrs.field(repr=False)
+    _training: Training[Network] = attrs.field(repr=False)
+    _measured: Mapping[str, Tensor] = attrs.field(repr=False)
+
+    @property
+    def structure(self) -> Structure:
+        """Return the structure of the network."""
+        return self._training.network.structure
+
+    @cached_property
+    def mixing(self) -> Mapping[str, Tensor]:
+        """Return a copy of the mixing weights of each undecided site, of shape (candidates,), by address."""
+        present = mixing_weights(self._trainer.architect, self._training.network)
+        return {address: weights.clone() for address, weights in present.items()}
+
+    @cached_property
+    def network(self) -> Network:
+        """Return a private copy of the network in the readable form and in evaluation mode.
+
+        It may be hooked, trained or broken. Each time that the search calls the part it gets a new copy, so whatever is learned
+        from a modified copy must be remembered (`remember`).
+        """
+        private = copy.deepcopy(self._training.network)
+        private.fast = False
+        set_progress(private, self._trainer.optimiser.progress(self._training.epoch))
+        return private.eval()
+
+    def batch(self, split: str = "validation", number: int = 0, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return a batch (inputs, targets) of a split, without augmentation.
+
+        Batches 0, 1, 2, ... go through the split in a random order, which `seed` determines. If fewer than `size` examples are
+        left in an order, the next batch begins a new one.
+
+        Args:
+            split: "train" or "validation".
+            number: the number of the batch, from 0.
+            size: the number of examples; by default the batch size of the search. A small split gives smaller batches.
+
+        Raises:
+            StrategyError: if there is no such split.
+        """
+        examples = self._split(split)
+        size = min(size or self._trainer.batch, examples.size)
+        turn, place = divmod(number, examples.size // size)
+        order = shuffled(self.seed("batch", split, turn), examples.size)
+        return examples.batch(order[place * size : (place + 1) * size])
+
+    def loss(self, key: str, mixing: Mapping[str, Tensor] | None = None, split: str = "validation") -> float:
+        """Return the mean loss of the search's network over a whole split, in evaluation mode; it is remembered.
+
+        Args:
+            key: the key under which the loss is remembered (see `remember`).
+            mixing: by address, the mixing weights that differ from the present ones.
+            split: "train" or "validation".
+
+        Raises:
+            StrategyError: if there is no such split.
+        """
+        examples = self._split(split)
+        found: float = self.remember(key, lambda: self._mean_loss({**self.mixing, **(mixing or {})}, examples))
+        return found
+
+    def losses(self, split: str = "validation", number: int = 0, size: int | None = None) -> Tensor:
+        """Return the loss of each example of a batch, of shape (batch,), as a differentiable function of `network`'s weights.
+
+        Args:
+            split: "train" or "validation".
+            number: the number of the batch, as for `batch`.
+            size: the number of examples.
+
+        Raises:
+            DataError: if the task does not give the losses of single examples.
+        """
+        losses = self._trainer.data.losses
+        if losses is None:
+            raise DataError("the task gives no loss of single examples; add `losses` to the `Data` that it loads")
+        inputs, targets = self.batch(split, number, size)
+        found = self.network(inputs, self.mixing)
+        return losses(found.outputs if isinstance(found, AuxiliaryOutputs) else found, targets)
+
+    def problem(self, number: int = 0) -> Bilevel:
+        """Return the bilevel problem on the tensors of `network` and on the training and validation batch of a number.
+
+        Its losses are functions of the weights and the alphas, of which autograd computes gradients and Hessian products of any
+        kind. They are those of a step of the search after `network.train()`, and without dropout and batch statistics before.
+
+        Args:
+            number: the number of the batches, as for `batch`.
+        """
+
+        def on(split: str) -> Any:
+            return partial(self._trainer.loss, self.batch(split, number), self.seed("noise", split, number))
+
+        trainer = self._trainer
+        return problem(self.network, trainer.architect, trainer.optimiser, self._descent, on("train"), on("validation"))
+
+    def remember(self, key: str, make: Callable[[], float | Tensor]) -> Any:
+        """Return a measured value; the search stores it, so that it is not measured again after an interruption.
+
+        A value that has not been measured yet ends the call of the part here: the search calls `make`, stores the value in its
+        state, yields a `Measured` record, and calls the part again. So a part must ask for the same values in each call. All
+        values that it has used become evidence in the record of the change.
+
+        Args:
+            key: the name of the value, unique among the values of this decision of this part.
+            make: a function that returns a number or a tensor. Random draws from torch's global generator are seeded.
+
+        Returns:
+            A number or a tensor without axes as float, another tensor as a copy on the CPU.
+        """
+        if key not in self._measured:
+            raise Missing(key, make)
+        value = self.evidence[key] = self._measured[key]
+        return value.clone() if value.dim() else float(value)
+
+    def _split(self, split: str) -> Split:
+        if split not in SPLITS:
+            raise StrategyError(f"a part asked for the split {split!r}; it can measure on {' and '.join(map(repr, SPLITS))}")
+        examples: Split = getattr(self._trainer.data, split)
+        if not examples.size:
+            raise StrategyError(f"a part measures on the {split} split, which has no examples: let the task hold some out")
+        return examples
+
+    def _mean_loss(self, mixing: Mapping[str, Tensor], examples: Split) -> float:
+        network = self._training.network
+        training = network.training
+
+        def outputs(inputs: Tensor) -> Tensor:
+            found = network(inputs, mixing)
+            assert isinstance(found, Tensor)  # in evaluation mode an auxiliary head is silent
+            return found
+
+        try:
+            network.eval()
+            return self._trainer.data.mean_loss(outputs, examples)
+        finally:
+            network.train(training)
+
+    @cached_property
+    def _descent(self) -> Optimizer:
+        """Return a copy of the optimiser of the weights, with its moments, that belongs to the private copy."""
+        private = dict(self.network.named_parameters())
+        copies: dict[int, Any] = {id(p): private[n] for n, p in self._training.network.named_parameters() if n in private}
+        descent = copy.deepcopy(self._training.optimisers["weights"], copies)
+        self._trainer.optimiser.anneal(descent, self._training.epoch)
+        return descent
+
+
+def stored(value: float | Tensor) -> Tensor:
+    """Return a measured value as a tensor on the CPU, a number in float64, so that it is the same after it was saved and loaded."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return torch.tensor(value, dtype=torch.float64)

@@ -1,0 +1,67 @@
+"""Measuring for a decision: each measured value is stored in the state and is an event, and is not measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import TypeVar
+
+from torch import Tensor
+
+from nasframe.errors import StrategyError
+from nasframe.records import Measured, Record
+from nasframe.search.context import Context, Missing, stored
+from nasframe.search.state import State
+from nasframe.search.trainer import Trainer
+from nasframe.seeds import Seed
+
+T = TypeVar("T")
+
+
+def asked(
+    question: Callable[[Context], T], by: str, state: State, trainer: Trainer, seed: Seed, progress: float | None = None
+) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
+    """Return the answer of a part that measures, and the remembered values that it used; yield a record of each new value.
+
+    The part is called again after each value, with a new context. Whenever a record is yielded, the state is complete: a search
+    that continues from it has the values so far. They are dropped when a record of the decision is kept (`State.keep`).
+
+    Args:
+        question: calls the part with a context.
+        by: names the part among those that are asked for the same decision.
+        state: the state of the run.
+        trainer: trains the network of the state.
+        seed: the seed of this measurement.
+        progress: the completed fraction of the phase; None if it has no fixed length.
+    """
+    while True:
+        context = Context(
+            history=tuple(state.history),
+            lineage=tuple(state.lineage),
+            position=Record(**state.position),
+            progress=progress,
+            seed=seed,
+            trainer=trainer,
+            training=state,
+            measured=state.measured.get(by, {}),
+        )
+        try:
+            with seed("asked").as_global(trainer.device):
+                return question(context), context.evidence
+        except Missing as missing:
+            key, value = _measure(missing, seed, trainer.device)
+        state.measured.setdefault(by, {})[key] = value
+        yield Measured(**state.position, by=by, key=key, value=None if value.dim() else float(value))
+
+
+def _measure(missing: Missing, seed: Seed, device: str) -> tuple[str, Tensor]:
+    """Return the key and the value of what is missing; if measuring it needs another value, of that one."""
+    waiting: list[str] = []
+    while True:
+        if missing.key in waiting:
+            raise StrategyError(f"measuring {missing.key!r} needs {missing.key!r} itself; give each measured value its own key")
+        waiting.append(missing.key)
+        try:
+            with seed("measured", missing.key).as_global(device):
+                return missing.key, stored(missing.make())
+        except Missing as inner:
+            missing = inner

@@ -1,0 +1,263 @@
+"""Parts measure on a context, which changes nothing, and no value is measured twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import torch
+from perturbation import PLUGIN, Perturbation
+from test_resume import check_resumes_everywhere, digest
+from torch import Tensor
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Context, Search
+from nasframe.errors import DataError, StrategyError
+from nasframe.plugins import Plugins
+from nasframe.records import Changed, Measured, Record, Stepped, from_json, to_json
+from nasframe.run.folder import Folder
+from nasframe.search import measuring
+from nasframe.search.replay import replay
+from nasframe.search.state import trainer
+from nasframe.seeds import Seed
+from nasframe.testing.fakes import Keep
+from nasframe.testing.saved import revived, saved
+
+ALL = Plugins((*PLUGINS.found, PLUGIN))
+
+
+def begun(**changes: Any) -> Search:
+    """Return a search after some steps of its second epoch, with moments and alphas that moved."""
+    search = Search(toy_strategy(**changes))
+    events = iter(search)
+    while not (isinstance(record := next(events), Stepped) and record.updates == 4):
+        pass
+    return search
+
+
+def ask(search: Search, question: Callable[[Context], Any]) -> tuple[Any, Mapping[str, Tensor], list[Record]]:
+    """Return what a part that is asked now answers, its evidence, and the records of what was measured."""
+    records = []
+    asking = measuring.asked(question, "part", search.state, trainer(search.strategy, search.data), Seed((0, "test")))
+    while True:
+        try:
+            records.append(next(asking))
+        except StopIteration as end:
+            search.state.measured = {}
+            return *end.value, records
+
+
+def context_of(search: Search) -> Context:
+    """Return the context that a part is asked with."""
+    found: Context = ask(search, lambda context: context)[0]
+    return found
+
+
+def break_everything(context: Context) -> None:
+    """Use all that a context offers: train, hook and break the private copy, draw numbers, differentiate twice."""
+    torch.rand(3)
+    network = context.network.train()
+    network.register_forward_hook(lambda *given: None)
+    problem = context.problem(1)
+    (slope, *_) = torch.autograd.grad(
+        problem.train(problem.weights, problem.alphas), [*problem.alphas.values()], create_graph=True
+    )
+    torch.autograd.grad(slope.square().sum(), [*problem.weights.values()], materialize_grads=True)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    context.losses("train", 2).mean().backward()
+    optimiser.step()
+    for weights in context.mixing.values():
+        weights.zero_()
+    del network.body
+
+
+class TestContext:
+    def test_it_leaves_the_search_and_the_generators_alone(self) -> None:
+        """Whatever a part does with its context, the bytes of the state and the global generator are as they were."""
+        search = begun()
+        before = digest(search.state)
+        torch.manual_seed(5)
+        expected = torch.rand(2)
+        torch.manual_seed(5)
+        ask(search, break_everything)
+
+        assert torch.equal(torch.rand(2), expected)
+        assert digest(search.state) == before
+
+    def test_the_loss_is_that_of_validation(self) -> None:
+        """The loss over the validation split is the one that a search decides by, and differs with other mixing weights."""
+        search = begun()
+        expected, _ = trainer(search.strategy, search.data).measure(search.network)
+        found, evidence, records = ask(search, lambda context: context.loss("all"))
+
+        assert found == expected == float(evidence["all"])
+        assert [(r.key, r.value) for r in records if isinstance(r, Measured)] == [("all", expected)]
+
+    def test_one_site_may_have_other_mixing_weights(self) -> None:
+        """Mixing weights that are not given are the present ones."""
+        search = begun()
+        (address, weights), *_ = context_of(search).mixing.items()
+        changed, same, present = (
+            ask(search, lambda context, m=mixing: context.loss("loss", m))[0]
+            for mixing in ({address: torch.zeros_like(weights)}, {address: weights}, None)
+        )
+
+        assert same == present != changed
+
+    def test_the_losses_of_examples_have_the_loss_of_their_batch_as_mean(self) -> None:
+        """There is a loss for each example, with a gradient; a task without them is an error of ours."""
+        search = begun(batch=7)
+        context = context_of(search)
+        inputs, targets = context.batch("train", 3)
+        losses = context.losses("train", 3)
+
+        assert losses.shape == (7,)
+        torch.testing.assert_close(losses.mean(), search.data.loss(context.network(inputs, context.mixing), targets))
+        assert losses.requires_grad
+        without = attrs.evolve(search.data, losses=None)
+        with pytest.raises(DataError, match="add `losses`"):
+            context_of(Search(search.strategy, data=without)).losses()
+
+    def test_batches_go_through_a_split(self) -> None:
+        """The batches of a turn have every example once, as long as whole batches are left; the next turn has another order."""
+        context = context_of(begun())
+        split = context.batch("train", 0, 1000)[1]
+        turns = [torch.cat([context.batch("train", 4 * turn + n, 6)[1] for n in range(4)]) for turn in range(2)]
+
+        assert len(split) == 25
+        assert all(len({*map(tuple, turn.tolist())} & {*map(tuple, split.tolist())}) == 24 for turn in turns)
+        assert not torch.equal(*turns)
+        with pytest.raises(StrategyError, match="'train' and 'validation'"):
+            context.batch("test")
+
+    def test_the_problem_is_that_of_a_step(self) -> None:
+        """Its unrolled weights have the moments of the search, and its tensors are those of the private copy."""
+        search = begun()
+        context = context_of(search)
+        problem = context.problem()
+        slopes = {n: torch.ones_like(p) for n, p in problem.weights.items()}
+        live = [(n, p) for n, p in search.network.named_parameters() if not n.startswith("alphas.")]
+        expected = search.strategy.optimiser.unroll(search.state.optimisers["weights"], live, slopes)
+        found = problem.unroll(slopes)
+
+        assert {n: id(p) for n, p in context.network.named_parameters() if n in problem.weights} == {
+            n: id(p) for n, p in problem.weights.items()
+        }
+        assert all(torch.equal(found[n], expected[n]) for n in expected)
+        inputs, targets = context.batch("validation", 0)
+        loss = problem.valid(problem.weights, problem.alphas)
+        torch.testing.assert_close(loss, search.data.loss(context.network(inputs, context.mixing), targets))
+
+
+class TestRemember:
+    def test_a_value_may_need_another(self) -> None:
+        """The inner value is measured first, and each of them once."""
+        made: Counter[str] = Counter()
+
+        def make(name: str, value: Any) -> Any:
+            made[name] += 1
+            return value
+
+        def question(context: Context) -> Any:
+            inner = lambda: context.remember("inner", lambda: make("inner", torch.arange(3)))  # noqa: E731
+            return context.remember("outer", lambda: make("outer", inner().sum())), context.remember(
+                "nan", lambda: float("nan")
+            )
+
+        (found, nan), evidence, records = ask(begun(), question)
+
+        assert found == 3.0
+        assert nan != nan
+        assert [r.key for r in records if isinstance(r, Measured)] == ["inner", "outer", "nan"]
+        assert made == {"inner": 1, "outer": 1}
+        assert [*evidence] == ["outer", "nan"]
+
+    def test_a_value_that_needs_itself_is_refused(self) -> None:
+        """The search would measure for ever."""
+        with pytest.raises(StrategyError, match="'a' needs 'a' itself"):
+            ask(begun(), lambda context: context.remember("a", lambda: context.remember("b", lambda: context.loss("a"))))
+
+
+@attrs.frozen
+class Counting(Keep):
+    """A pruner that removes nothing and counts how often it measures."""
+
+    name: ClassVar[str] = "counting"
+    made: ClassVar[Counter[str]] = Counter()
+
+    def scores(self, context: Context) -> Mapping[str, Tensor]:
+        def make(address: str) -> Tensor:
+            self.made[address] += 1
+            return context.mixing[address] + torch.rand(len(context.mixing[address]))
+
+        return {address: context.remember(address, lambda a=address: make(a)) for address in context.mixing}
+
+
+class TestInterrupted:
+    def test_no_value_is_measured_twice(self) -> None:
+        """A search that is interrupted after a value and resumed measures the others only, and ends in the same bytes."""
+        strategy = toy_strategy(pruner=Counting(), nodes=3, growth=())
+        search, dumps = Search(strategy), []
+        for record in search:
+            if isinstance(record, Measured):
+                dumps.append(saved(search.state))
+        expected, places = digest(search.state), Counting.made.total()
+        assert places == len(dumps) >= 3
+        for number, (text, tensors) in enumerate(dumps, 1):
+            Counting.made.clear()
+            again = Search(strategy, state=revived(text, tensors, strategy, PLUGINS))
+            again.run()
+
+            assert Counting.made.total() == places - number
+            assert digest(again.state) == expected
+
+    @pytest.mark.parametrize("prune", ["stage", "end"])
+    def test_same_bytes_from_every_event(self, prune: str) -> None:
+        """A search whose pruner measures is resumed at each measured value, step and change, and ends in the same bytes."""
+        assert check_resumes_everywhere(toy_strategy(prune=prune, pruner=Perturbation())) >= 24
+
+    def test_a_run_folder_keeps_what_was_measured(self, tmp_path: Path) -> None:
+        """After a kill the folder has each value, and the run continues without measuring it again."""
+        strategy = toy_strategy(pruner=Perturbation(), growth=())
+        folder = Folder.create(tmp_path / "run", strategy, ALL)
+        search, keeper = folder.search()
+        seen: list[Measured] = []
+        for record in search:
+            keeper(record)
+            seen += [record] if isinstance(record, Measured) else []
+            if len(seen) == 2:
+                break
+        again, _ = folder.search()
+        rest = [record for record in again if isinstance(record, Measured)]
+
+        assert {r.key for r in seen} & {r.key for r in rest} == set()
+        assert len({r.key for r in [*seen, *rest]}) == len(seen) + len(rest)
+
+
+class TestPerturbation:
+    def test_the_evidence_is_in_the_lineage(self) -> None:
+        """The record of the removal has each loss that it was decided by, and it is replayed without data."""
+        strategy = toy_strategy(pruner=Perturbation(), nodes=2, growth=())
+        search = Search(strategy)
+        measured = {r.key: r.value for r in search if isinstance(r, Measured)}
+        (record,) = (r for r in search.state.lineage if isinstance(r, Changed) and r.by == "perturbation")
+        place = search.state.lineage.index(record)
+
+        assert {k: float(search.state.evidence[f"{place}/{k}"]) for k in record.evidence} == measured != {}
+        lineage = [from_json(to_json(r)) for r in search.state.lineage]
+        assert [*replay(strategy, lineage, search.state.evidence, PLUGINS)][-1] == search.network.structure
+
+    def test_it_keeps_what_the_network_needs_most(self) -> None:
+        """At each site the candidate without which the validation loss is largest stays."""
+        search = begun(pruner=Perturbation(), nodes=2)
+        pruner = search.strategy.pruner
+        scores, _, _ = ask(search, pruner.scores)
+        gone = pruner.remove(search.network.structure, scores)
+        for address, site in search.network.structure.sites():
+            (kept,) = {c.id for c in site.candidates} - gone[address]
+
+            assert [c.id for c in site.candidates].index(kept) == int(scores[address].argmax())
