@@ -30,4 +30,5 @@ from .search.strategy import Strategy as Strategy
 from .seeds import Seed as Seed
 from .structure.address import Address as Address
 from .structure.editing import GrownStructure as GrownStructure, add_node as add_node, initial_mixing as initial_mixing
+from .structure.space import Space as Space
 from .structure.structure import Candidate as Candidate, Cell as Cell, Node as Node, Site as Site, Structure as Structure

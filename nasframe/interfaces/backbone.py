@@ -12,6 +12,7 @@ from nasframe.network.mixing import readable
 from nasframe.network.outputs import Outputs
 from nasframe.structure.address import Address
 from nasframe.structure.editing import GrownStructure
+from nasframe.structure.space import Space
 from nasframe.structure.structure import BackboneBase, Structure
 
 
@@ -19,7 +20,8 @@ class Backbone(BackboneBase):
     """Base class of backbones: how nodes are wired, what a cell outputs, and how cells form a network.
 
     Required: `name`, the class variable `inputs` (the states that a cell receives), `initial`, `body`, `grown` and `derive`.
-    Optional: `outputs` (by default, a cell outputs its last node), and `run` with `slow_parts`, which compute the same faster.
+    Optional: `outputs` (by default, a cell outputs its last node), `space` (by default, an architecture keeps one candidate of
+    each site), and `run` with `slow_parts`, which compute the same faster.
 
     Example:
         `nasframe.testing.fakes.Chain` is a complete backbone. Its growth, where each node reads the node before::
@@ -103,3 +105,13 @@ class Backbone(BackboneBase):
             The ids of the candidates to remove, by the address of their site. A site that loses all candidates is removed; each
             node keeps at least one candidate.
         """
+
+    def space(self, structure: Structure) -> Space:
+        """Return the architectures of a supernet as a sequence of decisions. Optional.
+
+        It contains every architecture that `derive` can return for this supernet.
+
+        Args:
+            structure: the structure of a supernet, as `initial` returns it.
+        """
+        return Space(structure)

@@ -16,6 +16,7 @@ from nasframe import (
     GrownStructure,
     Operation,
     Seed,
+    Space,
     Structure,
     add_node,
     all_but_strongest,
@@ -193,6 +194,10 @@ class DartsConvolutional(Backbone):
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return all candidates but the strongest ones of each node's two strongest edges, without zero (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing, 2, distinct=True)
+
+    def space(self, structure: Structure) -> Space:
+        """Return the architectures in which each node has two edges with one operation each, which is not zero."""
+        return Space(structure, keep=2)
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:

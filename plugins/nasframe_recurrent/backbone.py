@@ -14,6 +14,7 @@ from nasframe import (
     Cell,
     GrownStructure,
     Operation,
+    Space,
     Structure,
     add_node,
     all_but_strongest,
@@ -100,3 +101,7 @@ class Recurrent(Backbone):
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return all candidates but the strongest of each node, where zero does not count (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing)
+
+    def space(self, structure: Structure) -> Space:
+        """Return the architectures in which each node has one operation, which is not zero."""
+        return Space(structure, keep=1)

@@ -1,0 +1,167 @@
+"""The space of architectures of a supernet, as a sequence of independent decisions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import attrs
+import torch
+
+from nasframe.errors import StructureError
+from nasframe.seeds import Seed
+from nasframe.structure.address import Address
+from nasframe.structure.editing import remove_from
+from nasframe.structure.structure import Site, Structure
+
+
+@attrs.frozen
+class Choice:
+    """One decision of a space.
+
+    Attributes:
+        name: what is decided: the address of a site, or of a node with "inputs" or the number of one of its operations.
+        options: the number of options; a pick is a number from 0 to `options` - 1.
+    """
+
+    name: str
+    options: int
+
+
+@attrs.frozen
+class Space:
+    """The architectures of a supernet, as ordered decisions that can be made independently of each other.
+
+    An architecture is described by its picks, one number for each decision. Without `keep`, each site is a decision: which of
+    its candidates remains. With `keep` = k, each node keeps k of its sites, each with one candidate that is not zero; its
+    decisions are the set of sites (if it has more than k) and the operation of each, in the order of the sites.
+
+    Picks of which every number is drawn uniformly give uniformly distributed architectures, as long as every node contributes
+    to the outputs of its cell: a node that no output depends on is removed, and then several picks give one architecture.
+
+    Args:
+        supernet: the supernet.
+        keep: the number of sites that each node keeps; None if it keeps all of them.
+
+    Raises:
+        StructureError: if the sites of a node have different numbers of operations although `keep` is given.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> space = Space(Chain().initial({"inputs": 3, "outputs": 1}, nodes=2))
+        >>> space.decisions
+        (Choice(name='chain/n0', options=2), Choice(name='chain/n1', options=2))
+        >>> architecture = space.architecture((0, 1))
+        >>> [site.candidates[0].operation.name for _, site in architecture.sites()]
+        ['pass_through', 'dense']
+        >>> space.picks(architecture)
+        (0, 1)
+    """
+
+    supernet: Structure
+    keep: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for node, sites in self._nodes():
+            counts = {address: len(ids) for address, ids in sites.items()}
+            if self.keep is not None and (not counts or len(set(counts.values())) > 1):
+                raise StructureError(
+                    f"the sites of node {node} have {counts or 'no'} operations; a space that chooses among the sites of a node "
+                    "needs the same number at each: give the supernet that the backbone's `initial` returns"
+                )
+
+    @property
+    def decisions(self) -> tuple[Choice, ...]:
+        """The decisions, node by node."""
+        found: list[Choice] = []
+        for node, sites in self._nodes():
+            if self.keep is None:
+                found += [Choice(address, len(ids)) for address, ids in sites.items()]
+                continue
+            kept = min(self.keep, len(sites))
+            if kept < len(sites):
+                found.append(Choice(f"{node} inputs", math.comb(len(sites), kept)))
+            options = len(next(iter(sites.values())))
+            found += [Choice(f"{node} operation {number}", options) for number in range(kept)]
+        return tuple(found)
+
+    @property
+    def size(self) -> int:
+        """The number of different picks."""
+        return math.prod(choice.options for choice in self.decisions)
+
+    def architecture(self, picks: Sequence[int]) -> Structure:
+        """Return the architecture that these picks describe.
+
+        Args:
+            picks: one number for each decision.
+
+        Raises:
+            StructureError: if there are not as many picks as decisions, or one is out of range.
+        """
+        decisions = self.decisions
+        if len(picks) != len(decisions):
+            raise StructureError(f"there are {len(picks)} picks for {len(decisions)} decisions; give one for each")
+        for choice, pick in zip(decisions, picks, strict=True):
+            if isinstance(pick, bool) or not isinstance(pick, int) or not 0 <= pick < choice.options:
+                raise StructureError(
+                    f"the pick of {choice.name} is {pick!r}; it must be a whole number from 0 to {choice.options - 1}"
+                )
+        left, kept = iter(picks), set[int]()
+        for _, sites in self._nodes():
+            chosen = [*sites.values()]
+            if self.keep is not None and self.keep < len(sites):
+                chosen = [*[*combinations(chosen, self.keep)][next(left)]]
+            kept |= {ids[next(left)] for ids in chosen}
+        removed = {a: {c.id for c in s.candidates} - kept for a, s in self.supernet.sites()}
+        return remove_from(self.supernet, {address: ids for address, ids in removed.items() if ids})
+
+    def picks(self, architecture: Structure) -> tuple[int, ...]:
+        """Return the picks that describe an architecture of the space.
+
+        The decisions about a node that the architecture does not have are 0.
+
+        Raises:
+            StructureError: if it is no architecture of the space.
+        """
+        present = {address: {c.id for c in site.candidates} for address, site in architecture.sites()}
+        nodes = {address for address, _ in architecture.nodes()}
+        found: list[int] = []
+        for node, sites in self._nodes():
+            kept = [address for address in sites if address in present]
+            count = len(sites) if self.keep is None else min(self.keep, len(sites))
+            if node not in nodes:
+                kept = [*sites][:count]
+                present |= {address: {sites[address][0]} for address in kept}
+            if len(kept) != count:
+                raise _foreign(f"node {node} has {len(kept)} sites, and in the space it has {count}")
+            if count < len(sites):
+                found.append([*combinations(sites, count)].index(tuple(kept)))
+            for address in kept:
+                places = [place for place, id in enumerate(sites[address]) if id in present[address]]
+                if len(places) != 1:
+                    raise _foreign(f"site {address} has {len(present[address])} candidates, {len(places)} of them in the space")
+                found += places
+        if self.architecture(found) != architecture:
+            raise _foreign("its backbone, sizes, cells or ids differ from those of the supernet")
+        return tuple(found)
+
+    def random(self, seed: Seed) -> tuple[int, ...]:
+        """Return picks that are drawn uniformly."""
+        generator = seed.generator()
+        return tuple(int(torch.randint(choice.options, (), generator=generator)) for choice in self.decisions)
+
+    def _nodes(self) -> Iterator[tuple[Address, Mapping[Address, tuple[int, ...]]]]:
+        """Yield each node with the ids of the candidates to choose from, by the address of their site."""
+        for node, _ in self.supernet.nodes():
+            options = {address: self._options(site) for address, site in self.supernet.sites_of(node).items()}
+            yield node, {address: ids for address, ids in options.items() if ids}
+
+    def _options(self, site: Site) -> tuple[int, ...]:
+        # a node that chooses its inputs has no use for the candidate that removes one
+        return tuple(c.id for c in site.candidates if self.keep is None or not c.operation.zero)
+
+
+def _foreign(why: str) -> StructureError:
+    return StructureError(f"the structure is no architecture of the space: {why}; make it with Space.architecture(picks)")
