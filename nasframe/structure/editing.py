@@ -78,6 +78,7 @@ def initial_mixing(structure: Structure, node: Address, states: Sequence[str]) -
     mixing: dict[Address, Mapping[int, float]] = {}
     for address, site in structure.sites_of(node).items() if states else ():
         share = 1 / len(states) if site.inputs[-1] in states else 0.0
+        # the first of several, so that one candidate has the whole share
         identity = next((c.id for c in site.candidates if c.operation.residual is not None), None)
         zero = next((c.id for c in site.candidates if c.operation.zero), None)
         if (share > 0 and identity is None) or (share < 1 and zero is None):
@@ -161,5 +162,6 @@ def remove_from(structure: Structure, removed: Mapping[Address, AbstractSet[int]
         bare = [Address.of(type, n.id) for n in rest.nodes if not rest.sites_of(n.id)]
         if bare:
             raise ChangeError(f"all candidates of node {bare[0]} would be removed; keep at least one")
+        # last: without some sites, nodes may have lost their only consumers
         structure = structure.replace_cell(type, rest.reaching(structure.backbone.outputs(rest)))
     return structure

@@ -237,6 +237,7 @@ class Structure:
         Raises:
             StructureError: if the cell types differ, or the cells do not fit.
         """
+        # its cells do not matter: it says which cell types and sizes the backbone has
         other = backbone.initial(sizes, 1)
         if dict(self.cells).keys() != dict(other.cells).keys():
             raise StructureError(
@@ -249,6 +250,7 @@ class Structure:
 
     def digest(self) -> str:
         """Return a short name of this structure: 16 hexadecimal digits of a hash of its JSON form."""
+        # 64 bits: enough to tell the structures of a run apart, and short enough to be read
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
@@ -348,6 +350,7 @@ class Structure:
                 address = Address.of(type, site.id)
                 if site.node not in nodes:
                     raise StructureError(f"site {address} belongs to {site.node!r}, which is not a node of the cell")
+                # nodes before this one only, so that a cell has no cycle
                 states = (*self.backbone.inputs, *nodes[: nodes.index(site.node)])
                 unknown = [i for i in (*site.inputs, *inherits[site.node]) if i not in states]
                 if unknown:

@@ -38,6 +38,7 @@ class ToyBilevel(Reproduction):
         for xi, (iterations, seconds) in TABLE.items():
             for architect in (SecondOrder, ExactSecondOrder) if xi else (FirstOrder,):
                 descent = descend(architect(PLAIN), xi)
+                # the first row is that of the first order, whose time is the unit of the ratios
                 first = first or descent.seconds
                 alpha, w = descent.path[-1]
                 yield {

@@ -68,8 +68,10 @@ class SecondOrder(Unrolled):
 
         # Eq. 6
         norm = torch.linalg.vector_norm(torch.cat([part.flatten() for part in u]))
+        # with u = 0 the second term of Eq. 5 vanishes, and eps would be infinite
         if norm == 0:
             return direct
+        # w+ and w- have this distance from w, however large the gradient is (Liu et al. 2019, 2.3)
         eps = self.step / norm
 
         def at(shift: Tensor) -> Tensors:
@@ -77,6 +79,7 @@ class SecondOrder(Unrolled):
             (found,) = gradients(problem.train(shifted, alpha), alpha)
             return found
 
+        # a central difference: its error is of the order of eps^2
         plus, minus = at(eps), at(-eps)
         return {name: direct[name] + (plus[name] - minus[name]) / (2 * eps) for name in alpha}
 
@@ -93,6 +96,7 @@ class ExactSecondOrder(Unrolled):
     def gradient(self, problem: Bilevel) -> Tensors:
         """Return grad_alpha L_val(w'(alpha), alpha) by double backward."""
         w, alpha = problem.weights, problem.alphas
+        # the graph of g is kept, because w' depends on alpha through g alone
         (g,) = gradients(problem.train(w, alpha), w, create_graph=True)
         (found,) = gradients(problem.valid(self.unroll(problem)(g), alpha), alpha)
         return found

@@ -55,6 +55,7 @@ class Softmax(Architect):
 
     def configure(self, optimiser: Optimizer, stage: int) -> None:
         """Set the learning rate, which is larger after a growth."""
+        # computed from the stage at each step, and not stored, so that a resumed search has the same rate
         rate = self.optimiser.learning_rate * (self.after_growth if stage else 1.0)
         for group in optimiser.param_groups:
             group["lr"] = rate

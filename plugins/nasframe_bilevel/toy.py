@@ -81,6 +81,7 @@ def descend(architect: Architect, xi: float, threshold: float = 1e-4, most: int 
     path = [_point(problem)]
     started = time.perf_counter()
     while len(path) <= most:
+        # the step of every search, so that the toy problem tests what searches run
         alternating_step(problem, architect, optimisers, lambda: problem.train(weights, alphas))
         path.append(_point(problem))
         if all(abs(new - old) < threshold for new, old in zip(*path[-2:], strict=True)):

@@ -97,15 +97,18 @@ class DartsConvolutional(Backbone):
         )
         for type in types:
             for _ in range(nodes):
+                # not by `grown`: a first node has nothing to preserve, and cells with loose ends can be built but not grown
                 structure, _ = self._extended(structure, type)
         return structure
 
     def body(self, structure: Structure) -> nn.Module:
         """Return the classifier: the stem, the cells of the plan, and the heads."""
         stem, middle = STEMS[self.stem](structure.size("channels"), self.channels), 2 * self.cells // 3
+        # both inputs of the first cell are outputs of the stem, with the same number of channels
         before = last = channels_of("stem", channels=stem.channels)
         halved, channels, cells = stem.halved, self.channels, []
         size = (structure.size("height"), structure.size("width"))
+        # the stem for ImageNet halves the resolution three times
         for _ in range(3 if halved else 0):
             size = half(size)
         auxiliary = None
@@ -127,6 +130,7 @@ class DartsConvolutional(Backbone):
                     drop_path=self.drop_path,
                 )
             )
+            # behind a reduction, the earlier input of the next cell has twice the resolution of the later one
             halved = type == "reduction"
             before, last = last, channels_of(*(("mean",) if mean else outputs), channels=channels)
             if place == middle and self.auxiliary:
@@ -146,6 +150,7 @@ class DartsConvolutional(Backbone):
 
     def slow_parts(self, structure: Structure) -> Sequence[str]:
         """Return a sentence if an operation rules the faster layout out."""
+        # without duplicates and in a fixed order, which a set would not keep
         operations = dict.fromkeys(c.operation for _, s in structure.sites() for c in s.candidates)
         with Seed(("layout",)).as_global():  # building draws weights, and must not move the global generator
             unsafe = [

@@ -53,7 +53,9 @@ class ImageCell(CellModule):
         drop_path: float,
     ) -> None:
         first = FactorisedReduction if halved else Projection
+        # built before the sites: the order of construction decides the initial weights
         adjust = nn.ModuleList([first(len(sources[0]), channels, affine), Projection(len(sources[1]), channels, affine)])
+        # only the inputs of a reduction cell have the full resolution; its nodes have half of it
         strides = {s.id: 2 if type == "reduction" and s.inputs[0] in ("i0", "i1") else 1 for s in cell.sites}
         super().__init__(type, cell, lambda site: {"channels": channels, "stride": strides[site.id], "affine": affine})
         self.outputs, self.mean, self.sources, self.drop_path = outputs, mean, sources, drop_path
@@ -97,7 +99,9 @@ def drop_examples(o: Tensor, probability: float) -> Tensor:
     """
     if probability == 0:
         return o
+    # one factor for each example: a path is dropped with all of its channels and pixels
     factors = torch.empty((len(o), 1, 1, 1), dtype=o.dtype, device=o.device).bernoulli_(1 - probability)
+    # at a probability of 1 all factors are 0, and there is nothing to scale
     return o * (factors / (1 - probability) if probability < 1 else factors)
 
 
@@ -157,6 +161,7 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.source = source
         published = all(5 < length < 10 for length in size)
+        # with windows of 5, a stride of size - 5 gives 2 x 2 outputs
         self.pool = nn.AvgPool2d(5, (size[0] - 5, size[1] - 5)) if published else nn.AdaptiveAvgPool2d(2)
         self.first = nn.Sequential(nn.Conv2d(len(source), 128, 1, bias=False), nn.BatchNorm2d(128))
         second: list[nn.Module] = [nn.BatchNorm2d(768)] if normalised else []
@@ -213,6 +218,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.channels, self.stem, self.cells, self.head, self.auxiliary = channels, stem, nn.ModuleList(cells), head, auxiliary
         self.middle, self.weight = middle, weight
+        # found once: the modules of a body never change
         self.channels_last = channels_last_is_safe(self)
 
     def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor | AuxiliaryOutputs:

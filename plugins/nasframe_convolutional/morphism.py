@@ -112,9 +112,11 @@ class Morphed:
         entries: dict[str, Take | Set] = {}
         for name, tensor in after.items():
             if name in before:
+                # by position and not by label: the layers of an operation are numbered, and old units come first
                 index = tuple(self._positions(axis, before[name], tensor) for axis in range(tensor.dim()))
                 entries[name] = Take(f"{prefix}{name}", index)
             elif tensor.dim() == 4:
+                # a depthwise weight has the shape (C, 1, k, k) and C groups, a pointwise one (C, C, 1, 1) and one group
                 entries[name] = Set(nn.init.dirac_(torch.empty_like(tensor), groups=tensor.shape[0] // tensor.shape[1]))
         return entries
 
@@ -239,6 +241,7 @@ class ConvolutionMorphism(Morphism):
 
     def _new(self, site: Site, candidate: Candidate, kind: str) -> Morphed:
         morph = self.morphed(candidate.operation, kind)
+        # two equal candidates at a site would divide one mixing weight between them
         if morph.operation in [c.operation for c in site.candidates]:
             raise ChangeError(f"{kind!r} would make {to_plain(morph.operation)}, which {site.id} has already")
         return morph
@@ -250,6 +253,7 @@ def more(network: Network, address: Address, id: int, new: SeparableConvolution)
     for _, mixture in network.mixed_operations(address):
         module: Any = mixture.candidates[str(id)]
         first = module.layers[0]
+        # channels and affine follow from the module; the stride does not change the number of parameters
         total += parameters(new, first.depthwise.in_channels, first.norm.affine) - sum(p.numel() for p in module.parameters())
     return total
 

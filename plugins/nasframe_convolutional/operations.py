@@ -50,6 +50,7 @@ class Layer(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, stride: int, affine: bool) -> None:
         super().__init__()
+        # "same" padding, possible because the kernel is odd: with stride 1 its centre visits every pixel
         padding = dilation * (kernel // 2)
         self.activation: nn.Module = nn.ReLU()
         self.depthwise = Convolution(inputs, inputs, kernel, stride, padding, dilation, groups=inputs, bias=False)
@@ -70,6 +71,7 @@ class LinearLayer(Layer):
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int) -> None:
         super().__init__(inputs, outputs, kernel, dilation, 1, False)
         self.activation, self.norm = nn.PReLU(inputs, init=1.0), nn.Identity()
+        # the identity: one tap of weight 1 at the centre of each kernel
         nn.init.dirac_(self.depthwise.weight, groups=inputs)
         with torch.no_grad():  # outputs beyond the inputs keep random weights: between zeros they would never get a gradient
             nn.init.dirac_(self.pointwise.weight[:inputs])
@@ -122,6 +124,7 @@ class SeparableConvolution(Edge):
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
         """Return the layers, from C through the widths of `expansion` to C channels."""
+        # the inputs and outputs of each layer: C to e_1 C, e_1 C to e_2 C, ..., e_n C to C
         sizes = [*pairwise(channels * factor for factor in (1, *self.expansion, 1))]
         first = len(sizes) - self.linear
         return Separable(

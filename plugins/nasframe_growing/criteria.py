@@ -41,6 +41,7 @@ class Patience(GrowthCriterion):
                 "the criterion 'patience' needs a validation loss, but the task has no validation split: use 'epochs' instead"
             )
         losses = [_loss(r) for r in _epochs(history) if _same_phase(r, last)]
+        # index() finds the first of equal losses, so that an equal loss is no improvement
         since = len(losses) - 1 - losses.index(min(losses))
         if since < self.epochs:
             return state, Decision("wait")
@@ -88,6 +89,7 @@ class NoBetter(GrowthCriterion):
         *before, now = (_loss(r) for r in history if isinstance(r, StageEnded))
         if not before:
             return state, Decision("grow", "the first stage is over")
+        # compared with all stages before it, and not with the last one only
         if now < min(before):
             return state, Decision("grow", f"the grown network is better: {now:.6g} after {min(before):.6g}")
         return state, Decision("stop", f"the grown network is no better: {now:.6g} after {min(before):.6g}")
@@ -161,8 +163,10 @@ class Limit(GrowthCriterion):
             limit: the largest value.
         """
         last, spent = history[-1], [getattr(record, what) for record in _epochs(history)]
+        # the next epoch is expected to cost what the last one did
         epoch = spent[-1] - (spent[-2] if len(spent) > 1 else 0)
         tunes = isinstance(last, EpochEnded) and last.phase != "search"
+        # tuning takes at least an epoch, whatever the share
         kept = 0 if tunes else max(self.tuning * limit, epoch)
         return bool(spent[-1] + epoch > limit - kept)
 

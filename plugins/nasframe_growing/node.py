@@ -58,6 +58,7 @@ class NodeGrowth(Morphism):
 
     def propose(self, network: Network) -> Sequence[Proposal]:
         """Return one proposal for each cell type, that of the smallest cell first."""
+        # no gain is measured, so that all are equal and the order decides: by default the smallest cell grows
         proposals = []
         for type, _ in sorted(network.structure.cells, key=lambda item: len(item[1].nodes)):
             with torch.device("meta"):  # the cost needs shapes only
@@ -74,10 +75,12 @@ class NodeGrowth(Morphism):
         """
         grown = self._grown(parent, str(request.get("cell")))
         child = build(grown.structure, seed("build"), like=parent)
+        # the options are recorded with the request, so that the lineage says how the node was made
         request = {**request, **{k: v for k, v in attrs.asdict(self).items() if v is not None}}
         if self.form == "gate" or not grown.inherits:
             return Change(child, Claim.exact(), request=request)
 
+        # one stream for all sites and parameters, in a fixed order, so that no two of them have the same noise
         generator = seed("noise").generator()
         sites = [(address, site) for address, site in grown.structure.sites() if address in grown.mixing]
         mixing = {address: self._draw_mixing(grown.mixing[address], generator) for address, _ in sites}
@@ -132,10 +135,12 @@ class NodeGrowth(Morphism):
             birth: the mixing weights without noise, by candidate.
             generator: the source of the noise.
         """
+        # float64 on the CPU, so that the noise is the same for every dtype and device
         target = torch.tensor(list(birth.values()), dtype=torch.float64)
         # 1 - U[0, 1) is never zero: a mixing weight of zero would need an infinite alpha, which never trains again
         noise = self.delta * (1 - torch.rand(len(birth), generator=generator, dtype=torch.float64))
         identity = int(target.argmax())
+        # the identity loses what all others get, so that the sum stays 1 (Eqs. 15, 18)
         noise[identity] = 0.0
         noise[identity] = -noise.sum()
         return target + noise
@@ -178,6 +183,7 @@ def site_error(child: Network, address: Address, site: Site, birth: Mapping[int,
         known = [term for term in terms if term is not None]
         if len(known) < len(terms):
             return None
+        # the instances of a cell type have different parameters, and the claim holds for all of them
         worst = worst.largest(sum(known, Bound({})))
     return worst.of(site.inputs)
 

@@ -94,6 +94,7 @@ class Recurrent(Backbone):
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """Return the structure with one more node, which starts as the mean of the states that the cell outputs."""
         old = structure.cell(cell)
+        # in an empty cell there is no state to preserve: `outputs` is empty, and so is the initial mixing
         child, node = add_node(structure, cell, lambda id: self.wiring(old, id), self.operations)
         outputs = self.outputs(old)
         return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))

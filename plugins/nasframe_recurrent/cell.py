@@ -30,8 +30,10 @@ class RecurrentCell(CellModule):
 
     def __init__(self, type: str, cell: Cell, outputs: Sequence[str], inputs: int, hidden: int) -> None:
         widths = {"x": inputs, "h": hidden, "xh": inputs + hidden, **{node.id: hidden for node in cell.nodes}}
+        # an operation with two inputs is built with the width of x, its first input; its second one is n_h wide
         super().__init__(type, cell, lambda site: {"inputs": widths[site.inputs[0]], "hidden": hidden})
         self.outputs, self.widths, self.hidden = outputs, widths, hidden
+        # [x, h] is computed only where a site reads it, as it would cost time at every step
         self.concatenates = any("xh" in site.inputs for site in cell.sites)
 
     def forward(self, mixing: MixingWeights, x: Tensor, h: Tensor) -> Tensor:
@@ -66,8 +68,10 @@ class RecurrentStack(nn.Module):
                 "`hidden` was left out, which means n_h = n_x, but tokens have no width: give `hidden`; it is also the width of "
                 "their embeddings, because the head is tied to them (n_x = n_h)"
             )
+        # n_h = n_x (Jie & Gao 2021, Table 2)
         hidden = hidden or inputs
         self.layers = nn.ModuleList(
+            # above the first layer, x_t is the state h_t of the layer below
             RecurrentCell(type, cell, outputs(cell), hidden if i else inputs, hidden)
             for i, (type, cell) in enumerate(structure.cells)
         )

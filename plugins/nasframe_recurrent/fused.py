@@ -139,6 +139,7 @@ def contribution_weights(cell: RecurrentCell, plan: CellPlan, like: Tensor, mixi
     """
     sites = [_mixed_operation(cell, id) for id in cell.sites]
     weights = [mixing[site.address] if len(site.candidates) > 1 else like.new_ones(1) for site in sites]
+    # index 0 of the factors is 1, for nodes without a gate; then g of each gate, then 1 - g
     entry, weight, gate = plan.entries.to(like.device)
     values = torch.cat([*weights, like.new_tensor(plan.inherited)]).index_select(0, weight)
     if cell.gates:
@@ -211,6 +212,7 @@ class LayerFunction(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         """Return the gradients of the operands from the gradient of what `forward` returned."""
         S, a, *tensors = ctx.saved_tensors
+        # autograd enables gradients within a backward pass only if the caller asked for create_graph
         plan, create_graph = ctx.plan, torch.is_grad_enabled()
         if not create_graph and not any(is_batch(g) for is_batch in _batch_tests):
             # needs_input_grad says for what a gradient can be requested; the engine says for what it is
@@ -238,6 +240,7 @@ def forward_pass(plan: CellPlan, n_h: int, operands: Operands) -> tuple[Tensor, 
     a = project_inputs(plan, n_h, operands)
     # two views of the same memory: products with W need (n_h, batch), functions and products with M one row of entries
     states, terms = S.flatten(2), a.view(T, len(plan.slots), n_h * B)
+    # y is overwritten at every step: the backward pass computes it again from a and S, which it needs anyway
     scratch = x.new_empty(plan.most_rows, n_h * B)
     steps = []
     for step, W in zip(plan.steps, operands.W, strict=True):
@@ -322,9 +325,11 @@ def backward_pass(
     gM = torch.zeros_like(M)
     maps = (W_x, operands.b, *operands.W)
     gW_x, gb, *gW = (torch.zeros_like(weight) if weight is not None and needs_maps else None for weight in maps)
+    # transposed once, and not at every time step
     W_t = [None if W is None else W.t().contiguous() for W in operands.W]
     carry = S.new_zeros(n_h * B)
     chunk = max(CHUNK_ENTRIES // (plan.rows * n_h * B), math.ceil(len(x) * CHUNK_FRACTION))
+    # from the last chunk to the first
     for stop in range(len(x), 0, -chunk):
         now = slice(max(stop - chunk, 0), stop)
         G, y, ga = backward_chunk(plan, S[now], a[now], g[now], carry, M, W_t)
@@ -369,6 +374,7 @@ def backward_chunk(
     mean, ends = _ends(plan, flat)
     # every output node receives its part of the gradient of h_t from outside the layer
     torch.mul(g.transpose(1, 2).unsqueeze(1), mean.view(-1, 1, 1), out=G[:-1, 1:])
+    # added, because where h_t is the last node this entry is also that node's, which has its part of g already
     flat[-1, 0] += carry
     # the memory of df/da is overwritten with ga = (df/da) gy, time step by time step
     y, by_a, derivatives_by_s = local_derivatives(plan, S, a)
@@ -399,10 +405,12 @@ def backward_chunk(
                 _rows_of(ga, step.state_slots, n_h).unbind(),
             )
         )
+    # a state comes after all nodes that depend on it
     steps.reverse()
     mean_t = mean.t()
     for t in range(T - 1, -1, -1):
         if ends:
+            # what h_t received as the last state of time step t + 1 goes on to the output nodes of time step t
             ends[t][0].addmm_(mean_t, ends[t][1])
         for m, G_nodes, gy_flat, terms, by_s_rows, by_s_row, by_s_numbers, G_i, w, ga_s in steps:
             torch.mm(m, G_nodes[t], out=gy_flat)  # (4)
@@ -461,6 +469,7 @@ def differentiable_pass(plan: CellPlan, n_h: int, operands: Operands) -> Tensor:
     mean, outputs = _output_weights(plan, x), []
     zero = h = x.new_zeros(n_h, x.shape[1])
     for P in project_inputs(plan, n_h, operands).unbind():
+        # nothing is written in place, so that all nodes can begin as the same zeros
         states = [h, *[zero] * (plan.states - 1)]
         for step, W in zip(plan.steps, operands.W, strict=True):
             s, a = states[step.state], _rows_of(P, step.slots, n_h)

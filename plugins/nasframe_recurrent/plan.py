@@ -203,6 +203,7 @@ def plan_cell(cell: Cell, outputs: Sequence[str]) -> CellPlan | str:
 
 
 def _plan(cell: Cell, outputs: Sequence[str]) -> CellPlan:
+    # [x, h] counts as the state h: its columns for x are part of P
     number = {"h": 0, "xh": 0} | {node.id: i for i, node in enumerate(cell.nodes, 1)}
     contributions = [*_of_candidates(cell, number), *_of_inherited_states(cell, number)]
     if not contributions:
@@ -210,6 +211,7 @@ def _plan(cell: Cell, outputs: Sequence[str]) -> CellPlan:
     slots: list[Slot] = []
     steps: list[Step] = []
     rows: list[tuple[int, Contribution]] = []
+    # in the order of the states, each of which is complete before anything is computed from it
     for state in sorted({contribution.state for contribution in contributions}):
         from_state = [contribution for contribution in contributions if contribution.state == state]
         first_slot, first_row = len(slots), steps[-1].rows.stop if steps else 0
@@ -277,6 +279,7 @@ def _of_candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Contributi
     """Yield the contribution of each candidate that is not zero."""
     gated = [node.id for node in cell.nodes if node.inherits]
     candidates = ((site, candidate) for site in cell.sites for candidate in site.candidates)
+    # zero candidates are counted, too, as they have a mixing weight
     for weight, (site, candidate) in enumerate(candidates):
         operation, state = candidate.operation, number.get(site.inputs[-1])
         if operation.zero:
@@ -295,6 +298,7 @@ def _of_candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Contributi
             slots.append(Slot(site.id, str(candidate.id), of_x, of_state, term.bias))
         if state is None:
             raise NoPlanError(f"the last input of {subject} is {site.inputs[-1]!r}, which is not a state")
+        # 0 is the factor 1, of nodes without a gate
         gate = gated.index(site.node) + 1 if site.node in gated else 0
         yield Contribution(state, number[site.node], description, tuple(slots), weight, gate)
 
@@ -302,7 +306,9 @@ def _of_candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Contributi
 def _of_inherited_states(cell: Cell, number: Mapping[str, int]) -> Iterator[Contribution]:
     """Yield the contribution of each state that a node inherits."""
     gated = [node for node in cell.nodes if node.inherits]
+    # the weights of inherited states follow those of all candidates
     weights = itertools.count(sum(len(site.candidates) for site in cell.sites))
+    # the factors 1 - g follow the factors g
     for gate, node in enumerate(gated, len(gated) + 1):
         for state in node.inherits:
             yield Contribution(number[state], number[node.id], IDENTITY_DESCRIPTION, (), next(weights), gate)
