@@ -53,7 +53,7 @@ class Data:
         train: the training split.
         validation: the validation split, on which all decisions are made. It may be empty if no decision is needed, as in a
             retraining with a fixed number of epochs.
-        test: the test split, which is evaluated once, at the end.
+        test: the test split. Each network is evaluated on it once, after its training, and no decision reads the result.
         loss: a function from (outputs of the network, targets) to the mean loss of the batch. The first axis of targets is the batch.
         predict: a function from outputs of the network to the predictions that metrics compare with the targets.
         metrics: a function that returns new metrics.

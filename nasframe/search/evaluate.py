@@ -124,7 +124,7 @@ def train(
 
     Training stops when the validation loss has not improved for `patience` epochs, or after so many updates; a learning
     rate that falls does so over these. A network without trainable parameters is only measured. The network ends as it was
-    when its validation loss was least, or, without a validation split, as it was last. The test split is read once, then.
+    when its validation loss was least, or, without a validation split, as it was last. It is then evaluated on the test split, once.
 
     Args:
         network: an architecture, or any module that maps the inputs of the task to its outputs.
@@ -189,7 +189,7 @@ def module_of(trial: Trial, strategy: Strategy, data: Data) -> nn.Module:
 
 
 def tested(network: nn.Module, data: Data) -> dict[str, float]:
-    """Return the metrics on the test split, which is read when all is decided."""
+    """Return the metrics of a trained network on the test split, which no decision reads."""
     return data.measure(network.eval(), data.test)[1]
 
 
