@@ -56,7 +56,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 class Hooks:
-    """The hooks of a plugin."""
+    """The hooks that a plugin may implement."""
 
     @hookspec
     def nasframe_parts(self) -> Iterable[type[Part]]:  # type: ignore[empty-body]

@@ -38,7 +38,7 @@ BATCHES = (8, 64)
 
 
 def main() -> None:
-    """Print the rows."""
+    """Measure the steps and print one row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=11)
@@ -96,7 +96,7 @@ def images() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
 
 
 def pictures(batch: int) -> Tensor:
-    """Return random images."""
+    """Return a batch of random images, the same at each call."""
     shape = (batch, *(IMAGES[name] for name in ("channels", "height", "width")))
     return torch.randn(shape, generator=Seed(("inputs",)).generator())
 

@@ -125,7 +125,7 @@ class Perceptron(Backbone):
         return Structure(self, tuple(sorted(sizes.items())), ())
 
     def body(self, structure: Structure) -> nn.Module:
-        """Return the layers."""
+        """Return the two linear layers of the structure."""
         return Layers(structure.size("inputs"), self.hidden, structure.size("outputs"))
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
@@ -296,9 +296,9 @@ def theirs(parent: TrainedNetwork) -> Running:
     assert isinstance(body, Layers)
     model = GrowingMLP(INPUTS, OUTPUTS, body.first.out_features, 1, activation=nn.Tanh(), device=torch.device("cpu"))
     optimiser = parent.strategy.optimiser.build([*model.named_parameters()])
-    for own, given in zip(model.parameters(), body.parameters(), strict=True):
-        own.data.copy_(given)
-        optimiser.state[own] = old.state[given]
+    for parameter, given in zip(model.parameters(), body.parameters(), strict=True):
+        parameter.data.copy_(given)
+        optimiser.state[parameter] = old.state[given]
     (x, y), (inputs, targets) = rows(parent.data.train), rows(parent.data.validation)
 
     def train(steps: int) -> None:
@@ -415,7 +415,7 @@ def defaults(dtype: torch.dtype) -> Iterator[None]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Compare both libraries and print the table."""
     torch.set_num_threads(1)
     print(f"gromo {version('gromo')}, torch {torch.__version__}\n")
     heads = [f"distance, {d}, {m}" for d, m in itertools.product(("float64", "float32"), MODES)]

@@ -2,7 +2,7 @@
 
     python docs/measurements/strided_convolutions.py
 
-Needs Linux with glibc's malloc checks (libc_malloc_debug.so.0). Each case runs in processes of its own, up to three
+Needs Linux with glibc's malloc checks (libc_malloc_debug.so.0). Each case runs in separate processes, up to three
 times per instruction set, as damage is not always seen.
 """
 

@@ -30,7 +30,7 @@ class LenientStream:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write buffered text to the stream."""
         with self._dropping():
             self.stream.flush()
 

@@ -91,7 +91,7 @@ class Watch:
             self.say(f"  evaluated {event.number}: {event.name}  {loss}{'  (the best so far)' if event.best else ''}")
 
     def say(self, text: str) -> None:
-        """Print a line."""
+        """Print a line of text above the progress bar."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, text: str, completed: int = 0, total: int | None = None) -> None:

@@ -117,7 +117,7 @@ class Network(nn.Module):
 def requires_readable_form(inputs: Tensor) -> bool:
     """Return whether PyTorch now does more than compute values and gradients of plain tensors.
 
-    A fast form may write in place and have a derivative of its own. Such a computation cannot be captured as a program,
+    A fast form may write in place and have a hand-written derivative. Such a computation cannot be captured as a program,
     transformed, or done in mixed precision. Where PyTorch has no public name for what it does, a private one is read if it exists.
     """
     device = inputs.device.type

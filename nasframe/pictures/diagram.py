@@ -50,19 +50,19 @@ class Box:
 
     @property
     def width(self) -> float:
-        """The width of its widest line, in inches."""
+        """Return the width of its widest line, in inches."""
         number = any(weight is not None for _, weight in self.rows) * (width_of("0.00") + 2 * INDENT)
         texts = [width_of(self.name, weight="bold"), width_of(self.note, style="italic")]
         return max([self.least, *(2 * PAD + w for w in (*texts, *(width_of(n) + 2 * INDENT + number for n, _ in self.rows)))])
 
     @property
     def height(self) -> float:
-        """The height that its lines and edges need, in inches."""
+        """Return the height that its lines and edges need, in inches."""
         return max(ROW * self.lines + PAD * (1 + (self.lines > 1)), PORT * (self.arrivals + 1))
 
     @property
     def lines(self) -> int:
-        """The number of lines of text."""
+        """Return the number of lines of text."""
         return bool(self.name) + len(self.rows) + bool(self.note)
 
 

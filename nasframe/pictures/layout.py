@@ -43,12 +43,12 @@ class Placed:
 
     @property
     def width(self) -> float:
-        """The width in inches."""
+        """Return the width of the whole diagram in inches."""
         return self.edges[-1][1]
 
     @property
     def height(self) -> float:
-        """The height in inches."""
+        """Return the height of the whole diagram in inches."""
         return max(y + self.diagram.height(k) / 2 for k, y in self.y.items())
 
 

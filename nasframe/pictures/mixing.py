@@ -48,7 +48,7 @@ class Panel:
 
     @property
     def height(self) -> float:
-        """The height in inches."""
+        """Return the height of the row of candidates in inches."""
         return ROW * len(self.candidates)
 
 

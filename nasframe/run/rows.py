@@ -58,7 +58,7 @@ class Row:
         return min((e.valid for e in self.evaluations if e.valid is not None), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the row as JSON values, with the mean and the standard error of each metric."""
         metrics = dict.fromkeys(m for e in self.evaluations for m in e.scores)
         return {
             "name": self.name,

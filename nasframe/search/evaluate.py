@@ -221,7 +221,7 @@ def outcomes(
     Args:
         trials: what to evaluate.
         strategy: how to train.
-        data: the data of the strategy's task; worker processes load their own.
+        data: the data of the strategy's task; each worker process loads a copy.
         workers: the number of processes; with 1, everything happens in this one. The outcomes do not depend on it.
         plugins: the plugins that a worker finds the strategy's parts in; needed for more than one.
         check: is called several times a second and may raise an exception in order to stop.

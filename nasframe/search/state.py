@@ -80,7 +80,7 @@ class State(Training[Network]):
         return {"stage": self.stage, "phase": self.phase, "epoch": self.epoch, "updates": self.updates}
 
     def enter(self, phase: str) -> None:
-        """Begin a phase."""
+        """Set the counters to the beginning of a phase, which has no fallback yet."""
         self.phase, self.epoch, self.samples, self.loss, self.fallback = phase, 0, 0, 0.0, None
 
     def keep(self, record: Record) -> None:

@@ -40,10 +40,10 @@ class Address(str):
 
     @property
     def cell(self) -> str:
-        """The cell type."""
+        """Return the cell type of the site or node."""
         return self.partition("/")[0]
 
     @property
     def id(self) -> str:
-        """The id of the site or node in its cell type."""
+        """Return the id of the site or node in its cell type."""
         return self.partition("/")[2]

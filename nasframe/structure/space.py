@@ -73,7 +73,7 @@ class Space:
 
     @property
     def decisions(self) -> tuple[Choice, ...]:
-        """The decisions, node by node."""
+        """Return the decisions, node by node."""
         found: list[Choice] = []
         for node, sites in self._nodes():
             if self.keep is None:
@@ -88,7 +88,7 @@ class Space:
 
     @property
     def size(self) -> int:
-        """The number of different picks."""
+        """Return the number of different picks."""
         return math.prod(choice.options for choice in self.decisions)
 
     def architecture(self, picks: Sequence[int]) -> Structure:

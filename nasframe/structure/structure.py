@@ -55,7 +55,7 @@ class Site:
 
     @property
     def decided(self) -> bool:
-        """Whether only one candidate is left. Such a site has no alphas, and its mixing weight is 1."""
+        """Return whether only one candidate is left. Such a site has no alphas, and its mixing weight is 1."""
         return len(self.candidates) == 1
 
 
@@ -209,7 +209,7 @@ class Structure:
 
     @property
     def decided(self) -> bool:
-        """Whether this is an architecture: one candidate at each site."""
+        """Return whether this is an architecture: one candidate at each site."""
         return all(site.decided for _, site in self.sites())
 
     def replace_cell(self, type: str, cell: Cell, new_candidates: int = 0) -> Structure:

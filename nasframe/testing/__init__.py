@@ -1,6 +1,6 @@
 """The conformance kit: check the parts of a plugin, and write tests of them.
 
-`nasframe check NAME` and `nasframe.testing.check.check` try all laws (`nasframe.testing.laws`) on parts. For tests of your own,
+`nasframe check NAME` and `nasframe.testing.check.check` try all laws (`nasframe.testing.laws`) on parts. In your tests,
 `strategies` draws searches and trained networks with hypothesis, `assertions` compares a network with the child of a change,
 and `fakes` has small parts of each kind:
 

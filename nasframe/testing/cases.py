@@ -42,7 +42,7 @@ class Case:
 
 @attrs.frozen(eq=False, kw_only=True)
 class SearchCase(Case):
-    """A part in a search."""
+    """A part that is tried in a small search."""
 
     strategy: Strategy
 

@@ -146,7 +146,7 @@ class Endless(GrowthCriterion):
     name: ClassVar[str] = "endless"
 
     def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Abstain."""
+        """Return an abstention, whatever happened."""
         return state, ABSTAIN
 
 
@@ -178,13 +178,13 @@ class Keep(Pruner):
     name: ClassVar[str] = "keep"
 
     def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
-        """Return no candidates."""
+        """Return no candidates, so that all are kept."""
         return {}
 
 
 @attrs.frozen
 class PassThrough(Operation):
-    """The identity, x."""
+    """The identity operation, o(x) = x."""
 
     name: ClassVar[str] = "pass_through"
     arity: ClassVar[int] = 1
@@ -247,7 +247,7 @@ class Chain(Backbone):
         return structure
 
     def body(self, structure: Structure) -> nn.Module:
-        """Return the chain."""
+        """Return the nodes of the chain and its head."""
         return ChainBody(structure)
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:

@@ -40,7 +40,7 @@ class Law:
     holds: Try
 
     def __call__(self, case: Any) -> str | None:
-        """Try a case."""
+        """Try the law on a case and return a remark, or None."""
         return self.holds(case)
 
     @property

@@ -85,7 +85,7 @@ class Broken(Exception):  # noqa: N818 - it carries an outcome to its report
 
 
 class Check(pytest.Item):
-    """A law on a part."""
+    """A test of pytest that tries one law on one part."""
 
     def __init__(self, *, run: Callable[[], Outcome], **options: Any) -> None:
         super().__init__(**options)

@@ -69,7 +69,7 @@ def sizes(high: int = 4) -> SearchStrategy[int]:
 
 
 def seeds() -> SearchStrategy[Seed]:
-    """Return a seed."""
+    """Return a strategy that draws seeds."""
     return st.integers(0, 2**16).map(lambda n: Seed((n, "drawn")))
 
 

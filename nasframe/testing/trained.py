@@ -53,7 +53,7 @@ class TrainedNetwork:
 
     @property
     def network(self) -> Network:
-        """Return the network."""
+        """Return the network in its present state of training."""
         return self.state.network
 
     def train(self, steps: int) -> TrainedNetwork:

@@ -85,7 +85,7 @@ class DartsConvolutional(Backbone):
 
     @property
     def plan(self) -> tuple[str, ...]:
-        """The type of each cell, from the stem to the head."""
+        """Return the type of each cell, from the stem to the head."""
         reductions = (self.cells // 3, 2 * self.cells // 3)
         return tuple("reduction" if i in reductions else "normal" for i in range(self.cells))
 

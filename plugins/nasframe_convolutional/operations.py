@@ -204,7 +204,7 @@ class Identity(Edge):
         return Bound({(0,): 1.0}) if isinstance(module, nn.Identity) else None
 
     def identity_error(self, module: nn.Module) -> Bound | None:
-        """None at stride 1."""
+        """Return the bound |o - x| <= 0 at stride 1; None at stride 2, where the module is no identity."""
         return Bound({}) if isinstance(module, nn.Identity) else None
 
 
@@ -232,5 +232,5 @@ class Zero(Edge):
         return Nothing(stride)
 
     def magnitude(self, module: nn.Module) -> Bound:
-        """None."""
+        """Return the bound |o| <= 0."""
         return Bound({})

@@ -55,7 +55,7 @@ class Pictures:
 
     @property
     def parts(self) -> dict[str, Labelled]:
-        """The parts by name."""
+        """Return the parts by name: train, test and, if given, validation."""
         validation = {} if self.validation is None else {"validation": self.validation}
         return {"train": self.train, "test": self.test, **validation}
 

@@ -10,5 +10,5 @@ __all__ = ["Strongest"]
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the pruners."""
+    """Return the pruners of this package."""
     return [Strongest]

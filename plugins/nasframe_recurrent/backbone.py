@@ -48,7 +48,7 @@ class Recurrent(Backbone):
     @property
     @abstractmethod
     def operations(self) -> tuple[Operation, ...]:
-        """The candidates of every site."""
+        """Return the candidates of every site."""
 
     @abstractmethod
     def wiring(self, cell: Cell, node: str) -> Mapping[str, tuple[str, ...]]:

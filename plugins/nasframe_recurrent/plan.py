@@ -79,7 +79,7 @@ class Contribution:
 
     @property
     def kind(self) -> tuple[Callable[..., Tensor], tuple[bool, ...]]:
-        """Contributions of one kind are computed by one call: same function, and the same terms depend on the state."""
+        """Return what one call has in common: the function, and which of its terms depend on the state."""
         return self.description.function, tuple(bool(slot.state) for slot in self.slots)
 
 
@@ -99,7 +99,7 @@ class Call:
 
     @property
     def count(self) -> int:
-        """The number of rows."""
+        """Return the number of rows that the call computes."""
         return self.rows.stop - self.rows.start
 
 
@@ -125,7 +125,7 @@ class Step:
 
     @property
     def form(self) -> Hashable:
-        """The layout of the step, counted from its first slot. The derivatives of steps of one form are computed together."""
+        """Return the layout of the step, counted from its first slot. The derivatives of steps of one form are computed together."""
         first = self.slots.start
         return tuple(
             (c.description.function, c.count, *((k.start - first, k.stop - first) for k in c.terms)) for c in self.calls
@@ -133,7 +133,7 @@ class Step:
 
     @property
     def slot_rows(self) -> list[tuple[slice, slice]]:
-        """Pairs of slots and the rows of y that are computed from them, as few pairs as possible.
+        """Return pairs of slots and the rows of y that are computed from them, as few pairs as possible.
 
         Where no function has two terms or more, rows lie in the order of slots, so that a single pair is enough.
         """
@@ -168,22 +168,22 @@ class CellPlan:
 
     @property
     def rows(self) -> int:
-        """The number of rows of y in all steps."""
+        """Return the number of rows of y in all steps."""
         return self.steps[-1].rows.stop
 
     @property
     def most_rows(self) -> int:
-        """The largest number of rows of y in one step."""
+        """Return the largest number of rows of y in one step."""
         return max(step.rows.stop - step.rows.start for step in self.steps)
 
     @property
     def last_node_is_output(self) -> bool:
-        """Whether h_t is the last node."""
+        """Return whether h_t is the last node."""
         return self.outputs == (self.states - 1,)
 
     @functools.cached_property
     def groups(self) -> list[list[Step]]:
-        """The steps in groups of one form and of consecutive states. A Two-to-One supernet has a single group."""
+        """Return the steps in groups of one form and of consecutive states. A Two-to-One supernet has a single group."""
         keys = ((step.state - place, step.form) for place, step in enumerate(self.steps))
         groups = itertools.groupby(zip(keys, self.steps, strict=True), key=lambda pair: pair[0])
         return [[step for _, step in group] for _, group in groups]

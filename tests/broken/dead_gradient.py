@@ -20,7 +20,7 @@ class Sign(nn.Module):
 
 @attrs.frozen
 class Product(nasframe.Operation):
-    """The sign of B(x, h)."""
+    """An operation without a gradient: the sign of B(x, h)."""
 
     name: ClassVar[str] = "bilinear"
     arity: ClassVar[int] = 2

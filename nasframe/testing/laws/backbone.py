@@ -34,7 +34,7 @@ EVENTS = 2
 
 @attrs.frozen(eq=False, kw_only=True)
 class Case(SearchCase):
-    """A backbone in a search."""
+    """A backbone that is tried in a small search."""
 
     @property
     def sizes(self) -> Mapping[str, int]:

@@ -50,7 +50,7 @@ class Case(AnyCase):
         return torch.tensor(self.data.draw(st.lists(st.integers(0, split.size - 1), min_size=1, max_size=6)))
 
     def seed(self) -> Seed:
-        """Draw a seed."""
+        """Draw a seed for random numbers of the task."""
         return Seed((self.data.draw(st.integers(0, 999)), "task"))
 
 
