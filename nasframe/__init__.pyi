@@ -7,8 +7,10 @@ from .change.map import FRESH as FRESH, ZERO as ZERO, Set as Set, Take as Take
 from .change.replace import replace_candidate as replace_candidate
 from .errors import NasframeError as NasframeError
 from .interfaces.architect import Architect as Architect, Bilevel as Bilevel
+from .interfaces.ask_tell import AskTellArchitect as AskTellArchitect, Memory as Memory, Request as Request
 from .interfaces.backbone import Backbone as Backbone
 from .interfaces.criterion import Decision as Decision, GrowthCriterion as GrowthCriterion
+from .interfaces.evaluator import Evaluator as Evaluator, Outcome as Outcome
 from .interfaces.morphism import Morphism as Morphism, Proposal as Proposal
 from .interfaces.operation import Operation as Operation
 from .interfaces.part import Part as Part, choice as choice, flag as flag, nested as nested, number as number

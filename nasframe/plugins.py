@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,21 @@ import pluggy
 import torch
 
 from nasframe.errors import PluginError, StrategyError, UnknownNameError
-from nasframe.interfaces import architect, backbone, criterion, morphism, operation, pruner, recipe, reproduction, task
+from nasframe.interfaces import (
+    architect,
+    ask_tell,
+    backbone,
+    criterion,
+    evaluator,
+    morphism,
+    operation,
+    pruner,
+    recipe,
+    reproduction,
+    task,
+)
 from nasframe.interfaces.part import KIND, Part, from_plain
+from nasframe.search.evaluators import Table, Train
 
 if TYPE_CHECKING:  # it needs hypothesis, which is installed for checking parts only
     from nasframe.testing.examples import Examples
@@ -36,6 +49,7 @@ CONTRACT = (1, 0)
 #: the environment variable with the names of plugins to leave out, separated by commas
 WITHOUT = "NASFRAME_WITHOUT"
 
+#: the interfaces by name: that of the kind of their parts, except that there are two interfaces of architects
 KINDS: dict[str, type[Part]] = {
     interface.kind: interface
     for interface in (
@@ -45,11 +59,12 @@ KINDS: dict[str, type[Part]] = {
         pruner.Pruner,
         criterion.GrowthCriterion,
         architect.Architect,
+        evaluator.Evaluator,
         task.Task,
         recipe.Recipe,
         reproduction.Reproduction,
     )
-}
+} | {"ask_tell": ask_tell.AskTellArchitect}
 
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
@@ -109,6 +124,15 @@ class Plugin:
     def entries(self) -> tuple[type[Part] | None, ...]:
         """Return its parts, or one None if it was not loaded."""
         return (None,) if self.problem else self.parts
+
+
+#: the parts that come with the core
+CORE = Plugin("nasframe", "nasframe", version("nasframe"), (Train, Table))
+
+
+def interface_of(part: type[Part]) -> str:
+    """Return the name in `KINDS` of the interface that a part implements."""
+    return next(name for name, interface in KINDS.items() if issubclass(part, interface))
 
 
 @attrs.frozen
@@ -272,7 +296,7 @@ def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = 
         raise PluginError(f"cannot leave out {', '.join(sorted(unknown))}: no such plugin; there are: {names}")
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
-    return Plugins(tuple(_load(manager, point) for point in ordered if point.name not in without))
+    return Plugins((CORE, *(_load(manager, point) for point in ordered if point.name not in without)))
 
 
 @cache

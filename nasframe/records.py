@@ -32,7 +32,7 @@ class Record:
     Attributes:
         kind: the name of the class in JSON.
         journal: the journal that keeps records of this kind: "history" (which criteria read), "lineage" (the changes of
-            the structure) or "evaluations"; None where a record is an event only.
+            the structure), "trials" or "evaluations"; None where a record is an event only.
         stage: the number of growths before it.
         phase: the phase of the stage (see `nasframe.search.loop`).
         epoch: the epoch of the phase, from 0.
@@ -222,6 +222,34 @@ class Finished(Record):
 
 
 @attrs.frozen(kw_only=True)
+class TrialEnded(Record):
+    """A trial of an ask/tell search whose result the architect has received.
+
+    Attributes:
+        number: the number of the trial, from 0.
+        picks: the architecture, one number for each decision of the space (see `nasframe.Space`).
+        budget: the budget that was requested. Only trials of equal budget are compared.
+        parent: the number of the trial from whose weights this one started; None for fresh weights.
+        trained: the number of updates of its weights.
+        valid: its validation loss, None if the training diverged.
+        scores: the task's metrics on the validation split.
+        best: whether it is the best trial so far of those with the largest budget.
+    """
+
+    kind: ClassVar[str] = "trial"
+    journal: ClassVar[str | None] = "trials"
+
+    number: int
+    picks: tuple[int, ...] = attrs.field(converter=tuple)
+    budget: int
+    parent: int | None = None
+    trained: int = 0
+    valid: float | None = attrs.field(default=None, converter=finite)
+    scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
+    best: bool = False
+
+
+@attrs.frozen(kw_only=True)
 class Evaluated(Record):
     """A network that was trained from scratch, or a baseline, for the comparison at the end of a run.
 
@@ -254,10 +282,10 @@ class Evaluated(Record):
 
 #: the classes by their name in JSON
 KINDS: dict[str, type[Record]] = {
-    cls.kind: cls for cls in (Stepped, Measured, EpochEnded, StageEnded, Started, Changed, Finished, Evaluated)
+    cls.kind: cls for cls in (Stepped, Measured, EpochEnded, StageEnded, Started, Changed, Finished, TrialEnded, Evaluated)
 }
 #: the names of the journals
-JOURNALS = ("history", "lineage", "evaluations")
+JOURNALS = ("history", "lineage", "trials", "evaluations")
 
 
 def to_json(record: Record) -> str:

@@ -31,7 +31,7 @@ from nasframe.structure.structure import Structure
 LOCK, STRATEGY, ARCHITECTURE = ".lock", "strategy.toml", "architecture.json"
 WEIGHTS, SCALES = "weights.safetensors", "scales.safetensors"
 #: the files of the journals
-FILES = {"history": "metrics.jsonl", "lineage": "lineage.jsonl", "evaluations": "evaluations.jsonl"}
+FILES = {"history": "metrics.jsonl", "lineage": "lineage.jsonl", "trials": "trials.jsonl", "evaluations": "evaluations.jsonl"}
 COMMITS, EVIDENCE = "commits", "evidence"
 
 

@@ -16,7 +16,7 @@ from nasframe.errors import CheckpointError, StructureError
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build, tensors
 from nasframe.plugins import Plugins
-from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started
+from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started, TrialEnded
 from nasframe.search.memory import check_memory
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, Training, alphas_of, weights_of
@@ -56,6 +56,7 @@ class State(Training[Network]):
         memory: the state of the criterion, JSON values.
         history: the records of epochs and stages.
         lineage: the record of the first structure and those of all changes.
+        trials: the records of the trials of an ask/tell search.
         evaluations: the records of the comparison.
         evidence: the tensors that changes were decided by: "<position in the lineage>/<name>".
         measured: the values that were measured for the decision that is being made, by part and by key.
@@ -70,6 +71,7 @@ class State(Training[Network]):
     memory: Any = None
     history: list[EpochEnded | StageEnded] = attrs.field(factory=list)
     lineage: list[Started | Changed] = attrs.field(factory=list)
+    trials: list[TrialEnded] = attrs.field(factory=list)
     evaluations: list[Evaluated] = attrs.field(factory=list)
     evidence: dict[str, Tensor] = attrs.field(factory=dict)
     measured: dict[str, dict[str, Tensor]] = attrs.field(factory=dict)

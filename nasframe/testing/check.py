@@ -20,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from nasframe import NasframeError, Part, installed
 from nasframe.errors import PluginError
-from nasframe.plugins import CONTRACT, Plugin, Plugins
+from nasframe.plugins import CONTRACT, Plugin, Plugins, interface_of
 from nasframe.testing.cases import Case
 from nasframe.testing.examples import Examples, Waiver
 from nasframe.testing.law import Inapplicable, Law, NoCases, laws_of, module
@@ -156,7 +156,7 @@ def tries(chosen: Sequence[Subject], laws: Collection[str] | None = None) -> lis
     Raises:
         NasframeError: if no law with one of the ids applies to the parts.
     """
-    found = [(each, one) for each in chosen for one in laws_of(each.cls.kind)]
+    found = [(each, one) for each in chosen for one in laws_of(interface_of(each.cls))]
     if unknown := set(laws or ()) - {one.id for _, one in found}:
         known = ", ".join(dict.fromkeys(one.id for _, one in found))
         raise NasframeError(f"no law {', '.join(sorted(unknown))} applies to these parts; there are: {known}")
@@ -164,7 +164,7 @@ def tries(chosen: Sequence[Subject], laws: Collection[str] | None = None) -> lis
 
 
 def _unknown_waivers(of: Subject) -> Iterator[Outcome]:
-    known = [one.id for one in laws_of(of.cls.kind)]
+    known = [one.id for one in laws_of(interface_of(of.cls))]
     for waiver in of.waivers:
         if waiver.law not in known:
             near = difflib.get_close_matches(waiver.law, known) or known
@@ -289,7 +289,7 @@ def _search(trial: _Trial, of: Subject, profile: Profile, replay: str | None) ->
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
     )
-    @given(case=module(of.cls.kind).cases(of))
+    @given(case=module(interface_of(of.cls)).cases(of))
     def run(case: Any) -> None:
         trial(case)
 

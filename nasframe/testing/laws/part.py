@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from nasframe.interfaces.part import short_name, to_plain
-from nasframe.plugins import KINDS
+from nasframe.plugins import KINDS, interface_of
 from nasframe.testing.cases import Case
 from nasframe.testing.compare import differences, require
 from nasframe.testing.law import law, module
@@ -45,7 +45,7 @@ def exercise(case: Case) -> dict[str, Any]:
 def signature(case: Case) -> None:
     """Every method can be called as the interface calls it."""
     cls = type(case.part)
-    interface = KINDS[cls.kind]
+    interface = KINDS[interface_of(cls)]
     for name, method in vars(interface).items():
         if inspect.isfunction(method) and not name.startswith("_"):
             wanted, found = _without_types(method), _without_types(getattr(cls, name))
@@ -101,7 +101,7 @@ def frozen(case: Case) -> None:
 @law("part.repeatable", "it draws from an unseeded generator, iterates over a set, or keeps something from call to call")
 def repeatable(case: Case) -> None:
     """Everything that the interface requires of a part has the same result, to the bit, when it is called again."""
-    exercise = module(case.part.kind).exercise
+    exercise = module(interface_of(type(case.part))).exercise
     different = differences(exercise(case), exercise(case))
     require(not different, f"called twice, {', '.join(different)} differ")
 
@@ -110,7 +110,7 @@ def repeatable(case: Case) -> None:
 def globals_(case: Case) -> None:
     """A part leaves the process as it is: global generators, default dtype, threads, and whether gradients are on."""
     with _watched() as changed:
-        module(case.part.kind).exercise(case)
+        module(interface_of(type(case.part))).exercise(case)
     require(not changed, f"{', '.join(changed)} changed")
 
 
