@@ -88,7 +88,7 @@ class EpochEnded(Record):
         nodes: the number of nodes by cell type.
         parameters: the number of parameters of the network.
         mixing: the mixing weights of each undecided site, by the id and the short name of the candidate.
-        seconds: the reading of the clock, where the criterion declares that it reads it.
+        readings: what the criterion measured, by name.
         decision, reason: what the criterion decided, unless it was to wait.
     """
 
@@ -102,7 +102,7 @@ class EpochEnded(Record):
     nodes: Mapping[str, int] = attrs.field(factory=dict)
     parameters: int = 0
     mixing: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
-    seconds: float | None = None
+    readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     decision: str | None = None
     reason: str | None = None
 
@@ -113,6 +113,7 @@ class StageEnded(Record):
 
     Attributes:
         valid: the least validation loss of the stage; None if all of its networks diverged.
+        readings: what the criterion measured, by name.
     """
 
     kind: ClassVar[str] = "stage"
@@ -121,6 +122,7 @@ class StageEnded(Record):
     valid: float | None = attrs.field(converter=finite)
     nodes: Mapping[str, int] = attrs.field(factory=dict)
     parameters: int = 0
+    readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     decision: str | None = None
     reason: str | None = None
 

@@ -114,8 +114,10 @@ def test_limits_stop_with_their_reason() -> None:
     assert decided(MaxUpdates(5), tuning) == Decision("stop", "5 of 5 updates have been made")
     assert decided(MaxUpdates(5), [*tuning, *stages([1.0])]).action == "stop"
     (late,) = epochs([1.0])
-    assert decided(MaxSeconds(60), [attrs.evolve(late, seconds=31.2)]) == Decision("stop", "31 of 60 seconds have passed")
-    assert decided(MaxSeconds(60), [attrs.evolve(late, seconds=19.9)]) == ABSTAIN
+    assert decided(MaxSeconds(60), [attrs.evolve(late, readings={"seconds": 31.2})]) == Decision(
+        "stop", "31 of 60 seconds have passed"
+    )
+    assert decided(MaxSeconds(60), [attrs.evolve(late, readings={"seconds": 19.9})]) == ABSTAIN
 
 
 @given(st.integers(1, 200), st.integers(1, 9), st.floats(0, 1))
@@ -168,28 +170,24 @@ def test_a_growth_by_default_has_the_reason_of_the_epoch() -> None:
     assert judged == ["the phase has trained for 2 epochs, and no criterion says stop", "every cell has 2 nodes or more"]
 
 
-def test_the_clock_is_read_only_for_a_criterion_that_declares_it() -> None:
-    """The reading is in the record, and continues where an interrupted run was resumed; other searches read no clock."""
+def test_the_time_goes_on_where_a_run_is_resumed() -> None:
+    """The seconds of the run are in each record, and go on from those that an interrupted process had spent."""
     strategy = toy_strategy(criterion=Patience(1) | MaxSeconds(1e6))
     ticks = iter(range(0, 10000, 10))
     search = Search(strategy)
     state = initial(strategy, search.data)
-    for _ in Loop(strategy, search.data, clock=lambda: float(next(ticks))).run(state):
-        if len(state.history) == 2:
-            break
-    seconds = [r.seconds for r in state.history if isinstance(r, EpochEnded)]
-    assert seconds == sorted(seconds)
-    for _ in Loop(strategy, search.data, clock=lambda: float(next(ticks))).run(state):
-        if len(state.history) == 4:
-            break
-    later = [r.seconds for r in state.history if isinstance(r, EpochEnded)]
+    for records in (2, 4):
+        for _ in Loop(strategy, search.data, clock=lambda: float(next(ticks))).run(state):
+            if len(state.history) == records:
+                break
+    seconds = [r.readings["seconds"] for r in state.history]
 
-    assert later == sorted(later)
-    assert later[len(seconds)] > seconds[-1]
+    assert seconds == sorted(set(seconds))
 
-    def forbidden() -> float:
-        raise AssertionError("the clock was read")
 
-    plain = toy_strategy()
-    for _ in Loop(plain, search.data, clock=forbidden).run(initial(plain, search.data)):
-        pass
+def test_a_search_without_measuring_criteria_has_no_readings() -> None:
+    """No record depends on the clock unless a criterion measures it."""
+    search = Search(toy_strategy())
+    search.run()
+
+    assert {*map(str, (r.readings for r in search.state.history))} == {"{}"}

@@ -42,7 +42,7 @@ def begun(**changes: Any) -> Search:
 def ask(search: Search, question: Callable[[Context], Any]) -> tuple[Any, Mapping[str, Tensor], list[Record]]:
     """Return what a part that is asked now answers, its evidence, and the records of what was measured."""
     records = []
-    asking = measuring.asked(question, "part", search.state, trainer(search.strategy, search.data), Seed((0, "test")))
+    asking = measuring.asked(question, "part", search.state, trainer(search.strategy, search.data), seed=Seed((0, "test")))
     while True:
         try:
             records.append(next(asking))

@@ -11,6 +11,7 @@ import attrs
 from nasframe.interfaces.morphism import Proposal
 from nasframe.interfaces.part import Part, nested
 from nasframe.records import Record
+from nasframe.search.context import Context
 
 #: the actions of a decision, from the weakest to the strongest; beside them there is "abstain"
 ACTIONS = ("wait", "grow", "stop")
@@ -39,10 +40,10 @@ ABSTAIN = Decision("abstain")
 class GrowthCriterion(Part):
     """Decide, from the history alone, when to train on, grow or stop.
 
-    A criterion is a pure function of its state, the history and the proposals.
+    `decide` is a pure function of its state, the history and the proposals. What else it depends on is measured by `measure`.
 
-    Required: `name` and `decide`. Optional: `ends`, with which a search that would never end is refused before it trains;
-    `reads`, for a criterion that depends on the clock; `limits`, `budget` and `cooldown`, which `nasframe check` verifies.
+    Required: `name` and `decide`. Optional: `measure`; `ends`, with which a search that would never end is refused before it
+    trains; `limits`, `budget` and `cooldown`, which `nasframe check` verifies.
 
     Example:
         >>> from nasframe_growing import MaxNodes, NoBetter, Patience
@@ -53,11 +54,7 @@ class GrowthCriterion(Part):
 
     kind: ClassVar[str] = "criterion"
 
-    #: optional: what it depends on beside the history. With "clock", each epoch's record has the seconds of the run so far, and
-    #: a decision is replayed from the journal; another run may decide differently
-    reads: ClassVar[frozenset[str]] = frozenset()
-
-    #: optional: for an option, the field of the records that it limits. When the field has reached the option's value (in every
+    #: optional: for an option, the field or the reading of the records that it limits. When it has reached the option's value (in every
     #: cell type, where there is a number for each), the criterion stops after the stage
     limits: ClassVar[Mapping[str, str]] = {}
 
@@ -70,6 +67,17 @@ class GrowthCriterion(Part):
     #: optional: what its decisions can end: "phase" (by "grow" or "stop" after an epoch) or "search" (by "stop"). A strategy in
     #: which nothing can end a phase, or a search that grows, is refused before it trains
     ends: ClassVar[frozenset[str]] = frozenset({"phase", "search"})
+
+    def measure(self, context: Context) -> Mapping[str, float]:
+        """Return what is measured for the next decision, as numbers by name; by default nothing. Optional.
+
+        It is called after each epoch and after each stage, before `decide`. The numbers are the `readings` of the record that
+        `decide` receives last. Criteria that are combined share the readings, so the same name must mean the same quantity.
+
+        Args:
+            context: the search, which cannot be modified. The record of this epoch or stage is not yet in its history.
+        """
+        return {}
 
     @abstractmethod
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -98,14 +106,13 @@ class _Composed(GrowthCriterion):
     parts: tuple[GrowthCriterion, ...]
 
     @property
-    def reads(self) -> frozenset[str]:  # type: ignore[override]
-        """Return what any of the parts depends on."""
-        return frozenset().union(*(part.reads for part in self.parts))
-
-    @property
     def ends(self) -> frozenset[str]:  # type: ignore[override]
         """Return what any of the parts can end; a part that cannot end it abstains and leaves it to the others."""
         return frozenset().union(*(part.ends for part in self.parts))
+
+    def measure(self, context: Context) -> Mapping[str, float]:
+        """Return the readings of all parts."""
+        return {name: value for part in self.parts for name, value in part.measure(context).items()}
 
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """Return the states of the parts and the chosen decision."""

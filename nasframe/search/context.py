@@ -53,6 +53,8 @@ class Context:
         position: where the search is: its stage, phase, epoch and number of updates.
         progress: the completed fraction of the phase, from 0 to 1; None if the phase has no fixed length.
         seed: the seed of all random draws of the measurement. It differs between parts and between positions.
+        clock: a function that returns the seconds that the run has taken so far, over all processes. Another run returns other
+            numbers, so what is decided by them is stored.
         evidence: the remembered values that the part has used so far, by key.
 
     Example:
@@ -73,6 +75,7 @@ class Context:
     position: Record
     progress: float | None
     seed: Seed
+    clock: Callable[[], float]
     evidence: dict[str, Tensor] = attrs.field(factory=dict, init=False)
     _trainer: Trainer = attrs.field(repr=False)
     _training: Training[Network] = attrs.field(repr=False)

@@ -55,7 +55,7 @@ class Loop:
     Args:
         strategy: decides what happens.
         data: the task's data.
-        clock: is read only for a criterion that declares it.
+        clock: returns the seconds since some moment; while a search runs, those that the run has taken so far.
     """
 
     strategy: Strategy
@@ -85,12 +85,17 @@ class Loop:
 
         Whenever a record is yielded, the state is complete: a search that continues from it comes to the same bytes.
         """
-        started = self._started(state)
+        # a resumed search goes on from the time it had spent; the clock's values mean nothing in another process
+        spent = (r.readings.get("seconds") or 0.0 for r in state.history)
+        started = self.clock() - max(spent, default=0.0)
+        yield from attrs.evolve(self, clock=lambda: self.clock() - started)._run(state)
+
+    def _run(self, state: State) -> Iterator[Record]:
         # each block ends by entering another phase; a resumed search begins in whatever phase its state is in
         while state.phase not in OVER:
             match state.phase:
                 case "search" | "tune" | "retune":  # lines 4 and 7
-                    yield from self._train(state, started)
+                    yield from self._train(state)
                 case "prune":  # line 6
                     yield from self._prune(state)
                 case "judge":  # lines 9 to 16
@@ -104,13 +109,6 @@ class Loop:
         assert state.best is not None  # the search went through "finish"
         yield Finished(**state.position, valid=state.best.valid, diverged=state.diverged)
 
-    def _started(self, state: State) -> float | None:
-        if "clock" not in self.strategy.criterion.reads:
-            return None
-        # a resumed search goes on from the time it had spent; the clock's values mean nothing in another process
-        spent = (r.seconds for r in state.history if isinstance(r, EpochEnded) and r.seconds is not None)
-        return self.clock() - max(spent, default=0.0)
-
     def _asked(
         self, state: State, question: Callable[[Context], T], by: str
     ) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
@@ -118,21 +116,22 @@ class Loop:
         seed = self.seed("measure", by, len(state.lineage), state.phase, state.updates)
         epochs = self.strategy.optimiser.epochs
         progress = state.epoch / epochs if epochs else None
-        return (yield from asked(question, by, state, self.trainer, seed, progress))
+        return (yield from asked(question, by, state, self.trainer, seed=seed, progress=progress, clock=self.clock))
 
     # training
 
-    def _train(self, state: State, started: float | None) -> Iterator[Record]:
+    def _train(self, state: State) -> Iterator[Record]:
         phase, size = state.phase, self.data.train.size
         while state.phase == phase:
             # keyed by the position of the epoch, so that a resumed epoch has the same order and the same noise
             seed = self.seed("epoch", state.stage, phase, state.epoch)
             for loss in self.trainer.epoch(state, seed, search=phase == "search"):
                 yield Stepped(**state.position, samples=state.samples, size=size, loss=loss)
-            yield from self._end_epoch(state, started)
+            yield from self._end_epoch(state)
 
-    def _end_epoch(self, state: State, started: float | None) -> Iterator[Record]:
+    def _end_epoch(self, state: State) -> Iterator[Record]:
         network, measured = state.network, self.trainer.validate(state)
+        readings, _ = yield from self._asked(state, self.strategy.criterion.measure, "criterion")
         mixing = mixing_weights(self.strategy.architect, network)
         record = EpochEnded(
             **state.position,
@@ -142,7 +141,7 @@ class Loop:
             scores=measured.scores,
             **sizes(network),
             mixing=named_mixing(network, mixing),
-            seconds=None if started is None else self.clock() - started,
+            readings=readings,
         )
         if not measured.diverged:
             # `fallback` is the best network of this phase, `best` that of the run, among phases whose losses are comparable
@@ -207,7 +206,8 @@ class Loop:
     def _judge(self, state: State) -> Iterator[Record]:
         epochs = [r for r in state.history if isinstance(r, EpochEnded) and r.stage == state.stage]
         losses = [r.valid for r in epochs if r.phase == self._counted and r.valid is not None]
-        record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network))
+        readings, _ = yield from self._asked(state, self.strategy.criterion.measure, "criterion")
+        record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network), readings=readings)
         proposals, refused = self._proposals(state)
         # the criterion decides in any case, so that its memory does not depend on other reasons to stop
         memory, decision = self._decide(state, record, [p for _, p in proposals])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Mapping
 from typing import TypeVar
 
@@ -18,7 +19,14 @@ T = TypeVar("T")
 
 
 def asked(
-    question: Callable[[Context], T], by: str, state: State, trainer: Trainer, seed: Seed, progress: float | None = None
+    question: Callable[[Context], T],
+    by: str,
+    state: State,
+    trainer: Trainer,
+    *,
+    seed: Seed,
+    progress: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
     """Return the answer of a part that measures, and the remembered values that it used; yield a record of each new value.
 
@@ -32,6 +40,7 @@ def asked(
         trainer: trains the network of the state.
         seed: the seed of this measurement.
         progress: the completed fraction of the phase; None if it has no fixed length.
+        clock: a function that returns the seconds of the run so far.
     """
     while True:
         context = Context(
@@ -40,6 +49,7 @@ def asked(
             position=Record(**state.position),
             progress=progress,
             seed=seed,
+            clock=clock,
             trainer=trainer,
             training=state,
             measured=state.measured.get(by, {}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -39,21 +39,21 @@ class Moment:
         return isinstance(self.record, StageEnded)
 
     def __str__(self) -> str:
-        names = ("updates", "valid", "nodes", "parameters", "seconds")
+        names = ("updates", "valid", "nodes", "parameters", "readings")
         values = {name: getattr(self.record, name) for name in names if hasattr(self.record, name)}
         costs = f", proposals of gain and cost {[(p.gain, p.cost) for p in self.proposals]}" if self.ends_stage else ""
         return f"{self.record.phase} {self.record.stage} {values}{costs}"
 
 
 @st.composite
-def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
+def histories(draw: st.DrawFn, readings: Collection[str] = ()) -> tuple[Moment, ...]:
     """Return the moments of a search: of one stage or several, each with one phase or two, and perhaps a last phase.
 
     The shortest history has one epoch. In some epochs the training diverges.
 
     Args:
         draw: is given by hypothesis.
-        clock: whether the records have a reading of the clock.
+        readings: the names of the readings that the records have. Their values never fall, as those of a clock.
     """
     found: list[Moment] = []
     nodes = dict.fromkeys(draw(st.sampled_from([("layer0",), ("normal", "reduction")])), 1)
@@ -72,7 +72,7 @@ def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
                 "scores": {"mse": loss},
                 "diverged": not math.isfinite(loss),
             }
-            values |= {"nodes": {**nodes}, "parameters": parameters, "seconds": updates / 2 if clock else None}
+            values |= {"nodes": {**nodes}, "parameters": parameters, "readings": dict.fromkeys(readings, updates / 2)}
             decided = {"decision": "grow", "reason": "an example"} if epoch + 1 == len(losses) else {}
             found.append(Moment(EpochEnded(**place, **values), decided=decided))
         return losses
@@ -83,6 +83,7 @@ def histories(draw: st.DrawFn, clock: bool = False) -> tuple[Moment, ...]:
         # a criterion sees the proposals in the order in which they would be made
         proposals = sorted(draw(st.lists(PROPOSALS, min_size=stage < last, max_size=3)), key=lambda proposal: -proposal.gain)
         values: dict[str, Any] = {"valid": valid, "nodes": {**nodes}, "parameters": parameters, "epoch": 0, "phase": "judge"}
+        values |= {"readings": dict.fromkeys(readings, updates / 2)}
         decided = {"decision": "grow" if stage < last else "stop", "reason": "an example"}
         found.append(Moment(StageEnded(stage=stage, updates=updates, **values), tuple(proposals), decided))
         if stage < last:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Change, Data, Network, Search, Seed, Strategy
+from nasframe import Architect, Bilevel, Change, Context, Data, Network, Search, Seed, Strategy
 from nasframe.change.apply import apply
 from nasframe.change.map import Map
 from nasframe.change.optimisers import NamedParameters
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Stepped
+from nasframe.search.measuring import asked
 from nasframe.search.state import State, succeed, trainer
+
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False)
@@ -74,6 +77,22 @@ class TrainedNetwork:
                 pass
         (problem,) = recorder.problems
         return problem
+
+    def measured(self, question: Callable[[Context], T]) -> tuple[T, Mapping[str, Tensor]]:
+        """Return the answer of a part that measures in this search, and the remembered values that it used.
+
+        Args:
+            question: calls the part with a context, for example `pruner.scores`.
+        """
+        seed = Seed((self.strategy.seed, "measured"))
+        state = attrs.evolve(self.state, measured={})
+        asking = asked(question, "part", state, trainer(self.strategy, self.data), seed=seed)
+        while True:
+            try:
+                next(asking)
+            except StopIteration as end:
+                answer: tuple[T, Mapping[str, Tensor]] = end.value
+                return answer
 
     def copy(self) -> TrainedNetwork:
         """Return a copy that can train independently."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Decision, GrowthCriterion, Proposal, number
+from nasframe import Context, Decision, GrowthCriterion, Proposal, number
 from nasframe.errors import StrategyError
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.records import EpochEnded, Record, StageEnded
@@ -154,15 +154,14 @@ class Limit(GrowthCriterion):
     #: the share of the limit that is kept for tuning
     tuning: float
 
-    def stops(self, history: History, what: str, limit: float) -> bool:
+    def stops(self, last: Record, spent: Sequence[float], limit: float) -> bool:
         """Return whether the phase has to end.
 
         Args:
-            history: the records so far.
-            what: "updates" or "seconds", the field of the records that the limit is about.
-            limit: the largest value.
+            last: the last record.
+            spent: what the search had spent at the end of each epoch.
+            limit: the most that it may spend.
         """
-        last, spent = history[-1], [getattr(record, what) for record in _epochs(history)]
         # the next epoch is expected to cost what the last one did
         epoch = spent[-1] - (spent[-2] if len(spent) > 1 else 0)
         tunes = isinstance(last, EpochEnded) and last.phase != "search"
@@ -191,9 +190,10 @@ class MaxUpdates(Limit):
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """Return "stop", or abstain."""
-        if not self.stops(history, "updates", self.updates):
+        spent = [record.updates for record in _epochs(history)]
+        if not self.stops(history[-1], spent, self.updates):
             return state, ABSTAIN
-        return state, Decision("stop", f"{_epochs(history)[-1].updates} of {self.updates} updates have been made")
+        return state, Decision("stop", f"{spent[-1]} of {self.updates} updates have been made")
 
 
 @attrs.frozen
@@ -211,16 +211,20 @@ class MaxSeconds(Limit):
     """
 
     name: ClassVar[str] = "max_seconds"
-    reads: ClassVar[frozenset[str]] = frozenset({"clock"})
     limits: ClassVar[Mapping[str, str]] = {"seconds": "seconds"}
     seconds: float = number(low=0.0)
     tuning: float = number(0.25, low=0.0, high=1.0)
 
+    def measure(self, context: Context) -> Mapping[str, float]:
+        """Return the seconds of the run so far."""
+        return {"seconds": context.clock()}
+
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """Return "stop", or abstain."""
-        if not self.stops(history, "seconds", self.seconds):
+        spent = [record.readings["seconds"] or 0.0 for record in _epochs(history)]
+        if not self.stops(history[-1], spent, self.seconds):
             return state, ABSTAIN
-        return state, Decision("stop", f"{_epochs(history)[-1].seconds:.0f} of {self.seconds:g} seconds have passed")
+        return state, Decision("stop", f"{spent[-1]:.0f} of {self.seconds:g} seconds have passed")
 
 
 def _epochs(history: History) -> list[EpochEnded]:

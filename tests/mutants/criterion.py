@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import attrs
 
 from mutants.system import mutant, overriding
-from nasframe import Decision, Proposal
+from nasframe import Context, Decision, Proposal
 from nasframe.records import StageEnded
 from nasframe.testing.subject import Subject
 
@@ -101,10 +102,10 @@ def gathering(of: Subject) -> Subject:
 
 @mutant("criterion.reads", *PATIENCE)
 def hurried(of: Subject) -> Subject:
-    """It ends the search by `seconds`, which it does not declare to read."""
+    """It ends the search by seconds, which it does not measure."""
 
     def change(self: Any, decide: Decide, state: Any, history: Any, proposals: Any) -> tuple[Any, Decision]:
-        if (getattr(history[-1], "seconds", None) or 0) > 5:
+        if history[-1].readings.get("seconds", 0) > 5:
             return state, Decision("stop", "it takes too long")
         return decide(state, history, proposals)
 
@@ -119,6 +120,36 @@ def looking(of: Subject) -> Subject:
         return decide(state, *given) if time.monotonic() > 0 else (state, Decision("stop", "it takes too long"))
 
     return deciding(of, change)
+
+
+def measuring(of: Subject, change: Callable[[Context], Any]) -> Subject:
+    """The criterion that measures as `change` does, and decides without the readings."""
+    return overriding(of, measure=lambda self, context: change(context))
+
+
+@mutant("criterion.measured", *PATIENCE)
+def unconverted(of: Subject) -> Subject:
+    """It measures a tensor."""
+    return measuring(of, lambda context: {"loss": context.losses().mean().detach()})
+
+
+@mutant("criterion.measured", *PATIENCE)
+def training(of: Subject) -> Subject:
+    """It trains the network of the search in place of the private copy."""
+
+    def change(context: Context) -> Any:
+        for parameter in context._training.network.parameters():
+            parameter.data.mul_(0.9)
+        return {"loss": 1.0}
+
+    return measuring(of, change)
+
+
+@mutant("criterion.measured", *PATIENCE)
+def marked(of: Subject) -> Subject:
+    """It names what it measures by the number of the measurement."""
+    numbers = itertools.count()
+    return measuring(of, lambda context: {f"loss {next(numbers)}": 1.0})
 
 
 @mutant("criterion.nonfinite", *PATIENCE)

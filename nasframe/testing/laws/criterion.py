@@ -15,14 +15,18 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from nasframe import Decision, GrowthCriterion, NasframeError, Proposal
+from nasframe import Decision, GrowthCriterion, NasframeError, Proposal, Strategy
 from nasframe.interfaces.criterion import ACTIONS, AllOf, AnyOf
 from nasframe.records import EpochEnded, Record, StageEnded, from_json, to_json
 from nasframe.testing.cases import Case as AnyCase
 from nasframe.testing.compare import require, same
+from nasframe.testing.fakes import Chain, Endless, Keep, Noise, SoftmaxDescent
 from nasframe.testing.histories import Moment, histories, history_at
 from nasframe.testing.law import Inapplicable, law
+from nasframe.testing.saved import saved
+from nasframe.testing.strategies import cached
 from nasframe.testing.subject import Subject
+from nasframe.testing.trained import TrainedNetwork
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -36,14 +40,38 @@ class Case(AnyCase):
 
 
 def cases(subject: Subject) -> SearchStrategy[Case]:
-    """Return the criterion on any history; the records have a reading of the clock if it declares that it reads the clock."""
+    """Return the criterion on any history, whose records have the readings that it measures."""
     assert subject.parts is not None
     of = st.just(subject)
 
     def search(part: GrowthCriterion) -> SearchStrategy[Case]:
-        return st.builds(Case, subject=of, part=st.just(part), moments=histories("clock" in part.reads), data=st.data())
+        return st.builds(Case, subject=of, part=st.just(part), moments=histories(readings(part)), data=st.data())
 
     return subject.parts.flatmap(search)
+
+
+@cached
+def _searched() -> TrainedNetwork:
+    """Return a network in a small search, on which criteria measure."""
+    return TrainedNetwork.of(
+        Strategy(
+            task=Noise((("inputs", 3), ("outputs", 2)), (-1, 3), (-1, 2)),
+            backbone=Chain(),
+            architect=SoftmaxDescent(),
+            criterion=Endless(),
+            pruner=Keep(),
+            nodes=2,
+            batch=4,
+            dtype="float64",
+        ),
+        steps=5,
+    )
+
+
+@cached
+def readings(criterion: GrowthCriterion) -> tuple[str, ...]:
+    """Return the names of what a criterion measures."""
+    return (*_searched().copy().measured(criterion.measure)[0],)
 
 
 def steps(criterion: GrowthCriterion, moments: Sequence[Moment]) -> Iterator[tuple[Any, Decision]]:
@@ -126,34 +154,42 @@ def state(case: Case) -> None:
 @law("criterion.history", "what it has seen is kept in the class or the module, not in the state")
 def history(case: Case) -> None:
     """A decision follows from state, history and proposals alone, not from another search or from what comes later."""
-    other = case.data.draw(histories("clock" in case.part.reads))
+    other = case.data.draw(histories(readings(case.part)))
     pairs = itertools.zip_longest(steps(case.part, case.moments), steps(case.part, other))
     alternating = [pair[0][1] for pair in pairs if pair[0] is not None]
     require_equal(decisions(case.part, case.moments), alternating, "with another search in between")
 
 
-@law("criterion.reads", "it reads the clock, or `seconds` of the records, without declaring it in `reads`")
-def reads(case: Case) -> str | None:
-    """A criterion knows the time from the records only, and only if it declares that it reads the clock."""
-    unknown = set(case.part.reads) - {"clock"}
-    require(not unknown, f"it reads {', '.join(sorted(unknown))}; a search provides the clock only")
+@law("criterion.reads", "`decide` reads the clock, or readings that `measure` does not return")
+def reads(case: Case) -> None:
+    """A criterion decides by what it measured and by the records, not by a clock or by what other criteria measure."""
+    names = readings(case.part)
+
+    def with_others(record: Any) -> Any:
+        others = {name: 7.0 + record.updates for name in ("seconds", "another") if name not in names}
+        return attrs.evolve(record, readings={**record.readings, **others})
+
     with _no_clock():
         plain = decisions(case.part, case.moments)
+        require_equal(plain, decisions(case.part, with_records(case.moments, with_others)), "with readings of other criteria")
 
-        def later(record: Any) -> Any:
-            return attrs.evolve(record, seconds=7.0 + record.updates) if isinstance(record, EpochEnded) else record
 
-        other = decisions(case.part, with_records(case.moments, later))
-    if "clock" in case.part.reads:
-        return "it need not declare the clock: no decision depended on it" if plain == other else None
-    require_equal(plain, other, "with other `seconds`")
-    return None
+@law("criterion.measured", "`measure` returns tensors or names that change, or it trains the network of the search")
+def measured(case: Case) -> None:
+    """What a criterion measures are numbers by name, the same names in any search; measuring leaves the search as it was."""
+    search = _searched().copy()
+    before = saved(search.state)
+    found, _ = search.measured(case.part.measure)
+    wrong = {name: value for name, value in found.items() if type(value) not in (int, float)}
+    require(not wrong, f"it returns {wrong}; only numbers (int or float) can be written to the record")
+    require([*found] == [*readings(case.part)], f"it returns {', '.join(found)}, and before {', '.join(readings(case.part))}")
+    require(same(before, saved(search.state)), "measuring changes the search")
 
 
 @contextlib.contextmanager
 def _no_clock() -> Iterator[None]:
     def forbidden() -> float:
-        raise AssertionError("it reads the clock instead of `seconds` in the records")
+        raise AssertionError("it reads the clock in `decide`; let `measure` return context.clock(), and decide by the reading")
 
     clocks = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "process_time")
     with contextlib.ExitStack() as stack:
@@ -220,7 +256,7 @@ def ends(case: Case) -> None:
 
 @law("criterion.limits", "it compares with > where >= is right, or reads an older record than the last one")
 def limits(case: Case) -> str | None:
-    """Once a field of the records has reached the option that `limits` names for it, a criterion stops after every stage."""
+    """Once a field or a reading of the records has reached the option that `limits` names for it, a criterion stops after every stage."""
     claimed = dict(case.part.limits)
     for option, field in claimed.items():
         require(hasattr(case.part, option), f"`limits` names {option!r}, which is no option")
@@ -238,10 +274,14 @@ def _beyond(case: Case, option: str, field: str) -> Iterator[tuple[int, float, f
     bound = getattr(case.part, option)
     for n, decision in enumerate(decisions(case.part, case.moments)):
         records = reversed(history_at(case.moments, n))
-        value = next((v for r in records if (v := getattr(r, field, None)) is not None), None)
+        value = next((v for r in records if (v := _field(r, field)) is not None), None)
         least = min(value.values()) if isinstance(value, Mapping) else value
         if case.moments[n].ends_stage and isinstance(bound, int | float) and least is not None and least >= bound:
             yield n, least, bound, decision
+
+
+def _field(record: Any, name: str) -> Any:
+    return getattr(record, name, record.readings.get(name))
 
 
 @law("criterion.budget", "the cost of the proposal that is grown is left out, or that of another one is taken")
@@ -289,7 +329,7 @@ def composed(case: Case) -> None:
     """`a | b` decides the strongest and `a & b` the weakest of what its parts decide: stop, then grow, then wait.
 
     The reason and the choice are those of that part. A part that abstains does not count, each part has its state, and the
-    composition reads what any of its parts reads.
+    composition measures what any of its parts measures.
     """
     script = _Script(tuple(case.data.draw(st.lists(st.sampled_from(["abstain", *ACTIONS]), min_size=1, max_size=3))))
     part, other = (case.part, script), (script, case.part)
@@ -302,7 +342,10 @@ def composed(case: Case) -> None:
     if isinstance(case.part, AnyOf | AllOf):
         compositions.append((case.part, max if isinstance(case.part, AnyOf) else min, case.part.parts))
     for criterion, choose, parts in compositions:
-        require(criterion.reads == frozenset().union(*(p.reads for p in parts)), f"it reads {set(criterion.reads)}")
+        wanted_readings = {name for p in parts for name in readings(p)}
+        require(
+            set(readings(criterion)) == wanted_readings, f"it measures {set(readings(criterion))}, its parts {wanted_readings}"
+        )
         by_record = zip(*(decisions(p, case.moments) for p in parts), strict=True)
         voices = [[d for d in each if d.action != "abstain"] for each in by_record]
         wanted = [choose(each, key=lambda d: ACTIONS.index(d.action)) if each else Decision("abstain") for each in voices]
