@@ -17,7 +17,7 @@ import pytest
 from nasframe_recurrent import TwoToOne
 from rich.console import Console
 
-from nasframe import EpochEnded, Strategy, Structure, build, installed
+from nasframe import EpochEnded, Optimiser, Strategy, Structure, build, installed
 from nasframe.cli.flags import PartType, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
@@ -300,6 +300,18 @@ def test_an_error_is_one_line(here, tmp_path: Path, fault: str) -> None:
     assert status != 0
     assert message in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_that_diverges_at_once_leaves_no_folder(here, tmp_path: Path) -> None:
+    """It would diverge again, so there is nothing to resume; the strategy file that it was started from stays."""
+    optimiser = Optimiser("sgd", learning_rate=1e30)
+    file = tmp_path / "steep.toml"
+    file.write_text(attrs.evolve(Strategy.named("default"), optimiser=optimiser).to_toml())
+    status, _, printed = here("search", "--strategy", str(file), *TINY)
+
+    assert status == 1
+    assert re.match(r"error: the training diverged in phase 'search' of stage 0, epoch 0, after \d+ updates, ", printed)
+    assert [path.name for path in tmp_path.rglob("*")] == ["steep.toml", "runs"]
 
 
 def test_the_strategy_file_is_complete(finished: Path) -> None:

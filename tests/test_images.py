@@ -583,8 +583,10 @@ def test_a_folder_with_parts_is_read(tmp_path: Path, names: tuple[str, ...]) -> 
         assert found.validation is not None
         assert found.validation.x[:, 0, 0, 0].tolist() == [40 + 20 * k + i for k in range(2) for i in range(10)]
         assert (data.train.size, data.validation.size) == (trained, 20)
+        assert data.warnings == (f"the folder {folder}: the 20 images of its part for validation are the validation split",)
     else:
         assert (found.validation, data.train.size, data.validation.size) == (None, trained // 2, trained // 2)
+        assert data.warnings == ()
 
 
 def test_a_share_for_validation_replaces_the_part_of_a_folder(tmp_path: Path) -> None:
@@ -597,6 +599,11 @@ def test_a_share_for_validation_replaces_the_part_of_a_folder(tmp_path: Path) ->
         0.0: (24, 0),
         0.25: (18, 6),
     }
+    assert {share: len(d.warnings) for share, d in sizes.items()} == {
+        None: 1,
+        0.0: 0,
+        0.25: 0,
+    }  # val/ is named where it is used
     pinned = Images(folder=folder).pinned()
     Image.fromarray(np.full((2, 3), 200, np.uint8)).save(tmp_path / "val" / "a" / "0.png")
     with pytest.raises(DataError, match="has other images than those of the digest"):

@@ -18,7 +18,7 @@ from nasframe.cli.flags import OptionsCommand, PartType, strategy_values
 from nasframe.cli.plugins import list_plugins
 from nasframe.cli.reproduce import reproduce
 from nasframe.cli.streams import lenient_streams
-from nasframe.errors import NasframeError
+from nasframe.errors import NasframeError, NonFiniteError
 
 if TYPE_CHECKING:
     from nasframe.plugins import Plugins
@@ -132,7 +132,12 @@ def search(load: Any, /, out: Path | None, commit_every: int | None, workers: in
     strategy = _strategy(flags, plugins)
     begun = Search(strategy)  # what cannot be searched is refused before there is a folder
     folder = Folder.create(out, strategy, plugins)
-    run(folder, lambda: (begun, Keeper(folder, strategy, begun.state)), commit_every, workers)
+    try:
+        run(folder, lambda: (begun, Keeper(folder, strategy, begun.state)), commit_every, workers)
+    except NonFiniteError:
+        # a search that diverged in its first epoch would do so again: there is nothing to resume
+        folder.discard()
+        raise
 
 
 @cli.command(cls=OptionsCommand, epilog=EPILOG)

@@ -91,6 +91,15 @@ class Folder:
             raise RunError(f"{path} is no run folder: it contains no {STRATEGY}")
         return cls(path, plugins)
 
+    def discard(self) -> None:
+        """Remove the run if nothing of it was committed; any other run stays as it is."""
+        if (self.path / COMMITS).exists():
+            return
+        with commits.write_errors(self.path):
+            for name in (STRATEGY, *FILES.values(), LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
+
     @property
     def finished(self) -> bool:
         """Return whether the run is over and its results are written: the summary is the last of them."""

@@ -167,6 +167,9 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
 
         return Split(len(y), batch, draw if augmented else batch)
 
+    notes = pictures.notes
+    if pictures.validation is not None and task.validation is None:
+        notes += (f"{pictures.source}: the {len(validation.y)} images of its part for validation are the validation split",)
     parts = split(train), split(validation)
     return Data(
         sizes={"channels": channels, "classes": classes, "height": height, "width": width},
@@ -181,7 +184,7 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
         references=functools.partial(references, *parts, classes),
         inputs=normalise,
         signature=Signature(("batch", "channels", "height", "width"), (None, channels, None, None)),
-        warnings=pictures.notes,
+        warnings=notes,
     )
 
 
