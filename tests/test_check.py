@@ -53,7 +53,7 @@ from nasframe.testing.subject import Subject, subject
 
 @attrs.frozen
 class Calm(nasframe.GrowthCriterion):
-    """Never an opinion: what is quick to draw."""
+    """A criterion that always abstains, so that its cases are quick to draw."""
 
     name: ClassVar[str] = "calm"
 
@@ -63,14 +63,14 @@ class Calm(nasframe.GrowthCriterion):
 
 @attrs.frozen
 class Needy(Calm):
-    """An option that it cannot be made without."""
+    """A criterion with an option that has no default."""
 
     name: ClassVar[str] = "needy"
     epochs: int = nasframe.number(low=1, whole=True)
 
 
 def lawful(holds: Callable[[Any], str | None]) -> Law:
-    return Law("criterion.own", "What is tried here.", "", holds)
+    return Law("criterion.tried", "What is tried here.", "", holds)
 
 
 def broken(case: Any) -> None:
@@ -82,7 +82,7 @@ def kept(case: Any) -> None:
 
 
 def specimen(cls: type = Calm, waivers: tuple[Waiver, ...] = ()) -> Subject:
-    plugin = Plugin("own", "stranger", "1.2", (cls,), contract="1.0")
+    plugin = Plugin("calm_plugin", "stranger", "1.2", (cls,), contract="1.0")
     return subject(cls, plugin, Plugins((plugin,)), Examples(waivers=waivers))
 
 
@@ -90,15 +90,15 @@ def outcome(holds: Callable[[Any], str | None], *waivers: Waiver, cls: type = Ca
     return tried(specimen(cls, waivers), lawful(holds), options.pop("profile", QUICK), **options)
 
 
-def waiver(until: str = "2.0", law: str = "criterion.own") -> Waiver:
+def waiver(until: str = "2.0", law: str = "criterion.tried") -> Waiver:
     return Waiver(Calm, law, "it has to wait", until)
 
 
 class TestOutcomes:
-    """What comes of a law."""
+    """The outcome of trying one law on one part."""
 
     def test_each(self) -> None:
-        """It is kept, is broken, or says nothing; what is told of it is what the law says, and of a remark what all cases give."""
+        """A law passes, fails or does not apply; the reason is its message, or a remark that all cases return alike."""
 
         def silent(case: Any) -> None:
             raise Inapplicable("it claims nothing")
@@ -112,14 +112,14 @@ class TestOutcomes:
         assert outcome(lambda case: str(next(numbers))).reason == ""
 
     def test_too_few_cases(self) -> None:
-        """Where hardly a case is to the point nothing can be told: that is bad."""
+        """A law that applies to hardly any case has no result, which counts as a failure of the check."""
         found = outcome(lambda case: reject(), profile=Profile("few", 2, 2))
 
         assert (found.status, found.bad) == ("inconclusive", True)
         assert found.reason == "the law applied to 0 cases only, of 2 that were wanted"
 
     def test_a_part_that_nobody_can_make(self) -> None:
-        """Options that must be given and have no examples: what to write is told."""
+        """Without examples for a required option the reason says what to write."""
         found = outcome(kept, cls=Needy)
 
         assert found.status == "inconclusive"
@@ -129,7 +129,7 @@ class TestOutcomes:
         assert "Examples(parts={Needy: st.builds(Needy, epochs=...)})" in found.reason
 
     def test_what_a_part_raises(self) -> None:
-        """An error that is no law's is told with its type and the last line of the part's own package."""
+        """An error that is not that of a law is reported with its type and the last line of the part's package."""
 
         def strange(case: Any) -> None:
             json.loads("{")
@@ -139,20 +139,20 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("measured", [math.nan, math.inf])
     def test_what_is_no_number(self, measured: float) -> None:
-        """It is never within what is allowed."""
+        """NaN and infinity are never within what a law allows."""
         found = outcome(lambda case: require_at_most("the distance", measured, 1.0))
 
         assert (found.status, found.reason) == ("failed", f"the distance is {measured}; at most 1 is allowed")
 
     def test_a_law_that_cannot_decide(self) -> None:
-        """What breaks once and not again is broken."""
+        """A law that fails once and then passes on the same case counts as failed."""
         calls = itertools.count()
 
         assert outcome(lambda case: require(next(calls) > 0, "the first time")).status == "failed"
 
 
 class TestWaivers:
-    """A law that is known to be broken."""
+    """Waivers of laws that a part is known to break."""
 
     @pytest.mark.parametrize(
         ("holds", "until", "status", "why"),
@@ -171,14 +171,14 @@ class TestWaivers:
         ],
     )
     def test_what_comes_of_one(self, holds: Any, until: str, status: str, why: str) -> None:
-        """It covers what is broken, for its time, and nothing else."""
+        """A waiver covers a failure until its version; a law that passes, and an expired waiver, are errors."""
         found = outcome(holds, waiver(until), profile=Profile("few", 2, 2))
 
         assert (found.status, found.bad) == (status, status != "waived")
         assert found.reason.startswith(why)
 
     def test_of_a_law_that_there_is_not(self) -> None:
-        """It is told with the laws that there are."""
+        """A waiver of a law that does not exist is an error, which lists the laws."""
         report = check(
             Calm, examples=Examples(waivers=(waiver(law="criterion.lagal"),)), laws=["part.frozen"], plugins=Plugins(())
         )
@@ -191,11 +191,11 @@ class TestWaivers:
 
 
 class TestReplay:
-    """A case that broke a law, tried again."""
+    """A failing case is tried again by its replay code."""
 
     @pytest.mark.parametrize("least", [1, 2, 4])
     def test_it_is_the_very_same_case(self, least: int) -> None:
-        """What breaks it, what is measured and the case in words are the same."""
+        """The replay has the same case, the same measurement and the same message."""
 
         def small(case: Any) -> None:
             count = len(case.moments)
@@ -205,18 +205,18 @@ class TestReplay:
         again = outcome(small, replay=found.replay.split()[-1])
 
         assert found.status == "failed"
-        assert found.replay.startswith("nasframe check calm --law criterion.own --replay ")
+        assert found.replay.startswith("nasframe check calm --law criterion.tried --replay ")
         assert (again.status, again.reason, again.case, again.replay) == ("failed", found.reason, found.case, found.replay)
 
     def test_what_is_mended(self) -> None:
-        """The case holds: that is well, and one case is enough."""
+        """If the part was mended, the replay of that one case passes."""
         blob = outcome(broken).replay.split()[-1]
 
         assert (outcome(kept, replay=blob).status, outcome(kept, replay=blob).cases) == ("passed", 1)
 
     @pytest.mark.parametrize("spoil", [lambda blob: "1.2.3:AAAA", lambda blob: "junk", lambda blob: blob[:-5] + "!", str.lower])
     def test_what_is_no_case(self, spoil: Callable[[str], str]) -> None:
-        """A case of another version, and one that cannot be read, are told as such: nothing breaks."""
+        """A code of another version, or one that cannot be read, is reported as such and is not a failure of the part."""
         found = outcome(broken, replay=spoil(outcome(broken).replay.split()[-1]))
 
         assert found.status == "inconclusive"
@@ -224,10 +224,10 @@ class TestReplay:
 
 
 class TestReports:
-    """Outcomes together."""
+    """A report on several outcomes."""
 
     def test_an_unknown_law(self) -> None:
-        """It is refused with those that there are."""
+        """An unknown law is refused with the list of those that exist."""
         with pytest.raises(
             NasframeError, match=r"no law criterion\.lagal applies to these parts; there are: part\.signature, "
         ):
@@ -235,8 +235,8 @@ class TestReports:
 
     @given(st.lists(st.sampled_from(["passed", "inapplicable", "waived", "inconclusive", "failed", "error"])))
     def test_what_is_good(self, statuses: list[str]) -> None:
-        """Something was checked and nothing is bad; the text ends with the count; all of it is JSON."""
-        outcomes = tuple(Outcome(f"part {n % 2}", "own", "law", status, "says") for n, status in enumerate(statuses))
+        """A report is good if something was checked and nothing is bad; its text ends with the count, and all of it is JSON."""
+        outcomes = tuple(Outcome(f"part {n % 2}", "plugin", "law", status, "says") for n, status in enumerate(statuses))
         report = Report("quick", {}, outcomes)
         last = report.text().splitlines()[-1]
 
@@ -245,19 +245,19 @@ class TestReports:
         assert [law["status"] for law in json.loads(json.dumps(report.to_dict()))["outcomes"]] == statuses
 
     def test_one_reason_is_one_thing_to_read(self) -> None:
-        """Of however many laws and parts of a plugin; another plugin's is told for itself."""
+        """Equal reasons of several laws and parts of a plugin are printed once; those of another plugin apart."""
         causes = [("a", "x", "one"), ("a", "x", "two"), ("a", "y", "one"), ("b", "z", "one")]
         failed = [Outcome(part, plugin, law, "failed", "says", reason="w") for plugin, part, law in causes]
         aside = [Outcome(part, plugin, law, "inapplicable", reason="w") for plugin, part, law in causes]
-        told = Report("quick", {}, (*failed, *aside)).text().split("\n\n")[:-1]
+        blocks = Report("quick", {}, (*failed, *aside)).text().split("\n\n")[:-1]
 
-        assert [words.splitlines()[0] for words in told] == [
+        assert [words.splitlines()[0] for words in blocks] == [
             "one FAILED for x of a",
             "one FAILED for z of b",
             "one, two for x; one for y: inapplicable, w",
         ]
-        assert told[0].endswith("  the same for: two for x; one for y")
-        assert told[-1].endswith("\none for z: inapplicable, w")
+        assert blocks[0].endswith("  the same for: two for x; one for y")
+        assert blocks[-1].endswith("\none for z: inapplicable, w")
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs `nasframe` in this process: (exit status, standard output, standard error)."""
+    """Return a function that runs `nasframe` in this process and returns exit status, standard output and standard error."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nasframe", *arguments])
@@ -285,10 +285,10 @@ LEGAL = ("--law", "criterion.legal")
 
 
 class TestCommand:
-    """`nasframe check`."""
+    """The command `nasframe check`."""
 
     def test_what_is_well(self, install: Install, here) -> None:
-        """Exit status 0, a count by part; by the name of the distribution, the plugin, or the part; once, if by several."""
+        """It exits with 0 and a count by part, found by the name of distribution, plugin or part, and once if by several."""
         install("sound", SOUND)
         line = "criterion 'calm' of sound (stranger 1.2): 1 passed\n"
 
@@ -296,7 +296,7 @@ class TestCommand:
             assert here("check", *names, *LEGAL)[:2] == (0, line)
 
     def test_what_is_broken(self, install: Install, here) -> None:
-        """Exit status 1, and the law's words; the command that is told tries the case again."""
+        """It exits with 1 and prints the message of the law; the printed command tries the case again."""
         install("unsound", UNSOUND)
         status, printed, _ = here("check", "calm", *LEGAL)
         (again,) = (line.split("nasframe ")[1] for line in printed.splitlines() if "try again" in line)
@@ -306,7 +306,7 @@ class TestCommand:
         assert here(*again.split())[:2] == (1, printed)
 
     def test_what_is_waived(self, install: Install, here) -> None:
-        """It is told with its reason, and well."""
+        """A waived failure is printed with its reason, and the exit status is 0."""
         install("unsound", UNSOUND + WAIVING)
         status, printed, _ = here("check", "calm", *LEGAL)
 
@@ -314,7 +314,7 @@ class TestCommand:
         assert printed.startswith("criterion.legal for criterion 'calm': waived, it is tired (until version 2.0)\n")
 
     def test_json(self, install: Install, here) -> None:
-        """The standard output is the report and nothing else, whatever a part prints; --full tries more cases."""
+        """Standard output has the report and nothing else, whatever a part prints; --full tries more cases."""
         install("unsound", UNSOUND)
         status, printed, _ = here("check", "calm", *LEGAL, "--law", "part.frozen", "--json")
         report = json.loads(printed)
@@ -330,23 +330,23 @@ class TestCommand:
         assert report["versions"].keys() == {"nasframe", "contract", "torch", "hypothesis", "python"}
 
     def test_what_was_not_loaded(self, install: Install, here) -> None:
-        """A plugin that failed is told by its own or its distribution's name, beside what was loaded; other parts are checked."""
+        """A plugin that failed to load is reported by its name or that of its distribution; other parts are checked."""
         install("sound", SOUND)
         install("unloaded", "import a_module_that_is_nowhere", "other")
         for name in ("unloaded", "other"):
             status, printed, _ = here("check", name, "calm", *LEGAL, "--json")
-            told, legal = json.loads(printed)["outcomes"]
+            unloaded, legal = json.loads(printed)["outcomes"]
             assert status == 1
-            assert (told["law"], told["status"], legal["status"]) == ("plugin.usable", "error", "passed")
-            assert told["part"] == "plugin 'unloaded'"
-            assert told["reason"].startswith("its import failed with ModuleNotFoundError")
+            assert (unloaded["law"], unloaded["status"], legal["status"]) == ("plugin.usable", "error", "passed")
+            assert unloaded["part"] == "plugin 'unloaded'"
+            assert unloaded["reason"].startswith("its import failed with ModuleNotFoundError")
         status, printed, _ = here("check", "unloaded", *LEGAL)
         assert status == 1
         assert printed.startswith("plugin.usable ERROR for plugin 'unloaded' of unloaded (other 1.2)\n")
         assert here("check", "calm", *LEGAL)[0] == 0
 
     def test_examples_that_fail(self, install: Install, here) -> None:
-        """A hook that raises is told of its own plugin; other parts are checked."""
+        """An error in the examples of a plugin is reported for that plugin; other parts are checked."""
         install("sound", SOUND)
         clumsy = SOUND.replace("calm", "clumsy") + WAIVING.replace('"2.0"),))', '"2.0"),), surely=1)')
         install("clumsy", clumsy, "other")
@@ -374,15 +374,15 @@ class TestCommand:
         ],
     )
     def test_what_is_refused(self, here, arguments: list[str], message: str) -> None:
-        """It is said on the standard error what to write instead."""
-        status, printed, told = here("check", *arguments)
+        """Standard error says what to write instead."""
+        status, printed, errors = here("check", *arguments)
 
         assert status != 0
         assert printed == ""
-        assert message in told
+        assert message in errors
 
     def test_the_laws_are_listed(self, here) -> None:
-        """Each law once, with what it says."""
+        """Each law is listed once, with its statement."""
         rows = json.loads(here("check", "--list", "--json")[1])
         names = [row["law"] for row in rows]
 
@@ -392,7 +392,7 @@ class TestCommand:
         assert "operation.shape" in here("check", "--list")[1]
 
     def test_without_hypothesis(self) -> None:
-        """It says what to install; all else is there without."""
+        """Without hypothesis, `nasframe check` says what to install; other commands do not need it."""
         code = """
 import sys
 sys.modules["hypothesis"] = None
@@ -408,7 +408,7 @@ main()
 
 @attrs.frozen
 class Scaled(Operation):
-    """tanh(W z + b), or a linear map of it."""
+    """The operation tanh(W z + b), or, if rich, a linear map of it."""
 
     name: ClassVar[str] = "scaled"
     arity: ClassVar[int] = 1
@@ -420,7 +420,13 @@ class Scaled(Operation):
 
 @attrs.frozen
 class Enrich(Morphism):
-    """A linear map behind each `scaled`: the identity at first, or off by as much; what is claimed, and if of the node."""
+    """Add a linear map behind each `scaled`, which starts as the identity.
+
+    Args:
+        off: the relative error of that identity.
+        claimed: the claimed bound; 0 for an exact claim.
+        on_node: whether the bound has the address of the node, as it should, or that of the site.
+    """
 
     name: ClassVar[str] = "enrich"
     off: float = 0.0
@@ -457,13 +463,13 @@ class Enrich(Morphism):
 
 
 def enriched(laws: Sequence[str] | None = None, **options: float) -> Report:
-    """What comes of checking the morphism with these options."""
+    """Return the report on the morphism with these options."""
     morphism = st.builds(Enrich, **{name: st.just(value) for name, value in options.items()})
     return check(Enrich, examples=Examples(parts={Scaled: st.builds(Scaled), Enrich: morphism}), laws=laws)
 
 
 def test_a_morphism_of_its_own_operation() -> None:
-    """It is tried in shipped backbones that take the operation, though no habitat chooses it for itself."""
+    """A morphism of an operation that no backbone has by default is tried in shipped backbones that accept the operation."""
     report = enriched()
 
     assert report.ok, report.text()
@@ -471,16 +477,16 @@ def test_a_morphism_of_its_own_operation() -> None:
 
 
 def test_a_node_that_is_changed_keeps_its_bound() -> None:
-    """A node that was there before is held to what is claimed of it, as a new one is."""
+    """The bound of a node that existed before the change is verified like that of a new node."""
     kept, broken = (enriched(["morphism.bound"], off=1e-3, claimed=c) for c in (1e-3, 1e-6))
 
     assert kept.ok, kept.text()
-    assert "the error of layer0/n" in broken.text() or "the deviation of chain" in broken.text()
+    assert "the error of layer0/n" in broken.text() or "the error of chain" in broken.text()
     assert not broken.ok
 
 
 def test_an_operation_that_ignores_the_stride() -> None:
-    """What is wrong is told in words, under the law that is about it, and not torch's error under the first law that meets it."""
+    """The fault is reported in words by the law that is about it, and not as torch's error by the first law that meets it."""
 
     @attrs.frozen
     class Dense(Operation):
@@ -501,7 +507,7 @@ def test_an_operation_that_ignores_the_stride() -> None:
 
 
 def test_a_morphism_of_anothers_operation() -> None:
-    """It is tried in backbones that take the operation, whichever installed plugin gives it."""
+    """A morphism is tried in backbones that accept its operation, whichever installed plugin the operation is from."""
     operations = Plugin("operations", "another", "1.0", (Scaled,), contract="1.0")
     report = check(Enrich, laws=["morphism.exact"], plugins=Plugins((*installed().found, operations)))
 
@@ -509,7 +515,7 @@ def test_a_morphism_of_anothers_operation() -> None:
 
 
 def test_a_bound_holds_wherever_a_node_may_be() -> None:
-    """One that holds for the inputs that a node gets, and not for larger ones, is none."""
+    """A bound that holds for the present inputs of a node, and not for larger ones, fails."""
     report = enriched(["morphism.bound"], off=1e-2, claimed=2e-3)
 
     assert not report.ok
@@ -517,14 +523,14 @@ def test_a_bound_holds_wherever_a_node_may_be() -> None:
 
 
 def test_a_loose_bound_of_an_old_node_is_remarked() -> None:
-    """It holds, and says little."""
+    """A bound far above the error passes with a remark."""
     (found,) = enriched(["morphism.bound"], off=1e-3, claimed=1.0).outcomes
 
     assert (found.status, found.reason) == ("passed", "but a bound is over 100 times the largest error found")
 
 
 def test_what_moves_an_output_is_named() -> None:
-    """Where a change that claims to be exact is not: the tensors that are neither zero nor the parent's."""
+    """If a change that claims to be exact is not, the tensors are named that are neither zero nor the parent's."""
     (found,) = enriched(["morphism.exact"], off=1e-3).outcomes
 
     assert found.status == "failed"
@@ -533,8 +539,8 @@ def test_what_moves_an_output_is_named() -> None:
     ), found.reason
 
 
-def test_a_bound_on_no_node_is_told_once() -> None:
-    """By the law that asks for a node's address; that of the bound says nothing."""
+def test_a_bound_on_no_node_is_reported_once() -> None:
+    """A bound whose address is no node fails the law about claims alone; the law about bounds does not apply."""
     claimed, bounded = enriched(["morphism.claim", "morphism.bound"], off=1e-3, claimed=1.0, on_node=False).outcomes
 
     assert claimed.status == "failed"
@@ -549,7 +555,7 @@ def test_a_bound_on_no_node_is_told_once() -> None:
     ("bounded", "remark"), [(50.0, ""), (1e5, "but the bound on |o| is over 100 times the largest value found")]
 )
 def test_a_loose_bound_is_remarked(bounded: float, remark: str) -> None:
-    """It holds, and says little."""
+    """A bound far above all outputs passes with a remark."""
 
     @attrs.frozen
     class Bounded(Scaled):
