@@ -27,11 +27,13 @@ from nasframe.testing.trained import TrainedNetwork
 
 @attrs.frozen
 class Convolution(Operation):
-    """A stranger's operation, which tells nothing about itself: ReLU, convolution, BatchNorm.
+    """An operation that a stranger might write, without optional members: ReLU, convolution, BatchNorm.
 
     Args:
-        bias: which the BatchNorm takes away again, so that its gradient is zero. Where nothing comes in, it leaves the BatchNorm
-            rounding alone, whose sign the next ReLU reads: no law about gradients holds there.
+        kernel: the size of the kernel.
+        bias: whether the convolution has a bias. The BatchNorm subtracts it again, so that its gradient is zero. Where the
+            input is constant, the BatchNorm returns rounding only, whose sign the next ReLU reads: no law about gradients
+            holds there.
     """
 
     name: ClassVar[str] = "convolution"
@@ -45,7 +47,7 @@ class Convolution(Operation):
 
 
 class Saturated(nn.Module):
-    """tanh(w x), a w for each channel."""
+    """The module of tanh(w x), with one w for each channel."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class Saturated(nn.Module):
 
 @attrs.frozen
 class Saturation(Operation):
-    """Another, which is smooth and tells how large it gets."""
+    """A smooth operation that implements `magnitude`."""
 
     name: ClassVar[str] = "saturation"
     arity: ClassVar[int] = 1
@@ -130,12 +132,12 @@ OTHERS: tuple[Operation, ...] = (SeparableConvolution(expansion=(1,)), MaxPool()
 
 
 def small(**options: Any) -> DartsConvolutional:
-    """A backbone of few channels and cells."""
+    """Return a backbone of few channels and cells."""
     return DartsConvolutional(**({"channels": 2, "cells": 4, "operations": FEW} | options))
 
 
 def image_strategy(**changes: Any) -> Strategy:
-    """A search with two growths and pruning."""
+    """Return a strategy with two growths and pruning."""
     parts: dict[str, Any] = {
         "task": Blobs(),
         "backbone": small(),
@@ -156,7 +158,7 @@ def _trained(nodes: int, backbone: DartsConvolutional, task: Blobs) -> TrainedNe
 
 
 def trained(nodes: int = 1, task: Blobs = Blobs(), **options: Any) -> TrainedNetwork:
-    """A network in the midst of its second epoch."""
+    """Return a network in the middle of its second epoch."""
     return _trained(nodes, small(**options), task).copy()
 
 
@@ -172,14 +174,14 @@ SUPERNETS: tuple[tuple[int, Blobs, dict[str, Any]], ...] = (
 
 
 def supernets(*outputs: str) -> st.SearchStrategy[TrainedNetwork]:
-    """A network that puts out one of these, by default concatenations or means."""
+    """Draw a supernet whose cells have one of these outputs, by default concatenations or means."""
     output = st.sampled_from(outputs or ("concatenation", "mean"))
     return st.builds(lambda s, o: trained(*s[:2], **s[2], output=o), st.sampled_from(SUPERNETS), output)
 
 
 @st.composite
 def parents(draw: st.DrawFn, *outputs: str) -> TrainedNetwork:
-    """A supernet, or an architecture that has trained on; pruning may have cut off whole cells of it."""
+    """Draw a supernet, or an architecture that has trained on; pruning may have removed whole cells of it."""
     supernet = draw(supernets(*outputs))
     if draw(st.booleans()):
         return supernet

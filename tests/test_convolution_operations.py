@@ -1,4 +1,4 @@
-"""The operations of image cells compute what their definitions say, at every size, and tell what they cost."""
+"""The operations of image cells compute what their definitions say, at every size, and have the costs of their formulas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KERNELS = st.sampled_from([1, 3, 5, 7])
 
 @st.composite
 def separable(draw: st.DrawFn) -> SeparableConvolution:
-    """Up to two hidden layers, any of which may be one that began as the identity."""
+    """Draw an operation with up to two hidden layers, the last of which may have been inserted as the identity."""
     expansion = tuple(draw(st.lists(st.integers(1, 3), max_size=2)))
     return SeparableConvolution(draw(KERNELS), draw(st.integers(1, 3)), expansion, draw(st.integers(0, len(expansion))))
 
@@ -54,7 +54,7 @@ OPERATIONS = (
 
 @attrs.frozen(eq=False)
 class Case:
-    """An operation, the sizes of its module, and inputs: odd and even ones, down to a single pixel of a single channel."""
+    """An operation, the sizes of its module, and inputs of odd and even sizes, down to a single pixel of a single channel."""
 
     operation: Edge
     channels: int
@@ -67,7 +67,7 @@ class Case:
         return {"channels": self.channels, "stride": self.stride, "affine": self.affine}
 
     def trained(self) -> nn.Module:
-        """The module after a few steps on numbers: its parameters and running statistics are not at their defaults."""
+        """Return the module after a few steps on noise, so that parameters and running statistics are not at their defaults."""
         with Seed(("operation",)).as_global():
             module = self.operation.build(**self.sizes).double()
             optimiser = torch.optim.SGD([*module.parameters(), nn.Parameter(torch.zeros(1))], 0.1, momentum=0.9)
@@ -81,13 +81,13 @@ class Case:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Of what is put out."""
+        """Return the height and width of the output."""
         height, width = self.x.shape[2:]
         return math.ceil(height / self.stride), math.ceil(width / self.stride)
 
     @property
     def modes(self) -> list[bool]:
-        """A BatchNorm does not train on a single number."""
+        """Return the modes to try: a BatchNorm cannot train on a single number."""
         return [False, True] if self.x.shape[0] * math.prod(self.size) > 1 else [False]
 
 
@@ -103,7 +103,7 @@ def cases(draw: st.DrawFn, operations: st.SearchStrategy[Edge] = OPERATIONS) -> 
 
 
 def normalised(norm: nn.Module, x: Tensor, training: bool) -> Tensor:
-    """(x - mean) / sqrt(variance + 1e-5), scaled and shifted if the norm is affine."""
+    """Return (x - mean) / sqrt(variance + 1e-5), scaled and shifted if the norm is affine."""
     if not isinstance(norm, nn.BatchNorm2d):
         return x
     mean, variance = norm.running_mean, norm.running_var
@@ -114,7 +114,7 @@ def normalised(norm: nn.Module, x: Tensor, training: bool) -> Tensor:
 
 
 def separably(operation: SeparableConvolution, module: Separable, x: Tensor, stride: int, training: bool) -> Tensor:
-    """Each layer as one dense convolution, whose kernels are products of a pointwise weight and a depthwise kernel."""
+    """Return the output, with each layer as one dense convolution of pointwise weight times depthwise kernel."""
     for i, layer in enumerate(module.layers):
         linear = i >= len(module.layers) - operation.linear
         x = torch.where(x < 0, x * (layer.activation.weight[:, None, None] if linear else 0.0), x)
@@ -126,14 +126,14 @@ def separably(operation: SeparableConvolution, module: Separable, x: Tensor, str
 
 
 def windows(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """What each window sees, in a last dimension, with nan outside the image."""
+    """Return the values in each window, in a last dimension, with nan outside the image."""
     half = kernel // 2
     padded = pad(x, (half,) * 4, value=math.nan)
     return padded.unfold(2, kernel, stride).unfold(3, kernel, stride).flatten(-2)
 
 
 def defined(case: Case, module: Any, training: bool) -> Tensor:
-    """What the module should put out."""
+    """Return the output by the definition of the operation."""
     o, s, x = case.operation, case.stride, case.x
     if isinstance(o, SeparableConvolution):
         return separably(o, module, x, s, training)
@@ -155,23 +155,21 @@ def defined(case: Case, module: Any, training: bool) -> Tensor:
 
 
 def agrees(case: Case) -> None:
-    """The module puts out what the definition says, in both modes, and has a BatchNorm where it should."""
+    """Require that the module returns what the definition says, in both modes, and has a BatchNorm where it should."""
     module = case.trained()
     for training in case.modes:
         with torch.no_grad():
             wanted = defined(case, module, training)  # before the module moves its statistics
             found = module.train(training)(case.x)
         assert found.shape == (case.x.shape[0], case.channels, *case.size)
-        scale = torch.cat(
-            [case.x.flatten(), wanted.flatten()]
-        )  # of numbers that are alike, a BatchNorm puts out rounding alone
+        scale = torch.cat([case.x.flatten(), wanted.flatten()])  # of equal numbers a BatchNorm returns rounding alone
         assert float((found - wanted).abs().max()) <= tolerance(scale), f"training: {training}"
 
 
 @many
 @given(cases())
 def test_operations_compute_what_is_defined(case: Case) -> None:
-    """At trained parameters, in evaluation and training mode, at strides 1 and 2."""
+    """Trained operations compute their definitions in both modes, at strides 1 and 2."""
     agrees(case)
 
 
@@ -187,8 +185,9 @@ def test_search_and_evaluation_forms(case: Case) -> None:
 
 @given(cases(separable()), st.integers(1, 3))
 def test_layers_that_begin_as_the_identity(case: Case, width: int) -> None:
-    """With as many outputs as inputs they put out what they are given; with more or fewer, as much of it as there is, and
-    every unit of a wider one is alive.
+    """Inserted layers return their input, or as many of its channels as they have.
+
+    Every unit of a wider layer gets a gradient.
     """
     o, C = case.operation, case.channels
     layer = LinearLayer(C, width, o.kernel, o.dilation).double()
@@ -200,34 +199,34 @@ def test_layers_that_begin_as_the_identity(case: Case, width: int) -> None:
 @pytest.mark.parametrize(
     ("operation", "where", "name", "fault"),
     [
-        (SeparableConvolution(3), nn.ReLU, "forward", lambda own: lambda self, x: x),
+        (SeparableConvolution(3), nn.ReLU, "forward", lambda forward: lambda self, x: x),
         (
             SeparableConvolution(3, 2),
             SeparableConvolution,
             "build",
-            lambda own: lambda o, **n: own(attrs.evolve(o, dilation=1), **n),
+            lambda build: lambda o, **n: build(attrs.evolve(o, dilation=1), **n),
         ),
-        (AvgPool(3), nn, "AvgPool2d", lambda own: lambda *sizes, count_include_pad: own(*sizes)),
-        (Asymmetric(3), AsymmetricConvolution, "forward", lambda own: lambda m, x: m.norm(m.row(m.column(x.relu())))),
+        (AvgPool(3), nn, "AvgPool2d", lambda build: lambda *sizes, count_include_pad: build(*sizes)),
+        (Asymmetric(3), AsymmetricConvolution, "forward", lambda forward: lambda m, x: m.norm(m.row(m.column(x.relu())))),
     ],
 )
 def test_another_definition_is_noticed(operation: Edge, where: Any, name: str, fault: Any, monkeypatch: Any) -> None:
-    """The law above sees a ReLU that is missing, a dilation that is ignored, a padding that counts, and another order."""
+    """The law above detects a missing ReLU, an ignored dilation, a padding that is counted, and another order."""
     monkeypatch.setattr(where, name, fault(getattr(where, name)))
     x = torch.randn(2, 2, 5, 6, dtype=torch.float64, generator=Seed(("mutants",)).generator())
     with pytest.raises(AssertionError, match="training: False"):
         agrees(Case(operation, 2, 1, False, x))
 
 
-# ------------------------------------------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------------------------------------- costs and bounds
 
 
 @many
 @given(cases())
-def test_what_operations_tell(case: Case) -> None:
-    """The identity and zero tell how large they get; what has a BatchNorm, or may have one, tells nothing."""
+def test_which_operations_have_bounds(case: Case) -> None:
+    """The identity and zero give bounds; operations that have a BatchNorm, or may have one, give none."""
     o, module = case.operation, case.operation.build(**case.sizes)
-    out, magnitude, deviation = module.eval()(case.x.float()), o.magnitude(module), o.identity_error(module)
+    out, magnitude, identity_error = module.eval()(case.x.float()), o.magnitude(module), o.identity_error(module)
     if isinstance(o, Zero):
         assert o.zero
         assert magnitude is not None
@@ -235,15 +234,15 @@ def test_what_operations_tell(case: Case) -> None:
     elif isinstance(o, Identity) and case.stride == 1:
         assert o.residual == ()
         assert magnitude is not None
-        assert deviation is not None
+        assert identity_error is not None
         assert magnitude([2.0]) == 2
-        assert deviation([2.0]) == 0 == (out - case.x.float()).abs().max()
+        assert identity_error([2.0]) == 0 == (out - case.x.float()).abs().max()
     else:
-        assert magnitude is deviation is None
+        assert magnitude is identity_error is None
 
 
 def formula(case: Case) -> tuple[int, int]:
-    """Parameters and multiply-adds, by hand."""
+    """Return parameters and multiply-adds by the formulas."""
     o, C, k = case.operation, case.channels, getattr(case.operation, "kernel", 0)
     (height, width), scale = case.size, 2 if case.affine else 0
     if isinstance(o, SeparableConvolution):
@@ -261,21 +260,21 @@ def formula(case: Case) -> tuple[int, int]:
 @many
 @given(cases())
 def test_costs_follow_closed_formulas(case: Case) -> None:
-    """Parameters and FLOPs of every operation, grouped and dilated convolutions included, without a number drawn."""
+    """Parameters and FLOPs of every operation follow formulas, and computing them draws no random number."""
     parameters, macs = formula(case)
     before = torch.get_rng_state()
     assert case.operation.cost(case.x.shape, **case.sizes) == Cost(parameters, 2 * macs * case.x.shape[0])
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_strangers_operation_tells_its_cost() -> None:
-    """It need not say a word."""
+def test_a_strangers_operation_has_a_cost() -> None:
+    """The cost of an operation needs no method of the operation."""
     operation = convolutional.Convolution(5)
     assert operation.cost((2, 3, 4, 7), channels=3, stride=2) == Cost(9 * 25 + 6, 2 * 2 * (9 * 25) * (2 * 4))
 
 
 def test_a_cost_leaves_the_module_alone() -> None:
-    """Values, mode and device of a module in use stay, and its buffers do not move."""
+    """Values, mode, device and buffers of the module stay the same."""
     case = Case(SeparableConvolution(3, expansion=(2,)), 2, 1, True, torch.zeros(1, 2, 3, 3))
     module = case.trained()
     before = {name: tensor.detach().clone() for name, tensor in tensors(module).items()}

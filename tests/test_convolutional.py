@@ -85,28 +85,28 @@ few = settings(max_examples=6)
 
 @st.composite
 def typed(draw: st.DrawFn, parents: st.SearchStrategy[TrainedNetwork]) -> tuple[TrainedNetwork, str]:
-    """A parent and one of its cell types."""
+    """Draw a parent and one of its cell types."""
     parent = draw(parents)
     return parent, draw(st.sampled_from([type for type, _ in parent.network.structure.cells]))
 
 
 def growth(network: Network, type: str, form: str = "noise", **options: float) -> Change:
-    """A node more for each instance of a type."""
+    """Return the change that adds a node to each instance of a cell type."""
     return NodeGrowth(form=form, **options).change(network, {"cell": type}, {}, SEED)
 
 
 def grown(parent: TrainedNetwork, type: str, form: str = "noise", **options: float) -> TrainedNetwork:
-    """The search after that growth."""
+    """Return the search after that growth."""
     return parent.after(growth(parent.network, type, form, **options))
 
 
 def even(network: Network) -> dict[str, Tensor]:
-    """The same weight for all candidates of a site."""
+    """Return equal mixing weights for all candidates of a site."""
     return {a: alphas.detach().softmax(0) for a, alphas in network.alphas.items()}
 
 
 def images(batch: int, *shape: int) -> Tensor:
-    """Noise."""
+    """Return images of noise."""
     return torch.randn(batch, *shape, generator=SEED.generator(), dtype=torch.float64)
 
 
@@ -115,8 +115,8 @@ def images(batch: int, *shape: int) -> Tensor:
 
 class TestShapes:
     @given(st.integers(1, 24))
-    def test_reductions_stand_at_one_and_two_thirds(self, count: int) -> None:
-        """Of L cells those at L // 3 and at 2 L // 3 are reductions, and the structure has the types that there are."""
+    def test_reductions_are_at_one_and_two_thirds(self, count: int) -> None:
+        """Of L cells, those at L // 3 and 2 L // 3 are reductions; the structure has the cell types of the plan."""
         plan = small(cells=count).plan
         assert [i for i, type in enumerate(plan) if type == "reduction"] == sorted({count // 3, 2 * count // 3})
         sizes = {"channels": 1, "classes": 2, "height": 8, "width": 8}
@@ -139,8 +139,9 @@ class TestShapes:
         st.integers(1, 2),
     )
     def test_any_images_go_through(self, backbone: DartsConvolutional, shape: tuple[int, int, int], nodes: int) -> None:
-        """From any number of channels, of odd sizes, down to a pixel: scores for each class; a cell puts out the channels and
-        the resolution of its place in the plan, from all its nodes, from those that none takes in, or from their mean.
+        """Images of any size and number of channels, down to one pixel, have a score for each class.
+
+        A cell outputs the channels and the resolution of its place in the plan: all nodes, its loose ends, or the mean.
         """
         structure = backbone.initial(dict(zip(("channels", "height", "width"), shape, strict=True), classes=3), nodes)
         network = build(structure, SEED).double()
@@ -148,20 +149,20 @@ class TestShapes:
         assert all(t.isfinite().all() for t in network.train()(x, weights) if torch.is_tensor(t))
         found: list[tuple[int, ...]] = []
         for cell in network.body.cells:
-            cell.register_forward_hook(lambda module, given, put_out: found.append(tuple(put_out.shape[1:])))
+            cell.register_forward_hook(lambda module, inputs, output: found.append(tuple(output.shape[1:])))
         outputs = network.eval()(x, weights)
         assert outputs.shape == (2, 3)
         assert outputs.isfinite().all()
 
         (_, *size), channels = shape, backbone.channels
         size = [-(-n // 8) for n in size] if backbone.stem == "imagenet" else size
-        for type, own in zip(backbone.plan, found, strict=True):
+        for type, output in zip(backbone.plan, found, strict=True):
             if type == "reduction":
                 channels, size = 2 * channels, [-(-n // 2) for n in size]
-            assert own == (channels * (nodes if backbone.output == "concatenation" else 1), *size)
+            assert output == (channels * (nodes if backbone.output == "concatenation" else 1), *size)
 
     def test_the_search_network_of_darts(self) -> None:
-        """With the paper's settings, 16 channels, 8 cells and 4 nodes on CIFAR-10, it has 1,930,618 weights."""
+        """With the paper's settings, 16 channels, 8 cells and 4 nodes on CIFAR-10, the supernet has 1,930,618 weights."""
         structure = DartsConvolutional().initial({"channels": 3, "classes": 10, "height": 32, "width": 32}, 4)
         with torch.device("meta"):
             network = Network(structure)
@@ -179,7 +180,7 @@ class TestShapes:
     )
     @pytest.mark.parametrize("fast", [True, False])
     def test_images_of_another_shape_are_refused(self, shape: tuple[int, ...], hint: str, fast: bool) -> None:
-        """The message has the shape that was given, the expected one, and the permutation if the channels come last."""
+        """The message has the given shape, the expected one, and the permutation if the channels come last."""
         network = build(small().initial({"channels": 3, "classes": 2, "height": 8, "width": 8}, 1), SEED)
         network.fast = fast
         expected = (
@@ -198,7 +199,7 @@ class TestShapes:
         ],
     )
     def test_options_that_cannot_be(self, options: Any, message: str) -> None:
-        """They are refused with what to write instead."""
+        """Impossible options are refused with what to write instead."""
         with pytest.raises(ValueError, match=message):
             DartsConvolutional(**options)
 
@@ -216,7 +217,7 @@ class TestBatchesOfOne:
         assert set(steps) == {4, 9}
 
     def test_so_it_does_in_front_of_an_auxiliary_head(self) -> None:
-        """Retraining with an auxiliary head finishes, whose last BatchNorm always has one pixel."""
+        """Retraining finishes with an auxiliary head, whose last BatchNorm always sees one pixel."""
         backbone = small(channels=2, cells=3, affine=True, auxiliary=0.4)
         task = Blobs(size=9, height=8, width=8, validated=False)
         strategy = image_strategy(backbone=backbone, task=task, batch=8, criterion=Epochs(1))
@@ -224,14 +225,14 @@ class TestBatchesOfOne:
         assert isinstance(last, Finished)
 
     def test_without_joining_it_would_fail(self, monkeypatch: Patch) -> None:
-        """The property above depends on how batches are cut."""
+        """Without joining the last batch the search above fails."""
         monkeypatch.setattr(trainers, "batches", lambda order, size: order.split(size))
         with pytest.raises(DataError, match="a training batch has a single image"):
             Search(image_strategy(**SMALLEST)).run()
 
     @pytest.mark.parametrize("auxiliary", [0.0, 0.4])
     def test_batches_of_one_are_refused_before_training(self, auxiliary: float) -> None:
-        """Where the user asks for them, the message says what to change, and no step has been taken."""
+        """If the user asks for batches of one, the message says what to change, and no step has been taken."""
         side = 8 if auxiliary else 4
         task, backbone = Blobs(size=6, height=side, width=side), small(auxiliary=auxiliary)
         search = Search(image_strategy(task=task, backbone=backbone, batch=1))
@@ -251,12 +252,12 @@ class TestBatchesOfOne:
 
 
 class TestConcatenation:
-    """Growth is exact without gate, noise or override, since whatever takes a new node in starts at zero."""
+    """Growth of a concatenation is exact without gate, noise or overrides, as new columns of the consumers are zero."""
 
     @few
     @given(typed(parents("concatenation")), st.sampled_from(["noise", "gate"]))
     def test_growth_is_exact(self, typed: Any, form: str) -> None:
-        """Supernet or architecture, in both modes and in either form, with neither gate nor override."""
+        """Growth is exact for supernets and architectures, in both modes and both forms, without gate or override."""
         parent, type = typed
         change = assertions.assert_no_forward(parent, lambda network: growth(network, type, form))
         child = assertions.assert_transaction(parent, lambda network: growth(network, type, form))
@@ -268,7 +269,7 @@ class TestConcatenation:
     @few
     @given(typed(parents("concatenation")))
     def test_values_and_moments_keep_their_places(self, typed: Any) -> None:
-        """Every old entry has, to the bit, its value, its moments and its step count; new columns are zero, and move as usual."""
+        """Old entries keep value, moments and step count to the bit; new columns are zero, with the mean second moment."""
         parent, type = typed
         for name, count in parent.network.named_buffers():
             if name.endswith("num_batches_tracked"):
@@ -284,8 +285,9 @@ class TestConcatenation:
     @few
     @given(typed(parents("concatenation")))
     def test_the_next_step_of_every_old_entry_is_the_parents(self, typed: Any) -> None:
-        """Weights and their old columns, alphas and running statistics go on as if nothing had happened, also where pruning
-        had cut them off and the new node takes them in again.
+        """The next step moves all old entries as it would have moved those of the parent.
+
+        This includes entries that pruning had cut off and that the new node reads again.
         """
         parent, type = typed
         child = grown(parent, type)
@@ -294,7 +296,7 @@ class TestConcatenation:
 
     @pytest.mark.parametrize("method", ["sgd", "adam"])
     def test_the_next_step_is_another_with_fresh_optimisers(self, method: str) -> None:
-        """The law above notices moments that were not carried; where a gradient is zero but for rounding, that is allowed for."""
+        """The law above detects moments that were not carried; it allows for gradients that are zero up to rounding."""
         optimiser, backbone = Optimiser(method, 0.01, momentum=0.9 * (method == "sgd")), small(operations=BIASED)
         parent = TrainedNetwork.of(attrs.evolve(trained().strategy, optimiser=optimiser, backbone=backbone), 5)
         child = grown(parent, "normal")
@@ -306,12 +308,12 @@ class TestConcatenation:
     @pytest.mark.parametrize("type", TYPES)
     @pytest.mark.parametrize("nodes", [1, 2])
     def test_every_new_entry_lives_within_three_steps(self, type: str, nodes: int) -> None:
-        """So do the new columns of every consumer, through which alone the new nodes can be reached."""
+        """New parameters get a gradient, and so do the new columns of every consumer, through which alone it reaches them."""
         parent = trained(nodes, operations=(*OTHERS, Identity(), Zero()))
         assertions.assert_trainable(grown(parent, type), every=False)  # behind a ReLU an entry may rest
 
     def test_columns_that_are_stuck(self, monkeypatch: Patch) -> None:
-        """The law above notices a consumer that does not learn to take a new node in."""
+        """The law above detects a consumer that never learns to read a new node."""
         parent = trained()
         child = grown(parent, "normal")
         honest = Head.forward
@@ -320,8 +322,8 @@ class TestConcatenation:
             assertions.assert_trainable(child, every=False)
 
     @pytest.mark.parametrize("type", TYPES)
-    def test_a_search_goes_on_where_nothing_takes_a_new_node_in(self, type: str) -> None:
-        """Logits that no output depends on have the gradient zero, not none."""
+    def test_a_search_goes_on_where_nothing_reads_a_new_node(self, type: str) -> None:
+        """Alphas that no output depends on have the gradient zero, and not none."""
         parent = trained()
         sites = dict(parent.network.structure.sites())
         gone = {a: {c.id for c in s.candidates if not c.operation.zero} for a, s in sites.items()}
@@ -331,7 +333,7 @@ class TestConcatenation:
     @few
     @given(typed(parents("concatenation")))
     def test_growth_reaches_every_instance_of_its_type_and_no_other(self, typed: Any) -> None:
-        """Each instance of the type has the new edges; new columns are in what takes such an instance in, and nowhere else."""
+        """Each instance of the type has the new edges; the modules that read such an instance have new columns, no others."""
         parent, type = typed
         child = grown(parent, type)
         plan, old, new = parent.strategy.backbone.plan, tensors(parent.network), tensors(child.network)
@@ -352,17 +354,17 @@ class TestConcatenation:
 
 
 def corner(old: Tensor) -> tuple[slice, ...]:
-    """Where a parent's entries stand in the child's tensor, without asking for labels: a new node is concatenated last."""
+    """Return the index of a parent's entries in the child's tensor, found without labels: a new node is concatenated last."""
     return tuple(slice(length) for length in old.shape)
 
 
 class TestMean:
-    """Growth is exact behind a gate; by noise it claims no more than its candidates tell."""
+    """Growth of a mean is exact behind a gate; with noise its claim depends on the bounds that its candidates give."""
 
     @few
     @given(typed(parents("mean")), st.integers(1, 2))
     def test_behind_a_gate_nothing_moves(self, typed: Any, times: int) -> None:
-        """In both modes, BatchNorms included, however often it is done; and all else trains on as it would have."""
+        """Outputs stay the same in both modes, BatchNorms included, after several growths, too; training goes on as before."""
         parent, type = typed
         child = assertions.assert_transaction(parent, lambda network: growth(network, type, "gate"))
         for _ in range(times - 1):
@@ -374,15 +376,17 @@ class TestMean:
     @pytest.mark.parametrize("form", ["noise", "gate"])
     @pytest.mark.parametrize("type", TYPES)
     def test_every_new_entry_lives_within_three_steps(self, type: str, form: str) -> None:
-        """Weights, alphas and gates."""
+        """New weights, alphas and gates get a gradient."""
         parent = trained(output="mean", operations=(*OTHERS, Identity(), Zero()))
         assertions.assert_trainable(grown(parent, type, form), every=False)
 
     @few
     @given(typed(supernets("mean")), st.sampled_from([0.05, 0.01]))
-    def test_a_newborn_is_the_mean_of_the_others(self, typed: Any, delta: float) -> None:
-        """On an edge from one of m nodes the identity has the weight 1 / m and zero the rest, on one from an input zero has
-        all of it: up to the noise, which is above 0, so that all candidates train, and at most delta.
+    def test_a_new_node_starts_as_the_mean_of_the_others(self, typed: Any, delta: float) -> None:
+        """A new node starts as the mean of the others, up to noise between 0 and delta.
+
+        On an edge from one of m nodes the identity has the mixing weight 1 / m, and zero has the rest; on an edge from an input
+        zero has all of it.
         """
         parent, type = typed
         child, old = grown(parent, type, delta=delta), parent.network.structure.cell(type)
@@ -395,23 +399,23 @@ class TestMean:
             require_at_most(f"the sum of the noise on {site.id}", abs(float(off.sum())), 1e-12)
 
     @pytest.mark.parametrize("type", TYPES)
-    def test_noise_claims_what_its_candidates_tell(self, type: str) -> None:
-        """Lossy beside a BatchNorm, which tells no magnitude, as in the identity of stride 2; else the bound holds."""
-        told, untold = (trained(2, output="mean", operations=o) for o in ((Saturation(), Identity(), Zero()), FEW))
-        assert growth(untold.network, type).claim == Claim.lossy()
-        change = assertions.assert_no_forward(told, lambda network: growth(network, type))
+    def test_the_claim_of_noise_follows_from_its_candidates(self, type: str) -> None:
+        """The growth is lossy beside candidates with a BatchNorm, which have no bound; otherwise its bound holds."""
+        bounded, unbounded = (trained(2, output="mean", operations=o) for o in ((Saturation(), Identity(), Zero()), FEW))
+        assert growth(unbounded.network, type).claim == Claim.lossy()
+        change = assertions.assert_no_forward(bounded, lambda network: growth(network, type))
         assert change.claim.kind == ("approximate" if type == "normal" else "lossy")
-        assertions.assert_within_bounds(told.after(change), change.claim.bounds)
+        assertions.assert_within_bounds(bounded.after(change), change.claim.bounds)
 
     @pytest.mark.parametrize("type", TYPES)
     def test_noise_moves_the_output_in_proportion(self, type: str) -> None:
-        """The network's distance is linear in delta over three decades."""
+        """The distance of the network is linear in delta over three decades."""
         parent = trained(2, output="mean", operations=(SeparableConvolution(), Identity(), Zero()))
         children = {s: grown(parent, type, delta=s) for s in (1e-2, 1e-3, 1e-4, 1e-5)}
         assert_proportional("the distance", {s: assertions.output_distance(parent, child) for s, child in children.items()})
 
     def test_no_identity(self) -> None:
-        """Where no operation can be the identity, noise is refused, and a gate is named as the way out."""
+        """If no operation can be the identity, growth by noise is refused, and the message suggests a gate."""
         parent = trained(output="mean", operations=(Convolution(),))
         with pytest.raises(ChangeError, match="can act as the identity; grow it with form = 'gate'"):
             growth(parent.network, "normal")
@@ -420,15 +424,15 @@ class TestMean:
 
 class TestLooseEnds:
     def test_growth_is_refused(self) -> None:
-        """A new node would tie up what is put out; that is said before a search begins."""
+        """A new node would read the loose ends, which change the output; the growth is refused before a search begins."""
         message = "a cell that outputs its loose ends cannot grow, because a new node would use them as inputs"
         with pytest.raises(ChangeError, match=message):
             growth(trained(2, output="loose_ends").network, "normal", "gate")
         with pytest.raises(ChangeError, match=message):
             Search(image_strategy(backbone=small(output="loose_ends")))
 
-    def test_what_pruning_loosens_is_put_out(self) -> None:
-        """A node that no other takes in any more is put out, and what takes the cell in starts at zero for it."""
+    def test_a_node_that_pruning_loosens_is_an_output(self) -> None:
+        """A node that no other node reads any more becomes an output, and its consumers start with weights of zero for it."""
         parent = trained(3, output="loose_ends", cells=3)
         structure = parent.network.structure
         gone = {a: {c.id for c in s.candidates} for a, s in structure.sites() if a.startswith("normal/n0-")}
@@ -441,8 +445,8 @@ class TestLooseEnds:
 # ---------------------------------------------------------------------------------------------------------- instances
 
 
-def own_weights(network: Network) -> bool:
-    """Whether every instance of every type has tensors of its own for each of its sites."""
+def separate_weights(network: Network) -> bool:
+    """Return whether every instance of every type has separate tensors for each of its sites."""
     plan = network.structure.backbone.plan
     for address, _ in network.structure.sites():
         mixtures = [mixture for _, mixture in network.mixed_operations(address)]
@@ -453,27 +457,31 @@ def own_weights(network: Network) -> bool:
 
 
 class TestInstances:
-    def test_they_own_their_weights_and_share_their_alphas(self) -> None:
-        """Instances are drawn apart, also by a growth; a site has one vector of alphas however many instances there are."""
+    def test_instances_have_separate_weights_and_shared_alphas(self) -> None:
+        """Instances have different weights, also after a growth; a site has one vector of alphas for all of them."""
         network = grown(trained(), "normal").network
-        assert own_weights(network)
+        assert separate_weights(network)
         assert set(network.alphas) == {address for address, _ in network.structure.sites()}
         network.body.cells[3].sites = network.body.cells[0].sites
-        assert not own_weights(network)
+        assert not separate_weights(network)
 
     def test_the_gradient_of_the_alphas_is_the_sum_over_instances(self) -> None:
-        """Each instance with a copy of the weights for itself: their gradients add up to that of the weights they share."""
+        """The gradient of shared mixing weights is the sum of the gradients of separate ones, one for each instance."""
         parent = trained()
         shared, apart = (copy.deepcopy(parent.network).eval() for _ in range(2))
         weights = {a: w.clone().requires_grad_() for a, w in parent.mixing().items()}
-        own = {}
+        separate = {}
         for address, weight in weights.items():
             for name, mixture in apart.mixed_operations(address):
-                own[name], mixture.address = weight.detach().clone().requires_grad_(), name
+                separate[name], mixture.address = weight.detach().clone().requires_grad_(), name
         inputs, targets = parent.data.validation.batch(torch.arange(8))
         whole = torch.autograd.grad(parent.data.loss(shared(inputs, weights), targets), [*weights.values()])
         parts = dict(
-            zip(own, torch.autograd.grad(parent.data.loss(apart(inputs, own | weights), targets), [*own.values()]), strict=True)
+            zip(
+                separate,
+                torch.autograd.grad(parent.data.loss(apart(inputs, separate | weights), targets), [*separate.values()]),
+                strict=True,
+            )
         )
         for address, gradient in zip(weights, whole, strict=True):
             instances = [parts[name] for name, _ in shared.mixed_operations(address)]
@@ -483,7 +491,7 @@ class TestInstances:
     @few
     @given(supernets(), st.integers(0, 999))
     def test_deriving_keeps_two_edges_of_each_node(self, parent: TrainedNetwork, seed: int) -> None:
-        """The two with the strongest operation, from distinct states, each with that operation; zero is none of them."""
+        """The two edges with the strongest operation remain, each with that operation; zero does not count."""
         structure, generator = parent.network.structure, Seed((seed,)).generator()
         alphas = {a: torch.randn(len(s.candidates), generator=generator) for a, s in structure.sites()}
         weights = parent.strategy.architect.mixing(alphas)
@@ -503,7 +511,7 @@ class TestInstances:
     @few
     @given(parents(), st.data())
     def test_removal_is_masking(self, parent: TrainedNetwork, data: st.DataObject) -> None:
-        """The pruned network is its parent with weight zero at what went; an architecture, the supernet at one-hot weights."""
+        """The pruned network equals its parent with mixing weight zero for all that was removed."""
         structure = parent.network.structure
         child = assertions.assert_removal_is_masking(parent, data.draw(removals(structure, data.draw(st.booleans()))))
         assertions.assert_reconstructed(child, PLUGINS.make)
@@ -511,7 +519,7 @@ class TestInstances:
     @few
     @given(typed(parents()))
     def test_what_grows_is_rebuilt_from_json(self, typed: Any) -> None:
-        """Supernets and architectures with a node more are equal after the round trip, and compute the same."""
+        """Grown supernets and architectures are equal after a round trip through JSON, and compute the same."""
         assertions.assert_reconstructed(grown(*typed, form="gate"), PLUGINS.make)
 
 
@@ -522,7 +530,9 @@ class TestAuxiliary:
     @pytest.mark.parametrize("size", [1, 7, 8, 9])
     @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
     def test_in_training_only(self, stem: str, size: int) -> None:
-        """The objective is the loss and the head's by its weight; its parameters then have gradients, in evaluation none."""
+        """In training the objective has the weighted loss of the auxiliary head, whose parameters get gradients; not in
+        evaluation.
+        """
         task = Blobs(size=6, height=size, width=size)
         data = task.load(torch.device("cpu"), torch.float64)
         backbone = small(stem=stem, auxiliary=0.4)
@@ -542,7 +552,7 @@ class TestAuxiliary:
 
     @pytest.mark.parametrize(("type", "channels"), [("normal", [8, 8]), ("reduction", [8, 16])])
     def test_its_labels_grow_with_the_cell_before_it(self, type: str, channels: list[int]) -> None:
-        """Growth is exact in training, too, and the head takes in the new nodes of the cell that it stands behind."""
+        """Growth is exact in training, too, and the head reads the new nodes of the cell before it."""
         parent = trained(cells=3, auxiliary=0.4)
         child = grown(parent, type)
         assertions.assert_exact(parent, child)
@@ -551,7 +561,7 @@ class TestAuxiliary:
 
 
 def edge(operation: Any, type: str = "normal", drop_path: float = 0.5, channels: int = 2) -> ImageCell:
-    """A cell of one node with one edge, which may be left out."""
+    """Return a cell of one node with one edge, which drop path may drop."""
     cell = Cell((Node("n0"),), (Site("i1-n0", "n0", ("i1",), (Candidate(0, operation),)),), 1)
     source = channels_of("stem", channels=channels)
     with SEED.as_global():
@@ -601,23 +611,24 @@ def never_left_out(type: str, operation: Any) -> None:
 class TestDropPath:
     @given(st.floats(0.1, 0.9), st.floats(0.1, 1.0))
     def test_an_edge_is_left_out_or_scaled(self, probability: float, progress: float) -> None:
-        """For each example with that probability times the progress; else divided by the probability that it is not: on the mean
-        nothing changes.
+        """An edge is dropped for each example with the probability times the progress, and is otherwise scaled.
+
+        The scale is 1 / (1 - p), so that the mean stays the same.
         """
         left_out_or_scaled(probability, progress)
 
     def test_not_in_evaluation_nor_at_the_beginning(self) -> None:
-        """Nothing is left out in evaluation, nor at progress 0."""
+        """No edge is dropped in evaluation mode, nor at progress 0."""
         not_in_evaluation()
         not_at_the_beginning()
 
     @pytest.mark.parametrize(("type", "operation"), [("normal", Identity()), ("reduction", Identity()), ("normal", AvgPool())])
     def test_the_identity_is_never_left_out(self, type: str, operation: Any) -> None:
-        """Unlike all others, and unlike what takes its place at stride 2."""
+        """An identity is never dropped, unlike other operations and unlike the reduction that replaces it at stride 2."""
         never_left_out(type, operation)
 
     def test_the_rate_rises_over_the_epochs(self) -> None:
-        """In training the progress is the share of the optimiser's epochs that are over."""
+        """In training the progress is the completed share of the optimiser's epochs."""
         task = Blobs(size=6)
         strategy = image_strategy(
             task=task,
@@ -653,7 +664,7 @@ class TestDropPath:
         ids=["batches", "unscaled", "too often", "at the beginning", "identities", "reductions"],
     )
     def test_mutants(self, name: str, fault: Any, law: Any, monkeypatch: Patch) -> None:
-        """Each has one fault, and is seen."""
+        """Each mutant has one fault, which a law detects."""
         monkeypatch.setattr(cells, name, fault)
         with pytest.raises(AssertionError):
             law()
@@ -663,20 +674,20 @@ class TestDropPath:
 
 
 def architecture(parent: TrainedNetwork) -> Structure:
-    """What is derived from a search as it stands."""
+    """Return the architecture that is derived from the present network of a search."""
     structure = parent.network.structure
     return remove_candidates(parent.network, structure.backbone.derive(structure, parent.mixing()), SEED).child.structure
 
 
 def again(strategy: Strategy, parent: TrainedNetwork) -> Search:
-    """The training, from the beginning, of what is derived from a search."""
+    """Return a search that trains this architecture from scratch."""
     data = strategy.task.load(torch.device("cpu"), torch.float64)
     return Search(strategy, data=data, state=retraining(strategy, architecture(parent), data))
 
 
 class TestRetraining:
     def test_the_cells_are_kept_in_another_width_and_depth(self) -> None:
-        """And the task's sizes, heads and stem are the strategy's own."""
+        """The cells stay the same in a wider and deeper backbone; sizes, heads and stem are those of the strategy."""
         parent = trained(2, cells=3)
         wider = small(channels=3, cells=6, affine=True, auxiliary=0.4, drop_path=0.2, stem="imagenet")
         search = again(image_strategy(backbone=wider, task=Blobs(channels=2, height=9, width=9)), parent)
@@ -688,7 +699,7 @@ class TestRetraining:
         assert search.network.structure == structure
 
     def test_what_is_no_architecture_of_the_backbone_is_refused(self) -> None:
-        """An undecided one, one of another backbone, and one whose cells the plan has not; the message says what to give."""
+        """Undecided structures and those with other cell types are refused, with a message that says what to give."""
         parent, recurrent = trained(), toy_strategy()
         data = parent.data
         with pytest.raises(StructureError, match=r"normal/i0-n0, .* have several candidates each; give an architecture"):
@@ -707,7 +718,7 @@ class TestRetraining:
             retraining(image_strategy(backbone=small(cells=2)), architecture(parent), data)
 
     def test_without_validation_the_last_network_counts(self) -> None:
-        """An architecture is trained for so many epochs; a search needs a validation part, and so does patience."""
+        """Without a validation split an architecture is trained for some epochs; a search and patience are refused."""
         strategy = image_strategy(task=Blobs(size=6, validated=False), criterion=Epochs(2), batch=3, growth=())
         with pytest.raises(
             StrategyError, match="holds nothing out for validation, which a search moves its alphas and decides by"
@@ -745,7 +756,9 @@ searches = pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
 
 
 def check_kills(search: Search, killed: Search) -> int:
-    """A process for each event, each with the global generator in another place: together they end in the same bytes."""
+    """Require that a search which continues in a new process after each event ends in the same bytes; return the number of
+    kills.
+    """
     kills = 0
     search.run()
     while killed.state.phase != "done":
@@ -759,7 +772,7 @@ def check_kills(search: Search, killed: Search) -> int:
 
 class TestSearches:
     def test_both_types_grow_into_an_architecture(self) -> None:
-        """Each growth is exact when it happens; what is found is decided, and called with images alone."""
+        """Each growth is exact when it is made; the found network is decided and needs images alone."""
         search = Search(image_strategy())
         *events, last = search
         growths = [e for e in events if isinstance(e, Changed) and e.change == "grow"]
@@ -771,7 +784,7 @@ class TestSearches:
         assert search.network.eval()(search.data.test.batch(torch.arange(5))[0]).shape == (5, 3)
 
     def test_a_longer_search_learns(self) -> None:
-        """The network that is found tells blobs apart better than chance does."""
+        """The found network classifies blobs better than chance."""
         task, optimiser = Blobs(size=60, flips=True), Optimiser(learning_rate=0.03)
         script, backbone = Scripted(epochs=8, growths=0), small(channels=4, cells=3, affine=True)
         search = Search(image_strategy(task=task, criterion=script, backbone=backbone, optimiser=optimiser, batch=10))
@@ -781,25 +794,23 @@ class TestSearches:
 
     @searches
     def test_a_strategy_goes_through_toml(self, strategy: Strategy) -> None:
-        """Operations of one input, a stranger's too, are written and read like anything shipped."""
+        """Operations of one input, also those of a stranger, are written and read like those that are shipped."""
         assert Strategy.from_toml(strategy.to_toml(), PLUGINS) == strategy
 
     @searches
     def test_same_bytes_through_a_kill_at_every_event(self, strategy: Strategy) -> None:
-        """With augmentation, drop path, BatchNorm, a falling rate and two types that grow."""
+        """A search with augmentation, drop path, BatchNorm, a falling rate and two growing types resumes to the same bytes."""
         assert check_kills(Search(strategy), Search(strategy)) > 15
 
     def test_so_does_a_retraining(self) -> None:
-        """With an auxiliary head, drop path that rises and augmentation."""
+        """A retraining with an auxiliary head, rising drop path and augmentation resumes to the same bytes."""
         backbone = small(channels=1, cells=3, affine=True, auxiliary=0.4, drop_path=0.3)
         strategy = image_strategy(backbone=backbone, criterion=Epochs(2), optimiser=Optimiser("sgd", 0.1, epochs=2), **TINY)
         assert check_kills(*(again(strategy, trained()) for _ in range(2))) > 6
 
     @pytest.mark.parametrize("fault", ["statistics", "generator", "augmentation"])
     def test_what_is_not_resumed(self, fault: str, monkeypatch: Patch) -> None:
-        """The laws above notice running statistics that are not in the state, and draws from the global generator, were they
-        the augmentation's alone.
-        """
+        """The laws above detect running statistics that are not in the state, and draws from the global generator."""
         honest = states.copied
         faults: dict[str, tuple[Any, str, Any]] = {
             "statistics": (states, "copied", lambda n: {k: 0 * t if "running" in k else t for k, t in honest(n).items()}),
@@ -815,7 +826,7 @@ class TestSearches:
 
 
 def transact(parent: TrainedNetwork, change: Change) -> None:
-    """What the search does with a change that claims to be exact."""
+    """Fill and measure a change as a search does, with the claim that it is exact."""
     apply(parent.network, change, parent.strategy.architect.invert)
     weights = parent.strategy.architect.mixing
     distance(lambda n: n(parent.inputs(), weights(dict(n.alphas))), parent.network, change.child, Claim.exact())
@@ -830,7 +841,7 @@ WRONG = {
 
 
 class TestMutants:
-    """Each has one fault, and the change does not happen."""
+    """Each mutant has one fault, for which the change is refused."""
 
     @pytest.mark.parametrize("type", TYPES)
     def test_what_the_mutants_vary_is_accepted(self, type: str) -> None:
@@ -841,14 +852,14 @@ class TestMutants:
     @pytest.mark.parametrize("type", TYPES)
     @pytest.mark.parametrize("units", WRONG.values(), ids=WRONG)
     def test_wrong_labels(self, units: Any, type: str, monkeypatch: Patch) -> None:
-        """Labels that do not follow the concatenation move the output."""
+        """Labels that do not follow the concatenation change the output."""
         monkeypatch.setattr(backbones, "channels_of", units)
         parent = TrainedNetwork.of(trained().strategy, 5)
         with pytest.raises(ChangeError):
             transact(parent, growth(parent.network, type))
 
-    def test_labels_that_come_twice(self, monkeypatch: Patch) -> None:
-        """Entries that cannot be told apart are not guessed, not even where the change may be lossy."""
+    def test_labels_that_occur_twice(self, monkeypatch: Patch) -> None:
+        """Entries with equal labels are refused, even where the change may be lossy."""
         monkeypatch.setattr(backbones, "channels_of", WRONG["twice the same"])
         parent = TrainedNetwork.of(trained(2).strategy, 1)
         with pytest.raises(ChangeError, match=r"gives it 8 labels, 4 of them different"):
@@ -856,21 +867,21 @@ class TestMutants:
 
     @pytest.mark.parametrize("consumer", [ImageCell, Head, Auxiliary])
     def test_dropped_labels(self, consumer: type, monkeypatch: Patch) -> None:
-        """Another shape without labels cannot be filled, and the message says what to write."""
+        """A tensor of another shape without labels cannot be filled, and the message says what to write."""
         parent = trained(cells=3, auxiliary=0.4)
         monkeypatch.delattr(consumer, "axes")
         with pytest.raises(ChangeError, match=r"give the module a method axes\(\)"):
             transact(parent, growth(parent.network, "reduction"))
 
     def test_new_columns_that_do_not_start_at_zero(self, monkeypatch: Patch) -> None:
-        """An axis that is said to produce its units keeps the newcomers' own initialisation, which moves the output."""
+        """New columns that are labelled as produced keep their random initialisation, which changes the output."""
         parent = trained()
         monkeypatch.setattr(cells, "consumes", produces)
         with pytest.raises(ChangeError, match="the output differs by"):
             transact(parent, growth(parent.network, "reduction"))
 
     def test_swapped_instances(self) -> None:
-        """Two instances of a type compute different things: filled from each other, they move the output."""
+        """Instances of a type that are filled from each other change the output."""
         parent = trained(cells=6)
         swap = str.maketrans("01", "10")
         names = [n for n in tensors(parent.network) if n.startswith(("body.cells.0.sites.", "body.cells.1.sites."))]
