@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 import torch
-from perturbation import PLUGIN, Perturbation
+from perturbation import EXAMPLES, PLUGIN, Perturbation
 from test_resume import check_resumes_everywhere, digest
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
@@ -24,6 +24,7 @@ from nasframe.search import measuring
 from nasframe.search.replay import replay
 from nasframe.search.state import trainer
 from nasframe.seeds import Seed
+from nasframe.testing.check import check
 from nasframe.testing.fakes import Keep
 from nasframe.testing.saved import revived, saved
 
@@ -181,6 +182,17 @@ class TestRemember:
         with pytest.raises(StrategyError, match="'a' needs 'a' itself"):
             ask(begun(), lambda context: context.remember("a", lambda: context.remember("b", lambda: context.loss("a"))))
 
+    def test_a_part_asks_for_the_same_values_in_each_call(self) -> None:
+        """Otherwise it could measure for ever, and a resumed search would not have the values."""
+        calls: Counter[str] = Counter()
+
+        def question(context: Context) -> float:
+            calls["all"] += 1
+            return float(context.loss(f"call {calls['all']}"))
+
+        with pytest.raises(StrategyError, match="the part asked for the value 'call 1' in one call and not in the next"):
+            ask(begun(), question)
+
 
 @attrs.frozen
 class Counting(Keep):
@@ -239,6 +251,12 @@ class TestInterrupted:
 
 
 class TestPerturbation:
+    def test_it_keeps_the_laws_of_pruners(self) -> None:
+        """A pruner that measures is checked like any other one."""
+        report = check(Perturbation, examples=EXAMPLES)
+
+        assert report.ok, report.text()
+
     def test_the_evidence_is_in_the_lineage(self) -> None:
         """The record of the removal has each loss that it was decided by, and it is replayed without data."""
         strategy = toy_strategy(pruner=Perturbation(), nodes=2, growth=())

@@ -41,7 +41,11 @@ def asked(
         seed: the seed of this measurement.
         progress: the completed fraction of the phase; None if it has no fixed length.
         clock: a function that returns the seconds of the run so far.
+
+    Raises:
+        StrategyError: if the part does not ask for the same values, in the same order, in each call.
     """
+    before: list[str] = []  # the keys that the last call of the part asked for
     while True:
         context = Context(
             history=tuple(state.history),
@@ -56,11 +60,26 @@ def asked(
         )
         try:
             with seed("asked").as_global(trainer.device):
-                return question(context), context.evidence
+                answer = question(context)
+            _check_order(by, before, [*context.evidence])
+            return answer, context.evidence
         except Missing as missing:
+            asks = [*context.evidence, missing.key]
+            # otherwise it might ask for new values for ever
+            _check_order(by, before, asks)
+            before = asks
             key, value = _measure(missing, seed, trainer.device)
         state.measured.setdefault(by, {})[key] = value
         yield Measured(**state.position, by=by, key=key, value=None if value.dim() else float(value))
+
+
+def _check_order(by: str, before: list[str], now: list[str]) -> None:
+    if now[: len(before)] != before:
+        first = next((key for key, other in zip(before, [*now, None], strict=False) if key != other), before[-1])
+        raise StrategyError(
+            f"the {by} asked for the value {first!r} in one call and not in the next; a part must ask for the same values in the same "
+            "order in each call, so let it draw random numbers from `context.seed` and go through sets in a fixed order"
+        )
 
 
 def _measure(missing: Missing, seed: Seed, device: str) -> tuple[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Set
 from itertools import count
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mutants.system import mutant, overriding
-from nasframe import Site, Structure
+from nasframe import Context, Site, Structure
 from nasframe.testing.subject import Subject
 
 STRONGEST = ("pruner", "strongest")
@@ -109,3 +110,74 @@ def by_order(of: Subject) -> Subject:
         return remove(structure, dict(zip(undecided, weights.values(), strict=True)))
 
     return removing(of, change)
+
+
+def scoring(of: Subject, change: Callable[[Context], Weights]) -> Subject:
+    """The pruner whose scores are `change(context)`."""
+    return overriding(of, scores=lambda self, context: change(context))
+
+
+@mutant("pruner.measured", *STRONGEST)
+def trained_in_place(of: Subject) -> Subject:
+    """It trains the network of the search in place of the private copy."""
+
+    def change(context: Context) -> Weights:
+        for parameter in context._training.network.parameters():
+            parameter.data.mul_(0.9)
+        return context.mixing
+
+    return scoring(of, change)
+
+
+@mutant("pruner.measured", *STRONGEST)
+def left_in_training_mode(of: Subject) -> Subject:
+    """It switches the network of the search to the other mode, in which its dropout and normalisation differ."""
+
+    def change(context: Context) -> Weights:
+        network = context._training.network
+        network.train(not network.training)
+        return context.mixing
+
+    return scoring(of, change)
+
+
+@mutant("pruner.measured", *STRONGEST)
+def tested(of: Subject) -> Subject:
+    """It scores candidates by the loss on the test split."""
+
+    def change(context: Context) -> Weights:
+        data = context._trainer.data
+        loss = data.mean_loss(lambda x: context.network(x, context.mixing), data.test)  # type: ignore[arg-type, return-value]
+        return {address: weights * loss for address, weights in context.mixing.items()}
+
+    return scoring(of, change)
+
+
+@mutant("pruner.measured", *STRONGEST)
+def one_score(of: Subject) -> Subject:
+    """It gives each site one score, that of its strongest candidate."""
+    return scoring(of, lambda context: {address: weights.max() for address, weights in context.mixing.items()})
+
+
+@mutant("pruner.decides", *STRONGEST)
+def remembering(of: Subject) -> Subject:
+    """It leaves the first site undecided if the strongest candidates that it measured last are at odd positions in sum."""
+    last = [0]
+    honest: Any = of.cls
+
+    def scores(self: Any, context: Context) -> Weights:
+        last[:] = [sum(int(w.argmax()) for w in context.mixing.values())]
+        return context.mixing
+
+    def remove(self: Any, structure: Structure, weights: Weights) -> Gone:
+        first = next(address for address, _ in structure.sites())
+        gone = honest.remove(self, structure, weights)
+        return {address: ids for address, ids in gone.items() if last[0] % 2 == 0 or address != first}
+
+    return overriding(of, scores=scores, remove=remove)
+
+
+@mutant("part.repeatable", *STRONGEST)
+def drawing_alone(of: Subject) -> Subject:
+    """It adds noise to the scores, from Python's generator, which no seed reaches."""
+    return scoring(of, lambda context: {a: w + random.random() for a, w in context.mixing.items()})  # noqa: S311

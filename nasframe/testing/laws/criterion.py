@@ -93,9 +93,10 @@ def with_records(moments: Sequence[Moment], change: Callable[[Any], Any]) -> lis
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """Return all states and decisions."""
+    """Return what it measures, and all states and decisions."""
     found = enumerate(steps(case.part, case.moments))
-    return {f"the decision at record {n}": copy.deepcopy([state, attrs.astuple(d)]) for n, (state, d) in found}
+    measured = {"the readings": dict(_searched().copy().measured(case.part.measure)[0])}
+    return measured | {f"the decision at record {n}": copy.deepcopy([state, attrs.astuple(d)]) for n, (state, d) in found}
 
 
 def require_equal(first: Sequence[Decision], again: Sequence[Decision], where: str) -> None:
@@ -176,8 +177,8 @@ def reads(case: Case) -> None:
 
 @law("criterion.measured", "`measure` returns tensors or names that change, or it trains the network of the search")
 def measured(case: Case) -> None:
-    """What a criterion measures are numbers by name, the same names in any search; measuring leaves the search as it was."""
-    search = _searched().copy()
+    """A criterion measures numbers, always of the same names; measuring changes nothing and does not read the test split."""
+    search = _searched().copy().without_test_split()
     before = saved(search.state)
     found, _ = search.measured(case.part.measure)
     wrong = {name: value for name, value in found.items() if type(value) not in (int, float)}

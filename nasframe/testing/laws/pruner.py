@@ -1,4 +1,4 @@
-"""The laws of pruners: tried on supernets, and on what earlier removals left of them, with mixing weights of every kind.
+"""The laws of pruners: tried on supernets, and on what earlier removals left of them, with scores of every kind.
 
 That removing candidates equals giving them mixing weight zero is a law of backbones, because pruners only name them.
 """
@@ -19,8 +19,9 @@ from nasframe.change.apply import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.structure.editing import remove_from
 from nasframe.testing.cases import SearchCase
-from nasframe.testing.compare import require
+from nasframe.testing.compare import require, same
 from nasframe.testing.law import law
+from nasframe.testing.saved import saved
 from nasframe.testing.strategies import cached, removals
 from nasframe.testing.subject import Subject
 
@@ -81,8 +82,8 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """Return what is removed for each kind of mixing weights."""
-    return {
+    """Return the scores that are measured, and what is removed for each kind of mixing weights."""
+    return {"the scores": dict(case.trained.measured(case.part.scores)[0])} | {
         f"the removals for mixing weights that are {kind}": _sorted(case.part.remove(case.structure, mixing))
         for kind, mixing in case.kinds().items()
     }
@@ -104,7 +105,7 @@ def names(case: Case) -> None:
     """A pruner returns sets of ids (int) that can be removed from any supernet, and the remaining network has finite outputs."""
     trained = case.trained
     structure = trained.network.structure
-    for kind, mixing in ({"those of the architect": dict(trained.mixing())} | case.kinds()).items():
+    for kind, mixing in ({"its scores": dict(trained.measured(case.part.scores)[0])} | case.kinds()).items():
         when = f"for mixing weights that are {kind}"
         removed = case.part.remove(structure, mixing)
         wrong = {address: ids for address, ids in removed.items() if not isinstance(ids, Set)}
@@ -168,3 +169,31 @@ def stable(case: Case) -> None:
             require(
                 _sorted(removed) == first, f"for mixing weights that are {kind} it returns {first}, {what} {_sorted(removed)}"
             )
+
+
+@law("pruner.measured", "it modifies the network of the search, or scores candidates in another order than the structure has")
+def measured(case: Case) -> None:
+    """Scores are tensors of shape (candidates,) by site; measuring them changes nothing and does not read the test split."""
+    trained = case.trained.without_test_split()
+    before = saved(trained.state)
+    scores, _ = trained.measured(case.part.scores)
+    sites = dict(trained.network.structure.sites())
+    for address, values in scores.items():
+        require(address in sites, f"it scores {address}, which is no site")
+        wanted = (len(sites[Address(address)].candidates),)
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        require(shape == wanted, f"the scores of {address} are {shape}; they must be a tensor of shape {wanted}")
+    require(same(before, saved(trained.state)), "measuring changes the search")
+
+
+@law("pruner.decides", "`scores` keeps something in the class or the module that `remove` reads")
+def decides(case: Case) -> None:
+    """What is removed follows from the structure and the scores alone, whatever was measured before."""
+    trained, mixing, found = case.trained, case.drawn(case.structure), []
+    other = trained.copy()
+    for alpha in other.network.alphas.values():
+        alpha.data.copy_(alpha.data.flip(0) + torch.arange(len(alpha)))
+    for search in (trained, other):
+        search.measured(case.part.scores)
+        found.append(_sorted(case.part.remove(case.structure, dict(mixing))))
+    require(found[0] == found[1], f"for equal scores it returns {found[0]}, and after it has measured others {found[1]}")
