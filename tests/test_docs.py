@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import nasframe
 from nasframe.cli.flags import strategy_values
@@ -110,6 +111,20 @@ def test_composing_in_python(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert names["network"].structure.decided
     assert capsys.readouterr().out == "".join(blocks("composing.md", "output"))
+
+
+def test_measuring() -> None:
+    """The blocks run one after the other, and the pruner of the page keeps one candidate of each site."""
+    names: dict[str, Any] = {}
+    for code in blocks("measuring.md", "python"):
+        exec(compile(code, "measuring.md", "exec"), names)  # noqa: S102 - the docs are ours
+
+    structure = names["trained"].network.structure
+    assert {a: len(s.candidates) - 1 for a, s in structure.sites()} == {a: len(ids) for a, ids in names["removed"].items()}
+    assert len(names["evidence"]) == sum(len(s.candidates) for _, s in structure.sites())
+    vectors = [torch.ones_like(alpha) for alpha in names["trained"].network.alphas.values()]
+    products, _ = names["trained"].measured(lambda context: names["product"](context, vectors))
+    assert all(bool(p.isfinite().all()) for p in products)
 
 
 def test_composing_in_three_forms() -> None:
