@@ -89,7 +89,7 @@ class EpochEnded(Record):
         parameters: the number of parameters of the network.
         mixing: the mixing weights of each undecided site, by the id and the short name of the candidate.
         readings: what the criterion measured, by name.
-        decision, reason: what the criterion decided, unless it was to wait.
+        decision, reason: what ended the phase: "end" or "stop", and why; None while the phase continues.
     """
 
     kind: ClassVar[str] = "epoch"
@@ -113,6 +113,7 @@ class StageEnded(Record):
 
     Attributes:
         valid: the least validation loss of the stage; None if all of its networks diverged.
+        decision, reason: "continue", where the network grows, or "stop", and why.
         readings: what the criterion measured, by name.
     """
 

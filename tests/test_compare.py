@@ -203,7 +203,7 @@ def test_a_phase_that_diverges_ends_with_its_best_network(prune: str, monkeypatc
     lost = [r for r in search.state.history if isinstance(r, EpochEnded) and r.diverged]
 
     assert lost
-    assert all((r.train, r.valid, r.decision) == (None, None, "grow") for r in lost)
+    assert all((r.train, r.valid, r.decision) == (None, None, "end") for r in lost)
     assert all("the best network of the phase is restored" in r.reason for r in lost)
     restored = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "restore" and r.parent == r.child]
     assert len(restored) >= len(lost)

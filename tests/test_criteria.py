@@ -11,7 +11,7 @@ from nasframe_growing import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpd
 from toy import toy_strategy
 
 from nasframe import Decision, Proposal, Search
-from nasframe.interfaces.criterion import ABSTAIN, ACTIONS
+from nasframe.interfaces.criterion import ABSTAIN, NEXT
 from nasframe.records import EpochEnded, StageEnded
 from nasframe.search.loop import Loop
 from nasframe.search.state import initial
@@ -38,9 +38,9 @@ def decided(criterion, history, proposals=()) -> Decision:
 def test_patience_counts_epochs_since_the_best(losses: list[float], patience: int) -> None:
     """Patience ends a phase exactly when the least loss of this phase is `patience` epochs back; other phases do not count."""
     history = [*epochs([0.0] * 7, stage=0), *epochs(losses, stage=1)]
-    expected = "grow" if len(losses) - 1 - losses.index(min(losses)) >= patience else "wait"
+    expected = "end" if len(losses) - 1 - losses.index(min(losses)) >= patience else "continue"
 
-    assert decided(Patience(patience), history).action == expected
+    assert decided(Patience(patience), history).next == expected
 
 
 @given(LOSSES)
@@ -48,7 +48,7 @@ def test_no_better_compares_a_stage_with_all_before(losses: list[float]) -> None
     """The criterion stops exactly when the last stage is not better than every stage before it."""
     better = len(losses) == 1 or losses[-1] < min(losses[:-1])
 
-    assert decided(NoBetter(), stages(losses)).action == ("grow" if better else "stop")
+    assert decided(NoBetter(), stages(losses)).next == ("continue" if better else "stop")
 
 
 @given(LOSSES, st.integers(1, 3))
@@ -56,16 +56,20 @@ def test_a_criterion_ends_what_it_declares(losses: list[float], limit: int) -> N
     """Outside of what it declares in `ends`, no shipped criterion ends anything; combined, they can end what any of them can."""
     shipped = [Patience(limit), Epochs(limit), NoBetter(), MaxNodes(limit), MaxParameters(5), MaxUpdates(limit)]
     for criterion in shipped:
-        after_epoch = decided(criterion, epochs(losses)).action
-        assert after_epoch not in ("grow", "stop") or "phase" in criterion.ends
+        after_epoch = decided(criterion, epochs(losses)).next
+        assert after_epoch not in ("end", "stop") or "phase" in criterion.ends
         assert after_epoch != "stop" or "search" in criterion.ends
-        assert decided(criterion, [*epochs(losses), *stages(losses)]).action != "stop" or "search" in criterion.ends
+        assert decided(criterion, [*epochs(losses), *stages(losses)]).next != "stop" or "search" in criterion.ends
 
     assert (Patience() | NoBetter()).ends == (Patience() & NoBetter()).ends == {"phase", "search"}
     assert (MaxNodes(1) | NoBetter()).ends == {"search"}
 
 
-DECISIONS = st.sampled_from([ABSTAIN, *(Decision(a, f"because {a}") for a in ACTIONS)])
+DECISIONS = st.builds(
+    lambda next, change: Decision(next, change, f"because {next} {change}"),
+    st.sampled_from([None, *NEXT]),
+    st.sampled_from([None, False, True]),
+)
 
 
 class Fixed(Patience):
@@ -80,16 +84,19 @@ class Fixed(Patience):
 
 @given(st.lists(DECISIONS, min_size=1, max_size=4))
 def test_any_takes_the_strongest_and_all_the_weakest(decisions: list[Decision]) -> None:
-    """A composition returns the decision of one part, ignores parts that abstain, and keeps the state of each part."""
+    """Both answers are chosen apart among the parts that give one, and each part has its state."""
     parts = [Fixed(d) for d in decisions]
     either, both = parts[0], parts[0]
     for part in parts[1:]:
         either, both = either | part, both & part
-    spoken = [ACTIONS.index(d.action) for d in decisions if d != ABSTAIN]
+    nexts = [NEXT.index(d.next) for d in decisions if d.next is not None]
+    changes = [d.change for d in decisions if d.change is not None]
     for criterion, choose in ((either, max), (both, min)):
         decision = decided(criterion, epochs([1.0]))
 
-        assert decision == (Decision(a := ACTIONS[choose(spoken)], f"because {a}") if spoken else ABSTAIN)
+        assert decision.next == (NEXT[choose(nexts)] if nexts else None)
+        assert decision.change == (choose(changes) if changes else None)
+        assert decision.reason in {"", *(d.reason for d in decisions)}
     if len(parts) > 1:
         state, _ = either.decide(None, epochs([1.0]), ())
         state, _ = either.decide(json.loads(json.dumps(state)), epochs([1.0]), ())
@@ -101,21 +108,23 @@ def test_limits_stop_with_their_reason() -> None:
     small, large = Proposal({"cell": "a"}, gain=1.0, cost=5), Proposal({"cell": "b"}, gain=2.0, cost=50)
 
     assert decided(MaxNodes(2), stages([1.0], nodes=1)) == ABSTAIN
-    assert decided(MaxNodes(2), stages([1.0], nodes=2)) == Decision("stop", "every cell has 2 nodes or more")
+    assert decided(MaxNodes(2), stages([1.0], nodes=2)) == Decision("stop", reason="every cell has 2 nodes or more")
     assert decided(MaxParameters(100), stages([1.0]), [large, small]) == ABSTAIN
     assert decided(MaxParameters(20), stages([1.0]), [large, small]) == Decision(
-        "grow", "the best growth within 20 parameters", 1
+        "continue", reason="the best growth within 20 parameters", what=1
     )
-    assert decided(MaxParameters(12), stages([1.0]), [small]) == Decision("stop", "every growth would exceed 12 parameters")
+    assert decided(MaxParameters(12), stages([1.0]), [small]) == Decision(
+        "stop", reason="every growth would exceed 12 parameters"
+    )
     assert decided(MaxUpdates(4), epochs([1.0] * 2)) == ABSTAIN
-    assert decided(MaxUpdates(4), epochs([1.0] * 3)) == Decision("stop", "3 of 4 updates have been made")
+    assert decided(MaxUpdates(4), epochs([1.0] * 3)) == Decision("stop", reason="3 of 4 updates have been made")
     tuning = [*epochs([1.0] * 3), *epochs([1.0] * 5, phase="retune")]
     assert decided(MaxUpdates(6), tuning) == ABSTAIN
-    assert decided(MaxUpdates(5), tuning) == Decision("stop", "5 of 5 updates have been made")
-    assert decided(MaxUpdates(5), [*tuning, *stages([1.0])]).action == "stop"
+    assert decided(MaxUpdates(5), tuning) == Decision("stop", reason="5 of 5 updates have been made")
+    assert decided(MaxUpdates(5), [*tuning, *stages([1.0])]).next == "stop"
     (late,) = epochs([1.0])
     assert decided(MaxSeconds(60), [attrs.evolve(late, readings={"seconds": 31.2})]) == Decision(
-        "stop", "31 of 60 seconds have passed"
+        "stop", reason="31 of 60 seconds have passed"
     )
     assert decided(MaxSeconds(60), [attrs.evolve(late, readings={"seconds": 19.9})]) == ABSTAIN
 

@@ -1,9 +1,9 @@
-"""The interface of growth criteria, which decide when to train on, grow or stop. They are combined with `|` and `&`."""
+"""The interface of growth criteria, which decide when to train on, change or stop. They are combined with `|` and `&`."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -13,32 +13,38 @@ from nasframe.interfaces.part import Part, nested
 from nasframe.records import Record
 from nasframe.search.context import Context
 
-#: the actions of a decision, from the weakest to the strongest; beside them there is "abstain"
-ACTIONS = ("wait", "grow", "stop")
+#: the values of `Decision.next`, from the weakest to the strongest
+NEXT = ("continue", "end", "stop")
 
 
 @attrs.frozen
 class Decision:
-    """An action and the reason for it.
+    """Two independent answers, what comes next and whether the network changes now, and the reason for them.
+
+    An answer that is None leaves the decision to other criteria.
 
     Attributes:
-        action: after an epoch, "wait" continues the phase, "grow" ends it, and "stop" ends it and the search. After a stage,
-            "grow" carries out a proposal and "stop" ends the search. "abstain" leaves the decision to other criteria; if all
-            abstain, the phase continues after an epoch, and the network grows after a stage.
+        next: after an epoch, "continue" trains on, "end" ends the phase, and "stop" ends the phase and the search. After a stage,
+            "continue" carries out a proposal, and "stop" ends the search. If no criterion answers, the phase continues after an
+            epoch, and the network grows after a stage.
+        change: after an epoch, whether the changes that the phase makes during its training are made now. If no criterion
+            answers, they are.
         reason: a sentence for the user.
-        what: the position of the proposal to carry out; None for the first one.
+        what: after a stage, the position of the proposal to carry out; None for the first one.
     """
 
-    action: str
+    next: str | None = None
+    change: bool | None = None
     reason: str = ""
     what: int | None = None
 
 
-ABSTAIN = Decision("abstain")
+#: leaves both decisions to other criteria
+ABSTAIN = Decision()
 
 
 class GrowthCriterion(Part):
-    """Decide, from the history alone, when to train on, grow or stop.
+    """Decide, from the history alone, when to train on, change or stop.
 
     `decide` is a pure function of its state, the history and the proposals. What else it depends on is measured by `measure`.
 
@@ -64,7 +70,7 @@ class GrowthCriterion(Part):
     #: optional: the option that gives the least number of epochs of a phase
     cooldown: ClassVar[str | None] = None
 
-    #: optional: what its decisions can end: "phase" (by "grow" or "stop" after an epoch) or "search" (by "stop"). A strategy in
+    #: optional: what its decisions can end: "phase" (by "end" or "stop" after an epoch) or "search" (by "stop"). A strategy in
     #: which nothing can end a phase, or a search that grows, is refused before it trains
     ends: ClassVar[frozenset[str]] = frozenset({"phase", "search"})
 
@@ -101,7 +107,7 @@ class GrowthCriterion(Part):
 
 
 class _Composed(GrowthCriterion):
-    """A criterion that evaluates every part, each with its state, and returns the decision of one of them."""
+    """A criterion that evaluates every part, each with its state, and chooses among their answers."""
 
     parts: tuple[GrowthCriterion, ...]
 
@@ -115,23 +121,26 @@ class _Composed(GrowthCriterion):
         return {name: value for part in self.parts for name, value in part.measure(context).items()}
 
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Return the states of the parts and the chosen decision."""
+        """Return the states of the parts, and for each question the chosen answer of those that answer it."""
         states, decisions = [], []
         for part, old in zip(self.parts, state or [None] * len(self.parts), strict=True):
             new, decision = part.decide(old, history, proposals)
             states.append(new)
-            if decision.action != "abstain":
-                decisions.append(decision)
-        return states, self.choose(decisions) if decisions else ABSTAIN
+            decisions.append(decision)
+        # of equal answers, `max` and `min` choose the first one
+        next = self.choose((d for d in decisions if d.next is not None), key=_strength, default=ABSTAIN)
+        change = self.choose((d for d in decisions if d.change is not None), key=lambda d: d.change, default=ABSTAIN)
+        # one reason is given: why the network changes, unless the phase ends
+        reason = change.reason if change.change and next.next in (None, "continue") else next.reason
+        return states, attrs.evolve(next, change=change.change, reason=reason)
 
-    @staticmethod
-    @abstractmethod
-    def choose(decisions: Sequence[Decision]) -> Decision:
-        """Return one of the decisions."""
+    #: chooses one of the decisions that answer a question: `max` or `min`
+    choose: ClassVar[Callable[..., Decision]]
 
 
 def _strength(decision: Decision) -> int:
-    return ACTIONS.index(decision.action)
+    assert decision.next is not None
+    return NEXT.index(decision.next)
 
 
 def _check_parts(instance: Any, attribute: Any, value: Any) -> None:
@@ -141,25 +150,23 @@ def _check_parts(instance: Any, attribute: Any, value: Any) -> None:
 
 @attrs.frozen
 class AnyOf(_Composed):
-    """The strongest decision of its parts: stop before grow before wait; the first of equals gives the reason."""
+    """The strongest answers of its parts: stop before end before continue, and a change if any part wants one.
+
+    The first of equal answers gives the reason.
+    """
 
     name: ClassVar[str] = "any_of"
     parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_check_parts)
-
-    @staticmethod
-    def choose(decisions: Sequence[Decision]) -> Decision:
-        """Return the strongest decision."""
-        return max(decisions, key=_strength)
+    choose: ClassVar[Callable[..., Decision]] = max
 
 
 @attrs.frozen
 class AllOf(_Composed):
-    """The weakest decision of its parts: wait before grow before stop; the first of equals gives the reason."""
+    """The weakest answers of its parts: continue before end before stop, and a change if all parts that answer want one.
+
+    The first of equal answers gives the reason.
+    """
 
     name: ClassVar[str] = "all_of"
     parts: tuple[GrowthCriterion, ...] = nested("criterion", validator=_check_parts)
-
-    @staticmethod
-    def choose(decisions: Sequence[Decision]) -> Decision:
-        """Return the weakest decision."""
-        return min(decisions, key=_strength)
+    choose: ClassVar[Callable[..., Decision]] = min

@@ -152,11 +152,11 @@ class Loop:
         state.memory, decision = self._decide(state, record, [])
         if measured.diverged:
             decision = self._diverged(state)
-        elif decision.action not in ("grow", "stop") and state.epoch + 1 == self.strategy.optimiser.epochs:
-            decision = Decision("grow", f"the learning rate has come to its end after {state.epoch + 1} epochs")
-        ended = decision.action in ("grow", "stop")
+        elif decision.next not in ("end", "stop") and state.epoch + 1 == self.strategy.optimiser.epochs:
+            decision = Decision("end", reason=f"the learning rate has come to its end after {state.epoch + 1} epochs")
+        ended = decision.next in ("end", "stop")
         if ended:
-            record = attrs.evolve(record, decision=decision.action, reason=decision.reason)
+            record = attrs.evolve(record, decision=decision.next, reason=decision.reason)
         state.keep(record)
         # `enter` resets the phase and the fallback, which are needed below
         phase, fallback = state.phase, state.fallback
@@ -165,7 +165,7 @@ class Loop:
         state.epoch, state.samples, state.loss = state.epoch + 1, 0, 0.0
         if measured.diverged and fallback is not None:
             records.append(self.changer.restore(state, fallback, kind="restore", why=decision.reason))
-        if decision.action == "stop":
+        if decision.next == "stop":
             state.stopping = decision.reason
         if ended:
             state.enter(AFTER.get(phase, "prune" if self.strategy.prune == "stage" else "judge"))
@@ -185,9 +185,9 @@ class Loop:
         """
         what = f"the training diverged in phase {state.phase!r} of stage {state.stage}, epoch {state.epoch}"
         if state.fallback is not None:
-            return Decision("grow", f"{what}; the best network of the phase is restored")
+            return Decision("end", reason=f"{what}; the best network of the phase is restored")
         if state.best is not None:
-            return Decision("stop", f"{what}; the best network of the run is restored")
+            return Decision("stop", reason=f"{what}; the best network of the run is restored")
         raise NonFiniteError(
             f"{what}, after {state.updates} updates, before there was any network with a finite validation loss: lower the "
             "learning rate, or leave out the operation that diverges"
@@ -212,15 +212,15 @@ class Loop:
         # the criterion decides in any case, so that its memory does not depend on other reasons to stop
         memory, decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
-            decision = Decision("stop", state.stopping)
+            decision = Decision("stop", reason=state.stopping)
         elif not proposals:
             asked = "no morphism proposes a change" if self.strategy.growth else "nothing is to grow"
-            decision = Decision("stop", "; ".join([asked, *refused]))
-        elif decision.action not in ("grow", "stop"):
-            ended = next(r.reason for r in reversed(state.history) if r.decision == "grow")  # the phase before
-            decision = Decision("grow", f"{ended}, and no criterion says stop")
-        record = attrs.evolve(record, decision=decision.action, reason=decision.reason)
-        if decision.action == "stop":
+            decision = Decision("stop", reason="; ".join([asked, *refused]))
+        elif decision.next is None:
+            ended = next(r.reason for r in reversed(state.history) if r.decision == "end")  # the phase before
+            decision = Decision("continue", reason=f"{ended}, and no criterion says stop")
+        record = attrs.evolve(record, decision=decision.next, reason=decision.reason)
+        if decision.next == "stop":
             state.enter("finish")
             changes: list[Record] = []
         else:

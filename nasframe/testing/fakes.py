@@ -167,8 +167,8 @@ class Scripted(GrowthCriterion):
         """Return the scheduled decision; the state counts the calls."""
         last, calls = history[-1], (state or 0) + 1
         if isinstance(last, EpochEnded):
-            return calls, Decision("grow", "scripted") if last.epoch + 1 >= self.epochs else ABSTAIN
-        return calls, Decision("grow" if last.stage < self.growths else "stop", "scripted")
+            return calls, Decision("end", reason="scripted") if last.epoch + 1 >= self.epochs else ABSTAIN
+        return calls, Decision("continue" if last.stage < self.growths else "stop", reason="scripted")
 
 
 @attrs.frozen

@@ -73,7 +73,7 @@ def histories(draw: st.DrawFn, readings: Collection[str] = ()) -> tuple[Moment, 
                 "diverged": not math.isfinite(loss),
             }
             values |= {"nodes": {**nodes}, "parameters": parameters, "readings": dict.fromkeys(readings, updates / 2)}
-            decided = {"decision": "grow", "reason": "an example"} if epoch + 1 == len(losses) else {}
+            decided = {"decision": "end", "reason": "an example"} if epoch + 1 == len(losses) else {}
             found.append(Moment(EpochEnded(**place, **values), decided=decided))
         return losses
 
@@ -84,7 +84,7 @@ def histories(draw: st.DrawFn, readings: Collection[str] = ()) -> tuple[Moment, 
         proposals = sorted(draw(st.lists(PROPOSALS, min_size=stage < last, max_size=3)), key=lambda proposal: -proposal.gain)
         values: dict[str, Any] = {"valid": valid, "nodes": {**nodes}, "parameters": parameters, "epoch": 0, "phase": "judge"}
         values |= {"readings": dict.fromkeys(readings, updates / 2)}
-        decided = {"decision": "grow" if stage < last else "stop", "reason": "an example"}
+        decided = {"decision": "continue" if stage < last else "stop", "reason": "an example"}
         found.append(Moment(StageEnded(stage=stage, updates=updates, **values), tuple(proposals), decided))
         if stage < last:
             nodes[draw(st.sampled_from([*nodes]))] += 1

@@ -32,7 +32,7 @@ class Patience(GrowthCriterion):
     epochs: int = number(3, low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Return "wait" or "grow" after an epoch."""
+        """Return "continue" or "end" after an epoch."""
         last = history[-1]
         if not isinstance(last, EpochEnded):
             return state, ABSTAIN
@@ -44,8 +44,8 @@ class Patience(GrowthCriterion):
         # index() finds the first of equal losses, so that an equal loss is no improvement
         since = len(losses) - 1 - losses.index(min(losses))
         if since < self.epochs:
-            return state, Decision("wait")
-        return state, Decision("grow", f"the validation loss has not fallen below {min(losses):.6g} for {since} epochs")
+            return state, Decision("continue")
+        return state, Decision("end", reason=f"the validation loss has not fallen below {min(losses):.6g} for {since} epochs")
 
 
 @attrs.frozen
@@ -62,13 +62,13 @@ class Epochs(GrowthCriterion):
     epochs: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Return "wait" or "grow" after an epoch."""
+        """Return "continue" or "end" after an epoch."""
         last = history[-1]
         if not isinstance(last, EpochEnded):
             return state, ABSTAIN
         if last.epoch + 1 < self.epochs:
-            return state, Decision("wait")
-        return state, Decision("grow", f"the phase has trained for {self.epochs} epochs")
+            return state, Decision("continue")
+        return state, Decision("end", reason=f"the phase has trained for {self.epochs} epochs")
 
 
 @attrs.frozen
@@ -83,16 +83,16 @@ class NoBetter(GrowthCriterion):
     ends: ClassVar[frozenset[str]] = frozenset({"search"})
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Return "grow" or "stop" after a stage."""
+        """Return "continue" or "stop" after a stage."""
         if not isinstance(history[-1], StageEnded):
             return state, ABSTAIN
         *before, now = (_loss(r) for r in history if isinstance(r, StageEnded))
         if not before:
-            return state, Decision("grow", "the first stage is over")
+            return state, Decision("continue", reason="the first stage is over")
         # compared with all stages before it, and not with the last one only
         if now < min(before):
-            return state, Decision("grow", f"the grown network is better: {now:.6g} after {min(before):.6g}")
-        return state, Decision("stop", f"the grown network is no better: {now:.6g} after {min(before):.6g}")
+            return state, Decision("continue", reason=f"the grown network is better: {now:.6g} after {min(before):.6g}")
+        return state, Decision("stop", reason=f"the grown network is no better: {now:.6g} after {min(before):.6g}")
 
 
 @attrs.frozen
@@ -113,7 +113,7 @@ class MaxNodes(GrowthCriterion):
         last = history[-1]
         if not isinstance(last, StageEnded) or min(last.nodes.values()) < self.nodes:
             return state, ABSTAIN
-        return state, Decision("stop", f"every cell has {self.nodes} nodes or more")
+        return state, Decision("stop", reason=f"every cell has {self.nodes} nodes or more")
 
 
 @attrs.frozen
@@ -130,17 +130,17 @@ class MaxParameters(GrowthCriterion):
     parameters: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Return "stop" after a stage if no proposal fits, and "grow" if the best one does not fit but another one does."""
+        """Return "stop" after a stage if no proposal fits, and "continue" if the best one does not fit but another one does."""
         last = history[-1]
         if not isinstance(last, StageEnded) or not proposals:
             return state, ABSTAIN
         # the proposals are sorted: without an objection the first one is made
         fitting = [i for i, proposal in enumerate(proposals) if last.parameters + proposal.cost <= self.parameters]
         if not fitting:
-            return state, Decision("stop", f"every growth would exceed {self.parameters} parameters")
+            return state, Decision("stop", reason=f"every growth would exceed {self.parameters} parameters")
         if fitting[0] == 0:
             return state, ABSTAIN
-        return state, Decision("grow", f"the best growth within {self.parameters} parameters", fitting[0])
+        return state, Decision("continue", reason=f"the best growth within {self.parameters} parameters", what=fitting[0])
 
 
 class Limit(GrowthCriterion):
@@ -193,7 +193,7 @@ class MaxUpdates(Limit):
         spent = [record.updates for record in _epochs(history)]
         if not self.stops(history[-1], spent, self.updates):
             return state, ABSTAIN
-        return state, Decision("stop", f"{spent[-1]} of {self.updates} updates have been made")
+        return state, Decision("stop", reason=f"{spent[-1]} of {self.updates} updates have been made")
 
 
 @attrs.frozen
@@ -224,7 +224,7 @@ class MaxSeconds(Limit):
         spent = [record.readings["seconds"] or 0.0 for record in _epochs(history)]
         if not self.stops(history[-1], spent, self.seconds):
             return state, ABSTAIN
-        return state, Decision("stop", f"{spent[-1]:.0f} of {self.seconds:g} seconds have passed")
+        return state, Decision("stop", reason=f"{spent[-1]:.0f} of {self.seconds:g} seconds have passed")
 
 
 def _epochs(history: History) -> list[EpochEnded]:

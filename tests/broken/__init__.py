@@ -41,14 +41,14 @@ class Calm(nasframe.GrowthCriterion):
 
     def decide(self, state, history, proposals):
         print("it is calm")
-        return state, nasframe.Decision("abstain")
+        return state, nasframe.Decision()
 
 @nasframe.hookimpl
 def nasframe_parts():
     return [Calm]
 """
 #: the same with a decision that is none
-UNSOUND = SOUND.replace("abstain", "sleep")
+UNSOUND = SOUND.replace("Decision()", "Decision('sleep')")
 #: a hook that waives what it breaks
 WAIVING = """
 @nasframe.hookimpl

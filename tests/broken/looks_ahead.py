@@ -17,12 +17,12 @@ class Plateau(nasframe.GrowthCriterion):
     def decide(self, state, history, proposals):
         last = history[-1]
         if not isinstance(last, nasframe.EpochEnded):
-            return state, nasframe.Decision("abstain")
+            return state, nasframe.Decision()
         best = min(self.seen, default=float("inf"))
         self.seen.append(last.train)
         if last.train < best:
-            return state, nasframe.Decision("wait", "it is still better")
-        return state, nasframe.Decision("grow", f"it is no better than {best:.6g}")
+            return state, nasframe.Decision("continue", reason="it is still better")
+        return state, nasframe.Decision("end", reason=f"it is no better than {best:.6g}")
 
 
 @nasframe.hookimpl

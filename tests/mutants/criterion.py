@@ -11,6 +11,7 @@ import attrs
 
 from mutants.system import mutant, overriding
 from nasframe import Context, Decision, Proposal
+from nasframe.interfaces.criterion import AnyOf
 from nasframe.records import StageEnded
 from nasframe.testing.subject import Subject
 
@@ -41,11 +42,11 @@ def silent(of: Subject) -> Subject:
 
 @mutant("criterion.legal", "criterion", "no_better")
 def waiting(of: Subject) -> Subject:
-    """It waits where it should abstain or grow."""
+    """It ends a phase where it should abstain or continue."""
 
     def change(self: Any, decide: Decide, *given: Any) -> tuple[Any, Decision]:
         state, decision = decide(*given)
-        return state, decision if decision.action == "stop" else Decision("wait")
+        return state, decision if decision.next == "stop" else Decision("end", reason="the stage is over")
 
     return deciding(of, change)
 
@@ -106,7 +107,7 @@ def hurried(of: Subject) -> Subject:
 
     def change(self: Any, decide: Decide, state: Any, history: Any, proposals: Any) -> tuple[Any, Decision]:
         if history[-1].readings.get("seconds", 0) > 5:
-            return state, Decision("stop", "it takes too long")
+            return state, Decision("stop", reason="it takes too long")
         return decide(state, history, proposals)
 
     return deciding(of, change)
@@ -117,7 +118,7 @@ def looking(of: Subject) -> Subject:
     """It looks at the clock itself."""
 
     def change(self: Any, decide: Decide, state: Any, *given: Any) -> tuple[Any, Decision]:
-        return decide(state, *given) if time.monotonic() > 0 else (state, Decision("stop", "it takes too long"))
+        return decide(state, *given) if time.monotonic() > 0 else (state, Decision("stop", reason="it takes too long"))
 
     return deciding(of, change)
 
@@ -170,7 +171,7 @@ def relieved(of: Subject) -> Subject:
     def change(self: Any, decide: Decide, state: Any, history: Any, proposals: Any) -> tuple[Any, Decision]:
         *before, now = history
         infinite = isinstance(now, StageEnded) and any(r.valid is None for r in before if isinstance(r, StageEnded))
-        return (state, Decision("grow", "anything is better")) if infinite else decide(state, history, proposals)
+        return (state, Decision("continue", reason="anything is better")) if infinite else decide(state, history, proposals)
 
     return deciding(of, change)
 
@@ -230,7 +231,22 @@ def early(of: Subject) -> Subject:
 @mutant("criterion.composed", "criterion", "any_of")
 def weakest(of: Subject) -> Subject:
     """It takes the weakest of what its parts say."""
-    return overriding(of, choose=staticmethod(lambda said: min(said, key=lambda d: ("wait", "grow", "stop").index(d.action))))
+    return overriding(of, choose=min)
+
+
+@attrs.frozen
+class _Unchanging(AnyOf):
+    """A composition that never changes the network."""
+
+    def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
+        state, decision = AnyOf.decide(self, state, history, proposals)
+        return state, attrs.evolve(decision, change=None)
+
+
+@mutant("criterion.composed", *PATIENCE)
+def unchanging(of: Subject) -> Subject:
+    """`|` with another forgets whether the network changes."""
+    return overriding(of, __or__=lambda self, other: _Unchanging((self, other)))
 
 
 @mutant("criterion.composed", *PATIENCE)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from nasframe import Decision, GrowthCriterion, NasframeError, Proposal, Strategy
-from nasframe.interfaces.criterion import ACTIONS, AllOf, AnyOf
+from nasframe.interfaces.criterion import NEXT, AllOf, AnyOf
 from nasframe.records import EpochEnded, Record, StageEnded, from_json, to_json
 from nasframe.testing.cases import Case as AnyCase
 from nasframe.testing.compare import require, same
@@ -105,19 +105,21 @@ def require_equal(first: Sequence[Decision], again: Sequence[Decision], where: s
         require(one == other, f"at record {n} it decides {one}, but {where} {other}")
 
 
-@law("criterion.legal", "it gives no reason, waits at the end of a stage, or counts the proposals from one")
+@law("criterion.legal", "it gives no reason, ends a phase at the end of a stage, or counts the proposals from one")
 def legal(case: Case) -> None:
     """A decision is one that the search can carry out.
 
-    After an epoch it is "abstain", "wait", "grow" or "stop"; after a stage it is not "wait", and "grow" may choose a proposal
-    by its position. "grow" and "stop" have a reason.
+    Its `next` is None, "continue", "end" or "stop"; after a stage it is not "end", and "continue" may choose a proposal by its
+    position. It changes the network after an epoch only. Whatever ends or changes something has a reason.
     """
     for moment, decision in zip(case.moments, decisions(case.part, case.moments), strict=True):
-        known = ("abstain", "grow", "stop") if moment.ends_stage else ("abstain", *ACTIONS)
+        known = (None, "continue", "stop") if moment.ends_stage else (None, *NEXT)
         where = f"after {'a stage' if moment.ends_stage else 'an epoch'} it decides {decision}"
-        require(decision.action in known, f"{where}, which is none of {', '.join(known)}")
-        require(bool(decision.reason) or decision.action not in ("grow", "stop"), f"{where} without a reason")
-        choices = range(len(moment.proposals)) if decision.action == "grow" else range(0)
+        require(decision.next in known, f"{where}, which is none of {', '.join(map(str, known))}")
+        require(decision.change is None or not moment.ends_stage, f"{where}, where no change of a phase can be made")
+        given = decision.next in ("end", "stop") or decision.change or (moment.ends_stage and decision.next is not None)
+        require(bool(decision.reason) or not given, f"{where} without a reason")
+        choices = range(len(moment.proposals)) if decision.next == "continue" else range(0)
         require(decision.what is None or decision.what in choices, f"{where}, but there are {len(choices)} proposals to grow")
 
 
@@ -215,19 +217,19 @@ def nonfinite(case: Case) -> None:
 
     as_worst = decisions(case.part, with_records(case.moments, bad))
     for n, found in enumerate(decisions(case.part, case.moments)):
-        wanted = {as_worst[n].action}
+        wanted = {as_worst[n].next}
         if case.moments[n].record.valid is None:
-            wanted |= {"stop", "abstain"} if case.moments[n].ends_stage else {"abstain", *ACTIONS}
-        elif found.action not in wanted:
+            wanted |= {"stop", None} if case.moments[n].ends_stage else {None, *NEXT}
+        elif found.next not in wanted:
             finite = [k for k in range(n) if case.moments[k].record.valid is not None]
             last = max((k for k in range(n) if case.moments[k].record.valid is None), default=-1)
             for kept in (finite, range(last + 1, n)):
                 rest = [*(case.moments[k] for k in kept), case.moments[n]]
-                wanted.add(decisions(case.part, rest)[-1].action)
-        if found.action == "stop" and as_worst[n].action != "stop":
+                wanted.add(decisions(case.part, rest)[-1].next)
+        if found.next == "stop" and as_worst[n].next != "stop":
             return  # it ends the search because the training diverged
-        message = f"at record {n} it decides {found}, where it should decide one of {', '.join(sorted(wanted))}"
-        require(found.action in wanted, message)
+        message = f"at record {n} it decides {found}, where it should decide one of {', '.join(sorted(map(str, wanted)))}"
+        require(found.next in wanted, message)
 
 
 @law("criterion.unvalidated", "it reads `valid` of every epoch, which is None if there is no validation split")
@@ -250,8 +252,8 @@ def ends(case: Case) -> None:
     unknown = {*case.part.ends} - {"phase", "search"}
     require(not unknown, f"`ends` has {', '.join(sorted(unknown))}; it may have 'phase' and 'search'")
     for n, (moment, decision) in enumerate(zip(case.moments, decisions(case.part, case.moments), strict=True)):
-        now = {"search"} if decision.action == "stop" else set()
-        now |= {"phase"} if decision.action in ("grow", "stop") and not moment.ends_stage else set()
+        now = {"search"} if decision.next == "stop" else set()
+        now |= {"phase"} if decision.next in ("end", "stop") and not moment.ends_stage else set()
         require(now <= {*case.part.ends}, f"at record {n} it decides {decision}; `ends` is {sorted(case.part.ends)}")
 
 
@@ -262,9 +264,9 @@ def limits(case: Case) -> str | None:
     for option, field in claimed.items():
         require(hasattr(case.part, option), f"`limits` names {option!r}, which is no option")
         for n, value, bound, decision in _beyond(case, option, field):
-            require(decision.action == "stop", f"at record {n}, with {field} {value} of {bound}, it decides {decision}")
+            require(decision.next == "stop", f"at record {n}, with {field} {value} of {bound}, it decides {decision}")
     free = {f.name: [*_beyond(case, f.name, f.name)] for f in attrs.fields(type(case.part)) if f.name not in claimed}
-    kept = [name for name, found in free.items() if found and all(d.action == "stop" for *_, d in found)]
+    kept = [name for name, found in free.items() if found and all(d.next == "stop" for *_, d in found)]
     if not claimed and not any(free.values()):
         raise Inapplicable("it declares no `limits`")
     return f"it could declare `limits` of {', '.join(kept)}" if kept else None
@@ -292,7 +294,7 @@ def budget(case: Case) -> None:
         raise Inapplicable("it declares no `budget`")
     bound = getattr(case.part, case.part.budget)
     for moment, decision in zip(case.moments, decisions(case.part, case.moments), strict=True):
-        if moment.proposals and decision.action != "stop":
+        if moment.proposals and decision.next != "stop":
             best = max(moment.proposals, key=lambda p: p.gain)
             chosen = best if decision.what is None else moment.proposals[decision.what]
             grown = moment.record.parameters + chosen.cost
@@ -307,7 +309,7 @@ def cooldown(case: Case) -> None:
     least = getattr(case.part, case.part.cooldown)
     for moment, decision in zip(case.moments, decisions(case.part, case.moments), strict=True):
         if not moment.ends_stage and (epochs := moment.record.epoch + 1) < least:
-            require(decision.action in ("wait", "abstain"), f"after {epochs} epochs of {least} it decides {decision}")
+            require(decision.next in (None, "continue"), f"after {epochs} epochs of {least} it decides {decision}")
 
 
 @attrs.frozen
@@ -315,24 +317,28 @@ class _Script(GrowthCriterion):
     """A criterion with given decisions, which it repeats: its state counts the calls."""
 
     name: ClassVar[str] = "script"
-    actions: tuple[str, ...]
+    answers: tuple[tuple[str | None, bool | None], ...]
 
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Return the next decision; after a stage it abstains instead of waiting."""
+        """Return the next decision; after a stage, where no phase is left to end or to change, it abstains instead."""
         calls = state or 0
-        action = self.actions[calls % len(self.actions)]
-        waits = action == "wait" and isinstance(history[-1], StageEnded)
-        return calls + 1, Decision("abstain" if waits else action, "an example")
+        next, change = self.answers[calls % len(self.answers)]
+        if isinstance(history[-1], StageEnded):
+            next, change = None if next == "end" else next, None
+        return calls + 1, Decision(next, change, f"example {calls}")
 
 
 @law("criterion.composed", "it overrides `|` or `&`, or a composition gives one part the state of another")
 def composed(case: Case) -> None:
-    """`a | b` decides the strongest and `a & b` the weakest of what its parts decide: stop, then grow, then wait.
+    """`a | b` decides the strongest and `a & b` the weakest of what its parts decide: stop, then end, then continue.
 
-    The reason and the choice are those of that part. A part that abstains does not count, each part has its state, and the
-    composition measures what any of its parts measures.
+    In the same way `a | b` changes the network if one of them wants to, and `a & b` if both do. A part that leaves a question open
+    does not count for it. The reason and the choice are those of the first part whose answer is taken; the reason is that of a
+    change if one is made and the phase goes on. Each part has its state, and the composition measures what any of its parts
+    measures.
     """
-    script = _Script(tuple(case.data.draw(st.lists(st.sampled_from(["abstain", *ACTIONS]), min_size=1, max_size=3))))
+    answers = st.tuples(st.sampled_from([None, *NEXT]), st.sampled_from([None, False, True]))
+    script = _Script(tuple(case.data.draw(st.lists(answers, min_size=1, max_size=3))))
     part, other = (case.part, script), (script, case.part)
     compositions: list[tuple[GrowthCriterion, Any, Sequence[GrowthCriterion]]] = [
         (case.part | script, max, part),
@@ -348,6 +354,15 @@ def composed(case: Case) -> None:
             set(readings(criterion)) == wanted_readings, f"it measures {set(readings(criterion))}, its parts {wanted_readings}"
         )
         by_record = zip(*(decisions(p, case.moments) for p in parts), strict=True)
-        voices = [[d for d in each if d.action != "abstain"] for each in by_record]
-        wanted = [choose(each, key=lambda d: ACTIONS.index(d.action)) if each else Decision("abstain") for each in voices]
+        wanted = [_chosen(each, choose) for each in by_record]
         require_equal(wanted, decisions(criterion, case.moments), f"as {criterion.name} of its parts")
+
+
+def _chosen(each: Sequence[Decision], choose: Callable[..., Any]) -> Decision:
+    """Return the decision of several."""
+    nexts = [NEXT.index(d.next) for d in each if d.next is not None]
+    changes = [d.change for d in each if d.change is not None]
+    next, change = NEXT[choose(nexts)] if nexts else None, choose(changes) if changes else None
+    first = [d for d in each if d.next is not None and d.next == next]
+    why = [d for d in each if change and d.change] if next in (None, "continue") and change else first
+    return Decision(next, change, why[0].reason if why else "", first[0].what if first else None)

@@ -33,10 +33,10 @@ class Uphill(GrowthCriterion):
     last: int = number(3, low=0, whole=True)
 
     def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
-        """Return "wait" or "grow" after an epoch, and "stop" after the last stage."""
+        """Return "continue" or "end" after an epoch, and "stop" after the last stage."""
         now = history[-1]
         if isinstance(now, StageEnded):
-            return state, Decision("stop", f"stage {self.last} is over") if now.stage >= self.last else ABSTAIN
+            return state, Decision("stop", reason=f"stage {self.last} is over") if now.stage >= self.last else ABSTAIN
         if now.valid is None and not now.diverged:
             raise StrategyError(
                 "the criterion 'uphill' needs a validation loss, but the task has no validation split: use 'epochs' instead"
@@ -44,5 +44,5 @@ class Uphill(GrowthCriterion):
         phase = [r for r in history if isinstance(r, EpochEnded) and (r.stage, r.phase) == (now.stage, now.phase)]
         losses = [math.inf if r.valid is None else r.valid for r in phase[-self.epochs - 1 :]]
         if len(losses) <= self.epochs or any(after < before for before, after in itertools.pairwise(losses)):
-            return state, Decision("wait")
-        return state, Decision("grow", f"the validation loss has not fallen for {self.epochs} epochs in a row")
+            return state, Decision("continue")
+        return state, Decision("end", reason=f"the validation loss has not fallen for {self.epochs} epochs in a row")
