@@ -28,7 +28,7 @@ plugins = nasframe.plugins.Plugins((*found.found, standins))
 
 
 def either(kind: str, name: str, standin: str) -> str:
-    """The shipped part, or what stands in for it."""
+    """Return the shipped part, or the stand-in for it."""
     return name if name in found.names(kind) else standin
 
 

@@ -1,4 +1,4 @@
-"""Train small image networks in a process of its own, of which test_channels_last.py is the parent.
+"""Train small image networks in a separate process, which test_channels_last.py starts.
 
     python tests/channels_last.py PART
 

@@ -21,18 +21,18 @@ drawn = settings(max_examples=40, deadline=None)
 
 
 def dates(size: int) -> list[str]:
-    """So many days in a row."""
+    """Return that many consecutive days."""
     return [str(date(2000, 1, 1) + timedelta(day)) for day in range(size)]
 
 
 def text(rows: Tensor) -> bytes:
-    """A CSV file with a column of dates first."""
+    """Return a CSV file with a column of dates first."""
     header = ["date", *(f"c{column}" for column in range(rows.shape[1]))]
     return written([header, *([day, *map(repr, row)] for day, row in zip(dates(len(rows)), rows.tolist(), strict=True))])
 
 
 def written(cells: list[list[str]], encoding: str = "utf-8", **options: Any) -> bytes:
-    """The cells as CSV."""
+    """Return the cells as the bytes of a CSV file."""
     stream = io.StringIO()
     csv.writer(stream, **({"lineterminator": "\n"} | options)).writerows(cells)
     return stream.getvalue().encode(encoding)

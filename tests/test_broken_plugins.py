@@ -13,7 +13,7 @@ from nasframe.plugins import discover
 from nasframe.testing.check import QUICK, check
 
 FOLDER = Path(__file__).parent / "broken"
-#: each plugin, and the law that tells of its fault; None: it is told before any law is tried
+#: each plugin, and the law that reports its fault; None if it is reported before any law is tried
 FAULTS = {
     "claim_too_strong": "morphism.exact",
     "contract_newer": None,
@@ -45,7 +45,7 @@ def settled(text: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_read(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole text is the one that stands beside the plugin."""
+    """The report is the text in the file beside the plugin."""
     installer(tmp_path, monkeypatch)(fault, (FOLDER / f"{fault}.py").read_text())
     law = FAULTS[fault]
     profile = attrs.evolve(QUICK, shrinking=0.0) if law in SLOW_CASES else QUICK

@@ -1,6 +1,6 @@
 """The fast form of image networks stays away from a fault of oneDNN, see docs/measurements/strided_convolutions.md.
 
-The fault corrupts the heap of the process, so what may run into it is tried in a process of its own (channels_last.py). oneDNN
+The fault corrupts the heap of the process, so what may run into it is tried in a separate process (channels_last.py). oneDNN
 is limited to AVX2 there, as on a machine without AVX-512, and lists the convolutions that it computes.
 """
 

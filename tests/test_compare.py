@@ -46,7 +46,7 @@ def compared(strategy: Strategy) -> Search:
 
 @pytest.mark.parametrize("strategy", [toy_strategy(**SHORT), image_strategy(task=Blobs(6), **SHORT)], ids=["toy", "images"])
 def test_the_best_network_of_the_space_is_handed_over(strategy: Strategy) -> None:
-    """It has the least validation loss of all that were trained in the space, and that loss is its own."""
+    """It has the least validation loss of all that were trained in the space, and its weights have that loss."""
     search = compared(strategy)
     evaluations = search.state.evaluations
     best = handed_over(evaluations)
@@ -127,7 +127,7 @@ print(len(found), flush=True)
 
 
 class StopError(Exception):
-    """The user wants to stop."""
+    """A request of the user to stop."""
 
 
 def small_forecasting() -> Strategy:

@@ -17,7 +17,7 @@ from nasframe.search.loop import Loop
 from nasframe.search.state import State, initial
 from nasframe.testing.saved import revived, saved
 
-#: what a part must be told, or is to be tried with; all others are tried as they come
+#: the options of parts that need some, or are to be tried with some; all others have their defaults
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "two_to_one": [{"hidden": 3}],
     "darts_recurrent": [{"hidden": 3, "output": "last"}, {"hidden": 3, "output": "mean"}],

@@ -31,7 +31,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def generate() -> Any:
-    """docs/generate.py."""
+    """Return the module docs/generate.py."""
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -89,7 +89,7 @@ def test_other_pages_are_built(generate: Any, page: str) -> None:
 
 
 def test_the_tutorial_is_the_package() -> None:
-    """Each block of the tutorial stands in the file that its first line names, and every line of the package in a block."""
+    """Each block of the tutorial is in the file that its first line names, and every line of the package in a block."""
     shown: dict[str, set[str]] = {}
     for language in ("python", "toml"):
         for block in blocks("tutorial.md", language):
@@ -104,7 +104,7 @@ def test_the_tutorial_is_the_package() -> None:
 
 
 def test_composing_in_python(capsys: pytest.CaptureFixture[str]) -> None:
-    """The blocks run one after the other, end in an architecture, and print what stands below the last."""
+    """The blocks run one after the other, end in an architecture, and print the text below the last one."""
     names: dict[str, Any] = {}
     for code in blocks("composing.md", "python"):
         exec(compile(code, "composing.md", "exec"), names)  # noqa: S102 - the docs are ours

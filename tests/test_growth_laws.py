@@ -120,7 +120,7 @@ class TestNoise:
     def test_noise_changes_the_next_step_in_proportion(self, growths: Any) -> None:
         """The difference between the next steps of parent and child is proportional to delta = sigma."""
         parent, *where = growths
-        # of a mean the identity has a share only: such alphas move by their own rate, however small the noise
+        # of a mean the identity has a share only: such alphas move at another rate, however small the noise
         assume(len(parent.strategy.backbone.outputs(parent.network.structure.cell(where[0]))) == 1)
         children = {s: grown(parent, "noise", *where, delta=s) for s in (1e-5, 1e-6, 1e-7)}
         assert_proportional("the difference", {s: _step_difference(parent, child) for s, child in children.items()})

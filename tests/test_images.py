@@ -646,7 +646,7 @@ def test_without_a_network_a_set_says_where_to_put_it(tmp_path: Path, monkeypatc
 
 
 def test_an_archive_that_lies_there_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fashion-MNIST's four files, put into the folder, are read by torchvision's own loader; cut off, they are refused."""
+    """Fashion-MNIST's four files, put into the folder, are read by the loader of torchvision; cut off, they are refused."""
     arrays, kind = noise(shape=(4, 5)), torchvision.datasets.FashionMNIST
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     monkeypatch.setattr(kind, "resources", [(name, None) for name, _ in kind.resources])

@@ -47,7 +47,7 @@ def test_the_core_imports_no_plugin() -> None:
 
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_a_plugin_imports_public_names_only(plugin: str) -> None:
-    """A shipped plugin uses what a stranger's can: the public names of nasframe and of its pictures, and its own modules."""
+    """A shipped plugin uses what a stranger's can: the public names of nasframe and of its pictures, and the modules of the plugin."""
     for path in (ROOT / "plugins" / plugin).rglob("*.py"):
         for module, name in imports(path):
             if module.split(".")[0] == "nasframe":

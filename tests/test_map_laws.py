@@ -44,7 +44,7 @@ Patch = pytest.MonkeyPatch
 
 
 class Hidden(nn.Module):
-    """V tanh(W x + b) for vectors x: the smallest network with units that one tensor makes and another takes in."""
+    """V tanh(W x + b) for vectors x: the smallest network with units that one tensor produces and another consumes."""
 
     def __init__(self, inputs: int, names: Sequence[int], outputs: int, labelled: bool) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ def widened(network: Network, source: Sequence[int], noise: Tensor | None = None
 class TestTake:
     @given(trained_networks(layers()), st.data())
     def test_duplicated_units_keep_the_function(self, parent: TrainedNetwork, data: st.DataObject) -> None:
-        """net2wider is exact, and moments that follow the map's gradients are those of the child's own gradients."""
+        """net2wider is exact, and moments that follow the map's gradients are those of the gradients in the child."""
         count = len(parent.strategy.backbone.units)
         more = data.draw(st.lists(st.integers(0, count - 1), max_size=4))
         source = data.draw(st.permutations([*range(count), *more]))
@@ -266,24 +266,24 @@ class TestTake:
 
     @given(st.data(), seeds())
     def test_entries_are_taken_as_it_reads(self, data: st.DataObject, seed: Seed) -> None:
-        """An entry is value * source + offset, the child's own at FRESH, zero at ZERO; moments are scaled by the gradient, fresh
+        """An entry is value * source + offset, the fresh initialisation at FRESH, zero at ZERO; moments are scaled by the gradient, fresh
         first moments are zero, fresh second moments the mean of the others.
         """
         shape = data.draw(st.tuples(sizes(), sizes()))
         index = [data.draw(st.lists(st.integers(ZERO, n - 1), min_size=1, max_size=5)) for n in shape]
-        source, own, offset = (
+        source, fresh, offset = (
             _noise(seed(name), *size) for name, size in [("s", shape), ("o", _lengths(index)), ("f", _lengths(index))]
         )
         value, gradient = data.draw(st.floats(-2, 2)), data.draw(st.floats(-2, 2))
         take = Take("source", tuple(map(torch.tensor, index)), value, gradient, offset)
-        first, second, filled = take.moment(source, 1), take.moment(source**2, 2), take(source, own)
+        first, second, filled = take.moment(source, 1), take.moment(source**2, 2), take(source, fresh)
         places = [(i, j, row, column) for i, row in enumerate(index[0]) for j, column in enumerate(index[1])]
         old = [gradient**2 * source[r, c] ** 2 for _, _, r, c in places if min(r, c) >= 0] or [*(source**2).flatten()]
         for i, j, r, c in places:
             if min(r, c) >= 0:
                 expected = (value * source[r, c] + offset[i, j], gradient * source[r, c], gradient**2 * source[r, c] ** 2)
             else:
-                expected = (torch.tensor(0.0) if ZERO in (r, c) else own[i, j], torch.tensor(0.0), torch.stack(old).mean())
+                expected = (torch.tensor(0.0) if ZERO in (r, c) else fresh[i, j], torch.tensor(0.0), torch.stack(old).mean())
             for tensor, entry in zip((filled, first, second), expected, strict=True):
                 require_at_most(f"the distance at {i}, {j}", float((tensor[i, j] - entry).abs()), 1e-13)
 

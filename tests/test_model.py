@@ -38,7 +38,7 @@ class Mixed(nn.Module):
         self.network = network
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scores of the classes."""
+        """Return the class scores at equal mixing weights."""
         return self.network(inputs, even(self.network))
 
 

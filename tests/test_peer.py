@@ -62,13 +62,13 @@ class TestTheirs:
     def test_both_start_with_the_same_layers(self, width: int, dtype: str) -> None:
         """Before growth GroMo's network has the outputs, losses and moments of nasframe's."""
         parent = peer.trained(peer.Perceptron(width), dtype, 0).copy()
-        own = peer.ours(parent)
+        ours = peer.ours(parent)
         with peer.defaults(parent.strategy.torch_dtype):
             other = peer.theirs(parent)
-            outputs = own.outputs(False).transpose(0, 1).flatten(0, 1)
+            outputs = ours.outputs(False).transpose(0, 1).flatten(0, 1)
             assert (other.outputs(False) - outputs).abs().max() <= rounding(dtype) * outputs.abs().max()
-            assert other.losses() == pytest.approx(own.losses(), rel=rounding(dtype))
-            pairs = zip(own.moments().values(), other.moments().values(), strict=True)
+            assert other.losses() == pytest.approx(ours.losses(), rel=rounding(dtype))
+            pairs = zip(ours.moments().values(), other.moments().values(), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs)
 
     @given(name=st.sampled_from([*peer.THEIRS]), **networks)

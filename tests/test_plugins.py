@@ -188,7 +188,7 @@ def test_two_modules_with_one_name(install, tmp_path: Path) -> None:
 
 
 def test_two_plugins_with_one_name(install, tmp_path: Path) -> None:
-    """A name that two plugins give is told of, and refused when it is used, and leaving one out mends it; other names can be
+    """A name that two plugins give is reported, and refused when it is used; leaving one out mends it. Other names can be
     used. A search whose strategy could not be read again is not begun.
     """
     clash = OPERATION.replace('"minus"', '"tanh"') + HOOK

@@ -149,8 +149,8 @@ class TestFolding:
         structure, change = parent.network.structure, fold_gates(parent.network, SEED)
         nodes = {a: n for a, n in structure.nodes() if n.inherits}
         sites = {a: [*structure.sites_of(a).values()] for a in nodes}
-        own = {a for a, s in sites.items() if len(s) == 1 and s[0].inputs[-1:] == nodes[a].inherits}
-        sums = {a for a in own if isinstance(sites[a][0].candidates[0].operation, Sum | IdentityEdge)}
+        single = {a for a, s in sites.items() if len(s) == 1 and s[0].inputs[-1:] == nodes[a].inherits}
+        sums = {a for a in single if isinstance(sites[a][0].candidates[0].operation, Sum | IdentityEdge)}
         assert {*change.request["folded"]} == sums
         assert {*change.request["kept"]} == {*nodes} - sums == {a for a, n in change.child.structure.nodes() if n.inherits}
         assert parent.network.count()["gates"] - change.child.count()["gates"] == len(sums)

@@ -113,6 +113,6 @@ def test_each_kind_has_one_class() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "epoch"}', '{"kind": "nothing"}', "[" * 5000, '{"kind": ["a"]}'])
 def test_what_is_no_record_is_refused(text: str) -> None:
-    """The error is ours."""
+    """Text that is no record is a CheckpointError."""
     with pytest.raises(CheckpointError, match="is not a record of a run"):
         from_json(text)

@@ -176,7 +176,7 @@ def together(number: int, work: Any) -> list[Any]:
 
 
 def test_runs_that_start_at_once_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has its own number and holds its own strategy."""
+    """Each run has another number and the strategy that it was started with."""
     monkeypatch.chdir(tmp_path)
     for _ in range(5):
         folders = together(8, lambda place: Folder.create(None, toy_strategy(seed=place), PLUGINS))
@@ -187,7 +187,7 @@ def test_runs_that_start_at_once_get_a_folder_each(tmp_path: Path, monkeypatch: 
 
 
 def test_a_folder_that_two_runs_want(tmp_path: Path) -> None:
-    """One of them gets it, with its own strategy; the others are refused."""
+    """One run gets it, with its strategy; the others are refused."""
     for attempt in range(5):
         path = tmp_path / str(attempt)
         folders = together(8, lambda place, path=path: Folder.create(path, toy_strategy(seed=place), PLUGINS))

@@ -63,13 +63,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a command where the stranger's distribution is installed, beside nasframe, in an environment of its own."""
+    """Runs a command where the stranger's distribution is installed, beside nasframe, in a separate environment."""
     folder = tmp_path_factory.mktemp("stranger")
     bin = folder / "venv" / "bin"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    own = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
     here = sysconfig.get_path("purelib")
-    (own / "here.pth").write_text(f"import site; site.addsitedir({here!r})\n")
+    (packages / "here.pth").write_text(f"import site; site.addsitedir({here!r})\n")
     # a copy, so that what a build leaves behind is not left here
     shutil.copytree(SOURCE, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", bin / "python", "install", "--quiet"]
@@ -86,20 +86,20 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command that went well put out."""
+def printed(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the standard output of a command that succeeded."""
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_it_is_listed(stranger: Run) -> None:
     """Its parts are listed with its name and version, and nothing was left out."""
-    rows = json.loads(told(stranger("nasframe", "plugins", "--json")))
-    own = [row for row in rows if row["distribution"] == "stranger-cells"]
+    rows = json.loads(printed(stranger("nasframe", "plugins", "--json")))
+    found = [row for row in rows if row["distribution"] == "stranger-cells"]
 
-    assert {(row["kind"], row["name"]) for row in own} == PARTS
+    assert {(row["kind"], row["name"]) for row in found} == PARTS
     version = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]["version"]
-    assert {(row["plugin"], row["version"], row["state"]) for row in own} == {("stranger_cells", version, "loaded")}
+    assert {(row["plugin"], row["version"], row["state"]) for row in found} == {("stranger_cells", version, "loaded")}
     assert {row["state"] for row in rows} == {"loaded"}
 
 
@@ -163,7 +163,7 @@ TOGETHER = {
         },
         "node",
     ),
-    "all that is its own": (
+    "every part of the package": (
         {"task": FLAT, "backbone": "feed_forward", "growth": ["widen"], "architect": "sparse", "pruner": "near_strongest"},
         "widen",
     ),
@@ -173,7 +173,7 @@ TOGETHER = {
 def test_its_parts_go_with_others(stranger: Run) -> None:
     """Searches by its parts and shipped ones come to an architecture, and to the same bytes when they are resumed."""
     strategies = [SHIPPED | changes for changes, _ in TOGETHER.values()]
-    lines = told(stranger("python", "-W", "error", "-c", SEARCHES, input=json.dumps(strategies))).splitlines()
+    lines = printed(stranger("python", "-W", "error", "-c", SEARCHES, input=json.dumps(strategies))).splitlines()
 
     for (what, (_, part)), line in zip(TOGETHER.items(), lines, strict=True):
         found = json.loads(line)
@@ -184,15 +184,15 @@ def test_its_parts_go_with_others(stranger: Run) -> None:
 
 def test_it_can_be_left_out(stranger: Run) -> None:
     """NASFRAME_WITHOUT leaves it out, and all else stays."""
-    rows = json.loads(told(stranger("nasframe", "plugins", "--json", NASFRAME_WITHOUT="stranger_cells")))
+    rows = json.loads(printed(stranger("nasframe", "plugins", "--json", NASFRAME_WITHOUT="stranger_cells")))
 
     assert "stranger-cells" not in {row["distribution"] for row in rows}
     assert "two_to_one" in {row["name"] for row in rows}
 
 
 def test_the_tutorials_search(stranger: Run) -> None:
-    """The search of the tutorial goes well, and grows after each stage but the last; what else it tells to type is done above."""
+    """The search of the tutorial succeeds and grows after each stage but the last; its other commands are tried above."""
     typed = re.findall(r"^\$ (nasframe .*)$", TUTORIAL, re.MULTILINE)
     (search,) = [command for command in typed if not command.startswith(("nasframe check", "nasframe plugins"))]
 
-    assert "grew 2 times" in told(stranger(*shlex.split(search)))
+    assert "grew 2 times" in printed(stranger(*shlex.split(search)))

@@ -177,7 +177,7 @@ def test_a_missing_part() -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """No file, no text and no TOML are each told."""
+    """The error says whether there is no file, no text or no TOML."""
     with pytest.raises(StrategyError, match=r"the strategy file .*nowhere\.toml cannot be read"):
         Strategy.read(tmp_path / "nowhere.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")

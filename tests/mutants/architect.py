@@ -168,7 +168,7 @@ def newest(of: Subject) -> Subject:
 
 @mutant("architect.follows", *FIRST_ORDER)
 def other_moments(of: Subject) -> Subject:
-    """It descends by RMSprop."""
+    """It moves the alphas by RMSprop."""
     return optimised(of, lambda alphas, build: RMSprop([{"params": [p for _, p in alphas]}], lr=0.01))
 
 
@@ -202,7 +202,7 @@ def hooked(of: Subject) -> Subject:
 
 @mutant("architect.resumed", *FIRST_ORDER)
 def decaying(of: Subject) -> Subject:
-    """Its optimiser raises its weight decay at every step, and no tensor of its state says how often."""
+    """Its optimiser raises its weight decay at every step, and no tensor of its state counts the steps."""
 
     def decay(optimiser: Optimizer, *_: Any) -> None:
         for group in optimiser.param_groups:
@@ -231,7 +231,7 @@ def remembered(of: Subject) -> Subject:
 
 @core_mutant("architect.pure", *FIRST_ORDER)
 def moving_statistics(patch: pytest.MonkeyPatch) -> None:
-    """The losses of a problem are computed with the network's own buffers, so that running statistics change."""
+    """The losses of a problem are computed with the buffers of the network itself, so that running statistics change."""
     patch.setattr(bilevel, "_buffers", lambda network: dict(network.named_buffers()))
 
 

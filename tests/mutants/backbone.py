@@ -24,13 +24,13 @@ Run = Callable[[nn.Module, Tensor, Mapping[str, Tensor]], Any]
 
 
 def running(of: Subject, change: Callable[[Run, nn.Module, Tensor, Mapping[str, Tensor]], Outputs]) -> Subject:
-    """The backbone whose `run` is change(run, body, inputs, weights)."""
+    """Return the backbone whose `run` is change(run, body, inputs, weights)."""
     honest: Any = of.cls
     return overriding(of, run=lambda self, *given: change(lambda *changed: honest.run(self, *changed), *given))
 
 
 def building(of: Subject, change: Callable[[nn.Module, Structure], None]) -> Subject:
-    """The backbone to whose bodies something is done."""
+    """Return the backbone whose bodies are changed once they are built."""
     honest: Any = of.cls
 
     def body(self: Any, structure: Structure) -> nn.Module:
@@ -42,7 +42,7 @@ def building(of: Subject, change: Callable[[nn.Module, Structure], None]) -> Sub
 
 
 def giving(of: Subject, change: Callable[[Tensor, nn.Module, Structure], Tensor]) -> Subject:
-    """The recurrent backbone whose heads put out something else: change(outputs, head, structure)."""
+    """Return the recurrent backbone whose heads return change(outputs, head, structure)."""
 
     def hook(body: nn.Module, structure: Structure) -> None:
         body.get_submodule("head").register_forward_hook(lambda head, _, outputs: change(outputs, head, structure))
@@ -51,14 +51,14 @@ def giving(of: Subject, change: Callable[[Tensor, nn.Module, Structure], Tensor]
 
 
 def growing(of: Subject, change: Callable[[GrownStructure, Structure, str], GrownStructure]) -> Subject:
-    """The backbone that grows something else out of a structure and a cell type."""
+    """Return the backbone that grows another structure."""
     honest: Any = of.cls
     return overriding(of, grown=lambda self, structure, cell: change(honest.grown(self, structure, cell), structure, cell))
 
 
 @mutant("backbone.initial", *EDGES)
 def one_too_many(of: Subject) -> Subject:
-    """The last cell type starts with a node more than was asked for."""
+    """The last cell type starts with one node more than requested."""
     honest: Any = of.cls
 
     def initial(self: Any, sizes: Mapping[str, int], nodes: int) -> Structure:
@@ -70,13 +70,13 @@ def one_too_many(of: Subject) -> Subject:
 
 @mutant("backbone.sizes", *CHAIN)
 def made_up(of: Subject) -> Subject:
-    """A size that the task does not tell is taken to be one."""
+    """A size that the task does not give is taken to be one."""
     return overriding(of, require_sizes=lambda self, sizes, *names: tuple((name, sizes.get(name, 1)) for name in names))
 
 
 @mutant("backbone.modules", *CHAIN)
 def named_twice(of: Subject) -> Subject:
-    """The first cell is an attribute beside the list in which it stands."""
+    """The first cell is an attribute beside the list that contains it."""
     return building(of, lambda body, structure: setattr(body, "first", body.get_submodule("layers.0")))
 
 
@@ -94,7 +94,7 @@ def detached(of: Subject) -> Subject:
 
 @mutant("backbone.batch", *CHAIN)
 def centred(of: Subject) -> Subject:
-    """In evaluation mode the mean over the examples is taken off what is put out."""
+    """In evaluation mode the mean over the examples is subtracted from the output."""
     return giving(of, lambda outputs, head, _: outputs if head.training else outputs - 0.01 * outputs.mean(1, keepdim=True))
 
 
@@ -106,7 +106,7 @@ def squeezed(of: Subject) -> Subject:
 
 @mutant("backbone.layout", *CHAIN)
 def by_storage(of: Subject) -> Subject:
-    """The inputs are read as they lie in memory."""
+    """The inputs are read in the order of their memory."""
 
     def read(run: Run, body: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
         plain = torch.empty_like(inputs, memory_format=torch.contiguous_format)
@@ -117,7 +117,7 @@ def by_storage(of: Subject) -> Subject:
 
 @mutant("backbone.dtype", *EDGES)
 def doubled(of: Subject) -> Subject:
-    """It computes in float64, whatever it is moved to."""
+    """It computes in float64, whatever dtype it is moved to."""
     return running(of, lambda run, body, inputs, weights: run(body, inputs, weights).double())
 
 
@@ -141,7 +141,7 @@ def in_place(of: Subject) -> Subject:
 
 @mutant("backbone.pure", *EDGES)
 def kept(of: Subject) -> Subject:
-    """What was put out last without a gradient is put out again for the same inputs."""
+    """The last output that was computed without a gradient is returned again for the same inputs."""
 
     def cached(run: Run, body: Any, inputs: Tensor, weights: Mapping[str, Tensor]) -> Outputs:
         if torch.is_grad_enabled():
@@ -173,13 +173,13 @@ class Once(torch.autograd.Function):
 
 @mutant("backbone.fast", *CHAIN)
 def once(of: Subject) -> Subject:
-    """The fast form has a backward pass of its own, which cannot be differentiated."""
+    """The fast form has a hand-written backward pass, which cannot be differentiated."""
     return running(of, lambda run, body, inputs, weights: Once.apply(run(body, inputs, weights)))
 
 
 @mutant("backbone.masked", *EDGES)
 def otherwise(of: Subject) -> Subject:
-    """An architecture puts out more than the supernet in which it was found."""
+    """An architecture returns more than the supernet in which it was found."""
     return giving(of, lambda outputs, head, structure: 1.1 * outputs if structure.decided else outputs)
 
 
@@ -209,7 +209,7 @@ def in_order(of: Subject) -> Subject:
 
 @mutant("backbone.birth", *EDGES)
 def half_born(of: Subject) -> Subject:
-    """At its birth a node has but half of what it is to put out."""
+    """A new node starts with half of the output that it should have."""
 
     def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
         return attrs.evolve(grown, mixing={a: {id: w / 2 for id, w in ws.items()} for a, ws in grown.mixing.items()})
@@ -219,7 +219,7 @@ def half_born(of: Subject) -> Subject:
 
 @mutant("backbone.birth", *CHAIN)
 def from_below(of: Subject) -> Subject:
-    """A new node is told to inherit what the cell is given, and not what it puts out."""
+    """A new node inherits the inputs of the cell, and not the states that the cell outputs."""
 
     def change(grown: GrownStructure, structure: Structure, type: str) -> GrownStructure:
         return attrs.evolve(grown, inherits=("h",))
@@ -229,7 +229,7 @@ def from_below(of: Subject) -> Subject:
 
 @core_mutant("backbone.birth", "backbone", "darts_convolutional")
 def loud_newcomers(patch: pytest.MonkeyPatch) -> None:
-    """What a consumer has for new channels starts at random, and not at zero."""
+    """The weights of a consumer for new channels start at random, and not at zero."""
     honest = maps._index
 
     def index(*given: Any) -> Tensor | None:
@@ -241,7 +241,7 @@ def loud_newcomers(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("backbone.derive", *EDGES)
 def zero_wins(of: Subject) -> Subject:
-    """The strongest candidate of each edge stays, zero like any other."""
+    """The strongest candidate of each edge remains, even if it is zero."""
 
     def derive(self: Any, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         sites = {a: s for a, s in structure.sites() if not s.decided}
@@ -253,7 +253,7 @@ def zero_wins(of: Subject) -> Subject:
 
 @mutant("backbone.derive", *CHAIN)
 def equals_stay(of: Subject) -> Subject:
-    """Of a site all candidates stay that weigh as much as the strongest."""
+    """All candidates of a site remain whose mixing weight equals the largest."""
 
     def derive(self: Any, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
         sites = {a: s for a, s in structure.sites() if not s.decided}
@@ -266,7 +266,7 @@ def equals_stay(of: Subject) -> Subject:
 
 @mutant("backbone.history", *CHAIN)
 def recycled(of: Subject) -> Subject:
-    """New candidates take the lowest id above those that are left."""
+    """New candidates get the lowest id above those that are left."""
     honest: Any = of.cls
 
     def grown(self: Any, structure: Structure, cell: str) -> GrownStructure:
@@ -278,7 +278,7 @@ def recycled(of: Subject) -> Subject:
 
 @mutant("backbone.history", *CHAIN)
 def counting(of: Subject) -> Subject:
-    """The head counts its calls in training, neither as a parameter nor as a buffer, and puts out more each time."""
+    """The head counts its calls in training, neither as a parameter nor as a buffer, and its output grows with the count."""
 
     def change(outputs: Tensor, head: Any, structure: Structure) -> Tensor:
         head.calls = getattr(head, "calls", 0) + head.training
@@ -289,13 +289,13 @@ def counting(of: Subject) -> Subject:
 
 @mutant("backbone.history", *EDGES)
 def counted(of: Subject) -> Subject:
-    """New nodes are named by how many there are, not by how many there have been."""
+    """New nodes are named by the present number of nodes, and not by a counter."""
     honest: Any = of.cls
 
     def grown(self: Any, structure: Structure, cell: str) -> GrownStructure:
-        own = structure.cell(cell)
+        old = structure.cell(cell)
         made: GrownStructure = honest.grown(
-            self, structure.replace_cell(cell, attrs.evolve(own, next_node=len(own.nodes))), cell
+            self, structure.replace_cell(cell, attrs.evolve(old, next_node=len(old.nodes))), cell
         )
         return made
 
@@ -304,7 +304,7 @@ def counted(of: Subject) -> Subject:
 
 @core_mutant("backbone.history", *CHAIN)
 def forgotten_gates(patch: pytest.MonkeyPatch) -> None:
-    """The JSON of a structure leaves out what its nodes inherit."""
+    """The JSON of a structure leaves out which states nodes inherit."""
     honest = Structure.to_dict
 
     def to_dict(self: Structure) -> dict[str, Any]:

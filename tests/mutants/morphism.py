@@ -22,26 +22,26 @@ NODE, CONVOLUTION = ("morphism", "node"), ("morphism", "convolution")
 
 
 def only(of: Subject, backbones: str = "", **options: Any) -> Subject:
-    """The morphism with these options, in habitats of backbones whose names end so."""
+    """Return the morphism with these options, tried in backbones whose names have these endings."""
     habitats = tuple(h for h in of.habitats if h.backbone.name.endswith(backbones))
     return attrs.evolve(of, parts=st.just(of.cls(**options)), habitats=habitats)
 
 
 def making(of: Subject, change: Callable[[Change, Network], Change]) -> Subject:
-    """The morphism whose changes are `change(the change, the parent)`."""
+    """Return the morphism whose changes are `change(the change, the parent)`."""
     honest: Any = of.cls
     return overriding(of, change=lambda self, parent, *args: change(honest.change(self, parent, *args), parent))
 
 
 def proposing(of: Subject, change: Callable[[Proposal], Proposal]) -> Subject:
-    """The morphism that proposes something else."""
+    """Return the morphism that proposes something else."""
     honest: Any = of.cls
     return overriding(of, propose=lambda self, network: [change(p) for p in honest.propose(self, network)])
 
 
 @mutant("morphism.proposals", *NODE)
 def infinite(of: Subject) -> Subject:
-    """It expects infinitely much of each proposal."""
+    """It expects an infinite gain of each proposal."""
     return proposing(of, lambda p: attrs.evolve(p, gain=float("inf")))
 
 
@@ -53,14 +53,14 @@ def packed(of: Subject) -> Subject:
 
 @mutant("morphism.proposals", *CONVOLUTION)
 def unchecked(of: Subject) -> Subject:
-    """It proposes one thing more, which it refuses to make."""
+    """It makes one more proposal, which it then refuses."""
     honest: Any = of.cls
     return overriding(of, propose=lambda self, n: [*honest.propose(self, n), Proposal({"site": "normal/i9", "kind": "pad"})])
 
 
 @mutant("morphism.cost", *NODE)
 def forgetful(of: Subject) -> Subject:
-    """It leaves a parameter out of account."""
+    """Its cost leaves out one parameter."""
     return proposing(of, lambda p: attrs.evolve(p, cost=p.cost - 1))
 
 
@@ -140,7 +140,7 @@ def running(of: Subject) -> Subject:
 
 @mutant("morphism.refuses", *NODE)
 def indexing(of: Subject) -> Subject:
-    """It looks its request up with []."""
+    """It looks up its request with [], which raises a KeyError."""
     honest: Any = of.cls
     return overriding(
         of, change=lambda self, parent, request, *args: honest.change(self, parent, request | {"cell": request["cell"]}, *args)
@@ -149,7 +149,7 @@ def indexing(of: Subject) -> Subject:
 
 @mutant("morphism.refuses", *CONVOLUTION)
 def obliging(of: Subject) -> Subject:
-    """It takes the first kind where it does not know the one that it is given."""
+    """It takes the first kind if the requested one is unknown."""
     honest: Any = of.cls
 
     def change(self: Any, parent: Network, request: Any, *args: Any) -> Change:
@@ -161,13 +161,13 @@ def obliging(of: Subject) -> Subject:
 
 @mutant("morphism.replay", *NODE)
 def silent(of: Subject) -> Subject:
-    """It does not tell its request."""
+    """Its change does not record the request."""
     return making(of, lambda change, _: attrs.evolve(change, request={}))
 
 
 @mutant("morphism.structure", *CONVOLUTION)
 def homemade(of: Subject) -> Subject:
-    """It puts in an operation that is not registered."""
+    """It inserts an operation that is not registered."""
 
     def change(change: Change, parent: Network) -> Change:
         structure = change.child.structure
@@ -181,7 +181,7 @@ def homemade(of: Subject) -> Subject:
 
 
 def homemade_(candidate: Candidate) -> Candidate:
-    """The same with an operation of a class of its own."""
+    """Return the candidate with an operation of a new class that is not registered."""
     operation: Any = candidate.operation
     fields = {f.name: getattr(operation, f.name) for f in attrs.fields(type(operation))}
     return attrs.evolve(candidate, operation=_class(type(operation))(**fields))  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def _class(operation: type) -> type:
 
 @mutant("morphism.structure", *CONVOLUTION)
 def reusing(of: Subject) -> Subject:
-    """It leaves the old candidate's id to what takes its place."""
+    """The new candidate gets the id of the old one."""
     of = only(of, kinds=("dilate",))
 
     def change(change: Change, parent: Network) -> Change:
@@ -234,7 +234,7 @@ def without_statistics(of: Subject) -> Subject:
 
 @mutant("morphism.exact", *NODE)
 def ajar(of: Subject) -> Subject:
-    """Its gates do not start at zero, by 1e-9."""
+    """Its gates start at 1e-9, and not at zero."""
 
     def change(change: Change, parent: Network) -> Change:
         old = dict(parent.named_parameters())
@@ -334,7 +334,7 @@ def starved(of: Subject) -> Subject:
 @core_mutant("morphism.alive", *NODE)
 def stuck(patch: pytest.MonkeyPatch) -> None:
     """Gates have no gradient."""
-    patch.setattr(Gate, "forward", lambda self, inherited, own: inherited + self.g.detach() * (own - inherited))
+    patch.setattr(Gate, "forward", lambda self, inherited, computed: inherited + self.g.detach() * (computed - inherited))
 
 
 @mutant("morphism.twins", *CONVOLUTION)
@@ -353,7 +353,7 @@ def alike(of: Subject) -> Subject:
 
 @mutant("morphism.gradient", *CONVOLUTION)
 def halved(of: Subject) -> Subject:
-    """Its map says that half the gradient comes."""
+    """Its map halves the gradient."""
 
     def change(change: Change, parent: Network) -> Change:
         old, entries = tensors(parent), change.overrides
@@ -365,12 +365,12 @@ def halved(of: Subject) -> Subject:
 
 @mutant("morphism.seed", *CONVOLUTION)
 def unseeded(of: Subject) -> Subject:
-    """It builds the child from a seed of its own."""
+    """It builds the child from a fixed seed."""
     honest: Any = of.cls
 
     def change(self: Any, parent: Network, request: Any, evidence: Any, seed: Seed) -> Change:
         made: Change = honest.change(self, parent, request, evidence, seed)
-        return attrs.evolve(made, child=build(made.child.structure, Seed((0, "own")), like=parent))
+        return attrs.evolve(made, child=build(made.child.structure, Seed((0, "fixed")), like=parent))
 
     return overriding(only(of, kinds=("widen",)), change=change)
 
@@ -415,9 +415,9 @@ def setting(of: Subject, which: Callable[[Take], bool]) -> Subject:
 
     def change(change: Change, parent: Network) -> Change:
         old, entries = tensors(parent), change.overrides
-        own = tensors(change.child)
+        fresh = tensors(change.child)
         taken = {n: e for n, e in entries.items() if isinstance(e, Take) and n not in old and which(e)}
-        made = {n: Set(e(old[e.source], own[n]).detach().clone()) for n, e in taken.items()}
+        made = {n: Set(e(old[e.source], fresh[n]).detach().clone()) for n, e in taken.items()}
         return attrs.evolve(change, overrides={**entries, **made})
 
     return making(only(of, kinds=("pad",)), change)

@@ -21,12 +21,12 @@ Forward = Callable[..., Tensor]
 
 
 def building(of: Subject, change: Callable[[nn.Module], None], **methods: Any) -> Subject:
-    """The operation whose modules are changed once they are built, and have these methods in the place of their own."""
+    """Return the operation whose modules are changed once they are built, and have these methods instead of theirs."""
 
     def build(self: Any, **sizes: Any) -> nn.Module:
         module = of.cls.build(self, **sizes)  # type: ignore[attr-defined]
         change(module)
-        # a class of its own: what is bound to a module is left behind when it is copied
+        # a new class: methods that are bound to a module would be lost when it is copied
         module.__class__ = type(type(module).__name__, (type(module),), methods)
         return module
 
@@ -34,7 +34,7 @@ def building(of: Subject, change: Callable[[nn.Module], None], **methods: Any) -
 
 
 def calling(of: Subject, forward: Callable[[Any, Forward, Tensor], Tensor], change: Any = lambda module: None) -> Subject:
-    """The operation whose modules put out `forward(module, its own forward, input)`."""
+    """Return the operation whose modules return `forward(module, its forward, input)`."""
 
     def called(self: Any, x: Tensor) -> Tensor:
         return forward(self, super(type(self), self).forward, x)
@@ -56,13 +56,13 @@ def squeezed(of: Subject) -> Subject:
 
 @mutant("operation.dtype", *TANH)
 def doubled(of: Subject) -> Subject:
-    """It puts out float64, whatever it is given."""
+    """It returns float64, whatever dtype its input has."""
     return calling(of, lambda module, forward, x: forward(x).double())
 
 
 @mutant("operation.batch", *POOL)
 def centred(of: Subject) -> Subject:
-    """It takes a part of the mean over the batch away."""
+    """It subtracts a part of the mean over the batch."""
     return calling(of, lambda module, forward, x: forward(x) - 0.01 * forward(x).mean(0))
 
 
@@ -97,7 +97,7 @@ def in_place(of: Subject) -> Subject:
 
 @mutant("operation.mode", *TANH)
 def restless(of: Subject) -> Subject:
-    """It halves its weights each time that it goes into training mode."""
+    """It halves its weights each time that it enters training mode."""
 
     def train(self: Any, mode: bool = True) -> nn.Module:
         if mode and not self.training:
@@ -152,7 +152,7 @@ class Once(torch.autograd.Function):
 
 @mutant("operation.curvature", *TANH)
 def once(of: Subject) -> Subject:
-    """It has a backward pass of its own, of which the second derivative is wrong."""
+    """It has a hand-written backward pass, whose second derivative is wrong."""
 
     def forward(module: Any, forward: Forward, x: Tensor) -> Tensor:
         return Once.apply(x @ module.W.t())
@@ -172,30 +172,30 @@ def kept(of: Subject) -> Subject:
 
 @mutant("operation.cost", *TANH)
 def cheap(of: Subject) -> Subject:
-    """It tells half of its multiply-adds."""
+    """Its cost has half of its multiply-adds."""
 
     def cost(self: Any, *shapes: Any, **sizes: Any) -> Cost:
-        told = of.cls.cost(self, *shapes, **sizes)  # type: ignore[attr-defined]
-        return attrs.evolve(told, flops=told.flops // 2)
+        found = of.cls.cost(self, *shapes, **sizes)  # type: ignore[attr-defined]
+        return attrs.evolve(found, flops=found.flops // 2)
 
     return overriding(of, cost=cost)
 
 
 @mutant("operation.zero", *POOL)
 def not_zero(of: Subject) -> Subject:
-    """It claims to be zero."""
+    """It declares that it is zero."""
     return overriding(of, zero=True)
 
 
 @mutant("operation.residual", "operation", "prod")
 def no_identity(of: Subject) -> Subject:
-    """It claims to be the identity where its weight is zero, and is zero."""
+    """It declares that it is the identity where its weight is zero, but is zero there."""
     return overriding(of, residual=("W_x",))
 
 
 @mutant("operation.pointwise", *TANH)
 def another(of: Subject) -> Subject:
-    """It tells another function than its modules compute."""
+    """It describes another function than its modules compute."""
 
     def pointwise(self: Any) -> Any:
         return attrs.evolve(of.cls.pointwise(self), function=lambda a, h: torch.sigmoid(a), derivatives=None)  # type: ignore[attr-defined]
@@ -205,7 +205,7 @@ def another(of: Subject) -> Subject:
 
 @mutant("operation.derivatives", *TANH)
 def slope(of: Subject) -> Subject:
-    """It tells the slope of a sigmoid."""
+    """It describes the derivative of a sigmoid."""
 
     def pointwise(self: Any) -> Any:
         def derivatives(a: Tensor, h: Tensor) -> tuple[Tensor | float, ...]:
@@ -219,7 +219,7 @@ def slope(of: Subject) -> Subject:
 
 @mutant("operation.bound", *TANH)
 def small(of: Subject) -> Subject:
-    """Its bound takes the largest weight in the place of the largest sum of a row's weights."""
+    """Its bound has the largest weight instead of the largest sum over a row."""
 
     def magnitude(self: Any, module: Any) -> Bound:
         return Bound({(0,): float(module.W.detach().abs().max())})

@@ -53,7 +53,7 @@ def thawed(of: Subject) -> Subject:
 
 @mutant("part.repeatable", *TANH)
 def unseeded(of: Subject) -> Subject:
-    """It initialises its weights from a generator of its own, which nobody seeded."""
+    """It initialises its weights from an unseeded generator."""
 
     def build(self: Any, **sizes: Any) -> nn.Module:
         module = of.cls.build(self, **sizes)  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ Gone = Mapping[str, Set[Any]]
 
 
 def removing(of: Subject, change: Callable[[Callable[[Structure, Weights], Gone], Structure, Any], Gone]) -> Subject:
-    """The pruner that names `change(remove, structure, weights)`."""
+    """Return the pruner that returns `change(remove, structure, weights)`."""
     honest: Any = of.cls
     return overriding(
         of, remove=lambda self, structure, weights: change(lambda *g: honest.remove(self, *g), structure, weights)
@@ -30,7 +30,7 @@ def removing(of: Subject, change: Callable[[Callable[[Structure, Weights], Gone]
 
 @mutant("pruner.names", *STRONGEST)
 def below_the_mean(of: Subject) -> Subject:
-    """It names all that weigh no more than the mean of their site: where they are equal, all."""
+    """It removes all that weigh no more than the mean of their site: all, if they are equal."""
 
     def change(remove: Any, structure: Structure, weights: Weights) -> Gone:
         sites: dict[str, Site] = dict(structure.sites())
@@ -42,7 +42,7 @@ def below_the_mean(of: Subject) -> Subject:
 
 @mutant("pruner.names", *STRONGEST)
 def numpys_ids(of: Subject) -> Subject:
-    """It names ids by numpy's numbers, which JSON cannot hold."""
+    """It returns ids as numpy's integers, which JSON cannot contain."""
     return removing(of, lambda remove, *given: {a: {*np.array(sorted(ids))} for a, ids in remove(*given).items()})
 
 
@@ -54,7 +54,7 @@ def weights_of_all(of: Subject) -> Subject:
 
 @mutant("pruner.again", *STRONGEST)
 def positions(of: Subject) -> Subject:
-    """It names candidates by where they stand in the structure, which in a supernet is their id."""
+    """It returns positions in the structure, which in a supernet equal the ids."""
 
     def change(remove: Any, structure: Structure, weights: Weights) -> Gone:
         places = dict(zip((c.id for _, s in structure.sites() for c in s.candidates), count(), strict=False))
@@ -73,7 +73,7 @@ def in_place(of: Subject) -> Subject:
 
 @mutant("pruner.pure", *STRONGEST)
 def taken_out(of: Subject) -> Subject:
-    """It takes the weights out of the mapping that it is given."""
+    """It removes the weights from the mapping that it receives."""
     return removing(of, lambda remove, s, weights: remove(s, {a: weights.pop(a) for a in [*weights]}))
 
 
@@ -91,7 +91,7 @@ def one_dtype(of: Subject) -> Subject:
 
 @mutant("pruner.stable", *STRONGEST)
 def by_identity(of: Subject) -> Subject:
-    """It holds an operation heavier by a hair where it is the very object that the backbone names last."""
+    """It prefers the operation that is the same object as the last one of the backbone."""
 
     def change(remove: Any, structure: Structure, weights: Weights) -> Gone:
         last: Any = structure.backbone.operations[-1]  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def by_identity(of: Subject) -> Subject:
 
 @mutant("pruner.stable", *STRONGEST)
 def by_order(of: Subject) -> Subject:
-    """It takes the weights in the order of their mapping for those of the undecided sites in theirs."""
+    """It assigns the weights to the undecided sites in order, whatever their addresses."""
 
     def change(remove: Any, structure: Structure, weights: Weights) -> Gone:
         undecided = [address for address, site in structure.sites() if not site.decided]

@@ -20,7 +20,7 @@ from nasframe.testing.subject import Subject, subject
 
 #: more cases than in a quick check, as the first one that kills a mutant ends the trial; it is not shown, so it is not shrunk
 PROFILE = attrs.evolve(QUICK, cases=25, shrinking=0.0)
-#: "part" stands for the laws of parts of every kind
+#: "part" means the laws of parts of every kind
 KINDS = ("part", *INTERFACES)
 
 Spoil = Callable[[Subject, pytest.MonkeyPatch], Subject]

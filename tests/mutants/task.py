@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def loading(of: Subject, change: Callable[[Data], dict[str, Any]]) -> Subject:
-    """The task in whose data some things are others."""
+    """Return the task whose data differ in some attributes."""
 
     def load(self: Any, device: torch.device, dtype: torch.dtype) -> Data:
         data: Data = of.cls.load(self, device, dtype)  # type: ignore[attr-defined]
@@ -30,7 +30,7 @@ def loading(of: Subject, change: Callable[[Data], dict[str, Any]]) -> Subject:
 
 
 def batching(of: Subject, change: Callable[[Split, Tensor], Batch], *parts: str) -> Subject:
-    """The task whose splits, or those of them that are named, give `change(split, positions)`."""
+    """Return the task whose splits, or the named ones, return `change(split, positions)`."""
 
     def spoilt(split: Split) -> Split:
         return Split(split.size, functools.partial(change, split))
@@ -39,7 +39,7 @@ def batching(of: Subject, change: Callable[[Split, Tensor], Batch], *parts: str)
 
 
 def drawing(of: Subject, part: str, generator: Callable[[], torch.Generator | None]) -> Subject:
-    """The task of whose part noise is drawn, from what `generator` gives each time."""
+    """Return the task whose noise is drawn from the generators that `generator` returns."""
 
     def spoilt(split: Split) -> Split:
         def draw(positions: Tensor) -> Batch:
@@ -70,7 +70,7 @@ def enlarged(of: Subject) -> Subject:
 
 @mutant("task.dtype", *FORECASTING)
 def untouched(of: Subject) -> Subject:
-    """Its targets are in float64, whatever was asked for."""
+    """Its targets are in float64, whatever dtype was requested."""
 
     def change(split: Split, positions: Tensor) -> Batch:
         inputs, targets = split.batch(positions)
@@ -99,7 +99,7 @@ def ascending(of: Subject) -> Subject:
 
 @mutant("task.range", *FORECASTING)
 def around(of: Subject) -> Subject:
-    """Behind the last example it begins anew."""
+    """Behind the last example it starts again at the first."""
     return batching(of, lambda split, positions: split.batch(positions % split.size))
 
 
@@ -111,13 +111,13 @@ def blurred(of: Subject) -> Subject:
 
 @mutant("task.draw", *IMAGES)
 def frozen(of: Subject) -> Subject:
-    """It augments by a generator that begins anew with each batch."""
+    """It augments with a generator that starts again at each batch."""
     return drawing(of, "train", lambda: torch.Generator().manual_seed(0))
 
 
 @mutant("task.draw", *IMAGES)
 def independent(of: Subject) -> Subject:
-    """It augments by a generator of its own, which goes on from batch to batch."""
+    """It augments with another generator, which continues from batch to batch."""
     return overriding(of, load=lambda self, *how: _independent(of.cls.load(self, *how)))  # type: ignore[attr-defined]
 
 
@@ -151,25 +151,25 @@ def totals(of: Subject) -> Subject:
 
 @mutant("task.losses", *IMAGES)
 def equal_shares(of: Subject) -> Subject:
-    """Every example gets the mean of the batch for its loss."""
+    """Each example has the mean of the batch as its loss."""
     return loading(of, lambda data: {"losses": lambda outputs, targets: data.loss(outputs, targets).expand(len(targets))})
 
 
 @mutant("task.metrics", *FORECASTING)
 def accumulating(of: Subject) -> Subject:
-    """It gives the same metrics each time, with what they have seen."""
+    """It returns the same metrics each time, with their counts."""
     return loading(of, lambda data: {"metrics": functools.cache(data.metrics)})
 
 
 @mutant("task.metrics", *IMAGES)
 def misnamed(of: Subject) -> Subject:
-    """Its score is the name of no metric."""
+    """Its score is not the name of a metric."""
     return loading(of, lambda data: {"score": "the best"})
 
 
 @mutant("task.leaks", *FORECASTING)
 def peeping(of: Subject) -> Subject:
-    """Its first training example is one to validate on."""
+    """Its first training example is one of the validation split."""
 
     def change(data: Data) -> dict[str, Any]:
         def batch(positions: Tensor) -> Batch:
@@ -183,7 +183,7 @@ def peeping(of: Subject) -> Subject:
 
 @mutant("task.test", *FORECASTING)
 def foreseeing(of: Subject) -> Subject:
-    """It measures mean and deviation on the test part, too."""
+    """It measures mean and standard deviation on the test split, too."""
 
     def change(data: Data) -> dict[str, Any]:
         rows = torch.cat([split.batch(torch.arange(split.size))[1] for split in (data.train, data.test)])
