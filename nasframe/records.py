@@ -160,6 +160,10 @@ def _alternatives(values: Any) -> tuple[Alternative, ...]:
     return tuple(value if isinstance(value, Alternative) else Alternative(**value) for value in values)
 
 
+def _picks(values: Any) -> tuple[int, ...]:
+    return tuple(values)
+
+
 def _key(values: Any) -> tuple[int | str, ...]:
     return tuple(values)
 
@@ -170,7 +174,8 @@ class Changed(Record):
 
     Attributes:
         change: what was done: "grow", "remove", "fold" (gates into their nodes), "restore" (the best network so far),
-            "restart" (the same structure with fresh weights) or "hand over" (the best network of the run).
+            "restart" (the same structure with fresh weights), "trial" (the network of the best trial) or "hand over" (the best
+            network of the run).
         by: the name of the part that asked for it.
         why: the reason.
         request: what the part was asked to do, from which the change can be repeated.
@@ -225,6 +230,19 @@ class Finished(Record):
 
 
 @attrs.frozen(kw_only=True)
+class TrialArrived(Record):
+    """A result of a trial that is in the state of the run, and that the architect has not received yet.
+
+    Attributes:
+        number: the number of the trial, from 0.
+    """
+
+    kind: ClassVar[str] = "arrival"
+
+    number: int
+
+
+@attrs.frozen(kw_only=True)
 class TrialEnded(Record):
     """A trial of an ask/tell search whose result the architect has received.
 
@@ -243,7 +261,7 @@ class TrialEnded(Record):
     journal: ClassVar[str | None] = "trials"
 
     number: int
-    picks: tuple[int, ...] = attrs.field(converter=tuple)
+    picks: tuple[int, ...] = attrs.field(converter=_picks)
     budget: int
     parent: int | None = None
     trained: int = 0
@@ -285,7 +303,8 @@ class Evaluated(Record):
 
 #: the classes by their name in JSON
 KINDS: dict[str, type[Record]] = {
-    cls.kind: cls for cls in (Stepped, Measured, EpochEnded, StageEnded, Started, Changed, Finished, TrialEnded, Evaluated)
+    cls.kind: cls
+    for cls in (Stepped, Measured, EpochEnded, StageEnded, Started, Changed, Finished, TrialArrived, TrialEnded, Evaluated)
 }
 #: the names of the journals
 JOURNALS = ("history", "lineage", "trials", "evaluations")

@@ -24,7 +24,8 @@ from nasframe.run.rows import Row, handed_over, rows_of
 from nasframe.run.summary import remarks, verdict, written
 from nasframe.search import compare, evaluate
 from nasframe.search.compare import FOUND, INHERITED, RANDOM
-from nasframe.search.evaluate import Outcome, Reference, Trial, outcomes
+from nasframe.search.evaluate import Evaluation, Reference, Trial
+from nasframe.search.pool import evaluations
 from nasframe.testing.saved import revived, saved
 
 SHORT: dict[str, Any] = {"seeds": 2, "criterion": Epochs(1) | MaxNodes(1), "growth": ()}
@@ -99,7 +100,7 @@ def test_outcomes_do_not_depend_on_the_number_of_workers() -> None:
         Trial(Reference("GRU", 100), 20, Seed((0, "two"))),
         Trial(Reference("mean", 100), 20, Seed((0, "three"))),
     ]
-    one, two = (list(outcomes(trials, strategy, search.data, workers=workers, plugins=installed())) for workers in (1, 2))
+    one, two = (list(evaluations(trials, strategy, search.data, workers=workers, plugins=installed())) for workers in (1, 2))
 
     for a, b in zip(one, two, strict=True):
         assert attrs.asdict(attrs.evolve(a, tensors={})) == attrs.asdict(attrs.evolve(b, tensors={}))
@@ -112,12 +113,13 @@ def test_a_script_without_a_guard_compares_in_processes(tmp_path: Path) -> None:
     script.write_text(
         """
 import nasframe
-from nasframe.search.evaluate import Reference, Trial, outcomes
+from nasframe.search.evaluate import Reference, Trial
+from nasframe.search.pool import evaluations
 print("once", flush=True)
 strategy = nasframe.Strategy.named("default")
 data = nasframe.Search(strategy).data
 trials = [Trial(Reference(name, 100), 5, nasframe.Seed((name,))) for name in ("mean", "GRU")]
-found = list(outcomes(trials, strategy, data, workers=2, plugins=nasframe.installed()))
+found = list(evaluations(trials, strategy, data, workers=2, plugins=nasframe.installed()))
 print(len(found), flush=True)
 """
     )
@@ -153,7 +155,7 @@ def test_a_worker_that_is_killed_is_our_error() -> None:
             worker.kill()
 
     with pytest.raises(RunError, match=r"a worker process ended in the middle of an evaluation; .* --workers 1"):
-        list(outcomes(trials, strategy, Search(strategy).data, workers=2, plugins=installed(), check=check))
+        list(evaluations(trials, strategy, Search(strategy).data, workers=2, plugins=installed(), check=check))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -170,7 +172,7 @@ def test_a_comparison_stops_when_it_is_asked_to(workers: int) -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        list(outcomes(trials, strategy, data, workers=workers, plugins=installed(), check=check))
+        list(evaluations(trials, strategy, data, workers=workers, plugins=installed(), check=check))
 
 
 def test_a_search_that_is_not_over_is_not_compared() -> None:
@@ -245,8 +247,8 @@ def test_a_run_whose_networks_all_diverge_is_an_error(monkeypatch: pytest.Monkey
     """There is nothing to hand over."""
     search = finished(toy_strategy(**SHORT))
     search.state.diverged = True
-    lost = Outcome(1, 1, 1, None, {}, True, (), {})
-    monkeypatch.setattr(compare, "outcomes", lambda trials, *_, **__: (lost for _ in trials))
+    lost = Evaluation(1, None, {}, True, (), {}, parameters=1, flops=1, scores={})
+    monkeypatch.setattr(compare, "evaluations", lambda trials, *_, **__: (lost for _ in trials))
 
     with pytest.raises(NonFiniteError, match="every random architecture diverged: lower the learning rate"):
         list(search.compare(plugins=PLUGINS))

@@ -106,6 +106,7 @@ def test_each_kind_has_one_class() -> None:
         "start": "lineage",
         "change": "lineage",
         "finished": None,
+        "arrival": None,
         "trial": "trials",
         "evaluation": "evaluations",
     }

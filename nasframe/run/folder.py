@@ -17,7 +17,19 @@ from nasframe.errors import CheckpointError, RunError, StrategyError
 from nasframe.network.model import Model, dump_scales, load_scales
 from nasframe.network.network import build
 from nasframe.plugins import Plugins, installed
-from nasframe.records import JOURNALS, Changed, EpochEnded, Evaluated, Finished, Measured, Record, StageEnded, Stepped
+from nasframe.records import (
+    JOURNALS,
+    Changed,
+    EpochEnded,
+    Evaluated,
+    Finished,
+    Measured,
+    Record,
+    StageEnded,
+    Stepped,
+    TrialArrived,
+    TrialEnded,
+)
 from nasframe.run import commits
 from nasframe.run.journal import Journal, Mark
 from nasframe.search.changes import digest
@@ -221,7 +233,9 @@ class Keeper:
     def __call__(self, record: Record) -> None:
         """Commit what the record is about."""
         due = isinstance(record, Stepped) and self.every is not None and record.updates % self.every == 0
-        if due or isinstance(record, Measured | EpochEnded | StageEnded | Changed | Evaluated | Finished):
+        if due or isinstance(
+            record, Measured | EpochEnded | StageEnded | Changed | TrialArrived | TrialEnded | Evaluated | Finished
+        ):
             self.commit()
 
     def commit(self) -> None:

@@ -115,7 +115,7 @@ class Changer:
 
     def restore(self, state: State, shot: Snapshot, *, kind: str, why: str) -> Changed:
         """Put a snapshot's network, with fresh optimisers, in the present one's place and return the record."""
-        parent = state.network.structure
+        parent, other = state.network.structure, kind in ("hand over", "trial")
         state.network = rebuilt(self.strategy, shot)
         # the moments of the present network belong to other weights
         state.optimisers = self.trainer.optimisers(state.network)
@@ -125,10 +125,10 @@ class Changer:
             by=kind,
             why=why,
             # the network of a hand-over may be a random architecture, which no earlier record describes
-            request={"structure": shot.structure.to_dict()} if kind == "hand over" else {},
+            request={"structure": shot.structure.to_dict()} if other else {},
             # the ids of a random architecture have nothing to do with those of the search
-            added={} if kind == "hand over" else _difference(shot.structure, parent),
-            removed={} if kind == "hand over" else _difference(parent, shot.structure),
+            added={} if other else _difference(shot.structure, parent),
+            removed={} if other else _difference(parent, shot.structure),
             parent=parent.digest(),
             child=shot.structure.digest(),
             **sizes(state.network),

@@ -13,11 +13,13 @@ import attrs
 from nasframe.errors import NonFiniteError
 from nasframe.plugins import Plugins
 from nasframe.records import EpochEnded, Evaluated, Record
-from nasframe.search.evaluate import Outcome, Reference, Trial, module_of, outcomes, predicting, tested
+from nasframe.search.evaluate import Evaluation, Reference, Trial, module_of, predicting, tested
 from nasframe.search.loop import Loop, better
+from nasframe.search.pool import evaluations
 from nasframe.search.random_architecture import random_architecture
 from nasframe.search.state import Snapshot, State, snapshot
 from nasframe.search.trainer import weights_of
+from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
 
 #: the rows of the comparison
@@ -50,13 +52,14 @@ class Comparison:
         state = self.state
         if state.phase == "handed over":
             return
-        if not state.evaluations:
+        # an architecture that was looked up in a table has no weights to test
+        if not state.evaluations and not (state.trials and state.best is not None and state.best.valid is None):
             yield self._keep(self._inherited())
         # these follow from the state, so that a comparison that was interrupted continues behind the recorded ones; the first
         # evaluation, of the network with the weights of the search, is no trial
         trials = self.trials()
-        done = len(state.evaluations) - 1
-        found = outcomes(
+        done = sum(e.name not in (INHERITED, RETRAINED) for e in state.evaluations)
+        found = evaluations(
             [trial for _, trial in trials[done:]],
             self.loop.strategy,
             self.loop.data,
@@ -64,28 +67,29 @@ class Comparison:
             plugins=plugins,
             check=check,
         )
-        for (name, trial), outcome in zip(trials[done:], found, strict=True):
-            yield self._keep(self._evaluated(name, trial, outcome))
+        for (name, trial), evaluation in zip(trials[done:], found, strict=True):
+            yield self._keep(self._evaluated(name, trial, evaluation))
         yield self._hand_over()
 
     def trials(self) -> list[tuple[str, Trial]]:
         """Return the names and trials of the comparison, which follow from the state alone."""
         strategy, state = self.loop.strategy, self.state
         # baselines are chosen with about as many parameters as the network that was found
-        parameters = state.evaluations[0].parameters
+        first = next(iter(state.evaluations), None) or predicting(state.network, self.loop.data)
+        parameters = first.parameters
         seeds = range(strategy.seeds)
         if not searched(self.state):
             references = self._references(parameters, trainable=False)
             return [(n, Trial(Reference(n, parameters), 0, self.loop.seed("compare", n, 0))) for n in references]
         # nothing below reads an outcome, so that a resumed comparison has the same trials in the same order
-        architecture, space = self.state.network.structure, self._space()
+        architecture = self.state.network.structure
         rows: list[tuple[str, Trial]] = []
         for number in seeds:
             seed = self.loop.seed("compare", FOUND, number)
             rows.append((FOUND, Trial(architecture, state.updates, seed)))
         for number in seeds:
             seed = self.loop.seed("compare", RANDOM, number)
-            rows.append((RANDOM, Trial(random_architecture(strategy, space, seed("draw")), state.updates, seed)))
+            rows.append((RANDOM, Trial(self._random(seed("draw")), state.updates, seed)))
         trained = set(self._references(parameters, trainable=True))
         for name in self.loop.data.references(parameters):
             for number in seeds if name in trained else range(1):  # without training every seed gives the same
@@ -99,7 +103,14 @@ class Comparison:
         modules = {n: module_of(Trial(Reference(n, parameters), 0, self.loop.seed("look", n)), strategy, data) for n in names}
         return [name for name in names if bool(weights_of(modules[name])) == trainable]
 
-    def _space(self) -> Structure:
+    def _random(self, seed: Seed) -> Structure:
+        """Return a random architecture of the space that was searched."""
+        if self.state.trials:
+            space = self.loop.space
+            return space.architecture(space.random(seed))
+        return random_architecture(self.loop.strategy, self._supernet(), seed)
+
+    def _supernet(self) -> Structure:
         """Return the supernet with as many nodes in each cell as the found architecture has."""
         found, backbone = self.state.network.structure, self.loop.strategy.backbone
         structure = backbone.initial(self.loop.data.sizes, min(len(cell.nodes) for _, cell in found.cells))
@@ -122,31 +133,31 @@ class Comparison:
             structure=state.network.structure.to_dict(),
             parameters=cost.parameters,
             flops=cost.flops,
-            trained=state.updates,
+            trained=next((trial.trained for trial in reversed(state.trials) if trial.best), state.updates),
             valid=state.best.valid,
             scores={} if state.diverged else tested(state.network, data),
             diverged=state.diverged,
             best=not state.diverged,
         )
 
-    def _evaluated(self, name: str, trial: Trial, outcome: Outcome) -> Evaluated:
+    def _evaluated(self, name: str, trial: Trial, evaluation: Evaluation) -> Evaluated:
         state, structure = self.state, trial.of if isinstance(trial.of, Structure) else None
         # without a validation split there is nothing to choose by, and the found network remains the winner
         best = False
-        if structure is not None and outcome.valid is not None and better(outcome.valid, state.winner):
+        if structure is not None and evaluation.valid is not None and better(evaluation.valid, state.winner):
             best = True
-            state.winner = Snapshot(structure, outcome.tensors, outcome.valid)
+            state.winner = Snapshot(structure, evaluation.tensors, evaluation.valid)
         return Evaluated(
             **state.position,
             number=len(state.evaluations),
             name=name,
             structure=None if structure is None else structure.to_dict(),
-            parameters=outcome.parameters,
-            flops=outcome.flops,
-            trained=outcome.updates,
-            valid=outcome.valid,
-            scores=outcome.scores,
-            diverged=outcome.diverged,
+            parameters=evaluation.parameters,
+            flops=evaluation.flops,
+            trained=evaluation.updates,
+            valid=evaluation.valid,
+            scores=evaluation.scores,
+            diverged=evaluation.diverged,
             best=best,
         )
 
@@ -171,4 +182,4 @@ class Comparison:
 
 def searched(state: State) -> bool:
     """Return whether the run searched; a retraining does not."""
-    return any(isinstance(record, EpochEnded) and record.phase == "search" for record in state.history)
+    return bool(state.trials) or any(isinstance(r, EpochEnded) and r.phase == "search" for r in state.history)

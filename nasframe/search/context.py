@@ -171,6 +171,7 @@ class Context:
             return partial(self._trainer.loss, self.batch(split, number), self.seed("noise", split, number))
 
         trainer = self._trainer
+        assert trainer.architect is not None, "a network with alphas has an architect that moves them"
         return problem(self.network, trainer.architect, trainer.optimiser, self._descent, on("train"), on("validation"))
 
     def remember(self, key: str, make: Callable[[], float | Tensor]) -> Any:

@@ -96,7 +96,7 @@ class Table(Evaluator):
         row = index.get((picks, budget), index.get((picks, None)))
         if row is None:
             raise DataError(f"{self._where} has no row for picks {[*picks]} and budget {budget}; add one, or change the budget")
-        return Outcome(row.valid, scores=dict(row.scores))
+        return Outcome(row.valid, budget, dict(row.scores))
 
     def check(self, space: Space) -> None:
         """Refuse a table that was made for another space, or that is not valid.

@@ -37,6 +37,7 @@ from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
+from nasframe.structure.space import Space
 
 T = TypeVar("T")
 
@@ -71,6 +72,12 @@ class Loop:
     def changer(self) -> Changer:
         """Return what makes the changes."""
         return Changer(self.strategy, self.trainer)
+
+    @property
+    def space(self) -> Space:
+        """Return the architectures that an ask/tell architect chooses from."""
+        backbone = self.strategy.backbone
+        return backbone.space(backbone.initial(self.data.sizes, self.strategy.nodes))
 
     def seed(self, *purpose: int | str) -> Seed:
         """Return the seed of a purpose in this run."""

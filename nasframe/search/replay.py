@@ -48,7 +48,7 @@ def replay(
         match record.change:
             case "restore" | "restart":
                 structure = seen[record.child]
-            case "hand over":
+            case "hand over" | "trial":
                 structure = Structure.from_dict(record.request["structure"], plugins.make)
             case "grow":
                 morphism = next(m for m in strategy.growth if short_name(m) == record.by)

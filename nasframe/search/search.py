@@ -17,6 +17,8 @@ from nasframe.search.device import computing, loaded
 from nasframe.search.loop import GROWING, OVER, Loop
 from nasframe.search.state import State, initial, retraining
 from nasframe.search.strategy import Strategy
+from nasframe.search.trials import TrialRunner
+from nasframe.structure.space import Space
 from nasframe.structure.structure import Structure
 
 
@@ -41,17 +43,18 @@ class Search:
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
-        _check_ends(strategy, grows=state is None or state.phase in GROWING)
+        if strategy.ask_tell is None or (state is not None and state.phase not in ("trials", *OVER)):
+            _check_ends(strategy, grows=state is None or state.phase in GROWING)
         self.strategy = strategy
         with computing(strategy):
             self.data = data or loaded(strategy)
             self.state = state or initial(strategy, self.data)
-            if self.state.network.alphas and not self.data.validation.size:
+            if (self.state.network.alphas or self.state.phase == "trials") and not self.data.validation.size:
                 raise StrategyError(
                     "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
                 )
             # what a morphism cannot do is reported now, not after an hour
-            over = self.state.phase in OVER
+            over = self.state.phase in OVER or strategy.ask_tell is not None
             self._idle = [m.name for m in strategy.growth if not over and not m.propose(self.state.network)]
 
     @classmethod
@@ -70,7 +73,28 @@ class Search:
         """Return the loop of the strategy on its data."""
         return Loop(self.strategy, self.data)
 
+    @property
+    def space(self) -> Space:
+        """Return the architectures that an ask/tell architect chooses from."""
+        return self.loop.space
+
     def __iter__(self) -> Iterator[Record]:
+        return self.records()
+
+    def records(
+        self, workers: int = 1, plugins: Plugins | None = None, check: Callable[[], None] = lambda: None
+    ) -> Iterator[Record]:
+        """Search from wherever the state is and yield a record of each thing done.
+
+        Iterating over the search does the same in one process.
+
+        Args:
+            workers: the number of processes that evaluate the trials of an ask/tell architect. The results do not depend on it.
+            plugins: where a worker finds the strategy's parts; by default the installed plugins.
+            check: is called several times a second during trials and may raise an exception in order to stop.
+        """
+        if self.state.phase == "trials":
+            return self._guarded(TrialRunner(self.loop, self.state, self.space).run(workers, plugins or installed(), check))
         return self._guarded(self.loop.run(self.state))
 
     def compare(
@@ -105,6 +129,11 @@ class Search:
         """Yield a sentence for each thing that the user may not expect."""
         yield from self.data.warnings
         yield from self.network.slow_parts()
+        if self.state.phase == "trials":
+            yield (
+                f"the space has {self.space.size:,} architectures; the criterion, the pruner and the growth of the strategy have no "
+                "effect on trials"
+            )
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"
 

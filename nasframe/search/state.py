@@ -20,6 +20,7 @@ from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded,
 from nasframe.search.memory import check_memory
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, Training, alphas_of, weights_of
+from nasframe.search.trial_state import TrialState
 from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
 
@@ -54,6 +55,7 @@ class State(Training[Network]):
         stopping: why the search ends with this stage, if a criterion decided so within it.
         diverged: whether no training of the final architecture had a finite validation loss.
         memory: the state of the criterion, JSON values.
+        asking: the trials in flight of an ask/tell search.
         history: the records of epochs and stages.
         lineage: the record of the first structure and those of all changes.
         trials: the records of the trials of an ask/tell search.
@@ -69,6 +71,7 @@ class State(Training[Network]):
     stopping: str | None = None
     diverged: bool = False
     memory: Any = None
+    asking: TrialState | None = None
     history: list[EpochEnded | StageEnded] = attrs.field(factory=list)
     lineage: list[Started | Changed] = attrs.field(factory=list)
     trials: list[TrialEnded] = attrs.field(factory=list)
@@ -94,13 +97,17 @@ class State(Training[Network]):
 
 def trainer(strategy: Strategy, data: Data) -> Trainer:
     """Return the trainer of a strategy."""
-    return Trainer(data, strategy.architect, strategy.optimiser, strategy.batch, strategy.device)
+    return Trainer(data, strategy.gradient_architect, strategy.optimiser, strategy.batch, strategy.device)
 
 
 def initial(strategy: Strategy, data: Data) -> State:
     """Return the state before the first step of a search."""
     structure = strategy.backbone.initial(data.sizes, strategy.nodes)
-    return _beginning(strategy, data, structure, "search")
+    if strategy.ask_tell is None:
+        return _beginning(strategy, data, structure, "search")
+    # the network is an architecture at any time: that of the first picks, and in the end the best one
+    space = strategy.backbone.space(structure)
+    return _beginning(strategy, data, space.architecture([0] * len(space.decisions)), "trials")
 
 
 def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
@@ -198,7 +205,10 @@ def dump(state: State) -> tuple[str, dict[str, Tensor]]:
         kept[name] = twin or (shot and {"structure": shot.structure.to_dict(), "valid": shot.valid})
         if shot is not None and twin is None:
             flat |= _prefixed(name, shot.tensors)
+    asking, trials = (None, {}) if state.asking is None else state.asking.dump()
+    flat |= _prefixed("asking", trials)
     plain = {k: getattr(state, k) for k in _PLAIN} | {
+        "asking": asking,
         "structure": state.network.structure.to_dict(),
         "training": state.network.training,
         "snapshots": kept,
@@ -238,9 +248,11 @@ def load(
     for path, value in _under("measured", flat).items():
         by, key = path.split("/", 1)
         measured.setdefault(by, {})[key] = value
+    asking = plain["asking"] and TrialState.load(plain["asking"], _under("asking", flat), strategy.device)
     lists: dict[str, Any] = {name: [*records] for name, records in journals.items()}
+    plain_fields = {k: plain[k] for k in _PLAIN}
     return State(
-        network, optimisers, evidence=dict(evidence), measured=measured, **{k: plain[k] for k in _PLAIN}, **shots, **lists
+        network, optimisers, asking=asking, evidence=dict(evidence), measured=measured, **plain_fields, **shots, **lists
     )
 
 

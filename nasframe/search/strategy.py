@@ -13,13 +13,16 @@ import torch
 
 from nasframe.errors import NasframeError, StrategyError
 from nasframe.interfaces.architect import Architect
+from nasframe.interfaces.ask_tell import AskTellArchitect
 from nasframe.interfaces.backbone import Backbone
 from nasframe.interfaces.criterion import GrowthCriterion
+from nasframe.interfaces.evaluator import Evaluator
 from nasframe.interfaces.morphism import Morphism
 from nasframe.interfaces.part import choice, flag, nested, number, to_plain
 from nasframe.interfaces.pruner import Pruner
 from nasframe.interfaces.task import Task
 from nasframe.plugins import Plugins, construct, installed
+from nasframe.search.evaluators import Train
 from nasframe.search.optimiser import Optimiser
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -39,13 +42,18 @@ class Strategy:
     Args:
         task: the data, the loss and the metrics.
         backbone: how nodes are wired and cells make a network.
-        architect: turns alphas into mixing weights, and moves the alphas.
+        architect: turns alphas into mixing weights, and moves the alphas. An `AskTellArchitect` proposes whole architectures instead;
+            its search has no use for the criterion, the pruner and the growth.
         criterion: decides when a phase, a stage and the search end.
         pruner: selects the candidates to remove.
         growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
             of equal gain take turns. Without a morphism nothing grows.
         prune: "stage" prunes and tunes after each stage, before it is judged and grown; "end" prunes and tunes the best
             network when the search is over.
+        evaluator: returns the outcome of an architecture that an ask/tell architect proposes.
+        in_flight: the number of trials of an ask/tell architect that are evaluated at the same time: the architect proposes the
+            next one before it knows the results of the last `in_flight` - 1. The results depend on it, and not on the number of
+            processes.
         nodes: the number of nodes that each cell starts with.
         batch: the number of examples in a batch, of training and of validation; a last training batch of one example joins
             the one before.
@@ -72,6 +80,8 @@ class Strategy:
     pruner: Pruner = nested("pruner")
     growth: tuple[Morphism, ...] = nested("morphism", default=())
     prune: str = choice("stage", "end", default="end")
+    evaluator: Evaluator = nested("evaluator", default=Train())
+    in_flight: int = number(4, low=1, high=1024, whole=True)
     nodes: int = number(1, low=1, high=1000, whole=True)
     batch: int = number(50, low=1, whole=True)
     optimiser: Optimiser = nested(Optimiser, default=Optimiser())
@@ -88,7 +98,18 @@ class Strategy:
             value = getattr(self, field)
             for part in value if isinstance(value, tuple) else (value,):
                 if not isinstance(part, interface):
-                    raise ValueError(f"{field} is {part!r}; it must be a {interface.__name__}")
+                    names = " or ".join(each.__name__ for each in interface)
+                    raise ValueError(f"{field} is {part!r}; it must be a {names}")
+
+    @property
+    def gradient_architect(self) -> Architect | None:
+        """Return the architect if it moves alphas; None if it proposes architectures."""
+        return self.architect if isinstance(self.architect, Architect) else None
+
+    @property
+    def ask_tell(self) -> AskTellArchitect | None:
+        """Return the architect if it proposes architectures; None if it moves alphas."""
+        return self.architect if isinstance(self.architect, AskTellArchitect) else None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -149,12 +170,13 @@ class Strategy:
             raise type(error)(f"{path}: {error}") from error
 
 
-_INTERFACES = {
-    "task": Task,
-    "backbone": Backbone,
-    "architect": Architect,
-    "criterion": GrowthCriterion,
-    "pruner": Pruner,
-    "growth": Morphism,
-    "optimiser": Optimiser,
+_INTERFACES: Mapping[str, tuple[type, ...]] = {
+    "task": (Task,),
+    "backbone": (Backbone,),
+    "architect": (Architect, AskTellArchitect),
+    "criterion": (GrowthCriterion,),
+    "pruner": (Pruner,),
+    "growth": (Morphism,),
+    "evaluator": (Evaluator,),
+    "optimiser": (Optimiser,),
 }

@@ -76,9 +76,9 @@ def alphas_of(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in network.named_parameters() if n.startswith("alphas.")]
 
 
-def mixing_weights(architect: Architect, network: nn.Module) -> Mapping[str, Tensor]:
+def mixing_weights(architect: Architect | None, network: nn.Module) -> Mapping[str, Tensor]:
     """Return the present mixing weights of a network's undecided sites, without a graph."""
-    if not isinstance(network, Network):
+    if not isinstance(network, Network) or architect is None:
         return {}
     with torch.no_grad():
         return architect.mixing(dict(network.alphas))
@@ -95,24 +95,23 @@ class Trainer:
 
     Args:
         data: the data of the task.
-        architect: moves the alphas.
+        architect: moves the alphas; None if the networks have none.
         optimiser: of the weights.
         batch: the number of examples in a batch, of training and of validation.
         device: the device of the networks.
     """
 
     data: Data
-    architect: Architect
+    architect: Architect | None
     optimiser: Optimiser
     batch: int
     device: str
 
     def optimisers(self, network: nn.Module) -> dict[str, Optimizer]:
         """Return fresh optimisers of the weights and of the alphas."""
-        return {
-            "weights": self.optimiser.build(weights_of(network)),
-            "alphas": self.architect.build_optimiser(alphas_of(network)),
-        }
+        # without an architect there are no alphas, and whose optimiser it is makes no difference
+        build_alphas = self.optimiser.build if self.architect is None else self.architect.build_optimiser
+        return {"weights": self.optimiser.build(weights_of(network)), "alphas": build_alphas(alphas_of(network))}
 
     def epoch(self, training: Training[N], seed: Seed, search: bool = False) -> Iterator[float]:
         """Train to the end of the epoch, from wherever the training is in it, and yield the loss of each step.
@@ -150,7 +149,7 @@ class Trainer:
             def loss() -> Tensor:
                 return train(forward_of(network), mixing_weights(self.architect, network))
 
-            if held_out is None or not isinstance(network, Network):
+            if held_out is None or self.architect is None or not isinstance(network, Network):
                 value = weights_step(dict(weights_of(network)), optimisers["weights"], loss)
             else:
                 self.architect.configure(optimisers["alphas"], training.stage)

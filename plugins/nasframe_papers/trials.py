@@ -17,7 +17,8 @@ from torch import nn
 
 from nasframe import Data, NasframeError, Seed, Strategy
 from nasframe.errors import NonFiniteError
-from nasframe.search.evaluate import Outcome, process_context, train, updates_per_epoch
+from nasframe.search.evaluate import Evaluation, train, updates_per_epoch
+from nasframe.search.pool import process_context
 
 #: plain values: what a trial is to do, or its result
 Values = Mapping[str, Any]
@@ -47,19 +48,19 @@ def standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values))
 
 
-def from_scratch(network: nn.Module, strategy: Strategy, data: Data, epochs: int, seed: Seed) -> Outcome:
-    """Train a network for some epochs, without early stopping, and return the outcome.
+def from_scratch(network: nn.Module, strategy: Strategy, data: Data, epochs: int, seed: Seed) -> Evaluation:
+    """Train a network for some epochs, without early stopping, and return the result.
 
-    The outcome has the network as it was when its validation loss was least, or, without a validation split, as it was last.
+    The result has the network as it was when its validation loss was least, or, without a validation split, as it was last.
 
     Raises:
         NonFiniteError: if the training diverges, because a table of results has no entry for it.
     """
     updates = epochs * updates_per_epoch(strategy, data)
-    outcome = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
-    if len(outcome.curve) < epochs:
-        raise NonFiniteError(f"training from scratch diverged after {outcome.updates} updates: lower the learning rate")
-    return outcome
+    result = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
+    if len(result.curve) < epochs:
+        raise NonFiniteError(f"training from scratch diverged after {result.updates} updates: lower the learning rate")
+    return result
 
 
 def kept(

@@ -1,0 +1,15 @@
+"""Architects that sample architectures and compare their outcomes: random search and evolution."""
+
+from __future__ import annotations
+
+import nasframe
+from nasframe_sampling.evolution import RegularisedEvolution
+from nasframe_sampling.random_search import RandomSearch
+
+__all__ = ["RandomSearch", "RegularisedEvolution"]
+
+
+@nasframe.hookimpl
+def nasframe_parts() -> list[type[nasframe.Part]]:
+    """Return the architects."""
+    return [RandomSearch, RegularisedEvolution]

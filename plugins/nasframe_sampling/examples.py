@@ -1,0 +1,26 @@
+"""The options that the conformance kit draws for the architects."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from nasframe.testing.examples import Examples
+from nasframe_sampling.evolution import RegularisedEvolution
+from nasframe_sampling.random_search import RandomSearch
+
+
+def examples() -> Examples:
+    """Return searches of a few trials."""
+    few = {"trials": st.integers(4, 8), "updates": st.integers(1, 3)}
+    return Examples(
+        parts={
+            RandomSearch: st.builds(RandomSearch, **few),
+            RegularisedEvolution: st.builds(
+                RegularisedEvolution,
+                population=st.integers(1, 3),
+                sample=st.integers(1, 3),
+                inherit=st.booleans(),
+                **few,
+            ),
+        }
+    )

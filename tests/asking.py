@@ -1,0 +1,69 @@
+"""Ask/tell searches in a second: strategies, results in another order, and resuming at every event."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_resume import digest
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Search, Strategy
+from nasframe.plugins import Plugins
+from nasframe.records import Record, TrialArrived
+from nasframe.search import trials
+from nasframe.search.pool import Pool
+from nasframe.testing.saved import revived, saved
+
+
+def asking(architect: Any, **changes: Any) -> Strategy:
+    """A search by trials of a few updates, in cells of three nodes."""
+    return toy_strategy(architect=architect, growth=(), nodes=3, in_flight=3, **changes)
+
+
+class Shuffled(Pool):
+    """A pool of one process whose results arrive in a random order, as those of several processes do."""
+
+    def next(self) -> tuple[int, Any]:
+        first = random.choice(sorted(self._trials))  # noqa: S311 - as a machine does
+        self._trials = {first: self._trials.pop(first), **self._trials}
+        return super().next()
+
+
+def shuffle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let results arrive in a random order."""
+    monkeypatch.setattr(trials, "Pool", Shuffled)
+
+
+def run(search: Search, each: Callable[[], None] = lambda: None, plugins: Plugins = PLUGINS, workers: int = 1) -> list[Record]:
+    """Search to the end, and return the records."""
+    found = []
+    for record in search.records(workers, plugins):
+        found.append(record)
+        each()
+    return found
+
+
+def check_resumes_everywhere(strategy: Strategy, plugins: Plugins = PLUGINS) -> list[Record]:
+    """Resume at every event, with the global generators in another place each time; return the records."""
+    search = Search(strategy)
+    dumps: list[Any] = []
+    records = run(search, lambda: dumps.append(saved(search.state)), plugins)
+    expected = digest(search.state)
+    for number, dump in enumerate(dumps[:-1]):
+        torch.manual_seed(number)
+        random.seed(number)
+        again = Search(strategy, state=revived(*dump, strategy, plugins))
+        run(again, plugins=plugins)
+
+        assert expected == digest(again.state), f"resumed at event {number}: {records[number]}"
+    return records
+
+
+def waited(records: list[Record]) -> int:
+    """How many results arrived before one with a smaller number."""
+    numbers = [record.number for record in records if isinstance(record, TrialArrived)]
+    return sum(any(later < number for later in numbers[place:]) for place, number in enumerate(numbers))
