@@ -48,6 +48,7 @@ def assert_transaction(parent: TrainedNetwork, make: Make) -> TrainedNetwork:
     shared = ", ".join(sorted(new[pointer] for pointer in old.keys() & new.keys()))
     require(not shared, f"the child shares the storage of {shared} with its parent")
     require(_kind(parent.network) == _kind(child.network), "the child does not have the mode, dtype or device of its parent")
+    # a shared tensor that the storages do not reveal shows when the child trains
     child.copy().train(2)
     changed = differences(before, _fingerprint(parent))
     require(not changed, f"training the child changed the parent's {', '.join(changed)}")
@@ -55,6 +56,7 @@ def assert_transaction(parent: TrainedNetwork, make: Make) -> TrainedNetwork:
 
 
 def _fingerprint(trained: TrainedNetwork) -> dict[str, Any]:
+    # what a run folder would keep, and beside it what it does not: modes, gradients and the global generator
     text, flat = saved(trained.state)
     named = dict(trained.network.named_parameters())
     return {
@@ -71,6 +73,7 @@ def _storages(trained: TrainedNetwork) -> dict[int, str]:
     named = [*tensors(trained.network).items()]
     for group, optimiser in trained.state.optimisers.items():
         named += [(f"{k} of the {group}", v) for s in optimiser.state.values() for k, v in s.items() if torch.is_tensor(v)]
+    # an empty tensor has no memory to share
     return {t.untyped_storage().data_ptr(): name for name, t in named if t.numel()}
 
 
@@ -111,6 +114,7 @@ def assert_fast_form(trained: TrainedNetwork, second: bool = False) -> None:
         trained: the network.
         second: compare second derivatives, too.
     """
+    # two copies, because running statistics change in training mode
     fast, readable = trained.copy(), trained.copy()
     fast.network.fast, readable.network.fast = True, False
     for mode, training in MODES.items():
@@ -119,6 +123,7 @@ def assert_fast_form(trained: TrainedNetwork, second: bool = False) -> None:
         require_at_most(f"the distance of the outputs in {mode} mode", distance, tolerance(wanted))
     for what in ("gradient", "second derivative")[: 1 + second]:
         exact, found = (each.gradients(second=what != "gradient") for each in (readable, fast))
+        # one scale for all gradients: the rounding of a small one comes from the large ones that it is computed with
         scale = torch.stack([slope.abs().max() for slope in exact.values()])
         for name, slope in exact.items():
             require_at_most(f"the distance of the {what} of {name}", largest(found[name] - slope), tolerance(scale))
@@ -172,6 +177,7 @@ def _references(
     if parent is None:
         cell = child.network.structure.cell(Address(node).cell)
         before = cell.nodes[: [n.id for n in cell.nodes].index(Address(node).id)]
+        # the outputs of the cell as it was without the new node
         inherited = child.network.structure.backbone.outputs(attrs.evolve(cell, nodes=before))
         return [lambda inputs: torch.stack([inputs[n] for n in inherited]).mean(0)] * len(_instances(child, node))
     old, mixing = parent.copy(), {address: w.unbind() for address, w in parent.mixing().items()}
@@ -192,6 +198,7 @@ def node_calls(
             the node was added at the end of its cell and should return the mean of the previous outputs of the cell.
     """
     references = _references(child, node, training, parent)
+    # the hooks stay in the copy
     hooked, recorded = child.copy(), []
     hooked.network.fast = False  # a fast form calls no modules
     for instance in _instances(hooked, node):
@@ -224,6 +231,7 @@ def assert_within_bounds(child: TrainedNetwork, bounds: Mapping[Address, Bound],
     """
     for (node, bound), (mode, training) in itertools.product(bounds.items(), MODES.items()):
         for number, call in enumerate(node_calls(child, node, training, parent)):
+            # the bound is about exact arithmetic; rounding comes in addition
             allowed = bound(call.norms) + tolerance(call.output)
             require_at_most(f"the error of {node} at its call {number} in {mode} mode", call.error, allowed)
 
@@ -283,8 +291,11 @@ def _largest_error(
         for _ in range(10):
             inputs = {name: (norms[name] * corner).requires_grad_() for name, corner in corners.items()}
             error = (instance.output(mixing, inputs) - reference(inputs)).abs().flatten(1).amax(1)
+            # over all instances and steps, as the bound is claimed for all of them
             worst = max(worst, float(error.detach().max()))
             slopes = torch.autograd.grad(error.sum(), [*inputs.values()])
+            # to the corner to which the gradient points: for a function that is linear in each input, the largest error is at
+            # a corner
             corners = {name: slope.sign() for name, slope in zip(inputs, slopes, strict=True)}
     return bound(norms), worst
 
@@ -315,6 +326,7 @@ def unreached_entries(child: TrainedNetwork, steps: int = 3) -> dict[str, Tensor
             if gradient is not None:
                 mask &= ~(gradient.abs() > 0)  # NaN does not count as a gradient
 
+    # before each step the gradients are still there; afterwards they are cleared
     for optimiser in trained.state.optimisers.values():
         optimiser.register_step_pre_hook(note)
     trained.train(steps)
@@ -403,6 +415,7 @@ def assert_removal_is_masking(parent: TrainedNetwork, removed: Mapping[Address, 
     one has weight one.
     """
     child = parent.after(remove_candidates(parent.network, removed, Seed(("removal",))))
+    # the mixing weights of the remaining candidates are computed anew from their alphas, as a removal does
     alphas = {address: alpha.detach() for address, alpha in parent.network.alphas.items()}
     mixing = dict(parent.mixing())
     for address, site in parent.network.structure.sites():
@@ -432,6 +445,7 @@ def assert_reconstructed(trained: TrainedNetwork, make: Callable[[str, Any], Any
     after = Structure.from_json(before.to_json(), make)
     equal = (after, after.digest(), hash(after)) == (before, before.digest(), hash(before))
     require(equal, "the structure that is read from the JSON is another one")
+    # from the JSON and the values alone: whatever else the network keeps is lost here
     network = rebuilt(trained.strategy, Snapshot(after, copied(trained.network), None))
     assert_exact(trained, attrs.evolve(trained, state=attrs.evolve(trained.state, network=network)), allowed=0.0)
 
@@ -446,6 +460,7 @@ def assert_ids_not_reused(structures: Sequence[Structure]) -> None:
         for name, what in present.items():
             require(name not in gone, f"the id of {name} is used again")
             require(known.setdefault(name, what) == what, f"{name} has become another operation")
+        # an id may disappear once and must not come back
         gone |= known.keys() - present.keys()
 
 

@@ -81,6 +81,7 @@ def check(
     else:
         given = examples or Examples()
         with_habitats = (*given.parts, *(habitat.backbone for habitat in given.habitats))
+        # a class that is not registered yet is found by its name only if a plugin for this call has it
         new = [part for part in with_habitats if part.name not in plugins.names(part.kind)]
         plugin = Plugin("unregistered", "none", "0", tuple(dict.fromkeys((what, *new))))
         plan = _plan([subject(what, plugin, plugins, examples)], laws)
@@ -182,6 +183,7 @@ def _origin(plugin: Plugin) -> str:
 def tried(of: Subject, one: Law, profile: Profile, replay: str | None = None) -> Outcome:
     """Try a law on a part and return the outcome, in which a waiver is taken into account."""
     began = time.perf_counter()
+    # waivers come last: a law is tried even if it is waived, so that a waiver that is no longer needed is noticed
     found = _tried(of, one, profile, replay)
     waiver = next((w for w in of.waivers if w.law == one.id), None)
     if waiver is not None:
@@ -204,7 +206,9 @@ class _Trial:
         self.until = float("inf")
 
     def __call__(self, case: Any) -> None:
+        # two cases with the same words are the same case to a reader, and to the limit on shrinking
         words = str(case)
+        # hypothesis replays the smallest failure at the end, which must fail again
         if time.perf_counter() > self.until and words not in self.failed:
             return  # the time for shrinking is up: no other case counts
         try:
@@ -235,6 +239,7 @@ def _tried(of: Subject, one: Law, profile: Profile, replay: str | None) -> Outco
             f"`examples` return nasframe.testing.examples.Examples(parts={{{drawn}}})"
         )
         return attrs.evolve(blank, reason=reason)
+    # the code of a case is the byte stream of hypothesis, whose meaning differs between versions
     if replay is not None and replay.partition(":")[0] != hypothesis.__version__:
         return attrs.evolve(blank, reason=f"hypothesis {hypothesis.__version__} cannot read the case {replay!r}: leave it out")
     trial = _Trial(one, profile)
@@ -263,6 +268,7 @@ def _tried(of: Subject, one: Law, profile: Profile, replay: str | None) -> Outco
     if trial.held < profile.least:
         reason = f"the law applied to {trial.held} cases only, of {profile.cases} that were wanted"
         return attrs.evolve(blank, cases=trial.held, reason=reason)
+    # a remark that only some cases make is about the case, and not about the part
     remark = trial.remarks.pop() if len(trial.remarks) == 1 else None
     return attrs.evolve(blank, status="passed", cases=trial.held, reason=remark or "")
 
@@ -314,6 +320,7 @@ def _message(error: Exception, part: type[Part]) -> str:
     frames = [
         (f.f_globals.get("__name__", ""), f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)
     ]
+    # an author can mend a line of the part's package, and not one of torch
     inside = [frame for frame in frames if frame[0].partition(".")[0] == package]
     _, file, line = (inside or frames)[-1]
     return f"{type(error).__name__}: {error} ({file}, line {line})"

@@ -31,11 +31,13 @@ def largest(value: Tensor) -> float:
 def same(a: Any, b: Any) -> bool:
     """Return whether two values are equal to the bit, with the tensors, lists and dictionaries in them. NaN equals NaN."""
     if torch.is_tensor(a) and torch.is_tensor(b):
+        # torch.equal says that NaN differs from NaN
         return a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
     if isinstance(a, dict) and isinstance(b, dict):
         return [*a] == [*b] and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    # only NaN differs from itself
     return bool(a == b) or (a != a and b != b)
 
 

@@ -87,6 +87,7 @@ def histories(draw: st.DrawFn, readings: Collection[str] = ()) -> tuple[Moment, 
         decided = {"decision": "continue" if stage < last else "stop", "reason": "an example"}
         found.append(Moment(StageEnded(stage=stage, updates=updates, **values), tuple(proposals), decided))
         if stage < last:
+            # one node more in one cell, as after a growth
             nodes[draw(st.sampled_from([*nodes]))] += 1
             parameters += draw(st.sampled_from(proposals)).cost
     if draw(st.booleans()):

@@ -122,6 +122,7 @@ def _trained(strategy: Strategy, steps: int) -> TrainedNetwork | None:
     except NonFiniteError:
         return None
     outputs = [found.outputs(training) for training in (False, True)]
+    # a network that is about to diverge has outputs whose rounding hides every law
     tame = all(bool(o.isfinite().all()) and largest(o) < 1e3 for o in outputs)
     return found if tame and found.state.updates == steps else None
 
@@ -144,6 +145,7 @@ def removals(draw: DrawFn, structure: Structure, decide: bool = False) -> Mappin
     for address, site in structure.sites():
         if not site.decided:
             ids = frozenset(c.id for c in site.candidates)
+            # sorted: the order of a set differs between processes, and with it the drawn case
             kept = st.sampled_from(sorted(ids)).map(lambda id: frozenset({id}))
             kept = kept if decide else st.frozensets(st.sampled_from(sorted(ids)), min_size=1)
             removed[address] = ids - draw(kept)
@@ -169,6 +171,7 @@ JUNK: SearchStrategy[Any] = st.one_of(
 @st.composite
 def damaged(draw: DrawFn, data: Any) -> Any:
     """Return a copy of JSON values in which one value, at any depth, is left out or replaced."""
+    # a deep copy that contains JSON values only
     copy = json.loads(json.dumps(data))
     path = draw(st.sampled_from([*_paths(data)]))
     inner = functools.reduce(operator.getitem, path[:-1], copy)

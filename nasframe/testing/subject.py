@@ -58,6 +58,7 @@ class Subject:
 
     def searches(self, operations: tuple[Operation, ...] = ()) -> SearchStrategy[Strategy]:
         """Return searches in any habitat; for a backbone, searches in its habitats with this class."""
+        # a part may be combined with any backbone; a backbone brings its habitats
         if not issubclass(self.cls, Backbone):
             return st.one_of([habitat.strategies(operations) for habitat in self.habitats])
         habitats = [h for h in self.habitats if h.backbone.name == self.cls.name]
@@ -81,6 +82,7 @@ def subject(cls: type[Part], plugin: Plugin, plugins: Plugins, examples: Example
     registered = plugin in plugins.found
     if not registered:
         plugins = Plugins((*plugins.found, plugin))
+    # may raise whatever the plugin's code raises; the caller reports it
     given = examples or plugin.examples() or Examples()
     others = {other: _examples_of(other) for other in plugins.found if other != plugin}
     return Subject(

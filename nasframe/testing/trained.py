@@ -71,6 +71,7 @@ class TrainedNetwork:
 
         The network must have alphas.
         """
+        # the problem exists only within a step, so that an architect keeps it and interrupts the search
         recorder = _Recorder(self.strategy.architect, [])
         with contextlib.suppress(InterruptedError):
             for _ in Search(attrs.evolve(self.strategy, architect=recorder), data=self.data, state=self.state):
@@ -151,6 +152,7 @@ class TrainedNetwork:
         named = dict(network.named_parameters())
         slopes = torch.autograd.grad(loss, [*named.values()], create_graph=second, materialize_grads=True)
         if second:
+            # different factors, so that errors of opposite sign do not cancel
             along = [torch.linspace(0.5, 1.5, s.numel(), dtype=s.dtype).view_as(s) for s in slopes]
             total = torch.stack([(s * a).sum() for s, a in zip(slopes, along, strict=True)]).sum()
             slopes = torch.autograd.grad(total, [*named.values()], materialize_grads=True)

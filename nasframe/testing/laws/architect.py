@@ -110,6 +110,7 @@ class Case(SearchCase):
         """Return positive mixing weights of the sites with the sum one; one of them is as small as those of a new node."""
         generator = Seed((self.strategy.seed, "mixing")).generator()
         drawn = [torch.rand(n, generator=generator, dtype=torch.float64) + 0.1 for n in self.counts]
+        # far below all others, as the candidates of a node that was grown by noise are
         drawn[0][-1] = 1e-9
         return {f"cell/n{i}": w / w.sum() for i, w in enumerate(drawn)}
 
@@ -215,6 +216,7 @@ def _saved(state: State) -> dict[str, Any]:
 def mixing(case: Case) -> None:
     """The mixing weights are finite and not negative, with the shapes and dtypes of the alphas, even for alphas of thousands."""
     for scale, dtype in product((1.0, 1e3), (torch.float32, torch.float64)):
+        # exp(1000) is infinite in both dtypes
         alphas = {a: scale * alpha for a, alpha in case.alphas(dtype=dtype).items()}
         found = case.part.mixing(alphas)
         _require_like(f"mixing() of alphas in {dtype} around {scale:g}", found, alphas)
@@ -282,6 +284,7 @@ def optimiser(case: Case) -> None:
         held = [id(p) for group in built.param_groups for p in group["params"]]
         right = sorted(held) == sorted(map(id, given.values()))
         require(right, f"it is given {len(given)} alphas and has {len(held)} parameters, not exactly these")
+        # the settings of an optimiser may depend on the stage, and must work at each
         for stage in (0, 1, 3):
             case.part.configure(built, stage)
             built.step()

@@ -260,12 +260,14 @@ def pure(case: Case) -> None:
         require(not moved, f"a call in {mode} mode changes {', '.join(moved)}")
     network.eval()
     before, first = copied(network), _output(network, inputs, mixing)
+    # another call in between, with other inputs and mixing weights: a result that was kept would be returned now
     _output(network, -inputs if inputs.is_floating_point() else inputs.flip(0), _equal_mixing(network.structure))
     require(torch.equal(_output(network, inputs, mixing), first), "a second call returns another output")
     changed = differences(before, copied(network))
     require(not changed, f"a call in evaluation mode changes {', '.join(changed)}")
     with torch.no_grad():
         for parameter in network.parameters():
+            # in place, as an optimiser does: a copy of the old values would go unnoticed otherwise
             parameter.mul_(0.9)
     other = rebuilt(case.strategy, Snapshot(network.structure, copied(network), None)).eval()
     found, wanted = (_output(each, inputs, mixing) for each in (network, other))
@@ -364,6 +366,7 @@ def derive(case: Case) -> None:
     given = {a: w.clone() for a, w in mixing.items()}
     removed = {a: {*ids} for a, ids in case.part.derive(structure, mixing).items()}
     require(same(mixing, given), "it changes the mixing weights")
+    # a mapping has an order that no decision may depend on
     turned = case.part.derive(structure, dict(reversed(mixing.items())))
     require(
         removed == {a: {*ids} for a, ids in turned.items()}, "it depends on the order of the sites among the mixing weights"

@@ -71,6 +71,8 @@ class Case(SearchCase):
     @property
     def parent(self) -> TrainedNetwork:
         """Return a copy of the network before the change."""
+        # a network that grew by the same morphism before shows faults that need a second change, such as ids that are used
+        # again
         parent = self.trained if self.before is None else _grown(self.strategy, self.part, self.place, self.before)
         if parent is None:
             reject()
@@ -100,6 +102,7 @@ def _proposals(part: Morphism, network: Network, place: int) -> list[Proposal]:
         reject()
     if not found:
         reject()
+    # the number of proposals is known only now
     place %= len(found)
     return found[place:] + found[:place]
 
@@ -226,6 +229,7 @@ def proposals(case: Case) -> None:
         require(math.isfinite(proposal.gain), f"the gain of {proposal.request} is {proposal.gain}")
         bad = [k for k, t in proposal.evidence.items() if not bool(torch.as_tensor(t).isfinite().all())]
         require(not bad, f"the evidence {', '.join(bad)} of {proposal.request} is not finite")
+    # not all: a backbone with many sites has hundreds
     for proposal in found[:4]:
         try:
             case.part.change(network, proposal.request, proposal.evidence, case.seed)
@@ -325,6 +329,7 @@ def replay(case: Case) -> None:
     They make the same structure of a network with other weights.
     """
     parent, change, child = case.child()
+    # as a lineage that is read from disk has it
     request = _json(change.request, "the request of the change")
 
     def again(network: Network) -> Change:
@@ -337,6 +342,7 @@ def replay(case: Case) -> None:
     require(made.network.structure == child.network.structure, f"{request} makes another structure")
     different = [n for n, t in tensors(child.network).items() if not same(t, tensors(made.network)[n])]
     require(not different, f"{request} makes another child: {', '.join(different)} differ")
+    # a replay has no weights of the run: the structure must not depend on them
     bare = build(parent.network.structure, case.seed)
     message = f"{request} makes another structure of a network with other weights"
     require(again(bare).child.structure == child.network.structure, message)
@@ -357,6 +363,7 @@ def seed(case: Case) -> None:
             several = len(first[mask & (first != 0)].unique()) > 1
             if several and name in bare[0] and not same(*(each[name][mask] for each in bare)):
                 random[name] = same(first[mask], second[mask])
+        # a tensor that is set may have the same values on purpose
         kept = [name for name, is_same in random.items() if is_same and not isinstance(child.map.get(name), Set)]
         require(not kept, f"two seeds give the same numbers in {', '.join(kept)}")
         if random:
@@ -412,8 +419,10 @@ def _equal_entries(drawn: dict[str, tuple[Tensor, ...]]) -> list[tuple[str, str]
     found = []
     for one, other in itertools.combinations(rows, 2):
         count = min(rows[one].shape[1], rows[other].shape[1])
+        # the same position in both: two tensors filled from one stream that was seeded twice agree there
         a, b = rows[one][:, :count].double(), rows[other][:, :count].double()
         equal = ((a - b).abs() <= 1e-9 * a.abs()).all(0)
+        # a constant is no random number
         varies = (a != a[0]).any(0)
         if bool((equal & varies).any()):
             found.append((one, other))
@@ -427,6 +436,7 @@ def _equal_entries(drawn: dict[str, tuple[Tensor, ...]]) -> list[tuple[str, str]
 def structure(case: Case) -> None:
     """The JSON of the child's structure makes the same network again, and no id of a candidate or node is used again."""
     parent, _, child = case.child()
+    # also the network before an earlier growth, whose ids must not come back
     structures = [case.trained.network.structure, parent.network.structure, child.network.structure]
     assertions.assert_ids_not_reused(structures)
     assertions.assert_reconstructed(child, case.subject.plugins.make)
@@ -503,6 +513,7 @@ def _bounded(parent: TrainedNetwork, change: Change, child: TrainedNetwork) -> s
         raise Inapplicable("its bounds are refused by morphism.claim")
     nodes, nearest = {address for address, _ in parent.network.structure.nodes()}, 0.0
     for node, limit in change.claim.bounds.items():
+        # a node that existed should return what it did; a new one the mean of the outputs before it
         before = parent if node in nodes else None
         assertions.assert_within_bounds(child, {node: limit}, before)
         factors = dict.fromkeys((1.0, 10.0), math.inf if before else LOOSE)
@@ -551,6 +562,7 @@ def alive(case: Case) -> None:
     for n in range(3 if found else 0):
         found &= dead(_full_batch(case.child(case.seed(n))[2]))
     if found:
+        # if no gradient comes even with random numbers everywhere, the parameter cannot have one here
         random = _full_batch(case.child()[2]).copy()
         generator = case.seed("numbers").generator()
         for parameter in random.network.parameters():
@@ -574,6 +586,7 @@ def twins(case: Case) -> None:
     for name, parameter in _full_batch(child.copy()).train(3).network.named_parameters():
         rows = _new_rows(child.map.get(name), parameter.detach())
         if len(rows) > 1:
+            # the distance of the closest two, without that of a row from itself
             apart = torch.cdist(rows, rows, p=math.inf).fill_diagonal_(math.inf).min()
             require(float(apart) > tolerance(rows), f"two new rows of {name} are still the same after three steps")
 
@@ -600,6 +613,7 @@ def gradient(case: Case) -> None:
 def moments(case: Case) -> None:
     """The child keeps the optimiser's moments of everything that it has from its parent, taken as the map says."""
     parent, _, child = case.child()
+    # a tensor of the parent that no entry takes has lost its moments: right if it is gone, wrong if its numbers were copied
     taken = {entry.source for entry in child.map.values() if isinstance(entry, Take)}
     lost = {n: p.detach() for n, p in parent.network.named_parameters() if n not in taken}
     for name, entry in child.map.items():

@@ -66,6 +66,7 @@ def _placed(strategy: Strategy, part: Operation, place: int) -> Placed | None:
     trained = trained_network(strategy, STEPS)
     network = trained.network.eval()
     network.fast = False  # a fast form calls no modules
+    # without the hooks, which would be copied with the module
     plain, sites = copy.deepcopy(network), dict(network.structure.sites())
     calls: list[tuple[str, str, tuple[Tensor, ...]]] = []
     for name, module in network.named_modules():
@@ -154,6 +155,7 @@ def shape(case: Case) -> None:
         require(
             shape == other, f"its output has the shape {tuple(shape)}, that of another candidate of the site {tuple(other)}"
         )
+    # one example: squeeze() without an axis would drop it
     single = placed.module(*(i[:1] for i in placed.inputs)).shape
     count = len(placed.inputs[0])
     require(single == (1, *shape[1:]), f"for {count} examples the shape is {tuple(shape)}, for one {tuple(single)}")
@@ -166,6 +168,7 @@ def dtype(case: Case) -> None:
     for kind in (torch.float32, torch.float64):
         found = placed.module.to(kind)(*(i.to(kind) for i in placed.inputs))
         require(found.dtype == kind, f"for inputs in {kind} its output is in {found.dtype}")
+    # tensors on the meta device have no values, so that a tensor made elsewhere is noticed
     found = placed.module.to("meta")(*(i.to("meta") for i in placed.inputs))
     require(found.is_meta, f"its output is on {found.device}, its inputs are on another device")
 
@@ -202,6 +205,7 @@ def pure(case: Case) -> None:
     require(torch.equal(first, again), "a second call returns another output")
     changed = [n for n, t in tensors(placed.module).items() if not torch.equal(t, before[n])]
     require(not changed, f"a call in evaluation mode changes {', '.join(changed)}")
+    # in training mode buffers may change, the inputs may not
     placed.module.train()(*placed.inputs)
     for position, (now, then) in enumerate(zip(placed.inputs, inputs, strict=True)):
         require(torch.equal(now, then), f"a call changes input {position}")
@@ -240,6 +244,7 @@ def gradient(case: Case) -> None:
                 require(case.part.zero, f"in {name} mode its output depends on nothing that has a gradient")
                 break
             wanted = dict(module.named_parameters()) | {f"input {n}": i for n, i in enumerate(inputs)}
+            # different factors: the plain sum of a normalised output is constant, and has no gradient
             factors = torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view_as(out)
             found = torch.autograd.grad((out * factors).sum(), [*wanted.values()], materialize_grads=True)
             for of, slope in zip(wanted, found, strict=True):
@@ -326,6 +331,7 @@ def state(case: Case) -> None:
     """All numbers of a module are in its state dict: another module that loads it returns the same bits in both modes."""
     for name, training in MODES.items():
         placed = case.placed(training)
+        # another initialisation: what it does not load stays different
         other = placed.fresh(0).train(training)
         other.load_state_dict(placed.module.state_dict())
         outputs = []
@@ -349,6 +355,7 @@ def cost_(case: Case) -> None:
 def zero(case: Case) -> str | None:
     """The output of an operation that declares `zero` is zero for all inputs."""
     placed = case.placed()
+    # both modes, and inputs of the other sign and another size
     outputs = [placed.module.train(t)(*(s * i for i in placed.inputs)) for t, s in itertools.product(MODES.values(), (1, -3))]
     silent = all(bool((o == 0).all()) for o in outputs)
     if not case.part.zero:
@@ -382,6 +389,7 @@ def residual(case: Case) -> None:
     if h.shape != o.shape:
         raise Inapplicable("its output has another shape than its input here, so it cannot be the identity")
     require(torch.equal(scaled(0.0), h), "at zero it is not the identity on its last input")
+    # two values of g, as a wrong formula may hold at one of them
     for g in (0.5, -2.0):
         distance = largest(scaled(g) - ((1 - g) * h + g * o))
         require_at_most(f"the distance from (1 - g) h + g o at g = {g}", distance, 8 * tolerance(o))
@@ -411,6 +419,7 @@ def _arguments(description: Pointwise, placed: Placed) -> list[Tensor]:
         summands = [i @ parameters[n].t() for n, i in zip(term.weights, placed.inputs, strict=True) if n is not None]
         summands += [parameters[term.bias]] if term.bias is not None else []
         terms.append(sum(summands[1:], summands[0]))
+    # clones, as the module may write to its inputs, which another law reports
     hidden = placed.module(*map(torch.clone, placed.inputs)).shape[-1]
     return [*torch.broadcast_tensors(*terms, placed.inputs[-1][..., -hidden:])]
 
@@ -424,6 +433,7 @@ def derivatives(case: Case) -> None:
     arguments = _arguments(description, case.placed())
     terms = [", ".join(name for name in (*term.weights, term.bias) if name is not None) for term in description.terms]
     names = ["its value", *(f"its derivative by the term of {of}" for of in terms), "its derivative by h"]
+    # without declared derivatives autograd computes them
     right = attrs.evolve(description, derivatives=None).value_and_derivatives(*arguments)
     found = description.value_and_derivatives(*arguments)
     require(len(found) == len(names), f"it returns {len(found)} values; they should be {len(names)}: {', '.join(names)}")
