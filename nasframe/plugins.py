@@ -200,8 +200,10 @@ class Plugins:
         if name not in by_name:
             near = difflib.get_close_matches(name, [*by_name])
             hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            # the part may be that of a plugin that could not be loaded
+            failed = "".join(f"; {problem}" for problem in self._unloaded())
             raise UnknownNameError(
-                f"no distribution, plugin or part is called {name!r}; {hint}`nasframe plugins` lists what is installed"
+                f"no distribution, plugin or part is called {name!r}; {hint}`nasframe plugins` lists what is installed{failed}"
             )
         return by_name[name]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,7 +44,7 @@ from nasframe import (
 from nasframe.cli.main import main
 from nasframe.errors import ChangeError
 from nasframe.interfaces.criterion import ABSTAIN
-from nasframe.plugins import Plugin, Plugins
+from nasframe.plugins import Plugin, Plugins, discover
 from nasframe.structure.editing import site_at
 from nasframe.testing.check import QUICK, Profile, check, tried
 from nasframe.testing.compare import require, require_at_most
@@ -504,6 +507,43 @@ def test_an_operation_that_ignores_the_stride() -> None:
     )
     assert "check(Dense, laws=['operation.shape'], replay=" in text
     assert "the same for: part.repeatable for operation 'dense'" in text
+
+
+def test_an_operation_with_a_wrong_build() -> None:
+    """It fails, and the first line of the reason says what `build` must accept."""
+
+    @attrs.frozen
+    class Misbuilt(Operation):
+        name: ClassVar[str] = "misbuilt"
+        arity: ClassVar[int] = 2
+
+        def build(self, *, width: int) -> nn.Module:  # type: ignore[override]
+            return nn.Linear(width, width)
+
+    (found,) = check(Misbuilt, laws=["operation.shape"]).outcomes
+
+    assert found.status == "failed"
+    assert re.match(
+        r"two_to_one: operation 'misbuilt' cannot be built at layer0/n0: its build\(\) must accept inputs, hidden by keyword \(.*",
+        found.reason.splitlines()[0],
+    )
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_a_registered_class(install: Install, script: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that a plugin registers is checked as that plugin's, also if its file runs as a script."""
+    install("sound", SOUND)
+    plugins = discover()
+    module = importlib.import_module("sound")
+    names = vars(module)
+    if script:
+        names = runpy.run_path(str(module.__file__), run_name="script")
+        again = types.ModuleType("script")
+        again.__file__ = module.__file__
+        monkeypatch.setitem(sys.modules, "script", again)
+    (found,) = check(names["Calm"], laws=["part.signature"], plugins=plugins).outcomes
+
+    assert (found.status, found.plugin) == ("passed", "sound (stranger 1.2)"), found.reason
 
 
 def test_a_morphism_of_anothers_operation() -> None:

@@ -251,7 +251,7 @@ ERRORS = {
     ),
     "an operation of another backbone": (
         ["search", "--task", "images", "--backbone", 'darts_convolutional:operations=["identity","sigmoid_edge"]'],
-        "operation 'sigmoid_edge' cannot be built at normal/i0-n0 with the sizes channels, stride, affine: ",
+        "operation 'sigmoid_edge' cannot be built at normal/i0-n0: its build() must accept channels, stride, affine by keyword (",
     ),
     "nothing held out": (["search", "--strategy", "digits", "--task", "images:validation=0.0"], "holds nothing out"),
     "unknown part": (
@@ -272,6 +272,10 @@ ERRORS = {
     "nothing ends the growth": (
         ["search", "--epochs", "1"],
         "error: nothing ends the growth: the criterion 'epochs epochs=1' cannot",
+    ),
+    "an option twice": (
+        ["search", "--columns", "load", "--columns", "humidity"],
+        "--columns is given more than once; give it once, and separate several values by commas: --columns VALUE,VALUE",
     ),
     "impossible value": (["search", "--hidden", "0"], "error: backbone 'two_to_one' cannot be made: hidden is 0"),
     "no such option": (["search", "--backbone", "two_to_one:hiden=2"], "has no key 'hiden'; did you mean 'hidden'?"),

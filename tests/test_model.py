@@ -162,6 +162,10 @@ FORECASTS: dict[str, Callable[[Model, Tensor], object]] = {
     "rows has shape (60, 1);": lambda model, rows: model.forecast(rows[:, :1], 1),
     "rows has shape (2, 30, 2);": lambda model, rows: model.forecast(rows.reshape(2, 30, 2), 1),
     "the input is of type ndarray, but": lambda model, rows: model.forecast(rows.numpy(), 1),  # type: ignore[arg-type]
+    "row -2 of rows, counted from the end, has a value in column 'b' that is not a finite number; a forecast is computed from the "
+    "last 3 rows": lambda model, rows: model.forecast(
+        rows.index_put((torch.tensor(58), torch.tensor(1)), torch.tensor(torch.nan).double()), 1
+    ),
     "steps is 0; it must be a whole number of at least 1": lambda model, rows: model.forecast(rows, 0),
     "steps is 1.5;": lambda model, rows: model.forecast(rows, 1.5),  # type: ignore[arg-type]
     "this model does not forecast rows of a time series": lambda model, rows: Model(model.network).forecast(rows, 1),

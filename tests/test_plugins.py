@@ -223,6 +223,8 @@ def test_an_unknown_name_suggests_the_nearest(install) -> None:
         UnknownNameError, match=r"no operation 'relu:a=1'; the options of .* are written as a table: \{name='relu', \.\.\.\}"
     ):
         plugins.make("operation", "relu:a=1")
+    with pytest.raises(UnknownNameError, match=r"is called 'minus'; .*; plugin stranger_broken .* was not loaded: its import"):
+        plugins.called("minus")
 
 
 def test_leaving_out_what_is_not_there() -> None:

@@ -75,12 +75,15 @@ class OptionsCommand(click.Command):
                 takes_value = isinstance(known.get(flag), click.Option) and not known[flag].is_flag  # type: ignore[attr-defined]
                 if takes_value and not equals and rest:
                     kept.append(rest.popleft())
-            elif equals:
-                options[_key(flag)] = value
-            else:
-                # "--hidden 8" has a value, "--returns --hidden 8" has none; a number may be negative
-                follows = bool(rest) and re.match(r"[^-]|-[\d.]", rest[0]) is not None
-                options[_key(flag)] = rest.popleft() if follows else None
+                continue
+            if _key(flag) in options:
+                raise click.UsageError(
+                    f"{flag} is given more than once; give it once, and separate several values by commas: {flag} VALUE,VALUE",
+                    ctx,
+                )
+            # "--hidden 8" has a value, "--returns --hidden 8" has none; a number may be negative
+            follows = not equals and bool(rest) and re.match(r"[^-]|-[\d.]", rest[0]) is not None
+            options[_key(flag)] = value if equals else rest.popleft() if follows else None
         left = super().parse_args(ctx, kept)
         ctx.params["options"] = options
         return left

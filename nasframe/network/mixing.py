@@ -67,8 +67,8 @@ def _built(operation: Operation, address: Address, sizes: Mapping[str, int]) -> 
         return operation.build(**sizes)
     except TypeError as error:
         raise StructureError(
-            f"operation {operation.name!r} cannot be built at {address} with the sizes {', '.join(sizes)}: {error}; "
-            "choose an operation for this backbone"
+            f"operation {operation.name!r} cannot be built at {address}: its build() must accept {', '.join(sizes)} by keyword "
+            f"({error}); choose an operation for this backbone"
         ) from error
 
 

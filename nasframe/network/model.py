@@ -170,7 +170,8 @@ class Model(nn.Module):
             steps: how many rows to forecast.
 
         Raises:
-            DataError: The rows do not fit the signature, or the model does not forecast rows of its inputs.
+            DataError: The rows do not fit the signature, a number in the last window of them is not finite, or the model does not
+                forecast rows of its inputs.
         """
         if self.signature is None or self.signature.axes != ("time", "batch", "columns") or self.outputs is None:
             raise DataError("this model does not forecast rows of a time series; call it with its inputs: model(x)")
@@ -186,6 +187,12 @@ class Model(nn.Module):
             )
         self._check(rows[-window:, None] if len(shape) == 2 else rows[-window:] if shape else rows)
         series = (rows if len(shape) == 3 else rows.unsqueeze(1))[-window:].to(self._dtype(rows))
+        for row, _, column in (~series.isfinite()).nonzero()[:1].tolist():
+            name = repr(self.signature.columns[column]) if self.signature.columns else str(column)
+            raise DataError(
+                f"row {row - window} of rows, counted from the end, has a value in column {name} that is not a finite number; a "
+                f"forecast is computed from the last {window} rows: fill in the value, or leave out its row"
+            )
         with torch.no_grad():
             for _ in range(steps):
                 # a network has an output at every time step of the window; the last one is the forecast of the next row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import platform
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -84,8 +85,22 @@ def check(
         # a class that is not registered yet is found by its name only if a plugin for this call has it
         new = [part for part in with_habitats if part.name not in plugins.names(part.kind)]
         plugin = Plugin("unregistered", "none", "0", tuple(dict.fromkeys((what, *new))))
-        plan = _plan([subject(what, plugin, plugins, examples)], laws)
+        known, found = _registered(what, plugins) or (what, plugin)
+        plan = _plan([subject(known, found, plugins, examples)], laws)
     return Report(profile.name, versions(), (*plan.problems, *(tried(of, one, profile, replay) for of, one in plan.tries)))
+
+
+def _registered(part: type[Part], plugins: Plugins) -> tuple[type[Part], Plugin] | None:
+    """Return the registered class that is this part, with its plugin.
+
+    A file that is run as a script is imported a second time as a plugin, so that there are two classes of one source.
+    """
+    return next(((each, p) for p in plugins.found for each in p.parts if each is part or _source(each) == _source(part)), None)
+
+
+def _source(part: type[Part]) -> tuple[Any, str]:
+    file = getattr(sys.modules.get(part.__module__), "__file__", None)
+    return file or part, part.__qualname__
 
 
 def versions() -> dict[str, str]:

@@ -60,6 +60,7 @@ class Outcome:
             "try again": self.replay,
         }
         lines = [f"{self.law} {self.status.upper()} for {self.part} of {self.plugin}"]
+        rows = {name: row.replace("\n", "\n" + " " * 16) for name, row in rows.items()}
         return "\n".join([*lines, *(f"  {name + ':':<14}{row}" for name, row in rows.items() if row)])
 
 

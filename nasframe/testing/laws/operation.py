@@ -100,9 +100,9 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
     @st.composite
     def draw(draw: st.DrawFn) -> Case:
         part = draw(parts)
-        fitting, reason = _fitting(subject, part)
+        fitting, refusal = _fitting(subject, part)
         if not fitting:
-            raise NoCases(reason)
+            raise refusal
         strategy = draw(st.one_of(fitting))
         return Case(subject=subject, part=part, strategy=strategy, place=draw(st.integers(0, 30)), data=draw(st.data()))
 
@@ -110,11 +110,14 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 
 @cached
-def _fitting(subject: Subject, part: Operation) -> tuple[list[SearchStrategy[Strategy]], str]:
-    """Return the searches of the habitats whose backbone accepts the operation, and why the others do not."""
+def _fitting(subject: Subject, part: Operation) -> tuple[list[SearchStrategy[Strategy]], Exception]:
+    """Return the searches of the habitats whose backbone accepts the operation, and the error if there are none.
+
+    The operation is at fault if a backbone refuses nothing but the arguments of its `build`.
+    """
     fitting: list[SearchStrategy[Strategy]] = []
-    refused: list[str] = []  # by backbones of operations with another number of inputs
-    unbuilt: list[str] = []  # by backbones that come nearer to it: they are named first
+    refused: dict[str, str] = {}  # by the name of a backbone of operations with another number of inputs
+    unbuilt: dict[str, str] = {}  # by the name of a backbone that comes nearer to it
     for habitat in subject.habitats:
         try:
             searches = habitat.strategies((part,))
@@ -122,13 +125,17 @@ def _fitting(subject: Subject, part: Operation) -> tuple[list[SearchStrategy[Str
             data = strategy.task.load(torch.device("cpu"), strategy.torch_dtype)
             build(strategy.backbone.initial(data.sizes, 1), Seed((0, "fits")))
         except StructureError as error:
-            unbuilt.append(f"{habitat.backbone.name}: {error}")
+            unbuilt[habitat.backbone.name] = str(error)
         except ValueError as error:
-            refused.append(f"{habitat.backbone.name}: {error}")
+            refused[habitat.backbone.name] = str(error)
         else:
             fitting.append(searches)
-    reasons = "; ".join(unbuilt + refused) or "none has a habitat"
-    return fitting, f"no installed backbone accepts it: {reasons}. Make it fit one of them, or give a backbone and its habitat"
+    if unbuilt:
+        return fitting, StructureError("\n".join(f"{backbone}: {error}" for backbone, error in unbuilt.items()))
+    reasons = "; ".join(f"{backbone}: {error}" for backbone, error in refused.items()) or "none has a habitat"
+    return fitting, NoCases(
+        f"no installed backbone accepts it: {reasons}. Make it fit one of them, or give a backbone and its habitat"
+    )
 
 
 def exercise(case: Case) -> dict[str, Any]:
