@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from nasframe import Backbone, Bilevel, Network, Search, Seed, Split, Strategy, build, installed
 from nasframe.search.bilevel import problem
 from nasframe.testing.fakes import Endless, Keep, Noise
+from nasframe.testing.trained import TrainedNetwork
 
 #: (n_x = n_h, time, batch)
 SIZES = ((7, 10, 50), (128, 35, 32))
@@ -54,6 +55,7 @@ def main() -> None:
     for batch in BATCHES:
         peaks = {form: separately(form, batch, options.threads) for form in ("readable", "fast")}
         print(f"{CELLS.name}, batch {batch}: memory in MiB  " + "  ".join(f"{form} {mib:.0f}" for form, mib in peaks.items()))
+    print(f"two_to_one, 4 nodes: a criterion that measures nothing takes {unused(options.rounds):.0f} microseconds")
     for title, variants in (*images(), *gradients(), *steps()):
         times = measured(variants, options.rounds)
         ratio = statistics.median(times["readable"]) / statistics.median(times["fast"])
@@ -153,6 +155,21 @@ def steps() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
             )
 
 
+def unused(rounds: int) -> float:
+    """Return the median time, in microseconds, of calling a part with a context that it does not use."""
+    shape = (10, -1, 7)
+    task = Noise((("inputs", 7), ("outputs", 7)), shape, shape, 50)
+    architect = installed().make("architect", "first_order")
+    parts = {"backbone": TwoToOne(), "architect": architect, "criterion": Endless(), "pruner": Keep()}
+    trained = TrainedNetwork.of(Strategy(task=task, nodes=4, **parts), steps=1)
+
+    def run() -> None:
+        for _ in range(100):
+            trained.measured(Endless().measure)
+
+    return statistics.median(measured({"unused": run}, rounds)["unused"]) / 100 * 1e3
+
+
 def bilevel(strategy: Strategy) -> Bilevel:
     """Return the bilevel problem at the start of a search, with losses over the whole training and validation splits."""
     search = Search(strategy)
@@ -161,7 +178,8 @@ def bilevel(strategy: Strategy) -> Bilevel:
         inputs, targets = split.batch(torch.arange(split.size))
         return lambda forward, weights: search.data.objective(forward(inputs, weights), targets)
 
-    return problem(search.state, strategy, objective(search.data.train), objective(search.data.validation))
+    losses = objective(search.data.train), objective(search.data.validation)
+    return problem(search.network, strategy.architect, strategy.optimiser, search.state.optimisers["weights"], *losses)
 
 
 if __name__ == "__main__":
