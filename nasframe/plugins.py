@@ -177,6 +177,7 @@ class Plugins:
             UnknownNameError: there is none.
             PluginError: several plugins register one.
         """
+        # a clash is an error only where the name is used: whoever installs two plugins can still use all their other parts
         by = [part for plugin in self.found for part in plugin.parts if (part.kind, part.name) == (kind, name)]
         if len(by) > 1:
             raise PluginError(self._clash(kind, name))
@@ -256,6 +257,7 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
             near = difflib.get_close_matches(str(key), fields)
             hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(fields) or 'no keys'}"
             raise StrategyError(f"{what} has no key {key!r}; {hint}")
+    # shapes before values: with [x] in the place of [[x]] every other message would mislead
     for key, value in values.items():
         _check_shape(what, fields[key], value)
     missing = [f.name for f in fields.values() if f.default is attrs.NOTHING and f.name not in values]
@@ -290,12 +292,14 @@ def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = 
         PluginError: a plugin to leave out is not installed.
     """
     points = entry_points(group=GROUP) if points is None else points
+    # the order of installation must not decide anything
     ordered = sorted(points, key=lambda p: (_distribution(p), p.name))
     without = set(without)
     unknown = without - {p.name for p in ordered}
     if unknown:
         names = ", ".join(p.name for p in ordered)
         raise PluginError(f"cannot leave out {', '.join(sorted(unknown))}: no such plugin; there are: {names}")
+    # a new manager for each discovery, so that plugins that are left out were never registered
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     return Plugins((CORE, *(_load(manager, point) for point in ordered if point.name not in without)))
@@ -338,6 +342,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
             manager.check_pending()
             contract = _contract(_results(module, manager, "nasframe_contract"))
             parts = _parts(_results(module, manager, "nasframe_parts"))
+            # after the hooks, which may change the process as well as the import
             _check_process(before)
             return attrs.evolve(plugin, parts=parts, contract=contract, examples=partial(_examples, module, manager))
         except KeyboardInterrupt:
@@ -348,6 +353,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
             problem = str(error)
         except BaseException as error:  # a hook is foreign code, too
             problem = f"its hook failed with {type(error).__name__}: {error}"
+    # even for a plugin that was refused: its import has happened and cannot be undone, its settings can
     _restore(before)
     if module is not None:
         manager.unregister(module)
@@ -375,6 +381,7 @@ def _restore(before: Mapping[str, Any]) -> None:
     if before != _process():
         dtype, device, gradients, threads, directory = before.values()
         torch.set_default_dtype(dtype)
+        # None, because a default device, even "cpu", makes every call of torch slower
         torch.set_default_device(None if device.type == "cpu" else device)
         torch.set_grad_enabled(gradients)
         torch.set_num_threads(threads)
@@ -394,6 +401,7 @@ def _contract(given: list[Any]) -> str | None:
     if not isinstance(text, str) or not re.fullmatch(r"\d+\.\d+", text):
         raise PluginError(f'nasframe_contract returns {text!r}; it must be "MAJOR.MINOR", as in "{known}"')
     version = tuple(map(int, text.split(".")))
+    # a newer minor version may rely on hooks that are not called here
     if version > CONTRACT:
         raise PluginError(f"it is written for contract {text}, and this nasframe has {known}: upgrade nasframe")
     if version[0] < CONTRACT[0]:
@@ -403,6 +411,7 @@ def _contract(given: list[Any]) -> str | None:
 
 def _results(module: Any, manager: pluggy.PluginManager, hook: str) -> list[Any]:
     """Return the results of a hook of this plugin alone: an empty list if it does not implement the hook."""
+    # pluggy calls all implementations of a hook at once, and an error would not say whose it is
     others = [p for p in manager.get_plugins() if p is not module]
     return manager.subset_hook_caller(hook, others)()
 

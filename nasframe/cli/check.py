@@ -39,6 +39,7 @@ def check(
         return
     if not names:
         raise click.UsageError("give the name of a distribution, a plugin or a part to check; `nasframe plugins` lists them")
+    # the code of a case says nothing about the law and the part that it belongs to
     if replay is not None and (len(laws), len(names)) != (1, 1):
         raise click.UsageError(f"--replay tries one case: give one --law and one NAME, not {len(laws)} and {len(names)}")
     from nasframe.testing.check import FULL, QUICK, planned, tried, versions

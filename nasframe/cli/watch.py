@@ -46,6 +46,7 @@ class Stop:
             self.waiting = True
 
     def __enter__(self) -> Stop:
+        # the handlers of the caller come back at the end: `main` may run within another program
         self.before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
@@ -149,5 +150,6 @@ def peak_memory(device: str) -> int | None:
         import resource  # POSIX only
     except ModuleNotFoundError:
         return None
+    # ru_maxrss is in bytes on macOS and in KiB on Linux
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

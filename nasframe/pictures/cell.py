@@ -43,6 +43,7 @@ def _cells(panels: Sequence[tuple[str, Diagram]]) -> Figure:
     tops = list(itertools.accumulate((TITLE + p.height + 2 * MARGIN for p in placed), initial=0.0))
     width = max([p.width for p in placed], default=1.0) + 2 * MARGIN
     figure = blank(width, tops[-1])
+    # matplotlib counts from below, and a layout from above
     inches = Affine2D().scale(1, -1).translate(0, tops[-1]) + figure.dpi_scale_trans
     for (type, _), panel, top in zip(panels, placed, tops, strict=False):
         pen = _Pen(figure, Affine2D().translate(MARGIN, top + MARGIN) + inches)

@@ -51,6 +51,7 @@ class Box:
     @property
     def width(self) -> float:
         """Return the width of its widest line, in inches."""
+        # room for a number behind the name, in boxes that show mixing weights
         number = any(weight is not None for _, weight in self.rows) * (width_of("0.00") + 2 * INDENT)
         texts = [width_of(self.name, weight="bold"), width_of(self.note, style="italic")]
         return max([self.least, *(2 * PAD + w for w in (*texts, *(width_of(n) + 2 * INDENT + number for n, _ in self.rows)))])
@@ -97,6 +98,7 @@ def diagram(structure: Structure, type: str, mixing: Mixing) -> Diagram:
     cell = structure.cell(type)
     rows = {s.id: _rows(s, mixing.get(Address.of(type, s.id))) for s in cell.sites}
     links = _links(cell, structure.backbone.outputs(cell) if cell.nodes else ())
+    # the height of a box depends on the edges that end at it, so that the links come first
     boxes = {k: attrs.evolve(b, arrivals=sum(k == s.target for s in links)) for k, b in _boxes(cell, rows).items()}
     layers = _layers(boxes, links)
     segments = list(dict.fromkeys(itertools.chain.from_iterable(_routed(link, layers) for link in links)))
@@ -164,6 +166,7 @@ def _layers(boxes: Iterable[Key], links: Iterable[Segment]) -> dict[Key, int]:
         before[link.target].add(link.source)
         behind[link.source].add(link.target)
     layers: dict[Key, int] = {}
+    # the longest path from an input gives the column
     for key in graphlib.TopologicalSorter(before).static_order():
         layers[key] = 1 + max((layers[k] for k in before[key]), default=-1)
     return {k: min(layers[n] for n in behind[k]) - 1 if k[0] == "site" else layers[k] for k in boxes}
@@ -182,6 +185,7 @@ def _ordered(columns: Sequence[Sequence[Key]], segments: Sequence[Segment]) -> S
     tried = [columns]
     for sweep in range(SWEEPS):
         tried.append(_swept(tried[-1], segments, forward=sweep % 2 == 0))
+    # sweeps do not always improve the order, so that the best of all is taken
     return min(tried, key=lambda columns: _crossings(columns, segments))
 
 

@@ -60,6 +60,7 @@ def _down(diagram: Diagram) -> dict[Key, float]:
     pulls = _pulls(diagram)
     y = {k: float(i) for k, i in ranks(diagram.columns).items()}
     for sweep, soft in enumerate(SOFT):
+        # to and fro, so that neither end of the diagram decides
         for column in diagram.columns if sweep % 2 == 0 else reversed(diagram.columns):
             near = [[(y[n], pull / (abs(y[n] - y[k]) + soft)) for n, pull in pulls.get(k, [(k, 1.0)])] for k in column]
             wanted, weights = [_mean(pairs) for pairs in near], [sum(w for _, w in pairs) for pairs in near]
@@ -82,6 +83,7 @@ def _pulls(diagram: Diagram) -> dict[Key, list[tuple[Key, float]]]:
 def _spread(wanted: Sequence[float], weights: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Return the positions nearest to the wanted ones that keep order and distances, by isotonic regression (pooling)."""
     steps = [(a + b) / 2 + GAP for a, b in itertools.pairwise(heights)]
+    # without the offsets the positions have to be ascending: that is isotonic regression
     offsets = list(itertools.accumulate(steps, initial=0.0))
     pools: list[list[tuple[float, float]]] = []
     for pair in zip((w - o for w, o in zip(wanted, offsets, strict=True)), weights, strict=True):
@@ -111,6 +113,7 @@ def _ports(diagram: Diagram, y: Mapping[Key, float]) -> dict[Segment, float]:
     ports = {s: y[s.target] for s in diagram.segments}
     for key, box in diagram.boxes.items():
         arriving = sorted((s for s in diagram.segments if s.target == key), key=lambda s: (y[s.source], s.inherited))
+        # the edge from the nearest source meets the box in its middle, so that it is straight
         middle = min(
             range(len(arriving)), key=lambda i: (abs(y[arriving[i].source] - y[key]), arriving[i].inherited), default=0
         )

@@ -42,6 +42,7 @@ def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Pa
     scored = [(r.updates, r.scores.get(score or ""), r.valid) for r in epochs]
     scores = [(updates, value) for updates, value, loss in scored if value is not None and loss is not None]
     losses = [loss for _, value, loss in scored if value is not None and loss is not None]
+    # where the score is the loss (an MSE), a second panel would repeat the first
     apart = not np.allclose([value for _, value in scores], losses, rtol=1e-4)
     with style():
         figure = blank(7.0, 5.0 if apart else 3.6, layout="constrained")
@@ -99,6 +100,7 @@ def _curve(axes: Axes, points: Sequence[tuple[int, float]], label: str, colour: 
 
 def _mark_best(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Line2D]:
     """Mark the best network. Only networks of the last kind of phase are compared: a supernet is not a pruned network."""
+    # the order of PHASES is that in which a run goes through them
     latest = max((r.phase for r in epochs), key=list(PHASES).index)
     compared = [(r.valid, r.updates) for r in epochs if r.phase == latest and r.valid is not None]
     if not compared:
@@ -121,6 +123,7 @@ def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> lis
         axes.plot(at, [0.98] * len(at), "^", color=LOSSES[name][1], markersize=4, transform=axes.get_xaxis_transform())
     if losses.max() <= top:
         return []
+    # the largest value is in the legend, as the marks do not show it
     label = f"above the axis, up to {losses.max():.4g}"
     return [Line2D([], [], linestyle="", marker="^", color=LINE, markersize=4, label=label)]
 

@@ -117,6 +117,7 @@ def draw_mixing(history: Sequence[Record], path: Path) -> None:
         path: the file to write. Its suffix chooses the format.
     """
     epochs = [record for record in history if isinstance(record, EpochEnded)]
+    # when all sites are decided there are no mixing weights any more
     epochs = epochs[: max((i for i, record in enumerate(epochs, 1) if record.mixing), default=0)]
     grown = [i for i, (a, b) in enumerate(itertools.pairwise(epochs), 1) if b.stage > a.stage]
     with style():
@@ -132,6 +133,7 @@ def panels_of(epochs: Sequence[EpochEnded]) -> dict[str, list[Panel]]:
                 id, name = candidate.split(" ", 1)
                 rows.setdefault((Address(address), int(id), name), [np.nan] * len(epochs))[i] = weight
     sites: dict[Address, list[tuple[str, list[float]]]] = {}
+    # ids ascend with the time at which a candidate was added
     for (address, _, name), values in sorted(rows.items(), key=lambda row: row[0][1]):
         sites.setdefault(address, []).append((name, values))
     groups: dict[str, list[Panel]] = {}

@@ -112,6 +112,7 @@ class Space:
         for _, sites in self._nodes():
             chosen = [*sites.values()]
             if self.keep is not None and self.keep < len(sites):
+                # in the order of `combinations`, which `picks` uses, too
                 chosen = [*[*combinations(chosen, self.keep)][next(left)]]
             kept |= {ids[next(left)] for ids in chosen}
         removed = {a: {c.id for c in s.candidates} - kept for a, s in self.supernet.sites()}
@@ -143,6 +144,7 @@ class Space:
                 if len(places) != 1:
                     raise _foreign(f"site {address} has {len(present[address])} candidates, {len(places)} of them in the space")
                 found += places
+        # the other way round, as ids and sizes are not compared above
         if self.architecture(found) != architecture:
             raise _foreign("its backbone, sizes, cells or ids differ from those of the supernet")
         return tuple(found)

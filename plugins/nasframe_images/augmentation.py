@@ -46,5 +46,6 @@ def cut(images: Tensor, side: int) -> Tensor:
 
 def _near(length: int, side: int, size: int) -> Tensor:
     """Return which positions along an axis are in the squares of `size` images, of shape (size, length)."""
+    # the distance of each position from the first one in the square
     offsets = torch.arange(length) - torch.randint(length, (size, 1)) + side // 2
     return (offsets >= 0) & (offsets < side)

@@ -66,6 +66,7 @@ def logistic_regression(train: Split, validation: Split) -> nn.Sequential:
     pool = nn.AdaptiveAvgPool2d(tuple(min(side, SIDE) for side in example.shape[2:]))
     known, held_out = (_pixels(split, pool) for split in (train, validation))
     fits = [_fitted(*known, strength) for strength in (STRENGTHS if validation.size else DEFAULT)]
+    # without a validation split there is a single fit, and the loss, which is NaN, does not matter
     best = min(fits, key=lambda fit: cross_entropy(fit(held_out[0]), held_out[1]).item())
     return nn.Sequential(pool, nn.Flatten(), best).to(example)
 

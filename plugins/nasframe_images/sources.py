@@ -150,6 +150,7 @@ def folder(path: str, size: int | None) -> Pictures:
         name: [(file, label) for label, inner in enumerate(files.values()) for file in inner] for name, files in listed.items()
     }
     x = _stacked([str(file) for part in labelled.values() for file, _ in part], size)
+    # all parts are read at once, so that one set of sizes and channels is checked for all of them
     ends = np.cumsum([len(part) for part in labelled.values()])[:-1]
     arrays = {
         name: (images, np.asarray([label for _, label in part], dtype=np.int64))

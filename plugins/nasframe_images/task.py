@@ -127,6 +127,7 @@ class Images(Task):
         if self.source == "digits":
             return self
         where = next(name for name in ("folder", "npz", "root") if getattr(self, name) is not None)
+        # absolute, so that a run can be resumed from another directory
         held: dict[str, Any] = {where: str(Path(getattr(self, where)).absolute())}
         return attrs.evolve(self, **held, digest=self.digest or self._read().digest())
 
@@ -233,6 +234,7 @@ def normaliser(images: Tensor, source: str) -> Scale:
         DataError: all pixels of a channel are equal.
     """
     values = torch.arange(256, dtype=torch.float64)
+    # by counting values, so that no copy of all images in float64 is needed
     counts = torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
     shares = counts.double() / images[:, 0].numel()
     mean = shares @ values

@@ -71,6 +71,7 @@ class Forecasting(Reproduction):
         tasks: dict[str, Values] = {}
         for series, path in present(PRICES, self.data, say).items():
             task = installed().make("task", {"name": "forecasting", "csv": str(path), "returns": True})
+            # with the digest of the file, so that results that were kept belong to these data
             tasks[series] = to_plain(task.pinned())
         tasks[WEATHER] = {"name": "forecasting"}
         planned = [trial for series, task in tasks.items() for trial in self._planned(series, task)]
@@ -256,9 +257,11 @@ def _row(series: str, model: str, results: Sequence[Values]) -> Values:
         row |= {"inherited": _mean(results, "inherited"), "inherited error": _error(results, "inherited")}
         row |= {"nodes": _mean(results, "nodes"), "updates": _mean(results, "updates")}
         row |= {"left the identity": f"{sum(r['left'] for r in results)} of {sum(r['grown'] for r in results)}"}
+        # where both orders agree there is nothing to compare the error with
         pairs = [pair for r in results for pair in r["errors"] if pair[1] > 0]
         ratio = statistics.median(error / size for error, size in pairs) if pairs else None
         row |= {"error of the finite difference": ratio, "cell": min(results, key=lambda r: r["valid"])["cell"]}
+    # every training has the same number of epochs (`from_scratch`)
     curves = [*zip(*(r["curve"] for r in results), strict=True)]
     row["curve"] = {"mean": [statistics.fmean(at) for at in curves], "error": [standard_error(at) for at in curves]}
     return row
@@ -278,6 +281,7 @@ def _claims(series: str, table: Mapping[str, Values]) -> Iterator[Values]:
         return
     claims: list[tuple[str, bool]] = []
     for mode in ("1", "2"):
+        # each new search beside the DARTS search that prunes at the same time
         share = _share_below(table[f"new-{mode}"], table[f"DARTS-{mode}"])
         claims.append(
             (f"new-{mode} is significantly below DARTS-{mode} in almost all of the curve (ours: {share:.0%})", share > 0.9)

@@ -184,6 +184,7 @@ def recurrent(sizes: Mapping[str, int], pairs: Pairs, **options: Any) -> Structu
         options: options of the backbone "darts_recurrent".
     """
     supernet = installed().make("backbone", {"name": "darts_recurrent", "output": "later", **options}).initial(sizes, 1)
+    # the published cell does not write down its first node
     edges = [("tanh", "xh"), *((o, f"n{i}") for o, i in pairs)]
     nodes = [[({"name": f"{o}_highway"}, state)] for o, state in edges]
     return decided(supernet, {type: nodes for type, _ in supernet.cells})
@@ -211,6 +212,7 @@ def cell(nodes: Nodes, ids: Iterator[int]) -> Cell:
     for number, edges in enumerate(nodes):
         sources = [source for _, source in edges]
         for place, (description, source) in enumerate(edges):
+            # ids of sites are unique within a cell
             id = f"{source}-n{number}" + "'" * sources[:place].count(source)
             operation = installed().make("operation", description)
             sites.append(Site(id, f"n{number}", (source,), (Candidate(next(ids), operation),)))
@@ -240,6 +242,7 @@ def multiply_adds(structure: Structure) -> int:
     network = build(structure, Seed((0,))).eval()
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=means) as counter:
         network(torch.zeros(1, *shape))
+    # a multiply-add is two FLOPs
     return counter.get_total_flops() // 2
 
 

@@ -97,6 +97,7 @@ class ImageCells(Reproduction):
             yield {"series": series, "model": model, "seed": seed, "values": values}
 
     def _trainings(self, series: str, task: Values, cells: Mapping[tuple[str, str, int], Values]) -> Iterator[Values]:
+        # a cell is trained on all training images: nothing is decided any more, so that no validation split is needed
         values = self._values({**task, "validation": 0.0, "cutout": 8}, self.training)
         values["backbone"] = {**values["backbone"], "affine": True}
         for model, seed in itertools.product((*SEARCHES, PUBLISHED, RANDOM, RESNET), range(self.trials)):
@@ -122,6 +123,7 @@ def search_trial(trial: Values) -> Values:
     for event in search:
         if isinstance(event, EpochEnded):
             history.append(event)
+            # the time at the last epoch of the search, without tuning
             seconds = time.process_time() - start if event.phase == "search" else seconds
     last = [r for r in history if r.phase == "search"][-1]
     return {
