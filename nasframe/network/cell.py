@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +38,13 @@ class CellModule(nn.Module):
         torch.Size([5, 2])
     """
 
+    #: the class of the sites' modules
+    mixed_operation: ClassVar[type[MixedOperation]] = MixedOperation
+
     def __init__(self, type: str, cell: Cell, sizes: Callable[[Site], Mapping[str, int]]) -> None:
         super().__init__()
         self.cell = cell
-        self.sites = nn.ModuleDict({s.id: MixedOperation(Address.of(type, s.id), s, **sizes(s)) for s in cell.sites})
+        self.sites = nn.ModuleDict({s.id: self.mixed_operation(Address.of(type, s.id), s, **sizes(s)) for s in cell.sites})
         self.gates = nn.ModuleDict({n.id: Gate(Address.of(type, n.id)) for n in cell.nodes if n.inherits})
         # a recurrent cell is evaluated at every time step, so that the sites of each node are looked up once
         self._nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]

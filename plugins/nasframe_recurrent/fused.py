@@ -39,7 +39,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Gate, MixedOperation
+from nasframe import Cell, Gate, MixedOperation
+from nasframe.network.mixing import active_of, unbound
 from nasframe.network.pointwise import check_pointwise
 from nasframe_recurrent.cell import RecurrentCell, unroll
 from nasframe_recurrent.plan import CellPlan, plan_cell
@@ -102,10 +103,12 @@ def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor])
         inputs: the inputs of the layer.
         mixing: the mixing weights of each undecided site, by address.
     """
-    plan = plan_of(cell)
+    chosen = _chosen(cell, mixing)
+    plan = plan_of(cell) if chosen is None else _restricted_plan(cell.cell, tuple(cell.outputs), chosen)
     if isinstance(plan, str):
-        return unroll(cell, inputs, {address: weights.unbind() for address, weights in mixing.items()})
-    operands = Operands(inputs, contribution_weights(cell, plan, inputs, mixing), *stack_parameters(cell, plan, inputs))
+        return unroll(cell, inputs, unbound(mixing))
+    weights = contribution_weights(cell, plan, inputs, mixing, chosen)
+    operands = Operands(inputs, weights, *stack_parameters(cell, plan, inputs))
     return LayerFunction.apply(plan, cell.hidden, *operands.tensors())
 
 
@@ -128,7 +131,32 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
     return plan
 
 
-def contribution_weights(cell: RecurrentCell, plan: CellPlan, like: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
+def _chosen(cell: RecurrentCell, mixing: Mapping[str, Tensor]) -> tuple[tuple[int, ...], ...] | None:
+    """Return the positions of the candidates to compute, for each site; None if these are all."""
+    active = active_of(mixing)
+    sites = [(_mixed_operation(cell, site.id).address, len(site.candidates)) for site in cell.cell.sites]
+    if not any(address in active for address, _ in sites):
+        return None
+    return tuple(active.get(address, tuple(range(count))) for address, count in sites)
+
+
+@functools.lru_cache(maxsize=512)  # a search that samples draws the same choices again and again
+def _restricted_plan(cell: Cell, outputs: tuple[str, ...], chosen: tuple[tuple[int, ...], ...]) -> CellPlan | str:
+    """Return the plan of a cell of which only some candidates are computed."""
+    sites = (
+        attrs.evolve(site, candidates=tuple(site.candidates[place] for place in places))
+        for site, places in zip(cell.sites, chosen, strict=True)
+    )
+    return plan_cell(attrs.evolve(cell, sites=tuple(sites)), outputs)
+
+
+def contribution_weights(
+    cell: RecurrentCell,
+    plan: CellPlan,
+    like: Tensor,
+    mixing: Mapping[str, Tensor],
+    chosen: tuple[tuple[int, ...], ...] | None = None,
+) -> Tensor:
     """Return M of shape (states, rows of y), differentiable by the mixing weights and the gates.
 
     Args:
@@ -136,9 +164,12 @@ def contribution_weights(cell: RecurrentCell, plan: CellPlan, like: Tensor, mixi
         plan: its plan.
         like: a tensor of the device and dtype of the result.
         mixing: the mixing weights of each undecided site, by address.
+        chosen: the positions of the candidates that the plan computes, for each site; None for all.
     """
     sites = [_mixed_operation(cell, id) for id in cell.sites]
     weights = [mixing[site.address] if len(site.candidates) > 1 else like.new_ones(1) for site in sites]
+    if chosen is not None:
+        weights = [weight[list(places)] for weight, places in zip(weights, chosen, strict=True)]
     # index 0 of the factors is 1, for nodes without a gate; then g of each gate, then 1 - g
     entry, weight, gate = plan.entries.to(like.device)
     values = torch.cat([*weights, like.new_tensor(plan.inherited)]).index_select(0, weight)
