@@ -75,10 +75,26 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
     """The folder has the strategy, records, network, pictures and the summary, whose first line names the network handed over."""
     for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "mixing.png"):
         assert (finished / name).stat().st_size > 0, name
-    rows = {row["name"] for row in json.loads((finished / "summary.json").read_text())["rows"]}
+    values, text = json.loads((finished / "summary.json").read_text()), (finished / "summary.md").read_text()
 
-    assert {FOUND, INHERITED, RANDOM, "mean", "last value", "LSTM", "GRU"} <= rows
-    assert (finished / "summary.md").read_text().startswith("Handed over: the ")
+    assert {FOUND, INHERITED, RANDOM, "mean", "last value", "LSTM", "GRU"} <= {row["name"] for row in values["rows"]}
+    assert text.startswith("Handed over: the ")
+    for cell in ("operations", "found operations"):
+        assert "\n".join(f"- {site}: {operation}" for site, operation in values[cell].items()) in text
+    assert ("The cell that the search found:" in text) == (values["operations"] != values["found operations"])
+
+
+def test_the_readme_shows_a_table_of_the_summary(finished: Path) -> None:
+    """The table of the README has the columns and the rows that a run writes."""
+
+    def table(page: Path) -> list[list[str]]:
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "|" in line]
+        return cells[[cell for cell, *_ in cells].index("network") :]
+
+    shown, written = table(Path(__file__).parent.parent / "README.md"), table(finished / "summary.md")
+
+    assert shown[0] == written[0]
+    assert [row[0] for row in shown[: len(written)]] == [row[0] for row in written]
 
 
 def test_time_and_memory_are_printed_and_not_kept(finished: Path) -> None:

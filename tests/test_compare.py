@@ -297,6 +297,16 @@ def test_the_verdict_is_about_the_network_that_is_handed_over(values: list[float
     assert f"(other {others.index(best)}: {written(best)})" in text
 
 
+def test_the_best_of_a_row_is_not_compared_with_means() -> None:
+    """Where a row has several networks, its mean is set beside the best other mean, and the text says what was chosen."""
+    evaluations = [*row("winner", 0.5, 0.9, best=True), *row("other", 0.6)]
+
+    assert verdict(evaluations, "score", False) == (
+        "Handed over: the winner, validation loss 1 (the least of 2), test score 0.5000; the mean of its row, 0.7000 ± 0.2000, is "
+        "not better than the best other row (other: 0.6000)."
+    )
+
+
 def test_a_row_has_the_mean_and_the_standard_error_of_its_seeds() -> None:
     """A training that diverged has no value, and is counted."""
     lost = attrs.evolve(row("a", 0.0)[0], scores={}, valid=None, diverged=True)

@@ -117,14 +117,18 @@ def test_limits_stop_with_their_reason() -> None:
         "stop", reason="every growth would exceed 12 parameters"
     )
     assert decided(MaxUpdates(4), epochs([1.0] * 2)) == ABSTAIN
-    assert decided(MaxUpdates(4), epochs([1.0] * 3)) == Decision("stop", reason="3 of 4 updates have been made")
+    assert decided(MaxUpdates(4), epochs([1.0] * 3)) == Decision(
+        "stop", reason="3 of 4 updates have been made; one more epoch would leave less than 1 for tuning"
+    )
     tuning = [*epochs([1.0] * 3), *epochs([1.0] * 5, phase="retune")]
     assert decided(MaxUpdates(6), tuning) == ABSTAIN
-    assert decided(MaxUpdates(5), tuning) == Decision("stop", reason="5 of 5 updates have been made")
+    assert decided(MaxUpdates(5), tuning) == Decision(
+        "stop", reason="5 of 5 updates have been made; one more epoch would exceed them"
+    )
     assert decided(MaxUpdates(5), [*tuning, *stages([1.0])]).next == "stop"
     (late,) = epochs([1.0])
     assert decided(MaxSeconds(60), [attrs.evolve(late, readings={"seconds": 31.2})]) == Decision(
-        "stop", reason="31 of 60 seconds have passed"
+        "stop", reason="31 of 60 seconds have passed; one more epoch would leave less than 31 for tuning"
     )
     assert decided(MaxSeconds(60), [attrs.evolve(late, readings={"seconds": 19.9})]) == ABSTAIN
 
@@ -167,7 +171,7 @@ def test_a_limit_within_a_stage_ends_the_search_with_this_stage(prune: str) -> N
     assert network.structure.decided
     assert search.state.stage == 0
     (judged,) = [r for r in search.state.history if isinstance(r, StageEnded)]
-    assert judged.reason.endswith(" of 7 updates have been made")
+    assert " of 7 updates have been made; one more epoch would " in judged.reason
 
 
 def test_a_growth_by_default_has_the_reason_of_the_epoch() -> None:

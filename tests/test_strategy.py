@@ -326,6 +326,19 @@ def test_growth_that_comes_to_nothing_is_said_before() -> None:
     assert [*Search(toy_strategy(growth=(NodeGrowth(),))).warnings()] == []
 
 
+@pytest.mark.parametrize(("nodes", "warned"), [(2, False), (3, True)])
+def test_a_limit_that_is_reached_before_the_search(nodes: int, warned: bool) -> None:
+    """A network that begins with as many nodes as a criterion allows cannot grow, which is said before the search."""
+    strategy = toy_strategy(nodes=nodes, growth=(NodeGrowth(),), criterion=Epochs(1) | MaxNodes(3))
+    expected = (
+        "the network will not grow: it has 3 nodes, and the criterion 'max_nodes nodes=3' stops the search after the first stage; "
+        "give it a larger value of nodes, or begin with fewer nodes"
+    )
+
+    assert [*Search(strategy).warnings()] == [expected] * warned
+    assert [*Search(attrs.evolve(strategy, growth=())).warnings()] == []
+
+
 def test_growth_that_cannot_go_on_ends_the_search() -> None:
     """By noise a second edge needs a zero, which is not missed at the first growth: the search ends well, and says why."""
     backbone = Darts(hidden=3, operations=(TanhEdge(), IdentityEdge()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nasframe.interfaces.part import short_name
@@ -12,27 +12,33 @@ from nasframe.run import commits
 from nasframe.run.folder import Folder
 from nasframe.run.rows import Row, handed_over, rows_of
 from nasframe.search.changes import HARM, MARGIN, harmful
-from nasframe.search.compare import searched
+from nasframe.search.compare import FOUND, INHERITED, searched
 from nasframe.search.search import Search
 from nasframe.search.state import State
 from nasframe.structure.structure import Structure
 
 
 def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: bool) -> str:
-    """Return one sentence about the network that is handed over, next to the best of the others."""
-    best = handed_over(evaluations)
-    valid = "" if best.valid is None else f"validation loss {best.valid:.4g}, "
+    """Return one sentence about the network that is handed over, in which the mean of its row is compared with the best other one.
+
+    The network is the best of its row by validation loss, so that its score is no fair value to compare with means.
+    """
+    best, rows = handed_over(evaluations), {row.name: row for row in rows_of(evaluations)}
+    row = rows.pop(best.name)
+    count = len(row.evaluations)
+    least = f" (the least of {count})" if count > 1 else ""
+    valid = "" if best.valid is None else f"validation loss {best.valid:.4g}{least}, "
     text = f"Handed over: the {best.name}, {valid}test {metric} {_number(best.scores.get(metric))}"
     # with this sign the smaller value is the better one
     sign = -1 if higher_is_better else 1
-    rivals = [(row, row.mean(metric)) for row in rows_of(evaluations) if row.name != best.name]
-    scored = [(sign * mean, row) for row, mean in rivals if mean is not None]
-    score = best.scores.get(metric)
-    if not scored or score is None:
+    scored = [(sign * mean, rival) for rival in rows.values() if (mean := rival.mean(metric)) is not None]
+    mine = row.mean(metric)
+    if not scored or mine is None:
         return f"{text}."
-    mean, rival = min(scored, key=lambda pair: pair[0])
-    wins = sign * score < mean
-    return f"{text}; {'better' if wins else 'not better'} than the best other row ({rival.name}: {_cell(rival, metric)})."
+    theirs, rival = min(scored, key=lambda pair: pair[0])
+    its = f"the mean of its row, {_cell(row, metric)}, is " if count > 1 else ""
+    wins = "better" if sign * mine < theirs else "not better"
+    return f"{text}; {its}{wins} than the best other row ({rival.name}: {_cell(rival, metric)})."
 
 
 def write(folder: Folder, search: Search) -> str:
@@ -41,6 +47,8 @@ def write(folder: Folder, search: Search) -> str:
     rows = rows_of(state.evaluations)
     best = handed_over(state.evaluations)
     first = verdict(state.evaluations, metric, bool(search.data.metrics()[metric].higher_is_better))
+    searched_for = next((e.structure for e in state.evaluations if e.name in (INHERITED, FOUND) and e.structure), None)
+    found = operations(Structure.from_dict(searched_for, folder.plugins.make)) if searched_for else None
     plain: dict[str, Any] = {
         "verdict": first,
         "handed over": {"name": best.name, "number": best.number, "valid": best.valid, "test": dict(best.scores)},
@@ -49,6 +57,7 @@ def write(folder: Folder, search: Search) -> str:
         "counts": search.network.count(),
         "prediction": {"parameters": best.parameters, "flops": best.flops},
         "operations": operations(search.network.structure),
+        "found operations": found,
         "remarks": [*remarks(state)],
     }
     lines = [
@@ -58,8 +67,9 @@ def write(folder: Folder, search: Search) -> str:
         "",
         "The cell that is handed over:",
         "",
-        *(f"- {address}: {names}" for address, names in plain["operations"].items()),
+        *_listed(plain["operations"]),
         "",
+        *(["The cell that the search found:", "", *_listed(found), ""] if found not in (None, plain["operations"]) else []),
         *(f"- {remark}" for remark in plain["remarks"]),
         *([""] if plain["remarks"] else []),
         f"{_history(state)} {_size(plain)}",
@@ -105,6 +115,10 @@ def remarks_of(change: Changed) -> Iterator[str]:
 def operations(structure: Structure) -> dict[str, str]:
     """Return the operation of each site."""
     return {a: " + ".join(short_name(c.operation) for c in s.candidates) for a, s in structure.sites()}
+
+
+def _listed(operations: Mapping[str, str]) -> list[str]:
+    return [f"- {address}: {names}" for address, names in operations.items()]
 
 
 def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from nasframe.errors import StrategyError
-from nasframe.interfaces.criterion import GrowthCriterion
+from nasframe.interfaces.criterion import AnyOf, GrowthCriterion
 from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
 from nasframe.network.model import Model
 from nasframe.network.network import Network
 from nasframe.plugins import Plugins, installed
 from nasframe.records import Record
+from nasframe.search.changes import sizes
 from nasframe.search.compare import Comparison
 from nasframe.search.device import computing, loaded
 from nasframe.search.loop import GROWING, OVER, Loop
@@ -136,6 +138,8 @@ class Search:
             )
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"
+        if self.strategy.growth and self.state.phase in GROWING:
+            yield from _reached(self.strategy.criterion, sizes(self.network))
 
     def run(self) -> Network:
         """Search to the end and return the found architecture with its weights."""
@@ -167,6 +171,21 @@ def _check_ends(strategy: Strategy, grows: bool) -> None:
             f"nothing ends the growth: the criterion {given!r} cannot. Leave `growth` empty, or add a criterion that "
             f"can{_such_as('search')}; any_of joins several"
         )
+
+
+def _reached(criterion: GrowthCriterion, sizes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each limit that a network of these sizes has reached, so that the search stops after its stage."""
+    if isinstance(criterion, AnyOf):
+        for part in criterion.parts:
+            yield from _reached(part, sizes)
+    for option, field in criterion.limits.items():
+        size = sizes.get(field, {})  # there are none of updates and seconds before the search
+        least = min(size.values(), default=0) if isinstance(size, Mapping) else size
+        if least >= getattr(criterion, option) > 0:
+            yield (
+                f"the network will not grow: it has {least} {field}, and the criterion {short_name(criterion)!r} stops the search "
+                f"after the first stage; give it a larger value of {option}, or begin with fewer {field}"
+            )
 
 
 def _such_as(what: str) -> str:

@@ -154,8 +154,8 @@ class Limit(GrowthCriterion):
     #: the share of the limit that is kept for tuning
     tuning: float
 
-    def stops(self, last: Record, spent: Sequence[float], limit: float) -> bool:
-        """Return whether the phase has to end.
+    def excess(self, last: Record, spent: Sequence[float], limit: float) -> str | None:
+        """Return what one more epoch of the phase would exceed, or None if it would exceed nothing.
 
         Args:
             last: the last record.
@@ -167,7 +167,9 @@ class Limit(GrowthCriterion):
         tunes = isinstance(last, EpochEnded) and last.phase != "search"
         # tuning takes at least an epoch, whatever the share
         kept = 0 if tunes else max(self.tuning * limit, epoch)
-        return bool(spent[-1] + epoch > limit - kept)
+        if spent[-1] + epoch <= limit - kept:
+            return None
+        return "one more epoch would exceed them" if tunes else f"one more epoch would leave less than {kept:.0f} for tuning"
 
 
 @attrs.frozen
@@ -191,9 +193,10 @@ class MaxUpdates(Limit):
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """Return "stop", or abstain."""
         spent = [record.updates for record in _epochs(history)]
-        if not self.stops(history[-1], spent, self.updates):
+        excess = self.excess(history[-1], spent, self.updates)
+        if excess is None:
             return state, ABSTAIN
-        return state, Decision("stop", reason=f"{spent[-1]} of {self.updates} updates have been made")
+        return state, Decision("stop", reason=f"{spent[-1]} of {self.updates} updates have been made; {excess}")
 
 
 @attrs.frozen
@@ -222,9 +225,10 @@ class MaxSeconds(Limit):
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """Return "stop", or abstain."""
         spent = [record.readings["seconds"] or 0.0 for record in _epochs(history)]
-        if not self.stops(history[-1], spent, self.seconds):
+        excess = self.excess(history[-1], spent, self.seconds)
+        if excess is None:
             return state, ABSTAIN
-        return state, Decision("stop", reason=f"{spent[-1]:.0f} of {self.seconds:g} seconds have passed")
+        return state, Decision("stop", reason=f"{spent[-1]:.0f} of {self.seconds:g} seconds have passed; {excess}")
 
 
 def _epochs(history: History) -> list[EpochEnded]:
