@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import curvature
 import pytest
 import torch
 from perturbation import EXAMPLES, PLUGIN, Perturbation
@@ -15,7 +16,7 @@ from test_resume import check_resumes_everywhere, digest
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Context, Search
+from nasframe import Bilevel, Context, EpochEnded, Search
 from nasframe.errors import DataError, StrategyError
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, Measured, Record, Stepped, from_json, to_json
@@ -279,3 +280,39 @@ class TestPerturbation:
             (kept,) = {c.id for c in site.candidates} - gone[address]
 
             assert [c.id for c in site.candidates].index(kept) == int(scores[address].argmax())
+
+
+class TestCurvature:
+    def test_it_keeps_the_laws_of_criteria(self) -> None:
+        """A criterion that measures is checked like any other one."""
+        report = check(curvature.Curvature, examples=curvature.EXAMPLES)
+
+        assert report.ok, report.text()
+
+    def test_the_reading_is_the_eigenvalue(self) -> None:
+        """Products with the Hessian find the eigenvalue of the whole Hessian, which the record has."""
+        search = begun(nodes=2, criterion=toy_strategy().criterion | curvature.Curvature())
+        found, hessian = (
+            ask(search, f)[0] for f in (lambda c: curvature.largest_eigenvalue(c, 500), lambda c: whole(c.problem()))
+        )
+        eigenvalues = torch.linalg.eigvalsh(hessian)
+
+        torch.testing.assert_close(found, float(eigenvalues[eigenvalues.abs().argmax()]))
+        record = next(r for r in search if isinstance(r, EpochEnded))
+        assert record.readings["curvature"] != 0
+
+    def test_same_bytes_from_every_event(self) -> None:
+        """A search whose criterion and pruner measure is resumed at each value, and ends in the same bytes."""
+        criterion = toy_strategy().criterion | curvature.Curvature(1)
+        assert check_resumes_everywhere(toy_strategy(criterion=criterion, pruner=Perturbation(), prune="stage")) >= 30
+
+
+def whole(problem: Bilevel) -> Tensor:
+    """Return the Hessian of the validation loss by all alphas."""
+    sizes = [len(alpha) for alpha in problem.alphas.values()]
+
+    def loss(alphas: Tensor) -> Tensor:
+        return problem.valid(problem.weights, dict(zip(problem.alphas, alphas.split(sizes), strict=True)))
+
+    found: Tensor = torch.autograd.functional.hessian(loss, torch.cat([*problem.alphas.values()]).detach())  # type: ignore[no-untyped-call]
+    return found
