@@ -248,8 +248,22 @@ def test_a_part_is_described(here) -> None:
     assert "backbone two_to_one, of nasframe_recurrent (nasframe " in text
     assert "operation separable, of" in text
     assert re.search(r"^    dropout +0\.0$", text, re.MULTILINE)
+    assert re.search(r"^    hidden +left out\n        n_h, the width of the state; if it is left out, n_x", text, re.MULTILINE)
+    assert "Args:" not in text
     everything = json.loads(here("plugins", "nasframe", "--json")[1])
     assert {row["name"] for row in everything} == {part.name for plugin in installed().found for part in plugin.parts}
+
+
+def test_a_strategy_is_described_by_its_file(here) -> None:
+    """The description of a strategy is the text that a strategy file has, or the reason why it cannot be used here."""
+    text = here("plugins", "default")[1]
+    (row,) = json.loads(here("plugins", "default", "--json")[1])
+    lacking = here("--without", "nasframe_pruning", "plugins", "default")[1]
+
+    assert "No options" not in text
+    assert "    seeds = 5\n" in text
+    assert Strategy.from_toml(row["toml"]) == Strategy.named("default")
+    assert "# there is no pruner 'strongest'" in lacking
 
 
 ERRORS = {

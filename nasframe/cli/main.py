@@ -82,7 +82,8 @@ RUN = _flags(
 )
 EPILOG = (
     "Each option of the chosen task, backbone, architect and pruner is a flag, too: an option `width` is set by --width 8. "
-    "`nasframe plugins` lists the parts, `nasframe plugins NAME` the options of one."
+    "`nasframe plugins default` prints the strategy of a search without flags, and `nasframe plugins NAME` the options of a part, "
+    "such as the task that it names."
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nasframe.cli.tables import show
+from nasframe.errors import NasframeError
 
 if TYPE_CHECKING:
     from nasframe.interfaces.part import Part
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 def list_plugins(load: Any, /, names: Sequence[str], as_json: bool) -> None:
     """List the registered parts with a description of each, and the plugins that were not loaded, with the reason.
 
-    With NAMEs of parts, plugins or distributions, print the whole description of each part and its options with their defaults.
+    With NAMEs of parts, plugins or distributions, print the whole description of each part and its options with their defaults;
+    of a strategy, its file.
     """
     plugins: Plugins = load()
     if not names:
@@ -36,7 +39,7 @@ def list_plugins(load: Any, /, names: Sequence[str], as_json: bool) -> None:
         for problem in plugins.problems():
             click.echo(f"warning: {problem}", err=True)
         return
-    rows = [_row(part, plugin) | _details(part) for name in names for part, plugin in plugins.called(name)]
+    rows = [_row(part, plugin) | _details(part, plugins) for name in names for part, plugin in plugins.called(name)]
     click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(line for row in rows for line in _lines(row)))
 
 
@@ -56,13 +59,41 @@ def _documentation(part: type[Part]) -> str:
     return inspect.getdoc(part) or ""
 
 
-def _details(part: Any) -> dict[str, Any]:
-    """Return a part's documentation, and its options by name, each with its default in words."""
+def _details(part: Any, plugins: Plugins) -> dict[str, Any]:
+    """Return a part's documentation, its options by name, each with its default in words, and what they mean.
+
+    A strategy has no options, but the text of its file.
+    """
     import attrs
+
+    from nasframe.interfaces.recipe import Recipe
 
     if part is None:
         return {"documentation": "", "options": {}}
-    return {"documentation": _documentation(part), "options": {f.name: _default(f.default) for f in attrs.fields(part)}}
+    details = {
+        "documentation": _documentation(part),
+        "options": {f.name: _default(f.default) for f in attrs.fields(part)},
+        "meanings": {name: text for cls in reversed(part.__mro__) for name, text in _arguments(cls.__doc__ or "").items()},
+    }
+    return details | ({"toml": _toml(part.name, plugins)} if issubclass(part, Recipe) else {})
+
+
+def _arguments(documentation: str) -> dict[str, str]:
+    """Return what a docstring in the style of Google says about each argument; an option may be that of a base class."""
+    _, _, section = inspect.cleandoc(documentation).partition("\nArgs:\n")
+    section = textwrap.dedent(re.split(r"\n(?=\S)", section, maxsplit=1)[0])
+    entries = re.findall(r"^(\w+): (.*(?:\n[ \n].*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _toml(name: str, plugins: Plugins) -> str:
+    """Return the file of a registered strategy, or why there is none: a part of it may belong to a plugin that is left out."""
+    from nasframe.search.strategy import Strategy
+
+    try:
+        return Strategy.named(name, plugins).to_toml()
+    except NasframeError as error:
+        return f"# {error}\n"
 
 
 def _default(value: Any) -> str:
@@ -89,10 +120,15 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
     origin = f"{row['plugin']} ({row['distribution']} {row['version']})"
     yield f"{row['kind']} {row['name']}, of {origin}" if row["kind"] else f"{origin}, {row['state']}"
     yield ""
-    if row["documentation"]:
-        yield textwrap.indent(row["documentation"], "    ")
+    # the arguments are described with the options below
+    if text := re.sub(r"^Args:\n(?:[ \n].*\n?)*", "", row["documentation"], flags=re.MULTILINE).strip():
+        yield textwrap.indent(text, "    ")
         yield ""
     width = max(map(len, row["options"]), default=0)
     for name, default in row["options"].items():
         yield f"    {name:<{width}}  {default}"
-    yield "" if row["options"] else "    No options.\n"
+        if name in row["meanings"]:
+            yield textwrap.indent(textwrap.fill(row["meanings"][name], 110), "        ")
+    if "toml" in row:
+        yield textwrap.indent(row["toml"], "    ")
+    yield "" if row["options"] or "toml" in row else "    No options.\n"

@@ -36,7 +36,7 @@ class Recurrent(Backbone):
     linear map.
 
     Args:
-        hidden: n_h; n_x where it is left out (Jie & Gao 2021, Table 2).
+        hidden: n_h, the width of the state; if it is left out, n_x, such as the number of columns (Jie & Gao 2021, Table 2).
         layers: the number of stacked cells. Each is a cell type ("layer0", "layer1", ...) with its structure and its alphas.
         dropout: the dropout probability on the output of every layer.
     """
