@@ -72,6 +72,7 @@ class OptionsCommand(click.Command):
                 break
             if not word.startswith("--") or flag in known:
                 kept.append(word)
+                # the value of a known flag must not be taken for a flag of a part
                 takes_value = isinstance(known.get(flag), click.Option) and not known[flag].is_flag  # type: ignore[attr-defined]
                 if takes_value and not equals and rest:
                     kept.append(rest.popleft())
@@ -99,6 +100,7 @@ def parse_options(text: str) -> dict[str, Any]:
     Raises:
         ValueError: the text is not the inside of a TOML inline table.
     """
+    # a word without quotes is no TOML: words get quotes, numbers, true and false stay as they are
     quoted = _VALUE.sub(lambda match: match[0] if match[1] is None else _as_toml(match[1].strip()), text)
     options: dict[str, Any] = tomllib.loads(f"options = {{{quoted}}}")["options"]
     return options
@@ -122,6 +124,7 @@ def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any
     Args:
         flags: the parameters that `OptionsCommand` parsed, by name.
     """
+    # a flag that was not given is None, or an empty tuple if it is repeatable; 0 and False were given
     given = {key: value for key, value in flags.items() if value not in (None, ())}
     values = _starting_values(given.get("strategy", DEFAULT), plugins)
     values |= {key: given[key] for key in KEYS if key in given}
@@ -130,8 +133,10 @@ def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any
     if "epochs" in given:
         values["optimiser"] = {**values.get("optimiser", {}), "epochs": given["epochs"]}
         values["criterion"] = {"name": "epochs", "epochs": given["epochs"]}
+    # after `epochs`, which sets a criterion: one that is named wins
     if "criterion" in given:
         values["criterion"] = _any_of(*given["criterion"])
+    # last, as a limit applies beside whatever else ends the search
     if "budget" in given:
         values["criterion"] = _any_of({"name": "max_updates", "updates": given["budget"]}, values["criterion"])
     chosen = with_options({kind: values[kind] for kind in PARTS}, given.get("options", {}), plugins)
@@ -152,6 +157,7 @@ def with_options(
     for option, text in options.items():
         kind, field = _owner(option, classes, plugins)
         for replaced in classes[kind].replaces.get(option, ()):
+            # an option of the strategy that contradicts the flag, such as the digest of another file
             described[kind].pop(replaced, None)
         described[kind][option] = _option_value(field, text)
     return described

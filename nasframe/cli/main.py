@@ -39,6 +39,7 @@ def cli(context: click.Context, without: tuple[str, ...]) -> None:
 
         return discover([*left_out(), *without])
 
+    # a function, so that `--help` and `--version` load no plugin
     context.obj = load
 
 
@@ -49,6 +50,7 @@ def _flags(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
     """Return a decorator that adds several flags in this order."""
 
     def decorated(command: Command) -> Command:
+        # a decorator that is applied later is printed earlier in the help
         for option in reversed(options):
             command = option(command)
         return command

@@ -13,6 +13,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    # a pipe has no width, and rich would break lines at 80 columns
     console = Console(width=None if sys.stdout.isatty() else 200)
     table, columns = None, None
     for row in rows:

@@ -69,6 +69,7 @@ def gradients(loss: Tensor, *groups: Tensors, create_graph: bool = False) -> lis
     # a loss depends on no parameter at all if every undecided site is behind edges whose candidates are all pruned
     if not loss.requires_grad:
         return [{name: torch.zeros_like(tensor) for name, tensor in group.items()} for group in groups]
+    # one backward pass for all groups
     tensors = [tensor for group in groups for tensor in group.values()]
     found = iter(torch.autograd.grad(loss, tensors, create_graph=create_graph, materialize_grads=True))
     return [dict(zip(group, found, strict=False)) for group in groups]

@@ -86,6 +86,7 @@ class DartsConvolutional(Backbone):
     @property
     def plan(self) -> tuple[str, ...]:
         """Return the type of each cell, from the stem to the head."""
+        # counted from 0 (Liu et al. 2019, 3.1.1)
         reductions = (self.cells // 3, 2 * self.cells // 3)
         return tuple("reduction" if i in reductions else "normal" for i in range(self.cells))
 

@@ -155,6 +155,7 @@ def morphed(operation: SeparableConvolution, kind: str) -> Morphed:
 
 def taps(old: SeparableConvolution, new: SeparableConvolution) -> Sequence[int]:
     """Return for each tap of the new kernel, along an axis, the index of the old one at the same position, or ZERO."""
+    # taps are matched by their distance from the centre in pixels, so that growing and dilating use the same rule
     position = {offset: i for i, offset in enumerate(offsets(old))}
     return [position.get(offset, ZERO) for offset in offsets(new)]
 

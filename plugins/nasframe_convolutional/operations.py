@@ -126,6 +126,7 @@ class SeparableConvolution(Edge):
         """Return the layers, from C through the widths of `expansion` to C channels."""
         # the inputs and outputs of each layer: C to e_1 C, e_1 C to e_2 C, ..., e_n C to C
         sizes = [*pairwise(channels * factor for factor in (1, *self.expansion, 1))]
+        # inserted layers come last; the first layer, which has the stride, is never one of them
         first = len(sizes) - self.linear
         return Separable(
             *(Layer(*size, self.kernel, self.dilation, 1 if i else stride, affine) for i, size in enumerate(sizes[:first])),
@@ -197,6 +198,7 @@ class Identity(Edge):
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
         """Return the module, which has parameters with stride 2 only."""
+        # no identity halves a resolution; DARTS takes a factorised reduction in its place
         return nn.Identity() if stride == 1 else FactorisedReduction(channels, channels, affine)
 
     def magnitude(self, module: nn.Module) -> Bound | None:
@@ -217,6 +219,7 @@ class Nothing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features with as many channels as the input."""
+        # zeros and not x * 0, which is NaN where x is infinite
         return torch.zeros_like(x[..., :: self.stride, :: self.stride])
 
 

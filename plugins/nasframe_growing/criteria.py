@@ -36,6 +36,7 @@ class Patience(GrowthCriterion):
         last = history[-1]
         if not isinstance(last, EpochEnded):
             return state, ABSTAIN
+        # None means either that there is no validation split or that the network diverged
         if last.valid is None and not last.diverged:
             raise StrategyError(
                 "the criterion 'patience' needs a validation loss, but the task has no validation split: use 'epochs' instead"

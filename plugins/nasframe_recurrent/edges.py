@@ -43,6 +43,7 @@ class HighwayActivation(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the new state of shape (batch, n_h)."""
+        # h is z itself, except at the first node, where z = [x, h]
         h, c = z[:, -self.hidden :], torch.sigmoid(z @ self.W_c.t())
         return h + c * (self.activation.function(z @ self.W.t()) - h)
 

@@ -17,6 +17,7 @@ from nasframe_recurrent.activations import RELU, SIGMOID, TANH, Activation
 
 def weight_matrix(rows: int, columns: int, hidden: int) -> nn.Parameter:
     """Return a weight of shape (rows, columns), uniform within 1 / sqrt(hidden) as in torch's recurrent layers."""
+    # by n_h and not by the number of columns, as in torch.nn.LSTM and GRU
     limit = 1 / math.sqrt(hidden)
     return nn.Parameter(torch.empty(rows, columns).uniform_(-limit, limit))
 

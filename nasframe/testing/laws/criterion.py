@@ -157,6 +157,7 @@ def state(case: Case) -> None:
 @law("criterion.history", "what it has seen is kept in the class or the module, not in the state")
 def history(case: Case) -> None:
     """A decision follows from state, history and proposals alone, not from another search or from what comes later."""
+    # another search whose records come between those of the first
     other = case.data.draw(histories(readings(case.part)))
     pairs = itertools.zip_longest(steps(case.part, case.moments), steps(case.part, other))
     alternating = [pair[0][1] for pair in pairs if pair[0] is not None]
@@ -209,6 +210,7 @@ def nonfinite(case: Case) -> None:
     all. Later records are judged as if the diverged ones had been the worst of all, had not happened, or had ended everything
     before them: so a criterion that needs several losses in a row may wait until it has them.
     """
+    # worse than any finite loss of the history
     worst = 2 * max((m.record.valid for m in case.moments if m.record.valid is not None), default=1.0)
 
     def bad(record: Any) -> Any:
