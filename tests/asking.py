@@ -38,12 +38,19 @@ def shuffle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "Pool", Shuffled)
 
 
-def run(search: Search, each: Callable[[], None] = lambda: None, plugins: Plugins = PLUGINS, workers: int = 1) -> list[Record]:
-    """Search to the end, and return the records."""
+def run(
+    search: Search,
+    each: Callable[[], None] = lambda: None,
+    plugins: Plugins = PLUGINS,
+    workers: int = 1,
+    each_record: Callable[[Record], None] = lambda record: None,
+) -> list[Record]:
+    """Search to the end, call the functions after each record, and return the records."""
     found = []
     for record in search.records(workers, plugins):
         found.append(record)
         each()
+        each_record(record)
     return found
 
 

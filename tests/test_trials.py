@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Set
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
 import pytest
 import torch
 from asking import asking, check_resumes_everywhere, run, shuffle, waited
+from click.testing import CliRunner
 from nasframe_sampling import RandomSearch, RegularisedEvolution
 from test_resume import digest
 from toy import PLUGINS
@@ -27,10 +30,14 @@ from nasframe import (
     Strategy,
     Structure,
     installed,
+    load_model,
 )
+from nasframe.cli.main import cli
 from nasframe.errors import NonFiniteError, StrategyError
 from nasframe.interfaces.evaluator import Trained, Workbench
 from nasframe.records import Changed, Finished, TrialArrived, TrialEnded
+from nasframe.run.folder import Folder
+from nasframe.run.journal import from_line
 from nasframe.search.evaluators import Table
 from nasframe.search.replay import replay
 
@@ -276,3 +283,60 @@ def test_worker_processes_give_the_same_bytes() -> None:
         run(search, plugins=installed(), workers=workers)
 
     assert digest(searches[0].state) == digest(searches[1].state)
+
+
+def kept(folder: Folder) -> dict[str, bytes]:
+    """The journals of a run, and its last commit."""
+    commit = max((folder.path / "commits").iterdir())
+    files = [*folder.path.glob("*.jsonl"), commit / "state.json", commit / "tensors.safetensors"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_a_run_folder_resumes_at_every_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was killed at any event, also between an arrival and its turn, leaves the same journals and the same state."""
+    strategy = asking(EVOLUTION)
+    whole = Folder.create(tmp_path / "whole", strategy, PLUGINS)
+    search, keeper = whole.search()
+    count = len(run(search, each_record=keeper))
+    shuffle(monkeypatch)
+    for event in range(0, count, 3):
+        broken = Folder.create(tmp_path / str(event), strategy, PLUGINS)
+        search, keeper = broken.search()
+        for _, record in zip(range(event + 1), search.records(plugins=PLUGINS), strict=False):
+            keeper(record)
+        search, keeper = broken.search()
+        run(search, each_record=keeper)
+
+        assert kept(broken) == kept(whole), f"killed at event {event}"
+
+
+def test_one_command_for_both_kinds_of_architects(tmp_path: Path) -> None:
+    """The command searches, compares, writes a summary and a picture, and leaves a finished run as it is."""
+    out = tmp_path / "run"
+    options = "--architect regularised_evolution:population=2,trials=4,updates=1 --nodes 2 --hidden 2 --seeds 1 --workers 1"
+    done = CliRunner().invoke(cli, ["search", *options.split(), "--out", str(out)], catch_exceptions=False)
+    again = CliRunner().invoke(cli, ["resume", str(out)], catch_exceptions=False)
+    records = [from_line(line) for line in (out / "trials.jsonl").read_bytes().splitlines()]
+
+    assert done.exit_code == 0, done.output
+    assert "the space has 25 architectures" in done.output
+    assert "trial    3  budget 1  valid" in done.output
+    assert "is finished" in again.output
+    assert [record.number for record in records] == [0, 1, 2, 3]
+    assert "The search evaluated 4 architectures" in (out / "summary.md").read_text()
+    assert load_model(out).network.structure.decided
+    assert {"trials.png", "cell.png", "architecture.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_a_table_from_the_command_line(tmp_path: Path) -> None:
+    """The strategy of the run names the table by its absolute path and digest."""
+    table = tmp_path / "table.json"
+    rows = [{"picks": [a, b], "valid": (a - 1) ** 2 + b} for a in range(5) for b in range(5)]
+    table.write_text(json.dumps({"options": [5, 5], "rows": rows}))
+    out = tmp_path / "run"
+    options = f"--architect random_search:trials=30,updates=1 --evaluator table:file={table} --nodes 2 --hidden 2 --seeds 1 --workers 1"
+    done = CliRunner().invoke(cli, ["search", *options.split(), "--out", str(out)], catch_exceptions=False)
+
+    assert done.exit_code == 0, done.output
+    assert "weights of the search" not in done.output
+    assert hashlib.sha256(table.read_bytes()).hexdigest() in (out / "strategy.toml").read_text()

@@ -24,9 +24,23 @@ if TYPE_CHECKING:  # heavy: they import torch
 #: the strategy that a search starts from if the user names none; a plugin registers it
 DEFAULT = "default"
 #: the keys of a strategy that a flag of the same name replaces
-KEYS = ("task", "backbone", "architect", "pruner", "prune", "nodes", "seed", "seeds", "device", "threads", "fast")
+KEYS = (
+    "task",
+    "backbone",
+    "architect",
+    "evaluator",
+    "in_flight",
+    "pruner",
+    "prune",
+    "nodes",
+    "seed",
+    "seeds",
+    "device",
+    "threads",
+    "fast",
+)
 #: the parts of a strategy whose options are flags, too
-PARTS = ("task", "backbone", "architect", "pruner")
+PARTS = ("task", "backbone", "architect", "evaluator", "pruner")
 
 #: a quoted string, which stays as it is, or an unquoted value: it follows "=" and ends at a comma, a closing bracket or the end
 _VALUE = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|(?<==)\s*([^\s"'\[\]{},=][^"'\[\]{},=]*)(?=[\]},]|$)""")

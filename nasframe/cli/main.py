@@ -64,7 +64,7 @@ EVERY = _flags(
     click.option(
         "--workers",
         type=click.IntRange(min=1),
-        help="Processes of the comparison; the results do not depend on it.  [default: one for each core]",
+        help="Processes of trials and of the comparison; the results do not depend on it.  [default: one for each core]",
     ),
 )
 RUN = _flags(
@@ -83,7 +83,7 @@ RUN = _flags(
     EVERY,
 )
 EPILOG = (
-    "Each option of the chosen task, backbone, architect and pruner is a flag, too: an option `width` is set by --width 8. "
+    "Each option of the chosen task, backbone, architect, evaluator and pruner is a flag, too: an option `width` is set by --width 8. "
     "`nasframe plugins default` prints the strategy of a search without flags, and `nasframe plugins NAME` the options of a part, "
     "such as the task that it names."
 )
@@ -97,7 +97,9 @@ EPILOG = (
 )
 @TASK
 @click.option("--backbone", type=PartType(), help="How nodes are wired.  [default: the strategy's, as for all parts below]")
-@click.option("--architect", type=PartType(), help="What updates the alphas.")
+@click.option("--architect", type=PartType(), help="What updates the alphas, or proposes whole architectures.")
+@click.option("--evaluator", type=PartType(), help="What evaluates the architectures that an architect proposes.")
+@click.option("--in-flight", type=int, help="The number of architectures that are proposed before the first result is known.")
 @click.option(
     "--criterion",
     type=PartType(),
@@ -233,4 +235,4 @@ def _strategy(flags: Mapping[str, Any], plugins: Plugins) -> Strategy:
     from nasframe.search.strategy import Strategy
 
     strategy = Strategy.from_dict(strategy_values(flags, plugins), plugins)
-    return attrs.evolve(strategy, task=strategy.task.pinned())
+    return attrs.evolve(strategy, task=strategy.task.pinned(), evaluator=strategy.evaluator.pinned())

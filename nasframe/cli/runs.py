@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
 from nasframe.errors import RunError
-from nasframe.pictures import draw_cell, draw_learning, draw_mixing
+from nasframe.pictures import draw_cell, draw_learning, draw_mixing, draw_trials
 from nasframe.records import EpochEnded
 from nasframe.run import commits, summary
 from nasframe.run.folder import Folder, Keeper, follow, save_model
@@ -28,7 +28,7 @@ def run(folder: Folder, begin: Callable[[], tuple[Search, Keeper]], commit_every
         begin: returns the search at its beginning, or as it was at its last commit, and what keeps it; called when the
             folder is locked.
         commit_every: commit after so many updates within an epoch, too.
-        workers: the number of processes of the comparison; None for one for each core.
+        workers: the number of processes of trials and of the comparison; None for one for each core.
     """
     with folder.locked(), Stop() as stop, watching() as watch:
         if folder.finished:
@@ -54,7 +54,7 @@ def _finish(folder: Folder, search: Search, keeper: Keeper, watch: Watch, stop: 
     start = time.monotonic()
     try:
         try:
-            follow(iter(search), keeper, watch, stop.check)
+            follow(search.records(workers, folder.plugins, stop.check), keeper, watch, stop.check)
             follow(search.compare(workers, folder.plugins, stop.check), keeper, watch, stop.check)
         except Stopped:
             keeper.commit()
@@ -82,6 +82,9 @@ def _draw(search: Search, folder: Path) -> None:
     history = search.state.history
     with commits.write_errors(folder):
         draw_cell(search.network.structure, None, folder / "cell.png")
-        draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
+        if history:
+            draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
+        if search.state.trials:
+            draw_trials(search.state.trials, folder / "trials.png")
         if any(isinstance(record, EpochEnded) and record.mixing for record in history):
             draw_mixing(history, folder / "mixing.png")

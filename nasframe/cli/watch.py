@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nasframe.records import Changed, EpochEnded, Evaluated, Finished, Record, StageEnded, Stepped
+from nasframe.records import Changed, EpochEnded, Evaluated, Finished, Record, StageEnded, Stepped, TrialEnded
 from nasframe.run.summary import remarks_of, written
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -78,6 +78,9 @@ class Watch:
             self.valid = f", valid {written(event.valid)}" if event.valid is not None else ""
             if self.progress is None:
                 self.say(_epoch(event))
+        elif isinstance(event, TrialEnded):
+            self._show(f"trials, {event.number + 1} evaluated")
+            self.say(_trial(event))
         elif isinstance(event, StageEnded):
             self.say(f"stage {event.stage}: {event.decision}: {event.reason}")
         elif isinstance(event, Changed):
@@ -125,6 +128,14 @@ def _epoch(event: EpochEnded) -> str:
     values = {"train": event.train, "valid": event.valid, **event.scores}
     shown = "  ".join(f"{name} {written(value)}" for name, value in values.items() if value is not None)
     return f"{place}  updates {event.updates:>6}  {'diverged' if event.diverged else shown}"
+
+
+def _trial(event: TrialEnded) -> str:
+    values = {"valid": event.valid, **event.scores}
+    shown = "  ".join(f"{name} {written(value)}" for name, value in values.items() if value is not None)
+    parent = "" if event.parent is None else f"  parent {event.parent}"
+    best = "  (the best so far)" if event.best else ""
+    return f"trial {event.number:>4}  budget {event.budget}  {'diverged' if event.valid is None else shown}{parent}{best}"
 
 
 def _change(event: Changed) -> str:

@@ -87,6 +87,8 @@ def remarks(state: State) -> Iterator[str]:
     for record in state.history:
         if isinstance(record, EpochEnded) and record.diverged:
             yield record.reason or f"the training diverged in stage {record.stage}, phase {record.phase}"
+    if lost := sum(trial.valid is None for trial in state.trials):
+        yield f"{lost} of {len(state.trials)} trials diverged"
     if state.diverged:
         yield "the training of the pruned network diverged, and so its row has no values"
     for change in state.lineage:
@@ -145,6 +147,8 @@ def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
 def _history(state: State) -> str:
     if not searched(state):
         return f"It was trained for {state.updates} updates."
+    if state.trials:
+        return f"The search evaluated {len(state.trials)} architectures with {state.updates} updates in all."
     folded = next((r.request for r in state.lineage if isinstance(r, Changed) and r.change == "fold"), None)
     gates = f" Gates folded: {_names(folded['folded'])}; kept: {_names(folded['kept'])}." if folded else ""
     return f"The search took {state.updates} updates and grew {state.stage} times.{gates}"
