@@ -1,8 +1,8 @@
 """The public names of nasframe."""
 
 from . import errors as errors, pictures as pictures
-from .change.apply import Change as Change
 from .change.claim import Bound as Bound, Claim as Claim
+from .change.edit import Edit as Edit, Filling as Filling
 from .change.map import FRESH as FRESH, ZERO as ZERO, Set as Set, Take as Take
 from .change.replace import replace_candidate as replace_candidate
 from .errors import NasframeError as NasframeError

@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from nasframe import Bound, Data, Operation, Optimiser, Seed, Split, Strategy, Task, flag, number
-from nasframe.change.apply import remove_candidates
+from nasframe.change.edit import remove_candidates
 from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.fakes import Endless, Scripted
 from nasframe.testing.strategies import removals
@@ -186,4 +186,4 @@ def parents(draw: st.DrawFn, *outputs: str) -> TrainedNetwork:
     if draw(st.booleans()):
         return supernet
     gone = draw(removals(supernet.network.structure, decide=True))
-    return supernet.after(remove_candidates(supernet.network, gone, Seed(("pruned",)))).train(2)
+    return supernet.after(remove_candidates(supernet.network.structure, gone)).train(2)

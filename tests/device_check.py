@@ -25,8 +25,9 @@ from nasframe_recurrent import Darts, TwoToOne
 from toy import toy_strategy
 
 from nasframe import Network, Search, Seed, Strategy
-from nasframe.change.apply import apply, fold_gates, remove_candidates
+from nasframe.change.apply import apply
 from nasframe.change.claim import tolerance
+from nasframe.change.edit import fold_gates, remove_candidates
 from nasframe.records import Stepped
 from nasframe.testing.fakes import Scripted
 from nasframe.testing.saved import revived, saved
@@ -96,18 +97,16 @@ def laws(name: str, search: Search) -> Iterator[str]:
     architect = search.strategy.architect
     cell = network.structure.cells[0][0]
     before = outputs(search, network)
-    growth = NodeGrowth("gate").change(network, {"cell": cell}, {}, Seed((1,)))
-    apply(network, growth, architect.invert)
+    edit = NodeGrowth("gate").edit(network.structure, {"cell": cell}, {}, Seed((1,)))
+    growth = apply(network, edit, Seed((1,)), architect)
     yield check(f"{name}: growth behind a gate", float((outputs(search, growth.child) - before).abs().max()), tolerance(before))
     mixing = architect.mixing(dict(growth.child.alphas))
     gone = search.strategy.backbone.derive(growth.child.structure, mixing)
-    removed = remove_candidates(growth.child, gone, Seed((2,)))
-    apply(growth.child, removed, architect.invert)
+    removed = apply(growth.child, remove_candidates(growth.child.structure, gone), Seed((2,)), architect)
     for _, gate in removed.child.gates():
         torch.nn.init.constant_(gate.g, 0.3)
     before = outputs(search, removed.child)
-    folded = fold_gates(removed.child, Seed((3,)))
-    apply(removed.child, folded, architect.invert)
+    folded = apply(removed.child, fold_gates(removed.child.structure), Seed((3,)), architect)
     yield check(f"{name}: folding of gates", float((outputs(search, folded.child) - before).abs().max()), tolerance(before))
 
 

@@ -8,7 +8,8 @@ import torch
 from toy import toy_strategy
 
 from nasframe import Search, Seed
-from nasframe.change.apply import apply, remove_candidates
+from nasframe.change.apply import apply
+from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.records import Changed
 from nasframe.run.summary import remarks_of
@@ -51,8 +52,8 @@ def test_close_decisions_are_reported_and_measured_where_the_removal_did_harm(mo
         kept, other = (int(name.split()[0]) for name in (one.kept, one.removed))
         gone = {a: {int(i) for i in c} for a, c in record.removed.items()}
         gone[one.site] = gone[one.site] - {other} | {kept}
-        change = remove_candidates(before.network, gone, Seed((2,)))
-        apply(before.network, change, before.strategy.architect.invert)
+        edit = remove_candidates(before.network.structure, gone)
+        change = apply(before.network, edit, Seed((2,)), before.strategy.architect)
         assert one.valid == Loop(before.strategy, before.data).trainer.measure(change.child)[0]
     assert any("was kept over" in remark and "loss before tuning" in remark for remark in remarks_of(record))
 
@@ -94,10 +95,9 @@ def test_a_change_that_the_optimisers_cannot_follow_leaves_the_state_as_it_was()
     for parameter in network.parameters():
         optimisers["weights"].state[parameter] = {"unknown": torch.ones_like(parameter)}
     address, site = next(iter(network.structure.sites()))
-    change = remove_candidates(network, {address: {site.candidates[0].id}}, Seed((1,)))
 
     with pytest.raises(ChangeError, match="'unknown'"):
-        loop.changer.make(state, change, kind="grow", by="test", why="a test", seed=Seed((1,)))
+        loop.changer.remove(state, {address: {site.candidates[0].id}}, by="test", why="a test", seed=Seed((1,)))
 
     assert (state.network, state.optimisers, state.lineage) == (network, optimisers, lineage)
     assert (state.stage, state.evidence) == (0, {})

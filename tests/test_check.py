@@ -26,8 +26,9 @@ import nasframe
 from nasframe import (
     Address,
     Bound,
-    Change,
     Claim,
+    Edit,
+    Filling,
     MixedOperation,
     Morphism,
     NasframeError,
@@ -36,6 +37,7 @@ from nasframe import (
     Proposal,
     Seed,
     Set,
+    Structure,
     Take,
     flag,
     installed,
@@ -45,7 +47,7 @@ from nasframe.cli.main import main
 from nasframe.errors import ChangeError
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.plugins import Plugin, Plugins, discover
-from nasframe.structure.editing import site_at
+from nasframe.structure.editing import candidate_at, site_at
 from nasframe.testing.check import QUICK, Profile, check, tried
 from nasframe.testing.compare import require, require_at_most
 from nasframe.testing.examples import Examples, Waiver
@@ -451,18 +453,27 @@ class Enrich(Morphism):
         hidden = mixture.sizes["hidden"]
         return hidden * (hidden + 1)
 
-    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        if request not in [p.request for p in self.propose(parent)]:
+    def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
+        site, old = (
+            site_at(structure, request.get("site")),
+            candidate_at(structure, request.get("site"), request.get("candidate")),
+        )
+        if old.operation != Scaled():
             raise ChangeError(f"{request} cannot be done")
-        address, site = Address(request["site"]), site_at(parent.structure, request["site"])
-        made = replace_candidate(parent, address, request["candidate"], Scaled(rich=True), seed)
-        overrides: dict[str, Take | Set] = {**made.alphas}
-        for before, after in made.modules:
-            n = len(made.child.get_parameter(f"{after}.2.bias"))
-            overrides |= {f"{after}.0.{p}": Take(f"{before}.0.{p}") for p in ("weight", "bias")}
-            overrides |= {f"{after}.2.weight": Set(torch.eye(n) * (1 + self.off)), f"{after}.2.bias": Set(torch.zeros(n))}
+        address = Address(request["site"])
+        made = replace_candidate(structure, address, old.id, Scaled(rich=True))
         bounds = {Address.of(address.cell, site.node if self.on_node else site.id): Bound({(): self.claimed})}
-        return Change(made.child, Claim.approximate(bounds) if self.claimed else Claim.exact(), overrides, request=request)
+        claim = Claim.approximate(bounds) if self.claimed else Claim.exact()
+
+        def fill(parent: Network, child: Network) -> Filling:
+            overrides: dict[str, Take | Set] = {**made.alphas(parent, child)}
+            for before, after in made.modules(parent):
+                n = len(child.get_parameter(f"{after}.2.bias"))
+                overrides |= {f"{after}.0.{p}": Take(f"{before}.0.{p}") for p in ("weight", "bias")}
+                overrides |= {f"{after}.2.weight": Set(torch.eye(n) * (1 + self.off)), f"{after}.2.bias": Set(torch.zeros(n))}
+            return Filling(claim, overrides)
+
+        return Edit(made.structure, fill)
 
 
 def enriched(laws: Sequence[str] | None = None, **options: float) -> Report:

@@ -20,9 +20,9 @@ from nasframe_convolutional.morphism import KINDS, ConvolutionMorphism, Morphed,
 from nasframe_convolutional.operations import Identity, MaxPool, Separable, SeparableConvolution
 from torch import Tensor, nn
 
-from nasframe import Change, Network, Optimiser, Search, Seed, Set, Strategy, Take, installed
-from nasframe.change.apply import remove_candidates
+from nasframe import Edit, Filling, Network, Optimiser, Search, Seed, Set, Strategy, Structure, Take, installed
 from nasframe.change.claim import tolerance
+from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.network.network import tensors
 from nasframe.search.replay import replay
@@ -285,7 +285,7 @@ def _aged(operation: SeparableConvolution, affine: bool, optimiser: Optimiser, d
     parent = TrainedNetwork.of(strategy(operation, affine, optimiser=optimiser), 6)
     if decided:
         gone = {a: {c.id for c in s.candidates[1:]} for a, s in parent.network.structure.sites()}
-        parent = parent.after(remove_candidates(parent.network, gone, Seed(("decided",)))).train(3)
+        parent = parent.after(remove_candidates(parent.network.structure, gone)).train(3)
     return parent
 
 
@@ -303,11 +303,11 @@ def parents(draw: st.DrawFn, kind: str) -> TrainedNetwork:
     return _aged(STARTS[kind], draw(st.booleans()), method, draw(st.booleans())).copy()
 
 
-def change(network: Network, kind: str, site: str = "reduction/i1-n0") -> Change:
+def edit(structure: Structure, kind: str, site: str = "reduction/i1-n0") -> Edit:
     """The convolution at a site morphed, with a stride of 2 in a reduction."""
-    candidate = dict(network.structure.sites())[site].candidates[0]
+    candidate = dict(structure.sites())[site].candidates[0]
     request = {"site": site, "candidate": candidate.id, "kind": kind}
-    return MORPHISM.change(network, request, {}, Seed(("morphed",)))
+    return MORPHISM.edit(structure, request, {}, Seed(("morphed",)))
 
 
 few = settings(max_examples=2)
@@ -322,9 +322,9 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
     """
     parent = data.draw(parents(kind))
     site = data.draw(st.sampled_from([address for address, _ in parent.network.structure.sites()]))
-    worked = assertions.assert_no_forward(parent, lambda network: change(network, kind, site))
+    worked = assertions.assert_no_forward(parent, lambda structure: edit(structure, kind, site))
     assert worked.claim == KINDS[kind].claim
-    child = assertions.assert_transaction(parent, lambda network: change(network, kind, site))
+    child = assertions.assert_transaction(parent, lambda structure: edit(structure, kind, site))
     assertions.assert_ids_not_reused([parent.network.structure, child.network.structure])
     if kind != "pad":  # a part of the padded kernel lies outside of the smallest images
         assertions.assert_trainable(child, every=False)
@@ -348,7 +348,7 @@ def test_moments_follow(kind: str, method: str) -> None:
     second the mean.
     """
     parent = _aged(STARTS[kind], False, METHODS[method], False).copy()
-    child = parent.after(change(parent.network, kind))
+    child = parent.after(edit(parent.network.structure, kind))
     before, after = saved(parent.state)[1], saved(child.state)[1]
     old = r"(cells\.[12]\.sites\.i1-n0\.candidates)\.\d+\.layers"  # the reductions
     new = rf"\1.{parent.network.structure.next_id}.layers"
@@ -377,10 +377,12 @@ def test_proposals_are_what_can_be_made_and_what_it_costs(affine: bool) -> None:
         for candidate, kind in itertools.product(site.candidates, KINDS):
             request = {"site": address, "candidate": candidate.id, "kind": kind}
             try:
-                child = MORPHISM.change(network, request, {}, Seed(("proposed",))).child
+                made = MORPHISM.edit(network.structure, request, {}, Seed(("proposed",))).structure
             except ChangeError:
                 assert tuple(request.values()) not in proposed
             else:
+                with torch.device("meta"):
+                    child = Network(made)
                 count = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
                 assert proposed[address, candidate.id, kind] == count
 
@@ -391,7 +393,7 @@ def test_what_a_site_has_is_not_made_again() -> None:
     backbone = attrs.evolve(strategy(operations[0]).backbone, operations=operations)
     network = Search(attrs.evolve(strategy(operations[0]), backbone=backbone)).network
     with pytest.raises(ChangeError, match=r"'pad' would make .*'kernel': 5.*, which i1-n0 has already"):
-        change(network, "pad")
+        edit(network.structure, "pad")
 
 
 @pytest.mark.parametrize(
@@ -409,7 +411,7 @@ def test_requests_are_checked(request_: dict[str, Any], message: str) -> None:
     """The message says what there is."""
     network = _aged(SeparableConvolution(), False, METHODS["sgd"], False).network
     with pytest.raises(ChangeError, match=message):
-        MORPHISM.change(network, request_, {}, Seed(("checked",)))
+        MORPHISM.edit(network.structure, request_, {}, Seed(("checked",)))
 
 
 def test_a_search_morphs_and_its_lineage_is_replayed() -> None:
@@ -457,7 +459,7 @@ class TestMutants:
     def test_a_newcomer_without_the_moments_of_its_predecessor(self) -> None:
         """A next step that is another one, under whatever name the numbers are."""
         parent = _aged(STARTS["pad"], False, METHODS["sgd"], False).copy()
-        child = parent.after(change(parent.network, "pad"))
+        child = parent.after(edit(parent.network.structure, "pad"))
         assertions.assert_moments_follow(parent, child)
         new = rf"candidates\.{parent.network.structure.next_id}\."
         for name, parameter in child.network.named_parameters():
@@ -481,7 +483,12 @@ class TestMutants:
     def test_a_logit_that_is_not_kept(self) -> None:
         """A candidate in another's place without its alpha is refused, as its weight is not stated."""
         parent = _aged(STARTS["pad"], False, METHODS["sgd"], False)
-        made = change(parent.network, "pad")
-        kept = {name: entry for name, entry in made.overrides.items() if not name.startswith("alphas")}
+        made = edit(parent.network.structure, "pad")
+
+        def fill(parent: Network, child: Network) -> Filling:
+            filling = made.fill(parent, child)
+            kept = {name: entry for name, entry in filling.overrides.items() if not name.startswith("alphas")}
+            return attrs.evolve(filling, overrides=kept)
+
         with pytest.raises(ChangeError, match="adds candidates to reduction/i1-n0 without mixing weights"):
-            parent.after(attrs.evolve(made, overrides=kept))
+            parent.after(attrs.evolve(made, fill=fill))

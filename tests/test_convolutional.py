@@ -46,8 +46,9 @@ from nasframe import (
     Address,
     Candidate,
     Cell,
-    Change,
     Claim,
+    Edit,
+    Filling,
     Network,
     Node,
     Optimiser,
@@ -59,7 +60,9 @@ from nasframe import (
     Take,
     build,
 )
-from nasframe.change.apply import apply, distance, remove_candidates
+from nasframe.change.apply import apply, distance
+from nasframe.change.edit import remove_candidates
+from nasframe.change.map import derive_map
 from nasframe.errors import ChangeError, DataError, StrategyError, StructureError
 from nasframe.network.axes import produces
 from nasframe.network.network import set_progress, tensors
@@ -90,14 +93,14 @@ def typed(draw: st.DrawFn, parents: st.SearchStrategy[TrainedNetwork]) -> tuple[
     return parent, draw(st.sampled_from([type for type, _ in parent.network.structure.cells]))
 
 
-def growth(network: Network, type: str, form: str = "noise", **options: float) -> Change:
+def growth(structure: Structure, type: str, form: str = "noise", **options: float) -> Edit:
     """Return the change that adds a node to each instance of a cell type."""
-    return NodeGrowth(form=form, **options).change(network, {"cell": type}, {}, SEED)
+    return NodeGrowth(form=form, **options).edit(structure, {"cell": type}, {}, SEED)
 
 
 def grown(parent: TrainedNetwork, type: str, form: str = "noise", **options: float) -> TrainedNetwork:
     """Return the search after that growth."""
-    return parent.after(growth(parent.network, type, form, **options))
+    return parent.after(growth(parent.network.structure, type, form, **options), SEED)
 
 
 def even(network: Network) -> dict[str, Tensor]:
@@ -259,11 +262,11 @@ class TestConcatenation:
     def test_growth_is_exact(self, typed: Any, form: str) -> None:
         """Growth is exact for supernets and architectures, in both modes and both forms, without gate or override."""
         parent, type = typed
-        change = assertions.assert_no_forward(parent, lambda network: growth(network, type, form))
-        child = assertions.assert_transaction(parent, lambda network: growth(network, type, form))
+        change = assertions.assert_no_forward(parent, lambda structure: growth(structure, type, form))
+        child = assertions.assert_transaction(parent, lambda structure: growth(structure, type, form))
         assertions.assert_exact(parent, child)
         assert change.claim == Claim.exact()
-        assert not change.overrides
+        assert change.map.keys() == derive_map(parent.network, child.network).keys()
         assert not list(child.network.gates())
 
     @few
@@ -327,7 +330,7 @@ class TestConcatenation:
         parent = trained()
         sites = dict(parent.network.structure.sites())
         gone = {a: {c.id for c in s.candidates if not c.operation.zero} for a, s in sites.items()}
-        child = grown(parent.after(remove_candidates(parent.network, gone, SEED)), type)
+        child = grown(parent.after(remove_candidates(parent.network.structure, gone)), type)
         assert child.train(2).state.updates == parent.state.updates + 2
 
     @few
@@ -366,7 +369,7 @@ class TestMean:
     def test_behind_a_gate_nothing_moves(self, typed: Any, times: int) -> None:
         """Outputs stay the same in both modes, BatchNorms included, after several growths, too; training goes on as before."""
         parent, type = typed
-        child = assertions.assert_transaction(parent, lambda network: growth(network, type, "gate"))
+        child = assertions.assert_transaction(parent, lambda structure: growth(structure, type, "gate"))
         for _ in range(times - 1):
             child = grown(child, type, "gate")
         assertions.assert_exact(parent, child)
@@ -402,10 +405,11 @@ class TestMean:
     def test_the_claim_of_noise_follows_from_its_candidates(self, type: str) -> None:
         """The growth is lossy beside candidates with a BatchNorm, which have no bound; otherwise its bound holds."""
         bounded, unbounded = (trained(2, output="mean", operations=o) for o in ((Saturation(), Identity(), Zero()), FEW))
-        assert growth(unbounded.network, type).claim == Claim.lossy()
-        change = assertions.assert_no_forward(bounded, lambda network: growth(network, type))
-        assert change.claim.kind == ("approximate" if type == "normal" else "lossy")
-        assertions.assert_within_bounds(bounded.after(change), change.claim.bounds)
+        assert grown(unbounded, type).claim == Claim.lossy()
+        child = grown(bounded, type)
+        assert child.claim is not None
+        assert child.claim.kind == ("approximate" if type == "normal" else "lossy")
+        assertions.assert_within_bounds(child, child.claim.bounds)
 
     @pytest.mark.parametrize("type", TYPES)
     def test_noise_moves_the_output_in_proportion(self, type: str) -> None:
@@ -418,7 +422,7 @@ class TestMean:
         """If no operation can be the identity, growth by noise is refused, and the message suggests a gate."""
         parent = trained(output="mean", operations=(Convolution(),))
         with pytest.raises(ChangeError, match="can act as the identity; grow it with form = 'gate'"):
-            growth(parent.network, "normal")
+            growth(parent.network.structure, "normal")
         assertions.assert_exact(parent, grown(parent, "normal", "gate"))
 
 
@@ -427,7 +431,7 @@ class TestLooseEnds:
         """A new node would read the loose ends, which change the output; the growth is refused before a search begins."""
         message = "a cell that outputs its loose ends cannot grow, because a new node would use them as inputs"
         with pytest.raises(ChangeError, match=message):
-            growth(trained(2, output="loose_ends").network, "normal", "gate")
+            growth(trained(2, output="loose_ends").network.structure, "normal", "gate")
         with pytest.raises(ChangeError, match=message):
             Search(image_strategy(backbone=small(output="loose_ends")))
 
@@ -676,7 +680,7 @@ class TestDropPath:
 def architecture(parent: TrainedNetwork) -> Structure:
     """Return the architecture that is derived from the present network of a search."""
     structure = parent.network.structure
-    return remove_candidates(parent.network, structure.backbone.derive(structure, parent.mixing()), SEED).child.structure
+    return remove_candidates(structure, structure.backbone.derive(structure, parent.mixing())).structure
 
 
 def again(strategy: Strategy, parent: TrainedNetwork) -> Search:
@@ -825,9 +829,9 @@ class TestSearches:
 # -------------------------------------------------------------------------------------------------------------- mutants
 
 
-def transact(parent: TrainedNetwork, change: Change) -> None:
+def transact(parent: TrainedNetwork, edit: Edit) -> None:
     """Fill and measure a change as a search does, with the claim that it is exact."""
-    apply(parent.network, change, parent.strategy.architect.invert)
+    change = apply(parent.network, edit, SEED, parent.strategy.architect)
     weights = parent.strategy.architect.mixing
     distance(lambda n: n(parent.inputs(), weights(dict(n.alphas))), parent.network, change.child, Claim.exact())
 
@@ -847,7 +851,7 @@ class TestMutants:
     def test_what_the_mutants_vary_is_accepted(self, type: str) -> None:
         """Without the faults below the change passes."""
         parent = trained()
-        transact(parent, growth(parent.network, type))
+        transact(parent, growth(parent.network.structure, type))
 
     @pytest.mark.parametrize("type", TYPES)
     @pytest.mark.parametrize("units", WRONG.values(), ids=WRONG)
@@ -856,14 +860,14 @@ class TestMutants:
         monkeypatch.setattr(backbones, "channels_of", units)
         parent = TrainedNetwork.of(trained().strategy, 5)
         with pytest.raises(ChangeError):
-            transact(parent, growth(parent.network, type))
+            transact(parent, growth(parent.network.structure, type))
 
     def test_labels_that_occur_twice(self, monkeypatch: Patch) -> None:
         """Entries with equal labels are refused, even where the change may be lossy."""
         monkeypatch.setattr(backbones, "channels_of", WRONG["twice the same"])
         parent = TrainedNetwork.of(trained(2).strategy, 1)
         with pytest.raises(ChangeError, match=r"gives it 8 labels, 4 of them different"):
-            apply(parent.network, growth(parent.network, "reduction"), parent.strategy.architect.invert)
+            apply(parent.network, growth(parent.network.structure, "reduction"), SEED, parent.strategy.architect)
 
     @pytest.mark.parametrize("consumer", [ImageCell, Head, Auxiliary])
     def test_dropped_labels(self, consumer: type, monkeypatch: Patch) -> None:
@@ -871,14 +875,14 @@ class TestMutants:
         parent = trained(cells=3, auxiliary=0.4)
         monkeypatch.delattr(consumer, "axes")
         with pytest.raises(ChangeError, match=r"give the module a method axes\(\)"):
-            transact(parent, growth(parent.network, "reduction"))
+            transact(parent, growth(parent.network.structure, "reduction"))
 
     def test_new_columns_that_do_not_start_at_zero(self, monkeypatch: Patch) -> None:
         """New columns that are labelled as produced keep their random initialisation, which changes the output."""
         parent = trained()
         monkeypatch.setattr(cells, "consumes", produces)
         with pytest.raises(ChangeError, match="the output differs by"):
-            transact(parent, growth(parent.network, "reduction"))
+            transact(parent, growth(parent.network.structure, "reduction"))
 
     def test_swapped_instances(self) -> None:
         """Instances of a type that are filled from each other change the output."""
@@ -887,4 +891,7 @@ class TestMutants:
         names = [n for n in tensors(parent.network) if n.startswith(("body.cells.0.sites.", "body.cells.1.sites."))]
         overrides = {n: Take(n[:12].translate(swap) + n[12:]) for n in names}
         with pytest.raises(ChangeError, match="the output differs by"):
-            transact(parent, attrs.evolve(growth(parent.network, "reduction"), overrides=overrides))
+            transact(
+                parent,
+                Edit(growth(parent.network.structure, "reduction").structure, lambda *_: Filling(Claim.exact(), overrides)),
+            )

@@ -22,7 +22,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from nasframe import Backbone, Model, Network, Scale, Seed, build
-from nasframe.change.apply import remove_candidates
+from nasframe.change.edit import remove_candidates
 from nasframe.network import network as network_module
 from nasframe.network.model import Signature
 
@@ -64,14 +64,16 @@ def found(backbone: Backbone, sizes: dict[str, int], inputs: Tensor, batch: int,
         scale: the scale of inputs and outputs; None for images.
     """
     seed = Seed((0,))
-    network = build(backbone.initial(sizes, 2), seed("build"))
+    structure = backbone.initial(sizes, 2)
     generator = seed("alphas").generator()
     for step in ("first", "second"):  # the second time with one more node
-        mixing = {a: torch.rand(len(alpha), generator=generator) for a, alpha in network.alphas.items()}
-        network = remove_candidates(network, backbone.derive(network.structure, mixing), seed(step)).child
+        undecided = [(a, s) for a, s in structure.sites() if not s.decided]
+        mixing = {a: torch.rand(len(s.candidates), generator=generator) for a, s in undecided}
+        structure = remove_candidates(structure, backbone.derive(structure, mixing)).structure
         if step == "first":
-            cell = network.structure.cells[0][0]
-            network = NodeGrowth(form="gate").change(network, {"cell": cell}, {}, seed("grow")).child
+            cell = structure.cells[0][0]
+            structure = NodeGrowth(form="gate").edit(structure, {"cell": cell}, {}, seed("grow")).structure
+    network = build(structure, seed("build"))
     for _, gate in network.gates():
         gate.g.data.fill_(0.3)
     axes = ("time", "batch", "columns") if batch else ("batch", "channels", "height", "width")

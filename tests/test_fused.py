@@ -57,7 +57,7 @@ from nasframe import (
     Term,
     build,
 )
-from nasframe.change.apply import remove_candidates
+from nasframe.change.edit import remove_candidates
 from nasframe.errors import StructureError
 from nasframe.testing import assertions
 from nasframe.testing.strategies import removals, seeds, sizes
@@ -236,19 +236,19 @@ def cases(draw: st.DrawFn) -> Case:
         | st.builds(Darts, *map(st.just, fields), st.sampled_from(["last", "mean", "later"]), subsets(ONE))
     )
     seed = draw(seeds())
-    network = build(backbone.initial(draw(ends), draw(sizes(3))), seed)
-    for cell in draw(st.lists(st.sampled_from([type for type, _ in network.structure.cells]), max_size=2)):
-        network = NodeGrowth(form="gate").change(network, {"cell": cell}, {}, seed).child
+    structure = backbone.initial(draw(ends), draw(sizes(3)))
+    for cell in draw(st.lists(st.sampled_from([type for type, _ in structure.cells]), max_size=2)):
+        structure = NodeGrowth(form="gate").edit(structure, {"cell": cell}, {}, seed).structure
     if draw(st.booleans()):
-        network = remove_candidates(network, draw(removals(network.structure, draw(st.booleans()))), seed).child
-    return case(network.structure, time, batch, seed, draw(st.booleans()))
+        structure = remove_candidates(structure, draw(removals(structure, draw(st.booleans())))).structure
+    return case(structure, time, batch, seed, draw(st.booleans()))
 
 
 def specimen(backbone: Any) -> Case:
     """Return a case with two nodes and a third one behind a gate."""
-    network = build(backbone.initial({"inputs": 2, "outputs": 2}, 2), Seed((0,)))
-    network = NodeGrowth(form="gate").change(network, {"cell": "layer0"}, {}, Seed((1,))).child
-    return case(network.structure, 3, 2, Seed((2,)))
+    structure = backbone.initial({"inputs": 2, "outputs": 2}, 2)
+    structure = NodeGrowth(form="gate").edit(structure, {"cell": "layer0"}, {}, Seed((1,))).structure
+    return case(structure, 3, 2, Seed((2,)))
 
 
 two_to_one = TwoToOne(3, operations=TWO)
@@ -357,7 +357,7 @@ class TestFallback:
         """A layer with an operation without `pointwise()` runs in its readable form, and the other layers in the fast one."""
         network = specimen(TwoToOne(3, 2, operations=(Sum(), Centred()))).network
         gone = {a: {s.candidates[1].id} for a, s in network.structure.sites() if a.startswith("layer0")}
-        structure = remove_candidates(network, gone, Seed((0,))).child.structure
+        structure = remove_candidates(network.structure, gone).structure
         assert structure.backbone.slow_parts(structure) == [
             "layer1 runs in its readable form: operation 'centred' at n0 does not implement pointwise()"
         ]

@@ -15,8 +15,7 @@ from nasframe_recurrent import Prod, Sigmoid, Tanh, TwoToOne
 from proportional import assert_proportional
 from recurrent import BOUNDED, Centred, CentredEdge, parents, specimen
 
-import nasframe
-from nasframe import Bound, Change, Claim, Network, Optimiser, Seed
+from nasframe import Bound, Claim, Edit, Filling, Network, Optimiser, Seed, Structure
 from nasframe.change.apply import apply, distance as measured
 from nasframe.change.map import derive_map
 from nasframe.errors import ChangeError, ClaimError
@@ -33,12 +32,12 @@ SEED = Seed(("growth",))
 
 def growth(form: str, cell: str = "layer0", seed: Seed = SEED, **options: float) -> Make:
     """Return a function that grows a cell by a node."""
-    return lambda network: NodeGrowth(form=form, **options).change(network, {"cell": cell}, {}, seed)
+    return lambda structure: NodeGrowth(form=form, **options).edit(structure, {"cell": cell}, {}, seed)
 
 
 def grown(parent: TrainedNetwork, form: str, *where: Any, **options: float) -> TrainedNetwork:
     """Return the network after that growth."""
-    return parent.after(growth(form, *where, **options)(parent.network))
+    return parent.after(growth(form, *where, **options)(parent.network.structure), SEED)
 
 
 @st.composite
@@ -52,13 +51,17 @@ def test_a_claim_that_is_not_kept_changes_nothing() -> None:
     """A change that claims to be exact but is not is refused, and the parent is as it was."""
     parent = specimen()
 
-    def refused(network: Network) -> Change:
-        liar = attrs.evolve(growth("noise", delta=1e-9)(network), claim=Claim.exact())
-        apply(network, liar, parent.strategy.architect.invert)
+    def refused(structure: Structure) -> Edit:
+        honest = growth("noise", delta=1e-9)(structure)
+
+        def fill(before: Network, child: Network) -> Filling:
+            return attrs.evolve(honest.fill(before, child), claim=Claim.exact())
+
+        liar = apply(parent.network, attrs.evolve(honest, fill=fill), SEED, parent.strategy.architect)
         mixing, inputs = parent.strategy.architect.mixing, parent.inputs()
         with pytest.raises(ClaimError, match="claims to be exact, but the output"):
-            measured(lambda n: n(inputs, mixing(dict(n.alphas))), network, liar.child, liar.claim)
-        return growth("gate")(network)
+            measured(lambda n: n(inputs, mixing(dict(n.alphas))), parent.network, liar.child, liar.claim)
+        return growth("gate")(structure)
 
     assertions.assert_transaction(parent, refused)
 
@@ -79,15 +82,15 @@ class TestClaim:
     def test_the_bound_is_tight(self, growths: Any, delta: float) -> None:
         """The largest error found is a sixth of the bound at least, and a third for inputs ten times as large."""
         parent, *where = growths
-        change = growth("noise", *where, delta=delta)(parent.network)
-        ((node, bound),) = change.claim.bounds.items()
-        assertions.assert_tight(parent.after(change), node, bound)
+        child = grown(parent, "noise", *where, delta=delta)
+        ((node, bound),) = _claim(child).bounds.items()
+        assertions.assert_tight(child, node, bound)
 
     @given(growths(BOUNDED))
     def test_the_bound_is_proportional_to_the_noise(self, growths: Any) -> None:
         """With sigma = delta the bound is proportional to delta."""
         parent, *where = growths
-        claims = {s: growth("noise", *where, delta=s)(parent.network).claim for s in SIZES}
+        claims = {s: _claim(grown(parent, "noise", *where, delta=s)) for s in SIZES}
         assert_proportional("the bound", {s: _at_one(bound) for s, c in claims.items() for bound in c.bounds.values()})
 
     @given(growths((*BOUNDED, Centred())))
@@ -95,8 +98,8 @@ class TestClaim:
         """With a candidate that does not implement magnitude() the claim is lossy, else approximate; with a gate it is exact."""
         parent, *where = growths
         bounded = all(not isinstance(o, Centred | CentredEdge) for o in parent.strategy.backbone.operations)
-        assert growth("noise", *where)(parent.network).claim.kind == ("approximate" if bounded else "lossy")
-        assert growth("gate", *where)(parent.network).claim.kind == "exact"
+        assert _claim(grown(parent, "noise", *where)).kind == ("approximate" if bounded else "lossy")
+        assert _claim(grown(parent, "gate", *where)).kind == "exact"
 
 
 class TestNoise:
@@ -144,14 +147,14 @@ class TestRefusals:
     def test_impossible_requests(self, make: Make, message: str) -> None:
         """An unknown cell, and noise that leaves no weight for the identity or none for the others, are refused."""
         with pytest.raises(ChangeError, match=message):
-            make(specimen().network)
+            make(specimen().network.structure)
 
     def test_no_identity(self) -> None:
         """If no operation can be the identity, noise is refused, and the message suggests a gate."""
-        network = nasframe.build(TwoToOne(operations=(Tanh(),)).initial({"inputs": 1, "outputs": 1}, 1), SEED)
+        structure = TwoToOne(operations=(Tanh(),)).initial({"inputs": 1, "outputs": 1}, 1)
         with pytest.raises(ChangeError, match=r"can act as the identity; .*form = 'gate'"):
-            growth("noise")(network)
-        assert growth("gate")(network).claim.kind == "exact"
+            growth("noise")(structure)
+        assert len(growth("gate")(structure).structure.cell("layer0").nodes) == 2
 
 
 @pytest.mark.parametrize("size", [lambda s: s**0.5, lambda s: s**2, lambda s: 0.05, lambda s: s + 1e-4])
@@ -162,6 +165,11 @@ def test_what_is_not_proportional_is_detected(size: Callable[[float], float]) ->
     values = {s: assertions.output_distance(parent, child) for s, child in children.items()}
     with pytest.raises(AssertionError, match="the distance from one of the slope"):
         assert_proportional("the distance", values)
+
+
+def _claim(child: TrainedNetwork) -> Claim:
+    assert child.claim is not None
+    return child.claim
 
 
 def _at_one(bound: Bound) -> float:

@@ -17,19 +17,17 @@ from torch import Tensor, nn
 from nasframe import (
     Backbone,
     Candidate,
-    Change,
     Claim,
+    Edit,
+    Filling,
     GrownStructure,
-    Network,
     Optimiser,
     Seed,
     Set as Value,
     Strategy,
     Structure,
     Take,
-    build,
 )
-from nasframe.change.apply import apply
 from nasframe.change.map import FRESH, ZERO, derive_map
 from nasframe.change.optimisers import carry
 from nasframe.errors import ChangeError
@@ -39,7 +37,7 @@ from nasframe.testing.compare import require_at_most
 from nasframe.testing.strategies import optimisers, seeds, sizes, trained_networks
 from nasframe.testing.trained import TrainedNetwork
 
-SEED = Seed(("map",))
+SEED, EXACT = Seed(("map",)), Claim.exact()
 Patch = pytest.MonkeyPatch
 
 
@@ -108,11 +106,15 @@ def layer(units: tuple[int, ...] = (0, 1, 2), labelled: bool = True, method: str
     return TrainedNetwork.of(flat(2, 2, Layer(units, labelled), batch=4, optimiser=Optimiser(method, 0.01)))
 
 
-def with_units(network: Network, units: tuple[int, ...], claim: Claim | None = None, **overrides: Any) -> Change:
-    """The change to these units, by the derived map but for the overrides."""
-    backbone = attrs.evolve(network.structure.backbone, units=units)
-    child = build(attrs.evolve(network.structure, backbone=backbone), SEED, like=network)
-    return Change(child, claim or Claim.exact(), {f"body.{name}": entry for name, entry in overrides.items()})
+def with_units(structure: Structure, units: tuple[int, ...], claim: Claim = EXACT, **overrides: Any) -> Edit:
+    """The edit to these units, filled by the derived map but for the overrides."""
+    backbone = attrs.evolve(structure.backbone, units=units)
+    return with_claim(attrs.evolve(structure, backbone=backbone), claim, **overrides)
+
+
+def with_claim(structure: Structure, claim: Claim = EXACT, **overrides: Any) -> Edit:
+    """The edit to a structure, filled by the derived map but for the overrides."""
+    return Edit(structure, lambda parent, child: Filling(claim, {f"body.{name}": entry for name, entry in overrides.items()}))
 
 
 class TestDerive:
@@ -120,11 +122,7 @@ class TestDerive:
     def test_the_same_structure_is_copied(self, parent: TrainedNetwork, seed: Seed, training: bool) -> None:
         """A child of the same structure is its parent to the bit, with whatever buffers and moments it has."""
         parent.network.train(training)
-
-        def copy(network: Network) -> Change:
-            return Change(build(network.structure, seed, like=network), Claim.exact())
-
-        child = assertions.assert_transaction(parent, copy)
+        child = assertions.assert_transaction(parent, with_claim, seed)
         assert all(isinstance(entry, Take) and entry.index == () for entry in child.map.values())
         assertions.assert_exact(parent, child, allowed=0.0)
         assertions.assert_gradients_follow(parent, child)
@@ -136,10 +134,10 @@ class TestDerive:
         units = parent.strategy.backbone.units
         new = data.draw(st.lists(st.integers(10, 19), max_size=3, unique=True))
         order = tuple(data.draw(st.permutations([*units, *new])))
-        child = assertions.assert_transaction(parent, lambda network: with_units(network, order))
+        child = assertions.assert_transaction(parent, lambda structure: with_units(structure, order))
         assertions.assert_exact(parent, child)
         assertions.assert_gradients_follow(parent, child)
-        back = child.after(with_units(child.network, units))
+        back = child.after(with_units(child.network.structure, units))
         assertions.assert_exact(parent, back)
         assertions.assert_moments_follow(parent, back, derive_map(parent.network, back.network))
 
@@ -148,7 +146,7 @@ class TestDerive:
         """Without some of its units a layer is what it was with zeros in their columns, with the others' moments."""
         units = parent.strategy.backbone.units
         kept = tuple(data.draw(st.permutations(units)))[: data.draw(st.integers(1, len(units)))]
-        child = parent.after(with_units(parent.network, kept, Claim.lossy()))
+        child = parent.after(with_units(parent.network.structure, kept, Claim.lossy()))
         cut = parent.copy()
         with torch.no_grad():
             cut.network.body.V[:, [u not in kept for u in units]] = 0.0
@@ -161,9 +159,7 @@ class TestDerive:
         for address, site in parent.network.structure.sites():
             turned = attrs.evolve(site, candidates=tuple(data.draw(st.permutations(site.candidates))))
             structure = structure.replace_site(address, turned)
-        child = assertions.assert_transaction(
-            parent, lambda network: Change(build(structure, SEED, like=network), Claim.exact())
-        )
+        child = assertions.assert_transaction(parent, lambda _: with_claim(structure))
         assertions.assert_exact(parent, child)
         assertions.assert_gradients_follow(parent, child)
 
@@ -173,30 +169,27 @@ class TestDerive:
         address, structure = _with_newcomer(parent)
         weights = torch.cat([(1 - share) * parent.mixing()[address], torch.tensor([share], dtype=torch.float64)])
 
-        def stated(network: Network) -> Change:
-            return Change(build(structure, SEED, like=network), Claim.lossy(), mixing={address: weights})
-
-        child = assertions.assert_transaction(parent, stated)
+        stated = Edit(structure, lambda parent, child: Filling(Claim.lossy(), mixing={address: weights}))
+        child = assertions.assert_transaction(parent, lambda _: stated)
         require_at_most("the distance of the weights", float((child.mixing()[address] - weights).abs().max()), 1e-14)
         with pytest.raises(ChangeError, match=f"adds candidates to {address} without mixing weights for that site"):
-            parent.after(attrs.evolve(stated(parent.network), mixing={}))
+            parent.after(with_claim(structure, Claim.lossy()))
 
     def test_a_shape_without_labels_is_refused(self) -> None:
         """Another shape without labels is refused, and the message names the tensor and both shapes."""
         parent = layer(labelled=False)
         message = r"body\.W has shape \(3, 2\) in the parent and \(5, 2\) in the child, and no module labels its axes"
         with pytest.raises(ChangeError, match=message):
-            parent.after(with_units(parent.network, (0, 1, 2, 3, 4)))
+            parent.after(with_units(parent.network.structure, (0, 1, 2, 3, 4)))
 
     def test_labels_in_the_child_alone_are_refused(self) -> None:
         """Labels that only one of parent and child has are not guessed at, though the shapes be equal."""
         parent = layer(labelled=False)
         backbone = Layer((0, 1, 2), labelled=True)
-        child = build(attrs.evolve(parent.network.structure, backbone=backbone), SEED, like=parent.network)
         with pytest.raises(
             ChangeError, match=r"body\.W has shape \(3, 2\) in the parent and \(3, 2\) in the child, and no module labels"
         ):
-            parent.after(Change(child, Claim.lossy()))
+            parent.after(with_claim(attrs.evolve(parent.network.structure, backbone=backbone), Claim.lossy()))
 
     @pytest.mark.parametrize(
         ("overrides", "message"),
@@ -214,15 +207,15 @@ class TestDerive:
         """An override of what is not there, or of another shape, is refused, and the parent is as it was."""
         parent = layer()
 
-        def refused(network: Network) -> Change:
+        def refused(structure: Structure) -> Edit:
             with pytest.raises(ChangeError, match=message):
-                apply(network, with_units(network, (0, 1, 2), **overrides), parent.strategy.architect.invert)
-            return with_units(network, (0, 1, 2))
+                parent.after(with_units(structure, (0, 1, 2), **overrides))
+            return with_units(structure, (0, 1, 2))
 
         assertions.assert_transaction(parent, refused)
 
 
-def widened(network: Network, source: Sequence[int], noise: Tensor | None = None, **faults: Any) -> Change:
+def widened(structure: Structure, source: Sequence[int], noise: Tensor | None = None, **faults: Any) -> Edit:
     """net2wider: the unit at each position is a copy of the source's unit there, and so many copies share its outgoing weight.
 
     Args:
@@ -237,7 +230,7 @@ def widened(network: Network, source: Sequence[int], noise: Tensor | None = None
         "V": Take("body.V", (None, index), value=share, offset=noise),
     }
     changed = {name: attrs.evolve(entry, **faults.get(name, {})) for name, entry in entries.items()}
-    return with_units(network, tuple(range(100, 100 + len(source))), **changed)
+    return with_units(structure, tuple(range(100, 100 + len(source))), **changed)
 
 
 class TestTake:
@@ -247,7 +240,7 @@ class TestTake:
         count = len(parent.strategy.backbone.units)
         more = data.draw(st.lists(st.integers(0, count - 1), max_size=4))
         source = data.draw(st.permutations([*range(count), *more]))
-        child = assertions.assert_transaction(parent, lambda network: widened(network, source))
+        child = assertions.assert_transaction(parent, lambda structure: widened(structure, source))
         assertions.assert_exact(parent, child)
         assertions.assert_gradients_follow(parent, child)
         assertions.assert_moments_follow(parent, child)
@@ -259,7 +252,7 @@ class TestTake:
         source = [*range(count), 0]
         noise = torch.zeros(parent.network.body.V.shape[0], count + 1).double()
         noise[:, 0], noise[:, -1] = size, -size
-        child = assertions.assert_transaction(parent, lambda network: widened(network, source, noise))
+        child = assertions.assert_transaction(parent, lambda structure: widened(structure, source, noise))
         assertions.assert_exact(parent, child)
         assert torch.equal(*_twins(child))
         assert not torch.equal(*_twins(child.train(2)))

@@ -14,9 +14,9 @@ from nasframe_recurrent import Darts, IdentityEdge, Sum
 from recurrent import make, parents, specimen
 from torch import Tensor
 
-from nasframe import Address, Seed, Site, build
-from nasframe.change.apply import fold_gates, remove_candidates
+from nasframe import Address, Seed, Site
 from nasframe.change.claim import tolerance
+from nasframe.change.edit import fold_gates, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.network.network import tensors
 from nasframe.testing import assertions
@@ -32,7 +32,8 @@ def gated(parent: TrainedNetwork, times: int, seed: Seed = SEED) -> TrainedNetwo
     """Return the network after so many growths with gates in every cell, each followed by some steps, which open the gates."""
     for turn in range(times):
         for cell, _ in parent.network.structure.cells:
-            parent = parent.after(NodeGrowth(form="gate").change(parent.network, {"cell": cell}, {}, seed(turn, cell))).train(4)
+            edit = NodeGrowth(form="gate").edit(parent.network.structure, {"cell": cell}, {}, seed(turn, cell))
+            parent = parent.after(edit, seed(turn, cell)).train(4)
     return parent
 
 
@@ -47,7 +48,7 @@ def prunings(draw: st.DrawFn) -> tuple[TrainedNetwork, Removed]:
 def decided(draw: st.DrawFn) -> TrainedNetwork:
     """Return an architecture with gates after some steps."""
     parent = gated(draw(parents(nodes=1)), draw(st.integers(1, 2)), draw(seeds()))
-    return parent.after(remove_candidates(parent.network, draw(removals(parent.network.structure, True)), SEED)).train(4)
+    return parent.after(remove_candidates(parent.network.structure, draw(removals(parent.network.structure, True)))).train(4)
 
 
 class TestRemoval:
@@ -58,7 +59,7 @@ class TestRemoval:
         """
         parent, removed = pruning
         parent.network.train(training)
-        child = assertions.assert_transaction(parent, lambda network: remove_candidates(network, removed, SEED))
+        child = assertions.assert_transaction(parent, lambda structure: remove_candidates(structure, removed))
         assertions.assert_moments_follow(parent, child)
         old, new, mixing, after = tensors(parent.network), tensors(child.network), parent.mixing(), child.mixing()
         assert all(torch.equal(value, old[name]) for name, value in new.items() if not name.startswith("alphas."))
@@ -79,7 +80,7 @@ class TestRemoval:
         """`keep` operations of each node stay, but not zero: the strongest of each edge first, then the strongest of the rest."""
         structure, weights = parent.network.structure, parent.mixing()
         removed = Strongest(keep).remove(structure, weights)
-        child = parent.after(remove_candidates(parent.network, removed, SEED)).network.structure
+        child = remove_candidates(structure, removed).structure
         for address, _ in child.nodes():
             sites = structure.sites_of(address)
             edges = [_weights(s, weights.get(a, torch.ones(1)), removed.get(a, ())) for a, s in sites.items()]
@@ -95,8 +96,8 @@ class TestRemoval:
         """A node whose only candidate is zero keeps it."""
         structure = Darts().initial({"inputs": 1, "outputs": 1}, 1)
         removed = {Address("layer0/xh-n0"): {c.id for _, s in structure.sites() for c in s.candidates[:4]}}
-        zeros = remove_candidates(build(structure, SEED), removed, SEED)
-        assert Strongest().remove(zeros.child.structure, {}) == {}
+        zeros = remove_candidates(structure, removed).structure
+        assert Strongest().remove(zeros, {}) == {}
 
     @given(st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=3), min_size=1, max_size=5))
     def test_dead_nodes_are_removed(self, edges: list[list[int]]) -> None:
@@ -106,7 +107,7 @@ class TestRemoval:
         removed = {
             a: {c.id for c in s.candidates} for a, s in structure.sites() if s.node in kept and s.inputs[0] not in kept[s.node]
         }
-        child = remove_candidates(build(structure, SEED), removed, SEED).child.structure
+        child = remove_candidates(structure, removed).structure
         reached, todo = set(), [f"n{len(edges) - 1}"]
         while todo:
             reached.add(todo[-1])
@@ -123,44 +124,37 @@ class TestRemoval:
         ],
     )
     def test_refusals(self, removed: Any, message: str) -> None:
-        """An unknown site, an unknown candidate and all candidates of a site are refused, and the parent is as it was."""
-        parent = specimen()
-
-        def refused(network: Any) -> Any:
-            with pytest.raises(ChangeError, match=message):
-                remove_candidates(network, removed, SEED)
-            return remove_candidates(network, {Address("layer0/n0"): {0}}, SEED)
-
-        assertions.assert_transaction(parent, refused)
+        """An unknown site, an unknown candidate and all candidates of a site are refused."""
+        with pytest.raises(ChangeError, match=message):
+            remove_candidates(specimen().network.structure, removed)
 
 
 class TestFolding:
     @given(decided())
     def test_folding_is_exact(self, parent: TrainedNetwork) -> None:
         """Folding gates that training has opened changes no output, and leaves the parent as it is."""
-        child = assertions.assert_transaction(parent, lambda network: fold_gates(network, SEED))
+        child = assertions.assert_transaction(parent, fold_gates)
         assert parent.network.count()["gates"] > 0
         assertions.assert_exact(parent, child)
         assertions.assert_reconstructed(child, make)
 
     @given(decided())
     def test_what_cannot_be_folded_is_kept_and_reported(self, parent: TrainedNetwork) -> None:
-        """Exactly the nodes that are a sum with what they inherit, or the identity, lose their gate; the change names both."""
-        structure, change = parent.network.structure, fold_gates(parent.network, SEED)
+        """Exactly the nodes that are a sum with what they inherit, or the identity, lose their gate."""
+        structure, child = parent.network.structure, parent.after(fold_gates(parent.network.structure)).network
         nodes = {a: n for a, n in structure.nodes() if n.inherits}
         sites = {a: [*structure.sites_of(a).values()] for a in nodes}
         single = {a for a, s in sites.items() if len(s) == 1 and s[0].inputs[-1:] == nodes[a].inherits}
         sums = {a for a in single if isinstance(sites[a][0].candidates[0].operation, Sum | IdentityEdge)}
-        assert {*change.request["folded"]} == sums
-        assert {*change.request["kept"]} == {*nodes} - sums == {a for a, n in change.child.structure.nodes() if n.inherits}
-        assert parent.network.count()["gates"] - change.child.count()["gates"] == len(sums)
+        assert {a for a, n in child.structure.nodes() if n.inherits} == {*nodes} - sums
+        assert parent.network.count()["gates"] - child.count()["gates"] == len(sums)
 
     def test_undecided_nodes_keep_their_gates(self) -> None:
         """The gate of an undecided node is kept, and then folding changes no bit."""
         parent = gated(specimen(), 1)
-        change = fold_gates(parent.network, SEED)
-        assert change.request == {"folded": [], "kept": ["layer0/n2", "layer1/n2"]}
-        assertions.assert_exact(parent, parent.after(change), allowed=0.0)
+        edit = fold_gates(parent.network.structure)
+        assert edit.structure == parent.network.structure
+        assertions.assert_exact(parent, parent.after(edit), allowed=0.0)
 
 
 def _weights(site: Site, weights: Tensor, removed: Any) -> tuple[list[float], list[float]]:

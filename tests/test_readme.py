@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from convolutional import image_strategy, small
-from nasframe_recurrent import Sum, TwoToOne
+from nasframe_recurrent import Darts, IdentityEdge, Sum, TwoToOne
 from toy import toy_strategy
 
-from nasframe import NasframeError, Strategy, installed
+from nasframe import NasframeError, Seed, Strategy, installed
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.testing import assertions
@@ -67,7 +67,7 @@ def test_the_operation_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_operations_of_the_plugins_page() -> None:
     """The operation on a node has a fast form, and the one on images halves a resolution and keeps its fast form true."""
-    minimal, dense = (run(code, DOCS / "plugins.md") for code in blocks(DOCS / "plugins.md"))
+    minimal, dense, _ = (run(code, DOCS / "plugins.md") for code in blocks(DOCS / "plugins.md"))
     recurrent = TrainedNetwork.of(toy_strategy(backbone=TwoToOne(hidden=3, operations=(Sum(), minimal["MinimalGate"]()))), 5)
     convolution = dense["Convolution"]()
 
@@ -75,6 +75,17 @@ def test_the_operations_of_the_plugins_page() -> None:
     assertions.assert_fast_form(recurrent)
     assert convolution.build(channels=2, stride=2, affine=True)(torch.ones(1, 2, 5, 4)).shape == (1, 2, 3, 2)
     assertions.assert_fast_form(TrainedNetwork.of(image_strategy(backbone=small(operations=(convolution,))), 2))
+
+
+def test_the_morphism_of_the_plugins_page() -> None:
+    """The morphism replaces a candidate by the identity, which keeps the mixing weight."""
+    made = run(blocks(DOCS / "plugins.md")[2], DOCS / "plugins.md")["ToIdentity"](IdentityEdge())
+    parent = TrainedNetwork.of(toy_strategy(backbone=Darts(hidden=3)), 5)
+    (request, *_) = (proposal.request for proposal in made.propose(parent.network))
+    child = parent.after(made.edit(parent.network.structure, request, {}, Seed((0,))))
+
+    assert child.mixing().keys() == parent.mixing().keys()
+    assert all(torch.equal(child.mixing()[address], weights) for address, weights in parent.mixing().items())
 
 
 @pytest.mark.parametrize("page", ["python.md", "images.md", "runs.md", "checking.md"])

@@ -105,7 +105,7 @@ def test_a_search_without_any_finite_loss_is_an_error() -> None:
 class Refused(NodeGrowth):
     """A growth that is refused when it is worked out."""
 
-    def change(self, *_):
+    def edit(self, *_):
         raise ChangeError("refused")
 
 

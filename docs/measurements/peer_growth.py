@@ -34,9 +34,10 @@ from torchmetrics import MeanSquaredError, MetricCollection
 from nasframe import (
     Backbone,
     Bound,
-    Change,
     Claim,
     Data,
+    Edit,
+    Filling,
     GrownStructure,
     Optimiser,
     Seed,
@@ -44,7 +45,6 @@ from nasframe import (
     Strategy,
     Structure,
     Task,
-    build,
 )
 from nasframe.network.axes import consumes, produces
 from nasframe.testing import assertions
@@ -272,14 +272,15 @@ def widened(parent: TrainedNetwork) -> Running:
     structure, body = parent.network.structure, parent.network.body
     assert isinstance(body, Layers)
     wider = attrs.evolve(structure, backbone=Perceptron(body.first.out_features + NEW))
-    return ours(parent.after(Change(build(wider, Seed(("wider",)), like=parent.network), Claim.exact())))
+    return ours(parent.after(Edit(wider, lambda parent, child: Filling(Claim.exact())), Seed(("wider",))))
 
 
 def another_node(parent: TrainedNetwork, form: str) -> Running:
     """Return the cell with one more node."""
-    change = NodeGrowth(form=form).change(parent.network, {"cell": "layer0"}, {}, Seed(("node",)))
-    child = parent.after(change)
-    return ours(child, max((used(child, n, b) for n, b in change.claim.bounds.items()), default=None))
+    seed = Seed(("node",))
+    child = parent.after(NodeGrowth(form=form).edit(parent.network.structure, {"cell": "layer0"}, {}, seed), seed)
+    assert child.claim is not None
+    return ours(child, max((used(child, n, b) for n, b in child.claim.bounds.items()), default=None))
 
 
 def used(child: TrainedNetwork, node: str, bound: Bound) -> float:

@@ -2,50 +2,90 @@
 
 from __future__ import annotations
 
-import attrs
+from collections.abc import Sequence
 
-from nasframe.change.map import Take
+import attrs
+import torch
+
+from nasframe.change.map import FRESH, Take
+from nasframe.errors import ChangeError
 from nasframe.interfaces.operation import Operation
-from nasframe.network.network import Network, build
-from nasframe.seeds import Seed
+from nasframe.network.network import Network
 from nasframe.structure.address import Address
 from nasframe.structure.editing import candidate_at, site_at
-from nasframe.structure.structure import Candidate
+from nasframe.structure.structure import Candidate, Structure
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Replacement:
-    """A child in which a new candidate takes the place of an old one, in every instance of its site.
+    """A structure in which a new candidate takes the place of an old one.
 
     Attributes:
-        child: the child, built and not filled.
-        alphas: entries for `Change.overrides`, by which the new candidate gets the alpha of the old one.
-        modules: for each instance, the name of the old candidate's module in the parent and of the new one's in the child.
+        structure: the structure.
+        address: the address of the site.
+        old: the id of the old candidate.
+        new: the id of the new one.
     """
 
-    child: Network
-    alphas: dict[str, Take]
-    modules: tuple[tuple[str, str], ...]
+    structure: Structure
+    address: Address
+    old: int
+    new: int
+
+    def alphas(self, parent: Network, child: Network) -> dict[str, Take]:
+        """Return entries for `Filling.overrides`, by which the new candidate gets the alpha of the old one.
+
+        Args:
+            parent: the network before the change.
+            child: the network after it.
+        """
+        name = f"alphas.{self.address}"
+        if self.address not in parent.alphas or self.address not in child.alphas:
+            return {}
+        before, after = ([c.id for c in site_at(network.structure, self.address).candidates] for network in (parent, child))
+        # the new candidate has another id, and would be a new entry by its label
+        sources = [self.old if id == self.new else id for id in after]
+        positions = [before.index(id) if id in before else FRESH for id in sources]
+        return {name: Take(name, (torch.tensor(positions, device=child.alphas[self.address].device),))}
+
+    def modules(self, parent: Network) -> Sequence[tuple[str, str]]:
+        """Return, for each instance of the site, the name of the old candidate's module in the parent and of the new one's in the child.
+
+        Args:
+            parent: the network before the change.
+
+        Raises:
+            ChangeError: if the parent has no such candidate, because the same change adds it.
+        """
+        if all(c.id != self.old for address, site in parent.structure.sites() for c in site.candidates):
+            raise ChangeError(
+                f"candidate {self.old} of {self.address} is new in this change, so it has no weights that its replacement could "
+                "get; replace it in the next change"
+            )
+        names = (f"{name}.candidates" for name, _ in parent.mixed_operations(self.address))
+        return [(f"{name}.{self.old}", f"{name}.{self.new}") for name in names]
 
 
-def replace_candidate(parent: Network, address: Address, id: int, operation: Operation, seed: Seed) -> Replacement:
+def replace_candidate(structure: Structure, address: Address, id: int, operation: Operation) -> Replacement:
     """Replace a candidate by a new one, which has a new id and the same place among the candidates.
 
     Args:
-        parent: the network before the change.
+        structure: the structure before the edit.
         address: the address of the site.
         id: the id of the candidate to replace.
         operation: the operation of the new candidate.
-        seed: the seed from which the child is initialised.
 
     Raises:
         ChangeError: if there is no such candidate.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain, Dense
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=1)
+        >>> made = replace_candidate(structure, Address("chain/n0"), 0, Dense())
+        >>> [candidate.id for candidate in made.structure.cell("chain").site("n0").candidates]
+        [2, 1]
     """
-    structure, site, old = parent.structure, site_at(parent.structure, address), candidate_at(parent.structure, address, id)
+    site, old = site_at(structure, address), candidate_at(structure, address, id)
     new = Candidate(structure.next_id, operation)
-    candidates = tuple(new if c is old else c for c in site.candidates)
-    child = build(structure.replace_site(Address(address), attrs.evolve(site, candidates=candidates), 1), seed, like=parent)
-    # by position and not by label: the new candidate has another id, and would be a new entry
-    alphas = {} if site.decided else {f"alphas.{address}": Take(f"alphas.{address}")}
-    names = (f"{name}.candidates" for name, _ in parent.mixed_operations(address))
-    return Replacement(child, alphas, tuple((f"{name}.{old.id}", f"{name}.{new.id}") for name in names))
+    edited = attrs.evolve(site, candidates=tuple(new if c is old else c for c in site.candidates))
+    return Replacement(structure.replace_site(Address(address), edited, 1), Address(address), old.id, new.id)

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe.change.apply import Change
+from nasframe.change.edit import Edit
 from nasframe.interfaces.part import Part
 from nasframe.network.network import Network
 from nasframe.seeds import Seed
+from nasframe.structure.structure import Structure
 
 
 @attrs.frozen(eq=False)
@@ -23,7 +24,7 @@ class Proposal:
     growths so far comes first, then the one that comes first in the strategy.
 
     Attributes:
-        request: what to do, as JSON values, for example {"cell": "layer0"}. `Morphism.change` receives it.
+        request: what to do, as JSON values, for example {"cell": "layer0"}. `Morphism.edit` receives it.
         gain: the expected decrease of the loss; 0 if the morphism does not estimate it.
         cost: the number of new parameters.
         evidence: the tensors that were measured for the proposal, on training or validation data, by name.
@@ -36,10 +37,10 @@ class Proposal:
 
 
 class Morphism(Part):
-    """Base class of morphisms: they propose changes of a network, and carry one out.
+    """Base class of morphisms: they propose changes of a network, and work one out as an edit of its structure.
 
-    Required: `name`, `propose` and `change`. A growth is a morphism that adds nodes, candidates or units; the core adds it to the
-    lineage, fills the child and carries the optimiser states.
+    Required: `name`, `propose` and `edit`. A growth is an edit that adds nodes, candidates or units; the core adds it to the
+    lineage, builds and fills the child, and carries the optimiser states.
     """
 
     kind: ClassVar[str] = "morphism"
@@ -53,15 +54,17 @@ class Morphism(Part):
         """
 
     @abstractmethod
-    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """Return a change of the network, with its claim. The core carries it out.
+    def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
+        """Return an edit of the structure, with the function that fills the child. The core carries it out.
+
+        The edited structure follows from the arguments alone: no network is built, and nothing is measured.
 
         Args:
-            parent: the network, which must not be modified.
+            structure: the structure.
             request: the request of the chosen proposal.
             evidence: the evidence of the chosen proposal.
-            seed: the seed of all random draws, including the initialisation of the child.
+            seed: the seed of all random draws. The core initialises the child from `seed("build")`.
 
         Raises:
-            ChangeError: if the request does not fit the parent.
+            ChangeError: if the request does not fit the structure.
         """

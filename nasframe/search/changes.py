@@ -10,8 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe.change.apply import Change, apply, distance, remove_candidates
+from nasframe.change.apply import Change, apply, distance
+from nasframe.change.edit import fold_gates, remove_candidates
 from nasframe.errors import ChangeError
+from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.network.network import Network
 from nasframe.records import Alternative, Changed
@@ -39,57 +41,12 @@ class Changer:
     strategy: Strategy
     trainer: Trainer
 
-    def make(self, state: State, change: Change, *, kind: str, by: str, why: str, seed: Seed, **measured: Any) -> Changed:
-        """Put the change's child in its parent's place and return the record; a refused change leaves the state as it was.
-
-        Args:
-            state: the state of the run.
-            change: the change.
-            kind: "grow", "remove" or "fold": how the change is repeated when the lineage is replayed.
-            by: the name of the part that asked for it.
-            why: the reason.
-            seed: the seed of the change.
-            measured: further fields of the record.
-        """
-        parent, child, architect = state.network, change.child, self.strategy.architect
-        # whatever can fail comes before the first write to the state
-        full = apply(parent, change, architect.invert)
-        data = self.trainer.data
-        probed = data.validation if data.validation.size else data.train
-        inputs, _ = probed.batch(torch.arange(min(PROBE, probed.size)))
-
-        def outputs(network: Network) -> Tensor:
-            return forward_of(network)(inputs, mixing_weights(architect, network))  # type: ignore[return-value]
-
-        moved = distance(outputs, parent, child, change.claim)
-        # the first write to the state; it refuses optimisers whose moments cannot follow the change
-        succeed(state, self.trainer, child, full)
-        place = len(state.lineage)
-        # before the record, whose position is that of the stage that begins
-        state.stage += kind == "grow"
-        mixing = mixing_weights(architect, child)
-        record = Changed(
-            **state.position,
-            change=kind,
-            by=by,
-            why=why,
-            request=dict(change.request),
-            claim=change.claim.to_dict(),
-            distance=moved,
-            evidence={name: digest(value) for name, value in change.evidence.items()},
-            added=_difference(child.structure, parent.structure, mixing),
-            removed=_difference(parent.structure, child.structure),
-            parent=parent.structure.digest(),
-            child=child.structure.digest(),
-            seed=seed.key,
-            **sizes(child),
-            counts=child.count(),
-            **measured,
-        )
-        # copies: the evidence may share memory with the parent
-        state.evidence |= {f"{place}/{k}": v.detach().clone() for k, v in change.evidence.items()}
-        state.keep(record)
-        return record
+    def grow(self, state: State, morphism: Morphism, proposal: Proposal, *, why: str, seed: Seed) -> Changed:
+        """Carry out a proposal of a morphism and return the record."""
+        edit = morphism.edit(state.network.structure, proposal.request, proposal.evidence, seed)
+        change = apply(state.network, edit, seed, self.strategy.architect)
+        request, by = dict(proposal.request), short_name(morphism)
+        return self._put(state, change, proposal.evidence, change="grow", by=by, why=why, seed=seed.key, request=request)
 
     def remove(
         self,
@@ -101,17 +58,74 @@ class Changer:
         seed: Seed,
         evidence: Mapping[str, Tensor] | None = None,
     ) -> Changed:
-        """Remove candidates, and measure what that does to the validation loss."""
-        change = attrs.evolve(remove_candidates(state.network, gone, seed), evidence=evidence or {})
-        before, after = self.loss(state.network), None
-        if before is not None:
-            # the child is filled for this measurement; `make` fills it again
-            apply(state.network, change, self.strategy.architect.invert)
-            after = self.loss(change.child)
-        close = self._alternatives(state.network, gone, seed, harmful(before, after))
-        return self.make(
-            state, change, kind="remove", by=by, why=why, seed=seed, valid_before=before, valid_after=after, alternatives=close
+        """Remove candidates, measure what that does to the validation loss, and return the record."""
+        edit = remove_candidates(state.network.structure, gone)
+        change = apply(state.network, edit, seed, self.strategy.architect)
+        before = self.loss(state.network)
+        after = None if before is None else self.loss(change.child)
+        return self._put(
+            state,
+            change,
+            evidence or {},
+            change="remove",
+            by=by,
+            why=why,
+            seed=seed.key,
+            request={address: sorted(ids) for address, ids in gone.items()},
+            valid_before=before,
+            valid_after=after,
+            alternatives=self._alternatives(state.network, gone, seed, harmful(before, after)),
         )
+
+    def fold(self, state: State, *, why: str, seed: Seed) -> Changed:
+        """Fold gates into the operations behind them, and return the record."""
+        structure = state.network.structure
+        edit = fold_gates(structure)
+        gated = [address for address, node in structure.nodes() if node.inherits]
+        kept = [address for address, node in edit.structure.nodes() if node.inherits]
+        request = {"folded": sorted({*gated} - {*kept}), "kept": kept}
+        change = apply(state.network, edit, seed, self.strategy.architect)
+        return self._put(state, change, {}, change="fold", by="fold", why=why, seed=seed.key, request=request)
+
+    def _put(self, state: State, made: Change, evidence: Mapping[str, Tensor], **fields: Any) -> Changed:
+        """Measure a change, put its child in its parent's place and return the record; a refused change leaves the state as it was.
+
+        Args:
+            state: the state of the run.
+            made: the change.
+            evidence: the tensors that it was decided by, by name.
+            fields: further fields of the record.
+        """
+        parent, child, architect = state.network, made.child, self.strategy.architect
+        data = self.trainer.data
+        probed = data.validation if data.validation.size else data.train
+        inputs, _ = probed.batch(torch.arange(min(PROBE, probed.size)))
+
+        def outputs(network: Network) -> Tensor:
+            return forward_of(network)(inputs, mixing_weights(architect, network))  # type: ignore[return-value]
+
+        moved = distance(outputs, parent, child, made.claim)
+        # the first write to the state; it refuses optimisers whose moments cannot follow the change
+        succeed(state, self.trainer, child, made.map)
+        # before the record, whose position is that of the stage that begins
+        state.stage += fields["change"] == "grow"
+        record = Changed(
+            **state.position,
+            claim=made.claim.to_dict(),
+            distance=moved,
+            evidence={name: digest(value) for name, value in evidence.items()},
+            added=_difference(child.structure, parent.structure, mixing_weights(architect, child)),
+            removed=_difference(parent.structure, child.structure),
+            parent=parent.structure.digest(),
+            child=child.structure.digest(),
+            **sizes(child),
+            counts=child.count(),
+            **fields,
+        )
+        # copies: the evidence may share memory with the parent
+        state.evidence |= {f"{len(state.lineage)}/{name}": value.detach().clone() for name, value in evidence.items()}
+        state.keep(record)
+        return record
 
     def restore(self, state: State, shot: Snapshot, *, kind: str, why: str) -> Changed:
         """Put a snapshot's network, with fresh optimisers, in the present one's place and return the record."""
@@ -170,9 +184,8 @@ class Changer:
                 # the same removal, with the two candidates exchanged at this site only
                 swapped = {**gone, address: (gone[address] | {one.id}) - {other.id}}
                 try:
-                    change = remove_candidates(network, swapped, seed)
-                    apply(network, change, self.strategy.architect.invert)
-                    valid = self.loss(change.child)
+                    edit = remove_candidates(network.structure, swapped)
+                    valid = self.loss(apply(network, edit, seed, self.strategy.architect).child)
                 except ChangeError:  # the alternative leaves a node without an operation
                     valid = None
             found.append(Alternative(address, _named(one), _named(other), margin, valid))

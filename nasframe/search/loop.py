@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import attrs
 from torch import Tensor
 
-from nasframe.change.apply import fold_gates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
 from nasframe.interfaces.criterion import Decision
 from nasframe.interfaces.morphism import Morphism, Proposal
@@ -253,9 +252,7 @@ class Loop:
         return ranked(proposals, used), refused
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
-        seed = self.change_seed(state)
-        change = morphism.change(state.network, proposal.request, proposal.evidence, seed)
-        record = self.changer.make(state, change, kind="grow", by=short_name(morphism), why=reason, seed=seed)
+        record = self.changer.grow(state, morphism, proposal, why=reason, seed=self.change_seed(state))
         state.enter("search")
         return record
 
@@ -324,10 +321,8 @@ class Loop:
         state.optimisers = self.trainer.optimisers(state.network)
         records = []
         if any(True for _ in state.network.gates()):
-            seed = self.change_seed(state)
-            change = fold_gates(state.network, seed)
             why = "gates are folded where they can be"
-            records.append(self.changer.make(state, change, kind="fold", by="fold", why=why, seed=seed))
+            records.append(self.changer.fold(state, why=why, seed=self.change_seed(state)))
         state.enter("done")
         yield from records
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from nasframe.change.apply import fold_gates, remove_candidates
+from nasframe.change.edit import fold_gates, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import short_name
-from nasframe.network.network import build
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, Started
 from nasframe.search.strategy import Strategy
@@ -21,7 +20,7 @@ from nasframe.structure.structure import Structure
 def replay(
     strategy: Strategy, lineage: Sequence[Started | Changed], evidence: Mapping[str, Tensor], plugins: Plugins
 ) -> Iterator[Structure]:
-    """Yield the first structure and the one after each change, without data.
+    """Yield the first structure and the one after each change, without data and without a network.
 
     Args:
         strategy: the strategy of the run, whose morphisms repeat the growths.
@@ -43,8 +42,6 @@ def replay(
         assert isinstance(record, Changed)
         if record.parent != structure.digest():
             raise ChangeError(f"record {position} changes {record.parent}, but the structure is {structure.digest()}")
-        # below, a parent has fresh weights: the structure of a child depends on the request, the evidence and the seed alone
-        parent, seed = structure, Seed(tuple(record.seed))
         match record.change:
             case "restore" | "restart":
                 structure = seen[record.child]
@@ -53,12 +50,12 @@ def replay(
             case "grow":
                 morphism = next(m for m in strategy.growth if short_name(m) == record.by)
                 measured = {k.split("/", 1)[1]: v for k, v in evidence.items() if k.split("/", 1)[0] == str(position)}
-                structure = morphism.change(build(parent, seed), record.request, measured, seed).child.structure
+                structure = morphism.edit(structure, record.request, measured, Seed(record.seed)).structure
             case "remove":
                 gone = {Address(a): frozenset(ids) for a, ids in record.request.items()}
-                structure = remove_candidates(build(parent, seed), gone, seed).child.structure
+                structure = remove_candidates(structure, gone).structure
             case _:
-                structure = fold_gates(build(parent, seed), seed).child.structure
+                structure = fold_gates(structure).structure
         if record.child != structure.digest():
             raise ChangeError(f"record {position} ({record.by}) made {record.child}; now it makes {structure.digest()}")
         seen[structure.digest()] = structure

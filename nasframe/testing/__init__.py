@@ -7,7 +7,7 @@ and `fakes` has small parts of each kind:
     @given(strategies.trained_networks(strategies.searches(backbone, task)), strategies.seeds())
     def test_growth(parent, seed):
         request = MyGrowth().propose(parent.network)[0].request
-        child = assertions.assert_transaction(parent, lambda network: MyGrowth().change(network, request, {}, seed))
+        child = assertions.assert_transaction(parent, lambda structure: MyGrowth().edit(structure, request, {}, seed))
         assertions.assert_exact(parent, child)
         assertions.assert_trainable(child)
 

@@ -1,8 +1,7 @@
 """Assertions about networks and their changes, for laws and for tests of plugins.
 
 Each raises an AssertionError that says what was measured and what is allowed. Most of them take a parent
-(`TrainedNetwork`), and the child of a change (`parent.after(change)`) or a function that makes the change of the
-parent's network.
+(`TrainedNetwork`), and its child (`parent.after(edit)`) or a function that makes an edit of the parent's structure.
 """
 
 from __future__ import annotations
@@ -16,24 +15,29 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    register_module_forward_pre_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from nasframe import Address, Architect, Bound, Change, MixedOperation, Network, Seed, Set, Structure, Take
-from nasframe.change.apply import remove_candidates
+from nasframe import Address, Architect, Bound, Edit, MixedOperation, Network, Seed, Set, Structure, Take
+from nasframe.change.apply import Change, apply
 from nasframe.change.claim import tolerance
+from nasframe.change.edit import remove_candidates
 from nasframe.change.map import Map
 from nasframe.change.optimisers import POWERS, named_state
 from nasframe.network.network import tensors
 from nasframe.search.state import GROUPS, Snapshot, copied, rebuilt
 from nasframe.testing.compare import MODES, differences, largest, require, require_at_most
 from nasframe.testing.saved import saved
-from nasframe.testing.trained import TrainedNetwork
+from nasframe.testing.trained import EDIT, TrainedNetwork
 
-#: a function that makes a change of a network
-Make = Callable[[Network], Change]
+#: a function that makes an edit of a structure
+Make = Callable[[Structure], Edit]
 
 
-def assert_transaction(parent: TrainedNetwork, make: Make) -> TrainedNetwork:
+def assert_transaction(parent: TrainedNetwork, make: Make, seed: Seed = EDIT) -> TrainedNetwork:
     """Assert that a change leaves the parent as it is, and return the child.
 
     Values, modes, gradients and optimisers of the parent and torch's global generator are compared before and after the
@@ -41,7 +45,7 @@ def assert_transaction(parent: TrainedNetwork, make: Make) -> TrainedNetwork:
     mode, dtype and device.
     """
     before = _fingerprint(parent)
-    child = parent.after(make(parent.network))
+    child = parent.after(make(parent.network.structure), seed)
     changed = differences(before, _fingerprint(parent))
     require(not changed, f"the change changed the parent's {', '.join(changed)}")
     old, new = _storages(parent), _storages(child)
@@ -81,15 +85,27 @@ def _kind(network: Network) -> tuple[bool, set[Any]]:
     return network.training, {(t.dtype, t.device) for t in tensors(network).values() if t.is_floating_point()}
 
 
-def assert_no_forward(parent: TrainedNetwork, make: Make) -> Change:
-    """Assert that no module is called while a change is made, and return the change."""
+def assert_no_forward(parent: TrainedNetwork, make: Make, seed: Seed = EDIT) -> Change:
+    """Assert that no module is made while a structure is edited, and none called until the child is filled; return the change."""
 
-    def refuse(module: nn.Module, inputs: Any) -> None:
+    def refuse_making(module: nn.Module, name: str, value: Any) -> None:
+        raise AssertionError(f"{type(module).__name__} was made while the structure was edited")
+
+    def refuse_calling(module: nn.Module, inputs: Any) -> None:
         raise AssertionError(f"{type(module).__name__} was called while the change was made")
 
-    handle = register_module_forward_pre_hook(refuse)
+    registered = [
+        register_module_parameter_registration_hook(refuse_making),
+        register_module_module_registration_hook(refuse_making),
+    ]
     try:
-        return make(parent.network)
+        edit = make(parent.network.structure)
+    finally:
+        for handle in registered:
+            handle.remove()
+    handle = register_module_forward_pre_hook(refuse_calling)
+    try:
+        return apply(parent.network, edit, seed, parent.strategy.architect)
     finally:
         handle.remove()
 
@@ -414,7 +430,7 @@ def assert_removal_is_masking(parent: TrainedNetwork, removed: Mapping[Address, 
     The other candidates of a site have the mixing weights that the architect computes from their alphas alone; the last
     one has weight one.
     """
-    child = parent.after(remove_candidates(parent.network, removed, Seed(("removal",))))
+    child = parent.after(remove_candidates(parent.network.structure, removed))
     # the mixing weights of the remaining candidates are computed anew from their alphas, as a removal does
     alphas = {address: alpha.detach() for address, alpha in parent.network.alphas.items()}
     mixing = dict(parent.mixing())

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Change, Context, Data, Network, Search, Seed, Split, Strategy
+from nasframe import Architect, Bilevel, Context, Data, Edit, Network, Search, Seed, Split, Strategy
 from nasframe.change.apply import apply
+from nasframe.change.claim import Claim
 from nasframe.change.map import Map
 from nasframe.change.optimisers import NamedParameters
 from nasframe.network.outputs import AuxiliaryOutputs
@@ -23,6 +24,8 @@ from nasframe.search.measuring import asked
 from nasframe.search.state import State, succeed, trainer
 
 T = TypeVar("T")
+#: the seed of a change where a test does not choose one
+EDIT = Seed(("edit",))
 
 
 @attrs.frozen(eq=False)
@@ -37,12 +40,14 @@ class TrainedNetwork:
         data: the data of its task.
         state: the state of the search. `train` changes it in place.
         map: the map by which the network was filled, if it is the child of a change.
+        claim: the claim of that change.
     """
 
     strategy: Strategy
     data: Data = attrs.field(repr=False)
     state: State = attrs.field(repr=False)
     map: Map = attrs.field(factory=dict, repr=False)
+    claim: Claim | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def of(cls, strategy: Strategy, steps: int = 20) -> TrainedNetwork:
@@ -109,12 +114,17 @@ class TrainedNetwork:
         """Return a copy that can train independently."""
         return attrs.evolve(self, state=copy.deepcopy(self.state))
 
-    def after(self, change: Change) -> TrainedNetwork:
-        """Return the child of a change, in a search that continues with it; this network stays as it is."""
-        full = apply(self.network, change, self.strategy.architect.invert)
+    def after(self, edit: Edit, seed: Seed = EDIT) -> TrainedNetwork:
+        """Return the child of an edit, in a search that continues with it; this network stays as it is.
+
+        Args:
+            edit: the edit of the structure of this network.
+            seed: the seed of the change.
+        """
+        change = apply(self.network, edit, seed, self.strategy.architect)
         state = attrs.evolve(self.state)
-        succeed(state, trainer(self.strategy, self.data), change.child, full)
-        return attrs.evolve(self, state=state, map=full)
+        succeed(state, trainer(self.strategy, self.data), change.child, change.map)
+        return attrs.evolve(self, state=state, map=change.map, claim=change.claim)
 
     def mixing(self) -> Mapping[str, Tensor]:
         """Return the present mixing weights of all undecided sites."""

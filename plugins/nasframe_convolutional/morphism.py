@@ -16,8 +16,9 @@ from nasframe import (
     ZERO,
     Address,
     Candidate,
-    Change,
     Claim,
+    Edit,
+    Filling,
     Morphism,
     Network,
     Operation,
@@ -25,6 +26,7 @@ from nasframe import (
     Seed,
     Set,
     Site,
+    Structure,
     Take,
     number,
     replace_candidate,
@@ -208,17 +210,21 @@ class ConvolutionMorphism(Morphism):
                         proposals.append(Proposal(request, cost=more(network, address, candidate.id, new)))
         return proposals
 
-    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """Return the change that replaces a candidate by its morphed form, which keeps the alpha and all weights that fit."""
+    def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
+        """Return the edit that replaces a candidate by its morphed form, which keeps the alpha and all weights that fit."""
         address, id = request.get("site"), request.get("candidate")
-        site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id)
+        site, old = site_at(structure, address), candidate_at(structure, address, id)
         morph = self._new(site, old, str(request.get("kind")))
-        made = replace_candidate(parent, Address(str(address)), old.id, morph.operation, seed("build"))
-        overrides: dict[str, Take | Set] = {**made.alphas}
-        for before, after in made.modules:
-            entries = morph.entries(parent.get_submodule(before), made.child.get_submodule(after), f"{before}.")
-            overrides |= {f"{after}.{tensor}": entry for tensor, entry in entries.items()}
-        return Change(made.child, morph.claim, overrides, request=request)
+        made = replace_candidate(structure, Address(str(address)), old.id, morph.operation)
+
+        def fill(parent: Network, child: Network) -> Filling:
+            overrides: dict[str, Take | Set] = {**made.alphas(parent, child)}
+            for before, after in made.modules(parent):
+                entries = morph.entries(parent.get_submodule(before), child.get_submodule(after), f"{before}.")
+                overrides |= {f"{after}.{tensor}": entry for tensor, entry in entries.items()}
+            return Filling(morph.claim, overrides)
+
+        return Edit(made.structure, fill)
 
     def morphed(self, operation: Operation, kind: str) -> Morphed:
         """Return the operation after a change of a kind.

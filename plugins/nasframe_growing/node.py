@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from nasframe import (
     Address,
+    Backbone,
     Bound,
-    Change,
     Claim,
+    Edit,
+    Filling,
     GrownStructure,
     Morphism,
     Network,
@@ -21,7 +23,7 @@ from nasframe import (
     Proposal,
     Seed,
     Site,
-    build,
+    Structure,
     choice,
     number,
 )
@@ -62,26 +64,27 @@ class NodeGrowth(Morphism):
         proposals = []
         for type, _ in sorted(network.structure.cells, key=lambda item: len(item[1].nodes)):
             with torch.device("meta"):  # the cost needs shapes only
-                child = Network(self._grown(network, type).structure)
+                child = Network(self._grown(network.structure, type).structure)
             cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
             proposals.append(Proposal({"cell": type}, cost=cost))
         return proposals
 
-    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """Return the change to a network with one more node, which inherits all weights of its parent.
+    def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
+        """Return the edit that adds a node; everything else stays as it is.
 
         The claim is exact with a gate. With noise it is approximate if every candidate implements `magnitude`, and lossy
         otherwise.
         """
-        grown = self._grown(parent, str(request.get("cell")))
-        child = build(grown.structure, seed("build"), like=parent)
-        # the options are recorded with the request, so that the lineage says how the node was made
-        request = {**request, **{k: v for k, v in attrs.asdict(self).items() if v is not None}}
+        grown = self._grown(structure, str(request.get("cell")))
         if self.form == "gate" or not grown.inherits:
-            return Change(child, Claim.exact(), request=request)
+            return Edit(grown.structure, lambda parent, child: Filling(Claim.exact()))
+        return Edit(grown.structure, lambda parent, child: self._fill(child, grown, seed("noise").generator()))
 
-        # one stream for all sites and parameters, in a fixed order, so that no two of them have the same noise
-        generator = seed("noise").generator()
+    def _fill(self, child: Network, grown: GrownStructure, generator: torch.Generator) -> Filling:
+        """Draw the noise of a new node, and return its mixing weights and the bound on its error.
+
+        All sites and parameters draw from one generator in a fixed order, so that no two of them have the same noise.
+        """
         sites = [(address, site) for address, site in grown.structure.sites() if address in grown.mixing]
         mixing = {address: self._draw_mixing(grown.mixing[address], generator) for address, _ in sites}
         for address, site in sites:
@@ -95,19 +98,18 @@ class NodeGrowth(Morphism):
             claim = Claim.approximate({grown.node: sum(known, Bound({}))})
 
         # Eq. 16 is applied by the architect; a decided site has no alphas
-        undecided: dict[str, Tensor] = {address: mixing[address] for address, site in sites if not site.decided}
-        return Change(child, claim, mixing=undecided, request=request)
+        return Filling(claim, mixing={address: mixing[address] for address, site in sites if not site.decided})
 
-    def _grown(self, network: Network, type: str) -> GrownStructure:
+    def _grown(self, structure: Structure, type: str) -> GrownStructure:
         """Return the grown structure.
 
         Raises:
             ChangeError: if there is no such cell type, or the new node cannot start as the identity.
         """
-        structure = network.structure
         if type not in dict(structure.cells):
             raise ChangeError(f"there is no cell type {type!r} to grow; there are {', '.join(dict(structure.cells))}")
-        grown = network.backbone.grown(structure, type)
+        assert isinstance(structure.backbone, Backbone)
+        grown = structure.backbone.grown(structure, type)
         if not grown.inherits:
             return grown
         if self.form == "gate":

@@ -14,27 +14,28 @@ class Gated(nasframe.Morphism):
     name: ClassVar[str] = "gated"
 
     def propose(self, network):
-        return [self._proposal(network, cell) for cell, _ in network.structure.cells if self._inherits(network, cell)]
+        return [self._proposal(network, cell) for cell, _ in network.structure.cells if self._inherits(network.structure, cell)]
 
-    def change(self, parent, request, evidence, seed):
-        if not self._inherits(parent, request.get("cell")):
-            raise nasframe.errors.ChangeError(f"{request} is none of {[p.request for p in self.propose(parent)]}")
-        child = nasframe.build(self._grown(parent, request["cell"]), seed, like=parent)
+    def edit(self, structure, request, evidence, seed):
+        if not self._inherits(structure, request.get("cell")):
+            raise nasframe.errors.ChangeError(f"{request} cannot be done; there are {', '.join(dict(structure.cells))}")
+        return nasframe.Edit(self._grown(structure, request["cell"]), self._fill)
+
+    def _fill(self, parent, child):
         for gate in (m for m in child.modules() if isinstance(m, nasframe.Gate)):
             gate.g.data.fill_(1e-9)
-        return nasframe.Change(child, nasframe.Claim.exact(), request=request)
+        return nasframe.Filling(nasframe.Claim.exact())
 
     def _proposal(self, network, cell):
-        child = nasframe.build(self._grown(network, cell), nasframe.Seed((0,)))
+        child = nasframe.build(self._grown(network.structure, cell), nasframe.Seed((0,)))
         cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
         return nasframe.Proposal({"cell": cell}, cost=cost)
 
-    def _inherits(self, network, cell):
-        structure = network.structure
+    def _inherits(self, structure, cell):
         return cell in dict(structure.cells) and bool(structure.backbone.grown(structure, cell).inherits)
 
-    def _grown(self, network, cell):
-        grown = network.structure.backbone.grown(network.structure, cell)
+    def _grown(self, structure, cell):
+        grown = structure.backbone.grown(structure, cell)
         found = grown.structure.cell(cell)
         nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node.id else n for n in found.nodes)
         return grown.structure.replace_cell(cell, attrs.evolve(found, nodes=nodes))

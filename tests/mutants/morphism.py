@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mutants.system import core_mutant, mutant, overriding
-from nasframe import ZERO, Address, Candidate, Change, Claim, Gate, Network, Proposal, Seed, Set, Take, build
+from nasframe import ZERO, Address, Candidate, Claim, Edit, Filling, Gate, Network, Proposal, Seed, Set, Structure, Take, build
 from nasframe.change import map as maps, optimisers
 from nasframe.network.network import tensors
 from nasframe.testing.subject import Subject
@@ -27,10 +27,19 @@ def only(of: Subject, backbones: str = "", **options: Any) -> Subject:
     return attrs.evolve(of, parts=st.just(of.cls(**options)), habitats=habitats)
 
 
-def making(of: Subject, change: Callable[[Change, Network], Change]) -> Subject:
-    """Return the morphism whose changes are `change(the change, the parent)`."""
+def editing(of: Subject, change: Callable[[Edit, Structure], Edit]) -> Subject:
+    """The morphism whose edits are `change(the edit, the structure before it)`."""
     honest: Any = of.cls
-    return overriding(of, change=lambda self, parent, *args: change(honest.change(self, parent, *args), parent))
+    return overriding(of, edit=lambda self, structure, *args: change(honest.edit(self, structure, *args), structure))
+
+
+def filling_by(of: Subject, change: Callable[[Filling, Network, Network], Filling]) -> Subject:
+    """The morphism that fills with `change(the filling, the parent, the child)`."""
+
+    def edit(edit: Edit, structure: Structure) -> Edit:
+        return attrs.evolve(edit, fill=lambda parent, child: change(edit.fill(parent, child), parent, child))
+
+    return editing(of, edit)
 
 
 def proposing(of: Subject, change: Callable[[Proposal], Proposal]) -> Subject:
@@ -78,7 +87,7 @@ def clipped(of: Subject) -> Subject:
 @mutant("morphism.transaction", *NODE)
 def evaluating(of: Subject) -> Subject:
     """It leaves the parent in evaluation mode."""
-    return making(of, lambda change, parent: (parent.eval(), change)[1])
+    return filling_by(of, lambda filling, parent, child: (parent.eval(), filling)[1])
 
 
 @mutant("morphism.transaction", *NODE)
@@ -97,20 +106,20 @@ def noting(of: Subject) -> Subject:
 @mutant("morphism.transaction", *NODE)
 def scaling(of: Subject) -> Subject:
     """It multiplies a weight of the parent by almost one."""
-    return making(of, lambda change, parent: (next(parent.body.parameters()).data.mul_(1 + 1e-15), change)[1])
+    return filling_by(of, lambda filling, parent, child: (next(parent.body.parameters()).data.mul_(1 + 1e-15), filling)[1])
 
 
 @mutant("morphism.transaction", *NODE)
 def sharing(of: Subject) -> Subject:
     """The child has a tensor of its parent."""
 
-    def change(change: Change, parent: Network) -> Change:
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
         old = dict(parent.named_parameters())
-        name, parameter = next((n, p) for n, p in change.child.named_parameters() if n in old and old[n].shape == p.shape)
+        name, parameter = next((n, p) for n, p in child.named_parameters() if n in old and old[n].shape == p.shape)
         parameter.data = old[name].data
-        return change
+        return filling
 
-    return making(of, change)
+    return filling_by(of, change)
 
 
 @core_mutant("morphism.transaction", *NODE)
@@ -131,11 +140,17 @@ def sharing_moments(patch: pytest.MonkeyPatch) -> None:
 def running(of: Subject) -> Subject:
     """It runs a module."""
 
-    def change(change: Change, parent: Network) -> Change:
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
         nn.Identity()(next(parent.parameters()))
-        return change
+        return filling
 
-    return making(of, change)
+    return filling_by(of, change)
+
+
+@mutant("morphism.blind", *NODE)
+def building(of: Subject) -> Subject:
+    """It builds the network of the structure that it edits."""
+    return editing(of, lambda edit, structure: (Network(structure), edit)[1])
 
 
 @mutant("morphism.refuses", *NODE)
@@ -143,7 +158,8 @@ def indexing(of: Subject) -> Subject:
     """It looks up its request with [], which raises a KeyError."""
     honest: Any = of.cls
     return overriding(
-        of, change=lambda self, parent, request, *args: honest.change(self, parent, request | {"cell": request["cell"]}, *args)
+        of,
+        edit=lambda self, structure, request, *args: honest.edit(self, structure, request | {"cell": request["cell"]}, *args),
     )
 
 
@@ -152,32 +168,38 @@ def obliging(of: Subject) -> Subject:
     """It takes the first kind if the requested one is unknown."""
     honest: Any = of.cls
 
-    def change(self: Any, parent: Network, request: Any, *args: Any) -> Change:
+    def edit(self: Any, structure: Structure, request: Any, *args: Any) -> Edit:
         known = {"kind": self.kinds[0]} if request.get("kind") not in self.kinds else {}
-        return honest.change(self, parent, request | known, *args)
+        return honest.edit(self, structure, request | known, *args)
 
-    return overriding(of, change=change)
+    return overriding(of, edit=edit)
 
 
-@mutant("morphism.replay", *NODE)
-def silent(of: Subject) -> Subject:
-    """Its change does not record the request."""
-    return making(of, lambda change, _: attrs.evolve(change, request={}))
+@mutant("morphism.replay", *CONVOLUTION)
+def particular(of: Subject) -> Subject:
+    """It skips an id if the site is a plain string, as in JSON, and not the address that it proposed."""
+    honest: Any = of.cls
+
+    def edit(self: Any, structure: Structure, request: Any, *args: Any) -> Edit:
+        made: Edit = honest.edit(self, structure, request, *args)
+        skipped = int(not isinstance(request["site"], Address))
+        return attrs.evolve(made, structure=attrs.evolve(made.structure, next_id=made.structure.next_id + skipped))
+
+    return overriding(of, edit=edit)
 
 
 @mutant("morphism.structure", *CONVOLUTION)
 def homemade(of: Subject) -> Subject:
     """It inserts an operation that is not registered."""
 
-    def change(change: Change, parent: Network) -> Change:
-        structure = change.child.structure
+    def change(edit: Edit, before: Structure) -> Edit:
+        structure = edit.structure
         for address, site in structure.sites():
-            candidates = tuple(c if c.id < parent.structure.next_id else homemade_(c) for c in site.candidates)
+            candidates = tuple(c if c.id < before.next_id else homemade_(c) for c in site.candidates)
             structure = structure.replace_site(address, attrs.evolve(site, candidates=candidates))
-        change.child.structure = structure
-        return change
+        return attrs.evolve(edit, structure=structure)
 
-    return making(of, change)
+    return editing(of, change)
 
 
 def homemade_(candidate: Candidate) -> Candidate:
@@ -195,67 +217,66 @@ def _class(operation: type) -> type:
 @mutant("morphism.structure", *CONVOLUTION)
 def reusing(of: Subject) -> Subject:
     """The new candidate gets the id of the old one."""
-    of = only(of, kinds=("dilate",))
+    honest: Any = of.cls
 
-    def change(change: Change, parent: Network) -> Change:
-        address = Address(change.request["site"])
-        structure, old, new = change.child.structure, change.request["candidate"], parent.structure.next_id
-        mine = structure.cell(address.cell).site(address.id)
-        candidates = tuple(attrs.evolve(c, id=old) if c.id == new else c for c in mine.candidates)
-        structure = structure.replace_site(address, attrs.evolve(mine, candidates=candidates))
-        return Change(build(structure, Seed((0, "reused")), like=parent), change.claim, request=change.request)
+    def edit(self: Any, structure: Structure, request: Any, *args: Any) -> Edit:
+        made = honest.edit(self, structure, request, *args).structure
+        address, old = Address(request["site"]), request["candidate"]
+        site = made.cell(address.cell).site(address.id)
+        candidates = tuple(attrs.evolve(c, id=old) if c.id == structure.next_id else c for c in site.candidates)
+        reused = made.replace_site(address, attrs.evolve(site, candidates=candidates))
+        return Edit(reused, lambda parent, child: Filling(Claim.lossy()))
 
-    return making(of, change)
+    return overriding(only(of, kinds=("dilate",)), edit=edit)
 
 
 @mutant("morphism.claim", *NODE)
 def unclaimed(of: Subject) -> Subject:
     """It claims nothing."""
     nothing: Any = None
-    return making(of, lambda change, _: attrs.evolve(change, claim=nothing))
+    return filling_by(of, lambda filling, *_: attrs.evolve(filling, claim=nothing))
 
 
 @mutant("morphism.claim", *NODE)
 def vague(of: Subject) -> Subject:
     """It claims to be nearly exact."""
-    return making(of, lambda change, _: attrs.evolve(change, claim=Claim("nearly")))
+    return filling_by(of, lambda filling, *_: attrs.evolve(filling, claim=Claim("nearly")))
 
 
 @mutant("morphism.exact", *CONVOLUTION)
 def without_statistics(of: Subject) -> Subject:
     """It leaves the running statistics of BatchNorms at their defaults."""
 
-    def change(change: Change, parent: Network) -> Change:
-        buffers = dict(change.child.named_buffers())
-        return attrs.evolve(change, overrides={n: e for n, e in change.overrides.items() if n not in buffers})
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        buffers = dict(child.named_buffers())
+        return attrs.evolve(filling, overrides={n: e for n, e in filling.overrides.items() if n not in buffers})
 
-    return making(only(of, kinds=("pad",)), change)
+    return filling_by(only(of, kinds=("pad",)), change)
 
 
 @mutant("morphism.exact", *NODE)
 def ajar(of: Subject) -> Subject:
     """Its gates start at 1e-9, and not at zero."""
 
-    def change(change: Change, parent: Network) -> Change:
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
         old = dict(parent.named_parameters())
-        gates = {f"{name}.g" for name, _ in change.child.gates()} - old.keys()
-        for name in gates:
-            change.child.get_parameter(name).data.fill_(1e-9)
-        return change
+        for name in {f"{name}.g" for name, _ in child.gates()} - old.keys():
+            child.get_parameter(name).data.fill_(1e-9)
+        return filling
 
-    return making(only(of, form="gate"), change)
+    return filling_by(only(of, form="gate"), change)
 
 
 @mutant("morphism.exact", *CONVOLUTION)
 def shifted_alphas(of: Subject) -> Subject:
     """It adds one to the alphas of the site, which a softmax ignores, and other mixing weights do not."""
 
-    def change(change: Change, parent: Network) -> Change:
-        alphas = {n: e for n, e in change.overrides.items() if n.startswith("alphas.") and isinstance(e, Take)}
-        shifted = {n: attrs.evolve(e, offset=torch.ones_like(tensors(change.child)[n])) for n, e in alphas.items()}
-        return attrs.evolve(change, overrides={**change.overrides, **shifted})
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        alphas = {n: e for n, e in filling.overrides.items() if n.startswith("alphas.") and isinstance(e, Take)}
+        shifted = {n: attrs.evolve(e, offset=torch.ones_like(tensors(child)[n])) for n, e in alphas.items()}
+        return attrs.evolve(filling, overrides={**filling.overrides, **shifted})
 
-    return making(only(of, kinds=("pad",)), change)
+    return filling_by(only(of, kinds=("pad",)), change)
 
 
 @core_mutant("morphism.exact", *CONVOLUTION)
@@ -283,32 +304,32 @@ def vacuous(of: Subject) -> Subject:
 def bounding(of: Subject, factor: float) -> Subject:
     """Noise with so many times its bound."""
 
-    def change(change: Change, _: Network) -> Change:
-        bounds = {node: bound * factor for node, bound in change.claim.bounds.items()}
-        return attrs.evolve(change, claim=Claim.approximate(bounds))
+    def change(filling: Filling, *_: Network) -> Filling:
+        bounds = {node: bound * factor for node, bound in filling.claim.bounds.items()}
+        return attrs.evolve(filling, claim=Claim.approximate(bounds))
 
-    return making(only(of, "one"), change)
+    return filling_by(only(of, "one"), change)
 
 
 @mutant("morphism.mixing", *NODE)
 def doubled(of: Subject) -> Subject:
     """It states weights that sum to two."""
 
-    def change(change: Change, _: Network) -> Change:
-        return attrs.evolve(change, mixing={address: 2 * w for address, w in change.mixing.items()})
+    def change(filling: Filling, *_: Network) -> Filling:
+        return attrs.evolve(filling, mixing={address: 2 * w for address, w in filling.mixing.items()})
 
-    return making(only(of, "one"), change)
+    return filling_by(only(of, "one"), change)
 
 
 @mutant("morphism.alive", *CONVOLUTION)
 def dead(of: Subject) -> Subject:
     """Its new units start at zero on both sides."""
 
-    def change(change: Change, parent: Network) -> Change:
-        overrides = {n: e if isinstance(e, Set) else attrs.evolve(e, index=zeros(e)) for n, e in change.overrides.items()}
-        return attrs.evolve(change, overrides=overrides)
+    def change(filling: Filling, *_: Network) -> Filling:
+        overrides = {n: e if isinstance(e, Set) else attrs.evolve(e, index=zeros(e)) for n, e in filling.overrides.items()}
+        return attrs.evolve(filling, overrides=overrides)
 
-    return making(only(of, kinds=("widen",), depth=2), change)
+    return filling_by(only(of, kinds=("widen",), depth=2), change)
 
 
 def zeros(entry: Take) -> tuple[torch.Tensor | None, ...]:
@@ -320,15 +341,15 @@ def zeros(entry: Take) -> tuple[torch.Tensor | None, ...]:
 def starved(of: Subject) -> Subject:
     """It states mixing weights so small that alphas and weights of all candidates but one never train."""
 
-    def change(change: Change, parent: Network) -> Change:
+    def change(filling: Filling, *_: Network) -> Filling:
         def starve(weights: torch.Tensor) -> torch.Tensor:
             least = torch.full_like(weights, 1e-320)
             least[weights.argmax()] = 1.0
             return least
 
-        return attrs.evolve(change, mixing={a: starve(w) for a, w in change.mixing.items()}, claim=Claim.lossy())
+        return attrs.evolve(filling, mixing={a: starve(w) for a, w in filling.mixing.items()}, claim=Claim.lossy())
 
-    return making(only(of, "one", form="noise"), change)
+    return filling_by(only(of, "one", form="noise"), change)
 
 
 @core_mutant("morphism.alive", *NODE)
@@ -341,38 +362,40 @@ def stuck(patch: pytest.MonkeyPatch) -> None:
 def alike(of: Subject) -> Subject:
     """Its new units all start at one constant."""
 
-    def change(change: Change, parent: Network) -> Change:
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
         old = tensors(parent)
-        for name, parameter in change.child.named_parameters():
+        for name, parameter in child.named_parameters():
             if name not in old:
                 nn.init.constant_(parameter, 0.1)
-        return change
+        return filling
 
-    return making(only(of, kinds=("widen",), depth=2), change)
+    return filling_by(only(of, kinds=("widen",), depth=2), change)
 
 
 @mutant("morphism.gradient", *CONVOLUTION)
 def halved(of: Subject) -> Subject:
     """Its map halves the gradient."""
 
-    def change(change: Change, parent: Network) -> Change:
-        old, entries = tensors(parent), change.overrides
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        old, entries = tensors(parent), filling.overrides
         taken = {n: attrs.evolve(e, gradient=0.5) for n, e in entries.items() if isinstance(e, Take) and n not in old}
-        return attrs.evolve(change, overrides={**entries, **taken})
+        return attrs.evolve(filling, overrides={**entries, **taken})
 
-    return making(of, change)
+    return filling_by(of, change)
 
 
 @mutant("morphism.seed", *CONVOLUTION)
 def unseeded(of: Subject) -> Subject:
-    """It builds the child from a fixed seed."""
-    honest: Any = of.cls
+    """It initialises new parameters from a seed of its own."""
 
-    def change(self: Any, parent: Network, request: Any, evidence: Any, seed: Seed) -> Change:
-        made: Change = honest.change(self, parent, request, evidence, seed)
-        return attrs.evolve(made, child=build(made.child.structure, Seed((0, "fixed")), like=parent))
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        other, old = tensors(build(child.structure, Seed((0, "own")), like=parent)), tensors(parent)
+        for name, parameter in child.named_parameters():
+            if name not in old:
+                parameter.copy_(other[name])
+        return filling
 
-    return overriding(only(of, kinds=("widen",)), change=change)
+    return filling_by(only(of, kinds=("widen",)), change)
 
 
 @mutant("morphism.independent", *NODE)
@@ -390,12 +413,12 @@ def one_noise(of: Subject) -> Subject:
 def forgotten(of: Subject) -> Subject:
     """It sets what was there to what it was."""
 
-    def change(change: Change, parent: Network) -> Change:
-        new = tensors(change.child)
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        new = tensors(child)
         kept = {n: t.detach().clone() for n, t in tensors(parent).items() if n in new and new[n].shape == t.shape}
-        return attrs.evolve(change, overrides={n: Set(t) for n, t in kept.items()})
+        return attrs.evolve(filling, overrides={n: Set(t) for n, t in kept.items()})
 
-    return making(of, change)
+    return filling_by(of, change)
 
 
 @mutant("morphism.moments", *CONVOLUTION)
@@ -413,14 +436,14 @@ def padded(of: Subject) -> Subject:
 def setting(of: Subject, which: Callable[[Take], bool]) -> Subject:
     """The morphism that pads, and sets what it should take."""
 
-    def change(change: Change, parent: Network) -> Change:
-        old, entries = tensors(parent), change.overrides
-        fresh = tensors(change.child)
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        old, entries = tensors(parent), filling.overrides
+        own = tensors(child)
         taken = {n: e for n, e in entries.items() if isinstance(e, Take) and n not in old and which(e)}
-        made = {n: Set(e(old[e.source], fresh[n]).detach().clone()) for n, e in taken.items()}
-        return attrs.evolve(change, overrides={**entries, **made})
+        made = {n: Set(e(old[e.source], own[n]).detach().clone()) for n, e in taken.items()}
+        return attrs.evolve(filling, overrides={**entries, **made})
 
-    return making(only(of, kinds=("pad",)), change)
+    return filling_by(only(of, kinds=("pad",)), change)
 
 
 @core_mutant("morphism.moments", *NODE)

@@ -11,9 +11,9 @@ from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Address, Change, Claim, GrownStructure, Network, Seed, Structure, build
-from nasframe.change.apply import remove_candidates
+from nasframe import Address, Claim, Edit, Filling, GrownStructure, Network, Seed, Structure, build
 from nasframe.change.claim import tolerance
+from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
 from nasframe.interfaces.part import short_name
 from nasframe.network.network import tensors
@@ -114,7 +114,7 @@ def _gated(grown: GrownStructure, type: str) -> Structure:
 
 def _changed(parent: TrainedNetwork, structure: Structure) -> TrainedNetwork:
     """Return the network with another structure, in which what is new has its initial values and alphas of zero."""
-    return parent.after(Change(build(structure, Seed(("changed",)), like=parent.network), Claim.lossy()))
+    return parent.after(Edit(structure, lambda parent, child: Filling(Claim.lossy())))
 
 
 def _grown(part: Any, structure: Structure, type: str) -> GrownStructure:
@@ -437,7 +437,7 @@ def _grow(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
 def _prune(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     structure = trained.network.structure
     removed = case.data.draw(removals(structure) | st.just(case.part.derive(structure, _equal_mixing(structure))))
-    return trained.after(remove_candidates(trained.network, removed, Seed(("prune",))))
+    return trained.after(remove_candidates(structure, removed))
 
 
 def _save(case: Case, trained: TrainedNetwork) -> TrainedNetwork:

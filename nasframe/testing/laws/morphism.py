@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nasframe import (
     Address,
-    Change,
     Claim,
+    Edit,
+    Filling,
     Morphism,
     Network,
     Proposal,
@@ -84,15 +85,21 @@ class Case(SearchCase):
         """Return the proposals to a network, beginning with that of the case."""
         return _proposals(self.part, network, self.place)
 
-    def change(self, network: Network, seed: Seed | None = None) -> Change:
-        """Return the proposed change of a network."""
-        return _change(self.part, network, self.proposals(network)[0], seed or self.seed)
+    def edit(self, seed: Seed | None = None) -> Edit:
+        """Return the proposed edit."""
+        network = self.parent.network
+        return _edit(self.part, network.structure, self.proposals(network)[0], seed or self.seed)
 
-    def child(self, seed: Seed | None = None) -> tuple[TrainedNetwork, Change, TrainedNetwork]:
-        """Return the network before the change, the change, and its child."""
+    def child(self, seed: Seed | None = None) -> tuple[TrainedNetwork, TrainedNetwork]:
+        """Return the network before the change, and its child."""
         parent = self.parent
-        change = self.change(parent.network, seed)
-        return parent, change, parent.after(change)
+        proposal = self.proposals(parent.network)[0]
+        return parent, _child(self.part, parent, proposal, seed or self.seed)
+
+    def filling(self) -> tuple[Structure, Filling]:
+        """Return the structure of the child, and how it is filled."""
+        edit = self.edit()
+        return edit.structure, _filling(edit, self.parent.network, self.seed)
 
 
 def _proposals(part: Morphism, network: Network, place: int) -> list[Proposal]:
@@ -107,18 +114,27 @@ def _proposals(part: Morphism, network: Network, place: int) -> list[Proposal]:
     return found[place:] + found[:place]
 
 
-def _change(part: Morphism, network: Network, proposal: Proposal, seed: Seed) -> Change:
+def _edit(part: Morphism, structure: Structure, proposal: Proposal, seed: Seed) -> Edit:
     try:
-        return part.change(network, proposal.request, proposal.evidence, seed)
+        return part.edit(structure, proposal.request, proposal.evidence, seed)
     except ChangeError:  # morphism.proposals reports it
         reject()
+
+
+def _filling(edit: Edit, parent: Network, seed: Seed) -> Filling:
+    with torch.no_grad():
+        return edit.fill(parent, build(edit.structure, seed("build"), like=parent))
+
+
+def _child(part: Morphism, parent: TrainedNetwork, proposal: Proposal, seed: Seed) -> TrainedNetwork:
+    return parent.after(_edit(part, parent.network.structure, proposal, seed), seed)
 
 
 @cached
 def _grown(strategy: Strategy, part: Morphism, place: int, before: int) -> TrainedNetwork | None:
     parent, seed = trained_network(strategy, STEPS), Seed((place, "before"))
     try:
-        return parent.after(_change(part, parent.network, _proposals(part, parent.network, place)[0], seed)).train(before)
+        return _child(part, parent, _proposals(part, parent.network, place)[0], seed).train(before)
     except NonFiniteError:
         return None
 
@@ -179,26 +195,24 @@ def _fresh(strategy: Strategy) -> Network:
 
 def exercise(case: Case) -> dict[str, Any]:
     """Return the proposals, and everything about one change."""
-    parent, change, child = case.child()
+    parent, child = case.child()
     return {
         "the proposals": [attrs.asdict(p) for p in case.proposals(parent.network)],
-        "the structure": change.child.structure.to_json(),
-        "the claim": repr(change.claim),
-        "the request": dict(change.request),
-        "the evidence": dict(change.evidence),
-        "the mixing weights": dict(change.mixing),
+        "the structure": child.network.structure.to_json(),
+        "the claim": repr(child.claim),
+        "the mixing weights": dict(case.filling()[1].mixing),
         **{f"the child's {n}": t.detach() for n, t in tensors(child.network).items()},
     }
 
 
-Holds = Callable[[TrainedNetwork, Change, TrainedNetwork], str | None]
+Holds = Callable[[TrainedNetwork, TrainedNetwork], str | None]
 
 
 def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None:
     """Try a change with a kind of claim: that of the case or, if it has another claim, that of another case."""
     for n in range(tries):
         # a fresh network shows at less cost whether it is worthwhile to train one
-        if _claims(case.change(_fresh(case.strategy)), kind) and _claims((found := case.child())[1], kind):
+        if _claims(_fresh_child(case), kind) and _claims((found := case.child())[1], kind):
             try:
                 return holds(*found)
             except AssertionError as error:
@@ -209,16 +223,19 @@ def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None
     raise Inapplicable(f"it does not claim to be {kind}")
 
 
-def _claims(change: Change, kind: str) -> bool:
-    return getattr(change.claim, "kind", None) == kind
+def _fresh_child(case: Case) -> TrainedNetwork:
+    parent = trained_network(case.strategy, 0)
+    return _child(case.part, parent, case.proposals(parent.network)[0], case.seed)
+
+
+def _claims(child: TrainedNetwork, kind: str) -> bool:
+    return getattr(child.claim, "kind", None) == kind
 
 
 # --------------------------------------------------------------------------------------------------------------- proposals
 
 
-@law(
-    "morphism.proposals", "a request holds a tuple or an object, a gain is not computed, or change() checks more than propose()"
-)
+@law("morphism.proposals", "a request holds a tuple or an object, a gain is not computed, or edit() checks more than propose()")
 def proposals(case: Case) -> None:
     """Every proposal can be carried out; its request is JSON and differs from the others; its gain and evidence are finite."""
     network = case.parent.network
@@ -232,9 +249,9 @@ def proposals(case: Case) -> None:
     # not all: a backbone with many sites has hundreds
     for proposal in found[:4]:
         try:
-            case.part.change(network, proposal.request, proposal.evidence, case.seed)
+            case.part.edit(network.structure, proposal.request, proposal.evidence, case.seed)
         except ChangeError as error:
-            require(False, f"{proposal.request} is proposed, but change() refuses it: {error}")
+            require(False, f"{proposal.request} is proposed, but edit() refuses it: {error}")
 
 
 def _json(value: Any, what: str) -> Any:
@@ -250,7 +267,7 @@ def _json(value: Any, what: str) -> Any:
 @law("morphism.cost", "the cost is an estimate, or alphas, gates, or the consumers of a new unit are left out")
 def cost(case: Case) -> None:
     """The cost of a proposal is the number of parameters by which the network grows."""
-    parent, _, child = case.child()
+    parent, child = case.child()
     counts = [sum(p.numel() for p in each.network.parameters()) for each in (parent, child)]
     declared, more = case.proposals(parent.network)[0].cost, counts[1] - counts[0]
     require(declared == more, f"the declared cost is {declared}; the child has {more} parameters more than its parent")
@@ -259,7 +276,7 @@ def cost(case: Case) -> None:
 @law("morphism.changes", "a limit is applied by clipping, so that the child equals its parent")
 def changes(case: Case) -> None:
     """The child has other nodes, sites, operations or sizes than its parent."""
-    parent, _, child = case.child()
+    parent, child = case.child()
     before, after = (_without_ids(each.network.structure) for each in (parent, child))
     require(before != after, "the child has the structure of its parent, except for ids")
 
@@ -278,79 +295,63 @@ def transaction(case: Case) -> None:
 
     The child shares no memory with its parent, and has its mode, dtype and device.
     """
-    assertions.assert_transaction(case.parent, case.change)
+    parent = case.parent
+    proposal = case.proposals(parent.network)[0]
+    assertions.assert_transaction(parent, lambda structure: _edit(case.part, structure, proposal, case.seed), case.seed)
 
 
 @law("morphism.blind", "it measures what the change does instead of deriving it; what is measured belongs into `evidence`")
 def blind(case: Case) -> None:
-    """A change is made from the parent's tensors and the evidence alone: no module is called."""
+    """An edit is made without a network, and the child is filled from the tensors of the parent: no module is called."""
     parent = case.parent
     proposal = case.proposals(parent.network)[0]
-    assertions.assert_no_forward(parent, lambda network: _change(case.part, network, proposal, case.seed))
+    assertions.assert_no_forward(parent, lambda structure: _edit(case.part, structure, proposal, case.seed), case.seed)
 
 
 @law("morphism.refuses", "a request is read with [], or an unknown value in it is replaced by a default")
 def refuses(case: Case) -> None:
-    """An impossible request is refused with a ChangeError before anything changes, and not replaced by another one."""
+    """An impossible request is refused with a ChangeError before a network is built, and not replaced by another one."""
     parent = case.parent
-    proposal, structure = case.proposals(parent.network)[0], case.change(parent.network).child.structure
+    proposal, structure = case.proposals(parent.network)[0], case.edit().structure
     if not proposal.request:
         raise Inapplicable("its requests are empty")
-    wrong = [case.data.draw(damaged(dict(proposal.request))) for _ in range(8)]
 
-    def requested(network: Network, request: Any) -> Change | None:
+    def requested(request: Any) -> Structure | None:
         try:
-            return case.part.change(network, request, proposal.evidence, case.seed)
+            return case.part.edit(parent.network.structure, request, proposal.evidence, case.seed).structure
         except ChangeError:
             return None
         except Exception as error:
             raise AssertionError(f"{request} raises {error!r}; raise a ChangeError that says what is wrong with it") from error
 
-    def make(network: Network) -> Change:
-        for request in wrong:
-            requested(network, request)
-        for key in proposal.request:
-            request = {**proposal.request, key: "no such thing"}
-            made = requested(network, request)
-            message = f"{request} is not refused, and makes another change than {proposal.request}"
-            require(made is None or made.child.structure == structure, message)
-        return _change(case.part, network, proposal, case.seed)
-
-    assertions.assert_transaction(parent, make)
+    for _ in range(8):
+        requested(case.data.draw(damaged(dict(proposal.request))))
+    for key in proposal.request:
+        request = {**proposal.request, key: "no such thing"}
+        message = f"{request} is not refused, and makes another change than {proposal.request}"
+        require(requested(request) in (None, structure), message)
 
 
-@law(
-    "morphism.replay",
-    "Change lacks its `request` or `evidence`, or the structure depends on weights that they do not determine",
-)
+@law("morphism.replay", "the edit depends on something that its request, evidence and seed do not determine, such as a counter")
 def replay(case: Case) -> None:
-    """The request of a change as JSON, its evidence and its seed make the same child of the same parent again.
+    """The request of a proposal as JSON, its evidence and the seed make the same child of the same parent again.
 
-    They make the same structure of a network with other weights.
+    They make the same structure of the structure that is read from its JSON.
     """
-    parent, change, child = case.child()
+    parent, child = case.child()
+    proposal = case.proposals(parent.network)[0]
     # as a lineage that is read from disk has it
-    request = _json(change.request, "the request of the change")
-
-    def again(network: Network) -> Change:
-        return case.part.change(network, request, change.evidence, case.seed)
-
-    try:
-        made = parent.after(again(parent.network))
-    except REFUSALS as error:
-        raise AssertionError(f"the request of the change, {request}, is refused: {error}") from error
-    require(made.network.structure == child.network.structure, f"{request} makes another structure")
+    again = attrs.evolve(proposal, request=_json(proposal.request, "the request"))
+    made = _child(case.part, parent, again, case.seed)
+    require(made.network.structure == child.network.structure, f"{again.request} makes another structure")
     different = [n for n, t in tensors(child.network).items() if not same(t, tensors(made.network)[n])]
-    require(not different, f"{request} makes another child: {', '.join(different)} differ")
-    # a replay has no weights of the run: the structure must not depend on them
-    bare = build(parent.network.structure, case.seed)
-    message = f"{request} makes another structure of a network with other weights"
-    require(again(bare).child.structure == child.network.structure, message)
+    require(not different, f"{again.request} makes another child: {', '.join(different)} differ")
+    structure = Structure.from_json(parent.network.structure.to_json(), case.subject.plugins.make)
+    remade = _edit(case.part, structure, again, case.seed).structure
+    require(remade == child.network.structure, f"{again.request} makes another structure of the structure's JSON")
 
 
-@law(
-    "morphism.seed", "`build` is given another seed than that of the change, so that every growth starts from the same numbers"
-)
+@law("morphism.seed", "`fill` draws from another seed than that of the edit, so that every growth starts from the same numbers")
 def seed(case: Case) -> None:
     """The random numbers of a change follow from its seed: with another seed all of them differ."""
     chosen = case.seed, case.seed("another")
@@ -384,17 +385,18 @@ def _drawn(case: Case, proposal: Proposal, *chosen: Seed) -> tuple[TrainedNetwor
     that follow from them.
     """
     parent = trained_network(case.strategy, 0)
-    changes = [_change(case.part, parent.network, proposal, s) for s in chosen]
-    children = [parent.after(change) for change in changes]
-    if len({child.network.structure for child in children}) > 1:
+    edits = [_edit(case.part, parent.network.structure, proposal, s) for s in chosen]
+    if len({edit.structure for edit in edits}) > 1:
         raise Inapplicable("the structure of the child depends on the seed")
-    stated, found = changes[0].mixing, dict[str, tuple[Tensor, ...]]()
+    children = [parent.after(edit, s) for edit, s in zip(edits, chosen, strict=True)]
+    stated = [_filling(edit, parent.network, s).mixing for edit, s in zip(edits, chosen, strict=True)]
+    found = dict[str, tuple[Tensor, ...]]()
     for name, first in tensors(children[0].network).items():
         mask = new_entries(children[0], name, first)
-        if mask.any() and name.removeprefix("alphas.") not in stated:
+        if mask.any() and name.removeprefix("alphas.") not in stated[0]:
             found[name] = (mask, *(tensors(child.network)[name].detach() for child in children))
-    for address, first in stated.items():
-        found[f"mixing/{address}"] = (torch.ones_like(first, dtype=torch.bool), *(c.mixing[address] for c in changes))
+    for address, first in stated[0].items():
+        found[f"mixing/{address}"] = (torch.ones_like(first, dtype=torch.bool), *(each[address] for each in stated))
     return children[0], found
 
 
@@ -435,7 +437,7 @@ def _equal_entries(drawn: dict[str, tuple[Tensor, ...]]) -> list[tuple[str, str]
 )
 def structure(case: Case) -> None:
     """The JSON of the child's structure makes the same network again, and no id of a candidate or node is used again."""
-    parent, _, child = case.child()
+    parent, child = case.child()
     # also the network before an earlier growth, whose ids must not come back
     structures = [case.trained.network.structure, parent.network.structure, child.network.structure]
     assertions.assert_ids_not_reused(structures)
@@ -445,11 +447,11 @@ def structure(case: Case) -> None:
 # ------------------------------------------------------------------------------------------------------------------ claims
 
 
-@law("morphism.claim", "Change has no Claim, or one that was not made with Claim.exact(), .approximate() or .lossy()")
+@law("morphism.claim", "Filling has no Claim, or one that was not made with Claim.exact(), .approximate() or .lossy()")
 def claim(case: Case) -> None:
     """A change claims to be exact, lossy, or approximate with a bound for each changed node in terms of its inputs."""
-    _, change, child = case.child()
-    made = change.claim
+    _, child = case.child()
+    made: Any = child.claim
     ways = "write Claim.exact(), Claim.approximate({address of a node: bound}) or Claim.lossy()"
     require(isinstance(made, Claim), f"the claim is {made!r}; {ways}")
     require(made.kind in ("exact", "approximate", "lossy"), f"the claim is of the kind {made.kind!r}; {ways}")
@@ -481,17 +483,17 @@ def _misplaced(child: TrainedNetwork, claim: Claim) -> list[str]:
 )
 def exact(case: Case) -> str | None:
     """A change that claims to be exact changes no output beyond rounding, in evaluation and in training mode."""
-    parent, change, child = case.child()
+    parent, child = case.child()
     try:
         assertions.assert_exact(parent, child)
     except AssertionError as error:
-        if not _claims(change, "exact"):
+        if not _claims(child, "exact"):
             return None
         named = tensors(child.network)
         new = [name for name, tensor in named.items() if bool((tensor[new_entries(child, name, tensor)] != 0).any())]
         where = f"Numbers that are neither zero nor its parent's are in {', '.join(new) or 'no tensor of the child'}"
         raise AssertionError(f"{error}. {where}") from None
-    return None if _claims(change, "exact") else "it could claim to be exact: no output changed"
+    return None if _claims(child, "exact") else "it could claim to be exact: no output changed"
 
 
 #: a bound that is so many times the largest error found is reported as loose, or fails for a new node
@@ -508,12 +510,12 @@ def bound(case: Case) -> str | None:
     return _claiming(case, "approximate", _bounded)
 
 
-def _bounded(parent: TrainedNetwork, change: Change, child: TrainedNetwork) -> str | None:
-    if _misplaced(child, change.claim):
+def _bounded(parent: TrainedNetwork, child: TrainedNetwork) -> str | None:
+    assert child.claim is not None
+    if _misplaced(child, child.claim):
         raise Inapplicable("its bounds are refused by morphism.claim")
     nodes, nearest = {address for address, _ in parent.network.structure.nodes()}, 0.0
-    for node, limit in change.claim.bounds.items():
-        # a node that existed should return what it did; a new one the mean of the outputs before it
+    for node, limit in child.claim.bounds.items():
         before = parent if node in nodes else None
         assertions.assert_within_bounds(child, {node: limit}, before)
         factors = dict.fromkeys((1.0, 10.0), math.inf if before else LOOSE)
@@ -523,12 +525,12 @@ def _bounded(parent: TrainedNetwork, change: Change, child: TrainedNetwork) -> s
 
 @law("morphism.mixing", "what is added to some mixing weights is not taken from the others, or some are zero")
 def mixing(case: Case) -> None:
-    """The mixing weights that a change states for a site are one for each candidate, positive, with the sum one."""
-    _, change, child = case.child()
-    if not change.mixing:
+    """The mixing weights that an edit states for a site are one for each candidate, positive, with the sum one."""
+    structure, filling = case.filling()
+    if not filling.mixing:
         raise Inapplicable("it states no mixing weights")
-    sites = dict(child.network.structure.sites())
-    for address, stated in change.mixing.items():
+    sites = dict(structure.sites())
+    for address, stated in filling.mixing.items():
         require(address in sites, f"mixing weights are stated for {address}; the child has {', '.join(sites)}")
         wanted = (len(sites[Address(address)].candidates),)
         require(stated.shape == wanted, f"those of {address} have the shape {tuple(stated.shape)}, not {wanted}")
@@ -558,12 +560,11 @@ def alive(case: Case) -> None:
             n for n, mask in assertions.unreached_entries(child).items() if torch.equal(mask, new_entries(child, n, named[n]))
         }
 
-    found = dead(_full_batch(case.child()[2]))
+    found = dead(_full_batch(case.child()[1]))
     for n in range(3 if found else 0):
-        found &= dead(_full_batch(case.child(case.seed(n))[2]))
+        found &= dead(_full_batch(case.child(case.seed(n))[1]))
     if found:
-        # if no gradient comes even with random numbers everywhere, the parameter cannot have one here
-        random = _full_batch(case.child()[2]).copy()
+        random = _full_batch(case.child()[1]).copy()
         generator = case.seed("numbers").generator()
         for parameter in random.network.parameters():
             parameter.data.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -582,7 +583,7 @@ def _full_batch(trained: TrainedNetwork) -> TrainedNetwork:
 )
 def twins(case: Case) -> None:
     """New units differ from each other after three steps."""
-    _, _, child = case.child()
+    _, child = case.child()
     for name, parameter in _full_batch(child.copy()).train(3).network.named_parameters():
         rows = _new_rows(child.map.get(name), parameter.detach())
         if len(rows) > 1:
@@ -606,14 +607,13 @@ def _new_rows(entry: Take | Set | None, parameter: Tensor) -> Tensor:
 @law("morphism.gradient", "`Take` lacks `gradient` although a unit is split, for example, and each part gets a share of it")
 def gradient(case: Case) -> None:
     """After an exact change, the gradient of what the child has from its parent is that of the parent, taken as the map says."""
-    _claiming(case, "exact", lambda parent, change, child: assertions.assert_gradients_follow(parent, child))
+    _claiming(case, "exact", assertions.assert_gradients_follow)
 
 
 @law("morphism.moments", "a tensor is copied with `Set`, which resets the moments of the optimiser, where `Take` carries them")
 def moments(case: Case) -> None:
     """The child keeps the optimiser's moments of everything that it has from its parent, taken as the map says."""
-    parent, _, child = case.child()
-    # a tensor of the parent that no entry takes has lost its moments: right if it is gone, wrong if its numbers were copied
+    parent, child = case.child()
     taken = {entry.source for entry in child.map.values() if isinstance(entry, Take)}
     lost = {n: p.detach() for n, p in parent.network.named_parameters() if n not in taken}
     for name, entry in child.map.items():

@@ -15,7 +15,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from nasframe import Address, Seed, Strategy, Structure
-from nasframe.change.apply import remove_candidates
+from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.structure.editing import remove_from
 from nasframe.testing.cases import SearchCase
@@ -113,7 +113,7 @@ def names(case: Case) -> None:
         types = sorted({type(id).__name__ for ids in removed.values() for id in ids if type(id) is not int})
         require(not types, f"{when} it returns ids of type {', '.join(types)}; only int can be written to the lineage")
         _remaining(structure, removed, when)
-        child = trained.after(remove_candidates(trained.network, removed, Seed(("names",))))
+        child = trained.after(remove_candidates(structure, removed))
         require(
             bool(child.outputs(training=False).isfinite().all()),
             f"{when} the remaining network has outputs that are not finite",

@@ -14,12 +14,14 @@ from nasframe import (
     ZERO,
     Address,
     Bound,
-    Change,
     Claim,
+    Edit,
+    Filling,
     Morphism,
     Network,
     Proposal,
     Seed,
+    Structure,
     Take,
     number,
     replace_candidate,
@@ -54,25 +56,30 @@ class Widen(Morphism):
             if isinstance(c.operation, Bottleneck) and c.operation.width < self.largest
         ]
 
-    def change(self, parent: Network, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Change:
-        """Return the change to a network with a wider bottleneck, which has a new id and the weights and the alpha of the old one."""
-        legal = [proposal.request for proposal in self.propose(parent)]
-        if request not in legal:
-            raise ChangeError(f"{self.name!r} cannot do {request!r}; it can do {legal}")
-        address, id = Address(request["site"]), request["candidate"]
-        site, old = site_at(parent.structure, address), candidate_at(parent.structure, address, id).operation
-        assert isinstance(old, Bottleneck)
-        made = replace_candidate(parent, address, id, attrs.evolve(old, width=old.width + 1), seed("build"))
-        overrides, bound = {**made.alphas}, Bound({})
-        incoming, outgoing = (positions(old.width, new, parent) for new in (FRESH, FRESH if self.noise else ZERO))
-        for before, after in made.modules:
-            overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (incoming, None))
-            overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, outgoing))
-            w, v = (made.child.get_parameter(f"{after}.{n}.weight").detach() for n in "WV")
-            v *= self.noise
-            bound = bound.largest(Bound({site.inputs: float(v[:, -1].abs().max() * w[-1].abs().sum())}))
-        claim = Claim.approximate({Address.of(address.cell, site.node): bound}) if self.noise else Claim.exact()
-        return Change(made.child, claim, overrides, request=request)
+    def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
+        """Return the edit that makes a bottleneck wider; it gets a new id, and the weights and the alpha of the old one."""
+        site = site_at(structure, request.get("site"))
+        candidate = candidate_at(structure, request["site"], request.get("candidate"))
+        old = candidate.operation
+        if not isinstance(old, Bottleneck) or old.width >= self.largest:
+            raise ChangeError(f"{self.name!r} cannot widen {old!r}; it widens bottlenecks of less than {self.largest} units")
+        address = Address(request["site"])
+        made = replace_candidate(structure, address, candidate.id, attrs.evolve(old, width=old.width + 1))
+
+        def fill(parent: Network, child: Network) -> Filling:
+            overrides, bound = {**made.alphas(parent, child)}, Bound({})
+            incoming, outgoing = (positions(old.width, new, parent) for new in (FRESH, FRESH if self.noise else ZERO))
+            for before, after in made.modules(parent):
+                overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (incoming, None))
+                overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, outgoing))
+                w, v = (child.get_parameter(f"{after}.{n}.weight") for n in "WV")
+                v *= self.noise
+                bound = bound.largest(Bound({site.inputs: float(v[:, -1].abs().max() * w[-1].abs().sum())}))
+            return Filling(
+                Claim.approximate({Address.of(address.cell, site.node): bound}) if self.noise else Claim.exact(), overrides
+            )
+
+        return Edit(made.structure, fill)
 
 
 def positions(width: int, new: int, network: Network) -> Tensor:

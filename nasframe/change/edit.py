@@ -1,0 +1,158 @@
+"""Edits: changes that are worked out on the structure alone, with a function that fills the child once it is built.
+
+An edit needs no network, so the structures of a run follow from its records in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
+
+import attrs
+from torch import Tensor
+
+from nasframe.change.claim import Bound, Claim
+from nasframe.change.map import Map, Set, Take
+from nasframe.errors import ChangeError
+from nasframe.network.network import Network, tensors
+from nasframe.structure.address import Address
+from nasframe.structure.editing import remove_from
+from nasframe.structure.structure import Structure
+
+
+@attrs.frozen(eq=False)
+class Filling:
+    """How the child of an edit is filled from its parent, where that differs from the map of names and axis labels.
+
+    Attributes:
+        claim: how far the edit preserves the function.
+        overrides: how tensors of the child are filled where that differs from the map that follows from names and axis labels
+            (`nasframe.change.map.derive_map`), by the name of the tensor.
+        mixing: the mixing weights, positive and with the sum 1, of each undecided site that is new or has new candidates, by
+            address. The architect computes the alphas from them, and the edit is refused if the network then has other mixing
+            weights. Leave out a site whose alphas are in `overrides`, and a new site that cannot change the output at first,
+            such as one behind a gate: it starts with equal mixing weights.
+    """
+
+    claim: Claim
+    overrides: Map = attrs.field(factory=dict)
+    mixing: Mapping[str, Tensor] = attrs.field(factory=dict)
+
+
+@attrs.frozen(eq=False)
+class Edit:
+    """A change of a structure, and a function that fills the new network from the old one.
+
+    The core builds the child from the structure and calls `fill(parent, child)`, in which no gradients are recorded. `fill` does
+    not modify the parent. In the child it may write the initial values of parameters that are new, and returns how all others
+    are filled.
+
+    Attributes:
+        structure: the structure of the child.
+        fill: the function.
+
+    Example:
+        An edit that adds nodes behind gates, which all start at zero::
+
+            Edit(structure, lambda parent, child: Filling(Claim.exact()))
+    """
+
+    structure: Structure
+    fill: Callable[[Network, Network], Filling]
+
+
+def combine(edits: Sequence[Edit]) -> Edit:
+    """Return the edit that makes several edits in one change, with one child and one claim.
+
+    The claim is lossy if one of them is, and exact if all are. Bounds on the same node are added, because a node is the sum of its
+    sites.
+
+    Args:
+        edits: one or more edits, each made on the structure that the one before it left. All are filled from the same
+            parent, so that an edit cannot change a candidate that an earlier one added.
+    """
+
+    def fill(parent: Network, child: Network) -> Filling:
+        overrides: dict[str, Take | Set] = {}
+        mixing: dict[str, Tensor] = {}
+        claims: list[Claim] = []
+        filled_by: dict[str, int] = {}
+        for number, edit in enumerate(edits):
+            filling = edit.fill(parent, child)
+            for name in (*filling.overrides, *(f"alphas.{address}" for address in filling.mixing)):
+                if filled_by.setdefault(name, number) != number:
+                    raise ChangeError(
+                        f"edits {filled_by[name]} and {number} of one change both fill {name}, so neither would be what it claims; "
+                        "make them in two changes, one after the other"
+                    )
+            overrides |= filling.overrides
+            mixing |= filling.mixing
+            claims.append(filling.claim)
+        return Filling(_combined(claims), overrides, mixing)
+
+    return Edit(edits[-1].structure, fill)
+
+
+def _combined(claims: Sequence[Claim]) -> Claim:
+    if any(claim.kind == "lossy" for claim in claims):
+        return Claim.lossy()
+    bounds: dict[Address, Bound] = {}
+    for claim in claims:
+        for node, bound in claim.bounds.items():
+            bounds[node] = bounds.get(node, Bound({})) + bound
+    return Claim.approximate(bounds) if bounds else Claim.exact()
+
+
+def remove_candidates(structure: Structure, removed: Mapping[Address, AbstractSet[int]]) -> Edit:
+    """Return the edit that removes candidates from their sites.
+
+    The remaining candidates keep their alphas, so a relaxation such as softmax divides the mixing weight of the removed ones
+    among them. Sites without candidates and nodes without use are removed as well (`nasframe.structure.editing.remove_from`).
+
+    Args:
+        structure: the structure.
+        removed: the ids of the candidates to remove, by the address of their site.
+
+    Raises:
+        ChangeError: if there is no such candidate, or a node would lose all its candidates.
+    """
+    return Edit(remove_from(structure, removed), lambda parent, child: Filling(Claim.lossy()))
+
+
+def fold_gates(structure: Structure) -> Edit:
+    """Return the edit that folds gates into the parameters of the operations behind them.
+
+    A node with the inherited state h, the gate g and one candidate o(..., h) = h + f(theta) has the state
+
+        (1 - g) h + g (h + f(theta)) = h + g f(theta) = h + f(g theta),
+
+    where the last step needs f to be of degree one in the parameters theta (`Operation.residual`). So theta is replaced by
+    g theta, and the gate is removed. Other gates are kept as trained parameters.
+
+    Args:
+        structure: the structure.
+    """
+    folded: dict[Address, tuple[Address, list[str]]] = {}  # by node: its site, and the names of theta in a mixed operation
+    for address, node in structure.nodes():
+        (site_address, site), *others = structure.sites_of(address).items()
+        candidate = site.candidates[0]
+        residual = candidate.operation.residual if not others and site.decided else None
+        # the formula needs h to be both the inherited state and the last input of the operation
+        if node.inherits and residual is not None and site.inputs[-1:] == node.inherits:
+            folded[address] = site_address, [f"candidates.{candidate.id}.{parameter}" for parameter in residual]
+    for address in folded:
+        cell = structure.cell(address.cell)
+        nodes = tuple(attrs.evolve(n, inherits=()) if n.id == address.id else n for n in cell.nodes)
+        structure = structure.replace_cell(address.cell, attrs.evolve(cell, nodes=nodes))
+
+    def fill(parent: Network, child: Network) -> Filling:
+        old = tensors(parent)
+        overrides: dict[str, Take | Set] = {}
+        for address, (site_address, parameters) in folded.items():
+            # both loops meet the instances of the cell type in the order of the modules
+            gates = [gate for _, gate in parent.gates() if gate.address == address]
+            for gate, (prefix, _) in zip(gates, parent.mixed_operations(site_address), strict=True):
+                # `Set` and not `Take`: the moments of theta are not those of g theta, so they start anew
+                overrides |= {f"{prefix}.{name}": Set(gate.g * old[f"{prefix}.{name}"]) for name in parameters}
+        return Filling(Claim.exact(), overrides)
+
+    return Edit(structure, fill)
