@@ -516,6 +516,7 @@ def _bounded(parent: TrainedNetwork, child: TrainedNetwork) -> str | None:
         raise Inapplicable("its bounds are refused by morphism.claim")
     nodes, nearest = {address for address, _ in parent.network.structure.nodes()}, 0.0
     for node, limit in child.claim.bounds.items():
+        # a node that existed should return what it did; a new one the mean of the outputs before it
         before = parent if node in nodes else None
         assertions.assert_within_bounds(child, {node: limit}, before)
         factors = dict.fromkeys((1.0, 10.0), math.inf if before else LOOSE)
@@ -564,6 +565,7 @@ def alive(case: Case) -> None:
     for n in range(3 if found else 0):
         found &= dead(_full_batch(case.child(case.seed(n))[1]))
     if found:
+        # if no gradient comes even with random numbers everywhere, the parameter cannot have one here
         random = _full_batch(case.child()[1]).copy()
         generator = case.seed("numbers").generator()
         for parameter in random.network.parameters():
@@ -614,6 +616,7 @@ def gradient(case: Case) -> None:
 def moments(case: Case) -> None:
     """The child keeps the optimiser's moments of everything that it has from its parent, taken as the map says."""
     parent, child = case.child()
+    # a tensor of the parent that no entry takes has lost its moments: right if it is gone, wrong if its numbers were copied
     taken = {entry.source for entry in child.map.values() if isinstance(entry, Take)}
     lost = {n: p.detach() for n, p in parent.network.named_parameters() if n not in taken}
     for name, entry in child.map.items():
