@@ -21,7 +21,7 @@ from nasframe import Search, Seed, Strategy, installed
 from nasframe.errors import NonFiniteError, RunError, StrategyError
 from nasframe.records import Changed, EpochEnded, Evaluated, Finished
 from nasframe.run.rows import Row, handed_over, rows_of
-from nasframe.run.summary import remarks, verdict, written
+from nasframe.run.summary import remarks, stopped_early, verdict, written
 from nasframe.search import compare, evaluate
 from nasframe.search.compare import FOUND, INHERITED, RANDOM
 from nasframe.search.evaluate import Evaluation, Reference, Trial
@@ -305,6 +305,29 @@ def test_the_best_of_a_row_is_not_compared_with_means() -> None:
         "Handed over: the winner, validation loss 1 (the least of 2), test score 0.5000; the mean of its row, 0.7000 ± 0.2000, is "
         "not better than the best other row (other: 0.6000)."
     )
+
+
+@pytest.mark.parametrize(
+    ("losses", "decision", "grows", "remark"),
+    [
+        (
+            [3.0, 2.0, 1.0],
+            "stop",
+            True,
+            "stage 0 was ended while the validation loss was still falling (because); nothing was grown",
+        ),
+        ([3.0, 1.0, 1.5], "stop", False, "stage 0 was ended while the validation loss was still falling (because)"),
+        ([1.0, 2.0, 3.0], "stop", True, None),
+        ([3.0, 2.0, 1.0], "end", True, None),
+        ([], "stop", True, None),
+    ],
+)
+def test_a_search_that_is_stopped_early(losses: list[float], decision: str, grows: bool, remark: str | None) -> None:
+    """There is a remark exactly if a criterion stopped the search within a stage whose loss was still falling."""
+    place: dict[str, Any] = {"stage": 0, "phase": "search", "updates": 9, "train": 1.0}
+    history = [EpochEnded(**place, epoch=i, valid=loss, decision=decision, reason="because") for i, loss in enumerate(losses)]
+
+    assert [*stopped_early(history, grows)] == [remark] * (remark is not None)
 
 
 def test_a_row_has_the_mean_and_the_standard_error_of_its_seeds() -> None:

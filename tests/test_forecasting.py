@@ -445,7 +445,7 @@ def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_file_is_forecast_as_the_shipped_series_is(prices: Path) -> None:
     """The task reads the columns that were chosen of a file, in its windows; without a choice, all."""
-    loaded = Forecasting(csv=str(prices), columns=("c1",), returns=True, window=4).load(CPU, EXACT)
+    loaded = Forecasting(csv=str(prices), columns=["c1"], returns=True, window=4).load(CPU, EXACT)
     returns = read(prices.read_bytes(), "prices", returns=True)
 
     assert loaded.sizes == {"inputs": 1, "outputs": 1}
@@ -476,7 +476,7 @@ def test_a_file_that_has_changed_is_refused(prices: Path) -> None:
 OPTIONS = {
     "series is 'seattle_weather' and csv is 'a.csv'; give one of them": {"series": "seattle_weather", "csv": "a.csv"},
     "csv is 3; it must be a string, or left out": {"csv": 3},
-    "columns is 'a'; it must be a tuple of names": {"csv": "a.csv", "columns": "a"},
+    "columns is 'a'; it must be a list of names": {"csv": "a.csv", "columns": "a"},
     "returns is 1; it must be true or false": {"csv": "a.csv", "returns": 1},
     "missing is 'fill'; it must be one of 'fail', 'drop'": {"csv": "a.csv", "missing": "fill"},
     "date is 1; it must be a string, or left out": {"csv": "a.csv", "date": 1},

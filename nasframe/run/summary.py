@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nasframe.interfaces.part import short_name
-from nasframe.records import Changed, EpochEnded, Evaluated
+from nasframe.records import Changed, EpochEnded, Evaluated, Record
 from nasframe.run import commits
 from nasframe.run.folder import Folder
 from nasframe.run.rows import Row, handed_over, rows_of
@@ -58,7 +58,7 @@ def write(folder: Folder, search: Search) -> str:
         "prediction": {"parameters": best.parameters, "flops": best.flops},
         "operations": operations(search.network.structure),
         "found operations": found,
-        "remarks": [*remarks(state)],
+        "remarks": [*remarks(state), *stopped_early(state.history, grows=bool(search.strategy.growth))],
     }
     lines = [
         first,
@@ -94,6 +94,24 @@ def remarks(state: State) -> Iterator[str]:
     for change in state.lineage:
         if isinstance(change, Changed):
             yield from remarks_of(change)
+
+
+def stopped_early(history: Sequence[Record], grows: bool) -> Iterator[str]:
+    """Yield a sentence if the search was stopped within a stage whose validation loss was still falling.
+
+    Args:
+        history: the records of epochs and stages.
+        grows: whether the strategy grows the network.
+    """
+    epochs = [r for r in history if isinstance(r, EpochEnded) and r.phase == "search"]
+    if not epochs or epochs[-1].decision != "stop" or epochs[-1].diverged:
+        return
+    last = epochs[-1]
+    losses = [r.valid for r in epochs if r.stage == last.stage and r.valid is not None]
+    # one epoch without improvement may be noise
+    if losses and min(losses) in losses[-2:]:
+        unchanged = "; nothing was grown" if grows and last.stage == 0 else ""
+        yield f"stage {last.stage} was ended while the validation loss was still falling ({last.reason}){unchanged}"
 
 
 def remarks_of(change: Changed) -> Iterator[str]:

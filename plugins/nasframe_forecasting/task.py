@@ -50,8 +50,12 @@ def _unescaped(value: Any) -> Any:
     return "\t" if value == r"\t" else value  # a shell passes \t on as two characters
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 _string = _is("a string, or left out", lambda value: value is None or isinstance(value, str))
-_names = _is("a tuple of names", lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value))
+_names = _is("a list of names", lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value))
 _delimiter = _is(
     "one character, such as ';' or a tab", lambda value: isinstance(value, str) and len(value) == 1 and value not in '"\r\n\0'
 )
@@ -96,7 +100,7 @@ class Forecasting(Task):
         default=attrs.Factory(lambda self: SHIPPED[0] if self.csv is None else None, takes_self=True)
     )
     window: int = number(10, low=1, whole=True)
-    columns: tuple[str, ...] = attrs.field(default=(), validator=_names)
+    columns: tuple[str, ...] = attrs.field(default=(), validator=_names, converter=_as_tuple)
     returns: bool = flag(False)
     missing: str = choice("fail", "drop", default="fail")
     date: str | None = attrs.field(default=None, validator=_string)
