@@ -157,7 +157,7 @@ def reference() -> Iterator[str]:
         yield from (f"### {module}", "", *markdown(inspect.getdoc(importlib.import_module(module)) or ""), "")
         for name, value in values.items():
             yield from documented(name, value)
-    yield from ("## The conformance kit", "", 'Install it with `pip install "nasframe[testing]"`.', "")
+    yield from ("## The conformance kit", "", 'Install it with `pip install ".[testing]"` in the checkout.', "")
     for kit in KIT:
         yield from (f"### {kit.__name__}", "", *markdown(inspect.getdoc(kit) or ""), "")
         for name, value in public(kit).items():

@@ -408,7 +408,7 @@ main()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == 'error: checking parts needs hypothesis: pip install "nasframe[testing]"\n'
+        assert done.stderr == 'error: checking parts needs hypothesis: pip install ".[testing]" in the checkout of nasframe\n'
 
 
 @attrs.frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from convolutional import image_strategy, small
+from nasframe_forecasting.series import shipped
 from nasframe_recurrent import Darts, IdentityEdge, Sum, TwoToOne
 from toy import toy_strategy
 
@@ -90,8 +92,9 @@ def test_the_morphism_of_the_plugins_page() -> None:
 
 @pytest.mark.parametrize("page", ["python.md", "images.md", "runs.md", "checking.md"])
 def test_the_blocks_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of the page run one after the other."""
+    """The Python blocks of the page run one after the other, with a file of the shipped series beside them."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "weather.csv").write_bytes(gzip.decompress(shipped("seattle_weather")))
     names: dict[str, Any] = {}
     for code in blocks(DOCS / page):
         run(code, DOCS / page, names)

@@ -63,7 +63,7 @@ def _needed() -> None:
     try:
         import hypothesis  # noqa: F401
     except ModuleNotFoundError as error:
-        raise NasframeError('checking parts needs hypothesis: pip install "nasframe[testing]"') from error
+        raise NasframeError('checking parts needs hypothesis: pip install ".[testing]" in the checkout of nasframe') from error
 
 
 def _lawful() -> tuple[str, ...]:

@@ -11,5 +11,5 @@ and `fakes` has small parts of each kind:
         assertions.assert_exact(parent, child)
         assertions.assert_trainable(child)
 
-It needs `pip install "nasframe[testing]"`.
+It needs `pip install ".[testing]"` in the checkout of nasframe.
 """

@@ -46,7 +46,9 @@ def _planned(names: list[str]) -> Plan:
         from nasframe.plugins import discover, left_out
         from nasframe.testing.check import planned
     except ModuleNotFoundError as error:
-        raise pytest.UsageError(f'checking parts needs {error.name}: pip install "nasframe[testing]"') from error
+        raise pytest.UsageError(
+            f'checking parts needs {error.name}: pip install ".[testing]" in the checkout of nasframe'
+        ) from error
     try:
         return planned(discover(left_out()), names)
     except NasframeError as error:

@@ -120,7 +120,9 @@ class NodeGrowth(Morphism):
             new = grown.structure.sites_of(grown.node).values()
             able = any(c.operation.residual is not None for site in new for c in site.candidates)
             lacking = "zero, as all but one of its edges have to" if able else "the identity"
-            raise ChangeError(f"no candidate of a new node in {type!r} can act as {lacking}; grow it with form = 'gate'")
+            raise ChangeError(
+                f"no candidate of a new node in {type!r} can act as {lacking}; grow it with form = 'gate' (--growth {self.name}:form=gate)"
+            )
         for address, birth in grown.mixing.items():
             # the noise of all other candidates is taken from the largest mixing weight, which has to stay positive
             limit = max(birth.values()) / max(len(birth) - 1, 1)
