@@ -88,8 +88,9 @@ def test_the_readme_shows_a_table_of_the_summary(finished: Path) -> None:
     """The table of the README has the columns and the rows that a run writes."""
 
     def table(page: Path) -> list[list[str]]:
-        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "|" in line]
-        return cells[[cell for cell, *_ in cells].index("network") :]
+        lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+        return cells[[row[0] for row in cells].index("network") :]
 
     shown, written = table(Path(__file__).parent.parent / "README.md"), table(finished / "summary.md")
 
