@@ -173,9 +173,9 @@ class Changed(Record):
     """A change of the structure.
 
     Attributes:
-        change: what was done: "grow", "remove", "fold" (gates into their nodes), "restore" (the best network so far),
-            "restart" (the same structure with fresh weights), "trial" (the network of the best trial) or "hand over" (the best
-            network of the run).
+        change: what was done: "grow", "remove", "edit" (candidates removed and proposals carried out in one change), "fold"
+            (gates into their nodes), "restore" (the best network so far), "restart" (the same structure with fresh weights),
+            "trial" (the network of the best trial) or "hand over" (the best network of the run).
         by: the name of the part that asked for it.
         why: the reason.
         request: what the part was asked to do, from which the change can be repeated.

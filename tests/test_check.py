@@ -467,7 +467,7 @@ class Enrich(Morphism):
 
         def fill(parent: Network, child: Network) -> Filling:
             overrides: dict[str, Take | Set] = {**made.alphas(parent, child)}
-            for before, after in made.modules(parent):
+            for before, after in made.modules(parent, child):
                 n = len(child.get_parameter(f"{after}.2.bias"))
                 overrides |= {f"{after}.0.{p}": Take(f"{before}.0.{p}") for p in ("weight", "bias")}
                 overrides |= {f"{after}.2.weight": Set(torch.eye(n) * (1 + self.off)), f"{after}.2.bias": Set(torch.zeros(n))}

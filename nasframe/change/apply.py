@@ -5,7 +5,7 @@ The parent is never modified, so it stays in place if any step fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 import torch
@@ -67,6 +67,7 @@ def apply(parent: Network, edit: Edit, seed: Seed, architect: Architect) -> Chan
                 raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}")
             # a copy in place, so that the child shares no storage with its parent
             new[name].copy_(value)
+        _check_mixing(filling, architect.mixing(dict(child.alphas)))
     return Change(child, filling.claim, full)
 
 
@@ -82,6 +83,22 @@ def _check_new_candidates(parent: Network, child: Network, filling: Filling) -> 
                 f"as the old ones; give Filling(mixing={{{address!r}: ...}}) one positive weight for each candidate, or edit the "
                 "structure with replace_candidate(), whose `alphas` go into the overrides"
             )
+
+
+def _check_mixing(filling: Filling, found: Mapping[str, Tensor]) -> None:
+    for address, stated in filling.mixing.items():
+        difference = float((found[address] - stated.to(found[address])).abs().max())
+        if not difference <= tolerance(found[address]):
+            raise ChangeError(
+                f"the edit states the mixing weights {_shown(stated)} for {address}, but the filled network has "
+                f"{_shown(found[address])}; the architect cannot give a site the weights that are asked for, for example because "
+                "it normalises them together with those of other sites. The change was not made; use a morphism that states no "
+                "mixing weights, such as growth behind a gate, or another architect"
+            )
+
+
+def _shown(weights: Tensor) -> str:
+    return "(" + ", ".join(f"{weight:.4g}" for weight in weights.tolist()) + ")"
 
 
 def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Network, claim: Claim) -> float:

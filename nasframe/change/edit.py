@@ -60,7 +60,7 @@ class Edit:
     fill: Callable[[Network, Network], Filling]
 
 
-def combine(edits: Sequence[Edit]) -> Edit:
+def combine(edits: Sequence[Edit], *, reset_alphas: bool = False) -> Edit:
     """Return the edit that makes several edits in one change, with one child and one claim.
 
     The claim is lossy if one of them is, and exact if all are. Bounds on the same node are added, because a node is the sum of its
@@ -69,6 +69,10 @@ def combine(edits: Sequence[Edit]) -> Edit:
     Args:
         edits: one or more edits, each made on the structure that the one before it left. All are filled from the same
             parent, so that an edit cannot change a candidate that an earlier one added.
+        reset_alphas: give all alphas their initial values, whatever the edits state. The claim is then lossy.
+
+    Raises:
+        ChangeError: when the child is filled, if two edits fill the same tensor or state the mixing weights of the same site.
     """
 
     def fill(parent: Network, child: Network) -> Filling:
@@ -78,6 +82,9 @@ def combine(edits: Sequence[Edit]) -> Edit:
         filled_by: dict[str, int] = {}
         for number, edit in enumerate(edits):
             filling = edit.fill(parent, child)
+            if reset_alphas:
+                kept = {name: entry for name, entry in filling.overrides.items() if not name.startswith("alphas.")}
+                filling = Filling(Claim.lossy(), kept)
             for name in (*filling.overrides, *(f"alphas.{address}" for address in filling.mixing)):
                 if filled_by.setdefault(name, number) != number:
                     raise ChangeError(
@@ -87,6 +94,8 @@ def combine(edits: Sequence[Edit]) -> Edit:
             overrides |= filling.overrides
             mixing |= filling.mixing
             claims.append(filling.claim)
+        if reset_alphas:  # the child was just built, so its alphas are the initial ones
+            overrides |= {f"alphas.{address}": Set(alpha.detach().clone()) for address, alpha in child.alphas.items()}
         return Filling(_combined(claims), overrides, mixing)
 
     return Edit(edits[-1].structure, fill)

@@ -48,20 +48,22 @@ class Replacement:
         positions = [before.index(id) if id in before else FRESH for id in sources]
         return {name: Take(name, (torch.tensor(positions, device=child.alphas[self.address].device),))}
 
-    def modules(self, parent: Network) -> Sequence[tuple[str, str]]:
-        """Return, for each instance of the site, the name of the old candidate's module in the parent and of the new one's in the child.
+    def modules(self, parent: Network, child: Network) -> Sequence[tuple[str, str]]:
+        """Return the names of the old module in the parent and of the new one in the child, for each instance of the site.
 
         Args:
             parent: the network before the change.
+            child: the network after it.
 
         Raises:
-            ChangeError: if the parent has no such candidate, because the same change adds it.
+            ChangeError: if one of them does not have its candidate, because another edit of the same change adds or replaces it.
         """
-        if all(c.id != self.old for address, site in parent.structure.sites() for c in site.candidates):
-            raise ChangeError(
-                f"candidate {self.old} of {self.address} is new in this change, so it has no weights that its replacement could "
-                "get; replace it in the next change"
-            )
+        for network, id in ((parent, self.old), (child, self.new)):
+            if id not in [c.id for address, s in network.structure.sites() if address == self.address for c in s.candidates]:
+                raise ChangeError(
+                    f"candidate {id} of {self.address} is added and replaced in the same change, so it has no weights that its "
+                    "replacement could get; make two changes, one after the other"
+                )
         names = (f"{name}.candidates" for name, _ in parent.mixed_operations(self.address))
         return [(f"{name}.{self.old}", f"{name}.{self.new}") for name in names]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from typing import Any
 
 import attrs
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nasframe.change.apply import Change, apply, distance
-from nasframe.change.edit import fold_gates, remove_candidates
+from nasframe.change.edit import Edit, combine, fold_gates, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name, to_plain
@@ -76,6 +76,52 @@ class Changer:
             valid_after=after,
             alternatives=self._alternatives(state.network, gone, seed, harmful(before, after)),
         )
+
+    def change(
+        self,
+        state: State,
+        gone: Mapping[Address, AbstractSet[int]],
+        growths: Sequence[tuple[Morphism, Proposal]],
+        *,
+        by: str,
+        why: str,
+        seed: Seed,
+        evidence: Mapping[str, Tensor] | None = None,
+        reset_alphas: bool = False,
+        reset_moments: bool = False,
+    ) -> Changed:
+        """Remove candidates and carry out proposals in one change, and return the record.
+
+        The change has one child, one record and one measured distance. The proposals are for the structure without the removed
+        candidates (`nasframe.structure.editing.remove_from`), and each leaves those that follow possible.
+
+        Args:
+            state: the state of the run.
+            gone: the ids of the candidates to remove, by the address of their site; empty to remove nothing.
+            growths: the proposals, each with the morphism that made it; empty to add nothing.
+            by: the name of the part or step that asked for the change.
+            why: the reason.
+            seed: the seed of the change.
+            evidence: the tensors that the removal was decided by, by name.
+            reset_alphas: give all alphas their initial values.
+            reset_moments: let the optimisers start anew.
+
+        Raises:
+            ChangeError: if there is nothing to do, a proposal does not fit, or two of them change the same tensor.
+        """
+        edit = edited(state.network.structure, gone, growths, seed, reset_alphas=reset_alphas)
+        made = apply(state.network, edit, seed, self.strategy.architect)
+        measured = {**(evidence or {})}
+        for number, (_, proposal) in enumerate(growths):
+            measured |= {f"growth {number}/{name}": value for name, value in proposal.evidence.items()}
+        request = {
+            "removed": {address: sorted(ids) for address, ids in gone.items()},
+            "added": [{"by": short_name(morphism), "request": dict(p.request)} for morphism, p in growths],
+            "reset": ["alphas"] * reset_alphas + ["moments"] * reset_moments,
+        }
+        if reset_moments:
+            made = attrs.evolve(made, map={})
+        return self._put(state, made, measured, change="edit", by=by, why=why, seed=seed.key, request=request)
 
     def fold(self, state: State, *, why: str, seed: Seed) -> Changed:
         """Fold gates into the operations behind them, and return the record."""
@@ -190,6 +236,28 @@ class Changer:
                     valid = None
             found.append(Alternative(address, _named(one), _named(other), margin, valid))
         return tuple(found)
+
+
+def edited(
+    structure: Structure,
+    gone: Mapping[Address, AbstractSet[int]],
+    growths: Sequence[tuple[Morphism, Proposal]],
+    seed: Seed,
+    *,
+    reset_alphas: bool = False,
+) -> Edit:
+    """Return the edit of `Changer.change`: a removal and the growths of what it leaves.
+
+    Raises:
+        ChangeError: if there is nothing to do, or a proposal does not fit.
+    """
+    edits = [remove_candidates(structure, gone)] if gone else []
+    for number, (morphism, proposal) in enumerate(growths):
+        left = edits[-1].structure if edits else structure
+        edits.append(morphism.edit(left, proposal.request, proposal.evidence, seed("edit", number)))
+    if not edits:
+        raise ChangeError("the change removes no candidate and carries out no proposal; give it at least one of them")
+    return combine(edits, reset_alphas=reset_alphas)
 
 
 def harmful(before: float | None, after: float | None) -> bool:

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from nasframe.change.edit import fold_gates, remove_candidates
 from nasframe.errors import ChangeError
+from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, Started
+from nasframe.search.changes import edited
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -48,9 +50,20 @@ def replay(
             case "hand over" | "trial":
                 structure = Structure.from_dict(record.request["structure"], plugins.make)
             case "grow":
-                morphism = next(m for m in strategy.growth if short_name(m) == record.by)
-                measured = {k.split("/", 1)[1]: v for k, v in evidence.items() if k.split("/", 1)[0] == str(position)}
-                structure = morphism.edit(structure, record.request, measured, Seed(record.seed)).structure
+                measured = _under(f"{position}/", evidence)
+                structure = (
+                    _morphism(strategy, record.by).edit(structure, record.request, measured, Seed(record.seed)).structure
+                )
+            case "edit":
+                growths = [
+                    (
+                        _morphism(strategy, added["by"]),
+                        Proposal(added["request"], evidence=_under(f"{position}/growth {number}/", evidence)),
+                    )
+                    for number, added in enumerate(record.request["added"])
+                ]
+                gone = {Address(a): frozenset(ids) for a, ids in record.request["removed"].items()}
+                structure = edited(structure, gone, growths, Seed(record.seed)).structure
             case "remove":
                 gone = {Address(a): frozenset(ids) for a, ids in record.request.items()}
                 structure = remove_candidates(structure, gone).structure
@@ -60,3 +73,15 @@ def replay(
             raise ChangeError(f"record {position} ({record.by}) made {record.child}; now it makes {structure.digest()}")
         seen[structure.digest()] = structure
         yield structure
+
+
+def _morphism(strategy: Strategy, name: str) -> Morphism:
+    found = next((morphism for morphism in strategy.growth if short_name(morphism) == name), None)
+    if found is None:
+        names = ", ".join(map(short_name, strategy.growth)) or "none"
+        raise ChangeError(f"{name!r} made a change, but is none of the strategy's morphisms, which are {names}")
+    return found
+
+
+def _under(prefix: str, evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in evidence.items() if name.startswith(prefix)}

@@ -219,7 +219,7 @@ class ConvolutionMorphism(Morphism):
 
         def fill(parent: Network, child: Network) -> Filling:
             overrides: dict[str, Take | Set] = {**made.alphas(parent, child)}
-            for before, after in made.modules(parent):
+            for before, after in made.modules(parent, child):
                 entries = morph.entries(parent.get_submodule(before), child.get_submodule(after), f"{before}.")
                 overrides |= {f"{after}.{tensor}": entry for tensor, entry in entries.items()}
             return Filling(morph.claim, overrides)

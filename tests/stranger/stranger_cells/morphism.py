@@ -69,7 +69,7 @@ class Widen(Morphism):
         def fill(parent: Network, child: Network) -> Filling:
             overrides, bound = {**made.alphas(parent, child)}, Bound({})
             incoming, outgoing = (positions(old.width, new, parent) for new in (FRESH, FRESH if self.noise else ZERO))
-            for before, after in made.modules(parent):
+            for before, after in made.modules(parent, child):
                 overrides[f"{after}.W.weight"] = Take(f"{before}.W.weight", (incoming, None))
                 overrides[f"{after}.V.weight"] = Take(f"{before}.V.weight", (None, outgoing))
                 w, v = (child.get_parameter(f"{after}.{n}.weight") for n in "WV")
