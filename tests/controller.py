@@ -67,7 +67,8 @@ class Controller(AskTellArchitect):
         return Memory(values, {f"policy.{name}": t for name, t in policy.state_dict().items()} | moved)
 
     def _unpacked(self, space: Space, memory: Memory) -> tuple[Policy, torch.optim.Adam]:
-        policy, given = Policy(space, self.hidden), memory.tensors
+        with Seed(("overwritten",)).as_global():
+            policy, given = Policy(space, self.hidden), memory.tensors
         policy.load_state_dict({k.removeprefix("policy."): t for k, t in given.items() if k.startswith("policy.")})
         optimiser, state = torch.optim.Adam(policy.parameters(), 0.05), dict[int, dict[str, Tensor]]()
         names: Sequence[Sequence[str]] = [k.split(".") for k in given if k.startswith("adam.")]

@@ -11,6 +11,7 @@ import pytest
 from asking import asking, check_resumes_everywhere, run, shuffle
 from controller import Controller
 from halving import Halving
+from hypothesis import strategies as st
 from inheriting import Inheriting
 from nasframe_sampling import RandomSearch
 from test_layers import FOLDERS, MODULES, imports
@@ -19,6 +20,8 @@ from test_resume import digest
 from nasframe import AskTellArchitect, Search
 from nasframe.plugins import Plugins, discover
 from nasframe.search.evaluators import Table
+from nasframe.testing.check import check
+from nasframe.testing.examples import Examples
 
 ARCHITECTS: list[Any] = [Inheriting(), Controller(), Halving(RandomSearch())]
 
@@ -44,6 +47,14 @@ def test_they_use_public_names_in_less_than_a_screen(architect: AskTellArchitect
         if module.split(".")[0] == "nasframe":
             assert module in MODULES or module.split(".")[1] in FOLDERS, module
             assert name is None or not name.startswith("_"), name
+
+
+@pytest.mark.parametrize("architect", ARCHITECTS, ids=lambda a: a.name)
+def test_they_fulfil_the_laws(architect: AskTellArchitect) -> None:
+    """The conformance kit finds no fault."""
+    report = check(type(architect), examples=Examples(parts={type(architect): st.just(architect)}))
+
+    assert report.ok, report.text()
 
 
 @pytest.mark.parametrize("architect", ARCHITECTS, ids=lambda a: a.name)
