@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from convolutional import PLUGINS
 from test_resume import digest
 
-from nasframe import Data, Network, Strategy, installed
+from nasframe import AskTellArchitect, Data, Network, Search, Strategy, installed
 from nasframe.records import Record
+from nasframe.search.evaluators import Table, Train
 from nasframe.search.loop import Loop
 from nasframe.search.state import State, initial
 from nasframe.testing.saved import revived, saved
@@ -36,6 +38,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "all_of": [{"parts": ["no_better", {"name": "max_nodes", "nodes": 1}]}],
     "second_order": [{"follow": False}, {"follow": True}],
     "exact_second_order": [{"follow": False}, {"follow": True}],
+    "random_search": [{"trials": 3, "updates": 2}],
+    "regularised_evolution": [
+        {"population": 2, "sample": 2, "trials": 4, "updates": 2, "inherit": inherit} for inherit in (False, True)
+    ],
 }
 
 #: what a backbone is for
@@ -53,7 +59,14 @@ def named(part: dict[str, Any]) -> str:
     return " ".join(str(value) for value in part.values() if not isinstance(value, list))
 
 
-BACKBONES, ARCHITECTS = parts("backbone"), parts("architect")
+def asks(architect: dict[str, Any]) -> bool:
+    """Whether an architect proposes whole architectures, in the place of moving alphas."""
+    return issubclass(installed().get("architect", architect["name"]), AskTellArchitect)
+
+
+BACKBONES = parts("backbone")
+ARCHITECTS = [part for part in parts("architect") if not asks(part)]
+PROPOSERS = [part for part in parts("architect") if asks(part)]
 
 
 def composed(backbone: dict[str, Any], *others: Any) -> Strategy:
@@ -133,3 +146,26 @@ def test_all_that_is_shipped_goes_together(backbone: dict[str, Any], architect: 
         assert resumed.network.structure.decided, strategy
         timed = any("seconds" in record.readings for record in state.history)
         assert timed or digest(state) == digest(resumed), strategy
+
+
+@pytest.mark.parametrize("architect", PROPOSERS, ids=named)
+@pytest.mark.parametrize("backbone", BACKBONES, ids=named)
+def test_architects_that_propose_go_with_every_backbone(backbone: dict[str, Any], architect: dict[str, Any]) -> None:
+    """With each evaluator, trials lead to an architecture, and to the same bytes when the search is resumed on the way."""
+    strategy = attrs.evolve(composed(backbone, architect, "patience", "strongest", "end", "node"), growth=(), in_flight=2)
+    decisions = Search(strategy).space.decisions
+    table = Table.of({picks: float(sum(picks)) for picks in itertools.product(*(range(d.options) for d in decisions))})
+    evaluators = {"train": Train(), "table": table}
+    assert evaluators.keys() == {*installed().names("evaluator")}
+    for evaluator in evaluators.values():
+        chosen = attrs.evolve(strategy, evaluator=evaluator)
+        search = Search(chosen)
+        events = iter(search)
+        for _ in itertools.islice(events, 3):
+            pass
+        resumed = Search(chosen, state=revived(*saved(search.state), chosen, PLUGINS))
+        for _ in itertools.chain(events, resumed):
+            pass
+
+        assert search.network.structure.decided
+        assert digest(search.state) == digest(resumed.state)

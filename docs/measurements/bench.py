@@ -11,20 +11,26 @@ step, minus what the process held before the step.
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import product
+from pathlib import Path
 
+import attrs
 import torch
 from nasframe_convolutional import DartsConvolutional
 from nasframe_recurrent import Darts, TwoToOne
 from torch import Tensor, nn
 
-from nasframe import Backbone, Bilevel, Network, Search, Seed, Split, Strategy, build, installed
+from nasframe import Architect, Backbone, Bilevel, Network, Search, Seed, Split, Strategy, build, installed
+from nasframe.records import TrialEnded
 from nasframe.search.bilevel import problem
 from nasframe.testing.fakes import Endless, Keep, Noise
 from nasframe.testing.trained import TrainedNetwork
@@ -56,6 +62,8 @@ def main() -> None:
         peaks = {form: separately(form, batch, options.threads) for form in ("readable", "fast")}
         print(f"{CELLS.name}, batch {batch}: memory in MiB  " + "  ".join(f"{form} {mib:.0f}" for form, mib in peaks.items()))
     print(f"two_to_one, 4 nodes: a criterion that measures nothing takes {unused(options.rounds):.0f} microseconds")
+    for workers in (1, 2):
+        print(f"regularised_evolution, 6 nodes, a table, workers {workers}: {per_trial(workers):.2f} ms per trial")
     for title, variants in (*images(), *gradients(), *steps()):
         times = measured(variants, options.rounds)
         ratio = statistics.median(times["readable"]) / statistics.median(times["fast"])
@@ -143,8 +151,10 @@ def steps() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     shape = (time, -1, units)
     task = Noise((("inputs", units), ("outputs", units)), shape, shape, batch)
     for backbone in (TwoToOne(), Darts()):
-        for name in installed().names("architect"):
-            architect = installed().make("architect", name)
+        for architect in (installed().make("architect", name) for name in installed().names("architect")):
+            if not isinstance(architect, Architect):
+                continue
+            name = architect.name
             strategy = partial(Strategy, task=task, backbone=backbone, architect=architect, criterion=Endless(), pruner=Keep())
             yield (
                 f"{backbone.name}, 4 nodes, n_h {units}: {name}",
@@ -168,6 +178,25 @@ def unused(rounds: int) -> float:
             trained.measured(Endless().measure)
 
     return statistics.median(measured({"unused": run}, rounds)["unused"]) / 100 * 1e3
+
+
+def per_trial(workers: int, trials: int = 200) -> float:
+    """Return the milliseconds that a search takes for each trial, between the first result and the last, without its training."""
+    file = Path(tempfile.mkdtemp()) / "table.json"
+    rows = [{"picks": picks, "valid": sum(picks)} for picks in product(range(5), repeat=6)]
+    file.write_text(json.dumps({"options": [5] * 6, "rows": rows}))
+    strategy = attrs.evolve(
+        Strategy.named("default"),
+        architect=installed().make("architect", {"name": "regularised_evolution", "trials": trials}),
+        evaluator=installed().make("evaluator", {"name": "table", "file": str(file)}),
+        nodes=6,
+        growth=(),
+    )
+    search, times = Search(strategy), list[float]()
+    for record in search.records(workers, installed()):
+        if isinstance(record, TrialEnded):
+            times.append(time.perf_counter())
+    return (times[-1] - times[0]) / (trials - 1) * 1e3
 
 
 def bilevel(strategy: Strategy) -> Bilevel:

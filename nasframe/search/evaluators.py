@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,7 +92,7 @@ class Table(Evaluator):
         Raises:
             DataError: if it has none.
         """
-        picks, index = bench.space.picks(structure), self._index()
+        picks, index = bench.space.picks(structure), self._index
         row = index.get((picks, budget), index.get((picks, None)))
         if row is None:
             raise DataError(f"{self._where} has no row for picks {[*picks]} and budget {budget}; add one, or change the budget")
@@ -105,17 +105,17 @@ class Table(Evaluator):
             DataError: the message says which row is wrong, and why.
         """
         options = [choice.options for choice in space.decisions]
-        given = None if self.file is None else _read(self.file, self.digest)[0]
+        given, rows = self._content
         if given is not None and list(given) != options:
             raise DataError(
                 f"{self._where} is for a space with {list(given)} options, and the space of this search has {options}: choose the "
                 "backbone, its operations and the number of nodes that the table was made for"
             )
-        for number, row in enumerate(self._rows()):
+        for number, row in enumerate(rows):
             fits = len(row.picks) == len(options)
             if not fits or not all(0 <= pick < most for pick, most in zip(row.picks, options, strict=True)):
                 raise DataError(f"row {number} of {self._where} has picks {[*row.picks]}; the decisions have {options} options")
-        self._index()
+        assert len(self._index) == len(rows), "a row that occurs twice is refused"
 
     def pinned(self) -> Table:
         """Return the same table with an absolute path and the digest of the file."""
@@ -128,23 +128,23 @@ class Table(Evaluator):
     def _where(self) -> str:
         return "the table" if self.file is None else f"the table {self.file}"
 
-    def _rows(self) -> tuple[Row, ...]:
-        return self.rows if self.file is None else _read(self.file, self.digest)[1]
+    @cached_property
+    def _content(self) -> tuple[tuple[int, ...] | None, tuple[Row, ...]]:
+        """The numbers of options, which a table without a file does not say, and the rows."""
+        return (None, self.rows) if self.file is None else _read(self.file, self.digest)
 
+    @cached_property
     def _index(self) -> Mapping[tuple[tuple[int, ...], int | None], Row]:
-        return _indexed(self._rows(), self._where)
+        """The rows by their picks and budget."""
+        found: dict[tuple[tuple[int, ...], int | None], Row] = {}
+        for row in self._content[1]:
+            if found.setdefault((row.picks, row.budget), row) is not row:
+                raise DataError(
+                    f"{self._where} has two rows for picks {[*row.picks]} and budget {row.budget}; remove one of them"
+                )
+        return found
 
 
-@lru_cache(maxsize=4)
-def _indexed(rows: tuple[Row, ...], where: str) -> Mapping[tuple[tuple[int, ...], int | None], Row]:
-    found: dict[tuple[tuple[int, ...], int | None], Row] = {}
-    for row in rows:
-        if found.setdefault((row.picks, row.budget), row) is not row:
-            raise DataError(f"{where} has two rows for picks {[*row.picks]} and budget {row.budget}; remove one of them")
-    return found
-
-
-@lru_cache(maxsize=4)
 def _read(file: str, digest: str | None) -> tuple[tuple[int, ...], tuple[Row, ...]]:
     """Return the numbers of options and the rows of a file."""
     data = _bytes(file)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import combinations
 
 import attrs
@@ -63,7 +64,7 @@ class Space:
     keep: int | None = None
 
     def __attrs_post_init__(self) -> None:
-        for node, sites in self._nodes():
+        for node, sites in self._nodes:
             counts = {address: len(ids) for address, ids in sites.items()}
             if self.keep is not None and (not counts or len(set(counts.values())) > 1):
                 raise StructureError(
@@ -71,11 +72,11 @@ class Space:
                     "needs the same number at each: give the supernet that the backbone's `initial` returns"
                 )
 
-    @property
+    @cached_property
     def decisions(self) -> tuple[Choice, ...]:
         """Return the decisions, node by node."""
         found: list[Choice] = []
-        for node, sites in self._nodes():
+        for node, sites in self._nodes:
             if self.keep is None:
                 found += [Choice(address, len(ids)) for address, ids in sites.items()]
                 continue
@@ -109,7 +110,7 @@ class Space:
                     f"the pick of {choice.name} is {pick!r}; it must be a whole number from 0 to {choice.options - 1}"
                 )
         left, kept = iter(picks), set[int]()
-        for _, sites in self._nodes():
+        for _, sites in self._nodes:
             chosen = [*sites.values()]
             if self.keep is not None and self.keep < len(sites):
                 # in the order of `combinations`, which `picks` uses, too
@@ -129,7 +130,7 @@ class Space:
         present = {address: {c.id for c in site.candidates} for address, site in architecture.sites()}
         nodes = {address for address, _ in architecture.nodes()}
         found: list[int] = []
-        for node, sites in self._nodes():
+        for node, sites in self._nodes:
             kept = [address for address in sites if address in present]
             count = len(sites) if self.keep is None else min(self.keep, len(sites))
             if node not in nodes:
@@ -154,11 +155,14 @@ class Space:
         generator = seed.generator()
         return tuple(int(torch.randint(choice.options, (), generator=generator)) for choice in self.decisions)
 
-    def _nodes(self) -> Iterator[tuple[Address, Mapping[Address, tuple[int, ...]]]]:
-        """Yield each node with the ids of the candidates to choose from, by the address of their site."""
+    @cached_property
+    def _nodes(self) -> tuple[tuple[Address, Mapping[Address, tuple[int, ...]]], ...]:
+        """Each node with the ids of the candidates to choose from, by the address of their site."""
+        found: list[tuple[Address, Mapping[Address, tuple[int, ...]]]] = []
         for node, _ in self.supernet.nodes():
             options = {address: self._options(site) for address, site in self.supernet.sites_of(node).items()}
-            yield node, {address: ids for address, ids in options.items() if ids}
+            found.append((node, {address: ids for address, ids in options.items() if ids}))
+        return tuple(found)
 
     def _options(self, site: Site) -> tuple[int, ...]:
         # a node that chooses its inputs has no use for the candidate that removes one
