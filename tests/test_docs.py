@@ -17,6 +17,7 @@ import nasframe
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.plugins import HOOKS, KINDS
+from nasframe.testing.check import check
 from nasframe.testing.law import laws_of
 
 ROOT = Path(__file__).parent.parent
@@ -111,6 +112,16 @@ def test_composing_in_python(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert names["network"].structure.decided
     assert capsys.readouterr().out == "".join(blocks("composing.md", "output"))
+
+
+def test_ask_and_tell() -> None:
+    """The architect of the page fulfils the laws, and its search ends."""
+    names: dict[str, Any] = {"__name__": "ask_tell_page"}
+    for code in blocks("ask-tell.md", "python"):
+        exec(compile(code, "ask-tell.md", "exec"), names)  # noqa: S102 - the docs are ours
+    report = check(names["HillClimbing"])
+
+    assert report.ok, report.text()
 
 
 def test_measuring() -> None:
