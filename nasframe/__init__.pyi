@@ -16,9 +16,10 @@ from .interfaces.operation import Operation as Operation
 from .interfaces.part import Part as Part, choice as choice, flag as flag, nested as nested, number as number
 from .interfaces.pruner import Pruner as Pruner, all_but_strongest as all_but_strongest
 from .interfaces.recipe import Recipe as Recipe
+from .interfaces.relaxation import Draw as Draw, Relaxation as Relaxation
 from .interfaces.reproduction import Reproduction as Reproduction
 from .interfaces.task import Data as Data, Split as Split, Task as Task
-from .network.mixing import Gate as Gate, MixedOperation as MixedOperation
+from .network.mixing import Gate as Gate, MixedOperation as MixedOperation, Mixing as Mixing
 from .network.model import Model as Model, Scale as Scale, Signature as Signature
 from .network.network import Network as Network, build as build
 from .network.pointwise import Pointwise as Pointwise, Term as Term

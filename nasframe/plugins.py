@@ -34,6 +34,7 @@ from nasframe.interfaces import (
     operation,
     pruner,
     recipe,
+    relaxation,
     reproduction,
     task,
 )
@@ -59,6 +60,7 @@ KINDS: dict[str, type[Part]] = {
         pruner.Pruner,
         criterion.GrowthCriterion,
         architect.Architect,
+        relaxation.Relaxation,
         evaluator.Evaluator,
         task.Task,
         recipe.Recipe,

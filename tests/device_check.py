@@ -57,7 +57,7 @@ def outputs(search: Search, network: Network, training: bool = False) -> torch.T
     """Return the outputs on the validation split."""
     inputs, _ = search.data.validation.batch(torch.arange(search.data.validation.size))
     network = copy.deepcopy(network).train(training)
-    mixing = search.strategy.architect.mixing(dict(network.alphas))
+    mixing = network.mixing()
     with torch.no_grad(), Seed(("outputs",)).as_global(search.strategy.device):
         found = network(inputs, mixing)
     return found if isinstance(found, torch.Tensor) else found.outputs
@@ -78,7 +78,7 @@ def laws(name: str, search: Search) -> Iterator[str]:
     for fast in (True, False):
         network.fast = fast
         network.eval()
-        mixing = {a: w.detach().requires_grad_() for a, w in search.strategy.architect.mixing(dict(network.alphas)).items()}
+        mixing = {a: w.detach().requires_grad_() for a, w in network.mixing().items()}
         loss = search.data.loss(network(inputs, mixing), targets)
         leaves = [p for n, p in network.named_parameters() if not n.startswith("alphas.")] + [*mixing.values()]
         first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
@@ -94,19 +94,18 @@ def laws(name: str, search: Search) -> Iterator[str]:
     network.fast = True
     for what, fast_, readable in zip(("loss", "gradients", "second derivatives"), *found, strict=True):
         yield check(f"{name}: fast form, {what}", float((fast_ - readable).abs().max()), 16 * tolerance(readable.detach()))
-    architect = search.strategy.architect
     cell = network.structure.cells[0][0]
     before = outputs(search, network)
     edit = NodeGrowth("gate").edit(network.structure, {"cell": cell}, {}, Seed((1,)))
-    growth = apply(network, edit, Seed((1,)), architect)
+    growth = apply(network, edit, Seed((1,)))
     yield check(f"{name}: growth behind a gate", float((outputs(search, growth.child) - before).abs().max()), tolerance(before))
-    mixing = architect.mixing(dict(growth.child.alphas))
+    mixing = growth.child.mixing()
     gone = search.strategy.backbone.derive(growth.child.structure, mixing)
-    removed = apply(growth.child, remove_candidates(growth.child.structure, gone), Seed((2,)), architect)
+    removed = apply(growth.child, remove_candidates(growth.child.structure, gone), Seed((2,)))
     for _, gate in removed.child.gates():
         torch.nn.init.constant_(gate.g, 0.3)
     before = outputs(search, removed.child)
-    folded = apply(removed.child, fold_gates(removed.child.structure), Seed((3,)), architect)
+    folded = apply(removed.child, fold_gates(removed.child.structure), Seed((3,)))
     yield check(f"{name}: folding of gates", float((outputs(search, folded.child) - before).abs().max()), tolerance(before))
 
 

@@ -11,9 +11,9 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Data, Optimiser, Pruner, Seed, Split, Structure, Task, number
+from nasframe import Architect, Bilevel, Data, Optimiser, Pruner, Relaxation, Seed, Split, Structure, Task, nested, number
 from nasframe.change.optimisers import NamedParameters
-from nasframe.testing.fakes import Scripted
+from nasframe.testing.fakes import Scripted, Shares
 
 
 @attrs.frozen
@@ -54,11 +54,7 @@ class Still(Architect):
 
     name: ClassVar[str] = "still"
 
-    def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
-
-    def invert(self, mixing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {address: w.log() for address, w in mixing.items()}
+    relaxation: Relaxation = nested("relaxation", default=Shares())
 
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
         return {address: torch.zeros_like(alpha) for address, alpha in problem.alphas.items()}
@@ -77,4 +73,4 @@ class First(Pruner):
         return {a: {c.id for c in s.candidates[1:]} for a, s in structure.sites() if not s.decided}
 
 
-STANDINS = (ToySeries, Scripted, Still, First)
+STANDINS = (ToySeries, Scripted, Still, Shares, First)

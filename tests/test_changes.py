@@ -24,7 +24,7 @@ def removed(monkeypatch: pytest.MonkeyPatch, harm: float) -> tuple[Search, Searc
     monkeypatch.setattr(changes, "HARM", harm)
     before, after = Search(toy_strategy(nodes=2)), Search(toy_strategy(nodes=2))
     loop = Loop(after.strategy, after.data)
-    mixing = mixing_weights(after.strategy.architect, after.network)
+    mixing = mixing_weights(after.network)
     gone = after.strategy.pruner.remove(after.network.structure, mixing)
     record = loop.changer.remove(after.state, gone, by="pruner", why="pruned at the end", seed=Seed((1,)))
     return before, after, record
@@ -53,7 +53,7 @@ def test_close_decisions_are_reported_and_measured_where_the_removal_did_harm(mo
         gone = {a: {int(i) for i in c} for a, c in record.removed.items()}
         gone[one.site] = gone[one.site] - {other} | {kept}
         edit = remove_candidates(before.network.structure, gone)
-        change = apply(before.network, edit, Seed((2,)), before.strategy.architect)
+        change = apply(before.network, edit, Seed((2,)))
         assert one.valid == Loop(before.strategy, before.data).trainer.measure(change.child)[0]
     assert any("was kept over" in remark and "loss before tuning" in remark for remark in remarks_of(record))
 
@@ -80,7 +80,7 @@ def test_clear_decisions_are_not_reported(monkeypatch: pytest.MonkeyPatch) -> No
     search = Search(strategy)
     for alpha in search.network.alphas.values():
         alpha.data[0] = 5.0
-    mixing = mixing_weights(strategy.architect, search.network)
+    mixing = mixing_weights(search.network)
     gone = strategy.pruner.remove(search.network.structure, mixing)
     record = Loop(strategy, search.data).changer.remove(search.state, gone, by="p", why="w", seed=Seed((1,)))
 

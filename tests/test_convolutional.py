@@ -497,8 +497,7 @@ class TestInstances:
     def test_deriving_keeps_two_edges_of_each_node(self, parent: TrainedNetwork, seed: int) -> None:
         """The two edges with the strongest operation remain, each with that operation; zero does not count."""
         structure, generator = parent.network.structure, Seed((seed,)).generator()
-        alphas = {a: torch.randn(len(s.candidates), generator=generator) for a, s in structure.sites()}
-        weights = parent.strategy.architect.mixing(alphas)
+        weights = {a: torch.randn(len(s.candidates), generator=generator).softmax(0) for a, s in structure.sites()}
         child = assertions.assert_removal_is_masking(parent, structure.backbone.derive(structure, weights)).network.structure
         assert child.decided
         strengths = {
@@ -831,9 +830,8 @@ class TestSearches:
 
 def transact(parent: TrainedNetwork, edit: Edit) -> None:
     """Fill and measure a change as a search does, with the claim that it is exact."""
-    change = apply(parent.network, edit, SEED, parent.strategy.architect)
-    weights = parent.strategy.architect.mixing
-    distance(lambda n: n(parent.inputs(), weights(dict(n.alphas))), parent.network, change.child, Claim.exact())
+    change = apply(parent.network, edit, SEED)
+    distance(lambda n: n(parent.inputs(), n.mixing()), parent.network, change.child, Claim.exact())
 
 
 WRONG = {
@@ -867,7 +865,7 @@ class TestMutants:
         monkeypatch.setattr(backbones, "channels_of", WRONG["twice the same"])
         parent = TrainedNetwork.of(trained(2).strategy, 1)
         with pytest.raises(ChangeError, match=r"gives it 8 labels, 4 of them different"):
-            apply(parent.network, growth(parent.network.structure, "reduction"), SEED, parent.strategy.architect)
+            apply(parent.network, growth(parent.network.structure, "reduction"), SEED)
 
     @pytest.mark.parametrize("consumer", [ImageCell, Head, Auxiliary])
     def test_dropped_labels(self, consumer: type, monkeypatch: Patch) -> None:

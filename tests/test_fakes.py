@@ -9,7 +9,7 @@ from nasframe import Operation, Part, Strategy
 from nasframe.plugins import Plugins
 from nasframe.testing.check import check
 from nasframe.testing.examples import Examples, Habitat
-from nasframe.testing.fakes import Chain, Dense, Endless, Keep, Noise, PassThrough, Scripted, SoftmaxDescent
+from nasframe.testing.fakes import AdamDescent, Chain, Dense, Endless, Keep, Noise, PassThrough, Scripted, Shares, Sigmoids
 from nasframe.testing.strategies import searches, sizes
 
 
@@ -21,7 +21,9 @@ def chains(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
 
 
 @pytest.mark.parametrize(
-    "part", [Chain, PassThrough, Dense, SoftmaxDescent, Endless, Scripted, Keep, Noise], ids=lambda part: part.name
+    "part",
+    [Chain, PassThrough, Dense, AdamDescent, Shares, Sigmoids, Endless, Scripted, Keep, Noise],
+    ids=lambda part: part.name,
 )
 def test_a_fake_keeps_the_contract(part: type[Part]) -> None:
     """With no plugin installed: there is a task, a backbone with operations, and a part of every other kind but morphisms."""

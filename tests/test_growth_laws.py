@@ -57,10 +57,10 @@ def test_a_claim_that_is_not_kept_changes_nothing() -> None:
         def fill(before: Network, child: Network) -> Filling:
             return attrs.evolve(honest.fill(before, child), claim=Claim.exact())
 
-        liar = apply(parent.network, attrs.evolve(honest, fill=fill), SEED, parent.strategy.architect)
-        mixing, inputs = parent.strategy.architect.mixing, parent.inputs()
+        liar = apply(parent.network, attrs.evolve(honest, fill=fill), SEED)
+        inputs = parent.inputs()
         with pytest.raises(ClaimError, match="claims to be exact, but the output"):
-            measured(lambda n: n(inputs, mixing(dict(n.alphas))), parent.network, liar.child, liar.claim)
+            measured(lambda n: n(inputs, n.mixing()), parent.network, liar.child, liar.claim)
         return growth("gate")(structure)
 
     assertions.assert_transaction(parent, refused)

@@ -15,7 +15,6 @@ from nasframe.change.claim import Claim, tolerance
 from nasframe.change.edit import Edit, Filling
 from nasframe.change.map import Map, Set, derive_map
 from nasframe.errors import ChangeError, ClaimError
-from nasframe.interfaces.architect import Architect
 from nasframe.network.network import Network, build, tensors
 from nasframe.seeds import Seed
 
@@ -35,7 +34,7 @@ class Change:
     map: Map
 
 
-def apply(parent: Network, edit: Edit, seed: Seed, architect: Architect) -> Change:
+def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
     """Build the child of an edit, fill it from its parent, and return the change.
 
     The parent is not modified.
@@ -44,7 +43,6 @@ def apply(parent: Network, edit: Edit, seed: Seed, architect: Architect) -> Chan
         parent: the network before the change.
         edit: the edit of its structure.
         seed: the seed of the change, from which the child is initialised.
-        architect: computes the alphas of the mixing weights that the edit states.
 
     Raises:
         ChangeError: if the edit does not fit the child, the mixing weights of a new candidate are missing, or the child does not
@@ -54,21 +52,28 @@ def apply(parent: Network, edit: Edit, seed: Seed, architect: Architect) -> Chan
     with torch.no_grad():
         filling = edit.fill(parent, child)
         _check_new_candidates(parent, child, filling)
-        alphas = {f"alphas.{address}": Set(value) for address, value in architect.invert(filling.mixing).items()}
-        # later entries win: first names and labels, then the alphas of new sites, then what the edit says
-        full = derive_map(parent, child) | alphas | dict(filling.overrides)
-        old, new = tensors(parent), tensors(child)
-        if unknown := full.keys() - new.keys():
-            raise ChangeError(f"the change fills {', '.join(sorted(unknown))}, which the child does not have")
-        for name, entry in full.items():
-            value = entry.tensor if isinstance(entry, Set) else entry(old[entry.source], new[name])
-            if value.shape != new[name].shape:
-                shape = tuple(new[name].shape)
-                raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}")
-            # a copy in place, so that the child shares no storage with its parent
-            new[name].copy_(value)
-        _check_mixing(filling, architect.mixing(dict(child.alphas)))
-    return Change(child, filling.claim, full)
+        # later entries win: first names and labels, then what the edit says
+        full = derive_map(parent, child) | dict(filling.overrides)
+        _fill(parent, child, full)
+        # last the alphas of the stated mixing weights, as they may depend on the alphas that stay
+        alphas = {f"alphas.{name}": Set(value) for name, value in child.invert(filling.mixing).items()}
+        alphas = {name: entry for name, entry in alphas.items() if name not in filling.overrides}
+        _fill(parent, child, alphas)
+        _check_mixing(filling, child.mixing())
+    return Change(child, filling.claim, full | alphas)
+
+
+def _fill(parent: Network, child: Network, entries: Map) -> None:
+    old, new = tensors(parent), tensors(child)
+    if unknown := entries.keys() - new.keys():
+        raise ChangeError(f"the change fills {', '.join(sorted(unknown))}, which the child does not have")
+    for name, entry in entries.items():
+        value = entry.tensor if isinstance(entry, Set) else entry(old[entry.source], new[name])
+        if value.shape != new[name].shape:
+            shape = tuple(new[name].shape)
+            raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}")
+        # a copy in place, so that the child shares no storage with its parent
+        new[name].copy_(value)
 
 
 def _check_new_candidates(parent: Network, child: Network, filling: Filling) -> None:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.part import Part
+from nasframe.interfaces.relaxation import Relaxation
 
 #: tensors by the name of the parameter that they belong to
 Tensors = Mapping[str, Tensor]
@@ -29,7 +30,8 @@ class Bilevel:
 
     Attributes:
         weights: the weights w, by the name of the parameter.
-        alphas: the alphas, by name: those of a supernet by the address of their site.
+        alphas: the alphas, by name: those of a supernet by the address of their site, with the further parameters of its
+            relaxation.
         train: L_train on the training batch of this step.
         valid: L_valid on the validation batch of this step.
         xi: the learning rate of the weights, for the unrolled step w - xi grad.
@@ -47,7 +49,7 @@ class Bilevel:
 class Architect(Part):
     """Base class of architects, which update the alphas by gradients.
 
-    Required: `name`, `mixing`, `invert`, `gradient` and `build_optimiser`. Optional: `configure`.
+    Required: `name`, `relaxation`, `gradient` and `build_optimiser`. Optional: `configure`.
 
     Example:
         The essential lines of first-order DARTS, in which the weights are kept fixed::
@@ -56,11 +58,7 @@ class Architect(Part):
             class FirstOrder(Architect):
                 name: ClassVar[str] = "first_order"
 
-                def mixing(self, alphas):
-                    return {name: alpha.softmax(0) for name, alpha in alphas.items()}
-
-                def invert(self, mixing):
-                    return {name: weights.log() for name, weights in mixing.items()}
+                relaxation: Relaxation = nested("relaxation", default=Softmax())
 
                 def gradient(self, problem):
                     loss = problem.valid(problem.weights, problem.alphas)
@@ -73,24 +71,8 @@ class Architect(Part):
 
     kind: ClassVar[str] = "architect"
 
-    @abstractmethod
-    def mixing(self, alphas: Tensors) -> Mapping[str, Tensor]:
-        """Return the mixing weights that belong to alphas.
-
-        Args:
-            alphas: the alphas of each undecided site, of shape (candidates,), by the address of the site.
-
-        Returns:
-            For each of these sites the mixing weights, of the same shape, differentiable by the alphas.
-        """
-
-    @abstractmethod
-    def invert(self, mixing: Tensors) -> Mapping[str, Tensor]:
-        """Return finite alphas that belong to mixing weights: the inverse of `mixing`. Growth uses it for new candidates.
-
-        Args:
-            mixing: positive mixing weights of some sites, by the address of the site.
-        """
+    #: required: turns the alphas into mixing weights; a field of the architect, so that a strategy chooses it
+    relaxation: Relaxation
 
     @abstractmethod
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:

@@ -10,8 +10,9 @@ from torch.autograd import forward_ad
 
 from nasframe.errors import StructureError
 from nasframe.interfaces.backbone import Backbone
+from nasframe.interfaces.relaxation import Draw, Relaxation
 from nasframe.network.axes import Axis, produces
-from nasframe.network.mixing import Gate, MixedOperation, readable
+from nasframe.network.mixing import Gate, MixedOperation, Mixing, readable
 from nasframe.network.outputs import Outputs
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -31,28 +32,34 @@ class Network(nn.Module):
 
     Args:
         structure: the structure. `nasframe.build` initialises a network from a seed.
+        relaxation: turns the alphas into mixing weights; a network without it is called with mixing weights that are given.
 
     Attributes:
         structure: the structure.
+        relaxation: the relaxation, or None.
         fast: whether the backbone may use its fast form.
-        alphas: the alphas of each undecided site, of shape (candidates,), by address; all instances of a cell type share them.
+        alphas: the alphas of each undecided site, of shape (candidates,), by address, and the further parameters of the
+            relaxation; all instances of a cell type share them.
         body: the module that the backbone built.
 
     Example:
-        >>> from nasframe.testing.fakes import Chain
-        >>> network = build(Chain().initial({"inputs": 3, "outputs": 1}, nodes=2), Seed((0,)))
-        >>> mixing = {address: alpha.softmax(0) for address, alpha in network.alphas.items()}
-        >>> network(torch.zeros(5, 3), mixing).shape
+        >>> from nasframe.testing.fakes import Chain, Sigmoids
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=2)
+        >>> network = build(structure, Seed((0,)), relaxation=Sigmoids())
+        >>> network(torch.zeros(5, 3), network.mixing()).shape
         torch.Size([5, 1])
     """
 
-    def __init__(self, structure: Structure) -> None:
+    def __init__(self, structure: Structure, relaxation: Relaxation | None = None) -> None:
         super().__init__()
-        self.structure = structure
+        self.structure, self.relaxation = structure, relaxation
         self.fast = True
-        self.alphas = nn.ParameterDict(
-            {a: nn.Parameter(torch.zeros(len(s.candidates))) for a, s in structure.sites() if not s.decided}
-        )
+        self.sites = {a: s for a, s in structure.sites() if not s.decided}
+        further = {} if relaxation is None else relaxation.parameters(self.sites)
+        self._further_axes = {name: axes for name, (_, axes) in further.items()}
+        values: dict[str, Tensor] = {a: torch.zeros(len(s.candidates)) for a, s in self.sites.items()}
+        values |= {name: value.detach().clone() for name, (value, _) in further.items()}
+        self.alphas = nn.ParameterDict({name: nn.Parameter(value) for name, value in values.items()})
         self.body = self.backbone.body(structure)
 
     @property
@@ -73,24 +80,54 @@ class Network(nn.Module):
             StructureError: if a site has no mixing weights.
         """
         mixing = {} if mixing is None else mixing
-        missing = [a for a in self.alphas if a not in mixing]
+        missing = [a for a in self.sites if a not in mixing]
         if missing:
             raise StructureError(
                 f"no mixing weights were given for {', '.join(missing)}, which are undecided; call "
-                "network(inputs, architect.mixing(dict(network.alphas))), or derive an architecture first"
+                "network(inputs, network.mixing()), or derive an architecture first"
             )
         # decided at each call: the same network may be traced once and trained otherwise
         run = self.backbone.run if self.fast and not requires_readable_form(inputs) else readable
         return run(self.body, inputs, mixing)
+
+    def mixing(self, draw: Draw | None = None) -> Mixing:
+        """Return the mixing weights of the undecided sites at the present alphas, differentiable by these.
+
+        Args:
+            draw: how to sample in a training step; None for what validation computes.
+
+        Raises:
+            StructureError: if there are undecided sites and the network has no relaxation.
+        """
+        return self._relaxed.mixing(self.sites, dict(self.alphas), draw) if self.sites else Mixing({})
+
+    def ranking(self) -> Mapping[str, Tensor]:
+        """Return the numbers by which pruners and pictures compare the candidates of each undecided site."""
+        with torch.no_grad():
+            return self._relaxed.ranking(self.sites, dict(self.alphas)) if self.sites else {}
+
+    def invert(self, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return alphas at which the sites have the wanted mixing weights, by name; the alphas are not changed."""
+        with torch.no_grad():
+            return self._relaxed.invert(self.sites, wanted, dict(self.alphas)) if wanted else {}
+
+    @property
+    def _relaxed(self) -> Relaxation:
+        if self.relaxation is None:
+            raise StructureError(
+                f"the network has undecided sites ({', '.join(self.sites)}) and no relaxation: build it with "
+                "nasframe.build(structure, seed, relaxation=...)"
+            )
+        return self.relaxation
 
     def slow_parts(self) -> Sequence[str]:
         """Return one sentence for each part of the network that has no fast form, with the reason."""
         return self.backbone.slow_parts(self.structure) if self.fast else ()
 
     def axes(self) -> dict[str, tuple[Axis | None, ...]]:
-        """Return the axis labels of the alphas, which are the ids of the candidates."""
-        sites = ((a, s) for a, s in self.structure.sites() if not s.decided)
-        return {f"alphas.{a}": (produces(*(c.id for c in s.candidates)),) for a, s in sites}
+        """Return the axis labels of the alphas, which are the ids of the candidates, and of the relaxation's parameters."""
+        alphas = {f"alphas.{a}": (produces(*(c.id for c in s.candidates)),) for a, s in self.sites.items()}
+        return alphas | {f"alphas.{name}": axes for name, axes in self._further_axes.items()}
 
     def mixed_operations(self, address: Address) -> Iterator[tuple[str, MixedOperation]]:
         """Yield the name and the module of a site in each instance of its cell type."""
@@ -145,16 +182,19 @@ def set_progress(module: nn.Module, progress: float) -> None:
             part.progress = progress  # type: ignore[assignment]
 
 
-def build(structure: Structure, seed: Seed, *, like: Network | None = None) -> Network:
+def build(structure: Structure, seed: Seed, *, relaxation: Relaxation | None = None, like: Network | None = None) -> Network:
     """Return the network of a structure with a fresh initialisation.
 
     Args:
         structure: the structure.
         seed: the seed of the initialisation.
-        like: a network whose device, dtype, training mode and `fast` the new one gets.
+        relaxation: turns alphas into mixing weights, by default that of `like`.
+        like: a network whose relaxation, device, dtype, training mode and `fast` the new one gets.
     """
+    if relaxation is None and like is not None:
+        relaxation = like.relaxation
     with seed.as_global():
-        network = Network(structure)
+        network = Network(structure, relaxation)
     if like is not None:
         example = next(iter(like.parameters()))
         # initialised on the CPU in float32 and then moved, so that the values do not depend on the device

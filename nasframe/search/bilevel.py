@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from nasframe.interfaces.architect import Architect, Bilevel, Loss, Tensors
+from nasframe.interfaces.relaxation import Draw
 from nasframe.network.network import Network
 from nasframe.network.outputs import Outputs
 from nasframe.search.optimiser import Optimiser, rate_of
@@ -24,23 +25,31 @@ Objective = Callable[[Forward, Tensors], Tensor]
 
 
 def problem(
-    network: Network, architect: Architect, optimiser: Optimiser, descent: Optimizer, train: Objective, valid: Objective
+    network: Network,
+    optimiser: Optimiser,
+    descent: Optimizer,
+    train: Objective,
+    valid: Objective,
+    draws: tuple[Draw | None, Draw | None] = (None, None),
 ) -> Bilevel:
     """Return the bilevel problem at the present weights and alphas, which are the network's tensors.
 
     Args:
         network: the supernet.
-        architect: turns alphas into mixing weights.
         optimiser: the description of the weights' optimiser, for an unrolled step.
         descent: that optimiser with its moments and its present learning rate.
         train: the loss on a training batch.
         valid: the loss on a validation batch.
+        draws: how the relaxation samples in the two losses; None for what validation computes.
     """
+    relaxation = network.relaxation
+    assert relaxation is not None  # a search gives it to its networks
 
-    def of(objective: Objective) -> Loss:
+    def of(objective: Objective, draw: Draw | None) -> Loss:
         def value(w: Tensors, alphas: Tensors) -> Tensor:
             tensors = {**w, **_buffers(network)}
-            return objective(lambda *given: functional_call(network, tensors, given), architect.mixing(alphas))
+            mixing = relaxation.mixing(network.sites, alphas, draw)
+            return objective(lambda *given: functional_call(network, tensors, given), mixing)
 
         return value
 
@@ -48,7 +57,7 @@ def problem(
     unroll = partial(optimiser.unroll, descent, weights)
     xi = rate_of(descent)
     # xi, the learning rate of the unrolled step, is the present one of the weights' optimiser (Liu et al. 2019, 2.3)
-    return Bilevel(dict(weights), dict(network.alphas), of(train), of(valid), xi, unroll)
+    return Bilevel(dict(weights), dict(network.alphas), of(train, draws[0]), of(valid, draws[1]), xi, unroll)
 
 
 def _buffers(network: Network) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class Changer:
     def grow(self, state: State, morphism: Morphism, proposal: Proposal, *, why: str, seed: Seed) -> Changed:
         """Carry out a proposal of a morphism and return the record."""
         edit = morphism.edit(state.network.structure, proposal.request, proposal.evidence, seed)
-        change = apply(state.network, edit, seed, self.strategy.architect)
+        change = apply(state.network, edit, seed)
         request, by = dict(proposal.request), short_name(morphism)
         return self._put(state, change, proposal.evidence, change="grow", by=by, why=why, seed=seed.key, request=request)
 
@@ -60,7 +60,7 @@ class Changer:
     ) -> Changed:
         """Remove candidates, measure what that does to the validation loss, and return the record."""
         edit = remove_candidates(state.network.structure, gone)
-        change = apply(state.network, edit, seed, self.strategy.architect)
+        change = apply(state.network, edit, seed)
         before = self.loss(state.network)
         after = None if before is None else self.loss(change.child)
         return self._put(
@@ -110,7 +110,7 @@ class Changer:
             ChangeError: if there is nothing to do, a proposal does not fit, or two of them change the same tensor.
         """
         edit = edited(state.network.structure, gone, growths, seed, reset_alphas=reset_alphas)
-        made = apply(state.network, edit, seed, self.strategy.architect)
+        made = apply(state.network, edit, seed)
         measured = {**(evidence or {})}
         for number, (_, proposal) in enumerate(growths):
             measured |= {f"growth {number}/{name}": value for name, value in proposal.evidence.items()}
@@ -130,7 +130,7 @@ class Changer:
         gated = [address for address, node in structure.nodes() if node.inherits]
         kept = [address for address, node in edit.structure.nodes() if node.inherits]
         request = {"folded": sorted({*gated} - {*kept}), "kept": kept}
-        change = apply(state.network, edit, seed, self.strategy.architect)
+        change = apply(state.network, edit, seed)
         return self._put(state, change, {}, change="fold", by="fold", why=why, seed=seed.key, request=request)
 
     def _put(self, state: State, made: Change, evidence: Mapping[str, Tensor], **fields: Any) -> Changed:
@@ -142,13 +142,13 @@ class Changer:
             evidence: the tensors that it was decided by, by name.
             fields: further fields of the record.
         """
-        parent, child, architect = state.network, made.child, self.strategy.architect
+        parent, child = state.network, made.child
         data = self.trainer.data
         probed = data.validation if data.validation.size else data.train
         inputs, _ = probed.batch(torch.arange(min(PROBE, probed.size)))
 
         def outputs(network: Network) -> Tensor:
-            return forward_of(network)(inputs, mixing_weights(architect, network))  # type: ignore[return-value]
+            return forward_of(network)(inputs, mixing_weights(network))  # type: ignore[return-value]
 
         moved = distance(outputs, parent, child, made.claim)
         # the first write to the state; it refuses optimisers whose moments cannot follow the change
@@ -160,7 +160,7 @@ class Changer:
             claim=made.claim.to_dict(),
             distance=moved,
             evidence={name: digest(value) for name, value in evidence.items()},
-            added=_difference(child.structure, parent.structure, mixing_weights(architect, child)),
+            added=_difference(child.structure, parent.structure, mixing_weights(child)),
             removed=_difference(parent.structure, child.structure),
             parent=parent.structure.digest(),
             child=child.structure.digest(),
@@ -211,7 +211,7 @@ class Changer:
         self, network: Network, gone: Mapping[Address, AbstractSet[int]], seed: Seed, measure: bool
     ) -> tuple[Alternative, ...]:
         """Return the close decisions of a removal, the closest first, with their losses where the removal did harm."""
-        mixing, close = mixing_weights(self.strategy.architect, network), []
+        mixing, close = mixing_weights(network), []
         for address, site in network.structure.sites():
             kept = [c for c in site.candidates if c.id not in gone.get(address, ())]
             if address not in mixing or len(kept) != 1:
@@ -231,7 +231,7 @@ class Changer:
                 swapped = {**gone, address: (gone[address] | {one.id}) - {other.id}}
                 try:
                     edit = remove_candidates(network.structure, swapped)
-                    valid = self.loss(apply(network, edit, seed, self.strategy.architect).child)
+                    valid = self.loss(apply(network, edit, seed).child)
                 except ChangeError:  # the alternative leaves a node without an operation
                     valid = None
             found.append(Alternative(address, _named(one), _named(other), margin, valid))

@@ -89,7 +89,7 @@ class Context:
     @cached_property
     def mixing(self) -> Mapping[str, Tensor]:
         """Return a copy of the mixing weights of each undecided site, of shape (candidates,), by address."""
-        present = mixing_weights(self._trainer.architect, self._training.network)
+        present = mixing_weights(self._training.network)
         return {address: weights.clone() for address, weights in present.items()}
 
     @cached_property
@@ -171,8 +171,7 @@ class Context:
             return partial(self._trainer.loss, self.batch(split, number), self.seed("noise", split, number))
 
         trainer = self._trainer
-        assert trainer.architect is not None, "a network with alphas has an architect that moves them"
-        return problem(self.network, trainer.architect, trainer.optimiser, self._descent, on("train"), on("validation"))
+        return problem(self.network, trainer.optimiser, self._descent, on("train"), on("validation"))
 
     def remember(self, key: str, make: Callable[[], float | Tensor]) -> Any:
         """Return a measured value; the search stores it, so that it is not measured again after an interruption.

@@ -138,7 +138,7 @@ class Loop:
     def _end_epoch(self, state: State) -> Iterator[Record]:
         network, measured = state.network, self.trainer.validate(state)
         readings, _ = yield from self._asked(state, self.strategy.criterion.measure, "criterion")
-        mixing = mixing_weights(self.strategy.architect, network)
+        mixing = mixing_weights(network)
         record = EpochEnded(
             **state.position,
             train=measured.train,
@@ -286,7 +286,7 @@ class Loop:
         removed = yield from self._remove_by_pruner(state, "pruned at the end")
         records = [removed]
         if not state.network.structure.decided:
-            mixing = mixing_weights(self.strategy.architect, state.network)
+            mixing = mixing_weights(state.network)
             # a pruner may leave several candidates at a site, or more edges than an architecture has
             rest = self.strategy.backbone.derive(state.network.structure, mixing)
             seed = self.change_seed(state)

@@ -9,6 +9,7 @@ import torch
 
 from nasframe.errors import StrategyError
 from nasframe.interfaces.part import short_name
+from nasframe.interfaces.relaxation import Relaxation
 from nasframe.network.network import Network
 from nasframe.search.strategy import Strategy
 from nasframe.structure.structure import Structure
@@ -24,7 +25,7 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
         StrategyError: it says how many parameters there would be, and how much memory they need and the device has.
     """
     try:
-        parameters = _parameters(structure)
+        parameters = _parameters(structure, strategy.relaxation)
     except Exception as error:  # an operation's code is a stranger's
         if "overflow" not in str(error).lower():
             return  # it cannot be built without values, so that there is no estimate
@@ -41,11 +42,11 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _parameters(structure: Structure) -> int:
+def _parameters(structure: Structure, relaxation: Relaxation | None) -> int:
     """Return the number of parameters of the structure's network, which is built without memory for it."""
     # tensors on the meta device have shapes and no storage
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Network(structure).parameters())
+        return sum(parameter.numel() for parameter in Network(structure, relaxation).parameters())
 
 
 def memory(device: str) -> int | None:

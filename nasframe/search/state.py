@@ -121,7 +121,7 @@ def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
 
 def _beginning(strategy: Strategy, data: Data, structure: Structure, phase: str) -> State:
     check_memory(structure, strategy)
-    network = placed(strategy, build(structure, Seed((strategy.seed, "initial"))))
+    network = placed(strategy, build(structure, Seed((strategy.seed, "initial")), relaxation=strategy.relaxation))
     state = State(network, trainer(strategy, data).optimisers(network), phase=phase)
     state.keep(Started(**state.position, structure=structure.to_dict()))
     return state
@@ -136,7 +136,7 @@ def placed(strategy: Strategy, network: Network) -> Network:
 def rebuilt(strategy: Strategy, snapshot: Snapshot) -> Network:
     """Return the network of a snapshot."""
     # building draws initial weights, which `fill` overwrites: the seed has no influence
-    network = placed(strategy, build(snapshot.structure, Seed((0, "overwritten"))))
+    network = placed(strategy, build(snapshot.structure, Seed((0, "overwritten")), relaxation=strategy.relaxation))
     fill(network, snapshot.tensors)
     return network
 

@@ -20,6 +20,7 @@ from nasframe.interfaces.evaluator import Evaluator
 from nasframe.interfaces.morphism import Morphism
 from nasframe.interfaces.part import choice, flag, nested, number, to_plain
 from nasframe.interfaces.pruner import Pruner
+from nasframe.interfaces.relaxation import Relaxation
 from nasframe.interfaces.task import Task
 from nasframe.plugins import Plugins, construct, installed
 from nasframe.search.evaluators import Train
@@ -115,6 +116,11 @@ class Strategy:
     def torch_dtype(self) -> torch.dtype:
         """Return the dtype of every network."""
         return DTYPES[self.dtype]
+
+    @property
+    def relaxation(self) -> Relaxation | None:
+        """Return what turns alphas into mixing weights; None where structures are proposed and there are no alphas."""
+        return self.architect.relaxation if isinstance(self.architect, Architect) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for TOML and JSON."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasframe.interfaces.architect import Architect
+from nasframe.interfaces.relaxation import Draw
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, set_progress
 from nasframe.search.batches import batches
@@ -76,12 +77,17 @@ def alphas_of(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in network.named_parameters() if n.startswith("alphas.")]
 
 
-def mixing_weights(architect: Architect | None, network: nn.Module) -> Mapping[str, Tensor]:
-    """Return the present mixing weights of a network's undecided sites, without a graph."""
-    if not isinstance(network, Network) or architect is None:
+def mixing_weights(network: nn.Module, draw: Draw | None = None) -> Mapping[str, Tensor]:
+    """Return the present mixing weights of a network's undecided sites, without a graph; a baseline has none.
+
+    Args:
+        network: the network.
+        draw: how to sample in a training step; None for what validation computes.
+    """
+    if not isinstance(network, Network):
         return {}
     with torch.no_grad():
-        return architect.mixing(dict(network.alphas))
+        return network.mixing(draw)
 
 
 def forward_of(network: nn.Module) -> Forward:
@@ -143,11 +149,11 @@ class Trainer:
         set_progress(network, self.optimiser.progress(training.epoch))
         self.optimiser.anneal(optimisers["weights"], training.epoch)
         with seed.as_global(self.device):
-            train = partial(self.loss, self.data.train.draw(index), seed("train"))
+            train, draw = partial(self.loss, self.data.train.draw(index), seed("train")), self._draw(training, seed("train"))
 
             # evaluated after the alphas have moved, so that the weights follow the loss at the new alphas
             def loss() -> Tensor:
-                return train(forward_of(network), mixing_weights(self.architect, network))
+                return train(forward_of(network), mixing_weights(network, draw))
 
             if held_out is None or self.architect is None or not isinstance(network, Network):
                 value = weights_step(dict(weights_of(network)), optimisers["weights"], loss)
@@ -157,9 +163,14 @@ class Trainer:
                 count = min(self.batch, len(held_out))
                 chosen = held_out[(training.samples + torch.arange(count)) % len(held_out)]
                 valid = partial(self.loss, self.data.validation.draw(chosen), seed("valid"))
-                bilevel = problem(network, self.architect, self.optimiser, optimisers["weights"], train, valid)
+                draws = (draw, self._draw(training, seed("valid")))
+                bilevel = problem(network, self.optimiser, optimisers["weights"], train, valid, draws)
                 value = alternating_step(bilevel, self.architect, optimisers, loss)
         return float(value)
+
+    def _draw(self, training: Training[N], seed: Seed) -> Draw:
+        """Return the sample of a loss. It is the same at every call of the loss, so that finite differences compare like with like."""
+        return Draw(seed("mixing"), self.optimiser.progress(training.epoch) if self.optimiser.epochs else None)
 
     def loss(self, batch: Batch, noise: Seed, forward: Forward, mixing: Mapping[str, Tensor]) -> Tensor:
         """Return the training loss of a batch.
@@ -187,7 +198,7 @@ class Trainer:
 
     def measure(self, network: nn.Module) -> tuple[float | None, Mapping[str, float | None]]:
         """Return the validation loss of a network, None if it is not finite, and the metrics."""
-        forward, mixing = forward_of(network.eval()), mixing_weights(self.architect, network)
+        forward, mixing = forward_of(network.eval()), mixing_weights(network)
 
         def outputs(inputs: Tensor) -> Tensor:
             found = forward(inputs, mixing)

@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from nasframe import Address, Architect, Bound, Edit, MixedOperation, Network, Seed, Set, Structure, Take
+from nasframe import Address, Bound, Edit, MixedOperation, Network, Seed, Set, Structure, Take
 from nasframe.change.apply import Change, apply
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
@@ -105,7 +105,7 @@ def assert_no_forward(parent: TrainedNetwork, make: Make, seed: Seed = EDIT) -> 
             handle.remove()
     handle = register_module_forward_pre_hook(refuse_calling)
     try:
-        return apply(parent.network, edit, seed, parent.strategy.architect)
+        return apply(parent.network, edit, seed)
     finally:
         handle.remove()
 
@@ -432,22 +432,30 @@ def assert_removal_is_masking(parent: TrainedNetwork, removed: Mapping[Address, 
     """
     child = parent.after(remove_candidates(parent.network.structure, removed))
     # the mixing weights of the remaining candidates are computed anew from their alphas, as a removal does
-    alphas = {address: alpha.detach() for address, alpha in parent.network.alphas.items()}
-    mixing = dict(parent.mixing())
-    for address, site in parent.network.structure.sites():
-        if removed.get(address):
-            kept = torch.tensor([c.id not in removed[address] for c in site.candidates])
-            mixing[address] = torch.zeros_like(mixing[address])
-            if kept.sum() == 1:
-                mixing[address][kept] = 1.0
-            elif kept.any():
-                rest = parent.strategy.architect.mixing({**alphas, address: alphas[address][kept]})
-                mixing[address][kept] = rest[address]
+    mixing, rest = dict(parent.mixing()), _mixing_of_rest(parent.network, child.network)
+    for address, site in parent.network.sites.items():
+        kept = torch.tensor([c.id not in removed.get(address, ()) for c in site.candidates])
+        masked = torch.zeros_like(mixing[address])
+        if kept.sum() == 1:
+            masked[kept] = 1.0
+        elif address in rest:  # else nothing depends on the site any more
+            masked[kept] = rest[address]
+        mixing[address] = masked
     for mode, training in MODES.items():
         masked = parent.outputs(training, mixing)
         distance = largest(child.outputs(training) - masked)
         require_at_most(f"the distance of the pruned from the masked network in {mode} mode", distance, tolerance(masked))
     return child
+
+
+def _mixing_of_rest(parent: Network, child: Network) -> Mapping[str, Tensor]:
+    """Return the mixing weights that the relaxation computes in the child, from the parent's alphas of what remains."""
+    alphas = {name: alpha.detach() for name, alpha in child.alphas.items()}
+    for address, site in child.sites.items():
+        ids = [c.id for c in parent.sites[address].candidates]
+        alphas[address] = parent.alphas[address].detach()[[ids.index(c.id) for c in site.candidates]]
+    assert child.relaxation is not None
+    return child.relaxation.mixing(child.sites, alphas, None) if child.sites else {}
 
 
 def assert_reconstructed(trained: TrainedNetwork, make: Callable[[str, Any], Any]) -> None:
@@ -478,14 +486,3 @@ def assert_ids_not_reused(structures: Sequence[Structure]) -> None:
             require(known.setdefault(name, what) == what, f"{name} has become another operation")
         # an id may disappear once and must not come back
         gone |= known.keys() - present.keys()
-
-
-def assert_inverse(architect: Architect, mixing: Mapping[str, Tensor]) -> None:
-    """Assert that `invert` returns finite alphas, and that `mixing` returns the mixing weights that they were made from."""
-    alphas = architect.invert(mixing)
-    require(alphas.keys() == mixing.keys(), f"there are alphas for {[*alphas]}, and mixing weights for {[*mixing]}")
-    for address, found in architect.mixing(alphas).items():
-        finite = bool(torch.isfinite(alphas[address]).all())
-        require(finite, f"the alphas of {address} are {alphas[address].tolist()}")
-        distance = largest(found - mixing[address])
-        require_at_most(f"the distance of the mixing weights of {address}", distance, tolerance(found))

@@ -69,3 +69,12 @@ LAYOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "every other entry of a larger tensor": strided,
     "channels last": channels_last,
 }
+
+
+def require_like(what: str, found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Raise an AssertionError unless there are finite tensors with these names, shapes and dtypes."""
+    require(found.keys() == like.keys(), f"{what} has the names {[*found]}; they must be {[*like]}")
+    for name, value in found.items():
+        kinds = [(tuple(t.shape), t.dtype) for t in (value, like[name])]
+        require(kinds[0] == kinds[1], f"{what} has the shape and dtype {kinds[0]} at {name}; they must be {kinds[1]}")
+        require(bool(value.isfinite().all()), f"{what} is {value.tolist()} at {name}")

@@ -20,14 +20,17 @@ from nasframe import (
     Cell,
     Data,
     Decision,
+    Draw,
     Gate,
     GrownStructure,
     GrowthCriterion,
     MixedOperation,
+    Mixing,
     Operation,
     Optimiser,
     Proposal,
     Pruner,
+    Relaxation,
     Seed,
     Split,
     Structure,
@@ -40,6 +43,7 @@ from nasframe import (
 )
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.interfaces.relaxation import Sites
 from nasframe.network.mixing import MixingWeights
 from nasframe.records import EpochEnded
 from nasframe.structure.editing import operations_validator
@@ -93,8 +97,47 @@ class Noise(Task):
         return Split(self.examples, lambda index: (inputs.index_select(axis, index), targets[index]))
 
 
-class _Descent(Architect):
-    """An architect that descends the validation loss at the current weights with Adam."""
+@attrs.frozen
+class Shares(Relaxation):
+    """The softmax of the alphas of each site."""
+
+    name: ClassVar[str] = "shares"
+
+    def mixing(self, sites: Sites, alphas: Tensors, draw: Draw | None) -> Mixing:
+        """Return the softmax of the alphas of each site."""
+        return Mixing({address: alphas[address].softmax(0) for address in sites})
+
+    def invert(self, sites: Sites, wanted: Tensors, alphas: Tensors) -> Tensors:
+        """Return the logarithms of the mixing weights."""
+        return {address: w.log() for address, w in wanted.items()}
+
+
+@attrs.frozen
+class Sigmoids(Relaxation):
+    """Sigmoids of the alphas, so that the mixing weights of a site do not sum to one."""
+
+    name: ClassVar[str] = "sigmoids"
+    sums_to_one: ClassVar[bool] = False
+
+    def mixing(self, sites: Sites, alphas: Tensors, draw: Draw | None) -> Mixing:
+        """Return the sigmoid of each alpha."""
+        return Mixing({address: alphas[address].sigmoid() for address in sites})
+
+    def invert(self, sites: Sites, wanted: Tensors, alphas: Tensors) -> Tensors:
+        """Return the alphas of mixing weights between 0 and 1."""
+        return {address: w.log() - (-w).log1p() for address, w in wanted.items()}
+
+
+@attrs.frozen
+class AdamDescent(Architect):
+    """An architect that descends the validation loss at the current weights with Adam.
+
+    Args:
+        relaxation: turns alphas into mixing weights.
+    """
+
+    name: ClassVar[str] = "adam_descent"
+    relaxation: Relaxation = nested("relaxation", default=Shares())
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """Return the gradient of the validation loss at the current weights."""
@@ -107,36 +150,6 @@ class _Descent(Architect):
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         """Return Adam with the learning rate 0.01."""
         return Optimiser(learning_rate=0.01).build(alphas)
-
-
-@attrs.frozen
-class SoftmaxDescent(_Descent):
-    """An architect whose mixing weights are the softmax of the alphas."""
-
-    name: ClassVar[str] = "softmax_descent"
-
-    def mixing(self, alphas: Tensors) -> Tensors:
-        """Return the softmax of the alphas of each site."""
-        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
-
-    def invert(self, mixing: Tensors) -> Tensors:
-        """Return the logarithms of the mixing weights."""
-        return {address: w.log() for address, w in mixing.items()}
-
-
-@attrs.frozen
-class SigmoidDescent(_Descent):
-    """An architect whose mixing weights are sigmoids of the alphas, so that those of a site do not sum to one."""
-
-    name: ClassVar[str] = "sigmoid_descent"
-
-    def mixing(self, alphas: Tensors) -> Tensors:
-        """Return the sigmoid of each alpha."""
-        return {address: alpha.sigmoid() for address, alpha in alphas.items()}
-
-    def invert(self, mixing: Tensors) -> Tensors:
-        """Return the alphas of mixing weights between 0 and 1."""
-        return {address: w.log() - (-w).log1p() for address, w in mixing.items()}
 
 
 @attrs.frozen

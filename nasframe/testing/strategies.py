@@ -15,7 +15,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from nasframe import Address, Backbone, Optimiser, Seed, Strategy, Structure, Task
 from nasframe.errors import NonFiniteError
 from nasframe.testing.compare import largest
-from nasframe.testing.fakes import Endless, Keep, SigmoidDescent, SoftmaxDescent
+from nasframe.testing.fakes import AdamDescent, Endless, Keep, Sigmoids
 from nasframe.testing.trained import TrainedNetwork
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,7 +96,7 @@ def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
     return Strategy(
         task=task,
         backbone=backbone,
-        architect=draw(st.sampled_from([SoftmaxDescent(), SigmoidDescent()])),
+        architect=draw(st.sampled_from([AdamDescent(), AdamDescent(Sigmoids())])),
         criterion=Endless(),
         pruner=Keep(),
         nodes=draw(sizes(3)),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Context, Data, Edit, Network, Search, Seed, Split, Strategy
+from nasframe import Architect, Bilevel, Context, Data, Edit, Network, Relaxation, Search, Seed, Split, Strategy
 from nasframe.change.apply import apply
 from nasframe.change.claim import Claim
 from nasframe.change.map import Map
@@ -121,7 +121,7 @@ class TrainedNetwork:
             edit: the edit of the structure of this network.
             seed: the seed of the change.
         """
-        change = apply(self.network, edit, seed, self.strategy.architect)
+        change = apply(self.network, edit, seed)
         state = attrs.evolve(self.state)
         succeed(state, trainer(self.strategy, self.data), change.child, change.map)
         return attrs.evolve(self, state=state, map=change.map, claim=change.claim)
@@ -129,7 +129,7 @@ class TrainedNetwork:
     def mixing(self) -> Mapping[str, Tensor]:
         """Return the present mixing weights of all undecided sites."""
         with torch.no_grad():
-            return self.strategy.architect.mixing(dict(self.network.alphas))
+            return self.network.mixing()
 
     def inputs(self) -> Tensor:
         """Return the inputs of the validation split."""
@@ -158,7 +158,7 @@ class TrainedNetwork:
         network = copy.deepcopy(self.network).train()
         inputs, targets = self.data.train.batch(torch.arange(self.data.train.size))
         with Seed(("gradients",)).as_global(self.strategy.device):
-            loss = self.data.objective(network(inputs, self.strategy.architect.mixing(dict(network.alphas))), targets)
+            loss = self.data.objective(network(inputs, network.mixing()), targets)
         named = dict(network.named_parameters())
         slopes = torch.autograd.grad(loss, [*named.values()], create_graph=second, materialize_grads=True)
         if second:
@@ -176,12 +176,7 @@ class _Recorder(Architect):
     name: ClassVar[str] = "recorder"
     architect: Architect
     problems: list[Bilevel]
-
-    def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return self.architect.mixing(alphas)
-
-    def invert(self, mixing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return self.architect.invert(mixing)
+    relaxation: Relaxation = attrs.field(default=attrs.Factory(lambda self: self.architect.relaxation, takes_self=True))
 
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
         self.problems.append(problem)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import nasframe
 from nasframe_bilevel.first_order import FirstOrder, SingleLevel
+from nasframe_bilevel.relaxations import Softmax
 from nasframe_bilevel.reproduction import ToyBilevel
 from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
 
-__all__ = ["ExactSecondOrder", "FirstOrder", "SecondOrder", "SingleLevel", "ToyBilevel"]
+__all__ = ["ExactSecondOrder", "FirstOrder", "SecondOrder", "SingleLevel", "Softmax", "ToyBilevel"]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the architects and the reproduction."""
-    return [SingleLevel, FirstOrder, SecondOrder, ExactSecondOrder, ToyBilevel]
+    """Return the architects, the relaxation and the reproduction."""
+    return [SingleLevel, FirstOrder, SecondOrder, ExactSecondOrder, Softmax, ToyBilevel]

@@ -7,11 +7,11 @@ from typing import ClassVar
 import attrs
 
 from nasframe import Bilevel
-from nasframe_bilevel.softmax import Softmax, Tensors, gradients
+from nasframe_bilevel.descent import Descent, Tensors, gradients
 
 
 @attrs.frozen
-class SingleLevel(Softmax):
+class SingleLevel(Descent):
     """Alphas follow the gradient of the training loss at the current weights: one loss for both."""
 
     name: ClassVar[str] = "single_level"
@@ -23,7 +23,7 @@ class SingleLevel(Softmax):
 
 
 @attrs.frozen
-class FirstOrder(Softmax):
+class FirstOrder(Descent):
     """Alphas follow the gradient of the validation loss at the current weights.
 
     This is Algorithm 1, line 3, of Jie & Gao (2021) with xi = 0, the first-order approximation of Liu et al. (2019).

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from nasframe import Bilevel, flag, number
-from nasframe_bilevel.softmax import Softmax, Tensors, gradients
+from nasframe_bilevel.descent import Descent, Tensors, gradients
 
 
 @attrs.frozen
-class Unrolled(Softmax):
+class Unrolled(Descent):
     """Alphas follow the gradient of L_val(w', alpha), where w' are the weights after one training step (Eq. 4).
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasframe import Architect, Bilevel, Optimiser
 from nasframe.search.bilevel import alternating_step
-from nasframe_bilevel.softmax import Tensors
+from nasframe_bilevel.descent import Tensors
 
 #: the optimiser of w, and of alpha where an architect is built with it
 PLAIN = Optimiser("sgd", learning_rate=1e-2)

@@ -64,7 +64,7 @@ class NodeGrowth(Morphism):
         proposals = []
         for type, _ in sorted(network.structure.cells, key=lambda item: len(item[1].nodes)):
             with torch.device("meta"):  # the cost needs shapes only
-                child = Network(self._grown(network.structure, type).structure)
+                child = Network(self._grown(network.structure, type).structure, network.relaxation)
             cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
             proposals.append(Proposal({"cell": type}, cost=cost))
         return proposals

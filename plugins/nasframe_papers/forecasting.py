@@ -14,7 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Data, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
+from nasframe import (
+    Architect,
+    Bilevel,
+    Data,
+    Relaxation,
+    Reproduction,
+    Search,
+    Seed,
+    Strategy,
+    Structure,
+    build,
+    installed,
+    number,
+)
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.part import to_plain
 from nasframe.search.evaluate import tested
@@ -190,6 +203,7 @@ class Compared(Architect):
         first: the first-order architect.
         errors: receives pairs of norms: |finite difference - exact| and |exact - first order|.
         count: counts the steps.
+        relaxation: that of the exact architect.
     """
 
     name: ClassVar[str] = "compared"
@@ -198,6 +212,7 @@ class Compared(Architect):
     first: Architect
     errors: list[tuple[float, float]]
     count: Iterator[int] = attrs.field(factory=itertools.count)
+    relaxation: Relaxation = attrs.field(default=attrs.Factory(lambda self: self.exact.relaxation, takes_self=True))
 
     @classmethod
     def of(cls, values: Values, errors: list[tuple[float, float]]) -> Compared:
@@ -205,14 +220,6 @@ class Compared(Architect):
         names = ("exact_second_order", "second_order", "first_order")
         exact, difference, first = (installed().make("architect", {**values, "name": name}) for name in names)
         return cls(exact, difference, first, errors)
-
-    def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the mixing weights of the exact architect."""
-        return self.exact.mixing(alphas)
-
-    def invert(self, mixing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the alphas of the exact architect."""
-        return self.exact.invert(mixing)
 
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         """Return the optimiser of the exact architect."""

@@ -29,11 +29,6 @@ def descending(of: Subject, change: Callable[[Bilevel, dict[str, Tensor]], Tenso
     return overriding(of, gradient=lambda self, problem: change(problem, dict(honest.gradient(self, problem))))
 
 
-def ruling(of: Subject, weights: Callable[[Tensor], Tensor], **members: Any) -> Subject:
-    """The architect whose rule makes `weights(alphas)` at each site."""
-    return overriding(of, mixing=lambda self, alphas: {a: weights(alpha) for a, alpha in alphas.items()}, **members)
-
-
 def optimised(of: Subject, build: Callable[[list[Any], Callable[[NamedParameters], Optimizer]], Optimizer]) -> Subject:
     """The architect whose optimiser is `build(alphas, the one of these alphas)`."""
     honest: Any = of.cls
@@ -96,62 +91,6 @@ def there_and_back(of: Subject) -> Subject:
         return found
 
     return descending(of, change)
-
-
-@mutant("architect.mixing", *FIRST_ORDER)
-def overflowing(of: Subject) -> Subject:
-    """It divides exponentials by their sum as they are."""
-    return ruling(of, lambda alpha: alpha.exp() / alpha.exp().sum())
-
-
-@mutant("architect.mixing", *FIRST_ORDER)
-def doubled(of: Subject) -> Subject:
-    """Its weights are float64, whatever the alphas are."""
-    return ruling(of, lambda alpha: alpha.double().softmax(0))
-
-
-@mutant("architect.slope", *FIRST_ORDER)
-def detached(of: Subject) -> Subject:
-    """It detaches the sum by which it divides."""
-
-    def weights(alpha: Tensor) -> Tensor:
-        shares = (alpha - alpha.detach().max()).exp()
-        return shares / shares.sum().detach()
-
-    return ruling(of, weights)
-
-
-@mutant("architect.apart", *FIRST_ORDER)
-def one_temperature(of: Subject) -> Subject:
-    """It sharpens all sites by the mean of all alphas."""
-
-    def mixing(self: Any, alphas: Tensors) -> Tensors:
-        mean = torch.stack([alpha.mean() for alpha in alphas.values()]).mean()
-        return {a: (alpha * (1 + 0.1 * mean.tanh())).softmax(0) for a, alpha in alphas.items()}
-
-    return overriding(of, mixing=mixing)
-
-
-@mutant("architect.symmetric", *FIRST_ORDER)
-def reference(of: Subject) -> Subject:
-    """It holds the first candidate's alpha at zero, as the reference of the others."""
-
-    def invert(self: Any, mixing: Tensors) -> Tensors:
-        return {a: w.log() - w.log()[0] for a, w in mixing.items()}
-
-    return ruling(of, lambda alpha: torch.cat([torch.zeros_like(alpha[:1]), alpha[1:]]).softmax(0), invert=invert)
-
-
-@mutant("architect.inverse", *FIRST_ORDER)
-def away_from_zero(of: Subject) -> Subject:
-    """It adds an epsilon before the logarithm."""
-    return overriding(of, invert=lambda self, weights: {a: (w + 1e-8).log() for a, w in weights.items()})
-
-
-@mutant("architect.inverse", *FIRST_ORDER)
-def another_inverse(of: Subject) -> Subject:
-    """It inverts sigmoids, although its mixing weights are a softmax."""
-    return overriding(of, invert=lambda self, mixing: {a: w.logit() for a, w in mixing.items()})
 
 
 @mutant("architect.optimiser", *FIRST_ORDER)

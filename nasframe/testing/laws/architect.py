@@ -14,15 +14,13 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
 from nasframe import Bilevel, Data, Optimiser, Seed, Split
-from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.search.bilevel import alternating_step
 from nasframe.search.state import State, copied
 from nasframe.search.trainer import alphas_of
-from nasframe.testing import assertions
 from nasframe.testing.cases import SearchCase
-from nasframe.testing.compare import differences, largest, require, require_at_most
+from nasframe.testing.compare import differences, require, require_like
 from nasframe.testing.law import law
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import optimisers, sizes
@@ -106,14 +104,6 @@ class Case(SearchCase):
         generator = Seed((self.strategy.seed, "alphas", *purpose)).generator()
         return {f"cell/n{i}": _numbers(generator, n).to(dtype) for i, n in enumerate(self.counts)}
 
-    def mixing(self) -> dict[str, Tensor]:
-        """Return positive mixing weights of the sites with the sum one; one of them is as small as those of a new node."""
-        generator = Seed((self.strategy.seed, "mixing")).generator()
-        drawn = [torch.rand(n, generator=generator, dtype=torch.float64) + 0.1 for n in self.counts]
-        # far below all others, as the candidates of a node that was grown by noise are
-        drawn[0][-1] = 1e-9
-        return {f"cell/n{i}": w / w.sum() for i, w in enumerate(drawn)}
-
 
 def cases(subject: Subject) -> SearchStrategy[Case]:
     """Return the architect in the searches of all habitats."""
@@ -132,35 +122,25 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 
 def exercise(case: Case) -> dict[str, Any]:
-    """Return the gradients of both problems, mixing weights and alphas, and the alphas after a step of the optimiser."""
+    """Return the gradients of both problems, and the alphas after a step of the optimiser."""
     gradients = {f"the gradient of {what}": dict(case.part.gradient(p)) for what, p in case.problems().items()}
     alphas = {a: nn.Parameter(alpha) for a, alpha in case.alphas().items()}
-    mixing, inverse = (_detached(f) for f in (case.part.mixing(alphas), case.part.invert(case.mixing())))
     optimiser = case.part.build_optimiser([*alphas.items()])
     for alpha in alphas.values():
         alpha.grad = torch.ones_like(alpha)
     optimiser.step()
-    return gradients | {"the mixing weights": mixing, "the alphas": inverse, "the alphas after a step": _detached(alphas)}
+    return gradients | {"the alphas after a step": _detached(alphas)}
 
 
 def _detached(tensors: Tensors) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _require_like(what: str, found: Tensors, like: Tensors) -> None:
-    """Raise an AssertionError unless there are finite tensors with these names, shapes and dtypes."""
-    require(found.keys() == like.keys(), f"{what} has the names {[*found]}; the alphas have {[*like]}")
-    for name, value in found.items():
-        kinds = [(tuple(t.shape), t.dtype) for t in (value, like[name])]
-        require(kinds[0] == kinds[1], f"{what} has the shape and dtype {kinds[0]} at {name}; the alphas have {kinds[1]}")
-        require(bool(value.isfinite().all()), f"{what} is {value.tolist()} at {name}")
-
-
 @law("architect.gradient", "a site is left out, or a tensor is flattened on the way")
 def gradient(case: Case) -> None:
     """The gradient is finite and has the names, shapes and dtypes of the alphas."""
     for what, problem in case.problems().items():
-        _require_like(f"the gradient of {what}", case.part.gradient(problem), problem.alphas)
+        require_like(f"the gradient of {what}", case.part.gradient(problem), problem.alphas)
 
 
 @law(
@@ -210,69 +190,6 @@ def _values(problems: Mapping[str, Bilevel]) -> dict[str, Any]:
 def _saved(state: State) -> dict[str, Any]:
     text, flat = saved(state)
     return {"the counters and records": text, **flat}
-
-
-@law("architect.mixing", "exp() of large alphas overflows where softmax() does not, or the dtype is fixed")
-def mixing(case: Case) -> None:
-    """The mixing weights are finite and not negative, with the shapes and dtypes of the alphas, even for alphas of thousands."""
-    for scale, dtype in product((1.0, 1e3), (torch.float32, torch.float64)):
-        # exp(1000) is infinite in both dtypes
-        alphas = {a: scale * alpha for a, alpha in case.alphas(dtype=dtype).items()}
-        found = case.part.mixing(alphas)
-        _require_like(f"mixing() of alphas in {dtype} around {scale:g}", found, alphas)
-        least = min(float(w.min()) for w in found.values())
-        require(least >= 0, f"a mixing weight is {least:.3g}; mixing weights are not negative")
-
-
-@law("architect.slope", "something is detached or rounded between the alphas and the mixing weights")
-def slope(case: Case) -> None:
-    """The mixing weights can be differentiated by the alphas: along a direction, the slope equals the difference quotient."""
-    alphas, h = case.alphas(), 1e-6
-    errors = []
-    for n in range(3):  # a direction may cross a kink, but hardly all three
-        along, factors = case.alphas(f"direction {n}"), case.alphas(f"factors {n}")
-
-        def value(at: Tensors, factors: Tensors = factors) -> Tensor:
-            return torch.stack([(w * factors[a]).sum() for a, w in case.part.mixing(at).items()]).sum()
-
-        leaves = {a: alpha.clone().requires_grad_() for a, alpha in alphas.items()}
-        total = value(leaves)
-        require(total.requires_grad, "the mixing weights have no gradient with respect to the alphas")
-        slopes = torch.autograd.grad(total, [*leaves.values()], materialize_grads=True)
-        found = sum(float((s * along[a]).sum()) for a, s in zip(leaves, slopes, strict=True))
-        ahead, behind = (float(value({a: alpha + t * along[a] for a, alpha in alphas.items()})) for t in (h, -h))
-        errors.append(abs(found - (ahead - behind) / (2 * h)))
-    require_at_most("the least distance, of three, of a slope from the difference quotient", min(errors), 1e-6)
-
-
-@law("architect.apart", "a maximum, a mean, a temperature or a sum is taken over all sites at once")
-def apart(case: Case) -> None:
-    """The mixing weights of a site depend on the alphas of that site alone."""
-    alphas, others = case.alphas(), case.alphas("others")
-    wanted = case.part.mixing(alphas)
-    for address, alpha in alphas.items():
-        for what, given in {"without the other sites": {}, "with other alphas of the other sites": others}.items():
-            found = case.part.mixing({**given, address: alpha})[address]
-            distance, allowed = largest(found - wanted[address]), tolerance(wanted[address])
-            require_at_most(f"the distance of the mixing weights of a site from those {what}", distance, allowed)
-
-
-@law("architect.symmetric", "one candidate is the reference of the others, or alphas are compared with their neighbours")
-def symmetric(case: Case) -> None:
-    """Candidates are treated alike: alphas of a site in another order give the mixing weights in that order."""
-    alphas = case.alphas()
-    wanted, turns = case.part.mixing(alphas), (partial(torch.flip, dims=(0,)), partial(torch.roll, shifts=1))
-    for turn in turns:
-        found = case.part.mixing({a: turn(alpha) for a, alpha in alphas.items()})
-        for address, weights in wanted.items():
-            what = "the distance of the mixing weights from those of the alphas in another order"
-            require_at_most(what, largest(found[address] - turn(weights)), tolerance(weights))
-
-
-@law("architect.inverse", "invert() is the inverse of another function, or keeps away from zero by an epsilon")
-def inverse(case: Case) -> None:
-    """`invert` returns finite alphas that have the given mixing weights, for positive mixing weights with the sum one."""
-    assertions.assert_inverse(case.part, case.mixing())
 
 
 @law("architect.optimiser", "parameters are chosen by name, or the case that there are no alphas is forgotten")

@@ -188,7 +188,7 @@ def gradient(case: Case) -> None:
         trained.network.train().fast = fast
         inputs, targets = trained.data.train.batch(torch.arange(trained.data.train.size))
         with Seed(("gradient",)).as_global():
-            out = trained.network(inputs, case.strategy.architect.mixing(dict(trained.network.alphas)))
+            out = trained.network(inputs, trained.network.mixing())
         named = dict(trained.network.named_parameters())
         slopes = torch.autograd.grad(trained.data.objective(out, targets), [*named.values()], allow_unused=True)
         found = dict(zip(named, slopes, strict=True))

@@ -20,7 +20,7 @@ from nasframe.interfaces.criterion import NEXT, AllOf, AnyOf
 from nasframe.records import EpochEnded, Record, StageEnded, from_json, to_json
 from nasframe.testing.cases import Case as AnyCase
 from nasframe.testing.compare import require, same
-from nasframe.testing.fakes import Chain, Endless, Keep, Noise, SoftmaxDescent
+from nasframe.testing.fakes import AdamDescent, Chain, Endless, Keep, Noise
 from nasframe.testing.histories import Moment, histories, history_at
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.saved import saved
@@ -57,7 +57,7 @@ def _searched() -> TrainedNetwork:
         Strategy(
             task=Noise((("inputs", 3), ("outputs", 2)), (-1, 3), (-1, 2)),
             backbone=Chain(),
-            architect=SoftmaxDescent(),
+            architect=AdamDescent(),
             criterion=Endless(),
             pruner=Keep(),
             nodes=2,

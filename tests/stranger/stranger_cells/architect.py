@@ -1,4 +1,4 @@
-"""An architect whose mixing weights are the sparsemax of the alphas."""
+"""A relaxation, and an architect that descends it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,45 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Optimiser, number
+from nasframe import Architect, Bilevel, Draw, Mixing, Optimiser, Relaxation, nested, number
 from nasframe.change.optimisers import NamedParameters
+from nasframe.interfaces.relaxation import Sites
 
 Tensors = Mapping[str, Tensor]
 
 
 @attrs.frozen
-class Sparse(Architect):
-    """Alphas follow the gradient of the validation loss; mixing weights are their sparsemax (Martins & Astudillo 2016).
+class Sparsemax(Relaxation):
+    """The sparsemax of each site's alphas (Martins & Astudillo 2016).
 
     The mixing weight of a candidate whose alpha is far below the others is exactly 0, and stays 0 until the others fall.
+    """
+
+    name: ClassVar[str] = "sparsemax"
+
+    def mixing(self, sites: Sites, alphas: Tensors, draw: Draw | None) -> Mixing:
+        """Return, for each site, the point of the simplex that is nearest to the alphas."""
+        return Mixing({address: sparsemax(alphas[address]) for address in sites})
+
+    def invert(self, sites: Sites, wanted: Tensors, alphas: Tensors) -> Tensors:
+        """Return the mixing weights: a point of the simplex is the nearest one to itself."""
+        return dict(wanted)
+
+
+@attrs.frozen
+class Sparse(Architect):
+    """Alphas follow the gradient of the validation loss.
 
     Args:
         learning_rate: the learning rate of Adam. A change of an alpha changes mixing weights by as much; a softmax would
             scale it down.
+        relaxation: turns alphas into mixing weights.
     """
 
     name: ClassVar[str] = "sparse"
     learning_rate: float = number(1e-3, low=0.0)
 
-    def mixing(self, alphas: Tensors) -> Tensors:
-        """Return, for each site, the point of the simplex that is nearest to the alphas."""
-        return {address: sparsemax(z) for address, z in alphas.items()}
-
-    def invert(self, mixing: Tensors) -> Tensors:
-        """Return the mixing weights: a point of the simplex is the nearest one to itself."""
-        return dict(mixing)
+    relaxation: Relaxation = nested("relaxation", default=Sparsemax())
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """Return the gradient of L_val(w, z) with respect to the alphas z."""

@@ -1,4 +1,4 @@
-"""The softmax relaxation, the alphas' optimiser, and gradients by name."""
+"""What the architects share: the optimiser of the alphas, and gradients by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Optimiser, nested, number
+from nasframe import Architect, Optimiser, Relaxation, nested, number
 from nasframe.change.optimisers import NamedParameters
+from nasframe_bilevel.relaxations import Softmax
 
 Tensors = Mapping[str, Tensor]
 
@@ -24,8 +25,8 @@ def _constant(instance: Any, attribute: Any, value: Any) -> None:
 
 
 @attrs.frozen
-class Softmax(Architect):
-    """Architects whose mixing weights are the softmax of the alphas (Liu et al. 2019, Eq. 2).
+class Descent(Architect):
+    """Architects that descend a gradient of the alphas by an optimiser of torch.
 
     Args:
         optimiser: the optimiser of the alphas.
@@ -33,21 +34,12 @@ class Softmax(Architect):
             node starts with nearly all of its mixing weight on the identity, and at the paper's learning rate (a factor
             of 1) it can hardly leave it within the paper's number of updates. The default was measured, see
             docs/measurements/growth_noise.md.
+        relaxation: turns alphas into mixing weights.
     """
 
     optimiser: Optimiser = nested(Optimiser, default=Optimiser(learning_rate=3e-4), validator=_constant)
     after_growth: float = number(100.0, low=0.0)
-
-    def mixing(self, alphas: Tensors) -> Tensors:
-        """Return the softmax of each site's alphas (Eq. 2)."""
-        return {address: alpha.softmax(0) for address, alpha in alphas.items()}
-
-    def invert(self, mixing: Tensors) -> Tensors:
-        """Return the logarithms of the mixing weights (Jie & Gao 2021, Eq. 16).
-
-        The softmax leaves a constant free for each site; the alphas returned here have mean 0.
-        """
-        return {address: w.log() - w.log().mean() for address, w in mixing.items()}
+    relaxation: Relaxation = nested("relaxation", default=Softmax())
 
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         """Return the optimiser of the alphas."""
