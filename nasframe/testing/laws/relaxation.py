@@ -237,8 +237,8 @@ def follows(case: Case) -> None:
     child = trained.after(remove_candidates(trained.network.structure, removed)).network
     for name, value in child.alphas.items():
         require(name in trained.network.alphas, f"the removal added {name}")
-        before = {float(entry) for entry in trained.network.alphas[name].flatten()}
-        fresh = [float(entry) for entry in value.flatten() if float(entry) not in before]
+        before = {*trained.network.alphas[name].flatten().tolist()}
+        fresh = [entry for entry in value.flatten().tolist() if entry not in before]
         require(not fresh, f"after the removal {name} has the entries {fresh}, which it did not have before")
     found = child.mixing()
     require(found.keys() == child.sites.keys(), f"there are mixing weights for {[*found]}, and the sites are {[*child.sites]}")
