@@ -9,7 +9,7 @@ import attrs
 import pytest
 import torch
 from convolutional import image_strategy, small
-from nasframe_bilevel import FirstOrder
+from nasframe_bilevel import FirstOrder, Softmax
 from nasframe_convolutional import SeparableConvolution, Zero
 from nasframe_convolutional.morphism import ConvolutionMorphism
 from nasframe_growing import NodeGrowth
@@ -18,10 +18,11 @@ from recurrent import BOUNDED, specimen
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Address, Bound, Claim, Edit, Filling, Network, Proposal, Search, Seed, Set, Structure, Take
+from nasframe import Address, Bound, Claim, Draw, Edit, Filling, Mixing, Network, Proposal, Search, Seed, Set, Structure, Take
 from nasframe.change import apply as changes
 from nasframe.change.edit import combine, remove_candidates
 from nasframe.errors import ChangeError
+from nasframe.interfaces.relaxation import Sites
 from nasframe.search.loop import Loop
 from nasframe.search.replay import replay
 from nasframe.structure.editing import remove_from
@@ -180,27 +181,28 @@ class TestRemovalAndGrowth:
 
 
 @attrs.frozen
-class OverNode(FirstOrder):
-    """A softmax over all candidates of all edges that enter a node."""
+class OverNode(Softmax):
+    """A softmax over all candidates of all edges that enter a node, with the inverse of a softmax for each edge."""
 
     name: ClassVar[str] = "over_node"
+    sums_to_one: ClassVar[bool] = False
 
-    def mixing(self, alphas: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        nodes: dict[str, list[str]] = {}
-        for address in alphas:
-            nodes.setdefault(address.rsplit("-", 1)[-1], []).append(address)
+    def mixing(self, sites: Sites, alphas: Mapping[str, Tensor], draw: Draw | None) -> Mixing:
+        nodes: dict[str, list[Address]] = {}
+        for address, site in sites.items():
+            nodes.setdefault(f"{address.cell}/{site.node}", []).append(address)
         found: dict[str, Tensor] = {}
         for group in nodes.values():
             joint = torch.cat([alphas[address] for address in group]).softmax(0)
             found |= dict(zip(group, joint.split([len(alphas[address]) for address in group]), strict=True))
-        return {address: found[address] for address in alphas}
+        return Mixing({address: found[address] for address in sites})
 
 
 class TestStatedMixing:
     """The core refuses a change if the child does not have the mixing weights that the edit states."""
 
     def grown(self) -> TrainedNetwork:
-        strategy = toy_strategy(architect=OverNode(), backbone=Darts(hidden=3, output="mean"), nodes=2)
+        strategy = toy_strategy(architect=FirstOrder(relaxation=OverNode()), backbone=Darts(hidden=3, output="mean"), nodes=2)
         parent = TrainedNetwork.of(strategy, 3)
         return parent.after(NodeGrowth(delta=0.01).edit(parent.network.structure, {"cell": "layer0"}, {}, SEED), SEED)
 
@@ -219,7 +221,7 @@ class TestStatedMixing:
 
     def test_weights_that_are_met_are_accepted(self) -> None:
         """Where each node has one site, the same architect gives it the stated weights."""
-        parent = TrainedNetwork.of(toy_strategy(architect=OverNode(), backbone=TwoToOne(hidden=3)), 3)
+        parent = TrainedNetwork.of(toy_strategy(architect=FirstOrder(relaxation=OverNode()), backbone=TwoToOne(hidden=3)), 3)
         parent.after(NodeGrowth(delta=0.01).edit(parent.network.structure, {"cell": "layer0"}, {}, SEED), SEED)
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
