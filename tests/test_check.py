@@ -27,6 +27,7 @@ from nasframe import (
     Address,
     Bound,
     Claim,
+    Context,
     Edit,
     Filling,
     MixedOperation,
@@ -46,6 +47,7 @@ from nasframe import (
 from nasframe.cli.main import main
 from nasframe.errors import ChangeError
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.network.network import unallocated
 from nasframe.plugins import Plugin, Plugins, discover
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe.testing.check import QUICK, Profile, check, tried
@@ -438,12 +440,13 @@ class Enrich(Morphism):
     claimed: float = 0.0
     on_node: bool = True
 
-    def propose(self, network: Network) -> Sequence[Proposal]:
+    def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
+        network = unallocated(structure)
         return [
             Proposal(
                 {"site": address, "candidate": c.id}, cost=sum(self._cost(m) for _, m in network.mixed_operations(address))
             )
-            for address, site in network.structure.sites()
+            for address, site in structure.sites()
             for c in site.candidates
             if c.operation == Scaled()
         ]

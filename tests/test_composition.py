@@ -12,7 +12,7 @@ import torch
 from convolutional import PLUGINS
 from test_resume import digest
 
-from nasframe import AskTellArchitect, Data, Network, Search, Strategy, installed
+from nasframe import AskTellArchitect, Data, Search, Strategy, installed
 from nasframe.records import Record
 from nasframe.search.evaluators import Table, Train
 from nasframe.search.loop import Loop
@@ -94,8 +94,7 @@ def grows(growth: dict[str, Any], backbone: dict[str, Any]) -> bool:
     """Whether there is anything for the morphism to change."""
     strategy = composed(backbone, ARCHITECTS[0], "patience", "strongest", "end", growth)
     structure = strategy.backbone.initial(strategy.task.load(torch.device("cpu"), torch.float64).sizes, 1)
-    with torch.device("meta"):
-        return bool(strategy.growth[0].propose(Network(structure)))
+    return strategy.growth[0].admits(structure)
 
 
 def compositions(backbone: dict[str, Any], architect: dict[str, Any]) -> Iterator[tuple[Any, ...]]:

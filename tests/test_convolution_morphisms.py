@@ -371,7 +371,7 @@ def test_proposals_are_what_can_be_made_and_what_it_costs(affine: bool) -> None:
     """
     parent = _aged(SeparableConvolution(3, 2, (1,)), affine, METHODS["sgd"], False)
     network = parent.network
-    proposed = {tuple(p.request.values()): p.cost for p in MORPHISM.propose(network)}
+    proposed = {tuple(p.request.values()): p.cost for p in parent.proposals(MORPHISM)}
     assert {kind for _, _, kind in proposed} == set(KINDS) - {"dilate"}
     for address, site in network.structure.sites():
         for candidate, kind in itertools.product(site.candidates, KINDS):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nasframe.change.edit import Edit
 from nasframe.interfaces.part import Part
-from nasframe.network.network import Network
+from nasframe.search.context import Context
 from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
 
@@ -27,7 +27,8 @@ class Proposal:
         request: what to do, as JSON values, for example {"cell": "layer0"}. `Morphism.edit` receives it.
         gain: the expected decrease of the loss; 0 if the morphism does not estimate it.
         cost: the number of new parameters.
-        evidence: the tensors that were measured for the proposal, on training or validation data, by name.
+        evidence: the tensors that were measured for the proposal, on training or validation data, by name. The search adds the
+            values that the morphism remembered (`Context.remember`).
     """
 
     request: Mapping[str, Any]
@@ -39,18 +40,36 @@ class Proposal:
 class Morphism(Part):
     """Base class of morphisms: they propose changes of a network, and work one out as an edit of its structure.
 
-    Required: `name`, `propose` and `edit`. A growth is an edit that adds nodes, candidates or units; the core adds it to the
-    lineage, builds and fills the child, and carries the optimiser states.
+    `propose` may measure on a running search; `edit` then follows from the request and from what was measured, without data.
+
+    Required: `name`, `propose` and `edit`. Optional: `admits`. A growth is an edit that adds nodes, candidates or units; the core
+    adds it to the lineage, builds and fills the child, and carries the optimiser states.
     """
 
     kind: ClassVar[str] = "morphism"
 
-    @abstractmethod
-    def propose(self, network: Network) -> Sequence[Proposal]:
-        """Return the changes that are possible for a network; of those with equal gains, the preferred one first.
+    def admits(self, structure: Structure) -> bool:
+        """Return whether the morphism may propose changes of a structure, before the search trains. Optional.
+
+        If it may not, the user is warned.
 
         Args:
-            network: the network, which must not be modified.
+            structure: the structure.
+
+        Raises:
+            ChangeError: if the morphism could never change such a structure; the search is refused with this error.
+        """
+        return True
+
+    @abstractmethod
+    def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
+        """Return the changes that are possible; of those with equal gains, the preferred one first.
+
+        Args:
+            context: the search, which cannot be modified. What takes time is measured through `context.remember` or
+                `context.loss`; `edit` receives these values in the evidence of the chosen proposal.
+            structure: the structure to change. It is that of the context, or what is left of it if candidates are removed in the
+                same change.
         """
 
     @abstractmethod

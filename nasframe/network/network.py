@@ -202,6 +202,18 @@ def build(structure: Structure, seed: Seed, *, relaxation: Relaxation | None = N
     return network
 
 
+def unallocated(structure: Structure, relaxation: Relaxation | None = None) -> Network:
+    """Return the network of a structure on the device "meta", with names and shapes but without values and memory.
+
+    Example:
+        The number of parameters of a structure::
+
+            sum(parameter.numel() for parameter in unallocated(structure, context.relaxation).parameters())
+    """
+    with torch.device("meta"):
+        return Network(structure, relaxation)
+
+
 def tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return all parameters and buffers, by name."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from nasframe.errors import DataError, StrategyError
 from nasframe.interfaces.architect import Bilevel
+from nasframe.interfaces.relaxation import Relaxation
 from nasframe.interfaces.task import Split
 from nasframe.network.network import Network, set_progress
 from nasframe.network.outputs import AuxiliaryOutputs
@@ -85,6 +86,11 @@ class Context:
     def structure(self) -> Structure:
         """Return the structure of the network."""
         return self._training.network.structure
+
+    @property
+    def relaxation(self) -> Relaxation | None:
+        """Return the relaxation of the network, which turns its alphas into mixing weights."""
+        return self._training.network.relaxation
 
     @cached_property
     def mixing(self) -> Mapping[str, Tensor]:

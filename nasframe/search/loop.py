@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -214,7 +215,7 @@ class Loop:
         losses = [r.valid for r in epochs if r.phase == self._counted and r.valid is not None]
         readings, _ = yield from self._asked(state, self.strategy.criterion.measure, "criterion")
         record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network), readings=readings)
-        proposals, refused = self._proposals(state)
+        proposals, refused = yield from self._proposals(state)
         # the criterion decides in any case, so that its memory does not depend on other reasons to stop
         memory, decision = self._decide(state, record, [p for _, p in proposals])
         if state.stopping is not None:
@@ -236,15 +237,17 @@ class Loop:
         state.keep(record)
         yield from [record, *changes]
 
-    def _proposals(self, state: State) -> tuple[list[tuple[Morphism, Proposal]], list[str]]:
+    def _proposals(self, state: State) -> Generator[Record, None, tuple[list[tuple[Morphism, Proposal]], list[str]]]:
         """Return what the morphisms propose, the first choice first, and the reasons of those that cannot propose anything.
 
         A morphism that could change the network at first may be unable to change the grown one.
         """
-        proposals, refused = [], []
-        for morphism in self.strategy.growth:
+        proposals, refused, structure = [], [], state.network.structure
+        for place, morphism in enumerate(self.strategy.growth):
+            propose = partial(morphism.propose, structure=structure)
             try:
-                proposals += [(morphism, proposal) for proposal in morphism.propose(state.network)]
+                found, measured = yield from self._asked(state, propose, f"growth {place}")
+                proposals += [(morphism, attrs.evolve(p, evidence={**measured, **p.evidence})) for p in found]
             except (ChangeError, StructureError) as error:
                 refused.append(f"{morphism.name}: {error}")
         # counted in the lineage, which survives an interruption

@@ -10,7 +10,7 @@ import torch
 from nasframe.errors import StrategyError
 from nasframe.interfaces.part import short_name
 from nasframe.interfaces.relaxation import Relaxation
-from nasframe.network.network import Network
+from nasframe.network.network import unallocated
 from nasframe.search.strategy import Strategy
 from nasframe.structure.structure import Structure
 
@@ -44,9 +44,7 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
 @functools.lru_cache(maxsize=64)
 def _parameters(structure: Structure, relaxation: Relaxation | None) -> int:
     """Return the number of parameters of the structure's network, which is built without memory for it."""
-    # tensors on the meta device have shapes and no storage
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in Network(structure, relaxation).parameters())
+    return sum(parameter.numel() for parameter in unallocated(structure, relaxation).parameters())
 
 
 def memory(device: str) -> int | None:

@@ -57,7 +57,7 @@ class Search:
                 )
             # what a morphism cannot do is reported now, not after an hour
             over = self.state.phase in OVER or strategy.ask_tell is not None
-            self._idle = [m.name for m in strategy.growth if not over and not m.propose(self.state.network)]
+            self._idle = [m.name for m in strategy.growth if not over and not m.admits(self.state.network.structure)]
 
     @classmethod
     def retraining(cls, strategy: Strategy, structure: Structure) -> Search:

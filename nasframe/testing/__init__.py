@@ -6,8 +6,8 @@ and `fakes` has small parts of each kind:
 
     @given(strategies.trained_networks(strategies.searches(backbone, task)), strategies.seeds())
     def test_growth(parent, seed):
-        request = MyGrowth().propose(parent.network)[0].request
-        child = assertions.assert_transaction(parent, lambda structure: MyGrowth().edit(structure, request, {}, seed))
+        proposal = parent.proposals(MyGrowth())[0]
+        child = assertions.assert_transaction(parent, lambda structure: MyGrowth().edit(structure, proposal.request, {}, seed))
         assertions.assert_exact(parent, child)
         assertions.assert_trainable(child)
 

@@ -13,7 +13,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Context, Data, Edit, Network, Relaxation, Search, Seed, Split, Strategy
+from nasframe import (
+    Architect,
+    Bilevel,
+    Context,
+    Data,
+    Edit,
+    Morphism,
+    Network,
+    Proposal,
+    Relaxation,
+    Search,
+    Seed,
+    Split,
+    Strategy,
+)
 from nasframe.change.apply import apply
 from nasframe.change.claim import Claim
 from nasframe.change.map import Map
@@ -101,6 +115,12 @@ class TrainedNetwork:
             except StopIteration as end:
                 answer: tuple[T, Mapping[str, Tensor]] = end.value
                 return answer
+
+    def proposals(self, morphism: Morphism) -> list[Proposal]:
+        """Return what a morphism proposes in this search, with the values that it remembered as evidence."""
+        structure = self.network.structure
+        found, measured = self.measured(lambda context: morphism.propose(context, structure))
+        return [attrs.evolve(proposal, evidence={**measured, **proposal.evidence}) for proposal in found]
 
     def without_test_split(self) -> TrainedNetwork:
         """Return the same search on data whose test split raises an AssertionError when it is read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -17,6 +17,7 @@ from nasframe import (
     Address,
     Candidate,
     Claim,
+    Context,
     Edit,
     Filling,
     Morphism,
@@ -33,7 +34,7 @@ from nasframe import (
 )
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
-from nasframe.network.network import tensors
+from nasframe.network.network import tensors, unallocated
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_convolutional.operations import SeparableConvolution
 
@@ -198,17 +199,25 @@ class ConvolutionMorphism(Morphism):
     depth: int = number(1, low=0, whole=True)
     width: int = number(5, low=1, whole=True)
 
-    def propose(self, network: Network) -> Sequence[Proposal]:
+    def admits(self, structure: Structure) -> bool:
+        """Return whether there is a convolution that can be changed within the limits."""
+        return any(True for _ in self._changes(structure))
+
+    def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
         """Return each change within the limits whose result is not yet a candidate of its site."""
-        proposals = []
+        network = unallocated(structure)
+        return [
+            Proposal({"site": address, "candidate": candidate.id, "kind": kind}, cost=more(network, address, candidate.id, new))
+            for kind, address, candidate, new in self._changes(structure)
+        ]
+
+    def _changes(self, structure: Structure) -> Iterator[tuple[str, Address, Candidate, Any]]:
+        """Yield each possible change: its kind, the site, the candidate and the new operation."""
         for kind in self.kinds:
-            for address, site in network.structure.sites():
+            for address, site in structure.sites():
                 for candidate in site.candidates:
                     with contextlib.suppress(ChangeError):
-                        new = self._new(site, candidate, kind).operation
-                        request = {"site": address, "candidate": candidate.id, "kind": kind}
-                        proposals.append(Proposal(request, cost=more(network, address, candidate.id, new)))
-        return proposals
+                        yield kind, address, candidate, self._new(site, candidate, kind).operation
 
     def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
         """Return the edit that replaces a candidate by its morphed form, which keeps the alpha and all weights that fit."""

@@ -14,6 +14,7 @@ from nasframe import (
     Backbone,
     Bound,
     Claim,
+    Context,
     Edit,
     Filling,
     GrownStructure,
@@ -21,6 +22,7 @@ from nasframe import (
     Network,
     Operation,
     Proposal,
+    Relaxation,
     Seed,
     Site,
     Structure,
@@ -28,6 +30,7 @@ from nasframe import (
     number,
 )
 from nasframe.errors import ChangeError
+from nasframe.network.network import unallocated
 
 
 @attrs.frozen
@@ -58,14 +61,17 @@ class NodeGrowth(Morphism):
     delta: float = number(0.01, low=0.0, high=1.0)
     sigma: float | None = number(None, low=0.0, optional=True)
 
-    def propose(self, network: Network) -> Sequence[Proposal]:
+    def admits(self, structure: Structure) -> bool:
+        """Return whether there is a cell to grow; raise a ChangeError if the options do not fit one."""
+        return all(self._grown(structure, type) for type, _ in structure.cells)
+
+    def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
         """Return one proposal for each cell type, that of the smallest cell first."""
         # no gain is measured, so that all are equal and the order decides: by default the smallest cell grows
-        proposals = []
-        for type, _ in sorted(network.structure.cells, key=lambda item: len(item[1].nodes)):
-            with torch.device("meta"):  # the cost needs shapes only
-                child = Network(self._grown(network.structure, type).structure, network.relaxation)
-            cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
+        relaxation = context.relaxation
+        proposals, before = [], _parameters(structure, relaxation)
+        for type, _ in sorted(structure.cells, key=lambda item: len(item[1].nodes)):
+            cost = _parameters(self._grown(structure, type).structure, relaxation) - before
             proposals.append(Proposal({"cell": type}, cost=cost))
         return proposals
 
@@ -160,6 +166,10 @@ class NodeGrowth(Morphism):
                     parameter = mixture.candidates[str(candidate.id)].get_parameter(name)
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.data.copy_(sigma * noise)
+
+
+def _parameters(structure: Structure, relaxation: Relaxation | None) -> int:
+    return sum(parameter.numel() for parameter in unallocated(structure, relaxation).parameters())
 
 
 def site_error(child: Network, address: Address, site: Site, birth: Mapping[int, float], mixing: Tensor) -> Bound | None:

@@ -13,8 +13,8 @@ class Gated(nasframe.Morphism):
 
     name: ClassVar[str] = "gated"
 
-    def propose(self, network):
-        return [self._proposal(network, cell) for cell, _ in network.structure.cells if self._inherits(network.structure, cell)]
+    def propose(self, context, structure):
+        return [self._proposal(structure, cell) for cell, _ in structure.cells if self._inherits(structure, cell)]
 
     def edit(self, structure, request, evidence, seed):
         if not self._inherits(structure, request.get("cell")):
@@ -26,9 +26,9 @@ class Gated(nasframe.Morphism):
             gate.g.data.fill_(1e-9)
         return nasframe.Filling(nasframe.Claim.exact())
 
-    def _proposal(self, network, cell):
-        child = nasframe.build(self._grown(network.structure, cell), nasframe.Seed((0,)))
-        cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
+    def _proposal(self, structure, cell):
+        parent, child = (nasframe.build(s, nasframe.Seed((0,))) for s in (structure, self._grown(structure, cell)))
+        cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in parent.parameters())
         return nasframe.Proposal({"cell": cell}, cost=cost)
 
     def _inherits(self, structure, cell):

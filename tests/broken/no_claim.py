@@ -13,17 +13,17 @@ class Gated(nasframe.Morphism):
 
     name: ClassVar[str] = "gated"
 
-    def propose(self, network):
-        return [self._proposal(network, cell) for cell, _ in network.structure.cells if self._inherits(network.structure, cell)]
+    def propose(self, context, structure):
+        return [self._proposal(structure, cell) for cell, _ in structure.cells if self._inherits(structure, cell)]
 
     def edit(self, structure, request, evidence, seed):
         if not self._inherits(structure, request.get("cell")):
             raise nasframe.errors.ChangeError(f"{request} cannot be done; there are {', '.join(dict(structure.cells))}")
         return nasframe.Edit(self._grown(structure, request["cell"]), lambda parent, child: nasframe.Filling(None))
 
-    def _proposal(self, network, cell):
-        child = nasframe.build(self._grown(network.structure, cell), nasframe.Seed((0,)))
-        cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in network.parameters())
+    def _proposal(self, structure, cell):
+        parent, child = (nasframe.build(s, nasframe.Seed((0,))) for s in (structure, self._grown(structure, cell)))
+        cost = sum(p.numel() for p in child.parameters()) - sum(p.numel() for p in parent.parameters())
         return nasframe.Proposal({"cell": cell}, cost=cost)
 
     def _inherits(self, structure, cell):

@@ -13,7 +13,23 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mutants.system import core_mutant, mutant, overriding
-from nasframe import ZERO, Address, Candidate, Claim, Edit, Filling, Gate, Network, Proposal, Seed, Set, Structure, Take, build
+from nasframe import (
+    ZERO,
+    Address,
+    Candidate,
+    Claim,
+    Context,
+    Edit,
+    Filling,
+    Gate,
+    Network,
+    Proposal,
+    Seed,
+    Set,
+    Structure,
+    Take,
+    build,
+)
 from nasframe.change import map as maps, optimisers
 from nasframe.network.network import tensors
 from nasframe.testing.subject import Subject
@@ -45,7 +61,7 @@ def filling_by(of: Subject, change: Callable[[Filling, Network, Network], Fillin
 def proposing(of: Subject, change: Callable[[Proposal], Proposal]) -> Subject:
     """Return the morphism that proposes something else."""
     honest: Any = of.cls
-    return overriding(of, propose=lambda self, network: [change(p) for p in honest.propose(self, network)])
+    return overriding(of, propose=lambda self, *given: [change(p) for p in honest.propose(self, *given)])
 
 
 @mutant("morphism.proposals", *NODE)
@@ -64,7 +80,40 @@ def packed(of: Subject) -> Subject:
 def unchecked(of: Subject) -> Subject:
     """It makes one more proposal, which it then refuses."""
     honest: Any = of.cls
-    return overriding(of, propose=lambda self, n: [*honest.propose(self, n), Proposal({"site": "normal/i9", "kind": "pad"})])
+    return overriding(
+        of, propose=lambda self, *given: [*honest.propose(self, *given), Proposal({"site": "normal/i9", "kind": "pad"})]
+    )
+
+
+@mutant("morphism.admits", *NODE)
+def modest(of: Subject) -> Subject:
+    """It admits no structure."""
+    return overriding(of, admits=lambda self, structure: False)
+
+
+@mutant("morphism.measured", *NODE)
+def noting(of: Subject) -> Subject:
+    """It leaves gradients behind in the network of the search as it proposes."""
+    honest: Any = of.cls
+
+    def propose(self: Any, context: Context, structure: Structure) -> Any:
+        for parameter in context._training.network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        return honest.propose(self, context, structure)
+
+    return overriding(of, propose=propose)
+
+
+@mutant("morphism.measured", *NODE)
+def tested(of: Subject) -> Subject:
+    """It looks at the test split as it proposes."""
+    honest: Any = of.cls
+
+    def propose(self: Any, context: Context, structure: Structure) -> Any:
+        context._trainer.data.test.batch(torch.arange(1))
+        return honest.propose(self, context, structure)
+
+    return overriding(of, propose=propose)
 
 
 @mutant("morphism.cost", *NODE)
@@ -88,19 +137,6 @@ def clipped(of: Subject) -> Subject:
 def evaluating(of: Subject) -> Subject:
     """It leaves the parent in evaluation mode."""
     return filling_by(of, lambda filling, parent, child: (parent.eval(), filling)[1])
-
-
-@mutant("morphism.transaction", *NODE)
-def noting(of: Subject) -> Subject:
-    """It leaves gradients behind in the parent as it proposes."""
-    honest: Any = of.cls
-
-    def propose(self: Any, network: Network) -> Any:
-        for parameter in network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        return honest.propose(self, network)
-
-    return overriding(of, propose=propose)
 
 
 @mutant("morphism.transaction", *NODE)

@@ -37,6 +37,7 @@ from nasframe.testing.assertions import described, new_entries
 from nasframe.testing.cases import STEPS, SearchCase
 from nasframe.testing.compare import require, require_at_most, same
 from nasframe.testing.law import Inapplicable, NoCases, law
+from nasframe.testing.saved import saved
 from nasframe.testing.strategies import cached, damaged, draw_some, seeds, trained_network
 from nasframe.testing.subject import Subject
 from nasframe.testing.trained import TrainedNetwork
@@ -67,7 +68,7 @@ class Case(SearchCase):
 
     def details(self) -> str:
         """Return the case in words, with the request of the proposal."""
-        return f"{self} = {dict(self.proposals(self.parent.network)[0].request)}"
+        return f"{self} = {dict(self.proposals(self.parent)[0].request)}"
 
     @property
     def parent(self) -> TrainedNetwork:
@@ -81,19 +82,19 @@ class Case(SearchCase):
         parent.network.train(self.training)
         return parent
 
-    def proposals(self, network: Network) -> list[Proposal]:
+    def proposals(self, trained: TrainedNetwork) -> list[Proposal]:
         """Return the proposals to a network, beginning with that of the case."""
-        return _proposals(self.part, network, self.place)
+        return _proposals(self.part, trained, self.place)
 
     def edit(self, seed: Seed | None = None) -> Edit:
         """Return the proposed edit."""
-        network = self.parent.network
-        return _edit(self.part, network.structure, self.proposals(network)[0], seed or self.seed)
+        parent = self.parent
+        return _edit(self.part, parent.network.structure, self.proposals(parent)[0], seed or self.seed)
 
     def child(self, seed: Seed | None = None) -> tuple[TrainedNetwork, TrainedNetwork]:
         """Return the network before the change, and its child."""
         parent = self.parent
-        proposal = self.proposals(parent.network)[0]
+        proposal = self.proposals(parent)[0]
         return parent, _child(self.part, parent, proposal, seed or self.seed)
 
     def filling(self) -> tuple[Structure, Filling]:
@@ -102,9 +103,9 @@ class Case(SearchCase):
         return edit.structure, _filling(edit, self.parent.network, self.seed)
 
 
-def _proposals(part: Morphism, network: Network, place: int) -> list[Proposal]:
+def _proposals(part: Morphism, trained: TrainedNetwork, place: int) -> list[Proposal]:
     try:
-        found = [*part.propose(network)]
+        found = trained.proposals(part)
     except REFUSALS:
         reject()
     if not found:
@@ -134,7 +135,7 @@ def _child(part: Morphism, parent: TrainedNetwork, proposal: Proposal, seed: See
 def _grown(strategy: Strategy, part: Morphism, place: int, before: int) -> TrainedNetwork | None:
     parent, seed = trained_network(strategy, STEPS), Seed((place, "before"))
     try:
-        return _child(part, parent, _proposals(part, parent.network, place)[0], seed).train(before)
+        return _child(part, parent, _proposals(part, parent, place)[0], seed).train(before)
     except NonFiniteError:
         return None
 
@@ -170,8 +171,8 @@ def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Stra
 
     def fits(searches: SearchStrategy[Strategy]) -> bool:
         # a backbone may refuse an operation, and a morphism a network
-        networks = searches.map(_fresh).map(part.propose)
-        return any(bool(proposals) for proposals in draw_some(networks, 8, (*REFUSALS, ValueError)))
+        found = searches.map(lambda strategy: trained_network(strategy, 0).proposals(part))
+        return any(bool(proposals) for proposals in draw_some(found, 8, (*REFUSALS, ValueError)))
 
     fitting = [searches for habitat in subject.habitats if fits(searches := habitat.strategies(()))]
     for operations in (subject.operations, subject.other_operations):  # it may need some that no habitat chooses
@@ -186,18 +187,11 @@ def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Stra
     )
 
 
-@cached
-def _fresh(strategy: Strategy) -> Network:
-    """Return the first network of a search."""
-    sizes = strategy.task.load(torch.device("cpu"), strategy.torch_dtype).sizes
-    return build(strategy.backbone.initial(sizes, strategy.nodes), Seed((0, "fresh")))
-
-
 def exercise(case: Case) -> dict[str, Any]:
     """Return the proposals, and everything about one change."""
     parent, child = case.child()
     return {
-        "the proposals": [attrs.asdict(p) for p in case.proposals(parent.network)],
+        "the proposals": [attrs.asdict(p) for p in case.proposals(parent)],
         "the structure": child.network.structure.to_json(),
         "the claim": repr(child.claim),
         "the mixing weights": dict(case.filling()[1].mixing),
@@ -225,7 +219,7 @@ def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None
 
 def _fresh_child(case: Case) -> TrainedNetwork:
     parent = trained_network(case.strategy, 0)
-    return _child(case.part, parent, case.proposals(parent.network)[0], case.seed)
+    return _child(case.part, parent, case.proposals(parent)[0], case.seed)
 
 
 def _claims(child: TrainedNetwork, kind: str) -> bool:
@@ -238,8 +232,8 @@ def _claims(child: TrainedNetwork, kind: str) -> bool:
 @law("morphism.proposals", "a request holds a tuple or an object, a gain is not computed, or edit() checks more than propose()")
 def proposals(case: Case) -> None:
     """Every proposal can be carried out; its request is JSON and differs from the others; its gain and evidence are finite."""
-    network = case.parent.network
-    found = case.proposals(network)
+    parent = case.parent
+    network, found = parent.network, case.proposals(parent)
     requests = [_json(p.request, "a proposal's request") for p in found]
     for n, proposal in enumerate(found):
         require(requests.index(requests[n]) == n, f"{proposal.request} is proposed twice")
@@ -264,12 +258,31 @@ def _json(value: Any, what: str) -> Any:
     return again
 
 
+@law("morphism.admits", "`admits` has another condition than `propose`, or leaves out a candidate that can be changed")
+def admits(case: Case) -> None:
+    """A morphism that proposes a change of a structure admits the structure."""
+    structure = case.parent.network.structure
+    require(bool(case.part.admits(structure)), "it proposes a change of a structure that it does not admit")
+
+
+@law("morphism.measured", "it modifies the network of the search, or reads more data than a context has")
+def measured(case: Case) -> None:
+    """Proposing leaves the search as it was, and does not read the test split."""
+    trained = case.parent.without_test_split()
+    gradients = {n: p.grad for n, p in trained.network.named_parameters()}
+    before = saved(trained.state)
+    case.proposals(trained)
+    require(same(before, saved(trained.state)), "proposing changes the search")
+    left = [n for n, p in trained.network.named_parameters() if p.grad is not gradients[n]]
+    require(not left, f"proposing leaves gradients in {', '.join(left)}")
+
+
 @law("morphism.cost", "the cost is an estimate, or alphas, gates, or the consumers of a new unit are left out")
 def cost(case: Case) -> None:
     """The cost of a proposal is the number of parameters by which the network grows."""
     parent, child = case.child()
     counts = [sum(p.numel() for p in each.network.parameters()) for each in (parent, child)]
-    declared, more = case.proposals(parent.network)[0].cost, counts[1] - counts[0]
+    declared, more = case.proposals(parent)[0].cost, counts[1] - counts[0]
     require(declared == more, f"the declared cost is {declared}; the child has {more} parameters more than its parent")
 
 
@@ -296,7 +309,7 @@ def transaction(case: Case) -> None:
     The child shares no memory with its parent, and has its mode, dtype and device.
     """
     parent = case.parent
-    proposal = case.proposals(parent.network)[0]
+    proposal = case.proposals(parent)[0]
     assertions.assert_transaction(parent, lambda structure: _edit(case.part, structure, proposal, case.seed), case.seed)
 
 
@@ -304,7 +317,7 @@ def transaction(case: Case) -> None:
 def blind(case: Case) -> None:
     """An edit is made without a network, and the child is filled from the tensors of the parent: no module is called."""
     parent = case.parent
-    proposal = case.proposals(parent.network)[0]
+    proposal = case.proposals(parent)[0]
     assertions.assert_no_forward(parent, lambda structure: _edit(case.part, structure, proposal, case.seed), case.seed)
 
 
@@ -312,7 +325,7 @@ def blind(case: Case) -> None:
 def refuses(case: Case) -> None:
     """An impossible request is refused with a ChangeError before a network is built, and not replaced by another one."""
     parent = case.parent
-    proposal, structure = case.proposals(parent.network)[0], case.edit().structure
+    proposal, structure = case.proposals(parent)[0], case.edit().structure
     if not proposal.request:
         raise Inapplicable("its requests are empty")
 
@@ -339,7 +352,7 @@ def replay(case: Case) -> None:
     They make the same structure of the structure that is read from its JSON.
     """
     parent, child = case.child()
-    proposal = case.proposals(parent.network)[0]
+    proposal = case.proposals(parent)[0]
     # as a lineage that is read from disk has it
     again = attrs.evolve(proposal, request=_json(proposal.request, "the request"))
     made = _child(case.part, parent, again, case.seed)
@@ -374,7 +387,7 @@ def seed(case: Case) -> None:
 
 def _some_proposals(case: Case) -> list[Proposal]:
     """Return a few of the proposals to a fresh network: not all of them may draw something."""
-    proposals = case.proposals(trained_network(case.strategy, 0).network)
+    proposals = case.proposals(trained_network(case.strategy, 0))
     return proposals[:: 1 + len(proposals) // 6]
 
 

@@ -15,6 +15,7 @@ from nasframe import (
     Address,
     Bound,
     Claim,
+    Context,
     Edit,
     Filling,
     Morphism,
@@ -27,6 +28,7 @@ from nasframe import (
     replace_candidate,
 )
 from nasframe.errors import ChangeError
+from nasframe.network.network import unallocated
 from nasframe.structure.editing import candidate_at, site_at
 from stranger_cells.operations import Bottleneck
 
@@ -47,11 +49,12 @@ class Widen(Morphism):
     largest: int = number(8, low=1, whole=True)
     noise: float = number(0.0, low=0.0)
 
-    def propose(self, network: Network) -> Sequence[Proposal]:
+    def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
         """Return one proposal for each bottleneck that is not of the largest width."""
+        network = unallocated(structure)
         return [
             Proposal({"site": address, "candidate": c.id}, cost=cost(network, address))
-            for address, site in network.structure.sites()
+            for address, site in structure.sites()
             for c in site.candidates
             if isinstance(c.operation, Bottleneck) and c.operation.width < self.largest
         ]
