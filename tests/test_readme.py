@@ -83,7 +83,7 @@ def test_the_morphism_of_the_plugins_page() -> None:
     """The morphism replaces a candidate by the identity, which keeps the mixing weight."""
     made = run(blocks(DOCS / "plugins.md")[2], DOCS / "plugins.md")["ToIdentity"](IdentityEdge())
     parent = TrainedNetwork.of(toy_strategy(backbone=Darts(hidden=3)), 5)
-    (request, *_) = (proposal.request for proposal in made.propose(parent.network))
+    (request, *_) = (proposal.request for proposal in parent.proposals(made))
     child = parent.after(made.edit(parent.network.structure, request, {}, Seed((0,))))
 
     assert child.mixing().keys() == parent.mixing().keys()
