@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, ClassVar
@@ -340,3 +342,23 @@ def test_a_table_from_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "weights of the search" not in done.output
     assert hashlib.sha256(table.read_bytes()).hexdigest() in (out / "strategy.toml").read_text()
+
+
+def test_a_killed_run_with_two_workers_ends_like_a_whole_one_with_one(tmp_path: Path) -> None:
+    """After a SIGKILL between two trials, `nasframe resume` leaves the same trials, evaluations and weights."""
+    options = (
+        "search --architect regularised_evolution:population=2,trials=6,updates=1,inherit=true --nodes 2 --hidden 2 --seeds 1"
+    )
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    CliRunner().invoke(cli, [*options.split(), "--workers", "1", "--out", str(whole)], catch_exceptions=False)
+    command = [sys.executable, "-c", "from nasframe.cli.main import main; main()", *options.split()]
+    with subprocess.Popen([*command, "--workers", "2", "--out", str(broken)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("trial    1"))
+        process.kill()
+    done = CliRunner().invoke(cli, ["resume", str(broken), "--workers", "2"], catch_exceptions=False)
+
+    assert done.exit_code == 0, done.output
+    assert "trial    1" not in done.output
+    for name in ("trials.jsonl", "evaluations.jsonl", "weights.safetensors", "architecture.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
