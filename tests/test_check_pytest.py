@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from broken import SOUND, UNSOUND, WAIVING, Install, installer
 
-from nasframe.plugins import discover
+from nasframe.plugins import CORE, discover
 from nasframe.testing import pytest_plugin
 from nasframe.testing.laws import criterion, pruner  # noqa: F401 - what an inner run imports first is gone after it
 
@@ -87,7 +87,7 @@ def test_workers_collect_the_same(
 ) -> None:
     """pytest-xdist runs the laws, of parts that come in any order and share a name."""
     pytester.makepyprojecttoml(f'[tool.pytest.ini_options]\npythonpath = ["{tmp_path}"]')
-    monkeypatch.setenv("NASFRAME_WITHOUT", ",".join(plugin.name for plugin in discover().found))  # they take time to import
+    monkeypatch.setenv("NASFRAME_WITHOUT", ",".join(p.name for p in discover().found if p != CORE))  # they take time to import
     other = "\nCall = attrs.make_class('Call', {}, bases=(Calm,), frozen=True)\nCall.name = 'call'\n"
     install("sound", SOUND.replace("[Calm]", "{Calm, Call}") + other)
     done = pytester.runpytest_inprocess(
