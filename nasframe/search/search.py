@@ -47,6 +47,7 @@ class Search:
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
         if strategy.ask_tell is None or (state is not None and state.phase not in ("trials", *OVER)):
             _check_ends(strategy, grows=state is None or state.phase in GROWING)
+        _check_progress(strategy)
         self.strategy = strategy
         with computing(strategy):
             self.data = data or loaded(strategy)
@@ -170,6 +171,16 @@ def _check_ends(strategy: Strategy, grows: bool) -> None:
         raise StrategyError(
             f"nothing ends the growth: the criterion {given!r} cannot. Leave `growth` empty, or add a criterion that "
             f"can{_such_as('search')}; any_of joins several"
+        )
+
+
+def _check_progress(strategy: Strategy) -> None:
+    """Refuse a relaxation that needs the progress of a phase where phases have no length."""
+    relaxation = strategy.relaxation
+    if relaxation is not None and relaxation.needs_progress and strategy.optimiser.epochs is None:
+        raise StrategyError(
+            f"relaxation {short_name(relaxation)!r} needs the progress of a phase, and phases have no length: give the optimiser "
+            "`epochs` (--epochs N)"
         )
 
 

@@ -1,0 +1,115 @@
+"""Relaxations of third parties pass the kit, can be combined with every architect, and resume to the same bytes."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+from nasframe_bilevel import ExactSecondOrder, FirstOrder, SecondOrder, SingleLevel
+from nasframe_recurrent import Darts
+from third_party_relaxations import Concrete, EdgeNormalisation, HardGumbel, IndependentSigmoids, OverNode
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Architect, Optimiser, Relaxation, Search, Strategy
+from nasframe.errors import StrategyError
+from nasframe.plugins import Plugin, Plugins
+from nasframe.testing.check import check
+from nasframe.testing.compare import differences
+from nasframe.testing.saved import revived, saved
+from nasframe.testing.trained import TrainedNetwork
+
+RELAXATIONS: tuple[type[Relaxation], ...] = (HardGumbel, Concrete, EdgeNormalisation, OverNode, IndependentSigmoids)
+WITH = Plugins((*PLUGINS.found, Plugin("relaxations", "tests", "0", RELAXATIONS)))
+ARCHITECTS: tuple[type[Architect], ...] = (SingleLevel, FirstOrder, SecondOrder, ExactSecondOrder)
+
+
+def strategy(architect: Architect, **changes: object) -> Strategy:
+    """Return a search on a cell with several edges for each node, in phases of two epochs."""
+    options = {"backbone": Darts(hidden=3), "growth": (), "nodes": 2, "optimiser": Optimiser(epochs=2)}
+    return toy_strategy(architect=architect, **(options | changes))
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda part: part.name)
+def test_it_passes_the_kit(relaxation: type[Relaxation]) -> None:
+    """Every law of relaxations holds or does not apply."""
+    report = check(relaxation)
+
+    assert report.ok, report.text()
+
+
+@pytest.mark.parametrize("architect", ARCHITECTS, ids=lambda part: part.name)
+@pytest.mark.parametrize("relaxation", RELAXATIONS, ids=lambda part: part.name)
+def test_every_architect_descends_it(architect: type[Architect], relaxation: type[Relaxation]) -> None:
+    """The alphas and the further parameters move, and the search ends with an architecture."""
+    search = Search(strategy(architect(relaxation=relaxation(), optimiser=Optimiser(learning_rate=0.01))))  # type: ignore[call-arg]
+    before = {name: alpha.detach().clone() for name, alpha in search.network.alphas.items()}
+    trained = TrainedNetwork.of(search.strategy, 3)
+    moved = {name for name, alpha in trained.network.alphas.items() if not torch.equal(alpha, before[name])}
+
+    # the beta of a node with a single edge has no effect
+    assert moved == {name for name, alpha in before.items() if len(alpha) > 1}
+    search.run()
+    assert search.network.structure.decided
+
+
+@pytest.mark.parametrize("relaxation", [HardGumbel, Concrete, EdgeNormalisation], ids=lambda part: part.name)
+def test_it_resumes_at_every_event(relaxation: type[Relaxation]) -> None:
+    """A search that is saved and continued at any record ends in the same bytes."""
+    search = Search(strategy(FirstOrder(relaxation=relaxation())))
+    dumps = [saved(search.state) for _ in search]
+    expected = saved(search.state)
+    for place in range(0, len(dumps) - 1, 2):
+        torch.manual_seed(place)
+        state = revived(*dumps[place], search.strategy, WITH, search.data)
+        again = Search(search.strategy, data=search.data, state=state)
+        again.run()
+        found = saved(again.state)
+        assert found[0] == expected[0], place
+        assert not differences(found[1], expected[1]), place
+
+
+@pytest.mark.parametrize("relaxation", [HardGumbel, Concrete], ids=lambda part: part.name)
+def test_finite_differences_share_the_sample(relaxation: type[Relaxation]) -> None:
+    """With a small step the finite difference equals the exact product, although the mixing weights are sampled."""
+    trained = TrainedNetwork.of(strategy(FirstOrder(relaxation=relaxation())), 2)
+    problem = trained.next_problem()
+    exact = ExactSecondOrder().gradient(problem)
+    difference = SecondOrder(step=1e-4).gradient(problem)
+
+    scale = max(float(g.abs().max()) for g in exact.values())
+    for name, gradient in exact.items():
+        assert float((difference[name] - gradient).abs().max()) < 1e-6 * scale, name
+
+
+def test_unsampled_candidates_are_not_computed() -> None:
+    """In a training step each site calls the module of one candidate; in validation it calls all of them."""
+    trained = TrainedNetwork.of(strategy(FirstOrder(relaxation=HardGumbel())), 2)
+    network, called = trained.network, dict[str, set[str]]()
+    problem, network.fast = trained.next_problem(), False
+    for address, site in network.sites.items():
+        for _, mixed in network.mixed_operations(address):
+            for candidate in site.candidates:
+                mixed.candidates[str(candidate.id)].register_forward_pre_hook(
+                    lambda *_, a=address, c=str(candidate.id): called.setdefault(a, set()).add(c)
+                )
+    problem.train(problem.weights, problem.alphas)
+    assert {a: len(c) for a, c in called.items()} == dict.fromkeys(network.sites, 1)
+
+    called.clear()
+    network(trained.inputs(), network.mixing())
+    assert {a: len(c) for a, c in called.items()} == {a: len(s.candidates) for a, s in network.sites.items()}
+
+
+def test_a_phase_without_a_length_is_refused() -> None:
+    """A relaxation that needs the progress of a phase is refused before training, and the message says what to write."""
+    with pytest.raises(StrategyError, match=r"relaxation 'concrete' needs the progress of a phase.*--epochs"):
+        Search(strategy(FirstOrder(relaxation=Concrete()), optimiser=Optimiser()))
+
+
+def test_strategies_are_read_back() -> None:
+    """The relaxation and its options are part of the strategy file."""
+    given = strategy(FirstOrder(relaxation=HardGumbel(temperature=0.5)))
+
+    assert 'name = "hard_gumbel"' in given.to_toml()
+    assert Strategy.from_toml(given.to_toml(), WITH) == given
+    assert attrs.evolve(given.architect, relaxation=HardGumbel()) != given.architect
