@@ -12,6 +12,7 @@ import curvature
 import pytest
 import torch
 from perturbation import EXAMPLES, PLUGIN, Perturbation
+from steepest import EXAMPLES as STEEPEST, SteepestGrowth
 from test_resume import check_resumes_everywhere, digest
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
@@ -316,3 +317,28 @@ def whole(problem: Bilevel) -> Tensor:
 
     found: Tensor = torch.autograd.functional.hessian(loss, torch.cat([*problem.alphas.values()]).detach())  # type: ignore[no-untyped-call]
     return found
+
+
+class TestSteepestGrowth:
+    def test_it_keeps_the_laws_of_proposals(self) -> None:
+        """A morphism that measures is checked like any other one; its edits are those of a shipped morphism."""
+        laws = ["part.repeatable", "morphism.proposals", "morphism.admits", "morphism.measured", "morphism.replay"]
+        report = check(SteepestGrowth, examples=STEEPEST, laws=laws)
+
+        assert report.ok, report.text()
+
+    def test_the_gradients_are_evidence_of_the_growth(self) -> None:
+        """Each growth has the measured gradients in the lineage, which is replayed without data."""
+        search = Search(toy_strategy(growth=(SteepestGrowth(),)))
+        measured = [r.key for r in search if isinstance(r, Measured)]
+        state = search.state
+        grown = [place for place, r in enumerate(state.lineage) if isinstance(r, Changed) and r.change == "grow"]
+
+        assert len(grown) == 2
+        assert measured[:2] == ["squared gradients"] * 2
+        assert all(bool((state.evidence[f"{place}/squared gradients"] > 0).all()) for place in grown)
+        assert [*replay(search.strategy, state.lineage, state.evidence, PLUGINS)][-1] == search.network.structure
+
+    def test_same_bytes_from_every_event(self) -> None:
+        """A search whose morphism measures is resumed at each value, step and change, and ends in the same bytes."""
+        assert check_resumes_everywhere(toy_strategy(growth=(SteepestGrowth(),), prune="end")) >= 14

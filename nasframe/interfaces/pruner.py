@@ -36,13 +36,15 @@ class Pruner(Part):
     kind: ClassVar[str] = "pruner"
 
     def scores(self, context: Context) -> Mapping[str, Tensor]:
-        """Return the scores of candidates, of shape (candidates,), by the address of their site; by default the mixing weights.
+        """Return the scores of candidates, of shape (candidates,), by the address of their site; by default the ranking.
+
+        The ranking of a relaxation is what its candidates are compared by (`Relaxation.ranking`), usually the mixing weights.
 
         Args:
             context: the search, which cannot be modified. What takes time is measured through `context.remember` or
                 `context.loss`, so that it is not measured again after an interruption.
         """
-        return context.mixing
+        return context.ranking
 
     @abstractmethod
     def remove(self, structure: Structure, scores: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:

@@ -99,6 +99,11 @@ class Context:
         return {address: weights.clone() for address, weights in present.items()}
 
     @cached_property
+    def ranking(self) -> Mapping[str, Tensor]:
+        """Return what the relaxation compares candidates by, of shape (candidates,), by the address of each undecided site."""
+        return {address: values.clone() for address, values in self._training.network.ranking().items()}
+
+    @cached_property
     def network(self) -> Network:
         """Return a private copy of the network in the readable form and in evaluation mode.
 
