@@ -29,9 +29,10 @@ from nasframe_convolutional import DartsConvolutional
 from nasframe_recurrent import Darts, TwoToOne
 from torch import Tensor, nn
 
-from nasframe import Architect, Backbone, Bilevel, Network, Search, Seed, Split, Strategy, build, installed
+from nasframe import Architect, Backbone, Bilevel, Network, Proposal, Search, Seed, Split, Strategy, build, installed
 from nasframe.records import TrialEnded
 from nasframe.search.bilevel import problem
+from nasframe.search.loop import Loop
 from nasframe.testing.fakes import Endless, Keep, Noise
 from nasframe.testing.trained import TrainedNetwork
 
@@ -64,6 +65,11 @@ def main() -> None:
     print(f"two_to_one, 4 nodes: a criterion that measures nothing takes {unused(options.rounds):.0f} microseconds")
     for workers in (1, 2):
         print(f"regularised_evolution, 6 nodes, a table, workers {workers}: {per_trial(workers):.2f} ms per trial")
+    for name, seconds in every_edge().items():
+        print(
+            f"{CELLS.name}, C {CELLS.channels}, {CELLS.cells} cells: a change on every edge, {name}: {seconds:.1f} s",
+            flush=True,
+        )
     for title, variants in (*images(), *gradients(), *steps()):
         times = measured(variants, options.rounds)
         ratio = statistics.median(times["readable"]) / statistics.median(times["fast"])
@@ -197,6 +203,35 @@ def per_trial(workers: int, trials: int = 200) -> float:
         if isinstance(record, TrialEnded):
             times.append(time.perf_counter())
     return (times[-1] - times[0]) / (trials - 1) * 1e3
+
+
+def every_edge() -> dict[str, float]:
+    """Return the seconds that a change on every edge takes, as one change and as a chain of changes.
+
+    The numbers of both children are compared.
+    """
+    shape = tuple(IMAGES[name] for name in ("channels", "height", "width"))
+    task = Noise(tuple(IMAGES.items()), (-1, *shape), (-1, IMAGES["classes"]), 64)
+    architect, morphism = installed().make("architect", "first_order"), installed().make("morphism", "convolution")
+    parts = {"backbone": CELLS, "architect": architect, "criterion": Endless(), "pruner": Keep()}
+    requests = []
+    for address, site in CELLS.initial(IMAGES, 4).sites():
+        convolution = next(c for c in site.candidates if c.operation.name == "separable")
+        requests.append({"site": address, "candidate": convolution.id, "kind": "crop"})
+
+    def made(together: bool) -> tuple[Search, float]:
+        search = Search(Strategy(task=task, nodes=4, batch=64, **parts))
+        changer = Loop(search.strategy, search.data).changer
+        chosen = [(morphism, Proposal(request)) for request in requests]
+        start = time.perf_counter()
+        for growths in [chosen] if together else [[growth] for growth in chosen]:
+            changer.change(search.state, {}, growths, by="bench", why="a change on every edge", seed=Seed(("change",)))
+        return search, time.perf_counter() - start
+
+    (once, short), (chain, long) = made(together=True), made(together=False)
+    assert once.network.structure == chain.network.structure
+    assert all(map(torch.equal, once.network.parameters(), chain.network.parameters()))
+    return {"as one change": short, f"as a chain of {len(requests)}": long}
 
 
 def bilevel(strategy: Strategy) -> Bilevel:

@@ -224,6 +224,16 @@ def particular(of: Subject) -> Subject:
     return overriding(of, edit=edit)
 
 
+@mutant("morphism.together", *CONVOLUTION)
+def thorough(of: Subject) -> Subject:
+    """It repeats the entries of the map for all tensors that it does not change."""
+
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        return attrs.evolve(filling, overrides={**maps.derive_map(parent, child), **filling.overrides})
+
+    return filling_by(of, change)
+
+
 @mutant("morphism.structure", *CONVOLUTION)
 def homemade(of: Subject) -> Subject:
     """It inserts an operation that is not registered."""

@@ -30,6 +30,7 @@ from nasframe import (
     build,
 )
 from nasframe.change.claim import tolerance
+from nasframe.change.edit import combine
 from nasframe.errors import ChangeError, NonFiniteError, StrategyError, StructureError
 from nasframe.network.network import tensors
 from nasframe.testing import assertions
@@ -362,6 +363,52 @@ def replay(case: Case) -> None:
     structure = Structure.from_json(parent.network.structure.to_json(), case.subject.plugins.make)
     remade = _edit(case.part, structure, again, case.seed).structure
     require(remade == child.network.structure, f"{again.request} makes another structure of the structure's JSON")
+
+
+@law(
+    "morphism.together", "`fill` has entries for tensors that the edit does not change, or takes the last node for its new one"
+)
+def together(case: Case) -> None:
+    """Two edits of different sites in one change make the child that they make one after the other.
+
+    Numbers that are drawn may differ. The claim is exact if both are, and lossy if one is.
+    """
+    parent = case.parent
+    first, *others = case.proposals(parent)
+    one = _edit(case.part, parent.network.structure, first, case.seed("first"))
+    two = _second(case, parent.network.structure, one, [*others, first][:12])
+    halfway = parent.after(one, case.seed)
+    chain = halfway.after(two, case.seed)
+    try:
+        child = parent.after(combine([one, two]), case.seed)
+    except ChangeError as error:
+        raise AssertionError(f"two edits of different sites cannot be made in one change: {error}") from error
+    for name, tensor in tensors(child.network).items():
+        old = ~assertions.new_entries(child, name, tensor)
+        require(same(tensor[old], tensors(chain.network)[name][old]), f"{name} has other numbers than after two changes")
+    kinds = [getattr(each.claim, "kind", None) for each in (halfway, chain)]
+    expected = next((kind for kind in ("lossy", "approximate") if kind in kinds), "exact")
+    require(_claims(child, expected), f"the claims are {kinds[0]} and {kinds[1]}, and together {child.claim}")
+
+
+def _second(case: Case, structure: Structure, one: Edit, proposals: list[Proposal]) -> Edit:
+    """Return an edit of what another one leaves that changes none of its sites.
+
+    Raises:
+        Inapplicable: if no proposal makes one.
+    """
+
+    def changed(before: Structure, after: Structure) -> set[str]:
+        return {address for address, site in before.sites() if dict(after.sites()).get(address) != site}
+
+    for proposal in proposals:
+        try:
+            edit = case.part.edit(one.structure, proposal.request, proposal.evidence, case.seed("second"))
+        except ChangeError:
+            continue
+        if not changed(structure, one.structure) & changed(one.structure, edit.structure):
+            return edit
+    raise Inapplicable("it makes no two edits of different sites")
 
 
 @law("morphism.seed", "`fill` draws from another seed than that of the edit, so that every growth starts from the same numbers")
