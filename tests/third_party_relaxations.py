@@ -57,8 +57,9 @@ class HardGumbel(_Categorical):
             alpha = alphas[address]
             soft = ((alpha.log_softmax(0) + gumbel(alpha, draw, address)) / self.temperature).softmax(0)
             place = int(soft.argmax())
-            # in this order the others are exactly zero
-            found[address] = torch.zeros_like(soft).index_fill(0, torch.tensor(place), 1.0) + (soft - soft.detach())
+            hard = torch.zeros_like(soft)
+            hard[place] = 1.0
+            found[address] = hard + (soft - soft.detach())  # in this order the others are exactly zero
             active[address] = (place,)
         return Mixing(found, active)
 
