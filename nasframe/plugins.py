@@ -32,6 +32,7 @@ from nasframe.interfaces import (
     evaluator,
     morphism,
     operation,
+    plan,
     pruner,
     recipe,
     relaxation,
@@ -40,6 +41,7 @@ from nasframe.interfaces import (
 )
 from nasframe.interfaces.part import KIND, Part, from_plain
 from nasframe.search.evaluators import Table, Train
+from nasframe.search.plan import STEPS
 
 if TYPE_CHECKING:  # it needs hypothesis, which is installed for checking parts only
     from nasframe.testing.examples import Examples
@@ -64,6 +66,7 @@ KINDS: dict[str, type[Part]] = {
         evaluator.Evaluator,
         task.Task,
         recipe.Recipe,
+        plan.PlanRecipe,
         reproduction.Reproduction,
     )
 } | {"ask_tell": ask_tell.AskTellArchitect}
@@ -170,7 +173,12 @@ class Plugins:
 
     def names(self, kind: str) -> list[str]:
         """Return the sorted names of the parts of a kind."""
-        return sorted({part.name for plugin in self.found for part in plugin.parts if part.kind == kind})
+        return sorted({part.name for part in self._parts() if part.kind == kind})
+
+    def _parts(self) -> Iterator[type[Part]]:
+        # the steps of plans are a closed set: no plugin registers any
+        yield from STEPS
+        yield from (part for plugin in self.found for part in plugin.parts)
 
     def get(self, kind: str, name: str) -> type[Part]:
         """Return the part of a kind and name.
@@ -180,7 +188,7 @@ class Plugins:
             PluginError: several plugins register one.
         """
         # a clash is an error only where the name is used: whoever installs two plugins can still use all their other parts
-        by = [part for plugin in self.found for part in plugin.parts if (part.kind, part.name) == (kind, name)]
+        by = [part for part in self._parts() if (part.kind, part.name) == (kind, name)]
         if len(by) > 1:
             raise PluginError(self._clash(kind, name))
         if not by:

@@ -197,11 +197,11 @@ def fails(monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
     monkeypatch.setattr(Trainer, "_step", step)
 
 
-@pytest.mark.parametrize("prune", ["stage", "end"])
-def test_a_phase_that_diverges_ends_with_its_best_network(prune: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("plan", ["stage", "end"])
+def test_a_phase_that_diverges_ends_with_its_best_network(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network goes back to the best epoch of the phase, a row says so, and the search comes to its end."""
     fails(monkeypatch, lambda training, search: search and training.epoch == 1)
-    search = finished(toy_strategy(prune=prune, criterion=Epochs(3) | MaxNodes(2)))
+    search = finished(toy_strategy(plan=plan, criterion=Epochs(3) | MaxNodes(2)))
     lost = [r for r in search.state.history if isinstance(r, EpochEnded) and r.diverged]
 
     assert lost
@@ -347,16 +347,15 @@ def test_tuning_begins_with_the_better_weights(spoiled: bool, monkeypatch: pytes
     """Those that the pruning left or, where an untrained network has a lower validation loss, fresh ones."""
     from nasframe.search.loop import Loop
 
-    honest = Loop._derive
+    honest = Loop._restart
 
-    def derive(self: Any, state: Any) -> Any:
-        records = honest(self, state)
+    def restart(self: Any, state: Any) -> Any:
         with torch.no_grad():
             for p in state.network.parameters():
                 p.mul_(1e3 if spoiled else 1.0)
-        return records
+        return honest(self, state)
 
-    monkeypatch.setattr(Loop, "_derive", derive)
+    monkeypatch.setattr(Loop, "_restart", restart)
     search = Search(toy_strategy(criterion=Epochs(30) | MaxNodes(1), growth=()))
     records = []
     for record in search:

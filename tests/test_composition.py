@@ -1,4 +1,4 @@
-"""Whatever is shipped goes together: backbones, architects, criteria, pruners, ways of pruning, and growths."""
+"""Whatever is shipped goes together: backbones, architects, criteria, pruners, plans, and growths."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ PROPOSERS = [part for part in parts("architect") if asks(part)]
 
 def composed(backbone: dict[str, Any], *others: Any) -> Strategy:
     """A tiny search by these parts."""
-    architect, criterion, pruner, prune, growth = others
+    architect, criterion, pruner, plan, growth = others
     return Strategy.from_dict(
         {
             "task": TASKS.get(backbone["name"], SERIES),
@@ -80,7 +80,7 @@ def composed(backbone: dict[str, Any], *others: Any) -> Strategy:
             # not every criterion ends a stage, or the search
             "criterion": {"name": "any_of", "parts": [criterion, {"name": "scripted", "growths": 1}]},
             "pruner": pruner,
-            "prune": prune,
+            "plan": plan,
             "growth": [growth],
             "batch": 3,
             "optimiser": {"epochs": 2},
@@ -98,11 +98,11 @@ def grows(growth: dict[str, Any], backbone: dict[str, Any]) -> bool:
 
 
 def compositions(backbone: dict[str, Any], architect: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """With each criterion, way of pruning and growth, and pruners in turn."""
+    """With each criterion, plan and growth, and pruners in turn."""
     growths = [growth for growth in parts("morphism") if grows(growth, backbone)]
     pruners = itertools.cycle(parts("pruner"))
-    for (growth, prune), criterion in itertools.product(itertools.product(growths, ("stage", "end")), parts("criterion")):
-        yield backbone, architect, criterion, next(pruners), prune, growth
+    for (growth, plan), criterion in itertools.product(itertools.product(growths, ("stage", "end")), parts("criterion")):
+        yield backbone, architect, criterion, next(pruners), plan, growth
 
 
 def test_every_two_parts_meet() -> None:

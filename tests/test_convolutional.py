@@ -69,6 +69,7 @@ from nasframe.network.network import set_progress, tensors
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Changed, Finished, Stepped
 from nasframe.search import state as states, trainer as trainers
+from nasframe.search.plan import RETRAIN, STAGE
 from nasframe.search.state import retraining, trainer
 from nasframe.testing import assertions
 from nasframe.testing.compare import require_at_most
@@ -685,6 +686,7 @@ def architecture(parent: TrainedNetwork) -> Structure:
 def again(strategy: Strategy, parent: TrainedNetwork) -> Search:
     """Return a search that trains this architecture from scratch."""
     data = strategy.task.load(torch.device("cpu"), torch.float64)
+    strategy = attrs.evolve(strategy, plan=RETRAIN)
     return Search(strategy, data=data, state=retraining(strategy, architecture(parent), data))
 
 
@@ -747,7 +749,7 @@ TINY: dict[str, Any] = {"task": Blobs(size=6, flips=True), "batch": 3}
 SEARCHES = {
     "stage": image_strategy(
         backbone=small(channels=1, cells=3, drop_path=0.3),
-        prune="stage",
+        plan=STAGE,
         optimiser=Optimiser("sgd", 0.05, momentum=0.9),
         **TINY,
     ),

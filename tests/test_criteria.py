@@ -151,21 +151,21 @@ def test_tuning_is_within_the_limit(limit: int, steps: int, share: float) -> Non
 
 
 @pytest.mark.parametrize("updates", [6, 20])
-@pytest.mark.parametrize("prune", ["stage", "end"])
-def test_a_search_spends_its_budget_and_no_more(prune: str, updates: int) -> None:
+@pytest.mark.parametrize("plan", ["stage", "end"])
+def test_a_search_spends_its_budget_and_no_more(plan: str, updates: int) -> None:
     """If nothing else ends a phase, searching and tuning together make as many updates as the budget allows for."""
-    search = Search(toy_strategy(prune=prune, criterion=Endless() | MaxUpdates(updates)))
+    search = Search(toy_strategy(plan=plan, criterion=Endless() | MaxUpdates(updates)))
     search.run()
 
     assert search.network.structure.decided
     assert search.state.updates == updates // 3 * 3  # in whole epochs
-    assert {r.phase for r in search.state.history} == {"search", "judge", "tune" if prune == "stage" else "retune"}
+    assert {r.phase for r in search.state.history} == {"search", "judge", "tune" if plan == "stage" else "retune"}
 
 
-@pytest.mark.parametrize("prune", ["stage", "end"])
-def test_a_limit_within_a_stage_ends_the_search_with_this_stage(prune: str) -> None:
+@pytest.mark.parametrize("plan", ["stage", "end"])
+def test_a_limit_within_a_stage_ends_the_search_with_this_stage(plan: str) -> None:
     """A search that stops while it trains still prunes and tunes, and returns an architecture."""
-    search = Search(toy_strategy(prune=prune, criterion=Patience(1) | MaxUpdates(7)))
+    search = Search(toy_strategy(plan=plan, criterion=Patience(1) | MaxUpdates(7)))
     network = search.run()
 
     assert network.structure.decided

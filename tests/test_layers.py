@@ -23,6 +23,7 @@ MODULES = {
     "nasframe.errors",
     "nasframe.records",
     "nasframe.search.evaluate",
+    "nasframe.search.plan",
     "nasframe.search.pool",
     "nasframe.search.bilevel",
     "nasframe.search.random_architecture",

@@ -229,7 +229,7 @@ class TestInterrupted:
             assert Counting.made.total() == places - number
             assert digest(again.state) == expected
 
-    @pytest.mark.parametrize("plan", [{"prune": "stage", "growth": ()}, {"prune": "end"}], ids=["stage", "end"])
+    @pytest.mark.parametrize("plan", [{"plan": "stage", "growth": ()}, {"plan": "end"}], ids=["stage", "end"])
     def test_same_bytes_from_every_event(self, plan: dict[str, Any]) -> None:
         """A search whose pruner measures is resumed at each measured value, step and change, and ends in the same bytes."""
         assert check_resumes_everywhere(toy_strategy(pruner=Perturbation(), **plan)) >= 12

@@ -19,6 +19,7 @@ from squares import squared
 
 from nasframe import NasframeError, Seed, Strategy, installed
 from nasframe.cli.main import cli
+from nasframe.search.plan import END, STAGE
 
 
 def run(*arguments: str) -> Result:
@@ -153,14 +154,14 @@ def test_trials_are_kept(tmp_path: Path) -> None:
 def test_the_growing_searches_of_jie_and_gao() -> None:
     """The four growing searches have the protocol of Jie & Gao (2021), 4.1, and n_h = n_x."""
     modes = {
-        "darts-grow-stage": ("darts_recurrent", "stage"),
-        "darts-grow-end": ("darts_recurrent", "end"),
-        "two-to-one-grow-stage": ("two_to_one", "stage"),
-        "two-to-one-grow-end": ("two_to_one", "end"),
+        "darts-grow-stage": ("darts_recurrent", STAGE),
+        "darts-grow-end": ("darts_recurrent", END),
+        "two-to-one-grow-stage": ("two_to_one", STAGE),
+        "two-to-one-grow-end": ("two_to_one", END),
     }
     named = {name: Strategy.named(name) for name in modes}
 
-    assert {n: (s.backbone.name, s.prune) for n, s in named.items()} == modes
+    assert {n: (s.backbone.name, s.plan) for n, s in named.items()} == modes
     for strategy in named.values():
         architect = strategy.architect
         assert isinstance(architect, FirstOrder)

@@ -46,11 +46,11 @@ def check_resumes_everywhere(strategy: Strategy) -> int:
 MOMENTUM = Optimiser("sgd", learning_rate=0.05, momentum=0.9)
 
 
-@pytest.mark.parametrize("prune", ["stage", "end"])
+@pytest.mark.parametrize("plan", ["stage", "end"])
 @pytest.mark.parametrize("optimiser", [Optimiser(learning_rate=0.01), MOMENTUM], ids=["adam", "momentum"])
-def test_same_bytes_from_every_event(prune: str, optimiser: Optimiser) -> None:
+def test_same_bytes_from_every_event(plan: str, optimiser: Optimiser) -> None:
     """With two growths, pruning and dropout, a search resumed at any event ends in the same bytes."""
-    assert check_resumes_everywhere(toy_strategy(prune=prune, optimiser=optimiser)) >= 24
+    assert check_resumes_everywhere(toy_strategy(plan=plan, optimiser=optimiser)) >= 24
 
 
 def test_fails_without_optimiser_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,11 +79,11 @@ def test_a_search_leaves_the_global_generator_alone() -> None:
     assert torch.equal(expected, torch.rand(3))
 
 
-@pytest.mark.parametrize("prune", ["stage", "end"])
+@pytest.mark.parametrize("plan", ["stage", "end"])
 @pytest.mark.parametrize("form", ["noise", "gate"])
-def test_the_lineage_is_replayed_without_data(prune: str, form: str) -> None:
+def test_the_lineage_is_replayed_without_data(plan: str, form: str) -> None:
     """From the records alone every structure of the run is made again, up to the architecture."""
-    strategy = toy_strategy(prune=prune, growth=(NodeGrowth(form, 0.05),))
+    strategy = toy_strategy(plan=plan, growth=(NodeGrowth(form, 0.05),))
     search = Search(strategy)
     search.run()
     lineage = [from_json(to_json(record)) for record in search.state.lineage]

@@ -172,14 +172,15 @@ def test_a_retraining_puts_the_cells_into_another_backbone() -> None:
     assert search.state.updates == 0
     search.run()
     assert {r.phase for r in search.state.history} == {"retune"}
-    assert [r.kind for r in search.state.lineage] == ["start"]
+    start, restored = search.state.lineage
+    assert (start.kind, restored.kind, restored.change) == ("start", "change", "restore")
     assert search.state.updates == 4
 
 
 def test_a_retraining_resumes_at_every_event() -> None:
     """A retraining ends with the same bytes when it is resumed from any event."""
-    strategy, cells = image_retraining(), image_cells()
-    search = Search.retraining(strategy, cells)
+    search = Search.retraining(image_retraining(), image_cells())
+    strategy = search.strategy
     dumps = [saved(search.state), *(saved(search.state) for _ in search)]
     expected = digest(search.state)
     for number, (text, tensors) in enumerate(dumps):
@@ -206,7 +207,7 @@ def begun(path: Path) -> Folder:
     """Return the folder of a retraining before its first step."""
     strategy, sizes = SPACES["two_to_one"]
     search = Search.retraining(strategy, architecture(strategy, sizes))
-    return Folder.create(path, strategy, PLUGINS, search.state)
+    return Folder.create(path, search.strategy, PLUGINS, search.state)
 
 
 def run(folder: Folder, events: int | None = None) -> Search:

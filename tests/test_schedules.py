@@ -67,14 +67,14 @@ def rates_used(strategy: Strategy) -> list[tuple[int, str, int, float]]:
     return found
 
 
-@pytest.mark.parametrize("prune", ["stage", "end"])
-def test_each_phase_has_all_rates(prune: str) -> None:
+@pytest.mark.parametrize("plan", ["stage", "end"])
+def test_each_phase_has_all_rates(plan: str) -> None:
     """Every phase of training (search, tuning, tuning at the end) starts again with the first rate."""
-    check_phases(prune)
+    check_phases(plan)
 
 
-def check_phases(prune: str) -> None:
-    strategy = toy_strategy(prune=prune, optimiser=ANNEALED, criterion=Scripted(epochs=3, growths=1))
+def check_phases(plan: str) -> None:
+    strategy = toy_strategy(plan=plan, optimiser=ANNEALED, criterion=Scripted(epochs=3, growths=1))
     expected = []
     for epoch in range(3):
         optimiser = ANNEALED.build([("w", nn.Parameter(torch.zeros(1)))])
@@ -83,7 +83,7 @@ def check_phases(prune: str) -> None:
     phases: dict[tuple[int, str], list[float]] = {}
     for stage, phase, _, rate in rates_used(strategy):
         phases.setdefault((stage, phase), []).append(rate)
-    others = {"stage": [(0, "tune"), (1, "tune")], "end": [(1, "retune")]}[prune]
+    others = {"stage": [(0, "tune"), (1, "tune")], "end": [(1, "retune")]}[plan]
     assert set(phases) == {(0, "search"), (1, "search"), *others}
     assert all(found == expected for found in phases.values())
 

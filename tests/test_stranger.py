@@ -152,7 +152,7 @@ TOGETHER = {
         "strongest",
     ),
     "its backbone with shipped growth and pruner": (
-        {"task": FLAT, "backbone": "feed_forward", "growth": ["node"], "prune": "stage"},
+        {"task": FLAT, "backbone": "feed_forward", "growth": ["node"], "plan": "stage"},
         "node",
     ),
     "its backbone with shipped operations": (

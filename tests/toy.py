@@ -30,4 +30,7 @@ def toy_strategy(**changes: Any) -> Strategy:
         "batch": 10,
         "dtype": "float64",
     }
-    return Strategy(**(parts | changes))
+    parts |= changes
+    if isinstance(parts.get("plan"), str):
+        parts["plan"] = PLUGINS.make("plan", parts["plan"]).steps()
+    return Strategy(**parts)

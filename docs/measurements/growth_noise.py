@@ -21,11 +21,12 @@ from nasframe_pruning import Strongest
 from nasframe_recurrent import TwoToOne
 
 from nasframe import Search, Strategy
+from nasframe.search.plan import END, STAGE
 
 GRID = [
-    ("noise", delta, rate, prune)
-    for delta, rate, prune in itertools.product((0.001, 0.01, 0.1, 0.2), (1.0, 10.0, 100.0), ("stage", "end"))
-] + [("gate", None, rate, prune) for rate, prune in itertools.product((1.0, 10.0, 100.0), ("stage", "end"))]
+    ("noise", delta, rate, plan)
+    for delta, rate, plan in itertools.product((0.001, 0.01, 0.1, 0.2), (1.0, 10.0, 100.0), ("stage", "end"))
+] + [("gate", None, rate, plan) for rate, plan in itertools.product((1.0, 10.0, 100.0), ("stage", "end"))]
 
 
 def main() -> None:
@@ -34,11 +35,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     torch.set_num_threads(1)
     for seed in range(parser.parse_args().seeds):
-        for form, delta, rate, prune in GRID:
-            print(json.dumps(measure(form, delta, rate, prune, seed)), flush=True)
+        for form, delta, rate, plan in GRID:
+            print(json.dumps(measure(form, delta, rate, plan, seed)), flush=True)
 
 
-def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) -> dict[str, object]:
+def measure(form: str, delta: float | None, rate: float, plan: str, seed: int) -> dict[str, object]:
     """Run one search and return its result."""
     strategy = Strategy(
         task=Forecasting(),
@@ -47,7 +48,7 @@ def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) 
         growth=(NodeGrowth(form) if delta is None else NodeGrowth(form, delta),),
         criterion=Patience() | NoBetter() | MaxNodes(4),
         pruner=Strongest(),
-        prune=prune,
+        plan=STAGE if plan == "stage" else END,
         seed=seed,
         fast=False,  # the table was measured with the readable form; a rounding error can decide whether a node is grown
     )
@@ -58,7 +59,7 @@ def measure(form: str, delta: float | None, rate: float, prune: str, seed: int) 
         "form": form,
         "delta": delta,
         "after_growth": rate,
-        "prune": prune,
+        "plan": plan,
         "seed": seed,
         "valid": search.state.best.valid if search.state.best else None,
         "grown": len(grown),

@@ -31,7 +31,7 @@ KEYS = (
     "evaluator",
     "in_flight",
     "pruner",
-    "prune",
+    "plan",
     "nodes",
     "seed",
     "seeds",

@@ -113,7 +113,9 @@ EPILOG = (
     help="How to grow; repeatable. The change of largest gain is made; morphisms of equal gain take turns.",
 )
 @click.option("--pruner", type=PartType(), help="Which candidates to remove.")
-@click.option("--prune", help="When to prune: after each 'stage' or at the 'end'.")
+@click.option(
+    "--plan", type=PartType(), help="What the search goes through, such as 'stage' (prune after each stage) or 'end'."
+)
 @click.option("--nodes", type=int, help="The number of nodes that each cell starts with.")
 @click.option(
     "--budget",
@@ -177,7 +179,7 @@ def retrain(
     plugins = _plugins(load)
     strategy = _strategy(flags, plugins)
     begun = Search.retraining(strategy, found(architecture, plugins))
-    folder = Folder.create(out, strategy, plugins, begun.state)
+    folder = Folder.create(out, begun.strategy, plugins, begun.state)
     run(folder, folder.search, commit_every, workers)
 
 

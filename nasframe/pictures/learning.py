@@ -18,8 +18,8 @@ from nasframe.records import Changed, EpochEnded, Record
 
 Array = np.ndarray
 
-#: the background colours of the phases
-PHASES = {"search": "#eef2f7", "tune": "#fdf0d9", "retune": "#e4f2e4"}
+#: the background colours of the phases, in the order in which they begin
+PHASES = ("#eef2f7", "#fdf0d9", "#e4f2e4", "#f3e8f3", "#e3f1f3")
 #: for each kind of change: its name, and the colour and style of its line
 CHANGES = {"grow": ("growth", "#2a7f3f", "solid"), "remove": ("pruning", ACCENT, "dashed")}
 #: for each loss: its label and colour
@@ -79,9 +79,10 @@ def _ground(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]
 def _phases(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
     spans = {}
     start = 0
+    colours = dict(zip(dict.fromkeys(r.phase for r in epochs), itertools.cycle(PHASES), strict=False))
     for phase, group in itertools.groupby(epochs, lambda r: r.phase):
         end = list(group)[-1].updates
-        spans[phase] = axes.axvspan(start, end, color=PHASES[phase], linewidth=0, zorder=0, label=f"phase: {phase}")
+        spans[phase] = axes.axvspan(start, end, color=colours[phase], linewidth=0, zorder=0, label=f"phase: {phase}")
         start = end
     return list(spans.values())
 
@@ -99,9 +100,8 @@ def _curve(axes: Axes, points: Sequence[tuple[int, float]], label: str, colour: 
 
 
 def _mark_best(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Line2D]:
-    """Mark the best network. Only networks of the last kind of phase are compared: a supernet is not a pruned network."""
-    # the order of PHASES is that in which a run goes through them
-    latest = max((r.phase for r in epochs), key=list(PHASES).index)
+    """Mark the best network. Only networks of the phase that began last are compared: a supernet is not a pruned network."""
+    *_, latest = dict.fromkeys(r.phase for r in epochs)
     compared = [(r.valid, r.updates) for r in epochs if r.phase == latest and r.valid is not None]
     if not compared:
         return []

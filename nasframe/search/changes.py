@@ -175,7 +175,7 @@ class Changer:
 
     def restore(self, state: State, shot: Snapshot, *, kind: str, why: str) -> Changed:
         """Put a snapshot's network, with fresh optimisers, in the present one's place and return the record."""
-        parent, other = state.network.structure, kind in ("hand over", "trial")
+        parent, other = state.network.structure, kind in ("hand over", "trial", "move")
         state.network = rebuilt(self.strategy, shot)
         # the moments of the present network belong to other weights
         state.optimisers = self.trainer.optimisers(state.network)

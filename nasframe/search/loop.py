@@ -1,20 +1,20 @@
-"""The search as Algorithm 2 of Jie & Gao 2021, which continues wherever the counters of its state are.
+"""The search: it carries out the steps of a plan, and continues wherever its state is.
 
-A stage goes through phases: "search" trains weights and alphas; where pruning is done at each stage, "prune" removes
-candidates and "tune" trains the weights alone; "judge" grows the network into the next stage or ends the search. Then
-"finish" returns to the best network with its weights and, where that is not yet an architecture, "derive" prunes it for
-"retune"; "fold" folds the gates; and the search is "done". The comparison that may follow (`nasframe.search.compare`) ends as
-"handed over". Every decision reads the validation split.
+With the plan "stage" it is Algorithm 2 of Jie & Gao 2021. In a turn of its repeat, `Train` trains weights and alphas (the phase "search"),
+`Change` removes candidates, `Train` trains the weights alone ("tune"), and `Judge` grows the network into the next stage or ends
+the repeat. Then `Restore` returns to the best network with its weights; where that is not yet an architecture, it is pruned and
+trained again ("retune"). `Fold` folds the gates, and the search is "done". The comparison that may follow
+(`nasframe.search.compare`) ends as "handed over". Every decision reads the validation split.
 
-If a loss is not finite, the phase ends and its best network so far is restored; if there is none, the search ends with the
-best network of the run.
+If a loss is not finite, the phase ends and its best network so far is restored; if there is none, the surrounding repeat ends with
+the best network of the run.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set as AbstractSet
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,21 +32,17 @@ from nasframe.search.changes import Changer, sizes
 from nasframe.search.choose import ranked
 from nasframe.search.context import Context
 from nasframe.search.measuring import asked
-from nasframe.search.state import Snapshot, State, rebuilt, snapshot, trainer
+from nasframe.search.plan import Change, Fold, Judge, Move, Restore, Train, at, following, leave
+from nasframe.search.state import Snapshot, State, go, snapshot, trainer
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
+from nasframe.structure.editing import remove_from
 from nasframe.structure.space import Space
+from nasframe.structure.structure import Structure
 
 T = TypeVar("T")
-
-#: what follows a phase of training
-AFTER = {"tune": "judge", "retune": "fold"}
-#: the phases that a growth can follow
-GROWING = ("search", "prune", "tune", "judge")
-#: the phases in which there is nothing left to search
-OVER = ("done", "handed over")
 
 
 @attrs.frozen(eq=False)
@@ -65,12 +61,12 @@ class Loop:
 
     @property
     def trainer(self) -> Trainer:
-        """Return the trainer of the strategy."""
+        """Return the trainer of the strategy, whatever the plan's phases have of their own."""
         return trainer(self.strategy, self.data)
 
     @property
     def changer(self) -> Changer:
-        """Return what makes the changes."""
+        """Return what makes changes outside of the plan."""
         return Changer(self.strategy, self.trainer)
 
     @property
@@ -98,47 +94,64 @@ class Loop:
         yield from attrs.evolve(self, clock=lambda: self.clock() - started)._run(state)
 
     def _run(self, state: State) -> Iterator[Record]:
-        # each block ends by entering another phase; a resumed search begins in whatever phase its state is in
-        while state.phase not in OVER:
-            match state.phase:
-                case "search" | "tune" | "retune":  # lines 4 and 7
-                    yield from self._train(state)
-                case "prune":  # line 6
-                    yield from self._prune(state)
-                case "judge":  # lines 9 to 16
-                    yield from self._judge(state)
-                case "finish":  # line 19, from the best network's weights
-                    yield self._finish(state)
-                case "derive":
-                    yield from self._derive(state)
-                case "fold":
+        # each block ends by going to another step; a resumed search begins with whatever step its state is at
+        while (step := at(self.strategy.plan, state.place)) is not None:
+            match step:
+                case Train():  # Algorithm 2, lines 4 and 7
+                    yield from self._train(state, step)
+                case Change():  # line 6
+                    yield from self._change(state, step)
+                case Judge():  # lines 9 to 16
+                    yield from self._judge(state, step)
+                case Restore():  # line 19, from the best network's weights
+                    yield self._restore(state)
+                case Move():
+                    yield self._move(state, step)
+                case Fold():
                     yield from self._fold(state)
-        assert state.best is not None  # the search went through "finish"
-        yield Finished(**state.position, valid=state.best.valid, diverged=state.diverged)
+        valid = None if state.best is None else state.best.valid
+        yield Finished(**state.position, valid=valid, diverged=state.diverged)
+
+    def _next(self, state: State) -> None:
+        """Go to the step after the present one."""
+        go(state, self.strategy, self.data, following(self.strategy.plan, state.place, state.over))
+
+    def _leave(self, state: State) -> None:
+        """Go to the step after the repeat around the present one."""
+        go(state, self.strategy, self.data, leave(self.strategy.plan, state.place, state.over))
+
+    def _at(self, state: State) -> Changer:
+        """Return what makes changes at the present step; it has the trainer of that step."""
+        return Changer(self.strategy, trainer(self.strategy, self.data, at(self.strategy.plan, state.place)))
 
     def _asked(
         self, state: State, question: Callable[[Context], T], by: str
     ) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
         """Return the answer of a part that measures, and its evidence; `by` names the part in this decision."""
-        seed = self.seed("measure", by, len(state.lineage), state.phase, state.updates)
-        epochs = self.strategy.optimiser.epochs
-        progress = state.epoch / epochs if epochs else None
-        return (yield from asked(question, by, state, self.trainer, seed=seed, progress=progress, clock=self.clock))
+        # `due` tells the changes apart that a phase makes after the same epoch
+        seed = self.seed("measure", by, len(state.lineage), state.phase, state.updates, state.due)
+        trainer, progress = self._at(state).trainer, None
+        if isinstance(at(self.strategy.plan, state.place), Train) and trainer.optimiser.epochs:
+            progress = state.epoch / trainer.optimiser.epochs
+        return (yield from asked(question, by, state, trainer, seed=seed, progress=progress, clock=self.clock))
 
     # training
 
-    def _train(self, state: State) -> Iterator[Record]:
-        phase, size = state.phase, self.data.train.size
-        while state.phase == phase:
+    def _train(self, state: State, step: Train) -> Iterator[Record]:
+        place, size, trained = state.place, self.data.train.size, trainer(self.strategy, self.data, step)
+        while state.place == place:
+            # changes that are due since the last epoch, of which an interruption may have left some
+            while state.due:
+                yield from self._change(state, step.during[-state.due])
             # keyed by the position of the epoch, so that a resumed epoch has the same order and the same noise
-            seed = self.seed("epoch", state.stage, phase, state.epoch)
-            for loss in self.trainer.epoch(state, seed, search=phase == "search"):
+            seed = self.seed("epoch", state.stage, step.phase, state.epoch)
+            for loss in trained.epoch(state, seed, search=step.moves_alphas and state.epoch >= step.grace):
                 yield Stepped(**state.position, samples=state.samples, size=size, loss=loss)
-            yield from self._end_epoch(state)
+            yield from self._end_epoch(state, step, trained)
 
-    def _end_epoch(self, state: State) -> Iterator[Record]:
-        network, measured = state.network, self.trainer.validate(state)
-        readings, _ = yield from self._asked(state, self.strategy.criterion.measure, "criterion")
+    def _end_epoch(self, state: State, step: Train, trained: Trainer) -> Iterator[Record]:
+        network, measured, criterion = state.network, trained.validate(state), step.criterion or self.strategy.criterion
+        readings, _ = yield from self._asked(state, criterion.measure, "criterion")
         mixing = mixing_weights(network)
         record = EpochEnded(
             **state.position,
@@ -153,35 +166,38 @@ class Loop:
         if not measured.diverged:
             # `fallback` is the best network of this phase, `best` that of the run, among phases whose losses are comparable
             shot = snapshot(network, measured.valid) if better(measured.valid, state.fallback) else None
-            if state.phase in (self._counted, "retune") and better(measured.valid, state.best):
+            if step.competes and better(measured.valid, state.best):
                 state.best = shot or snapshot(network, measured.valid)
             state.fallback = shot or state.fallback
-        state.memory, decision = self._decide(state, record, [])
+        state.memory, decision = self._decide(state, step, record, [])
         if measured.diverged:
             decision = self._diverged(state)
-        elif decision.next not in ("end", "stop") and state.epoch + 1 == self.strategy.optimiser.epochs:
+        elif decision.next not in ("end", "stop") and state.epoch + 1 == trained.optimiser.epochs:
             decision = Decision("end", reason=f"the learning rate has come to its end after {state.epoch + 1} epochs")
-        ended = decision.next in ("end", "stop")
+        ended, fallback = decision.next in ("end", "stop"), state.fallback
         if ended:
             record = attrs.evolve(record, decision=decision.next, reason=decision.reason)
         state.keep(record)
-        # `enter` resets the phase and the fallback, which are needed below
-        phase, fallback = state.phase, state.fallback
         records: list[Record] = [record]
         # the state is that of the next epoch before any record is yielded: whoever reads a record may commit the state
         state.epoch, state.samples, state.loss = state.epoch + 1, 0, 0.0
-        if measured.diverged and fallback is not None:
-            records.append(self.changer.restore(state, fallback, kind="restore", why=decision.reason))
         if decision.next == "stop":
             state.stopping = decision.reason
-        if ended:
-            state.enter(AFTER.get(phase, "prune" if self.strategy.prune == "stage" else "judge"))
-        # this phase has no finite network that could be pruned or judged: the search ends with the best one of the run
+        if measured.diverged and fallback is not None:
+            records.append(self._at(state).restore(state, fallback, kind="restore", why=decision.reason))
+            if step.competes and state.best is None:
+                # the phase never had a finite loss: the network has the weights that it began with
+                state.best, state.diverged = fallback, fallback.valid is None
         if measured.diverged and fallback is None:
-            state.enter("finish")
-        if measured.diverged and phase == "retune" and state.best is None:
-            # tuning never had a finite loss: the architecture has the weights that the pruning left
-            state.best, state.diverged = fallback, fallback is None or fallback.valid is None
+            # this phase has no finite network that could be pruned or judged: the repeat ends with the best one of the run
+            place = state.place
+            self._leave(state)
+            if len(place) == 1 and state.best is not None:
+                records.append(self._at(state).restore(state, state.best, kind="restore", why=decision.reason))
+        elif ended:
+            self._next(state)
+        elif decision.change is not False:
+            state.due = len(step.during)
         yield from records
 
     def _diverged(self, state: State) -> Decision:
@@ -200,50 +216,56 @@ class Loop:
             "learning rate, or leave out the operation that diverges"
         )
 
-    @property
-    def _counted(self) -> str:
-        # like is compared with like: pruned and tuned networks with each other, or supernets with each other
-        return "tune" if self.strategy.prune == "stage" else "search"
-
-    def _decide(self, state: State, record: EpochEnded | StageEnded, proposals: list[Proposal]) -> tuple[Any, Decision]:
-        return self.strategy.criterion.decide(state.memory, [*state.history, record], proposals)
+    def _decide(
+        self, state: State, step: Train | Judge, record: EpochEnded | StageEnded, proposals: list[Proposal]
+    ) -> tuple[dict[str, Any], Decision]:
+        """Return the next memory and the decision of the step's criterion; a criterion that a step names has its own memory."""
+        criterion = step.criterion or self.strategy.criterion
+        by = "strategy" if step.criterion is None else "step " + ".".join(map(str, state.place[::2]))
+        memory, decision = criterion.decide(state.memory.get(by), [*state.history, record], proposals)
+        return {**state.memory, by: memory}, decision
 
     # changes
 
-    def _judge(self, state: State) -> Iterator[Record]:
+    def _judge(self, state: State, step: Judge) -> Iterator[Record]:
+        criterion, growth = step.criterion or self.strategy.criterion, step.growth or self.strategy.growth
         epochs = [r for r in state.history if isinstance(r, EpochEnded) and r.stage == state.stage]
-        losses = [r.valid for r in epochs if r.phase == self._counted and r.valid is not None]
-        readings, _ = yield from self._asked(state, self.strategy.criterion.measure, "criterion")
+        losses = [r.valid for r in epochs if r.phase == step.phase and r.valid is not None]
+        readings, _ = yield from self._asked(state, criterion.measure, "criterion")
         record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network), readings=readings)
-        proposals, refused = yield from self._proposals(state)
+        proposals, refused = yield from self._proposals(state, growth, state.network.structure)
         # the criterion decides in any case, so that its memory does not depend on other reasons to stop
-        memory, decision = self._decide(state, record, [p for _, p in proposals])
+        memory, decision = self._decide(state, step, record, [p for _, p in proposals])
         if state.stopping is not None:
             decision = Decision("stop", reason=state.stopping)
         elif not proposals:
-            asked = "no morphism proposes a change" if self.strategy.growth else "nothing is to grow"
+            asked = "no morphism proposes a change" if growth else "nothing is to grow"
             decision = Decision("stop", reason="; ".join([asked, *refused]))
         elif decision.next is None:
             ended = next(r.reason for r in reversed(state.history) if r.decision == "end")  # the phase before
             decision = Decision("continue", reason=f"{ended}, and no criterion says stop")
         record = attrs.evolve(record, decision=decision.next, reason=decision.reason)
-        if decision.next == "stop":
-            state.enter("finish")
-            changes: list[Record] = []
-        else:
+        changes: list[Record] = []
+        if decision.next != "stop":
             # first, as a growth that is refused leaves no record of the stage behind
             changes = [self._grow(state, *proposals[decision.what or 0], decision.reason)]
         state.memory = memory
         state.keep(record)
+        if decision.next == "stop":
+            self._leave(state)
+        else:
+            self._next(state)
         yield from [record, *changes]
 
-    def _proposals(self, state: State) -> Generator[Record, None, tuple[list[tuple[Morphism, Proposal]], list[str]]]:
+    def _proposals(
+        self, state: State, growth: Sequence[Morphism], structure: Structure
+    ) -> Generator[Record, None, tuple[list[tuple[Morphism, Proposal]], list[str]]]:
         """Return what the morphisms propose, the first choice first, and the reasons of those that cannot propose anything.
 
         A morphism that could change the network at first may be unable to change the grown one.
         """
-        proposals, refused, structure = [], [], state.network.structure
-        for place, morphism in enumerate(self.strategy.growth):
+        proposals, refused = [], []
+        for place, morphism in enumerate(growth):
             propose = partial(morphism.propose, structure=structure)
             try:
                 found, measured = yield from self._asked(state, propose, f"growth {place}")
@@ -255,51 +277,68 @@ class Loop:
         return ranked(proposals, used), refused
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
-        record = self.changer.grow(state, morphism, proposal, why=reason, seed=self.change_seed(state))
-        state.enter("search")
-        return record
+        return self._at(state).grow(state, morphism, proposal, why=reason, seed=self.change_seed(state))
 
-    def _prune(self, state: State) -> Iterator[Record]:
-        record = yield from self._remove_by_pruner(state, "pruned after the stage")
-        state.enter("tune")
-        yield record
+    def _change(self, state: State, step: Change) -> Iterator[Record]:
+        """Make a change of the plan, or, within a phase, the first one of those that are due."""
+        during = isinstance(at(self.strategy.plan, state.place), Train)
+        changer, records, shot, missed = self._at(state), list[Record](), None, False
+        gone: Mapping[Address, AbstractSet[int]] = {}
+        evidence: Mapping[str, Tensor] = {}
+        pruner = step.pruner or self.strategy.pruner
+        if step.prune:
+            scores, evidence = yield from self._asked(state, pruner.scores, "pruner")
+            gone = pruner.remove(state.network.structure, scores)
+        seed, why = self.change_seed(state), "pruned at the end" if step.derive else "pruned after the stage"
+        if step.grow or step.reset:
+            growths = (yield from self._growths(state, step, gone)) if step.grow else []
+            missed = step.needed and not growths
+            if growths or gone:
+                by, why = pruner.name if step.prune else step.name, "a change of the plan"
+                resets = {"reset_alphas": "alphas" in step.reset, "reset_moments": "moments" in step.reset}
+                records.append(changer.change(state, gone, growths, by=by, why=why, seed=seed, evidence=evidence, **resets))
+        elif step.prune:
+            records.append(changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence))
+        if step.derive and not state.network.structure.decided:
+            mixing = mixing_weights(state.network)
+            # a pruner may leave several candidates at a site, or more edges than an architecture has
+            rest = self.strategy.backbone.derive(state.network.structure, mixing)
+            seed, why = self.change_seed(state), "what the pruner left undecided"
+            records.append(changer.remove(state, rest, by="derive", why=why, seed=seed))
+        if step.restart:
+            records += self._restart(state)
+            # what remains if the first epoch of the training that follows diverges
+            shot = snapshot(state.network, changer.loss(state.network))
+        # a change that found nothing to do has no record that would drop what was measured for it
+        state.measured = {}
+        if during:
+            state.due -= 1
+        else:
+            self._leave(state) if missed else self._next(state)
+            state.fallback = shot
+        yield from records
 
-    def _remove_by_pruner(self, state: State, why: str) -> Generator[Record, None, Record]:
-        pruner, seed = self.strategy.pruner, self.change_seed(state)
-        scores, evidence = yield from self._asked(state, pruner.scores, "pruner")
-        gone = pruner.remove(state.network.structure, scores)
-        return self.changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence)
+    def _growths(
+        self, state: State, step: Change, gone: Mapping[Address, AbstractSet[int]]
+    ) -> Generator[Record, None, list[tuple[Morphism, Proposal]]]:
+        """Return the proposals that a change carries out, for the structure without the removed candidates."""
+        structure = state.network.structure
+        left = remove_from(structure, gone) if gone else structure
+        proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
+        return proposals[:1] if step.per == "network" else proposals
 
-    def _finish(self, state: State) -> Record:
-        assert state.best is not None  # every stage that is judged has been validated
+    def _restore(self, state: State) -> Record:
+        assert state.best is not None  # a plan in which nothing competes before is refused
         which = "the last network" if state.best.valid is None else "the best network"
         loss = "" if state.best.valid is None else f", with a validation loss of {state.best.valid:.6g}"
         # the paper's Algorithm 2, line 19, prunes the best structure with the last weights; here it has the weights it was
         # best with
-        record = self.changer.restore(state, state.best, kind="restore", why=which + loss)
-        if state.network.structure.decided:
-            state.enter("fold")
-        else:
+        record = self._at(state).restore(state, state.best, kind="restore", why=which + loss)
+        if not state.network.structure.decided:
             # the loss of a supernet says nothing about its architecture: from here on tuned architectures are compared
             state.best = None
-            state.enter("derive")
+        self._next(state)
         return record
-
-    def _derive(self, state: State) -> Iterator[Record]:
-        removed = yield from self._remove_by_pruner(state, "pruned at the end")
-        records = [removed]
-        if not state.network.structure.decided:
-            mixing = mixing_weights(state.network)
-            # a pruner may leave several candidates at a site, or more edges than an architecture has
-            rest = self.strategy.backbone.derive(state.network.structure, mixing)
-            seed = self.change_seed(state)
-            why = "what the pruner left undecided"
-            records.append(self.changer.remove(state, rest, by="derive", why=why, seed=seed))
-        records += self._restart(state)
-        state.enter("retune")
-        # what remains if the first epoch of tuning diverges; after `enter`, which resets it
-        state.fallback = snapshot(state.network, self.changer.loss(state.network))
-        yield from records
 
     def _restart(self, state: State) -> list[Record]:
         """Begin the tuning with fresh weights where those that the pruning left are worse.
@@ -307,26 +346,34 @@ class Loop:
         The weights of a supernet were trained for a mixture, and may suit none of its architectures: then it takes the
         tuning longer to undo them than to begin anew.
         """
-        left = self.changer.loss(state.network)
+        changer = self._at(state)
+        left = changer.loss(state.network)
         seed = self.change_seed(state)
         fresh = build(state.network.structure, seed, like=state.network)
-        loss = self.changer.loss(fresh)
+        loss = changer.loss(fresh)
         if loss is None or (left is not None and left <= loss):
             return []
         shown = "not finite" if left is None else f"{left:.6g}"
         why = f"the weights that the pruning left have a validation loss that is {shown}, fresh ones {loss:.6g}"
-        return [self.changer.restore(state, snapshot(fresh, loss), kind="restart", why=why)]
+        return [changer.restore(state, snapshot(fresh, loss), kind="restart", why=why)]
+
+    def _move(self, state: State, step: Move) -> Record:
+        structure = state.network.structure.with_backbone(step.backbone, self.data.sizes)
+        network = build(structure, self.change_seed(state), like=state.network)
+        record = self._at(state).restore(
+            state, snapshot(network, None), kind="move", why="the plan goes on in another backbone"
+        )
+        # networks in two backbones are not compared
+        state.best = None
+        self._next(state)
+        return record
 
     def _fold(self, state: State) -> Iterator[Record]:
-        assert state.best is not None
-        # the last epoch of the phase need not be its best one
-        state.network = rebuilt(self.strategy, state.best)
-        state.optimisers = self.trainer.optimisers(state.network)
         records = []
         if any(True for _ in state.network.gates()):
             why = "gates are folded where they can be"
-            records.append(self.changer.fold(state, why=why, seed=self.change_seed(state)))
-        state.enter("done")
+            records.append(self._at(state).fold(state, why=why, seed=self.change_seed(state)))
+        self._next(state)
         yield from records
 
 

@@ -56,10 +56,10 @@ class Optimiser:
 
     def anneal(self, optimiser: Optimizer, epoch: int) -> None:
         """Set the learning rate for an epoch of a phase."""
-        if self.epochs:
-            share = (1 + math.cos(math.pi * self.progress(epoch))) / 2
-            for group in optimiser.param_groups:
-                group["lr"] = self.final + (self.learning_rate - self.final) * share
+        # a phase without a length may follow one whose rate has fallen
+        share = (1 + math.cos(math.pi * self.progress(epoch))) / 2 if self.epochs else 1.0
+        for group in optimiser.param_groups:
+            group["lr"] = self.final + (self.learning_rate - self.final) * share if self.epochs else self.learning_rate
 
     def build(self, named: NamedParameters) -> Optimizer:
         """Return the optimiser of these parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from nasframe.interfaces.part import short_name
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, Started
 from nasframe.search.changes import edited
+from nasframe.search.plan import Change, Judge, walk
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -47,7 +49,7 @@ def replay(
         match record.change:
             case "restore" | "restart":
                 structure = seen[record.child]
-            case "hand over" | "trial":
+            case "hand over" | "trial" | "move":
                 structure = Structure.from_dict(record.request["structure"], plugins.make)
             case "grow":
                 measured = _under(f"{position}/", evidence)
@@ -76,9 +78,12 @@ def replay(
 
 
 def _morphism(strategy: Strategy, name: str) -> Morphism:
-    found = next((morphism for morphism in strategy.growth if short_name(morphism) == name), None)
+    # a step of the plan may name its own morphisms
+    steps = (step.growth for step in walk(strategy.plan) if isinstance(step, Change | Judge))
+    morphisms = [*strategy.growth, *itertools.chain.from_iterable(steps)]
+    found = next((morphism for morphism in morphisms if short_name(morphism) == name), None)
     if found is None:
-        names = ", ".join(map(short_name, strategy.growth)) or "none"
+        names = ", ".join(map(short_name, morphisms)) or "none"
         raise ChangeError(f"{name!r} made a change, but is none of the strategy's morphisms, which are {names}")
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import attrs
+
 from nasframe.errors import StrategyError
 from nasframe.interfaces.criterion import AnyOf, GrowthCriterion
 from nasframe.interfaces.part import short_name
@@ -16,7 +18,8 @@ from nasframe.records import Record
 from nasframe.search.changes import sizes
 from nasframe.search.compare import Comparison
 from nasframe.search.device import computing, loaded
-from nasframe.search.loop import GROWING, OVER, Loop
+from nasframe.search.loop import Loop
+from nasframe.search.plan import OVER, RETRAIN, Change, Judge, Position, Repeat, Train, remaining, walk
 from nasframe.search.state import State, initial, retraining
 from nasframe.search.strategy import Strategy
 from nasframe.search.trials import TrialRunner
@@ -46,7 +49,7 @@ class Search:
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
         if strategy.ask_tell is None or (state is not None and state.phase not in ("trials", *OVER)):
-            _check_ends(strategy, grows=state is None or state.phase in GROWING)
+            _check_ends(strategy, (0,) if state is None else state.place)
         _check_progress(strategy)
         self.strategy = strategy
         with computing(strategy):
@@ -56,20 +59,31 @@ class Search:
                 raise StrategyError(
                     "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
                 )
+            decides = any(isinstance(s, Change) and (s.prune or s.derive) for s in remaining(strategy.plan, self.state.place))
+            if not self.state.network.structure.decided and not decides:
+                raise StrategyError(
+                    "the plan trains a network that has several candidates at a site, and never removes any: give it a change with "
+                    "derive = true, or retrain an architecture instead (nasframe retrain)"
+                )
             # what a morphism cannot do is reported now, not after an hour
-            over = self.state.phase in OVER or strategy.ask_tell is not None
-            self._idle = [m.name for m in strategy.growth if not over and not m.admits(self.state.network.structure)]
+            self._idle = [m.name for m in strategy.growth if self._grows and not m.admits(self.state.network.structure)]
 
     @classmethod
     def retraining(cls, strategy: Strategy, structure: Structure) -> Search:
         """Return what trains the cells of an architecture from scratch, in the strategy's backbone.
 
-        Training lasts until the strategy's criterion ends the phase.
+        It has the plan "retrain": training lasts until the strategy's criterion ends the phase.
         """
+        strategy = attrs.evolve(strategy, plan=RETRAIN)
         with computing(strategy):
             data = loaded(strategy)
             state = retraining(strategy, structure, data)
         return cls(strategy, data=data, state=state)
+
+    @property
+    def _grows(self) -> bool:
+        """Return whether the network may still grow by the strategy's morphisms."""
+        return any(isinstance(step, Judge) and not step.growth for step in remaining(self.strategy.plan, self.state.place))
 
     @property
     def loop(self) -> Loop:
@@ -139,7 +153,7 @@ class Search:
             )
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"
-        if self.strategy.growth and self.state.phase in GROWING:
+        if self.strategy.growth and self._grows:
             yield from _reached(self.strategy.criterion, sizes(self.network))
 
     def run(self) -> Network:
@@ -159,25 +173,43 @@ class Search:
         return Model(self.network, self.data.inputs, self.data.outputs, self.data.signature).eval()
 
 
-def _check_ends(strategy: Strategy, grows: bool) -> None:
-    """Refuse a strategy that would train for ever."""
-    ends, given = strategy.criterion.ends, short_name(strategy.criterion)
-    if "phase" not in ends and strategy.optimiser.epochs is None:
-        raise StrategyError(
-            f"nothing ends a phase of training: the criterion {given!r} cannot, and the optimiser has no `epochs`. Give the "
-            f"optimiser `epochs`, or add a criterion that can{_such_as('phase')}; any_of joins several"
-        )
-    if grows and strategy.growth and "search" not in ends:
-        raise StrategyError(
-            f"nothing ends the growth: the criterion {given!r} cannot. Leave `growth` empty, or add a criterion that "
-            f"can{_such_as('search')}; any_of joins several"
-        )
+def _check_ends(strategy: Strategy, place: Position) -> None:
+    """Refuse a strategy that would train for ever, from this position in its plan on."""
+    for step in remaining(strategy.plan, place):
+        criterion = strategy.criterion
+        if isinstance(step, Train | Judge) and step.criterion is not None:
+            criterion = step.criterion
+        given = short_name(criterion)
+        if isinstance(step, Train):
+            epochs = step.epochs or (step.optimiser or strategy.optimiser).epochs
+            if epochs is None and "phase" not in criterion.ends:
+                raise StrategyError(
+                    f"nothing ends a phase of training: the criterion {given!r} cannot, and the optimiser has no `epochs`. Give the "
+                    f"optimiser `epochs`, or add a criterion that can{_such_as('phase')}; any_of joins several"
+                )
+        grows = isinstance(step, Judge) and (step.growth or strategy.growth)
+        if grows and "search" not in criterion.ends:
+            raise StrategyError(
+                f"nothing ends the growth: the criterion {given!r} cannot. Leave `growth` empty, or add a criterion that "
+                f"can{_such_as('search')}; any_of joins several"
+            )
+        if isinstance(step, Repeat) and step.until == "stopped":
+            inner = [*walk(step.steps)]
+            if not any(isinstance(s, Judge) or (isinstance(s, Change) and s.needed) for s in inner):
+                trained = [s.criterion or strategy.criterion for s in inner if isinstance(s, Train)]
+                if not any("search" in each.ends for each in trained):
+                    raise StrategyError(
+                        "nothing ends a repeat of the plan: no criterion of its phases can decide \"stop\". Write until = 'times', give "
+                        f"it a step that judges, or add a criterion that can{_such_as('search')}; any_of joins several"
+                    )
 
 
 def _check_progress(strategy: Strategy) -> None:
     """Refuse a relaxation that needs the progress of a phase where phases have no length."""
     relaxation = strategy.relaxation
-    if relaxation is not None and relaxation.needs_progress and strategy.optimiser.epochs is None:
+    searching = [step for step in walk(strategy.plan) if isinstance(step, Train) and step.moves_alphas]
+    endless = any((step.epochs or (step.optimiser or strategy.optimiser).epochs) is None for step in searching)
+    if relaxation is not None and relaxation.needs_progress and endless:
         raise StrategyError(
             f"relaxation {short_name(relaxation)!r} needs the progress of a phase, and phases have no length: give the optimiser "
             "`epochs` (--epochs N)"

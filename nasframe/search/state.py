@@ -18,6 +18,8 @@ from nasframe.network.network import Network, build, tensors
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started, TrialEnded
 from nasframe.search.memory import check_memory
+from nasframe.search.optimiser import Optimiser
+from nasframe.search.plan import Position, Repeat, Step, Train, at, enter
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, Training, alphas_of, weights_of
 from nasframe.search.trial_state import TrialState
@@ -48,13 +50,15 @@ class State(Training[Network]):
     """The state of a run (`nasframe.search.loop` explains the phases).
 
     Attributes:
-        phase: the phase of the stage.
+        place: the position in the plan.
+        phase: the name of the phase that trains, or of another step.
+        due: the number of changes that the phase still makes before it trains on.
         best: the best network among those that are compared with each other.
         fallback: the best network of this phase, to return to if the training diverges.
         winner: the best network of the comparison, which the run hands over.
         stopping: why the search ends with this stage, if a criterion decided so within it.
         diverged: whether no training of the final architecture had a finite validation loss.
-        memory: the state of the criterion, JSON values.
+        memory: the states of the criteria, JSON values: that of the "strategy", and those of steps that have their own.
         asking: the trials in flight of an ask/tell search.
         history: the records of epochs and stages.
         lineage: the record of the first structure and those of all changes.
@@ -64,13 +68,15 @@ class State(Training[Network]):
         measured: the values that were measured for the decision that is being made, by part and by key.
     """
 
+    place: Position
     phase: str = "search"
+    due: int = 0
     best: Snapshot | None = None
     fallback: Snapshot | None = None
     winner: Snapshot | None = None
     stopping: str | None = None
     diverged: bool = False
-    memory: Any = None
+    memory: dict[str, Any] = attrs.field(factory=dict)
     asking: TrialState | None = None
     history: list[EpochEnded | StageEnded] = attrs.field(factory=list)
     lineage: list[Started | Changed] = attrs.field(factory=list)
@@ -86,7 +92,14 @@ class State(Training[Network]):
 
     def enter(self, phase: str) -> None:
         """Set the counters to the beginning of a phase, which has no fallback yet."""
-        self.phase, self.epoch, self.samples, self.loss, self.fallback = phase, 0, 0, 0.0, None
+        self.phase, self.due, self.epoch, self.samples, self.loss, self.fallback = phase, 0, 0, 0, 0.0, None
+
+    def over(self, repeat: Repeat, turns: int) -> bool:
+        """Return whether a repeat is over after so many turns."""
+        if repeat.until == "decided":
+            return self.network.structure.decided
+        stopped = turns > 0 and self.stopping is not None
+        return stopped or (repeat.times is not None and turns >= repeat.times)
 
     def keep(self, record: Record) -> None:
         """Append a record to the journal of its kind, and drop what was measured for the decision that it is about."""
@@ -95,19 +108,42 @@ class State(Training[Network]):
         getattr(self, record.journal).append(record)
 
 
-def trainer(strategy: Strategy, data: Data) -> Trainer:
-    """Return the trainer of a strategy."""
-    return Trainer(data, strategy.gradient_architect, strategy.optimiser, strategy.batch, strategy.device)
+def trainer(strategy: Strategy, data: Data, step: Step | None = None) -> Trainer:
+    """Return the trainer at a step of the plan: a phase may have its own optimiser and its own number of epochs."""
+    optimiser = _optimiser(strategy, step)
+    if isinstance(step, Train) and step.epochs is not None:
+        optimiser = attrs.evolve(optimiser, epochs=step.epochs)
+    return Trainer(data, strategy.gradient_architect, optimiser, strategy.batch, strategy.device)
+
+
+def _optimiser(strategy: Strategy, step: Step | None) -> Optimiser:
+    return step.optimiser if isinstance(step, Train) and step.optimiser is not None else strategy.optimiser
+
+
+def go(state: State, strategy: Strategy, data: Data, place: Position) -> None:
+    """Go to a position in the plan."""
+    before, step = at(strategy.plan, state.place), at(strategy.plan, place)
+    if _optimiser(strategy, before) != _optimiser(strategy, step):
+        # the moments of another optimiser mean something else
+        state.optimisers = trainer(strategy, data, step).optimisers(state.network)
+    if isinstance(step, Train):
+        trained = {(r.stage, r.phase) for r in state.history if isinstance(r, EpochEnded)}
+        # a stage and a phase name an epoch together with its number: a phase that begins again is one of the next stage
+        state.stage += (state.stage, step.phase) in trained
+        state.enter(step.phase)
+    else:
+        state.enter("done" if step is None else step.name)
+    state.place = place
 
 
 def initial(strategy: Strategy, data: Data) -> State:
     """Return the state before the first step of a search."""
     structure = strategy.backbone.initial(data.sizes, strategy.nodes)
     if strategy.ask_tell is None:
-        return _beginning(strategy, data, structure, "search")
+        return _beginning(strategy, data, structure)
     # the network is an architecture at any time: that of the first picks, and in the end the best one
     space = strategy.backbone.space(structure)
-    return _beginning(strategy, data, space.architecture([0] * len(space.decisions)), "trials")
+    return _beginning(strategy, data, space.architecture([0] * len(space.decisions)), trials=True)
 
 
 def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
@@ -116,13 +152,16 @@ def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
     if not moved.decided:
         several = ", ".join(a for a, s in moved.sites() if not s.decided)
         raise StructureError(f"{several} have several candidates each; give an architecture, as the end of a search writes it")
-    return _beginning(strategy, data, moved, "retune")
+    return _beginning(strategy, data, moved)
 
 
-def _beginning(strategy: Strategy, data: Data, structure: Structure, phase: str) -> State:
+def _beginning(strategy: Strategy, data: Data, structure: Structure, trials: bool = False) -> State:
     check_memory(structure, strategy)
     network = placed(strategy, build(structure, Seed((strategy.seed, "initial")), relaxation=strategy.relaxation))
-    state = State(network, trainer(strategy, data).optimisers(network), phase=phase)
+    # trials are no part of a plan: their state is behind its last step
+    state = State(network, trainer(strategy, data).optimisers(network), place=(len(strategy.plan),), phase="trials")
+    if not trials:
+        go(state, strategy, data, enter(strategy.plan, (0,), state.over))
     state.keep(Started(**state.position, structure=structure.to_dict()))
     return state
 
@@ -185,7 +224,7 @@ def succeed(state: State, fresh: Trainer, child: Network, full: Map) -> None:
 
 
 #: the attributes of the state that are JSON values and small
-_PLAIN = ("stage", "phase", "epoch", "samples", "updates", "loss", "stopping", "diverged", "memory")
+_PLAIN = ("stage", "place", "due", "phase", "epoch", "samples", "updates", "loss", "stopping", "diverged", "memory")
 _SNAPSHOTS = ("best", "fallback", "winner")
 
 
@@ -228,9 +267,10 @@ def load(
 ) -> State:
     """Return the state that `dump` wrote."""
     plain = json.loads(text)
+    plain["place"] = tuple(plain["place"])
     network = rebuilt(strategy, Snapshot(Structure.from_dict(plain["structure"], plugins.make), _under("network", flat), None))
     network.train(plain["training"])
-    optimisers = trainer(strategy, data).optimisers(network)
+    optimisers = trainer(strategy, data, at(strategy.plan, plain["place"])).optimisers(network)
     for group, named in GROUPS.items():
         parameters = dict(named(network))
         for path, value in _under(group, flat).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from nasframe.interfaces.task import Task
 from nasframe.plugins import Plugins, construct, installed
 from nasframe.search.evaluators import Train
 from nasframe.search.optimiser import Optimiser
+from nasframe.search.plan import END, Step, check
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -49,8 +51,8 @@ class Strategy:
         pruner: selects the candidates to remove.
         growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
             of equal gain take turns. Without a morphism nothing grows.
-        prune: "stage" prunes and tunes after each stage, before it is judged and grown; "end" prunes and tunes the best
-            network when the search is over.
+        plan: the steps of the search, or, in a strategy file, the name of a plan: "stage" prunes and tunes after each stage, before
+            it is judged and grown; "end" prunes and tunes the best network when the search is over.
         evaluator: returns the outcome of an architecture that an ask/tell architect proposes.
         in_flight: the number of trials of an ask/tell architect that are evaluated at the same time: the architect proposes the
             next one before it knows the results of the last `in_flight` - 1. The results depend on it, and not on the number of
@@ -80,7 +82,7 @@ class Strategy:
     criterion: GrowthCriterion = nested("criterion")
     pruner: Pruner = nested("pruner")
     growth: tuple[Morphism, ...] = nested("morphism", default=())
-    prune: str = choice("stage", "end", default="end")
+    plan: tuple[Step, ...] = nested("step", default=END)
     evaluator: Evaluator = nested("evaluator", default=Train())
     in_flight: int = number(4, low=1, high=1024, whole=True)
     nodes: int = number(1, low=1, high=1000, whole=True)
@@ -101,6 +103,7 @@ class Strategy:
                 if not isinstance(part, interface):
                     names = " or ".join(each.__name__ for each in interface)
                     raise ValueError(f"{field} is {part!r}; it must be a {names}")
+        check(self.plan)
 
     @property
     def gradient_architect(self) -> Architect | None:
@@ -138,8 +141,16 @@ class Strategy:
         Raises:
             StrategyError: a key is unknown, or a value is impossible.
         """
+        plugins = plugins or installed()
+        if "prune" in values:
+            raise StrategyError(
+                f"the strategy has no key 'prune' any more: write plan = {json.dumps(str(values['prune']))} in its place"
+            )
+        plan = values.get("plan")
+        if isinstance(plan, str | Mapping):  # a plan that a plugin registers
+            values = {**values, "plan": plugins.make("plan", plan).steps()}
         try:
-            strategy: Strategy = construct(cls, "the strategy", values, plugins or installed())
+            strategy: Strategy = construct(cls, "the strategy", values, plugins)
         except RecursionError:
             raise StrategyError("the strategy is nested too deeply to be read") from None
         return strategy
@@ -183,6 +194,7 @@ _INTERFACES: Mapping[str, tuple[type, ...]] = {
     "criterion": (GrowthCriterion,),
     "pruner": (Pruner,),
     "growth": (Morphism,),
+    "plan": (Step,),
     "evaluator": (Evaluator,),
     "optimiser": (Optimiser,),
 }

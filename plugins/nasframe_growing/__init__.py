@@ -6,12 +6,26 @@ import nasframe
 from nasframe.interfaces.criterion import AllOf, AnyOf
 from nasframe_growing.criteria import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from nasframe_growing.node import NodeGrowth
+from nasframe_growing.plans import End, Retrain, Stage
 
 __all__ = ["Epochs", "MaxNodes", "MaxParameters", "MaxSeconds", "MaxUpdates", "NoBetter", "NodeGrowth", "Patience"]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the morphism and the criteria."""
+    """Return the morphism, the criteria and the plans."""
     composed: list[type[nasframe.Part]] = [AnyOf, AllOf]
-    return [NodeGrowth, Patience, Epochs, NoBetter, MaxNodes, MaxParameters, MaxUpdates, MaxSeconds, *composed]
+    return [
+        NodeGrowth,
+        Patience,
+        Epochs,
+        NoBetter,
+        MaxNodes,
+        MaxParameters,
+        MaxUpdates,
+        MaxSeconds,
+        Stage,
+        End,
+        Retrain,
+        *composed,
+    ]

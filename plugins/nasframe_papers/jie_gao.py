@@ -22,7 +22,7 @@ class GrowingSearch(Recipe):
     """A search in which a recurrent cell grows by nodes (Algorithm 2)."""
 
     backbone: ClassVar[str]
-    prune: ClassVar[str]
+    plan: ClassVar[str]
 
     def values(self) -> Mapping[str, Any]:
         """Return the protocol of 4.1."""
@@ -36,7 +36,7 @@ class GrowingSearch(Recipe):
                 "parts": [{"name": "patience", "epochs": 3}, {"name": "no_better"}, {"name": "max_nodes", "nodes": 7}],
             },
             "pruner": {"name": "strongest"},
-            "prune": self.prune,
+            "plan": self.plan,
             "nodes": 2,
             "batch": 50,
             "optimiser": {"learning_rate": 1e-3},
@@ -49,7 +49,7 @@ class DartsGrowStage(GrowingSearch):
 
     name: ClassVar[str] = "darts-grow-stage"
     backbone: ClassVar[str] = "darts_recurrent"
-    prune: ClassVar[str] = "stage"
+    plan: ClassVar[str] = "stage"
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class DartsGrowEnd(GrowingSearch):
 
     name: ClassVar[str] = "darts-grow-end"
     backbone: ClassVar[str] = "darts_recurrent"
-    prune: ClassVar[str] = "end"
+    plan: ClassVar[str] = "end"
 
 
 @attrs.frozen
@@ -67,7 +67,7 @@ class TwoToOneGrowStage(GrowingSearch):
 
     name: ClassVar[str] = "two-to-one-grow-stage"
     backbone: ClassVar[str] = "two_to_one"
-    prune: ClassVar[str] = "stage"
+    plan: ClassVar[str] = "stage"
 
 
 @attrs.frozen
@@ -76,4 +76,4 @@ class TwoToOneGrowEnd(GrowingSearch):
 
     name: ClassVar[str] = "two-to-one-grow-end"
     backbone: ClassVar[str] = "two_to_one"
-    prune: ClassVar[str] = "end"
+    plan: ClassVar[str] = "end"

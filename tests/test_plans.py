@@ -1,0 +1,148 @@
+"""Plans: what a run goes through, as data in the strategy."""
+
+from __future__ import annotations
+
+import pytest
+import tomli_w
+from nasframe_growing import NodeGrowth
+from nasframe_pruning import Strongest
+from test_resume import check_resumes_everywhere
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Optimiser, Search, Strategy
+from nasframe.errors import NasframeError, StrategyError
+from nasframe.records import Changed, EpochEnded
+from nasframe.search.plan import (
+    END,
+    RETRAIN,
+    STAGE,
+    Change,
+    Fold,
+    Judge,
+    Plan,
+    Repeat,
+    Restore,
+    Step,
+    Train,
+    at,
+    enter,
+    following,
+)
+from nasframe.testing.fakes import Scripted
+
+BOTH = ("weights", "alphas")
+GROWTH = (NodeGrowth("gate"),)
+FINISH: Plan = (Change(prune=True, derive=True, restart=True), Train(phase="tune", epochs=1, competes=True), Restore(), Fold())
+PLANS: dict[str, Plan] = {
+    "stage": STAGE,
+    "end": END,
+    "retrain": RETRAIN,
+    # a change in mid-phase (Jie & Gao 2021, Algorithm 4), and an optimiser that belongs to the phase
+    "during": (
+        Train(
+            phase="grow",
+            parameters=BOTH,
+            epochs=3,
+            optimiser=Optimiser("sgd", 0.05, momentum=0.9),
+            during=(Change(grow=True, growth=GROWTH),),
+        ),
+        *FINISH,
+    ),
+    "cycles": (
+        Repeat(
+            steps=(
+                Train(phase="cycle", parameters=BOTH, epochs=2, grace=1),
+                Change(prune=True, pruner=Strongest(keep=2), reset=("alphas", "moments")),
+            ),
+            until="times",
+            times=2,
+        ),
+        *FINISH,
+    ),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_plan_survives_toml(plan: str) -> None:
+    """A strategy with a plan is equal to the one that is read from its file."""
+    strategy = toy_strategy(plan=PLANS[plan])
+
+    assert Strategy.from_toml(strategy.to_toml(), PLUGINS) == strategy
+
+
+def test_a_plan_has_a_name() -> None:
+    """In a file, a registered name stands for the steps of its plan."""
+    values = toy_strategy().to_dict()
+
+    for name in ("stage", "end", "retrain"):
+        assert Strategy.from_toml(tomli_w.dumps(values | {"plan": name}), PLUGINS).plan == PLANS[name]
+
+
+@pytest.mark.parametrize("plan", ["during", "cycles"])
+def test_a_plan_resumes_at_every_event(plan: str) -> None:
+    """A search by a plan ends with the same bytes when it is resumed from any event, also while changes are due."""
+    assert check_resumes_everywhere(toy_strategy(plan=PLANS[plan], growth=(), criterion=Scripted(epochs=9))) >= 10
+
+
+def test_changes_in_mid_phase_come_after_each_validation_but_the_last() -> None:
+    """The phase goes on with the changed network, in the same stage and with the next epoch."""
+    search = Search(toy_strategy(plan=PLANS["during"], growth=(), criterion=Scripted(epochs=9)))
+    search.run()
+    grown = [(r.stage, r.phase, r.epoch) for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
+    trained = [(r.stage, r.epoch) for r in search.state.history if isinstance(r, EpochEnded) and r.phase == "grow"]
+
+    assert grown == [(0, "grow", 1), (0, "grow", 2)]
+    assert trained == [(0, 0), (0, 1), (0, 2)]
+    assert search.network.structure.decided
+
+
+def test_a_phase_that_begins_again_is_one_of_the_next_stage() -> None:
+    """A stage, a phase and an epoch name one epoch of the run."""
+    search = Search(toy_strategy(plan=PLANS["cycles"], growth=(), criterion=Scripted(epochs=9)))
+    search.run()
+    rows = [(r.phase, r.stage, r.epoch) for r in search.state.history if isinstance(r, EpochEnded)]
+
+    assert rows == [*(("cycle", stage, epoch) for stage in (0, 1) for epoch in (0, 1)), ("tune", 1, 0)]
+
+
+def test_positions_are_whole_numbers() -> None:
+    """The step after the last one of a turn is the first one of the next turn, or the step after the repeat."""
+    inner = Repeat(steps=(Restore(), Fold()), until="times", times=2)
+    plan: tuple[Step, ...] = (inner, Restore())
+    places, place = [], enter(plan, (0,), lambda repeat, turns: turns == 2)
+    while at(plan, place) is not None:
+        places.append(place)
+        place = following(plan, place, lambda repeat, turns: turns == 2)
+
+    assert places == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1,)]
+    assert enter(plan, (0,), lambda repeat, turns: True) == (1,)
+
+
+REFUSED = [
+    (
+        {"name": "train", "phase": "search", "parameters": ["biases"]},
+        "parameters has 'biases'; there are 'weights' and 'alphas'",
+    ),
+    ({"name": "repeat", "steps": ["fold"]}, "it can never end: nothing in it decides"),
+    ({"name": "repeat", "steps": ["fold"], "until": "decided"}, "it can never end: no step in it removes candidates"),
+    ({"name": "judge", "phase": "tune"}, "a step judges the phase 'tune', which no step trains; there are search"),
+    ({"name": "change"}, "it changes nothing: write prune = true"),
+    ({"name": "trian", "phase": "search"}, "there is no step 'trian'; did you mean 'train'?"),
+]
+
+
+@pytest.mark.parametrize(("step", "message"), REFUSED)
+def test_a_plan_that_cannot_be_carried_out_is_refused(step: dict[str, object], message: str) -> None:
+    """The error says what is wrong with the step and what to write."""
+    values = toy_strategy().to_dict()
+    values["plan"] = [{"name": "train", "phase": "search", "competes": True}, step]
+
+    with pytest.raises(NasframeError) as error:
+        Strategy.from_dict(values, PLUGINS)
+    assert message in str(error.value)
+
+
+def test_a_plan_that_never_decides_is_refused() -> None:
+    """A search needs a step that leaves one candidate at each site."""
+    with pytest.raises(StrategyError, match="never removes any: give it a change with derive = true"):
+        Search(toy_strategy(plan=(Train(phase="search", competes=True), Judge(phase="search"))))
