@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 import tomli_w
+from convolutional import image_strategy, small
+from nasframe_convolutional import SeparableConvolution, Zero
+from nasframe_convolutional.morphism import ConvolutionMorphism
 from nasframe_growing import NodeGrowth
 from nasframe_pruning import Strongest
 from test_resume import check_resumes_everywhere
@@ -19,6 +26,7 @@ from nasframe.search.plan import (
     Change,
     Fold,
     Judge,
+    Move,
     Plan,
     Repeat,
     Restore,
@@ -30,6 +38,7 @@ from nasframe.search.plan import (
 )
 from nasframe.testing.fakes import Scripted
 
+PAGE = Path(__file__).parent.parent / "docs" / "plans.md"
 BOTH = ("weights", "alphas")
 GROWTH = (NodeGrowth("gate"),)
 FINISH: Plan = (Change(prune=True, derive=True, restart=True), Train(phase="tune", epochs=1, competes=True), Restore(), Fold())
@@ -146,3 +155,64 @@ def test_a_plan_that_never_decides_is_refused() -> None:
     """A search needs a step that leaves one candidate at each site."""
     with pytest.raises(StrategyError, match="never removes any: give it a change with derive = true"):
         Search(toy_strategy(plan=(Train(phase="search", competes=True), Judge(phase="search"))))
+
+
+def test_the_plan_of_the_page_is_carried_out() -> None:
+    """The example in docs/plans.md is read from TOML and ends with an architecture."""
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    values = toy_strategy(growth=(), nodes=2, criterion=Scripted(epochs=9)).to_dict() | tomllib.loads(text)
+    search = Search(Strategy.from_dict(values, PLUGINS))
+    search.run()
+    phases = [r.phase for r in search.state.history if isinstance(r, EpochEnded)]
+
+    assert phases == ["cycle"] * 9 + ["tune"] * len(phases[9:])
+    assert search.network.structure.decided
+
+
+def test_cells_move_to_another_backbone() -> None:
+    """They are trained on in a deeper network, with fresh weights and alphas, and what was learned is not compared."""
+    train = Train(phase="search", parameters=BOTH, epochs=1, competes=True)
+    plan = (train, Change(prune=True, pruner=Strongest(keep=3)), Move(backbone=small(cells=4)), train, *FINISH)
+    search = Search(image_strategy(plan=plan, backbone=small(cells=3), growth=(), nodes=1))
+    search.run()
+    moved = next(r for r in search.state.lineage if isinstance(r, Changed) and r.change == "move")
+
+    assert moved.added == moved.removed == {}
+    assert search.network.structure.backbone == small(cells=4)
+    assert search.network.structure.decided
+
+
+def test_a_change_for_each_site() -> None:
+    """With per = "site" all proposals are made in one change; "network" makes the best one."""
+    grown = {}
+    for per in ("site", "network"):
+        morphism = ConvolutionMorphism(kinds=("pad",))
+        plan = (
+            Train(phase="search", parameters=BOTH, epochs=1),
+            Change(grow=True, growth=(morphism,), per=per, reset=("alphas", "moments")),
+            *FINISH,
+        )
+        backbone = small(operations=(SeparableConvolution(3), Zero()))
+        search = Search(image_strategy(plan=plan, backbone=backbone, growth=(), nodes=1))
+        search.run()
+        (record,) = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
+        grown[per] = len(record.added)
+
+    assert grown["network"] == 1
+    assert grown["site"] == 4  # two edges in each of two cell types
+
+
+def test_a_growth_that_is_needed_and_missing_ends_the_repeat() -> None:
+    """A morphism that proposes nothing any more ends the turns."""
+    turn = (
+        Train(phase="search", parameters=BOTH, epochs=1),
+        Change(grow=True, growth=(ConvolutionMorphism(kinds=("crop",)),), needed=True),
+    )
+    backbone = small(operations=(SeparableConvolution(3), Zero()))
+    search = Search(image_strategy(plan=(Repeat(steps=turn), *FINISH), backbone=backbone, growth=(), nodes=1))
+    search.run()
+    epochs = [r for r in search.state.history if isinstance(r, EpochEnded) and r.phase == "search"]
+
+    # a kernel of 3 can be cropped to 1 on each of four edges
+    assert len(epochs) >= 2
+    assert search.network.structure.decided

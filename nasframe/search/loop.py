@@ -309,6 +309,9 @@ class Loop:
             records += self._restart(state)
             # what remains if the first epoch of the training that follows diverges
             shot = snapshot(state.network, changer.loss(state.network))
+        if state.network.structure.decided and state.best is not None and not state.best.structure.decided:
+            # the loss of a supernet says nothing about its architecture: from here on architectures are compared
+            state.best = None
         # a change that found nothing to do has no record that would drop what was measured for it
         state.measured = {}
         if during:

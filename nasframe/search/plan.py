@@ -173,7 +173,7 @@ class Restore(Step):
 
 @attrs.frozen(kw_only=True)
 class Move(Step):
-    """The same cells in another backbone of the same kind, with fresh weights and the same alphas.
+    """The same cells in another backbone of the same kind, with fresh weights and alphas.
 
     Args:
         backbone: the other backbone.
