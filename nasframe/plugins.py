@@ -131,8 +131,13 @@ class Plugin:
         return (None,) if self.problem else self.parts
 
 
+def _core_examples() -> Examples:
+    found: Examples = import_module("nasframe.testing.core_examples").examples()
+    return found
+
+
 #: the parts that come with the core
-CORE = Plugin("nasframe", "nasframe", version("nasframe"), (Train, Table))
+CORE = Plugin("nasframe", "nasframe", version("nasframe"), (Train, Table), examples=_core_examples)
 
 
 def interface_of(part: type[Part]) -> str:

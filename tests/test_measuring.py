@@ -341,4 +341,4 @@ class TestSteepestGrowth:
 
     def test_same_bytes_from_every_event(self) -> None:
         """A search whose morphism measures is resumed at each value, step and change, and ends in the same bytes."""
-        assert check_resumes_everywhere(toy_strategy(growth=(SteepestGrowth(),), prune="end")) >= 14
+        assert check_resumes_everywhere(toy_strategy(growth=(SteepestGrowth(),), plan="end")) >= 14

@@ -27,6 +27,7 @@ PARTS = {
     ("pruner", "near_strongest"),
     ("criterion", "uphill"),
     ("architect", "sparse"),
+    ("relaxation", "sparsemax"),
     ("backbone", "feed_forward"),
 }
 

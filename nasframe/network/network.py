@@ -99,20 +99,20 @@ class Network(nn.Module):
         Raises:
             StructureError: if there are undecided sites and the network has no relaxation.
         """
-        return self._relaxed.mixing(self.sites, dict(self.alphas), draw) if self.sites else Mixing({})
+        return self._relaxation().mixing(self.sites, dict(self.alphas), draw) if self.sites else Mixing({})
 
     def ranking(self) -> Mapping[str, Tensor]:
         """Return the numbers by which pruners and pictures compare the candidates of each undecided site."""
         with torch.no_grad():
-            return self._relaxed.ranking(self.sites, dict(self.alphas)) if self.sites else {}
+            return self._relaxation().ranking(self.sites, dict(self.alphas)) if self.sites else {}
 
     def invert(self, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return alphas at which the sites have the wanted mixing weights, by name; the alphas are not changed."""
         with torch.no_grad():
-            return self._relaxed.invert(self.sites, wanted, dict(self.alphas)) if wanted else {}
+            return self._relaxation().invert(self.sites, wanted, dict(self.alphas)) if wanted else {}
 
-    @property
-    def _relaxed(self) -> Relaxation:
+    def _relaxation(self) -> Relaxation:
+        # a method, as torch.jit.trace reads every property
         if self.relaxation is None:
             raise StructureError(
                 f"the network has undecided sites ({', '.join(self.sites)}) and no relaxation: build it with "

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import hypothesis
 import torch
-from hypothesis import HealthCheck, Phase, Verbosity, given, reproduce_failure, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, reject, reproduce_failure, settings
 from hypothesis.errors import DidNotReproduce, HypothesisException, InvalidArgument, Unsatisfiable
 from packaging.version import InvalidVersion, Version
 
@@ -51,6 +51,8 @@ FULL = Profile("full", 50, 10)
 
 #: how many cases may be rejected for each that is wanted: each may have cost a training
 MISSES = 20
+#: how many cases, for each that is wanted, a law may not apply to before it counts as a law that never applies
+UNFIT = 2
 
 
 def check(
@@ -214,7 +216,7 @@ class _Trial:
     """Tries a law on one case after the other, and remembers what came of it."""
 
     def __init__(self, one: Law, profile: Profile) -> None:
-        self.law, self.profile, self.held, self.missed, self.inapplicable = one, profile, 0, 0, ""
+        self.law, self.profile, self.held, self.missed, self.unfit, self.inapplicable = one, profile, 0, 0, 0, ""
         self.remarks: set[str | None] = set()
         self.failure: tuple[Exception, str] | None = None
         self.failed: set[str] = set()
@@ -231,6 +233,11 @@ class _Trial:
             self.held += 1
         except Inapplicable as reason:
             self.inapplicable = str(reason)
+            self.unfit += 1
+            # another case is drawn in its place, as the law may apply to few cases only
+            if (self.unfit > UNFIT * self.profile.cases and not self.held) or self.unfit > MISSES * self.profile.cases:
+                raise _Enough from None
+            reject()
         except HypothesisException:
             self.missed += 1
             if self.missed > MISSES * self.profile.cases and self.failure is None:

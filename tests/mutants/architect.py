@@ -177,12 +177,12 @@ def moving_statistics(patch: pytest.MonkeyPatch) -> None:
 @core_mutant("architect.noise", *FIRST_ORDER)
 def one_mask(patch: pytest.MonkeyPatch) -> None:
     """The validation loss of a step draws the same dropout masks as the training loss."""
-    honest = Trainer._loss
+    honest = Trainer.loss
 
     def loss(self: Trainer, batch: Any, noise: Seed, *given: Any) -> Tensor:
         return honest(self, batch, Seed((*noise.key[:-1], "train")), *given)
 
-    patch.setattr(Trainer, "_loss", loss)
+    patch.setattr(Trainer, "loss", loss)
 
 
 @core_mutant("architect.noise", *FIRST_ORDER)
@@ -208,9 +208,9 @@ def one_augmentation(patch: pytest.MonkeyPatch) -> None:
 def other_masks(patch: pytest.MonkeyPatch) -> None:
     """A loss draws other dropout masks at every call."""
     calls = itertools.count()
-    honest = Trainer._loss
+    honest = Trainer.loss
 
     def loss(self: Trainer, batch: Any, noise: Seed, *given: Any) -> Tensor:
         return honest(self, batch, noise(next(calls)), *given)
 
-    patch.setattr(Trainer, "_loss", loss)
+    patch.setattr(Trainer, "loss", loss)

@@ -399,7 +399,8 @@ def _second(case: Case, structure: Structure, one: Edit, proposals: list[Proposa
     """
 
     def changed(before: Structure, after: Structure) -> set[str]:
-        return {address for address, site in before.sites() if dict(after.sites()).get(address) != site}
+        found = dict(after.sites())
+        return {address for address, site in before.sites() if found.get(address) != site}
 
     for proposal in proposals:
         try:
