@@ -10,7 +10,7 @@ test: .venv/installed
 	$(BIN)/pytest -n auto --nasframe nasframe
 
 test-full: .venv/installed
-	$(BIN)/pytest -n auto --nasframe nasframe --nasframe-full
+	$(BIN)/pytest -n auto --hypothesis-profile full --nasframe nasframe --nasframe-full
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

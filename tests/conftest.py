@@ -9,10 +9,11 @@ torch.set_num_threads(1)
 # shrink one is to train hundreds.
 settings.register_profile(
     "laws",
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow],
 )
+settings.register_profile("full", settings.get_profile("laws"), max_examples=25)
 settings.load_profile("laws")

@@ -26,7 +26,7 @@ from nasframe.search import measuring
 from nasframe.search.replay import replay
 from nasframe.search.state import trainer
 from nasframe.seeds import Seed
-from nasframe.testing.check import check
+from nasframe.testing.check import QUICK, check
 from nasframe.testing.fakes import Keep
 from nasframe.testing.saved import revived, saved
 
@@ -323,7 +323,7 @@ class TestSteepestGrowth:
     def test_it_keeps_the_laws_of_proposals(self) -> None:
         """A morphism that measures is checked like any other one; its edits are those of a shipped morphism."""
         laws = ["part.repeatable", "morphism.proposals", "morphism.admits", "morphism.measured", "morphism.replay"]
-        report = check(SteepestGrowth, examples=STEEPEST, laws=laws)
+        report = check(SteepestGrowth, examples=STEEPEST, laws=laws, profile=attrs.evolve(QUICK, cases=2, least=1))
 
         assert report.ok, report.text()
 

@@ -383,9 +383,10 @@ def together(case: Case) -> None:
         child = parent.after(combine([one, two]), case.seed)
     except ChangeError as error:
         raise AssertionError(f"two edits of different sites cannot be made in one change: {error}") from error
+    expected_tensors = tensors(chain.network)
     for name, tensor in tensors(child.network).items():
         old = ~assertions.new_entries(child, name, tensor)
-        require(same(tensor[old], tensors(chain.network)[name][old]), f"{name} has other numbers than after two changes")
+        require(same(tensor[old], expected_tensors[name][old]), f"{name} has other numbers than after two changes")
     kinds = [getattr(each.claim, "kind", None) for each in (halfway, chain)]
     expected = next((kind for kind in ("lossy", "approximate") if kind in kinds), "exact")
     require(_claims(child, expected), f"the claims are {kinds[0]} and {kinds[1]}, and together {child.claim}")
