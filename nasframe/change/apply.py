@@ -96,7 +96,7 @@ def _check_mixing(filling: Filling, found: Mapping[str, Tensor]) -> None:
         if not difference <= tolerance(found[address]):
             raise ChangeError(
                 f"the edit states the mixing weights {_shown(stated)} for {address}, but the filled network has "
-                f"{_shown(found[address])}; the architect cannot give a site the weights that are asked for, for example because "
+                f"{_shown(found[address])}; the relaxation cannot give a site the weights that are asked for, for example because "
                 "it normalises them together with those of other sites. The change was not made; use a morphism that states no "
                 "mixing weights, such as growth behind a gate, or another architect"
             )
