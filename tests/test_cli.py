@@ -308,6 +308,14 @@ ERRORS = {
         ["search", "--columns", "load", "--columns", "humidity"],
         "--columns is given more than once; give it once, and separate several values by commas: --columns VALUE,VALUE",
     ),
+    "a part twice": (
+        ["search", "--task", "images", "--task", "forecasting"],
+        "--task is given more than once, and only one can be used",
+    ),
+    "another part twice": (
+        ["search", "--backbone=darts_recurrent", "--backbone", "two_to_one"],
+        "--backbone is given more than once",
+    ),
     "impossible value": (["search", "--hidden", "0"], "error: backbone 'two_to_one' cannot be made: hidden is 0"),
     "no such option": (["search", "--backbone", "two_to_one:hiden=2"], "has no key 'hiden'; did you mean 'hidden'?"),
     "no option": (["search", "--backbone", "two_to_one:hidden"], "the options of 'two_to_one:hidden' cannot be read as TOML"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import attrs
 import click
 import pytest
+import tomli_w
 import torch
 from nasframe_convolutional import ConvolutionMorphism
 from nasframe_forecasting import Forecasting
@@ -19,7 +22,7 @@ from standins import ToySeries
 from torch import nn
 from toy import PLUGINS, toy_strategy
 
-from nasframe import NasframeError, Operation, Search, Strategy, number
+from nasframe import Decision, GrowthCriterion, NasframeError, Operation, Search, Strategy, nested, number
 from nasframe.cli.flags import PartType, strategy_values, with_options
 from nasframe.cli.main import cli
 from nasframe.errors import ChangeError, StrategyError
@@ -318,6 +321,74 @@ def test_an_option_of_two_parts() -> None:
     with pytest.raises(click.UsageError, match=r"write --task hidden:hidden=\.\.\. or --backbone two_to_one:hidden=\.\.\."):
         with_options(chosen, {"hidden": "3"}, plugins)
     assert with_options(chosen, {"columns": "3"}, plugins)["task"] == {"name": "hidden", "columns": 3}
+
+
+@attrs.frozen
+class Rounds(GrowthCriterion):
+    """A criterion of a third party, which sets both the length of a phase and the length of the search."""
+
+    name: ClassVar[str] = "rounds"
+    flags: ClassVar[Mapping[str, str]] = {"epochs": "each", "budget": "total"}
+    each: int = number(1, low=1, whole=True)
+    total: int = number(100, low=1, whole=True)
+
+    def decide(self, state: Any, history: Any, proposals: Any) -> tuple[Any, Decision]:
+        return state, Decision()
+
+
+@attrs.frozen
+class Guarded(GrowthCriterion):
+    """A criterion of a third party that holds another one."""
+
+    name: ClassVar[str] = "guarded"
+    inner: GrowthCriterion = nested("criterion", default=Rounds())
+
+    def decide(self, state: Any, history: Any, proposals: Any) -> tuple[Any, Decision]:
+        return state, Decision()
+
+
+THIRD = Plugin("third", "tests", "0", (Rounds, Guarded))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "expected"),
+    [
+        ({"name": "rounds", "total": 7}, {"name": "rounds", "each": 3, "total": 50}),
+        (
+            {"name": "any_of", "parts": [{"name": "no_better"}, {"name": "rounds"}]},
+            {"name": "any_of", "parts": [{"name": "no_better"}, {"name": "rounds", "each": 3, "total": 50}]},
+        ),
+        (
+            {"name": "guarded", "inner": {"name": "rounds"}},
+            {"name": "guarded", "inner": {"name": "rounds", "each": 3, "total": 50}},
+        ),
+    ],
+)
+def test_a_criterion_of_a_third_party_has_the_flags_that_it_declares(tmp_path: Path, criterion: Any, expected: Any) -> None:
+    """`--epochs` and `--budget` set its options where the strategy has it, also within other criteria."""
+    plugins = Plugins((*PLUGINS.found, THIRD))
+    file = tmp_path / "a.toml"
+    values = Strategy.named("default").to_dict() | {"criterion": criterion}
+    file.write_text(tomli_w.dumps(values))
+
+    assert strategy_values({"strategy": str(file), "epochs": 3, "budget": 50}, plugins)["criterion"] == expected
+
+
+def test_flags_without_the_criteria_that_come_with_nasframe() -> None:
+    """The one installed criterion that declares a flag is used; several are refused with the long forms, and so is none."""
+    several = Plugins((*PLUGINS.found, THIRD))
+    others = tuple(plugin for plugin in PLUGINS.found if plugin.name != "nasframe_growing")
+    only = Plugins((*others, attrs.evolve(THIRD, parts=(Rounds, Patience))))
+    default = {**Strategy.named("default").to_dict(), "criterion": "patience", "growth": []}
+
+    with pytest.raises(click.UsageError, match=r"--criterion epochs:epochs=3 or --criterion rounds:each=3"):
+        strategy_values({"epochs": 3}, several)
+    with patch("nasframe.cli.flags._starting_values", lambda *_: {**default}):
+        added = strategy_values({"budget": 50}, only)["criterion"]
+        assert added == {"name": "any_of", "parts": [{"name": "rounds", "total": 50}, "patience"]}
+        assert strategy_values({"epochs": 3}, only)["criterion"] == {"name": "rounds", "each": 3}
+        with pytest.raises(click.UsageError, match="no installed criterion declares the flag --budget"):
+            strategy_values({"budget": 3}, Plugins((*others, attrs.evolve(THIRD, parts=(Patience,)))))
 
 
 def test_growth_that_comes_to_nothing_is_said_before() -> None:

@@ -77,6 +77,7 @@ class OptionsCommand(click.Command):
         """Separate the flags of the command from the flags of the parts, and parse the former."""
         known = {name: parameter for parameter in self.get_params(ctx) for name in (*parameter.opts, *parameter.secondary_opts)}
         options: dict[str, str | None] = {}
+        seen: set[str] = set()
         kept, rest = [], deque(args)
         while rest:
             word = rest.popleft()
@@ -86,10 +87,15 @@ class OptionsCommand(click.Command):
                 break
             if not word.startswith("--") or flag in known:
                 kept.append(word)
-                # the value of a known flag must not be taken for a flag of a part
-                takes_value = isinstance(known.get(flag), click.Option) and not known[flag].is_flag  # type: ignore[attr-defined]
-                if takes_value and not equals and rest:
-                    kept.append(rest.popleft())
+                option = known.get(flag)
+                if isinstance(option, click.Option) and not option.is_flag:
+                    # click would keep the last value without a word
+                    if flag in seen and not option.multiple:
+                        raise click.UsageError(f"{flag} is given more than once, and only one can be used; give it once", ctx)
+                    seen.add(flag)
+                    # its value must not be taken for a flag of a part
+                    if not equals and rest:
+                        kept.append(rest.popleft())
                 continue
             if _key(flag) in options:
                 raise click.UsageError(
@@ -146,15 +152,56 @@ def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any
         values["growth"] = list(given["growth"])
     if "epochs" in given:
         values["optimiser"] = {**values.get("optimiser", {}), "epochs": given["epochs"]}
-        values["criterion"] = {"name": "epochs", "epochs": given["epochs"]}
-    # after `epochs`, which sets a criterion: one that is named wins
+    # criteria that are named win over --epochs
     if "criterion" in given:
         values["criterion"] = _any_of(*given["criterion"])
+    elif "epochs" in given:
+        criterion = _with_flag("epochs", given["epochs"], values["criterion"], plugins)
+        values["criterion"] = criterion or _setting("epochs", given["epochs"], plugins)
     # last, as a limit applies beside whatever else ends the search
     if "budget" in given:
-        values["criterion"] = _any_of({"name": "max_updates", "updates": given["budget"]}, values["criterion"])
+        criterion = _with_flag("budget", given["budget"], values["criterion"], plugins)
+        values["criterion"] = criterion or _any_of(_setting("budget", given["budget"], plugins), values["criterion"])
     chosen = with_options({kind: values[kind] for kind in PARTS}, given.get("options", {}), plugins)
     return values | chosen
+
+
+def _with_flag(flag: str, value: int, criterion: Any, plugins: Plugins) -> dict[str, Any] | None:
+    """Return a criterion's description with the flag's option set wherever a part of it declares the flag; None if none does."""
+    from nasframe.interfaces.part import KIND
+
+    described = {"name": criterion} if isinstance(criterion, str) else {**criterion}
+    part: Any = plugins.get("criterion", described["name"])
+    found = flag in part.flags
+    if found:
+        described[part.flags[flag]] = value
+    # composed criteria hold further ones: one, or a list of them
+    for field in _fields(part).values():
+        inner = described.get(field.name)
+        if field.metadata.get(KIND) != "criterion" or inner is None:
+            continue
+        changed = [_with_flag(flag, value, each, plugins) for each in (inner if isinstance(inner, list) else [inner])]
+        if any(changed):
+            found = True
+            described[field.name] = (
+                [n or o for n, o in zip(changed, inner, strict=True)] if isinstance(inner, list) else changed[0]
+            )
+    return described if found else None
+
+
+def _setting(flag: str, value: int, plugins: Plugins) -> dict[str, Any]:
+    """Return the description of the one installed criterion that declares the flag, with the flag's value."""
+    declaring: Any = [part for plugin in plugins.found for part in plugin.parts if part.kind == "criterion"]
+    options = {part.name: part.flags[flag] for part in declaring if flag in part.flags}
+    if len(options) == 1:
+        [(name, option)] = options.items()
+        return {"name": name, option: value}
+    forms = " or ".join(f"--criterion {name}:{option}={value}" for name, option in options.items())
+    raise click.UsageError(
+        f"--{flag} can set several criteria, and the strategy has none of them; write {forms}, beside the other criteria"
+        if options
+        else f"no installed criterion declares the flag --{flag}; name a criterion with --criterion"
+    )
 
 
 def with_options(

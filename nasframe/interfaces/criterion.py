@@ -49,7 +49,7 @@ class GrowthCriterion(Part):
     `decide` is a pure function of its state, the history and the proposals. What else it depends on is measured by `measure`.
 
     Required: `name` and `decide`. Optional: `measure`; `ends`, with which a search that would never end is refused before it
-    trains; `limits`, `budget` and `cooldown`, which `nasframe check` verifies.
+    trains; `limits`, `budget` and `cooldown`, which `nasframe check` verifies; `flags`, by which the command line sets its options.
 
     Example:
         >>> from nasframe_growing import MaxNodes, NoBetter, Patience
@@ -69,6 +69,11 @@ class GrowthCriterion(Part):
 
     #: optional: the option that gives the least number of epochs of a phase
     cooldown: ClassVar[str | None] = None
+
+    #: optional: the options that flags of the command line set, by flag. "epochs" is the number of epochs of a phase: without such a
+    #: criterion in the strategy, `--epochs` puts this one in the place of the strategy's. "budget" is the number of updates of the
+    #: whole search: `--budget` adds this one to the others
+    flags: ClassVar[Mapping[str, str]] = {}
 
     #: optional: what its decisions can end: "phase" (by "end" or "stop" after an epoch) or "search" (by "stop"). A strategy in
     #: which nothing can end a phase, or a search that grows, is refused before it trains

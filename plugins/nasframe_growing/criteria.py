@@ -60,6 +60,7 @@ class Epochs(GrowthCriterion):
     name: ClassVar[str] = "epochs"
     ends: ClassVar[frozenset[str]] = frozenset({"phase"})
     cooldown: ClassVar[str] = "epochs"
+    flags: ClassVar[Mapping[str, str]] = {"epochs": "epochs"}
     epochs: int = number(low=1, whole=True)
 
     def decide(self, state: Any, history: History, proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
@@ -188,6 +189,7 @@ class MaxUpdates(Limit):
 
     name: ClassVar[str] = "max_updates"
     limits: ClassVar[Mapping[str, str]] = {"updates": "updates"}
+    flags: ClassVar[Mapping[str, str]] = {"budget": "updates"}
     updates: int = number(low=1, whole=True)
     tuning: float = number(0.25, low=0.0, high=1.0)
 
