@@ -19,12 +19,10 @@ from .interfaces.recipe import Recipe as Recipe
 from .interfaces.relaxation import Draw as Draw, Relaxation as Relaxation
 from .interfaces.reproduction import Reproduction as Reproduction
 from .interfaces.task import Data as Data, Split as Split, Task as Task
-from .network.mixing import Gate as Gate, MixedOperation as MixedOperation, Mixing as Mixing
-from .network.model import Model as Model, Scale as Scale, Signature as Signature
+from .network.mixing import Mixing as Mixing
 from .network.network import Network as Network, build as build
 from .network.pointwise import Pointwise as Pointwise, Term as Term
 from .plugins import hookimpl as hookimpl, installed as installed
-from .records import Changed as Changed, EpochEnded as EpochEnded, StageEnded as StageEnded
 from .run.folder import load_model as load_model, save_model as save_model
 from .search.context import Context as Context
 from .search.optimiser import Optimiser as Optimiser

@@ -10,9 +10,10 @@ import attrs
 import torch
 from hypothesis import strategies as st
 
-from nasframe import Context, Decision, EpochEnded, GrowthCriterion, Proposal, number
+from nasframe import Context, Decision, GrowthCriterion, Proposal, number
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.plugins import Plugin
+from nasframe.records import EpochEnded
 from nasframe.testing.examples import Examples
 
 

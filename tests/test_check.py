@@ -30,7 +30,6 @@ from nasframe import (
     Context,
     Edit,
     Filling,
-    MixedOperation,
     Morphism,
     NasframeError,
     Network,
@@ -47,6 +46,7 @@ from nasframe import (
 from nasframe.cli.main import main
 from nasframe.errors import ChangeError
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import unallocated
 from nasframe.plugins import Plugin, Plugins, discover
 from nasframe.structure.editing import candidate_at, site_at

@@ -17,10 +17,11 @@ import pytest
 from nasframe_recurrent import TwoToOne
 from rich.console import Console
 
-from nasframe import EpochEnded, Optimiser, Strategy, Structure, build, installed
+from nasframe import Optimiser, Strategy, Structure, build, installed
 from nasframe.cli.flags import PartType, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
+from nasframe.records import EpochEnded
 from nasframe.search.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe.seeds import Seed
 

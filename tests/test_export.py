@@ -21,10 +21,10 @@ from torch.export import Dim
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from nasframe import Backbone, Model, Network, Scale, Seed, build
+from nasframe import Backbone, Network, Seed, build
 from nasframe.change.edit import remove_candidates
 from nasframe.network import network as network_module
-from nasframe.network.model import Signature
+from nasframe.network.model import Model, Scale, Signature
 
 # torch.jit is deprecated as a whole, but `torch.jit.trace` is still used, and the derivative rules of torch itself use torch.jit.script
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")

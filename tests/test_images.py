@@ -31,8 +31,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from nasframe import Data, Model, Seed, Split, build
+from nasframe import Data, Seed, Split, build
 from nasframe.errors import DataError
+from nasframe.network.model import Model
 
 CPU = torch.device("cpu")
 EXACT = torch.float64

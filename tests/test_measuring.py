@@ -17,10 +17,10 @@ from test_resume import check_resumes_everywhere, digest
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Bilevel, Context, EpochEnded, Search
+from nasframe import Bilevel, Context, Search
 from nasframe.errors import DataError, StrategyError
 from nasframe.plugins import Plugins
-from nasframe.records import Changed, Measured, Record, Stepped, from_json, to_json
+from nasframe.records import Changed, EpochEnded, Measured, Record, Stepped, from_json, to_json
 from nasframe.run.folder import Folder
 from nasframe.search import measuring
 from nasframe.search.replay import replay

@@ -18,8 +18,9 @@ from nasframe_recurrent import TwoToOne
 from torch import Tensor, nn
 from toy import toy_strategy
 
-from nasframe import Data, Model, Network, Scale, Search, Seed, Signature, build, load_model, save_model
+from nasframe import Data, Network, Search, Seed, build, load_model, save_model
 from nasframe.errors import DataError, RunError
+from nasframe.network.model import Model, Scale, Signature
 from nasframe.run.folder import Folder
 
 CPU = torch.device("cpu")

@@ -64,7 +64,7 @@ class Node:
     """A node of a cell: a state that is the sum of its sites, s.
 
     A node that inherits has a gate: its state is (1 - g) h + g s, where h is the mean of the inherited states and the trained number
-    g starts at 0 (see `nasframe.Gate`).
+    g starts at 0 (see `nasframe.network.mixing.Gate`).
 
     Attributes:
         id: its name, unique among the nodes of its cell and never used again.

@@ -21,12 +21,13 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from nasframe import Address, Bound, Edit, MixedOperation, Network, Seed, Set, Structure, Take
+from nasframe import Address, Bound, Edit, Network, Seed, Set, Structure, Take
 from nasframe.change.apply import Change, apply
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.change.map import Map
 from nasframe.change.optimisers import POWERS, named_state
+from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import tensors
 from nasframe.search.state import GROUPS, Snapshot, copied, rebuilt
 from nasframe.testing.compare import MODES, differences, largest, require, require_at_most

@@ -21,10 +21,8 @@ from nasframe import (
     Data,
     Decision,
     Draw,
-    Gate,
     GrownStructure,
     GrowthCriterion,
-    MixedOperation,
     Mixing,
     Operation,
     Optimiser,
@@ -44,7 +42,7 @@ from nasframe import (
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.interfaces.relaxation import Sites
-from nasframe.network.mixing import MixingWeights
+from nasframe.network.mixing import Gate, MixedOperation, MixingWeights
 from nasframe.records import EpochEnded
 from nasframe.structure.editing import operations_validator
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from nasframe import Scale
+from nasframe.network.model import Scale
 
 #: weights of the sum of squared coefficients in ridge regression, relative to the squared errors of training
 PENALTIES = torch.logspace(-4, 4, 17, dtype=torch.float64)

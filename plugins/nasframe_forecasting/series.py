@@ -16,8 +16,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Scale
 from nasframe.errors import DataError
+from nasframe.network.model import Scale
 from nasframe_forecasting import tables
 from nasframe_forecasting.tables import Format, read_table
 

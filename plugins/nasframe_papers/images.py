@@ -19,8 +19,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Data, EpochEnded, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
-from nasframe.records import from_json, to_json
+from nasframe import Data, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
+from nasframe.records import EpochEnded, from_json, to_json
 from nasframe.search.random_architecture import random_architecture
 from nasframe_papers.genotypes import CELLS, architecture
 from nasframe_papers.trials import Values, from_scratch, kept, present, standard_error

@@ -39,8 +39,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Cell, Gate, MixedOperation
-from nasframe.network.mixing import active_of, unbound
+from nasframe import Cell
+from nasframe.network.mixing import Gate, MixedOperation, active_of, unbound
 from nasframe.network.pointwise import check_pointwise
 from nasframe_recurrent.cell import RecurrentCell, unroll
 from nasframe_recurrent.plan import CellPlan, plan_cell

@@ -5,6 +5,7 @@ from typing import ClassVar
 import attrs
 
 import nasframe
+from nasframe.network.mixing import Gate
 
 
 @attrs.frozen
@@ -22,7 +23,7 @@ class Gated(nasframe.Morphism):
         return nasframe.Edit(self._grown(structure, request["cell"]), self._fill)
 
     def _fill(self, parent, child):
-        for gate in (m for m in child.modules() if isinstance(m, nasframe.Gate)):
+        for gate in (m for m in child.modules() if isinstance(m, Gate)):
             gate.g.data.fill_(1e-9)
         return nasframe.Filling(nasframe.Claim.exact())
 

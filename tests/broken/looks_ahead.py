@@ -5,6 +5,7 @@ from typing import ClassVar
 import attrs
 
 import nasframe
+from nasframe.records import EpochEnded
 
 
 @attrs.frozen
@@ -16,7 +17,7 @@ class Plateau(nasframe.GrowthCriterion):
 
     def decide(self, state, history, proposals):
         last = history[-1]
-        if not isinstance(last, nasframe.EpochEnded):
+        if not isinstance(last, EpochEnded):
             return state, nasframe.Decision()
         best = min(self.seen, default=float("inf"))
         self.seen.append(last.train)

@@ -21,7 +21,6 @@ from nasframe import (
     Context,
     Edit,
     Filling,
-    Gate,
     Network,
     Proposal,
     Seed,
@@ -31,6 +30,7 @@ from nasframe import (
     build,
 )
 from nasframe.change import map as maps, optimisers
+from nasframe.network.mixing import Gate
 from nasframe.network.network import tensors
 from nasframe.testing.subject import Subject
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mutants.system import mutant, overriding
-from nasframe import Data, Scale, Split
+from nasframe import Data, Split
+from nasframe.network.model import Scale
 from nasframe.testing.subject import Subject
 
 FORECASTING = ("task", "forecasting")

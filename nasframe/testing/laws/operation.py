@@ -16,10 +16,11 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nasframe import MixedOperation, Operation, Pointwise, Seed, Strategy, build
+from nasframe import Operation, Pointwise, Seed, Strategy, build
 from nasframe.change.claim import tolerance
 from nasframe.errors import StructureError
 from nasframe.network.cost import Cost, cost
+from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import tensors
 from nasframe.testing.cases import STEPS, SearchCase
 from nasframe.testing.compare import LAYOUTS, MODES, largest, require, require_at_most
