@@ -184,7 +184,7 @@ class Changed(Record):
         evidence: the digests of the tensors that the change was decided by, by name.
         added: the candidates that are new, by address and id: their operation and their mixing weight.
         removed: the candidates that are gone, by address and id: their operation.
-        valid_before, valid_after: the validation loss before and after a removal.
+        valid_before, valid_after: the validation loss before and after a change that removes candidates.
         alternatives: the close decisions of a removal.
         parent, child: the digests of the structures.
         seed: the key of the change's seed.

@@ -23,6 +23,7 @@ from nasframe.change import apply as changes
 from nasframe.change.edit import combine, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.interfaces.relaxation import Sites
+from nasframe.run.summary import remarks_of
 from nasframe.search.loop import Loop
 from nasframe.search.replay import replay
 from nasframe.structure.editing import remove_from
@@ -145,6 +146,16 @@ class TestRemovalAndGrowth:
         assert [added["by"] for added in record.request["added"]] == ["node delta=0.05"] * len(left.cells)
         assert {*record.evidence} == {"scores", *(f"growth {n}/seen" for n in range(len(left.cells)))}
         assert {len(cell.nodes) for _, cell in after.network.structure.cells} == {3}
+
+    def test_it_has_the_losses_before_and_after(self) -> None:
+        """As for a removal alone, they are the validation losses of its parent and of its child."""
+        before, after, _ = self.make()
+        loss = Loop(before.strategy, before.data).changer.loss
+        record = after.state.lineage[-1]
+
+        assert (record.valid_before, record.valid_after) == (loss(before.network), loss(after.network))
+        harmful = attrs.evolve(record, valid_before=1.0, valid_after=9.0)
+        assert any("9.0 times as large" in remark for remark in remarks_of(harmful))
 
     def test_what_stays_keeps_its_numbers(self) -> None:
         """Candidates that stay have their weights, alphas and moments, as after the two changes one after the other."""

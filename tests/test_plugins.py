@@ -12,7 +12,7 @@ import torch
 
 from nasframe import Strategy
 from nasframe.errors import PluginError, StrategyError, StructureError, UnknownNameError
-from nasframe.plugins import Plugins, discover
+from nasframe.plugins import Plugins, discover, installed
 from nasframe.run.folder import Folder
 from nasframe.structure.structure import Structure
 
@@ -40,6 +40,8 @@ HOOK = """
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Installs a distribution of one module, as a package manager would."""
+    # loads what is really installed: what a test installs must not be remembered by the process
+    installed()
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def do(module: str, source: str, distribution: str = "stranger", version: str = "1.2") -> None:
@@ -254,6 +256,7 @@ def test_what_describes_no_part(description: object) -> None:
 
 def test_examples_are_found_by_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package without the hook has the examples that its submodule `examples` returns; a module without one has none."""
+    installed()  # as in `install`
     monkeypatch.syspath_prepend(str(tmp_path))
     info = tmp_path / "stranger-1.2.dist-info"
     info.mkdir()

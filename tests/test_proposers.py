@@ -18,7 +18,7 @@ from test_layers import FOLDERS, MODULES, imports
 from test_resume import digest
 
 from nasframe import AskTellArchitect, Search
-from nasframe.plugins import Plugins, discover
+from nasframe.plugins import Plugins, discover, installed
 from nasframe.search.evaluators import Table
 from nasframe.testing.check import check
 from nasframe.testing.examples import Examples
@@ -29,6 +29,7 @@ ARCHITECTS: list[Any] = [Inheriting(), Controller(), Halving(RandomSearch())]
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plugins:
     """The installed plugins and that of the third party, which worker processes find in the same way."""
+    installed()  # the process must not remember a plugin that this test alone installs
     info = tmp_path / "proposers-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: proposers\nVersion: 1.0\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from standins import ToySeries
 from torch import nn
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Decision, GrowthCriterion, NasframeError, Operation, Search, Strategy, nested, number
+from nasframe import Decision, GrowthCriterion, NasframeError, Operation, Optimiser, Search, Strategy, nested, number
 from nasframe.cli.flags import PartType, strategy_values, with_options
 from nasframe.cli.main import cli
 from nasframe.errors import ChangeError, StrategyError
@@ -110,6 +111,48 @@ def test_an_impossible_strategy(path: str, value: Any, message: str) -> None:
         Strategy.from_dict(changed(path, value), PLUGINS)
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "optimiser", "message"),
+    [
+        (
+            "optimiser",
+            {"method": "sgd", "learning_rate": 1e200},
+            "learning_rate or final is 1e+200, too large for the numbers of float32",
+        ),
+        (
+            "optimiser",
+            {"method": "adam", "learning_rate": 1e38},
+            "learning_rate or final is 1e+38, too large for the numbers of float32",
+        ),
+        ("optimiser", {"epochs": 2, "final": 1e39}, "learning_rate or final is 1e+39, too large"),
+        ("optimiser", {"weight_decay": 1e39}, "weight_decay is 1e+39, too large"),
+        (
+            "optimiser",
+            {"method": "adamw", "learning_rate": 1e30, "weight_decay": 1e30},
+            "learning_rate * weight_decay is 1e+60, too large",
+        ),
+        ("architect.optimiser", {"learning_rate": 1e39}, "learning_rate or final is 1e+39, too large"),
+        ("optimiser", {"learning_rate": 10**400}, "it must be a number of at least 0.0"),
+    ],
+)
+def test_rates_that_the_dtype_cannot_hold(path: str, optimiser: dict[str, Any], message: str) -> None:
+    """They are refused before a step that torch would refuse, wherever in the strategy they are."""
+    with pytest.raises(StrategyError, match=re.escape(message)):
+        Strategy.from_dict(changed(path, optimiser) | {"dtype": "float32"}, PLUGINS)
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [("float32", 1e38), ("float64", 1e200)])
+def test_the_largest_rates_are_applied(dtype: str, rate: float) -> None:
+    """A rate that the dtype holds is no error of torch: the weights become what the step makes of them."""
+    weight = torch.nn.Parameter(torch.ones(1, dtype=getattr(torch, dtype)))
+    optimiser = Optimiser("sgd", learning_rate=rate)
+    optimiser.check(weight.dtype)
+    weight.grad = torch.ones_like(weight)
+    optimiser.build([("w", weight)]).step()
+
+    assert weight.item() == pytest.approx(-rate)
 
 
 FILES = {

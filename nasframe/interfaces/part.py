@@ -82,12 +82,20 @@ def number(
         if (
             isinstance(value, bool)
             or not isinstance(value, kind)
-            or not math.isfinite(value)
-            or not (float("-inf") if low is None else low) <= float(value) <= (float("inf") if high is None else high)
+            or not _is_finite(value, whole)
+            or not (float("-inf") if low is None else low) <= value <= (float("inf") if high is None else high)
         ):
             raise ValueError(f"{attribute.name} is {value!r}; it must be {wanted}")
 
     return attrs.field(default=default, validator=check)
+
+
+def _is_finite(value: Any, whole: bool) -> bool:
+    try:
+        # an integer of Python has no largest value, but a number is used as a float
+        return whole or math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def flag(default: bool) -> Any:

@@ -117,7 +117,7 @@ def stopped_early(history: Sequence[Record], grows: bool) -> Iterator[str]:
 def remarks_of(change: Changed) -> Iterator[str]:
     """Yield a sentence for a pruning that did harm, and for its close decisions."""
     before, after = change.valid_before, change.valid_after
-    if change.change == "remove" and before is not None and harmful(before, after):
+    if before is not None and harmful(before, after):
         became = "is not finite any more" if after is None else f"became {after:.4g}, {after / before:.1f} times as large"
         yield f"{change.why}: the validation loss was {before:.4g} and {became} (reported from {HARM:g} times on)"
     measured = [a for a in change.alternatives if a.valid is not None]

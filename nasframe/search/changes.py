@@ -121,7 +121,21 @@ class Changer:
         }
         if reset_moments:
             made = attrs.evolve(made, map={})
-        return self._put(state, made, measured, change="edit", by=by, why=why, seed=seed.key, request=request)
+        # a growth alone is not expected to move the loss; a removal is, also where a growth follows it in the same change
+        before = self.loss(state.network) if gone else None
+        after = None if before is None else self.loss(made.child)
+        return self._put(
+            state,
+            made,
+            measured,
+            change="edit",
+            by=by,
+            why=why,
+            seed=seed.key,
+            request=request,
+            valid_before=before,
+            valid_after=after,
+        )
 
     def fold(self, state: State, *, why: str, seed: Seed) -> Changed:
         """Fold gates into the operations behind them, and return the record."""

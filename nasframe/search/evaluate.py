@@ -149,24 +149,18 @@ def evaluate(trial: Trial, strategy: Strategy, data: Data, check: Callable[[], N
         data: the data of the strategy's task.
         check: is called after each step and may raise an exception in order to stop.
     """
-    return train(module_of(trial, strategy, data), strategy, data, updates=trial.updates, seed=trial.seed, check=check)
+    network = module_of(trial, strategy, data)
+    return evaluation(network, fit(network, strategy, data, updates=trial.updates, seed=trial.seed, check=check), data)
 
 
-def train(
-    network: nn.Module,
-    strategy: Strategy,
-    data: Data,
-    *,
-    updates: int,
-    seed: Seed,
-    patience: int = PATIENCE,
-    check: Callable[[], None] = lambda: None,
-) -> Evaluation:
-    """Train a network with the strategy's batches and optimiser, test it once, and return the result.
+def evaluation(network: nn.Module, found: Fit, data: Data) -> Evaluation:
+    """Return the result of a training, with the cost of the trained network and its scores on the test split.
 
-    The arguments are those of `fit`.
+    Args:
+        network: the network as `fit` left it.
+        found: what `fit` returned.
+        data: the data.
     """
-    found = fit(network, strategy, data, updates=updates, seed=seed, patience=patience, check=check)
     return Evaluation(
         **attrs.asdict(found, recurse=False),
         **attrs.asdict(predicting(network, data)),

@@ -50,6 +50,28 @@ class Optimiser:
     epochs: int | None = number(None, low=1, whole=True, optional=True)
     final: float = number(0.0, low=0.0)
 
+    def check(self, dtype: torch.dtype) -> None:
+        """Refuse rates that cannot be applied to parameters of this dtype.
+
+        Raises:
+            ValueError: a factor of a step is larger than the largest number of the dtype; torch would refuse it in the first step.
+        """
+        largest = torch.finfo(dtype).max
+        rate = max(self.learning_rate, self.final)
+        # in the first step, Adam divides the learning rate by 1 - beta_1
+        first = rate if self.method == "sgd" else rate / (1 - self.betas[0])
+        factors = {
+            f"learning_rate or final is {rate:g}": first,
+            f"weight_decay is {self.weight_decay:g}": self.weight_decay,
+        }
+        if self.method == "adamw":
+            # the weights are multiplied by 1 - learning_rate * weight_decay
+            factors[f"learning_rate * weight_decay is {rate * self.weight_decay:g}"] = rate * self.weight_decay
+        for what, factor in factors.items():
+            if factor > largest:
+                name = str(dtype).removeprefix("torch.")
+                raise ValueError(f"{what}, too large for the numbers of {name}, which end at {largest:.2g}; give a smaller one")
+
     def progress(self, epoch: int) -> float:
         """Return the share of a phase that is over at the beginning of an epoch; 1 if its length is not known."""
         return min(epoch / self.epochs, 1.0) if self.epochs else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,8 @@ class Strategy:
                     names = " or ".join(each.__name__ for each in interface)
                     raise ValueError(f"{field} is {part!r}; it must be a {names}")
         check(self.plan)
+        for optimiser in _optimisers(self):
+            optimiser.check(self.torch_dtype)
 
     @property
     def gradient_architect(self) -> Architect | None:
@@ -185,6 +187,18 @@ class Strategy:
             return cls.from_toml(text, plugins)
         except NasframeError as error:
             raise type(error)(f"{path}: {error}") from error
+
+
+def _optimisers(value: Any) -> Iterator[Optimiser]:
+    """Yield the optimisers in a value: that of the weights, of an architect, and of the steps of a plan."""
+    if isinstance(value, Optimiser):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _optimisers(each)
+    elif attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            yield from _optimisers(getattr(value, field.name))
 
 
 _INTERFACES: Mapping[str, tuple[type, ...]] = {

@@ -17,7 +17,7 @@ from torch import nn
 
 from nasframe import Data, NasframeError, Seed, Strategy
 from nasframe.errors import NonFiniteError
-from nasframe.search.evaluate import Evaluation, train, updates_per_epoch
+from nasframe.search.evaluate import Evaluation, evaluation, fit, updates_per_epoch
 from nasframe.search.pool import process_context
 
 #: plain values: what a trial is to do, or its result
@@ -57,7 +57,7 @@ def from_scratch(network: nn.Module, strategy: Strategy, data: Data, epochs: int
         NonFiniteError: if the training diverges, because a table of results has no entry for it.
     """
     updates = epochs * updates_per_epoch(strategy, data)
-    result = train(network, strategy, data, updates=updates, patience=epochs, seed=seed)
+    result = evaluation(network, fit(network, strategy, data, updates=updates, patience=epochs, seed=seed), data)
     if len(result.curve) < epochs:
         raise NonFiniteError(f"training from scratch diverged after {result.updates} updates: lower the learning rate")
     return result

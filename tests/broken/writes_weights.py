@@ -1,4 +1,4 @@
-"""A pruner that sets the weights of what goes to zero."""
+"""A pruner that sets the scores of what it removes to zero, in place."""
 
 from typing import ClassVar
 
@@ -13,13 +13,13 @@ class Weakest(nasframe.Pruner):
 
     name: ClassVar[str] = "weakest"
 
-    def remove(self, structure, mixing):
-        gone = nasframe.all_but_strongest(structure, mixing)
+    def remove(self, structure, scores):
+        gone = nasframe.all_but_strongest(structure, scores)
         for address, site in structure.sites():
-            if address in mixing:
+            if address in scores:
                 for place, candidate in enumerate(site.candidates):
                     if candidate.id in gone.get(address, ()):
-                        mixing[address][place] = 0.0
+                        scores[address][place] = 0.0
         return gone
 
 
