@@ -75,16 +75,15 @@ def number(
     if optional:
         wanted += ", or left out"
 
+    def within(value: Any) -> bool:
+        return (low is None or value >= low) and (high is None or value <= high)
+
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if value is None and optional:
             return
         kind = numbers.Integral if whole else numbers.Real
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, kind)
-            or not _is_finite(value, whole)
-            or not (float("-inf") if low is None else low) <= value <= (float("inf") if high is None else high)
-        ):
+        # True is an integer of Python, and no number of a strategy
+        if isinstance(value, bool) or not isinstance(value, kind) or not _is_finite(value, whole) or not within(value):
             raise ValueError(f"{attribute.name} is {value!r}; it must be {wanted}")
 
     return attrs.field(default=default, validator=check)
