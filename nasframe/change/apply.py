@@ -48,21 +48,30 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         ChangeError: if the edit does not fit the child, the mixing weights of a new candidate are missing, or the child does not
             have the mixing weights that the edit states.
     """
+    # The child is complete in names and shapes before anything is filled, so that a fill may read the modules of both
+    # networks. A tensor that no entry of the map names keeps the values of this initialisation.
     child = build(edit.structure, seed("build"), like=parent)
     with torch.no_grad():
         filling = edit.fill(parent, child)
         _check_new_candidates(parent, child, filling)
         # later entries win: first names and labels, then what the edit says
+        # The edit may have written initial values into the child already. That is safe, because they are new parameters:
+        # an entry of the map would overwrite them.
         full = derive_map(parent, child) | dict(filling.overrides)
         _fill(parent, child, full)
         # last the alphas of the stated mixing weights, as they may depend on the alphas that stay
         alphas = {f"alphas.{name}": Set(value) for name, value in child.invert(filling.mixing).items()}
+        # An edit that gives the alphas themselves has the last word: inverting the relaxation could lose digits of what
+        # it copied.
         alphas = {name: entry for name, entry in alphas.items() if name not in filling.overrides}
         _fill(parent, child, alphas)
+        # A relaxation is foreign code, and some cannot invert: what the network does is compared, not what was promised.
         _check_mixing(filling, child.mixing())
     return Change(child, filling.claim, full | alphas)
 
 
+# Called twice by `apply`: the alphas of stated mixing weights can only be computed when the alphas that stay are in
+# place.
 def _fill(parent: Network, child: Network, entries: Map) -> None:
     old, new = tensors(parent), tensors(child)
     if unknown := entries.keys() - new.keys():
@@ -80,6 +89,7 @@ def _check_new_candidates(parent: Network, child: Network, filling: Filling) -> 
     old_candidates = {address: {c.id for c in site.candidates} for address, site in parent.structure.sites()}
     for address, site in child.structure.sites():
         given = address in filling.mixing or f"alphas.{address}" in filling.overrides
+        # Ids are never reused within a run, so that a difference of ids is a difference of candidates.
         added = {c.id for c in site.candidates} - old_candidates.get(address, set())
         # an alpha of zero is not a mixing weight of zero: a new candidate would get about as much as the old ones have
         if address in old_candidates and added and not site.decided and not given:
@@ -92,6 +102,7 @@ def _check_new_candidates(parent: Network, child: Network, filling: Filling) -> 
 
 def _check_mixing(filling: Filling, found: Mapping[str, Tensor]) -> None:
     for address, stated in filling.mixing.items():
+        # The condition is negated so that NaN, which compares with nothing, is refused, too.
         difference = float((found[address] - stated.to(found[address])).abs().max())
         if not difference <= tolerance(found[address]):
             raise ChangeError(
@@ -124,6 +135,8 @@ def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Netwo
         training = network.training
         try:
             with torch.no_grad():
+                # In the mode that validation uses; the finally clause leaves both networks in the mode in which the
+                # search had them.
                 return outputs(network.eval())
         finally:
             network.train(training)

@@ -43,6 +43,8 @@ class Bound:
 
     def largest(self, other: Bound) -> Bound:
         """Return a bound that is at least as large as this and the other: the larger coefficient of each term."""
+        # The terms keep their order, which a set would not: the bound becomes JSON, which has the same bytes in every
+        # run.
         keys = [*self.terms, *(k for k in other.terms if k not in self.terms)]
         return Bound({k: max(self.terms.get(k, 0.0), other.terms.get(k, 0.0)) for k in keys})
 

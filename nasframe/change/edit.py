@@ -76,12 +76,16 @@ def combine(edits: Sequence[Edit], *, reset_alphas: bool = False) -> Edit:
     """
 
     def fill(parent: Network, child: Network) -> Filling:
+        # All edits read the same parent and write into the same child. Nothing is filled between them, so that the order
+        # of edits that touch different tensors does not matter.
         overrides: dict[str, Take | Set] = {}
         mixing: dict[str, Tensor] = {}
         claims: list[Claim] = []
         filled_by: dict[str, int] = {}
         for number, edit in enumerate(edits):
             filling = edit.fill(parent, child)
+            # What an edit says about alphas, and what it claims, is void if all of them start anew; weights follow the
+            # edit as before.
             if reset_alphas:
                 kept = {name: entry for name, entry in filling.overrides.items() if not name.startswith("alphas.")}
                 filling = Filling(Claim.lossy(), kept)
@@ -104,6 +108,8 @@ def combine(edits: Sequence[Edit], *, reset_alphas: bool = False) -> Edit:
 def _combined(claims: Sequence[Claim]) -> Claim:
     if any(claim.kind == "lossy" for claim in claims):
         return Claim.lossy()
+    # Each edit bounds how far it moves the output of a node. By the triangle inequality two edits at one node move it by
+    # at most the sum. Exact claims contribute nothing.
     bounds: dict[Address, Bound] = {}
     for claim in claims:
         for node, bound in claim.bounds.items():
@@ -140,6 +146,8 @@ def fold_gates(structure: Structure) -> Edit:
     Args:
         structure: the structure.
     """
+    # The conditions concern the structure alone, so that the edit is known before there is a network. The values of the
+    # gates are read when the child is filled.
     folded: dict[Address, tuple[Address, list[str]]] = {}  # by node: its site, and the names of theta in a mixed operation
     for address, node in structure.nodes():
         (site_address, site), *others = structure.sites_of(address).items()
@@ -150,6 +158,7 @@ def fold_gates(structure: Structure) -> Edit:
             folded[address] = site_address, [f"candidates.{candidate.id}.{parameter}" for parameter in residual]
     for address in folded:
         cell = structure.cell(address.cell)
+        # A node without `inherits` has no gate, so that the child's state is the plain sum of its sites.
         nodes = tuple(attrs.evolve(n, inherits=()) if n.id == address.id else n for n in cell.nodes)
         structure = structure.replace_cell(address.cell, attrs.evolve(cell, nodes=nodes))
 

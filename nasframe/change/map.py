@@ -17,6 +17,7 @@ from nasframe.network.axes import Axis, axes_of
 from nasframe.network.network import Network, tensors
 
 #: an index of `Take` without a source: the entry keeps the fresh initialisation of the child
+# Both are negative, so that an index below 0 is an entry without a source, whatever the reason.
 FRESH = -1
 #: an index of `Take` without a source: the entry is zero
 ZERO = -2
@@ -58,6 +59,8 @@ class Take:
             source: the tensor of the parent.
             fresh: the fresh initialisation of the child.
         """
+        # First the old entries in their new places, then the factor and the offset, which concern old entries only, and
+        # last the new entries, which replace whatever was gathered there.
         taken = self.gather(source)
         if torch.is_tensor(self.value) or self.value != 1:  # a product with 1.0 would round a large integer
             taken = taken * self.value
@@ -90,6 +93,8 @@ class Take:
         fresh = new | zero
         if power == 1:
             return taken.masked_fill(fresh, 0.0)
+        # Where every entry is new there is no mean of old ones in this tensor; the mean of the whole source has the right
+        # scale.
         kept = taken[~fresh]
         return torch.where(fresh, (kept if kept.numel() else source).mean(), taken)
 
@@ -145,9 +150,11 @@ def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
     Raises:
         ChangeError: if a tensor has another shape and no labels, or labels that do not fit its shape.
     """
+    # Names hold the ids of candidates, which are never reused: a name that both networks have is the same parameter.
     old, new = tensors(parent), tensors(child)
     old_axes, new_axes = axes_of(parent), axes_of(child)
     derived: dict[str, Take | Set] = {}
+    # A tensor that only the parent has is dropped: the candidate to which it belonged was removed.
     for name in (name for name in new if name in old):
         # without labels both are None, which is enough where the shapes are the same
         before, after = old_axes.get(name), new_axes.get(name)
@@ -162,6 +169,7 @@ def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
         else:
             _check_labels(before, old[name], name)
             _check_labels(after, new[name], name)
+            # Axis by axis: an entry of the child has a source if every one of its labels was in the parent.
             pairs = zip(before, after, strict=True)
             derived[name] = Take(name, tuple(_index(b, a, name, new[name].device) for b, a in pairs))
     return derived

@@ -46,6 +46,8 @@ def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named:
         entry = full.get(name)
         if not isinstance(entry, Take) or entry.source not in source:
             continue
+        # Moments are gathered like the parameter, times the power of the factor of its gradient that they average
+        # (`Take.moment`).
         state = {}
         for key, value in source[entry.source].items():
             if not torch.is_tensor(value):

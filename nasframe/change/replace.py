@@ -64,6 +64,7 @@ class Replacement:
                     f"candidate {id} of {self.address} is added and replaced in the same change, so it has no weights that its "
                     "replacement could get; make two changes, one after the other"
                 )
+        # Parent and child have the same instances with the same names, as the replacement leaves the wiring as it is.
         names = (f"{name}.candidates" for name, _ in parent.mixed_operations(self.address))
         return [(f"{name}.{self.old}", f"{name}.{self.new}") for name in names]
 
@@ -88,6 +89,8 @@ def replace_candidate(structure: Structure, address: Address, id: int, operation
         [2, 1]
     """
     site, old = site_at(structure, address), candidate_at(structure, address, id)
+    # A new id although the place is the old one: with the same id, the map would copy tensors of the old operation whose
+    # names and shapes happen to agree.
     new = Candidate(structure.next_id, operation)
     edited = attrs.evolve(site, candidates=tuple(new if c is old else c for c in site.candidates))
     return Replacement(structure.replace_site(Address(address), edited, 1), Address(address), old.id, new.id)

@@ -72,6 +72,7 @@ class CellModule(nn.Module):
             for site in sites:
                 output = self.sites[site.id](mixing, *(states[name] for name in site.inputs))
                 outputs.append(output if edge is None else edge(site, output))
+            # `reduce` and not `sum`, which would begin with the integer 0 and add an operation to every node.
             state = functools.reduce(torch.add, outputs)
             if node.inherits:
                 state = self.gates[node.id](mean([states[name] for name in node.inherits]), state)

@@ -37,6 +37,8 @@ def cost(module: nn.Module, *shapes: Sequence[int]) -> Cost:
         Cost(parameters=8, flops=60)
     """
     # tensors on the "meta" device have shapes and no values
+    # A copy, because moving a module to another device modifies it; in evaluation mode, so that no running statistics are
+    # updated.
     weightless = copy.deepcopy(module).to("meta", torch.float32).eval()
     with FlopCounterMode(display=False) as counter:
         weightless(*(torch.empty(*shape, device="meta", dtype=torch.float32) for shape in shapes))

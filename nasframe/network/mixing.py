@@ -21,6 +21,7 @@ MixingWeights = Mapping[str, Sequence[Tensor | None]]
 def _check_active(instance: Mixing, attribute: object, value: Mapping[str, tuple[int, ...]]) -> None:
     for address, places in value.items():
         count = len(instance.tensors.get(address, ()))
+        # Ascending, so that equal choices are equal tuples: fast forms remember a plan for each choice.
         if not places or [*places] != sorted({*places} & {*range(count)}):
             raise StructureError(
                 f"the active candidates of {address} are {places!r}; they must be positions among its {count} candidates, one at "
@@ -67,6 +68,7 @@ def active_of(mixing: Mapping[str, Tensor]) -> Mapping[str, tuple[int, ...]]:
 def unbound(mixing: Mapping[str, Tensor]) -> MixingWeights:
     """Return the mixing weights as numbers, with None for a candidate that is not computed."""
     found: dict[str, Sequence[Tensor | None]] = {address: weights.unbind() for address, weights in mixing.items()}
+    # None and not zero: a number would still be multiplied with an output, which would have to be computed.
     for address, places in active_of(mixing).items():
         found[address] = [weight if place in places else None for place, weight in enumerate(found[address])]
     return found
@@ -100,8 +102,11 @@ class MixedOperation(nn.Module):
         # a decided site has no mixing weights: its only candidate counts fully
         if len(ids) == 1:
             return self.evaluate(ids[0], *inputs)
+        # Candidates have the order of the structure, which is that of the alphas.
         named = [(id, weight) for id, weight in zip(ids, mixing[self.address], strict=True) if weight is not None]
         outputs = [self.evaluate(id, *inputs) for id, _ in named]
+        # A loop of products, and not a stack with one contraction: candidates with large outputs (images) would be
+        # copied. The shapes are compared only when the sum has failed, as this is the inner loop of every search.
         total = named[0][1] * outputs[0]
         try:
             for (_, weight), output in zip(named[1:], outputs[1:], strict=True):

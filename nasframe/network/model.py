@@ -68,6 +68,8 @@ class Scale(nn.Module):
 
         Both have length 1 on the time axis.
         """
+        # The root is taken after the choice: the derivative of a root at 0 is infinite, and a constant window would have
+        # a NaN gradient.
         variance = standard.var(0, correction=0, keepdim=True)
         return standard[-1:], variance.where(variance > FLAT**2, 1).sqrt()
 
@@ -78,6 +80,7 @@ class Scale(nn.Module):
             y: values as a network returns them.
             x: the inputs of the network in the units of the data; their level is needed if `window` is set.
         """
+        # The inverse of `forward`, in reverse order: first the window, in standardised units, then the units of the data.
         y = y.to(self.std.device, self.std.dtype)
         if self.window:
             last, spread = self.level(self.standardise(x))
@@ -186,6 +189,7 @@ class Model(nn.Module):
                 f"(time, batch, columns), where an input is {self.signature}"
             )
         self._check(rows[-window:, None] if len(shape) == 2 else rows[-window:] if shape else rows)
+        # One series is a batch of one, so that the loop below has one case.
         series = (rows if len(shape) == 3 else rows.unsqueeze(1))[-window:].to(self._dtype(rows))
         for row, _, column in (~series.isfinite()).nonzero()[:1].tolist():
             name = repr(self.signature.columns[column]) if self.signature.columns else str(column)

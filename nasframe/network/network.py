@@ -54,11 +54,15 @@ class Network(nn.Module):
         super().__init__()
         self.structure, self.relaxation = structure, relaxation
         self.fast = True
+        # A decided site has nothing to weigh: it has no alphas, and its candidate counts fully.
         self.sites = {a: s for a, s in structure.sites() if not s.decided}
         further = {} if relaxation is None else relaxation.parameters(self.sites)
         self._further_axes = {name: axes for name, (_, axes) in further.items()}
+        # Zeros, and not small random numbers as in DARTS: all relaxations then start from equal mixing weights, and a
+        # search depends on its seed through the weights, the data and what is sampled.
         values: dict[str, Tensor] = {a: torch.zeros(len(s.candidates)) for a, s in self.sites.items()}
         values |= {name: value.detach().clone() for name, (value, _) in further.items()}
+        # Alphas are registered before the body, so that they are the first parameters in every listing and file.
         self.alphas = nn.ParameterDict({name: nn.Parameter(value) for name, value in values.items()})
         self.body = self.backbone.body(structure)
 
@@ -99,6 +103,7 @@ class Network(nn.Module):
         Raises:
             StructureError: if there are undecided sites and the network has no relaxation.
         """
+        # An architecture has no undecided sites and may do without a relaxation.
         return self._relaxation().mixing(self.sites, dict(self.alphas), draw) if self.sites else Mixing({})
 
     def ranking(self) -> Mapping[str, Tensor]:
@@ -143,6 +148,7 @@ class Network(nn.Module):
 
     def count(self) -> dict[str, int]:
         """Return the number of parameters of the operations, the combination (alphas), the gates, and all others (stem, head)."""
+        # Counted by module and not by name, so that a backbone may name its modules as it likes.
         operations = sum(p.numel() for m in self.modules() if isinstance(m, MixedOperation) for p in m.parameters())
         combination = sum(p.numel() for p in self.alphas.values())
         # each gate is a single number
@@ -194,6 +200,7 @@ def build(structure: Structure, seed: Seed, *, relaxation: Relaxation | None = N
     if relaxation is None and like is not None:
         relaxation = like.relaxation
     with seed.as_global():
+        # Modules initialise themselves from torch's global generator, which `as_global` seeds and puts back afterwards.
         network = Network(structure, relaxation)
     if like is not None:
         example = next(iter(like.parameters()))
@@ -216,4 +223,5 @@ def unallocated(structure: Structure, relaxation: Relaxation | None = None) -> N
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return all parameters and buffers, by name."""
+    # Buffers that are not saved in a checkpoint are included: a child needs them as well.
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}

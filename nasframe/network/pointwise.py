@@ -113,6 +113,8 @@ def check_pointwise(name: str, description: Pointwise, module: nn.Module, widths
                     f"{subject}: term {number} names {parameter!r}, which {found}; it must be a parameter of shape {shape}"
                 )
     # one entry is enough, because the functions act on each entry separately
+    # The description comes from an operation that may be foreign code. It is tried once when the plan of a cell is made,
+    # as an error in the fused loop would name no operation.
     example = torch.zeros(1)
     arguments = [example] * (len(description.terms) + 1)
 

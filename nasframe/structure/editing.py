@@ -51,6 +51,8 @@ def add_node(
 
             child, node = add_node(structure, cell, lambda id: {id: (last,)}, self.operations)
     """
+    # Ids continue where the structure's counter is: those of removed nodes and candidates are not used again, because
+    # names of tensors, moments and records are made of them.
     old, ids = structure.cell(cell), count(structure.next_id)
     node = f"n{old.next_node}"
     sites = tuple(
@@ -77,6 +79,8 @@ def initial_mixing(structure: Structure, node: Address, states: Sequence[str]) -
     """
     mixing: dict[Address, Mapping[int, float]] = {}
     for address, site in structure.sites_of(node).items() if states else ():
+        # All sites together give sum_k (1/k) s_k, the mean. A site with a share of 1 needs no zero candidate, one with a
+        # share of 0 no identity.
         share = 1 / len(states) if site.inputs[-1] in states else 0.0
         # the first of several, so that one candidate has the whole share
         identity = next((c.id for c in site.candidates if c.operation.residual is not None), None)
@@ -157,6 +161,8 @@ def remove_from(structure: Structure, removed: Mapping[Address, AbstractSet[int]
             raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
         kept = tuple(c for c in site.candidates if c.id not in ids)
         structure = structure.replace_site(Address(address), attrs.evolve(site, candidates=kept))
+    # After all removals: a site may lose candidates in several entries, and a node is judged by what is left of all its
+    # sites.
     for type, cell in structure.cells:
         rest = attrs.evolve(cell, sites=tuple(s for s in cell.sites if s.candidates))
         bare = [Address.of(type, n.id) for n in rest.nodes if not rest.sites_of(n.id)]

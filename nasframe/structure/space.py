@@ -109,6 +109,7 @@ class Space:
                 raise StructureError(
                     f"the pick of {choice.name} is {pick!r}; it must be a whole number from 0 to {choice.options - 1}"
                 )
+        # The picks are read in the order in which `decisions` lists them: for each node its inputs, then its operations.
         left, kept = iter(picks), set[int]()
         for _, sites in self._nodes:
             chosen = [*sites.values()]
@@ -116,6 +117,8 @@ class Space:
                 # in the order of `combinations`, which `picks` uses, too
                 chosen = [*[*combinations(chosen, self.keep)][next(left)]]
             kept |= {ids[next(left)] for ids in chosen}
+        # An architecture is what a pruner would leave of the supernet: it keeps the ids, so that it can start from the
+        # supernet's weights.
         removed = {a: {c.id for c in s.candidates} - kept for a, s in self.supernet.sites()}
         return remove_from(self.supernet, {address: ids for address, ids in removed.items() if ids})
 
@@ -133,6 +136,8 @@ class Space:
         for node, sites in self._nodes:
             kept = [address for address in sites if address in present]
             count = len(sites) if self.keep is None else min(self.keep, len(sites))
+            # No output depends on the node, so that its decisions change nothing; zeros, so that every architecture has
+            # one sequence of picks.
             if node not in nodes:
                 kept = [*sites][:count]
                 present |= {address: {sites[address][0]} for address in kept}

@@ -48,6 +48,7 @@ from nasframe_recurrent.plan import CellPlan, plan_cell
 #: The backward pass computes the derivatives of the functions for a chunk of time steps: as many as have this number of entries
 #: of y, or, if these are more, this fraction of all time steps. The memory for a chunk is then small beside what the forward
 #: pass keeps, and is used again for the next chunk. Fresh memory would cost more time than what is computed in it.
+# The results depend on them by the order of sums only.
 CHUNK_ENTRIES, CHUNK_FRACTION = 2**18, 1 / 6
 
 #: The plan of each cell, which follows from the structure of the cell. An entry is removed together with its cell.
@@ -103,12 +104,17 @@ def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor])
         inputs: the inputs of the layer.
         mixing: the mixing weights of each undecided site, by address.
     """
+    # A relaxation that samples computes other candidates at every step. Each choice has its own plan, in which the
+    # candidates that are left out do not occur: they cost nothing, and their parameters get no gradient, as in the readable
+    # form.
     chosen = _chosen(cell, mixing)
     plan = plan_of(cell) if chosen is None else _restricted_plan(cell.cell, tuple(cell.outputs), chosen)
     if isinstance(plan, str):
         return unroll(cell, inputs, unbound(mixing))
     weights = contribution_weights(cell, plan, inputs, mixing, chosen)
     operands = Operands(inputs, weights, *stack_parameters(cell, plan, inputs))
+    # Outside of the function, autograd knows how M and the stacked maps follow from alphas, gates and parameters. Inside,
+    # it sees these tensors only.
     return LayerFunction.apply(plan, cell.hidden, *operands.tensors())
 
 
@@ -119,6 +125,8 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
         StructureError: An operation's `pointwise()` does not fit its module.
     """
     plan = _plans.get(cell)
+    # Once for each cell and not at every call: the plan follows from the structure, and a cell never changes its
+    # structure.
     if plan is None:
         for site in cell.cell.sites:
             for candidate in site.candidates:
@@ -167,6 +175,9 @@ def contribution_weights(
         chosen: the positions of the candidates that the plan computes, for each site; None for all.
     """
     sites = [_mixed_operation(cell, id) for id in cell.sites]
+    # One flat vector of all weights, in the numbering of `Contribution.weight`: candidates in the order of the sites,
+    # then inherited states. The plan says for each contribution where its weight goes, so that M is one gather and one
+    # scatter.
     weights = [mixing[site.address] if len(site.candidates) > 1 else like.new_ones(1) for site in sites]
     if chosen is not None:
         weights = [weight[list(places)] for weight, places in zip(weights, chosen, strict=True)]
@@ -190,6 +201,7 @@ def stack_parameters(
     have zeros in its place.
     """
     n_x, n_h = cell.widths["x"], cell.hidden
+    # In the order of the slots. An operation may apply several maps to one input: their sum is one map.
     of_x: list[Tensor | None] = []
     of_state: list[Tensor | None] = []
     biases: list[Tensor | None] = []
@@ -199,6 +211,7 @@ def stack_parameters(
         of_state.append(_sum([attrgetter(w)(module)[:, n_x:] if i == "xh" else attrgetter(w)(module) for w, i in slot.state]))
         biases.append(None if slot.bias is None else attrgetter(slot.bias)(module))
     zero = like.new_zeros(n_h, n_x)
+    # The stack has a block for each slot, so that row k of P belongs to slot k; a slot without a map of x gets zeros.
     if any(bias is not None for bias in biases):
         # a W_x wherever there is a b, so that one call computes both
         of_x = [zero if weight is None else weight for weight in of_x]
@@ -234,9 +247,13 @@ class LayerFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: CellPlan, n_h: int, *tensors: Tensor | None) -> Tensor:
         """Return h_1, ..., h_T of shape (time, batch, n_h)."""
+        # The states and terms are kept. y and the derivatives follow from them, and are computed again for many time
+        # steps at once.
         S, a = forward_pass(plan, n_h, Operands.of(tensors))
         ctx.plan = plan
         ctx.save_for_backward(S, a, *tensors)
+        # A copy: the states are saved for the backward pass and written by nobody, while the caller may modify what it
+        # gets.
         return S[1:, 0].transpose(1, 2).contiguous()
 
     @staticmethod
@@ -250,8 +267,11 @@ class LayerFunction(torch.autograd.Function):
             needs_x = ctx.needs_input_grad[2]
             needs_maps = any(node is not None and _is_requested(node) for node, _ in ctx.next_functions[2:])
             return None, None, *backward_pass(plan, S, a, g, Operands.of(tensors), needs_x=needs_x, needs_maps=needs_maps)
+        # For second derivatives the layer is computed again, as a graph that autograd can differentiate as often as it
+        # likes.
         with torch.enable_grad():
             h = differentiable_pass(plan, S.shape[2], Operands.of(tensors))
+        # The others have no gradient: an absent map, or a tensor that nobody trains.
         live = [tensor is not None and tensor.requires_grad and h.requires_grad for tensor in tensors]
         inputs = [*itertools.compress(tensors, live)]
         found = torch.autograd.grad(h, inputs, g, create_graph=create_graph, allow_unused=True) if inputs else ()
@@ -267,12 +287,15 @@ def forward_pass(plan: CellPlan, n_h: int, operands: Operands) -> tuple[Tensor, 
     """
     x, M = operands.x, operands.M
     T, B, _ = x.shape
+    # Zeros, because nodes are sums to which the contributions are added; state 0 at time 0 is the initial h_0 = 0.
     S = allocate_states(plan, x, T, n_h, B)
     a = project_inputs(plan, n_h, operands)
     # two views of the same memory: products with W need (n_h, batch), functions and products with M one row of entries
     states, terms = S.flatten(2), a.view(T, len(plan.slots), n_h * B)
     # y is overwritten at every step: the backward pass computes it again from a and S, which it needs anyway
     scratch = x.new_empty(plan.most_rows, n_h * B)
+    # The views of all time steps are made here: in the loop, making one would take time as well as the small product that
+    # uses it.
     steps = []
     for step, W in zip(plan.steps, operands.W, strict=True):
         state = states[:-1, step.state : step.state + 1]
@@ -298,6 +321,8 @@ def forward_pass(plan: CellPlan, n_h: int, operands: Operands) -> tuple[Tensor, 
             )
         )
     mean, ends = _ends(plan, states)
+    # The order within a step of time is that of the states, each of which is complete when it is read. The products write
+    # into the memory of the states and terms directly.
     for t in range(T):
         for W, begins_as_P, a_s, s, calls, y, m, nodes in steps:
             if W is not None:
@@ -315,6 +340,8 @@ def allocate_states(plan: CellPlan, like: Tensor, T: int, n_h: int, B: int) -> T
     [t, 0] is h_{t-1} and [t, j] is node j, counting t from 0; the last entry along time has h_T alone. Where h_t is the last
     node, [t, -1] and [t + 1, 0] share their memory, so that h_t is never copied.
     """
+    # Where h_t is the last node, the stride between two time steps is one state less than what a time step has, so that its last state and the first
+    # one of the next time step are the same memory.
     size = n_h * B
     stride = plan.states - plan.last_node_is_output
     memory = like.new_zeros((T * stride + plan.states) * size)
@@ -330,6 +357,8 @@ def project_inputs(plan: CellPlan, n_h: int, operands: Operands) -> Tensor:
     T, B, _ = x.shape
     if W_x is None:
         return x.new_empty(T, len(plan.slots) * n_h, B)
+    # A batch of products, one for each time step, gives P in the layout (slots * n_h, batch) of the states without a
+    # transposed copy.
     W_x, x = W_x.expand(T, -1, -1), x.transpose(1, 2)
     P = torch.bmm(W_x, x) if b is None else torch.baddbmm(b.unsqueeze(1), W_x, x)
     rest = len(plan.slots) - plan.x_slots
@@ -359,10 +388,12 @@ def backward_pass(
     # transposed once, and not at every time step
     W_t = [None if W is None else W.t().contiguous() for W in operands.W]
     carry = S.new_zeros(n_h * B)
+    # Each gradient of a parameter is one product for a whole chunk.
     chunk = max(CHUNK_ENTRIES // (plan.rows * n_h * B), math.ceil(len(x) * CHUNK_FRACTION))
     # from the last chunk to the first
     for stop in range(len(x), 0, -chunk):
         now = slice(max(stop - chunk, 0), stop)
+        # After this call everything that remains is independent of the order of time, Eq. (7).
         G, y, ga = backward_chunk(plan, S[now], a[now], g[now], carry, M, W_t)
         carry = G[0, 0]  # the gradient of the h before this chunk, which is the last h of the next one
         if needs_x or needs_maps:
@@ -410,6 +441,7 @@ def backward_chunk(
     # the memory of df/da is overwritten with ga = (df/da) gy, time step by time step
     y, by_a, derivatives_by_s = local_derivatives(plan, S, a)
     ga, by_s = by_a.flatten(1, 2), iter(derivatives_by_s)
+    # One row more than gy has: the sum over all rows whose df/ds is a number.
     scratch = S.new_empty(plan.most_rows + 1, n_h, B)
     steps = []
     for step, w in zip(plan.steps, W_t, strict=True):
@@ -439,6 +471,7 @@ def backward_chunk(
     # a state comes after all nodes that depend on it
     steps.reverse()
     mean_t = mean.t()
+    # Time and states in reverse: when a state is reached, all that depends on it has added its part to G.
     for t in range(T - 1, -1, -1):
         if ends:
             # what h_t received as the last state of time step t + 1 goes on to the output nodes of time step t
@@ -469,6 +502,8 @@ def local_derivatives(plan: CellPlan, S: Tensor, a: Tensor) -> tuple[Tensor, Ten
     """
     T, _, n_h, B = S.shape
     y, by_a = S.new_empty(T, plan.rows, n_h, B), torch.empty_like(a)
+    # Steps of one form differ in their state alone, and consecutive states have consecutive slots and rows: a group is
+    # one strided view of each stack, and each function is called once for it.
     by_s: list[Tensor | float] = []
     for group in plan.groups:
         step, count = group[0], len(group)
@@ -533,6 +568,7 @@ def _ends(plan: CellPlan, states: Tensor) -> tuple[Tensor, list[tuple[Tensor, Te
 
 def _output_weights(plan: CellPlan, like: Tensor) -> Tensor:
     """Return the weight of each node in h_t, of shape (1, nodes)."""
+    # h_{t-1}, state 0, is never an output of a cell with nodes. A state may be listed twice, and then counts twice.
     return like.new_tensor([[plan.outputs.count(i) / len(plan.outputs) for i in range(1, plan.states)]])
 
 

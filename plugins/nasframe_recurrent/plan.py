@@ -126,6 +126,7 @@ class Step:
     @property
     def form(self) -> Hashable:
         """Return the layout of the step, counted from its first slot. The derivatives of steps of one form are computed together."""
+        # The state and the first row are left out on purpose: they may differ between the steps of a group.
         first = self.slots.start
         return tuple(
             (c.description.function, c.count, *((k.start - first, k.stop - first) for k in c.terms)) for c in self.calls
@@ -184,6 +185,7 @@ class CellPlan:
     @functools.cached_property
     def groups(self) -> list[list[Step]]:
         """Return the steps in groups of one form and of consecutive states. A Two-to-One supernet has a single group."""
+        # The usual way to find runs of consecutive numbers: state - place is the same within a run.
         keys = ((step.state - place, step.form) for place, step in enumerate(self.steps))
         groups = itertools.groupby(zip(keys, self.steps, strict=True), key=lambda pair: pair[0])
         return [[step for _, step in group] for _, group in groups]
@@ -205,6 +207,7 @@ def plan_cell(cell: Cell, outputs: Sequence[str]) -> CellPlan | str:
 def _plan(cell: Cell, outputs: Sequence[str]) -> CellPlan:
     # [x, h] counts as the state h: its columns for x are part of P
     number = {"h": 0, "xh": 0} | {node.id: i for i, node in enumerate(cell.nodes, 1)}
+    # A cell whose candidates are all zero has nothing to compute; the readable form returns its zeros.
     contributions = [*_of_candidates(cell, number), *_of_inherited_states(cell, number)]
     if not contributions:
         raise NoPlanError("all of its operations are zero")
@@ -218,6 +221,8 @@ def _plan(cell: Cell, outputs: Sequence[str]) -> CellPlan:
         calls, new_slots, new_rows = _lay_out(from_state, first_slot, first_row)
         slots += new_slots
         rows += new_rows
+        # A range and not a list of nodes: the product (3) then writes to one piece of memory. Nodes in between that
+        # receive nothing from this state have zeros in M.
         nodes = [contribution.node for contribution in from_state]
         steps.append(
             Step(
@@ -229,6 +234,7 @@ def _plan(cell: Cell, outputs: Sequence[str]) -> CellPlan:
                 nodes=slice(min(nodes), max(nodes) + 1),
             )
         )
+    # M is addressed as a flat vector, one row of `count` entries for each state.
     count = steps[-1].rows.stop
     return CellPlan(
         states=len(cell.nodes) + 1,
@@ -251,6 +257,8 @@ def _lay_out(
     exactly these. Contributions without slots come last, so that row k belongs to slot k where no function has several terms.
     """
     kinds: dict[Hashable, list[Contribution]] = {}
+    # `sorted` is stable: within a kind the contributions keep the order of the structure, on which the bytes of the
+    # result depend.
     for contribution in sorted(contributions, key=lambda c: (not c.slots, not any(c.kind[1]))):
         kinds.setdefault(contribution.kind, []).append(contribution)
 
@@ -268,6 +276,7 @@ def _lay_out(
     row = first_row
     for kind, alike in kinds.items():
         arguments = tuple(terms[kind, k] for k in range(len(alike[0].slots)))
+        # Several contributions of one row have different nodes or weights, which is a matter of M alone.
         count = len(alike) if arguments else 1  # without terms the function depends on the state alone: all share one row
         calls.append(Call(alike[0].description, arguments, slice(row, row + count)))
         rows += [(row + i % count, contribution) for i, contribution in enumerate(alike)]
@@ -281,6 +290,7 @@ def _of_candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Contributi
     candidates = ((site, candidate) for site in cell.sites for candidate in site.candidates)
     # zero candidates are counted, too, as they have a mixing weight
     for weight, (site, candidate) in enumerate(candidates):
+        # By convention the last input is the state: [x, h] and h at the first node, a node elsewhere.
         operation, state = candidate.operation, number.get(site.inputs[-1])
         if operation.zero:
             continue
