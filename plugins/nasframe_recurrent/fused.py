@@ -340,8 +340,8 @@ def allocate_states(plan: CellPlan, like: Tensor, T: int, n_h: int, B: int) -> T
     [t, 0] is h_{t-1} and [t, j] is node j, counting t from 0; the last entry along time has h_T alone. Where h_t is the last
     node, [t, -1] and [t + 1, 0] share their memory, so that h_t is never copied.
     """
-    # Where h_t is the last node, the stride between two time steps is one state less than what a time step has, so that its last state and the first
-    # one of the next time step are the same memory.
+    # Where h_t is the last node, the stride between two time steps is one state less than what a time step has, so that its
+    # last state and the first one of the next time step are the same memory.
     size = n_h * B
     stride = plan.states - plan.last_node_is_output
     memory = like.new_zeros((T * stride + plan.states) * size)
