@@ -6,6 +6,7 @@ from .change.edit import Edit as Edit, Filling as Filling
 from .change.map import FRESH as FRESH, ZERO as ZERO, Set as Set, Take as Take
 from .change.replace import replace_candidate as replace_candidate
 from .errors import NasframeError as NasframeError
+from .interfaces.alpha_loss import AlphaLoss as AlphaLoss
 from .interfaces.architect import Architect as Architect, Bilevel as Bilevel
 from .interfaces.ask_tell import AskTellArchitect as AskTellArchitect, Memory as Memory, Request as Request
 from .interfaces.backbone import Backbone as Backbone

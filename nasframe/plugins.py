@@ -25,6 +25,7 @@ import torch
 
 from nasframe.errors import PluginError, StrategyError, UnknownNameError
 from nasframe.interfaces import (
+    alpha_loss,
     architect,
     ask_tell,
     backbone,
@@ -63,6 +64,7 @@ KINDS: dict[str, type[Part]] = {
         criterion.GrowthCriterion,
         architect.Architect,
         relaxation.Relaxation,
+        alpha_loss.AlphaLoss,
         evaluator.Evaluator,
         task.Task,
         recipe.Recipe,

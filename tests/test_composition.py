@@ -36,7 +36,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "any_of": [{"parts": ["no_better", {"name": "max_nodes", "nodes": 1}]}],
     "all_of": [{"parts": ["no_better", {"name": "max_nodes", "nodes": 1}]}],
     "second_order": [{"follow": False}, {"follow": True}],
-    "exact_second_order": [{"follow": False}, {"follow": True}],
+    "exact_second_order": [{"follow": False}, {"follow": True, "terms": ["beta_decay"]}],
     "random_search": [{"trials": 3, "updates": 2}],
     "regularised_evolution": [
         {"population": 2, "sample": 2, "trials": 4, "updates": 2, "inherit": inherit} for inherit in (False, True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasframe.change.optimisers import NamedParameters
+from nasframe.interfaces.alpha_loss import AlphaLoss
 from nasframe.interfaces.part import Part
 from nasframe.interfaces.relaxation import Relaxation
 
@@ -49,7 +50,7 @@ class Bilevel:
 class Architect(Part):
     """Base class of architects, which update the alphas by gradients.
 
-    Required: `name`, `relaxation`, `gradient` and `build_optimiser`. Optional: `configure`.
+    Required: `name`, `relaxation`, `gradient` and `build_optimiser`. Optional: `terms` and `configure`.
 
     Example:
         The essential lines of first-order DARTS, in which the weights are kept fixed::
@@ -74,9 +75,12 @@ class Architect(Part):
     #: required: turns the alphas into mixing weights; a field of the architect, so that a strategy chooses it
     relaxation: Relaxation
 
+    #: optional: losses of the alphas, whose gradient nasframe adds to that of `gradient`; a field as well, if there is a choice
+    terms: tuple[AlphaLoss, ...] = ()
+
     @abstractmethod
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
-        """Return the gradient of the problem's objective with respect to the alphas, by name.
+        """Return the gradient of the problem's objective with respect to the alphas, by name, without that of the `terms`.
 
         Args:
             problem: the problem at the current weights and alphas, which must not be modified.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from nasframe.interfaces.alpha_loss import AlphaLoss
 from nasframe.interfaces.architect import Architect, Bilevel, Loss, Tensors
 from nasframe.interfaces.relaxation import Draw
 from nasframe.network.network import Network
@@ -60,13 +61,37 @@ def problem(
     return Bilevel(dict(weights), dict(network.alphas), of(train, draws[0]), of(valid, draws[1]), xi, unroll)
 
 
+def added_loss(network: Network, terms: Sequence[AlphaLoss], progress: float | None) -> Callable[[Tensors], Tensor] | None:
+    """Return the sum of losses of the alphas as a function of these; None if there are no losses.
+
+    Args:
+        network: the supernet.
+        terms: the losses.
+        progress: the completed fraction of the phase; None in a phase without a length.
+    """
+    if not terms:
+        return None
+    relaxation = network.relaxation
+    assert relaxation is not None  # a search gives it to its networks
+
+    def value(alphas: Tensors) -> Tensor:
+        mixing = relaxation.mixing(network.sites, alphas, None)
+        return torch.stack([term.loss(network.sites, alphas, mixing, progress) for term in terms]).sum()
+
+    return value
+
+
 def _buffers(network: Network) -> dict[str, Tensor]:
     # copies: running statistics are those of the steps taken, not of those that were only looked at
     return {name: buffer.clone() for name, buffer in network.named_buffers()}
 
 
 def alternating_step(
-    problem: Bilevel, architect: Architect, optimisers: Mapping[str, Optimizer], loss: Callable[[], Tensor]
+    problem: Bilevel,
+    architect: Architect,
+    optimisers: Mapping[str, Optimizer],
+    loss: Callable[[], Tensor],
+    added: Callable[[Tensors], Tensor] | None = None,
 ) -> Tensor:
     """Move the alphas, and then the weights for the new alphas (Jie & Gao 2021, Algorithm 1, lines 3 and 4).
 
@@ -75,13 +100,19 @@ def alternating_step(
         architect: gives the gradient of the alphas.
         optimisers: of the "alphas" and of the "weights".
         loss: the training loss at the present weights and alphas, with the side effects of a training step (running statistics).
+        added: a loss of the alphas that is added to the one that the architect descends (`added_loss`).
 
     Returns:
         The training loss before the weights moved.
     """
     # alphas first (Algorithm 1, line 3): the weights then move against the mixing weights that the next step has
     if problem.alphas:
-        _move(problem.alphas, architect.gradient(problem), optimisers["alphas"])
+        gradient = architect.gradient(problem)
+        if added is not None:
+            # here for all architects: a loss that does not depend on the weights has the same gradient at w and at w'
+            found = torch.autograd.grad(added(problem.alphas), [*problem.alphas.values()], materialize_grads=True)
+            gradient = {name: gradient.get(name, 0) + slope for name, slope in zip(problem.alphas, found, strict=True)}
+        _move(problem.alphas, gradient, optimisers["alphas"])
     return weights_step(problem.weights, optimisers["weights"], loss)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import attrs
 
 from nasframe.errors import StrategyError
+from nasframe.interfaces.alpha_loss import AlphaLoss
 from nasframe.interfaces.criterion import AnyOf, GrowthCriterion
 from nasframe.interfaces.part import short_name
+from nasframe.interfaces.relaxation import Relaxation
 from nasframe.interfaces.task import Data
 from nasframe.network.model import Model
 from nasframe.network.network import Network
@@ -205,15 +207,17 @@ def _check_ends(strategy: Strategy, place: Position) -> None:
 
 
 def _check_progress(strategy: Strategy) -> None:
-    """Refuse a relaxation that needs the progress of a phase where phases have no length."""
-    relaxation = strategy.relaxation
+    """Refuse parts that need the progress of a phase where phases have no length."""
+    architect = strategy.gradient_architect
     searching = [step for step in walk(strategy.plan) if isinstance(step, Train) and step.moves_alphas]
     endless = any((step.epochs or (step.optimiser or strategy.optimiser).epochs) is None for step in searching)
-    if relaxation is not None and relaxation.needs_progress and endless:
-        raise StrategyError(
-            f"relaxation {short_name(relaxation)!r} needs the progress of a phase, and phases have no length: give the optimiser "
-            "`epochs` (--epochs N)"
-        )
+    parts: tuple[Relaxation | AlphaLoss, ...] = () if architect is None else (architect.relaxation, *architect.terms)
+    for part in parts:
+        if part.needs_progress and endless:
+            raise StrategyError(
+                f"{part.kind.replace('_', ' ')} {short_name(part)!r} needs the progress of a phase, and phases have no length: give "
+                "the optimiser `epochs` (--epochs N)"
+            )
 
 
 def _reached(criterion: GrowthCriterion, sizes: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from nasframe.interfaces.relaxation import Draw
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, set_progress
 from nasframe.search.batches import batches
-from nasframe.search.bilevel import Batch, Forward, alternating_step, problem, weights_step
+from nasframe.search.bilevel import Batch, Forward, added_loss, alternating_step, problem, weights_step
 from nasframe.search.optimiser import Optimiser
 from nasframe.seeds import Seed
 
@@ -165,12 +165,17 @@ class Trainer:
                 valid = partial(self.loss, self.data.validation.draw(chosen), seed("valid"))
                 draws = (draw, self._draw(training, seed("valid")))
                 bilevel = problem(network, self.optimiser, optimisers["weights"], train, valid, draws)
-                value = alternating_step(bilevel, self.architect, optimisers, loss)
+                added = added_loss(network, self.architect.terms, self._progress(training))
+                value = alternating_step(bilevel, self.architect, optimisers, loss, added)
         return float(value)
 
     def _draw(self, training: Training[N], seed: Seed) -> Draw:
         """Return the sample of a loss. It is the same at every call of the loss, so that finite differences compare like with like."""
-        return Draw(seed("mixing"), self.optimiser.progress(training.epoch) if self.optimiser.epochs else None)
+        return Draw(seed("mixing"), self._progress(training))
+
+    def _progress(self, training: Training[N]) -> float | None:
+        """Return the completed fraction of the phase; None if it has no length."""
+        return self.optimiser.progress(training.epoch) if self.optimiser.epochs else None
 
     def loss(self, batch: Batch, noise: Seed, forward: Forward, mixing: Mapping[str, Tensor]) -> Tensor:
         """Return the training loss of a batch.

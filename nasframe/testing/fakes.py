@@ -14,6 +14,7 @@ from torchmetrics import MeanSquaredError, MetricCollection
 
 from nasframe import (
     Address,
+    AlphaLoss,
     Architect,
     Backbone,
     Bilevel,
@@ -127,15 +128,29 @@ class Sigmoids(Relaxation):
 
 
 @attrs.frozen
+class Squares(AlphaLoss):
+    """The sum of the squares of all alphas and mixing weights, which depends on everything that it is given."""
+
+    name: ClassVar[str] = "squares"
+
+    def loss(self, sites: Sites, alphas: Tensors, mixing: Mixing, progress: float | None) -> Tensor:
+        """Return the sum of squares, times 1 plus the progress."""
+        factor = 1.0 if progress is None else 1.0 + progress
+        return factor * torch.cat([*alphas.values(), *mixing.values()]).square().sum()
+
+
+@attrs.frozen
 class AdamDescent(Architect):
     """An architect that descends the validation loss at the current weights with Adam.
 
     Args:
         relaxation: turns alphas into mixing weights.
+        terms: losses of the alphas that are added to the validation loss.
     """
 
     name: ClassVar[str] = "adam_descent"
     relaxation: Relaxation = nested("relaxation", default=Shares())
+    terms: tuple[AlphaLoss, ...] = nested("alpha_loss", default=())
 
     def gradient(self, problem: Bilevel) -> Tensors:
         """Return the gradient of the validation loss at the current weights."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Optimiser, Relaxation, nested, number
+from nasframe import AlphaLoss, Architect, Optimiser, Relaxation, nested, number
 from nasframe.change.optimisers import NamedParameters
 from nasframe_bilevel.relaxations import Softmax
 
@@ -24,6 +24,12 @@ def _constant(instance: Any, attribute: Any, value: Any) -> None:
         )
 
 
+def _losses(instance: Any, attribute: Any, value: Any) -> None:
+    for part in value:
+        if not isinstance(part, AlphaLoss):
+            raise ValueError(f"{attribute.name} has the element {part!r}; each must be an AlphaLoss")
+
+
 @attrs.frozen
 class Descent(Architect):
     """Architects that descend a gradient of the alphas by an optimiser of torch.
@@ -35,11 +41,13 @@ class Descent(Architect):
             of 1) it can hardly leave it within the paper's number of updates. The default was measured, see
             docs/measurements/growth_noise.md.
         relaxation: turns alphas into mixing weights.
+        terms: losses of the alphas that are added to the loss that they descend.
     """
 
     optimiser: Optimiser = nested(Optimiser, default=Optimiser(learning_rate=3e-4), validator=_constant)
     after_growth: float = number(100.0, low=0.0)
     relaxation: Relaxation = nested("relaxation", default=Softmax())
+    terms: tuple[AlphaLoss, ...] = nested("alpha_loss", default=(), validator=_losses)
 
     def build_optimiser(self, alphas: NamedParameters) -> Optimizer:
         """Return the optimiser of the alphas."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasframe import (
+    AlphaLoss,
     Architect,
     Bilevel,
     Data,
@@ -203,7 +204,7 @@ class Compared(Architect):
         first: the first-order architect.
         errors: receives pairs of norms: |finite difference - exact| and |exact - first order|.
         count: counts the steps.
-        relaxation: that of the exact architect.
+        relaxation, terms: those of the exact architect.
     """
 
     name: ClassVar[str] = "compared"
@@ -213,6 +214,7 @@ class Compared(Architect):
     errors: list[tuple[float, float]]
     count: Iterator[int] = attrs.field(factory=itertools.count)
     relaxation: Relaxation = attrs.field(default=attrs.Factory(lambda self: self.exact.relaxation, takes_self=True))
+    terms: tuple[AlphaLoss, ...] = attrs.field(default=attrs.Factory(lambda self: self.exact.terms, takes_self=True))
 
     @classmethod
     def of(cls, values: Values, errors: list[tuple[float, float]]) -> Compared:

@@ -15,7 +15,7 @@ from torch.optim import Adam, Optimizer, RMSprop
 from mutants.system import core_mutant, mutant, overriding
 from nasframe import Bilevel, Seed, Split
 from nasframe.change.optimisers import NamedParameters
-from nasframe.search import bilevel
+from nasframe.search import bilevel, trainer
 from nasframe.search.trainer import Trainer
 from nasframe.testing.subject import Subject
 
@@ -172,6 +172,25 @@ def remembered(of: Subject) -> Subject:
 def moving_statistics(patch: pytest.MonkeyPatch) -> None:
     """The losses of a problem are computed with the buffers of the network itself, so that running statistics change."""
     patch.setattr(bilevel, "_buffers", lambda network: dict(network.named_buffers()))
+
+
+@mutant("architect.terms", *FIRST_ORDER)
+def added_twice(of: Subject) -> Subject:
+    """It adds the gradient of its terms, which nasframe adds as well."""
+    honest: Any = of.cls
+
+    def gradient(self: Any, problem: Bilevel) -> Tensors:
+        found = honest.gradient(self, problem)
+        factor = 1 + len(self.terms)
+        return {name: factor * slope for name, slope in found.items()}
+
+    return overriding(of, gradient=gradient)
+
+
+@core_mutant("architect.terms", *FIRST_ORDER)
+def without_terms(patch: pytest.MonkeyPatch) -> None:
+    """The step of a search does not add the gradient of the terms."""
+    patch.setattr(trainer, "added_loss", lambda *given: None)
 
 
 @core_mutant("architect.noise", *FIRST_ORDER)

@@ -13,15 +13,17 @@ from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
-from nasframe import Bilevel, Data, Optimiser, Seed, Split
+from nasframe import AlphaLoss, Bilevel, Data, Optimiser, Seed, Split
+from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.search.bilevel import alternating_step
 from nasframe.search.state import State, copied
 from nasframe.search.trainer import alphas_of
 from nasframe.testing.cases import SearchCase
-from nasframe.testing.compare import differences, require, require_like
-from nasframe.testing.law import law
+from nasframe.testing.compare import differences, largest, require, require_at_most, require_like
+from nasframe.testing.fakes import Squares
+from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import optimisers, sizes
 from nasframe.testing.subject import Subject
@@ -267,10 +269,13 @@ def splits(case: Case) -> None:
 
 
 class _Fixed(torch.optim.SGD):
-    """An optimiser that moves nothing, whatever learning rate an architect sets."""
+    """An optimiser that moves nothing, whatever learning rate an architect sets, and keeps the last gradients."""
+
+    seen: Sequence[Tensor] = ()
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Leave the parameters as they are."""
+        self.seen = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.param_groups[0]["params"]]
 
 
 def _scaled_validation(data: Data, factor: int) -> Data:
@@ -288,6 +293,29 @@ def _scaled_validation(data: Data, factor: int) -> Data:
 
     validation = Split(data.validation.size, scaled(data.validation.batch), scaled(data.validation.draw))
     return attrs.evolve(data, validation=validation, test=Split(data.test.size, unreadable))
+
+
+@law("architect.terms", "the architect adds the gradient of its `terms` itself, in addition to nasframe")
+def terms(case: Case) -> None:
+    """A step moves the alphas by the gradient without `terms` plus the gradient of these."""
+    if "terms" not in [f.name for f in attrs.fields(type(case.part))]:
+        raise Inapplicable("it has no option `terms`")
+    found: dict[tuple[AlphaLoss, ...], list[Tensor]] = {}
+    for terms in ((), (Squares(), Squares())):
+        trained = case.trained
+        if not trained.network.alphas:
+            reject()
+        trained = attrs.evolve(trained, strategy=attrs.evolve(case.strategy, architect=attrs.evolve(case.part, terms=terms)))
+        trained.state.optimisers["alphas"] = fixed = _Fixed([p for _, p in alphas_of(trained.network)])
+        trained.train(1)
+        found[terms] = [*fixed.seen]
+    network, optimiser = case.trained.network, case.strategy.optimiser
+    progress = optimiser.progress(case.trained.state.epoch) if optimiser.epochs else None
+    loss = Squares().loss(network.sites, dict(network.alphas), network.mixing(), progress)
+    wanted = torch.autograd.grad(2 * loss, [*network.alphas.values()])
+    for name, without, total, slope in zip(network.alphas, *found.values(), wanted, strict=True):
+        what = f"the distance of the gradient of {name} from the sum of that without terms and that of the terms"
+        require_at_most(what, largest(total - without - slope), tolerance(torch.cat([total, without, slope])))
 
 
 @law("architect.noise", "a generator is seeded for a step, and not for each loss of it")
