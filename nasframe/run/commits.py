@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nasframe.errors import CheckpointError, RunError
 
+# Raised when the content of a commit changes its meaning: an old commit is then refused and not misread.
 SCHEMA = 2
 KEPT = 2
 MANIFEST = "manifest.json"
@@ -51,6 +52,7 @@ class Commit:
 
 def write(folder: Path, commit: Commit) -> Path:
     """Write a commit after those that exist, and remove all but the last few."""
+    # Everything is serialised before anything is written, so that a state that cannot be written leaves no trace.
     files = {"state.json": commit.text.encode(), "tensors.safetensors": safetensors.torch.save(dict(commit.tensors))}
     digests = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
     manifest = {
@@ -65,10 +67,12 @@ def write(folder: Path, commit: Commit) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{_next_number(folder):08d}"
         draft = folder / f"{target.name}.draft"
+        # What is left of a process that was killed while it wrote a commit.
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         for name, data in files.items():
             _write(draft / name, data)
+        # A file that is flushed can still be missing after a power cut if the entry of its name was not.
         _sync_folder(draft)
         # renaming is atomic: a commit is there with all of its files, flushed, or not at all
         draft.rename(target)
@@ -117,8 +121,11 @@ def read(path: Path) -> Commit:
                 raise CheckpointError(f"{path / name} is damaged: its digest is {found[:12]}, not {expected[:12]}")
         # from the bytes whose digest was checked, and not from the file, which could change in between
         tensors = safetensors.torch.load(data["tensors.safetensors"])
+        # What the bytes mean is checked by `state.load`; here they are only known to be those that were written.
         text = data["state.json"].decode()
         return Commit(text, tensors, manifest["journals"], manifest["strategy"], manifest["environment"])
+    # Whatever a damaged or foreign file may cause: a manifest that is no JSON, one without a key, or with a list for a
+    # table.
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a commit ({type(error).__name__}: {error})") from error
 
@@ -155,6 +162,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
+    # POSIX flushes a folder through its descriptor; there is no such call on a path.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -163,6 +171,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _numbered(folder: Path) -> list[Path]:
+    # The numbers have leading zeros, so that the order of the names is that of the numbers.
     return sorted(p for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
 
 

@@ -74,6 +74,7 @@ class Folder:
         folder = cls(path, plugins)
         try:
             with folder.locked():
+                # Looked at again with the lock held: another process may have started a run here since the folder was made.
                 if any(entry.name != LOCK for entry in path.iterdir()):
                     raise RunError(f"{path} was taken by another process; give another --out")
                 try:
@@ -132,6 +133,7 @@ class Folder:
         if not any(entry.suffix != ".draft" for entry in (self.path / COMMITS).glob("*")):
             search = Search(strategy)  # it was interrupted before its first commit
             return search, Keeper(self, strategy, search.state)
+        # The data are loaded once, and not for each commit that is tried.
         with computing(strategy):
             data = loaded(strategy)
         # the newest commit that holds; if its journals do not, the one before it
@@ -142,6 +144,8 @@ class Folder:
                     f"change, or start a new run: nasframe search --strategy {self.path / STRATEGY}"
                 )
             try:
+                # A commit and its journals belong together. If one journal is damaged, an older commit with shorter marks
+                # may still hold.
                 journals, records = {}, {}
                 for name in JOURNALS:
                     mark = Mark(**commit.marks[name])
@@ -170,6 +174,7 @@ class Folder:
         for position, record in enumerate(lineage):
             if not isinstance(record, Changed) or not record.evidence:
                 continue
+            # Evidence is kept in separate files, because it never changes and a commit would write it again each time.
             path = self.path / EVIDENCE / f"{position:06d}.safetensors"
             try:
                 values = safetensors.torch.load_file(path)
@@ -187,6 +192,7 @@ class Folder:
         Raises:
             RunError: if another process writes to the folder.
         """
+        # The lock is the kernel's: it is released with the process that holds it, however that ends. The file itself stays.
         lock = filelock.FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -232,6 +238,7 @@ class Keeper:
 
     def __call__(self, record: Record) -> None:
         """Commit what the record is about."""
+        # Steps are counted over the whole run, so that commits fall on the same updates after a resume.
         due = isinstance(record, Stepped) and self.every is not None and record.updates % self.every == 0
         if due or isinstance(
             record, Measured | EpochEnded | StageEnded | Changed | TrialArrived | TrialEnded | Evaluated | Finished
@@ -243,6 +250,7 @@ class Keeper:
         path = self.folder.path
         self._write_evidence()
         for name, journal in self.journals.items():
+            # The state holds the records of the whole run in memory, the journal knows how many of them are on disk.
             journal.append(getattr(self.state, name)[journal.mark.records :])
         # journals first: a commit whose journals are too short could not be resumed from, while lines behind a commit's marks
         # are cut off
@@ -331,6 +339,7 @@ def save_model(model: Model, path: str | Path) -> None:
     folder = Path(path)
     with commits.write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    # The architecture is written last: `load_model` looks for it first, and a folder that has it has the other files, too.
     commits.write_file(folder / SCALES, dump_scales(model))
     commits.write_file(folder / WEIGHTS, _tensors(copied(model.network)))
     commits.write_file(folder / ARCHITECTURE, model.network.structure.to_json().encode())
@@ -360,6 +369,7 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
         ) from error
     # the dtype of the run is not in the architecture, but all weights have it
     dtype = next(t.dtype for t in weights.values() if t.is_floating_point())
+    # Built with initial weights, all of which are replaced; `fill` refuses files in which one is missing.
     network = build(structure, Seed((0, "overwritten"))).to(dtype)
     fill(network, weights)
     return Model(network, inputs, outputs, signature).eval()

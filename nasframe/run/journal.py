@@ -29,6 +29,7 @@ class Mark:
 
     bytes: int = 0
     records: int = 0
+    # The digest of no bytes: an empty journal has a mark like any other.
     sha256: str = hashlib.sha256().hexdigest()
 
 
@@ -67,11 +68,14 @@ class Journal:
                 data = file.read(mark.bytes)
         except OSError as error:
             raise CheckpointError(f"the journal {path} cannot be read: {error.strerror or error}") from error
+        # One pass over the file gives both the digest up to the mark and the state from which later appends continue it.
         journal._hash.update(data)
         if len(data) < mark.bytes or journal._hash.hexdigest() != mark.sha256:
             raise CheckpointError(
                 f"the journal {path} is not as it was when the state was committed: it was changed or damaged"
             )
+        # The digest holds, so that every line is whole. Reading them again costs time in proportion to the run, once for
+        # each resume.
         records = [from_line(line) for line in data.splitlines()]
         with write_errors(path), path.open("r+b") as file:
             file.truncate(mark.bytes)
@@ -100,6 +104,8 @@ class Journal:
 def to_line(record: Record) -> bytes:
     """Return the line of a record: JSON with a last member `check`, the length and CRC-32 of what is before it."""
     # without the closing brace, so that `check` becomes the last member and the line is still valid JSON
+    # A checksum for each line although the journal has a digest: a reader that has no commit, such as a script that plots a
+    # running search, recognises the torn last line by it.
     body = to_json(record).encode()[:-1]
     return body + CHECK + f'{len(body)}-{zlib.crc32(body):08x}"}}\n'.encode()
 

@@ -51,6 +51,7 @@ class Row:
     def error(self, metric: str) -> float | None:
         """Return the standard error of the mean; None where there is one value."""
         values = self.values(metric)
+        # s / sqrt(n) with the n - 1 in s: the error of the mean over seeds, not the spread of single trainings.
         return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
     def valid(self) -> float | None:

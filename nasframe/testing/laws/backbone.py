@@ -174,6 +174,7 @@ def modules(case: Case) -> None:
             for mixed in found[site.id]:
                 ids = [*mixed.candidates]
                 require(ids == wanted, f"{mixed.address} has modules for {ids}; its candidates are {wanted}")
+    # A parameter that is an attribute of two modules would be filled twice by a change, and counted twice in costs.
     names: dict[int, str] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
         first = names.setdefault(id(parameter), name)
@@ -187,6 +188,7 @@ def gradient(case: Case) -> None:
         trained = case.trained
         trained.network.train().fast = fast
         inputs, targets = trained.data.train.batch(torch.arange(trained.data.train.size))
+        # Dropout and drop path draw from the global generator; with its seed fixed, a failure can be repeated.
         with Seed(("gradient",)).as_global():
             out = trained.network(inputs, trained.network.mixing())
         named = dict(trained.network.named_parameters())
@@ -208,6 +210,7 @@ def batch(case: Case) -> None:
         return trained.data.predict(_output(network, split.batch(index)[0], mixing)).to(torch.float64)
 
     whole, size = rows(torch.arange(split.size)), split.size
+    # Any subset in any order, and one example alone, whose axis a careless squeeze() drops.
     some = case.data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=size, unique=True))
     for chosen in (some, some[:1]):
         index = torch.tensor(chosen)
@@ -232,6 +235,8 @@ def layout(case: Case) -> None:
 def dtype(case: Case) -> None:
     """A network computes in the dtype and on the device that it is moved to, including the device `meta`, for costs."""
     trained = case.trained
+    # The device "meta" stands in for an accelerator: a tensor that is made on the CPU by default cannot be combined with
+    # its tensors.
     for wanted in (torch.float32, torch.float64, torch.device("meta")):
         network, inputs, mixing = trained.network.eval().to(wanted), trained.inputs(), trained.mixing()
         if inputs.is_floating_point() or isinstance(wanted, torch.device):
@@ -327,6 +332,7 @@ def birth(case: Case) -> None:
     type = case.cell(structure)
     found = _grown(case.part, structure, type)
     require(bool(found.inherits) or not found.mixing, "it has mixing weights for the new node, but inherits nothing")
+    # Behind a gate of zero the new node returns what it inherits, whatever its new candidates compute.
     child = _changed(trained, _gated(found, type))
     lost = tensors(trained.network).keys() - tensors(child.network).keys()
     require(not lost, f"the grown network lacks {', '.join(sorted(lost))}")
@@ -375,6 +381,7 @@ def derive(case: Case) -> None:
     _require_valid(child)
     several = [a for a, s in child.sites() if not s.decided]
     require(not several, f"{', '.join(several)} have several candidates left")
+    # Deriving is idempotent: an architecture has no mixing weights, and nothing to decide.
     further = {a: sorted(ids) for a, ids in case.part.derive(child, {}).items() if ids}
     require(not further, f"from an architecture that it derived it removes {further}")
     for address, site in child.sites():
@@ -405,6 +412,7 @@ def history(case: Case) -> None:
 
     It can be trained further, and no id of a removed candidate or node is used again.
     """
+    # The networks so far; None among the events goes back to the one before, as an undone change does.
     path = [case.trained]
     drawn = case.data.draw(st.lists(st.sampled_from([_train, _grow, _prune, _save, None]), max_size=EVENTS))
     for event in (_train, *drawn, _prune, _grow):

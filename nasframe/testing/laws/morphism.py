@@ -175,6 +175,8 @@ def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Stra
         found = searches.map(lambda strategy: trained_network(strategy, 0).proposals(part))
         return any(bool(proposals) for proposals in draw_some(found, 8, (*REFUSALS, ValueError)))
 
+    # Most morphisms change the networks of any habitat. Only for the others are operations tried, first those of the
+    # morphism's plugin and then all: building a network for each pair takes long.
     fitting = [searches for habitat in subject.habitats if fits(searches := habitat.strategies(()))]
     for operations in (subject.operations, subject.other_operations):  # it may need some that no habitat chooses
         if not fitting:
@@ -235,6 +237,7 @@ def proposals(case: Case) -> None:
     """Every proposal can be carried out; its request is JSON and differs from the others; its gain and evidence are finite."""
     parent = case.parent
     network, found = parent.network, case.proposals(parent)
+    # As JSON, because that is what a lineage keeps and a replay reads.
     requests = [_json(p.request, "a proposal's request") for p in found]
     for n, proposal in enumerate(found):
         require(requests.index(requests[n]) == n, f"{proposal.request} is proposed twice")
@@ -271,6 +274,7 @@ def measured(case: Case) -> None:
     """Proposing leaves the search as it was, and does not read the test split."""
     trained = case.parent.without_test_split()
     gradients = {n: p.grad for n, p in trained.network.named_parameters()}
+    # The saved form contains all that a resume would restore: weights, moments, alphas, records and criteria's states.
     before = saved(trained.state)
     case.proposals(trained)
     require(same(before, saved(trained.state)), "proposing changes the search")
@@ -377,6 +381,8 @@ def together(case: Case) -> None:
     first, *others = case.proposals(parent)
     one = _edit(case.part, parent.network.structure, first, case.seed("first"))
     two = _second(case, parent.network.structure, one, [*others, first][:12])
+    # The reference is the chain of two changes. Both ways start from the same parent with the same seed, so that all
+    # numbers that are not drawn must agree to the bit.
     halfway = parent.after(one, case.seed)
     chain = halfway.after(two, case.seed)
     try:
@@ -385,6 +391,7 @@ def together(case: Case) -> None:
         raise AssertionError(f"two edits of different sites cannot be made in one change: {error}") from error
     expected_tensors = tensors(chain.network)
     for name, tensor in tensors(child.network).items():
+        # New entries are drawn from seeds that depend on the number of changes, so that they cannot agree.
         old = ~assertions.new_entries(child, name, tensor)
         require(same(tensor[old], expected_tensors[name][old]), f"{name} has other numbers than after two changes")
     kinds = [getattr(each.claim, "kind", None) for each in (halfway, chain)]
@@ -416,6 +423,8 @@ def _second(case: Case, structure: Structure, one: Edit, proposals: list[Proposa
 @law("morphism.seed", "`fill` draws from another seed than that of the edit, so that every growth starts from the same numbers")
 def seed(case: Case) -> None:
     """The random numbers of a change follow from its seed: with another seed all of them differ."""
+    # A tensor counts as random only if a network that is built with these two seeds differs there as well: constant
+    # initialisations, such as zero biases, are equal with any seed.
     chosen = case.seed, case.seed("another")
     for proposal in _some_proposals(case):
         child, drawn = _drawn(case, proposal, *chosen)
@@ -479,6 +488,7 @@ def independent(case: Case) -> None:
 
 def _equal_entries(drawn: dict[str, tuple[Tensor, ...]]) -> list[tuple[str, str]]:
     """Return the pairs of tensors with an entry at the same position that is equal for every seed, but not the same number."""
+    # One row for each seed. Truly independent numbers agree in all twelve rows with a probability of zero.
     rows = {name: torch.stack([v[mask] for v in values]) for name, (mask, *values) in drawn.items()}
     found = []
     for one, other in itertools.combinations(rows, 2):

@@ -64,6 +64,8 @@ class Case(SearchCase):
 
 @cached
 def _placed(strategy: Strategy, part: Operation, place: int) -> Placed | None:
+    # The inputs are those of a call in a trained network, because normalisations, saturated functions and states of zero
+    # only occur there.
     trained = trained_network(strategy, STEPS)
     network = trained.network.eval()
     network.fast = False  # a fast form calls no modules
@@ -119,6 +121,8 @@ def _fitting(subject: Subject, part: Operation) -> tuple[list[SearchStrategy[Str
     fitting: list[SearchStrategy[Strategy]] = []
     refused: dict[str, str] = {}  # by the name of a backbone of operations with another number of inputs
     unbuilt: dict[str, str] = {}  # by the name of a backbone that comes nearer to it
+    # Two kinds of refusal are kept apart: a backbone of operations with another number of inputs (ValueError) says nothing
+    # about this operation, one whose `build` arguments it does not accept (StructureError) does.
     for habitat in subject.habitats:
         try:
             searches = habitat.strategies((part,))
@@ -187,6 +191,7 @@ def batch(case: Case) -> None:
     placed = case.placed()
     whole = placed.module(*placed.inputs)
     for row in range(len(whole)):
+        # Not compared to the bit: libraries choose other kernels, with another order of sums, for other batch sizes.
         alone = placed.module(*(i[row : row + 1] for i in placed.inputs))
         what = f"the distance of the output for example {row} alone from that in a batch"
         require_at_most(what, largest(alone[0] - whole[row]), tolerance(whole))
@@ -308,6 +313,8 @@ def _slopes(
     if out.requires_grad:
         slopes = torch.autograd.grad(out, [*leaves.values()], materialize_grads=True)
         found = sum(float((s * along[n]).sum()) for n, s in zip(leaves, slopes, strict=True))
+    # The step is about eps^(1/3) at float64, where the truncation of a central difference, of order step^2, and the
+    # rounding, of order eps / step, are about equal.
     ahead, behind = (float(value({n: t + s * along[n] for n, t in point.items()}).detach()) for s in (step, -step))
     return found, (ahead - behind) / (2 * step)
 
@@ -388,6 +395,7 @@ def residual(case: Case) -> None:
     unknown = set(case.part.residual) - parameters.keys()
     names = ", ".join(parameters) or "no parameters"
     require(not unknown, f"it names {', '.join(sorted(unknown))}; the module has {names}")
+    # (1 - g) h + g o = h + g (o - h): the operation is h plus a part that is of degree one in these parameters.
     o = placed.module(*placed.inputs)
 
     def scaled(g: float) -> Tensor:
@@ -464,6 +472,8 @@ def bound(case: Case) -> str | None:
     bounds = {what: bound for what, bound in declared.items() if bound is not None}
     if not bounds:
         raise Inapplicable("it implements neither magnitude() nor identity_error()")
+    # For each bound the least ratio of bound to value over all inputs. A bound may be infinitely loose at one input, and
+    # must be near at some other.
     tightest = dict.fromkeys(bounds, math.inf)
     for scale, training in itertools.product((0.1, 1.0, 10.0), MODES.values()):
         module = placed.module.train(training)
@@ -489,6 +499,8 @@ def _corners(module: nn.Module, inputs: tuple[Tensor, ...], scale: float) -> lis
         out = module(*at).flatten()
         if not out.requires_grad:
             break
+        # A few steps of sign ascent: for a function that is linear in its inputs, the first corner in the direction of the
+        # gradient has the largest output.
         top = out[out.abs().argmax()]
         climb = torch.autograd.grad(top.abs(), at, materialize_grads=True)
         at = tuple(torch.where(c == 0, i, c).detach() for c, i in zip(climb, at, strict=True))
