@@ -39,6 +39,8 @@ def draw_cell(structure: Structure, mixing: Mixing | None, path: Path) -> None:
 
 def _cells(panels: Sequence[tuple[str, Diagram]]) -> Figure:
     """Return a figure with one panel below the other, as large as they need."""
+    # All lengths are known before there is a figure, which is then made as large as its content. Matplotlib's layout
+    # engines do the opposite: they fit content into a given figure.
     placed = [Placed.of(diagram) for _, diagram in panels]
     tops = list(itertools.accumulate((TITLE + p.height + 2 * MARGIN for p in placed), initial=0.0))
     width = max([p.width for p in placed], default=1.0) + 2 * MARGIN
@@ -73,6 +75,7 @@ class _Pen:
 
 
 def _draw(pen: _Pen, panel: Placed) -> None:
+    # First the edges and then the boxes, which hide the ends of the edges.
     layer = {k: i for i, column in enumerate(panel.diagram.columns) for k in column}
     for segment in panel.diagram.segments:
         _draw_edge(pen, panel, segment, layer[segment.source])
@@ -86,6 +89,8 @@ def _draw_edge(pen: _Pen, panel: Placed, segment: Segment, layer: int) -> None:
     (left, right), (far_left, far_right) = panel.edges[layer], panel.edges[layer + 1]
     arrives = segment.target in panel.diagram.boxes
     width, far_width = panel.diagram.width(segment.source), panel.diagram.width(segment.target)
+    # An edge starts at the side of its box, or, at a rail, where the piece before it has ended: at the right edge of the
+    # column.
     start = (left + right + width) / 2 if width else right
     end = (far_left + far_right - far_width) / 2 if arrives else far_right
     curve = _bend((start, panel.y[segment.source]), right, far_left, (end, panel.ports[segment]))

@@ -100,8 +100,11 @@ def diagram(structure: Structure, type: str, mixing: Mixing) -> Diagram:
     links = _links(cell, structure.backbone.outputs(cell) if cell.nodes else ())
     # the height of a box depends on the edges that end at it, so that the links come first
     boxes = {k: attrs.evolve(b, arrivals=sum(k == s.target for s in links)) for k, b in _boxes(cell, rows).items()}
+    # An edge over several columns is divided into pieces, so that each piece connects neighbouring columns. What remains is
+    # the layered graph for which the methods of Sugiyama et al. are made.
     layers = _layers(boxes, links)
     segments = list(dict.fromkeys(itertools.chain.from_iterable(_routed(link, layers) for link in links)))
+    # The key of a rail contains its column: ("rail", column, source).
     places = layers | {s.target: int(s.target[1]) for s in segments if s.target not in boxes}
     columns = [[k for k, layer in places.items() if layer == i] for i in range(max(places.values()) + 1)]
     return Diagram(_ordered(columns, segments), boxes | _even(boxes, columns), segments)
@@ -121,6 +124,8 @@ def _rows(site: Site, weights: Sequence[float] | None) -> Rows:
 
 def _boxes(cell: Cell, rows: Mapping[str, Rows]) -> dict[Key, Box]:
     inside = {n.id for n in cell.nodes}
+    # First the input states, in the order in which the sites read them: before any sweep, the boxes of a column have the
+    # order of this dictionary.
     boxes = {_state(i): Box(SYMBOLS.get(i, plain(i)), fill=QUIET) for i in _read_states(cell) if i not in inside}
     for node in cell.nodes:
         boxes[_state(node.id)] = Box(plain(node.id), note=_note(node))
@@ -143,6 +148,7 @@ def _read_states(cell: Cell) -> list[str]:
 
 def _merged(cell: Cell) -> bool:
     """Return whether operations are written in the boxes of their nodes, because each node has one site."""
+    # As in Two-to-One, where site and node have the same name: two boxes for each of them would double the picture.
     return len({s.node for s in cell.sites}) == len(cell.sites)
 
 
@@ -169,6 +175,8 @@ def _layers(boxes: Iterable[Key], links: Iterable[Segment]) -> dict[Key, int]:
     # the longest path from an input gives the column
     for key in graphlib.TopologicalSorter(before).static_order():
         layers[key] = 1 + max((layers[k] for k in before[key]), default=-1)
+    # The longest path puts a site right behind its input. Before its node it is easier to read, as all sites of a node are
+    # then in one column.
     return {k: min(layers[n] for n in behind[k]) - 1 if k[0] == "site" else layers[k] for k in boxes}
 
 
@@ -201,6 +209,8 @@ def _swept(columns: Sequence[Sequence[Key]], segments: Sequence[Segment], forwar
 
 def _crossings(columns: Sequence[Sequence[Key]], segments: Sequence[Segment]) -> int:
     rank = ranks(columns)
+    # Two pieces between the same columns cross if their ends are in opposite orders. Pairs are few enough to try all of
+    # them.
     gaps = ([s for s in segments if s.source in column] for column in columns)
     pairs = itertools.chain.from_iterable(itertools.combinations(gap, 2) for gap in gaps)
     return sum((rank[a.source] - rank[b.source]) * (rank[a.target] - rank[b.target]) < 0 for a, b in pairs)

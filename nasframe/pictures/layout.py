@@ -52,16 +52,25 @@ class Placed:
         return max(y + self.diagram.height(k) / 2 for k, y in self.y.items())
 
 
+# How a layout comes about: the columns follow from the graph (diagram.py), the order within a column from counting
+# crossings, and here the vertical positions from pulling all edges straight, with the order and the least distances as
+# constraints. The horizontal positions and the ports follow from these.
 def _down(diagram: Diagram) -> dict[Key, float]:
     """Return the vertical centre of each key: near its neighbours, so that edges are straight, with gaps between boxes.
 
     This minimises sum w |y_a - y_b| over the segments by iteratively reweighted least squares, one column after the other.
     """
     pulls = _pulls(diagram)
+    # One inch for each rank: any start with the right order will do.
     y = {k: float(i) for k, i in ranks(diagram.columns).items()}
     for sweep, soft in enumerate(SOFT):
         # to and fro, so that neither end of the diagram decides
+        # With the other columns fixed, the best positions of one column are weighted means of its neighbours' positions,
+        # except that boxes may not overlap.
         for column in diagram.columns if sweep % 2 == 0 else reversed(diagram.columns):
+            # The weight 1 / |y_a - y_b| turns a square into an absolute value: the sum of w (y_a - y_b)^2 is then that of
+            # |y_a - y_b|. Absolute values leave most edges level, squares would tilt all of them a little. A box without
+            # neighbours stays where it is.
             near = [[(y[n], pull / (abs(y[n] - y[k]) + soft)) for n, pull in pulls.get(k, [(k, 1.0)])] for k in column]
             wanted, weights = [_mean(pairs) for pairs in near], [sum(w for _, w in pairs) for pairs in near]
             y |= zip(column, _spread(wanted, weights, [diagram.height(k) for k in column]), strict=True)
@@ -87,6 +96,7 @@ def _spread(wanted: Sequence[float], weights: Sequence[float], heights: Sequence
     offsets = list(itertools.accumulate(steps, initial=0.0))
     pools: list[list[tuple[float, float]]] = []
     for pair in zip((w - o for w, o in zip(wanted, offsets, strict=True)), weights, strict=True):
+        # Pool adjacent violators: neighbours in the wrong order get the weighted mean of both, and keep it from then on.
         pools.append([pair])
         while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
@@ -99,6 +109,7 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> float:
 
 def _across(diagram: Diagram, y: Mapping[Key, float]) -> list[tuple[float, float]]:
     """Return the left and the right edge of each column. Steep edges get more room."""
+    # An edge bends in the gutter behind the column of its source. Beyond three inches a rise makes no more room.
     edges, left = [], 0.0
     for column in diagram.columns:
         right = left + max(diagram.width(k) for k in column)
@@ -117,6 +128,7 @@ def _ports(diagram: Diagram, y: Mapping[Key, float]) -> dict[Segment, float]:
         middle = min(
             range(len(arriving)), key=lambda i: (abs(y[arriving[i].source] - y[key]), arriving[i].inherited), default=0
         )
+        # As far apart as usual, or as far as the box is high: the outermost port must be within the side of the box.
         pitch = min(PORT, (box.height - 2 * PAD) / max(1, 2 * max(middle, len(arriving) - 1 - middle)))
         ports |= {s: y[key] + pitch * (i - middle) for i, s in enumerate(arriving)}
     return ports

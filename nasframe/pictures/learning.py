@@ -77,6 +77,7 @@ def _ground(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]
 
 
 def _phases(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
+    # A phase may occur several times; the legend has one entry for each name.
     spans = {}
     start = 0
     colours = dict(zip(dict.fromkeys(r.phase for r in epochs), itertools.cycle(PHASES), strict=False))
@@ -130,6 +131,7 @@ def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> lis
 
 def _range(losses: Array) -> tuple[str, float, float]:
     """Return the scale and the ends of an axis: logarithmic if most losses span a decade, without outliers."""
+    # By a quantile and not by the largest loss: a single bad epoch is no reason for another scale.
     scale = "log" if losses.min() > 0 and np.quantile(losses, 0.9) > 10 * losses.min() else "linear"
     to, back = (np.log, np.exp) if scale == "log" else (np.array, np.array)
     low, high = np.quantile(to(losses), (0.25, 0.75))

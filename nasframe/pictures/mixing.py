@@ -130,6 +130,7 @@ def panels_of(epochs: Sequence[EpochEnded]) -> dict[str, list[Panel]]:
     for i, record in enumerate(epochs):
         for address, weights in record.mixing.items():
             for candidate, weight in weights.items():
+                # The records name a candidate "id name": "17 separable kernel=5".
                 id, name = candidate.split(" ", 1)
                 rows.setdefault((Address(address), int(id), name), [np.nan] * len(epochs))[i] = weight
     sites: dict[Address, list[tuple[str, list[float]]]] = {}
@@ -150,6 +151,7 @@ def _drawn(groups: Mapping[str, Sequence[Panel]], grown: Sequence[int]) -> Figur
         figure.text(*sheet.box(MARGIN, top, 0, 0)[:2], plain(type), weight="bold", va="top")
     panels = [place.panel for place in sheet.places]
     # equal mixing weights, as at the start, fill at most half of the scale, so that a site that stays there looks pale
+    # One scale for all panels, so that colours can be compared between sites.
     tops = [max(float(np.nanmax(panel.values)), 2 / len(panel.candidates)) for panel in panels]
     scale = Normalize(0, max(tops, default=1.0))
     for place in sheet.places:
@@ -161,6 +163,7 @@ def _drawn(groups: Mapping[str, Sequence[Panel]], grown: Sequence[int]) -> Figur
 def _rows(panels: Sequence[Panel]) -> Iterator[Sequence[Panel]]:
     """Yield as few rows as possible, all but the last of equal length."""
     rows = -(-len(panels) // COLUMNS)
+    # -(-a // b) is a / b rounded up, in integers.
     length = -(-len(panels) // rows)
     return (panels[i : i + length] for i in range(0, len(panels), length))
 

@@ -42,6 +42,7 @@ class FactorisedReduction(nn.Module):
             return self.norm(even)
         height, width = x.shape[2:]
         # where a side is odd, the last position of its odd half is outside the image: zero
+        # Both halves must have the same size, ceil(height / 2) by ceil(width / 2), to be concatenated.
         odd = self.odd(pad(x[..., 1::2, 1::2], (0, width % 2, 0, height % 2)))
         return self.norm(torch.cat([even, odd], 1))
 

@@ -65,6 +65,8 @@ class ImageCell(CellModule):
 
     def forward(self, mixing: MixingWeights, before: Tensor, last: Tensor) -> Tensor:
         """Return the output of the cell from the outputs of the two cells before it."""
+        # Both inputs are brought to the channels of the cell, and the earlier one to the resolution of the later one, so
+        # that the states can be added.
         inputs = {"i0": self.adjust[0](before), "i1": self.adjust[1](last)}
         states = self.states(inputs, mixing, self._dropped)
         outputs = [states[node] for node in self.outputs]
@@ -73,6 +75,8 @@ class ImageCell(CellModule):
     def _dropped(self, site: Site, output: Tensor) -> Tensor:
         if site.id in self.kept or not self.training:
             return output
+        # The probability rises in proportion to the progress of the training (Zoph et al. 2018): `set_progress` sets it
+        # before each epoch.
         return drop_examples(output, self.drop_path * self.progress)
 
     def axes(self) -> Mapping[str, tuple[Axis | None, ...]]:
@@ -160,6 +164,7 @@ class Auxiliary(nn.Module):
     def __init__(self, source: Units, size: tuple[int, int], classes: int, normalised: bool) -> None:
         super().__init__()
         self.source = source
+        # The published code knows the sizes 8 (CIFAR, stride 3) and 7 (ImageNet, stride 2). Adaptive pooling accepts all.
         published = all(5 < length < 10 for length in size)
         # with windows of 5, a stride of size - 5 gives 2 x 2 outputs
         self.pool = nn.AvgPool2d(5, (size[0] - 5, size[1] - 5)) if published else nn.AdaptiveAvgPool2d(2)
@@ -231,6 +236,7 @@ class Classifier(nn.Module):
         if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             self._check(inputs.shape)
         try:
+            # At any place the loop holds the outputs of the two cells before it, which is all that a cell reads.
             before, last = self.stem(inputs)
             aside = None
             for place, cell in enumerate(self.cells):

@@ -72,6 +72,8 @@ def wider(expansion: tuple[int, ...]) -> tuple[int, ...]:
 EXACT, LOSSY = Claim.exact(), Claim.lossy()
 TAPS, GAPS = "a kernel of more than 1", "a kernel and a dilation of more than 1"
 
+# Each kind changes the description of an operation and nothing else. How weights move follows from comparing the old and
+# the new description (`Morphed.entries`), with one rule for all kinds.
 KINDS: Mapping[str, Kind] = {
     "pad": Kind(EXACT, lambda o: {"kernel": o.kernel + 2}),
     "widen": Kind(EXACT, lambda o: {"expansion": wider(o.expansion)}, lambda o: o.expansion != (), "a hidden layer"),
@@ -113,6 +115,8 @@ class Morphed:
         """
         before, after = tensors(old), tensors(new)
         entries: dict[str, Take | Set] = {}
+        # Tensors of both modules have the same names as far as the layers correspond, because layers are numbered from the
+        # first on. What has no counterpart belongs to a layer that was added at the end.
         for name, tensor in after.items():
             if name in before:
                 # by position and not by label: the layers of an operation are numbered, and old units come first
@@ -120,6 +124,8 @@ class Morphed:
                 entries[name] = Take(f"{prefix}{name}", index)
             elif tensor.dim() == 4:
                 # a depthwise weight has the shape (C, 1, k, k) and C groups, a pointwise one (C, C, 1, 1) and one group
+                # One tap of weight 1 in the middle: a depthwise kernel that copies its channel, a pointwise one that copies
+                # all.
                 entries[name] = Set(nn.init.dirac_(torch.empty_like(tensor), groups=tensor.shape[0] // tensor.shape[1]))
         return entries
 
@@ -205,6 +211,7 @@ class ConvolutionMorphism(Morphism):
 
     def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
         """Return each change within the limits whose result is not yet a candidate of its site."""
+        # Without memory: the parameters of a large supernet are only counted.
         network = unallocated(structure)
         return [
             Proposal({"site": address, "candidate": candidate.id, "kind": kind}, cost=more(network, address, candidate.id, new))
@@ -268,6 +275,7 @@ def more(network: Network, address: Address, id: int, new: SeparableConvolution)
     total = 0
     for _, mixture in network.mixed_operations(address):
         module: Any = mixture.candidates[str(id)]
+        # The sizes that the backbone built the operation with are not kept anywhere; they are read from the first layer.
         first = module.layers[0]
         # channels and affine follow from the module; the stride does not change the number of parameters
         total += parameters(new, first.depthwise.in_channels, first.norm.affine) - sum(p.numel() for p in module.parameters())

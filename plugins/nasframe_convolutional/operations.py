@@ -162,6 +162,8 @@ class Asymmetric(Edge):
 
 def pooled(pool: nn.Module, channels: int, affine: bool) -> nn.Module:
     """Return a pooling, followed by a BatchNorm if there is no affine form."""
+    # In a search the outputs of all candidates are summed. Without a BatchNorm those of a pooling would have another scale
+    # than those of the convolutions, which end with one (as in the published code of DARTS).
     return pool if affine else nn.Sequential(pool, nn.BatchNorm2d(channels, affine=False))
 
 

@@ -82,6 +82,8 @@ class NodeGrowth(Morphism):
         otherwise.
         """
         grown = self._grown(structure, str(request.get("cell")))
+        # In both cases the child needs nothing but its initial values: a gate starts at 0, and new columns of consumers at
+        # zero.
         if self.form == "gate" or not grown.inherits:
             return Edit(grown.structure, lambda parent, child: Filling(Claim.exact()))
         return Edit(grown.structure, lambda parent, child: self._fill(child, grown, seed("noise").generator()))
@@ -93,6 +95,8 @@ class NodeGrowth(Morphism):
         """
         sites = [(address, site) for address, site in grown.structure.sites() if address in grown.mixing]
         mixing = {address: self._draw_mixing(grown.mixing[address], generator) for address, _ in sites}
+        # Two loops, so that the mixing weights of all sites are drawn before any parameter: the first numbers of the
+        # generator do not depend on the sizes of the network.
         for address, site in sites:
             self._draw_parameters(child, address, site, grown.mixing[address], generator)
 
@@ -131,6 +135,8 @@ class NodeGrowth(Morphism):
             )
         for address, birth in grown.mixing.items():
             # the noise of all other candidates is taken from the largest mixing weight, which has to stay positive
+            # For one identity with the share 1 this is the paper's condition delta < 1 / (number of candidates - 1). With a
+            # mean of k states the share is 1 / k, and the condition k times as strict.
             limit = max(birth.values()) / max(len(birth) - 1, 1)
             if len(birth) > 1 and not 0 < self.delta < limit:
                 raise ChangeError(

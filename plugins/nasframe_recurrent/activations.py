@@ -43,6 +43,7 @@ def _identity_slope(y: Tensor) -> float:
     return 1.0
 
 
+# Slopes are functions of y and not of a, because y is at hand in a backward pass and saves computing f again.
 TANH = Activation(torch.tanh, _tanh_slope)
 SIGMOID = Activation(torch.sigmoid, _sigmoid_slope)
 #: the derivative at a = 0 is 0, as in autograd

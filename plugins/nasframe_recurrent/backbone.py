@@ -65,6 +65,8 @@ class Recurrent(Backbone):
         names = ("tokens",) if "tokens" in sizes else ("inputs", "outputs")
         structure = Structure(self, self.require_sizes(sizes, *names), cells)
         for type, _ in cells:
+            # An initial structure is grown as well, node by node, so that a cell that was grown to n nodes and one that
+            # began with n nodes are wired alike.
             for _ in range(nodes):
                 structure = self.grown(structure, type).structure
         return structure
@@ -74,6 +76,7 @@ class Recurrent(Backbone):
         body = RecurrentStack(structure, self.hidden, self.dropout)
         for layer in body.layers:
             assert isinstance(layer, RecurrentCell)
+            # The plan itself is kept and used by every later call.
             plan_of(layer)  # refuses a `pointwise()` that does not fit its module, before anything is trained
         return body
 

@@ -69,6 +69,7 @@ class RecurrentStack(nn.Module):
                 "their embeddings, because the head is tied to them (n_x = n_h)"
             )
         # n_h = n_x (Jie & Gao 2021, Table 2)
+        # A state that is as wide as the input of the first layer, also in the layers above it.
         hidden = hidden or inputs
         self.layers = nn.ModuleList(
             # above the first layer, x_t is the state h_t of the layer below
@@ -93,6 +94,8 @@ class RecurrentStack(nn.Module):
 
 def unroll(cell: RecurrentCell, inputs: Tensor, mixing: MixingWeights) -> Tensor:
     """Return h_1, ..., h_T of shape (time, batch, n_h) from inputs of shape (time, batch, n_x), starting at h_0 = 0."""
+    # The definition that the fast form has to meet. It is also what is captured by torch.export, so that it contains
+    # nothing but operations on tensors.
     h, states = inputs.new_zeros(inputs.shape[1], cell.hidden), []
     for x in inputs.unbind():
         h = cell(mixing, x, h)

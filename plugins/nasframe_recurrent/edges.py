@@ -44,6 +44,7 @@ class HighwayActivation(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return the new state of shape (batch, n_h)."""
         # h is z itself, except at the first node, where z = [x, h]
+        # This form of c y + (1 - c) h has one product less, and is exactly h where the gate is 0.
         h, c = z[:, -self.hidden :], torch.sigmoid(z @ self.W_c.t())
         return h + c * (self.activation.function(z @ self.W.t()) - h)
 

@@ -35,6 +35,7 @@ class AffineActivation(nn.Module):
         self.activation = activation
         self.W_x = weight_matrix(hidden, inputs, hidden)
         self.W_h = weight_matrix(hidden, hidden, hidden)
+        # One bias and not the two of torch's recurrent layers, whose sum is all that matters; Table 2 counts one.
         self.b = nn.Parameter(torch.zeros(hidden))
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
