@@ -18,6 +18,7 @@ from nasframe.errors import CheckpointError
 
 def finite(value: float | None) -> float | None:
     """Return the value, or None where it is not a finite number: JSON has neither NaN nor Infinity."""
+    # `float`, so that numbers of numpy and torch become those of Python, which JSON writes.
     return None if value is None or not math.isfinite(value) else float(value)
 
 

@@ -58,6 +58,7 @@ class Comparison:
         # these follow from the state, so that a comparison that was interrupted continues behind the recorded ones; the first
         # evaluation, of the network with the weights of the search, is no trial
         trials = self.trials()
+        # Trials are never skipped or reordered, so that a count says which are left.
         done = sum(e.name not in (INHERITED, RETRAINED) for e in state.evaluations)
         found = evaluations(
             [trial for _, trial in trials[done:]],
@@ -113,6 +114,8 @@ class Comparison:
     def _supernet(self) -> Structure:
         """Return the supernet with as many nodes in each cell as the found architecture has."""
         found, backbone = self.state.network.structure, self.loop.strategy.backbone
+        # Random architectures are drawn from a space of the same size as the found one: a larger or smaller cell would
+        # compare sizes and not searching.
         structure = backbone.initial(self.loop.data.sizes, min(len(cell.nodes) for _, cell in found.cells))
         for type, cell in found.cells:
             # growth may have given one cell type more nodes than another

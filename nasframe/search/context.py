@@ -110,6 +110,7 @@ class Context:
         It may be hooked, trained or broken. Each time that the search calls the part it gets a new copy, so whatever is learned
         from a modified copy must be remembered (`remember`).
         """
+        # The readable form, because a fast form calls no modules and would leave hooks without effect.
         private = copy.deepcopy(self._training.network)
         private.fast = False
         set_progress(private, self._trainer.optimiser.progress(self._training.epoch))
@@ -131,6 +132,8 @@ class Context:
         """
         examples = self._split(split)
         size = min(size or self._trainer.batch, examples.size)
+        # Batch number n is a function of the seed and n alone. A part may ask for batches in any order, and gets the same
+        # ones after an interruption.
         turn, place = divmod(number, examples.size // size)
         order = shuffled(self.seed("batch", split, turn), examples.size)
         return examples.batch(order[place * size : (place + 1) * size])
@@ -212,6 +215,8 @@ class Context:
         return examples
 
     def _mean_loss(self, mixing: Mapping[str, Tensor], examples: Split) -> float:
+        # The network of the search and not the private copy, which the part may have modified: its fast form makes this the
+        # cheapest measurement. Evaluation mode changes nothing but the mode.
         network = self._training.network
         training = network.training
 
@@ -230,6 +235,8 @@ class Context:
     def _descent(self) -> Optimizer:
         """Return a copy of the optimiser of the weights, with its moments, that belongs to the private copy."""
         private = dict(self.network.named_parameters())
+        # `deepcopy` takes objects that are in the memo as copied: the parameters of the optimiser become those of the
+        # private network, and only its state is copied.
         copies: dict[int, Any] = {id(p): private[n] for n, p in self._training.network.named_parameters() if n in private}
         descent = copy.deepcopy(self._training.optimisers["weights"], copies)
         self._trainer.optimiser.anneal(descent, self._training.epoch)

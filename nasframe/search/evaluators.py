@@ -93,6 +93,7 @@ class Table(Evaluator):
             DataError: if it has none.
         """
         picks, index = bench.space.picks(structure), self._index
+        # A row for exactly this budget is preferred to one for all budgets.
         row = index.get((picks, budget), index.get((picks, None)))
         if row is None:
             raise DataError(f"{self._where} has no row for picks {[*picks]} and budget {budget}; add one, or change the budget")
@@ -105,6 +106,7 @@ class Table(Evaluator):
             DataError: the message says which row is wrong, and why.
         """
         options = [choice.options for choice in space.decisions]
+        # All rows are checked before the search begins, as a wrong row might be needed after hours only.
         given, rows = self._content
         if given is not None and list(given) != options:
             raise DataError(
@@ -151,6 +153,7 @@ def _read(file: str, digest: str | None) -> tuple[tuple[int, ...], tuple[Row, ..
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:
         raise DataError(f"the table {file} has changed since the run was started; undo the change, or start a new run")
     try:
+        # Python reads NaN and Infinity, which are not JSON.
         values = json.loads(data, parse_constant=_refused)
         options = tuple(_whole(n, "a number of options") for n in values["options"])
         return options, tuple(_row(row) for row in values["rows"])

@@ -45,6 +45,9 @@ def asked(
     Raises:
         StrategyError: if the part does not ask for the same values, in the same order, in each call.
     """
+    # A part is an ordinary function, and not a generator, so that it is easy to write. It is run from its beginning for
+    # each new value; the values that are known are then returned at once. In this way a search can be interrupted between
+    # any two measurements.
     before: list[str] = []  # the keys that the last call of the part asked for
     while True:
         context = Context(
@@ -63,6 +66,7 @@ def asked(
                 answer = question(context)
             _check_order(by, before, [*context.evidence])
             return answer, context.evidence
+        # The part has ended here, wherever in its call it was. Nothing of it is kept but the keys.
         except Missing as missing:
             asks = [*context.evidence, missing.key]
             # otherwise it might ask for new values for ever
@@ -84,6 +88,8 @@ def _check_order(by: str, before: list[str], now: list[str]) -> None:
 
 def _measure(missing: Missing, seed: Seed, device: str) -> tuple[str, Tensor]:
     """Return the key and the value of what is missing; if measuring it needs another value, of that one."""
+    # A measurement may itself ask for remembered values. The innermost one is measured first, and stored; the outer ones
+    # are asked for again in the next round.
     waiting: list[str] = []
     while True:
         if missing.key in waiting:

@@ -15,6 +15,7 @@ from nasframe.search.strategy import Strategy
 from nasframe.structure.structure import Structure
 
 #: numbers that training holds for each parameter: its value, its gradient, and the two moments of Adam
+# SGD without momentum holds two; the estimate is meant to catch typing errors of several orders of magnitude.
 HELD = 4
 
 

@@ -85,6 +85,7 @@ class Pool:
             return
         if kind is not None or self._futures:
             # whoever stops does not wait for trainings that nobody will read
+            # The executor has no public way to end its processes before their work is done.
             for process in list((self._executor._processes or {}).values()):
                 process.terminate()
         self._executor.shutdown(wait=kind is None and not self._futures, cancel_futures=True)
@@ -133,6 +134,7 @@ class Pool:
         while not (done := wait(self._futures, timeout=POLL, return_when=FIRST_COMPLETED).done):
             self._check()
         self._check()
+        # Of several that are done, the one with the smallest number, for which the others wait.
         future = min(done, key=lambda f: self._futures[f])
         number = self._futures.pop(future)
         try:
@@ -162,6 +164,8 @@ def evaluations(
         plugins: the plugins that a worker finds the strategy's parts in; needed for more than one.
         check: is called several times a second and may raise an exception in order to stop.
     """
+    # The results are yielded in the order of the trials, whatever the order of their arrival: a run's records do not depend
+    # on timing.
     arrived: dict[int, Evaluation] = {}
     with Pool(strategy, data, workers=max(1, min(workers, len(trials))), plugins=plugins, check=check) as pool:
         for number, trial in enumerate(trials):
@@ -214,6 +218,7 @@ def _evaluated(
 
 # A worker receives and returns text and bytes only, so that parts need not be picklable.
 
+# What a worker process holds between trials; in the process of the caller it stays empty.
 _work: dict[str, Any] = {}
 
 
@@ -293,5 +298,7 @@ def _with_tensors(tensors: Mapping[str, Tensor], plain: Any) -> bytes:
 
 
 def _plain(data: bytes) -> Any:
+    # The header of the safetensors format: its length in 8 bytes, then JSON. `safetensors.torch.load` does not return the
+    # metadata of bytes.
     length = int.from_bytes(data[:8], "little")
     return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["plain"])

@@ -44,11 +44,14 @@ def replay(
     yield structure
     for position, record in enumerate(changes, 1):
         assert isinstance(record, Changed)
+        # Both ends of each change are compared, so that an error is found at its record and not at the end.
         if record.parent != structure.digest():
             raise ChangeError(f"record {position} changes {record.parent}, but the structure is {structure.digest()}")
         match record.change:
+            # These have the structure of an earlier record; the records do not repeat it.
             case "restore" | "restart":
                 structure = seen[record.child]
+            # These may have a structure that no record describes, and hold it in full.
             case "hand over" | "trial" | "move":
                 structure = Structure.from_dict(record.request["structure"], plugins.make)
             case "grow":

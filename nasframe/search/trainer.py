@@ -116,6 +116,7 @@ class Trainer:
     def optimisers(self, network: nn.Module) -> dict[str, Optimizer]:
         """Return fresh optimisers of the weights and of the alphas."""
         # without an architect there are no alphas, and whose optimiser it is makes no difference
+        # Groups of no parameters are allowed, so that a network without alphas needs no special case.
         build_alphas = self.optimiser.build if self.architect is None else self.architect.build_optimiser
         return {"weights": self.optimiser.build(weights_of(network)), "alphas": build_alphas(alphas_of(network))}
 
@@ -131,6 +132,8 @@ class Trainer:
         """
         size = self.data.train.size
         order = shuffled(seed("order"), size)
+        # The order of the whole epoch is drawn again after an interruption, from the same seed, and is continued where it
+        # was left.
         held_out = shuffled(seed("validation order"), self.data.validation.size) if search else None
         # a resumed epoch skips what it has used: `batches` cuts the rest of an order as it cuts the whole
         for index in batches(order[training.samples :], self.batch):
@@ -161,8 +164,12 @@ class Trainer:
                 self.architect.configure(optimisers["alphas"], training.stage)
                 # the validation examples are used in turn, as many as there are training examples
                 count = min(self.batch, len(held_out))
+                # The place in the order follows from the training examples that were used, so that it need not be stored.
+                # The validation split is usually smaller and is gone through several times.
                 chosen = held_out[(training.samples + torch.arange(count)) % len(held_out)]
                 valid = partial(self.loss, self.data.validation.draw(chosen), seed("valid"))
+                # Two independent samples, one for each loss: the alphas are judged on other noise than that which the
+                # weights were fitted to.
                 draws = (draw, self._draw(training, seed("valid")))
                 bilevel = problem(network, self.optimiser, optimisers["weights"], train, valid, draws)
                 added = added_loss(network, self.architect.terms, self._progress(training))
@@ -193,6 +200,8 @@ class Trainer:
 
     def validate(self, training: Training[N]) -> Validation:
         """Return the losses of the epoch; those of training alone where there is no validation split."""
+        # The losses of single steps at changing weights, as is usual: a second pass over the training split would cost as
+        # much as the epoch.
         train = training.loss / max(training.samples, 1)
         if not math.isfinite(train):
             return Validation(None, None, {}, True)

@@ -47,6 +47,7 @@ class TrialState:
 
     def dump(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the state as JSON values and tensors, from which `load` makes an equal one."""
+        # Numbers are keys, and those of JSON objects are strings: lists of pairs keep them numbers.
         plain = {
             "requested": self.requested,
             "memory": self.memory.values,

@@ -258,6 +258,8 @@ class Structure:
         return {
             "schema": SCHEMA,
             "backbone": to_plain(self.backbone),
+            # The order of keys is that of the structure: sizes, cells, sites and candidates are read back in the order in
+            # which they were written, which decides the order of alphas and of random draws.
             "sizes": dict(self.sizes),
             "next_id": self.next_id,
             "cells": {
@@ -305,6 +307,8 @@ class Structure:
                 cells=tuple((_name(type, "a cell type"), _cell(cell, make)) for type, cell in data["cells"].items()),
                 next_id=_integer(data["next_id"], "next_id"),
             )
+        # Whatever a file may contain that was edited by hand: a missing key, a list in the place of a table, a text in the
+        # place of a number.
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StructureError(f"this is not the JSON of a structure ({type(error).__name__}: {error})") from error
         except (PluginError, StrategyError) as error:
@@ -341,6 +345,7 @@ class Structure:
                 raise StructureError(
                     f"next_node of cell {type!r} is {cell.next_node}, but the cell has {len(nodes)} nodes already"
                 )
+            # A node without a site would be the sum of nothing.
             bare = set(nodes) - {s.node for s in cell.sites}
             if bare:
                 raise StructureError(

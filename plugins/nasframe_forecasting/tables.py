@@ -33,6 +33,8 @@ LARGEST = 2**30
 #: The number of characters of a refused file that are tried in other formats.
 BEGINNING = 20_000
 
+# The order does not matter where a day is unambiguous. Where it is not, as in 01/02/2012, all forms that fit are tried on
+# the whole column.
 _DAYS = (
     *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y-%m"),
     *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d, %Y"),
@@ -115,6 +117,8 @@ def read_table(
         DataError: The table cannot be read. If it can be read in another format, the error names the options of the task.
     """
 
+    # A file is read in the given format only. Other formats are tried after an error, to tell the user what to write, and
+    # never used silently: a wrong decimal mark gives plausible numbers.
     def parsed(text: str, format: Format) -> Table:
         return _parse(text, source, columns, date, drop, format)
 
@@ -149,6 +153,7 @@ def _parse(text: str, source: str, columns: Sequence[str], date: str | None, dro
         if not (drop and any(not record[at].strip() for at in chosen.values()))
     }
     if time is not None:
+        # A column without a name is an index of pandas, which comes first.
         where = f"{source}, column {time!r}" if time else f"{source}, column 1"
         places = [names[name] for name in (time, clock) if name is not None]
         _check_order([(row, " ".join(r[at].strip() for at in places)) for row, r in kept.items()], where, format)
@@ -193,6 +198,7 @@ def _text(content: bytes, source: str, format: Format) -> str:
         end = text.find("\0")
     except UnicodeError as error:
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
+        # Only in order to count the lines: in Latin-1 every byte is a character.
         text = content[:start].decode("latin-1")
         end = len(text)
     if end >= 0:
@@ -235,6 +241,7 @@ def _other_format(content: bytes, format: Format, parsed: Callable[[str, Format]
             continue
         if encoding == "latin-1" and re.search("[\x80-\x9f]", text):
             continue
+        # Whole lines of the beginning: the last one may have been cut in the middle of a number.
         beginning = text if len(text) < BEGINNING else text[:BEGINNING].rpartition("\n")[0]
         header = beginning.partition("\n")[0]
         others = itertools.product([d for d in ",;\t|" if d in header], ".,")
@@ -384,6 +391,7 @@ def _check_order(cells: Sequence[tuple[int, str]], where: str, format: Format) -
     01/02/2012 is a day in January or in February: it is enough that the times ascend in one of the forms that fit the first cell.
     """
     readers = [reader for reader in (*_READERS, format.number) if cells and reader(cells[0][1]) is not None]
+    # If the times ascend in no form, the error is that of the form that went furthest, which is most likely the right one.
     faults = [fault for reader in readers or [_iso] if (fault := _fault(cells, reader)) is not None]
     if cells and (not readers or len(faults) == len(readers)):
         raise DataError(f"{where}, {max(faults, key=lambda fault: fault[0])[1]}")

@@ -156,6 +156,7 @@ class Forecasting(Task):
 def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, *, scaling: str = "training") -> Data:
     """Return the data of a series in windows of `window` rows."""
     size, columns = series.rows.shape
+    # In integers: 0.6 * size would be rounded differently for some sizes.
     train, validation = size * 3 // 5, size * 4 // 5
     if train <= window:
         raise DataError(
@@ -166,6 +167,7 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, 
     exact = scale.standardise(series.rows)
     check_finite(exact, series, dtype)
     rows = exact.to(device, dtype)
+    # A validation or test window may begin in the split before it, as it would in use. Its target never does.
     parts = [slice(0, train), slice(train - window, validation), slice(validation - window, size)]
     if scaling == "window":
         splits = [normalised_windows(exact[part], window, device, dtype) for part in parts]
