@@ -12,5 +12,5 @@ import nasframe
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the parts."""
+    """Return the three architects of the third party, and the stand-ins that they search with."""
     return [Inheriting, Controller, Halving, *STANDINS]

@@ -55,7 +55,7 @@ def test_what_is_broken_is_read_in_words(install: Install, pytester: Pytester) -
 
 
 def test_what_is_waived_is_expected_to_fail(install: Install, pytester: Pytester) -> None:
-    """For the waiver's reason."""
+    """A law that a plugin waives is reported as an expected failure, with the reason of the waiver."""
     install("waived", UNSOUND + WAIVING)
     done = pytester.runpytest_inprocess("--nasframe", "waived", "-k", "legal", "-rx")
 

@@ -77,7 +77,7 @@ def separable(draw: st.DrawFn, kind: str) -> SeparableConvolution:
 
 @st.composite
 def sizes(draw: st.DrawFn) -> tuple[int, int, bool]:
-    """Channels, stride, affine."""
+    """Draw the number of channels, the stride, and whether BatchNorms scale and shift."""
     return draw(st.integers(1, 3)), draw(st.sampled_from([1, 2])), draw(st.booleans())
 
 

@@ -212,7 +212,7 @@ def test_trials_in_a_table() -> None:
 
 @attrs.frozen
 class Wrong(RandomSearch):
-    """Does one thing wrong."""
+    """A random search that makes one mistake, which `fault` names."""
 
     fault: str = ""
 

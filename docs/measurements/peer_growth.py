@@ -207,7 +207,7 @@ class Growth:
 
 
 def measured(parent: Running, grow: Callable[[], Running]) -> Growth:
-    """Measure a growth.
+    """Return what a growth does to outputs, losses, gradients and moments.
 
     Args:
         parent: the network before.

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: `nasframe search`, `retrain`, `resume`, `plugins`, `check` and `reproduce`."""

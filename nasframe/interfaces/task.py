@@ -124,7 +124,7 @@ class Task(Part):
 
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        """Return the data.
+        """Return the splits, the loss and the metrics of the task, as tensors of this device and dtype.
 
         Args:
             device: the device of all tensors.

@@ -187,7 +187,7 @@ class Folder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out.
+        """Lock the folder within a `with` block, so that no other process writes to it.
 
         Raises:
             RunError: if another process writes to the folder.

@@ -46,7 +46,7 @@ class Reference:
 
 @attrs.frozen
 class Trial:
-    """What to evaluate.
+    """An architecture or a baseline to evaluate, with its budget and its seed.
 
     Attributes:
         of: an architecture of the search space, or a baseline of the task.

@@ -104,7 +104,7 @@ class Change(Step):
 
 @attrs.frozen(kw_only=True)
 class Train(Step):
-    """A phase of training.
+    """A step that trains: a phase, in which the weights move, and the alphas where there are any.
 
     It ends when its criterion says so, or after its epochs.
 
@@ -192,7 +192,7 @@ class Fold(Step):
 
 @attrs.frozen(kw_only=True)
 class Repeat(Step):
-    """Steps in turns.
+    """A step that repeats other steps, turn by turn.
 
     Args:
         steps: the steps of a turn.

@@ -96,7 +96,7 @@ class Pool:
         return frozenset(self._trials) | frozenset(self._futures.values())
 
     def submit(self, number: int, trial: Trial) -> None:
-        """Submit a trial.
+        """Submit a trial, whose result a later call of `next` returns.
 
         Args:
             number: a number by which its result is known.

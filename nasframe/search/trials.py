@@ -44,14 +44,14 @@ class TrialRunner:
 
     @property
     def architect(self) -> AskTellArchitect:
-        """The architect."""
+        """The ask/tell architect of the strategy."""
         architect = self.loop.strategy.ask_tell
         assert architect is not None, "the runner is for ask/tell architects"
         return architect
 
     @property
     def trials(self) -> TrialState:
-        """The trials in flight."""
+        """The trials in flight, and what the architect remembers."""
         assert self.state.asking is not None
         return self.state.asking
 

@@ -24,7 +24,7 @@ class NoCases(Exception):  # noqa: N818 - nothing went wrong
 
 @attrs.frozen
 class Law:
-    """A law.
+    """A property that every part of a kind must have, with the function that tries it on a case.
 
     Args:
         id: the kind of part and the name of the law, "kind.name"; the kind "part" is for parts of every kind.

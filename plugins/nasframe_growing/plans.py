@@ -17,7 +17,7 @@ class Stage(PlanRecipe):
     name: ClassVar[str] = "stage"
 
     def steps(self) -> Plan:
-        """Return the plan."""
+        """Return steps that prune and tune after each stage, before the network is judged and grown."""
         return STAGE
 
 
@@ -28,7 +28,7 @@ class End(PlanRecipe):
     name: ClassVar[str] = "end"
 
     def steps(self) -> Plan:
-        """Return the plan."""
+        """Return steps that judge and grow supernets, and prune and tune the best one at the end."""
         return END
 
 
@@ -39,5 +39,5 @@ class Retrain(PlanRecipe):
     name: ClassVar[str] = "retrain"
 
     def steps(self) -> Plan:
-        """Return the plan."""
+        """Return one step, which trains the weights of the architecture."""
         return RETRAIN

@@ -26,7 +26,7 @@ class RandomSearch(AskTellArchitect):
     updates: int = number(500, low=1, whole=True)
 
     def start(self, space: Space, seed: Seed) -> Memory:
-        """Return an empty memory."""
+        """Return an empty memory: random search learns nothing from its trials."""
         return Memory()
 
     def ask(self, space: Space, memory: Memory, number: int, seed: Seed) -> tuple[Memory, Request | None]:

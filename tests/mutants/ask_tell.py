@@ -33,7 +33,7 @@ def inheriting(answer: tuple[Memory, Request | None], memory: Memory) -> tuple[M
 
 @mutant("ask_tell.requests", *EVOLUTION)
 def fractional_budget(of: Subject) -> Subject:
-    """It divides the budget."""
+    """Its budgets are half of what they were, as fractions, and not whole numbers."""
     honest: Any = of.cls
 
     def ask(self: Any, space: Space, memory: Memory, number: int, seed: Seed) -> tuple[Memory, Request | None]:

@@ -31,7 +31,7 @@ def deciding(of: Subject, change: Callable[..., tuple[Any, Decision]], **members
 
 @mutant("criterion.legal", *PATIENCE)
 def silent(of: Subject) -> Subject:
-    """It gives no reason."""
+    """Its decisions have no reason."""
 
     def change(self: Any, decide: Decide, *given: Any) -> tuple[Any, Decision]:
         state, decision = decide(*given)
@@ -130,7 +130,7 @@ def measuring(of: Subject, change: Callable[[Context], Any]) -> Subject:
 
 @mutant("criterion.measured", *PATIENCE)
 def unconverted(of: Subject) -> Subject:
-    """It measures a tensor."""
+    """It returns a measured value as a tensor and not as a number."""
     return measuring(of, lambda context: {"loss": context.losses().mean().detach()})
 
 

@@ -87,7 +87,7 @@ def unchecked(of: Subject) -> Subject:
 
 @mutant("morphism.admits", *NODE)
 def modest(of: Subject) -> Subject:
-    """It admits no structure."""
+    """It admits no structure, although it proposes changes of some."""
     return overriding(of, admits=lambda self, structure: False)
 
 
@@ -174,7 +174,7 @@ def sharing_moments(patch: pytest.MonkeyPatch) -> None:
 
 @mutant("morphism.blind", *NODE)
 def running(of: Subject) -> Subject:
-    """It runs a module."""
+    """Its filling calls a module instead of reading tensors alone."""
 
     def change(filling: Filling, parent: Network, child: Network) -> Filling:
         nn.Identity()(next(parent.parameters()))
@@ -278,7 +278,7 @@ def reusing(of: Subject) -> Subject:
 
 @mutant("morphism.claim", *NODE)
 def unclaimed(of: Subject) -> Subject:
-    """It claims nothing."""
+    """It fills the child without a claim."""
     nothing: Any = None
     return filling_by(of, lambda filling, *_: attrs.evolve(filling, claim=nothing))
 
@@ -400,7 +400,7 @@ def starved(of: Subject) -> Subject:
 
 @core_mutant("morphism.alive", *NODE)
 def stuck(patch: pytest.MonkeyPatch) -> None:
-    """Gates have no gradient."""
+    """The number g of a gate is detached, so that it gets no gradient."""
     patch.setattr(Gate, "forward", lambda self, inherited, computed: inherited + self.g.detach() * (computed - inherited))
 
 

@@ -119,7 +119,7 @@ def unused(of: Subject) -> Subject:
 
 @mutant("operation.gradient", *TANH)
 def dead(of: Subject) -> Subject:
-    """It detaches its input."""
+    """It detaches its input, so that no gradient reaches the states before it."""
     return calling(of, lambda module, forward, x: forward(x.detach()))
 
 
@@ -139,14 +139,14 @@ class Once(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """tanh(x)."""
+        """Return tanh(x), and keep its slope as a constant."""
         y = x.tanh()
         ctx.slope = 1 - y.detach().square()
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """The slope where it was taken."""
+        """Return the gradient by the kept slope, whose derivative is zero."""
         return grads[0] * ctx.slope
 
 

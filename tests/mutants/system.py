@@ -28,7 +28,7 @@ Spoil = Callable[[Subject, pytest.MonkeyPatch], Subject]
 
 @attrs.frozen
 class Mutant:
-    """A fault.
+    """A fault of a part or of the core, and the law that must detect it.
 
     Args:
         law: the id of the law that must detect the fault.

@@ -54,7 +54,7 @@ def drawing(of: Subject, part: str, generator: Callable[[], torch.Generator | No
 
 @mutant("task.sizes", *FORECASTING)
 def tensors(of: Subject) -> Subject:
-    """Its sizes are tensors."""
+    """Its sizes are tensors and not whole numbers."""
     return loading(of, lambda data: {"sizes": {name: torch.tensor(size) for name, size in data.sizes.items()}})
 
 
