@@ -150,7 +150,7 @@ def test_all_that_is_shipped_goes_together(backbone: dict[str, Any], architect: 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=named)
 def test_architects_that_propose_go_with_every_backbone(backbone: dict[str, Any], architect: dict[str, Any]) -> None:
     """With each evaluator, trials lead to an architecture, and to the same bytes when the search is resumed on the way."""
-    strategy = attrs.evolve(composed(backbone, architect, "patience", "strongest", "end", "node"), growth=(), in_flight=2)
+    strategy = attrs.evolve(composed(backbone, architect, "patience", "strongest", "trials", "node"), growth=(), in_flight=2)
     decisions = Search(strategy).space.decisions
     table = Table.of({picks: float(sum(picks)) for picks in itertools.product(*(range(d.options) for d in decisions))})
     evaluators = {"train": Train(), "table": table}

@@ -136,7 +136,7 @@ REFUSED = [
     ({"name": "repeat", "steps": ["fold"], "until": "decided"}, "it can never end: no step in it removes candidates"),
     ({"name": "judge", "phase": "tune"}, "a step judges the phase 'tune', which no step trains; there are search"),
     ({"name": "change"}, "it changes nothing: write prune = true"),
-    ({"name": "trian", "phase": "search"}, "there is no step 'trian'; did you mean 'train'?"),
+    ({"name": "jugde", "phase": "search"}, "there is no step 'jugde'; did you mean 'judge'?"),
 ]
 
 

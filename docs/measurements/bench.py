@@ -33,6 +33,7 @@ from nasframe import Architect, Backbone, Bilevel, Network, Proposal, Search, Se
 from nasframe.records import TrialEnded
 from nasframe.search.bilevel import problem
 from nasframe.search.loop import Loop
+from nasframe.search.plan import TRIALS
 from nasframe.testing.fakes import Endless, Keep, Noise
 from nasframe.testing.trained import TrainedNetwork
 
@@ -194,6 +195,7 @@ def per_trial(workers: int, trials: int = 200) -> float:
     strategy = attrs.evolve(
         Strategy.named("default"),
         architect=installed().make("architect", {"name": "regularised_evolution", "trials": trials}),
+        plan=TRIALS,
         evaluator=installed().make("evaluator", {"name": "table", "file": str(file)}),
         nodes=6,
         growth=(),

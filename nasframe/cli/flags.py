@@ -147,7 +147,11 @@ def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any
     # a flag that was not given is None, or an empty tuple if it is repeatable; 0 and False were given
     given = {key: value for key, value in flags.items() if value not in (None, ())}
     values = _starting_values(given.get("strategy", DEFAULT), plugins)
+    kind = _architects(values, plugins)
     values |= {key: given[key] for key in KEYS if key in given}
+    if "plan" not in given and _architects(values, plugins) != kind:
+        # the plan of the starting strategy is for architects of the other kind: the default takes its place
+        values.pop("plan", None)
     if "growth" in given:
         values["growth"] = list(given["growth"])
     if "epochs" in given:
@@ -222,6 +226,13 @@ def with_options(
             described[kind].pop(replaced, None)
         described[kind][option] = _option_value(field, text)
     return described
+
+
+def _architects(values: Mapping[str, Any], plugins: Plugins) -> str:
+    """Return the name of the interface of a strategy's architect: there are those that move alphas and those that propose."""
+    from nasframe.plugins import interface_of
+
+    return interface_of(plugins.get("architect", values["architect"]["name"]))
 
 
 def _starting_values(strategy: str, plugins: Plugins) -> dict[str, Any]:

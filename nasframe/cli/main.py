@@ -114,7 +114,9 @@ EPILOG = (
 )
 @click.option("--pruner", type=PartType(), help="Which candidates to remove.")
 @click.option(
-    "--plan", type=PartType(), help="What the search goes through, such as 'stage' (prune after each stage) or 'end'."
+    "--plan",
+    type=PartType(),
+    help="What the search goes through, such as 'stage' (prune after each stage), 'end', or 'trials' (of what an architect proposes).",
 )
 @click.option("--nodes", type=int, help="The number of nodes that each cell starts with.")
 @click.option(
@@ -232,9 +234,6 @@ def _plugins(load: Any) -> Plugins:
 
 
 def _strategy(flags: Mapping[str, Any], plugins: Plugins) -> Strategy:
-    import attrs
-
     from nasframe.search.strategy import Strategy
 
-    strategy = Strategy.from_dict(strategy_values(flags, plugins), plugins)
-    return attrs.evolve(strategy, task=strategy.task.pinned(), evaluator=strategy.evaluator.pinned())
+    return Strategy.from_dict(strategy_values(flags, plugins), plugins).pinned()

@@ -19,10 +19,10 @@ from nasframe.structure.structure import Structure
 
 @attrs.frozen(eq=False)
 class Trained:
-    """An architecture with the weights that a trial left.
+    """An architecture with the weights that a trial left, or a supernet with those that a plan trained before its trials.
 
     Attributes:
-        structure: the architecture.
+        structure: the architecture or the supernet.
         tensors: the parameters and buffers of its network, by name.
     """
 
@@ -111,7 +111,7 @@ class Evaluator(Part):
             structure: the architecture.
             budget: what the evaluation may cost, for example the number of updates of the weights.
             seed: the seed of every random draw.
-            parent: the trained architecture from whose weights to start; None for fresh weights.
+            parent: the trained architecture or supernet from whose weights to start; None for fresh weights.
             bench: the data and the trainer of the run.
         """
 

@@ -14,7 +14,7 @@ COLOUR = "#143d6b"
 
 
 def draw_trials(trials: Sequence[TrialEnded], path: Path) -> None:
-    """Draw the validation loss of each trial, by number, and mark each that was the best one so far.
+    """Draw the validation loss of each trial, in their order, and mark each that was the best one so far in its step of the plan.
 
     The area of a point shows the budget; only trials of equal budget compare. Trials that diverged are left out.
 
@@ -22,17 +22,18 @@ def draw_trials(trials: Sequence[TrialEnded], path: Path) -> None:
         trials: the records of the trials.
         path: the file to write. Its suffix chooses the format.
     """
-    shown = [trial for trial in trials if trial.valid is not None]
-    most = max((trial.budget for trial in shown), default=1)
+    # by place and not by number: the trials of each step of a plan are counted from 0
+    shown = {place: trial for place, trial in enumerate(trials) if trial.valid is not None}
+    most = max((trial.budget for trial in shown.values()), default=1)
     with style():
         figure = blank(7.0, 3.6, layout="constrained")
         axes = figure.subplots()
         for best, colour, label in ((False, COLOUR, "trial"), (True, ACCENT, "the best trial so far")):
-            chosen = [trial for trial in shown if trial.best == best]
-            values = [trial.valid for trial in chosen]
-            sizes = [max(4.0, 24 * trial.budget / most) for trial in chosen]
-            axes.scatter([trial.number for trial in chosen], values, sizes, color=colour, label=label, linewidths=0)  # type: ignore[arg-type]
-        if shown and min(trial.valid or 0.0 for trial in shown) > 0:
+            chosen = {place: trial for place, trial in shown.items() if trial.best == best}
+            values = [trial.valid for trial in chosen.values()]
+            sizes = [max(4.0, 24 * trial.budget / most) for trial in chosen.values()]
+            axes.scatter([*chosen], values, sizes, color=colour, label=label, linewidths=0)  # type: ignore[arg-type]
+        if shown and min(trial.valid or 0.0 for trial in shown.values()) > 0:
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)

@@ -6,12 +6,11 @@ with the least validation loss among those of the search space is the one that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import attrs
 
 from nasframe.errors import NonFiniteError
-from nasframe.plugins import Plugins
 from nasframe.records import EpochEnded, Evaluated, Record
 from nasframe.search.evaluate import Evaluation, Reference, Trial, module_of, predicting, tested
 from nasframe.search.loop import Loop, better
@@ -41,9 +40,7 @@ class Comparison:
     loop: Loop
     state: State
 
-    def run(
-        self, workers: int = 1, plugins: Plugins | None = None, check: Callable[[], None] = lambda: None
-    ) -> Iterator[Record]:
+    def run(self) -> Iterator[Record]:
         """Evaluate what has not been evaluated yet, yield the records, and hand over the best network of the space.
 
         Raises:
@@ -64,9 +61,9 @@ class Comparison:
             [trial for _, trial in trials[done:]],
             self.loop.strategy,
             self.loop.data,
-            workers=workers,
-            plugins=plugins,
-            check=check,
+            workers=self.loop.workers.count,
+            plugins=self.loop.workers.plugins,
+            check=self.loop.workers.check,
         )
         for (name, trial), evaluation in zip(trials[done:], found, strict=True):
             yield self._keep(self._evaluated(name, trial, evaluation))
@@ -106,17 +103,20 @@ class Comparison:
 
     def _random(self, seed: Seed) -> Structure:
         """Return a random architecture of the space that was searched."""
+        strategy = self.loop.strategy
         if self.state.trials:
-            space = self.loop.space
+            # an architecture has fewer nodes than its space where no output depends on a node
+            space = strategy.backbone.space(self._supernet(strategy.nodes))
             return space.architecture(space.random(seed))
-        return random_architecture(self.loop.strategy, self._supernet(), seed)
+        nodes = min(len(cell.nodes) for _, cell in self.state.network.structure.cells)
+        return random_architecture(strategy, self._supernet(nodes), seed)
 
-    def _supernet(self) -> Structure:
-        """Return the supernet with as many nodes in each cell as the found architecture has."""
+    def _supernet(self, nodes: int) -> Structure:
+        """Return the supernet with so many nodes in each cell, or as many as the found architecture has there if that is more."""
         found, backbone = self.state.network.structure, self.loop.strategy.backbone
         # Random architectures are drawn from a space of the same size as the found one: a larger or smaller cell would
         # compare sizes and not searching.
-        structure = backbone.initial(self.loop.data.sizes, min(len(cell.nodes) for _, cell in found.cells))
+        structure = backbone.initial(self.loop.data.sizes, nodes)
         for type, cell in found.cells:
             # growth may have given one cell type more nodes than another
             while len(structure.cell(type).nodes) < len(cell.nodes):
@@ -126,6 +126,8 @@ class Comparison:
     def _inherited(self) -> Evaluated:
         state, data = self.state, self.loop.data
         assert state.best is not None
+        # the trainings of other architectures are no part of this one
+        best = next((trial for trial in reversed(state.trials) if trial.best), None)
         cost = predicting(state.network, data)
         # the first candidate for the hand-over; each evaluation of the space may replace it
         state.winner = None if state.diverged else snapshot(state.network, state.best.valid)
@@ -136,7 +138,7 @@ class Comparison:
             structure=state.network.structure.to_dict(),
             parameters=cost.parameters,
             flops=cost.flops,
-            trained=next((trial.trained for trial in reversed(state.trials) if trial.best), state.updates),
+            trained=state.updates - sum(trial.trained for trial in state.trials) + (0 if best is None else best.trained),
             valid=state.best.valid,
             scores={} if state.diverged else tested(state.network, data),
             diverged=state.diverged,

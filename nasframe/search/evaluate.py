@@ -124,7 +124,7 @@ class Bench(Workbench):
         """Return the network of an architecture with fresh weights, or with those that it shares with its parent."""
         network = placed(self.strategy, build(structure, seed))
         if parent is not None:
-            old = placed(self.strategy, build(parent.structure, seed))
+            old = placed(self.strategy, build(parent.structure, seed, relaxation=self.strategy.relaxation))
             fill(old, {name: tensor.to(self.strategy.device) for name, tensor in parent.tensors.items()})
             values, present = tensors(old), tensors(network)
             with torch.no_grad():

@@ -32,10 +32,12 @@ from nasframe.search.changes import Changer, sizes
 from nasframe.search.choose import ranked
 from nasframe.search.context import Context
 from nasframe.search.measuring import asked
-from nasframe.search.plan import Change, Fold, Judge, Move, Restore, Train, at, following, leave
-from nasframe.search.state import Snapshot, State, go, snapshot, trainer
+from nasframe.search.plan import Change, Fold, Judge, Move, Restore, Train, Trials, at, following, leave
+from nasframe.search.pool import Workers
+from nasframe.search.state import Snapshot, State, copied, go, placed, snapshot, trainer
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, mixing_weights
+from nasframe.search.trials import TrialRunner
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
 from nasframe.structure.editing import remove_from
@@ -53,11 +55,13 @@ class Loop:
         strategy: decides what happens.
         data: the task's data.
         clock: returns the seconds since some moment; while a search runs, those that the run has taken so far.
+        workers: where trials are evaluated.
     """
 
     strategy: Strategy
     data: Data
     clock: Callable[[], float] = time.monotonic
+    workers: Workers = Workers()
 
     @property
     def trainer(self) -> Trainer:
@@ -69,11 +73,10 @@ class Loop:
         """Return what makes changes outside of the plan."""
         return Changer(self.strategy, self.trainer)
 
-    @property
-    def space(self) -> Space:
-        """Return the architectures that an ask/tell architect chooses from."""
-        backbone = self.strategy.backbone
-        return backbone.space(backbone.initial(self.data.sizes, self.strategy.nodes))
+    def space(self, state: State) -> Space:
+        """Return the architectures that trials choose from: those of the network, or of the first supernet if that is decided."""
+        backbone, structure = self.strategy.backbone, state.network.structure
+        return backbone.space(backbone.initial(self.data.sizes, self.strategy.nodes) if structure.decided else structure)
 
     def seed(self, *purpose: int | str) -> Seed:
         """Return the seed of a purpose in this run."""
@@ -109,6 +112,8 @@ class Loop:
                     yield self._move(state, step)
                 case Fold():
                     yield from self._fold(state)
+                case Trials():
+                    yield from self._trials(state, step)
         valid = None if state.best is None else state.best.valid
         yield Finished(**state.position, valid=valid, diverged=state.diverged)
 
@@ -378,6 +383,40 @@ class Loop:
             records.append(self._at(state).fold(state, why=why, seed=self.change_seed(state)))
         self._next(state)
         yield from records
+
+    # trials
+
+    def _trials(self, state: State, step: Trials) -> Iterator[Record]:
+        """Evaluate what the architect proposes, and put the network of the best trial in the present one's place."""
+        architect, options = step.architect or self.strategy.ask_tell, ("evaluator", "in_flight")
+        assert architect is not None  # a plan in which trials have no architect is refused
+        strategy = attrs.evolve(self.strategy, **{k: v for k in options if (v := getattr(step, k)) is not None})
+        runner = TrialRunner(
+            architect=architect,
+            strategy=strategy,
+            data=self.data,
+            space=self.space(state),
+            state=state,
+            seed=self.change_seed(state),
+            inherit=step.inherit,
+            workers=self.workers,
+        )
+        yield from runner.run()
+        best = runner.best()
+        structure, tensors = runner.space.architecture(best.picks), runner.trials.weights.get(best.number)
+        if tensors is None:  # its outcome was looked up, and that is not the loss of fresh weights
+            tensors, valid = copied(placed(self.strategy, build(structure, self.seed("initial")))), None
+        else:
+            valid = best.valid
+        shot = Snapshot(structure, tensors, valid)
+        why = f"trial {best.number} has the least validation loss, {best.valid:.6g}, of those with budget {best.budget}"
+        record = self._at(state).restore(state, shot, kind="trial", why=why)
+        if state.best is None or not state.best.structure.decided or better(valid, state.best):
+            # the loss of a supernet says nothing about its architectures
+            state.best = shot
+        state.asking = None
+        self._next(state)
+        yield record
 
 
 def named_mixing(network: Network, mixing: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

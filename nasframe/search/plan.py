@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 
 import attrs
 
+from nasframe.interfaces.ask_tell import AskTellArchitect
 from nasframe.interfaces.backbone import Backbone
 from nasframe.interfaces.criterion import GrowthCriterion
+from nasframe.interfaces.evaluator import Evaluator
 from nasframe.interfaces.morphism import Morphism
-from nasframe.interfaces.part import Part, choice, flag, nested, number
+from nasframe.interfaces.part import Part, choice, flag, nested, number, short_name
 from nasframe.interfaces.pruner import Pruner
 from nasframe.search.optimiser import Optimiser
 
@@ -191,6 +193,29 @@ class Fold(Step):
 
 
 @attrs.frozen(kw_only=True)
+class Trials(Step):
+    """A search in which an architect proposes architectures and learns from their outcomes.
+
+    It chooses among the architectures of the network, where that is a supernet, and else among those of the supernet that the strategy
+    begins with. In the end the best architecture becomes the network, with the weights that its trial left, and competes for the best
+    network of the run.
+
+    Args:
+        architect: proposes the architectures; by default the strategy's.
+        evaluator: returns their outcomes; by default the strategy's.
+        in_flight: the number of trials that are evaluated at the same time; by default that of the strategy.
+        inherit: whether a trial without a parent starts from the weights that it shares with the network, such as those of a trained
+            supernet, in the place of fresh ones.
+    """
+
+    name: ClassVar[str] = "trials"
+    architect: AskTellArchitect | None = nested("architect", default=None, validator=_all(AskTellArchitect))
+    evaluator: Evaluator | None = nested("evaluator", default=None, validator=_all(Evaluator))
+    in_flight: int | None = number(None, low=1, high=1024, whole=True, optional=True)
+    inherit: bool = flag(False)
+
+
+@attrs.frozen(kw_only=True)
 class Repeat(Step):
     """A step that repeats other steps, turn by turn.
 
@@ -219,14 +244,13 @@ class Repeat(Step):
                 'it can never end: nothing in it decides "stop". Give it a step that trains, judges or needs a growth, or write '
                 "until = 'times'"
             )
-        decides = any(isinstance(s, Change) and (s.prune or s.derive) for s in inner)
-        if self.until == "decided" and not decides:
+        if self.until == "decided" and not any(map(decides, inner)):
             raise ValueError(
                 "it can never end: no step in it removes candidates. Give it a change with prune = true or derive = true"
             )
 
 
-STEPS = (Change, Train, Judge, Restore, Move, Fold, Repeat)
+STEPS = (Change, Train, Judge, Restore, Move, Fold, Trials, Repeat)
 
 Plan = tuple[Step, ...]
 #: (index, turn, index, ..., turn, index)
@@ -245,24 +269,56 @@ def walk(steps: Sequence[Step]) -> Iterator[Step]:
             yield from step.during
 
 
-def check(plan: Plan) -> None:
+def decides(step: Step) -> bool:
+    """Return whether a step can leave one candidate at each site."""
+    return isinstance(step, Trials) or (isinstance(step, Change) and (step.prune or step.derive))
+
+
+def check(plan: Plan, architect: Part) -> None:
     """Refuse a plan that cannot be carried out.
+
+    Args:
+        plan: the plan.
+        architect: the architect of the strategy.
 
     Raises:
         ValueError: says what is wrong.
     """
-    phases = {step.phase for step in walk(plan) if isinstance(step, Train)}
-    if not phases:
+    steps, proposes = [*walk(plan)], isinstance(architect, AskTellArchitect)
+    phases = {step.phase for step in steps if isinstance(step, Train)}
+    trials = [step for step in steps if isinstance(step, Trials)]
+    if not phases and not trials:
         raise ValueError("the plan has no step that trains: give it a `train`")
-    for step in walk(plan):
+    if proposes and any(isinstance(step, Train) and step.moves_alphas for step in steps):
+        raise ValueError(
+            f"the plan trains alphas, and the architect {short_name(architect)!r} proposes architectures and has no alphas: write "
+            'plan = "trials", or give the architect to a step of trials and the strategy an architect that moves alphas'
+        )
+    if not proposes and any(step.architect is None for step in trials):
+        raise ValueError(
+            f"a step of trials has no architect, and the strategy's, {short_name(architect)!r}, moves alphas and proposes nothing: give "
+            "the step an architect that proposes, such as random_search"
+        )
+    for step in steps:
         if isinstance(step, Judge) and step.phase not in phases:
             raise ValueError(
                 f"a step judges the phase {step.phase!r}, which no step trains; there are {', '.join(sorted(phases))}"
             )
-    if not any(isinstance(step, Train) and step.competes for step in walk(plan)):
+    if not trials and not any(isinstance(step, Train) and step.competes for step in steps):
         raise ValueError(
             "no phase of the plan competes for the best network, which is what a run returns: write competes = true"
         )
+
+
+def pinned(plan: Plan) -> Plan:
+    """Return the same plan with evaluators that are bound to the files that they read now."""
+
+    def one(step: Step) -> Step:
+        if isinstance(step, Trials) and step.evaluator is not None:
+            return attrs.evolve(step, evaluator=step.evaluator.pinned())
+        return attrs.evolve(step, steps=pinned(step.steps)) if isinstance(step, Repeat) else step
+
+    return tuple(map(one, plan))
 
 
 def remaining(plan: Plan, position: Position) -> Iterator[Step]:
@@ -347,3 +403,6 @@ END: Plan = (
 
 #: train an architecture from scratch
 RETRAIN: Plan = (Train(phase="retune", competes=True), Restore(), Fold())
+
+#: evaluate the architectures that an architect proposes
+TRIALS: Plan = (Trials(),)

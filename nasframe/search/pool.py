@@ -42,6 +42,21 @@ Result = Evaluation | Outcome
 RESULTS: Mapping[str, type[Evaluation] | type[Outcome]] = {cls.__name__: cls for cls in (Evaluation, Outcome)}
 
 
+@attrs.frozen(eq=False)
+class Workers:
+    """Where trials are evaluated.
+
+    Attributes:
+        count: the number of processes. The results do not depend on it.
+        plugins: the plugins that a worker process finds the strategy's parts in; needed for more than one process.
+        check: is called several times a second and may raise an exception in order to stop.
+    """
+
+    count: int = 1
+    plugins: Plugins | None = None
+    check: Callable[[], None] = lambda: None
+
+
 class Pool:
     """Evaluates trials, in the order in which they are submitted; the results arrive in any order.
 

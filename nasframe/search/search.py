@@ -21,10 +21,10 @@ from nasframe.search.changes import sizes
 from nasframe.search.compare import Comparison
 from nasframe.search.device import computing, loaded
 from nasframe.search.loop import Loop
-from nasframe.search.plan import OVER, RETRAIN, Change, Judge, Position, Repeat, Train, remaining, walk
+from nasframe.search.plan import OVER, RETRAIN, Change, Judge, Position, Repeat, Train, Trials, at, decides, remaining, walk
+from nasframe.search.pool import Workers
 from nasframe.search.state import State, initial, retraining
 from nasframe.search.strategy import Strategy
-from nasframe.search.trials import TrialRunner
 from nasframe.structure.space import Space
 from nasframe.structure.structure import Structure
 
@@ -50,19 +50,19 @@ class Search:
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
-        if strategy.ask_tell is None or (state is not None and state.phase not in ("trials", *OVER)):
-            _check_ends(strategy, (0,) if state is None else state.place)
+        _check_ends(strategy, (0,) if state is None else state.place)
         _check_progress(strategy)
         self.strategy = strategy
         with computing(strategy):
             self.data = data or loaded(strategy)
             self.state = state or initial(strategy, self.data)
-            if (self.state.network.alphas or self.state.phase == "trials") and not self.data.validation.size:
+            left = [*remaining(strategy.plan, self.state.place)]
+            compares = any(isinstance(step, Trials) for step in left)
+            if (self.state.network.alphas or compares) and not self.data.validation.size:
                 raise StrategyError(
                     "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
                 )
-            decides = any(isinstance(s, Change) and (s.prune or s.derive) for s in remaining(strategy.plan, self.state.place))
-            if not self.state.network.structure.decided and not decides:
+            if not self.state.network.structure.decided and not any(map(decides, left)):
                 raise StrategyError(
                     "the plan trains a network that has several candidates at a site, and never removes any: give it a change with "
                     "derive = true, or retrain an architecture instead (nasframe retrain)"
@@ -94,8 +94,8 @@ class Search:
 
     @property
     def space(self) -> Space:
-        """Return the architectures that an ask/tell architect chooses from."""
-        return self.loop.space
+        """Return the architectures that trials choose from: see `Loop.space`."""
+        return self.loop.space(self.state)
 
     def __iter__(self) -> Iterator[Record]:
         return self.records()
@@ -112,9 +112,8 @@ class Search:
             plugins: where a worker finds the strategy's parts; by default the installed plugins.
             check: is called several times a second during trials and may raise an exception in order to stop.
         """
-        if self.state.phase == "trials":
-            return self._guarded(TrialRunner(self.loop, self.state, self.space).run(workers, plugins or installed(), check))
-        return self._guarded(self.loop.run(self.state))
+        loop = attrs.evolve(self.loop, workers=Workers(workers, plugins or installed(), check))
+        return self._guarded(loop.run(self.state))
 
     def compare(
         self, workers: int = 1, plugins: Plugins | None = None, check: Callable[[], None] = lambda: None
@@ -131,8 +130,8 @@ class Search:
         """
         if self.state.phase not in OVER:
             raise StrategyError("the search is not over: iterate over it before you compare its network")
-        comparison = Comparison(self.loop, self.state)
-        yield from self._guarded(comparison.run(workers, plugins or installed(), check))
+        loop = attrs.evolve(self.loop, workers=Workers(workers, plugins or installed(), check))
+        yield from self._guarded(Comparison(loop, self.state).run())
 
     def _guarded(self, records: Iterator[Record]) -> Iterator[Record]:
         """Yield the records; torch's settings are those of the run only while it computes."""
@@ -148,7 +147,7 @@ class Search:
         """Yield a sentence for each thing that the user may not expect."""
         yield from self.data.warnings
         yield from self.network.slow_parts()
-        if self.state.phase == "trials":
+        if isinstance(at(self.strategy.plan, self.state.place), Trials):
             yield (
                 f"the space has {self.space.size:,} architectures; the criterion, the pruner and the growth of the strategy have no "
                 "effect on trials"

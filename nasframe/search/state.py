@@ -19,7 +19,7 @@ from nasframe.plugins import Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started, TrialEnded
 from nasframe.search.memory import check_memory
 from nasframe.search.optimiser import Optimiser
-from nasframe.search.plan import Position, Repeat, Step, Train, at, enter
+from nasframe.search.plan import Position, Repeat, Step, Train, Trials, at, enter, walk
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, Training, alphas_of, weights_of
 from nasframe.search.trial_state import TrialState
@@ -59,10 +59,10 @@ class State(Training[Network]):
         stopping: why the search ends with this stage, if a criterion decided so within it.
         diverged: whether no training of the final architecture had a finite validation loss.
         memory: the states of the criteria, JSON values: that of the "strategy", and those of steps that have their own.
-        asking: the trials in flight of an ask/tell search.
+        asking: what a step of trials has in flight; None outside of such a step.
         history: the records of epochs and stages.
         lineage: the record of the first structure and those of all changes.
-        trials: the records of the trials of an ask/tell search.
+        trials: the records of the trials of all steps.
         evaluations: the records of the comparison.
         evidence: the tensors that changes were decided by: "<position in the lineage>/<name>".
         measured: the values that were measured for the decision that is being made, by part and by key.
@@ -126,24 +126,24 @@ def go(state: State, strategy: Strategy, data: Data, place: Position) -> None:
     if _optimiser(strategy, before) != _optimiser(strategy, step):
         # the moments of another optimiser mean something else
         state.optimisers = trainer(strategy, data, step).optimisers(state.network)
-    if isinstance(step, Train):
-        trained = {(r.stage, r.phase) for r in state.history if isinstance(r, EpochEnded)}
-        # a stage and a phase name an epoch together with its number: a phase that begins again is one of the next stage
-        state.stage += (state.stage, step.phase) in trained
-        state.enter(step.phase)
-    else:
-        state.enter("done" if step is None else step.name)
+    phase = "done" if step is None else step.phase if isinstance(step, Train) else step.name
+    if isinstance(step, Train | Trials):
+        # a stage and a phase name an epoch, or a trial, together with its number: a phase that begins again is one of the next stage
+        epochs = {(r.stage, r.phase) for r in state.history if isinstance(r, EpochEnded)}
+        state.stage += (state.stage, phase) in epochs | {(r.stage, r.phase) for r in state.trials}
+    state.enter(phase)
     state.place = place
 
 
 def initial(strategy: Strategy, data: Data) -> State:
     """Return the state before the first step of a search."""
     structure = strategy.backbone.initial(data.sizes, strategy.nodes)
-    if strategy.ask_tell is None:
-        return _beginning(strategy, data, structure)
-    # the network is an architecture at any time: that of the first picks, and in the end the best one
-    space = strategy.backbone.space(structure)
-    return _beginning(strategy, data, space.architecture([0] * len(space.decisions)), trials=True)
+    first = next(step for step in walk(strategy.plan) if not isinstance(step, Repeat))
+    if isinstance(first, Trials):
+        # a supernet that is never trained need not be built, and may be too large: the network is the architecture of the first picks
+        space = strategy.backbone.space(structure)
+        structure = space.architecture([0] * len(space.decisions))
+    return _beginning(strategy, data, structure)
 
 
 def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
@@ -155,13 +155,11 @@ def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
     return _beginning(strategy, data, moved)
 
 
-def _beginning(strategy: Strategy, data: Data, structure: Structure, trials: bool = False) -> State:
+def _beginning(strategy: Strategy, data: Data, structure: Structure) -> State:
     check_memory(structure, strategy)
     network = placed(strategy, build(structure, Seed((strategy.seed, "initial")), relaxation=strategy.relaxation))
-    # trials are no part of a plan: their state is behind its last step
-    state = State(network, trainer(strategy, data).optimisers(network), place=(len(strategy.plan),), phase="trials")
-    if not trials:
-        go(state, strategy, data, enter(strategy.plan, (0,), state.over))
+    state = State(network, trainer(strategy, data).optimisers(network), place=(len(strategy.plan),))
+    go(state, strategy, data, enter(strategy.plan, (0,), state.over))
     state.keep(Started(**state.position, structure=structure.to_dict()))
     return state
 

@@ -26,7 +26,7 @@ from nasframe.interfaces.task import Task
 from nasframe.plugins import Plugins, construct, installed
 from nasframe.search.evaluators import Train
 from nasframe.search.optimiser import Optimiser
-from nasframe.search.plan import END, Step, check
+from nasframe.search.plan import END, TRIALS, Plan, Step, check, pinned
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -45,14 +45,15 @@ class Strategy:
     Args:
         task: the data, the loss and the metrics.
         backbone: how nodes are wired and cells make a network.
-        architect: turns alphas into mixing weights, and moves the alphas. An `AskTellArchitect` proposes whole architectures instead;
-            its search has no use for the criterion, the pruner and the growth.
+        architect: turns alphas into mixing weights, and moves the alphas; or, an `AskTellArchitect`, proposes whole architectures for
+            trials, which have no use for the criterion, the pruner and the growth.
         criterion: decides when a phase, a stage and the search end.
         pruner: selects the candidates to remove.
         growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
             of equal gain take turns. Without a morphism nothing grows.
         plan: the steps of the search, or, in a strategy file, the name of a plan: "stage" prunes and tunes after each stage, before
-            it is judged and grown; "end" prunes and tunes the best network when the search is over.
+            it is judged and grown; "end" prunes and tunes the best network when the search is over; "trials" evaluates what the
+            architect proposes. The default is "trials" for an architect that proposes, and "end" for one that moves alphas.
         evaluator: returns the outcome of an architecture that an ask/tell architect proposes.
         in_flight: the number of trials of an ask/tell architect that are evaluated at the same time: the architect proposes the
             next one before it knows the results of the last `in_flight` - 1. The results depend on it, and not on the number of
@@ -78,11 +79,11 @@ class Strategy:
 
     task: Task = nested("task")
     backbone: Backbone = nested("backbone")
-    architect: Architect = nested("architect")
+    architect: Architect | AskTellArchitect = nested("architect")
     criterion: GrowthCriterion = nested("criterion")
     pruner: Pruner = nested("pruner")
     growth: tuple[Morphism, ...] = nested("morphism", default=())
-    plan: tuple[Step, ...] = nested("step", default=END)
+    plan: tuple[Step, ...] = nested("step", default=attrs.Factory(lambda self: default_plan(self.architect), takes_self=True))
     evaluator: Evaluator = nested("evaluator", default=Train())
     in_flight: int = number(4, low=1, high=1024, whole=True)
     nodes: int = number(1, low=1, high=1000, whole=True)
@@ -103,7 +104,7 @@ class Strategy:
                 if not isinstance(part, interface):
                     names = " or ".join(each.__name__ for each in interface)
                     raise ValueError(f"{field} is {part!r}; it must be a {names}")
-        check(self.plan)
+        check(self.plan, self.architect)
         for optimiser in _optimisers(self):
             optimiser.check(self.torch_dtype)
 
@@ -126,6 +127,10 @@ class Strategy:
     def relaxation(self) -> Relaxation | None:
         """Return what turns alphas into mixing weights; None where structures are proposed and there are no alphas."""
         return self.architect.relaxation if isinstance(self.architect, Architect) else None
+
+    def pinned(self) -> Strategy:
+        """Return the same strategy with a task and evaluators that are bound to the files that they read now."""
+        return attrs.evolve(self, task=self.task.pinned(), evaluator=self.evaluator.pinned(), plan=pinned(self.plan))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for TOML and JSON."""
@@ -199,6 +204,11 @@ def _optimisers(value: Any) -> Iterator[Optimiser]:
     elif attrs.has(type(value)):
         for field in attrs.fields(type(value)):
             yield from _optimisers(getattr(value, field.name))
+
+
+def default_plan(architect: Architect | AskTellArchitect) -> Plan:
+    """Return the plan of a strategy that names none."""
+    return TRIALS if isinstance(architect, AskTellArchitect) else END
 
 
 _INTERFACES: Mapping[str, tuple[type, ...]] = {

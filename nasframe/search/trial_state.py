@@ -1,4 +1,4 @@
-"""The state of an ask/tell search beside its records: what the architect remembers, and the trials in flight."""
+"""The state of a step of trials beside its records: what the architect remembers, and the trials in flight."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class Pending:
 
 @attrs.define
 class TrialState:
-    """The state of an ask/tell search beside its records.
+    """The state of a step of trials beside its records.
 
     Attributes:
         memory: the memory of the architect.
+        first: the number of trials that the run had before the step.
         requested: the number of requests so far.
         pending: the trials in flight, by number.
         arrived: the results of those that wait for an earlier one, without tensors, by number.
@@ -40,6 +41,7 @@ class TrialState:
     """
 
     memory: Memory
+    first: int = 0
     requested: int = 0
     pending: dict[int, Pending] = attrs.field(factory=dict)
     arrived: dict[int, Outcome] = attrs.field(factory=dict)
@@ -49,6 +51,7 @@ class TrialState:
         """Return the state as JSON values and tensors, from which `load` makes an equal one."""
         # Numbers are keys, and those of JSON objects are strings: lists of pairs keep them numbers.
         plain = {
+            "first": self.first,
             "requested": self.requested,
             "memory": self.memory.values,
             "pending": [[number, attrs.asdict(pending)] for number, pending in sorted(self.pending.items())],
@@ -72,6 +75,7 @@ class TrialState:
                 weights.setdefault(int(number), {})[name] = tensor.to(device, copy=True)
         return cls(
             Memory(plain["memory"], memory),
+            plain["first"],
             plain["requested"],
             {number: Pending(tuple(p["picks"]), p["budget"], p["parent"]) for number, p in plain["pending"]},
             {number: Outcome(**values) for number, values in plain["arrived"]},

@@ -1,53 +1,55 @@
-"""The runner of ask/tell searches: trials are requested, evaluated in a pool, and told to the architect.
+"""The runner of a step of trials: architectures are requested, evaluated in a pool, and their results are given to the architect.
 
-With k trials in flight (`Strategy.in_flight`), request n is asked for when exactly the results of the trials 0 to n - k have
-been told, and results are told in the order of their numbers. Whatever arrives earlier waits in the state. So a search depends
-neither on the number of workers nor on the order in which results arrive, and can be interrupted anywhere.
+With k trials in flight, the architect is asked for request n when it has received exactly the results of the trials 0 to n - k, and it
+receives results in the order of their numbers. Whatever arrives earlier waits in the state. So a search depends neither on the number
+of workers nor on the order in which results arrive, and can be interrupted anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
-from torch import Tensor
 
 from nasframe.errors import NonFiniteError, StrategyError, StructureError
 from nasframe.interfaces.ask_tell import AskTellArchitect, Memory, Request
 from nasframe.interfaces.evaluator import Outcome, Trained
 from nasframe.interfaces.part import short_name
-from nasframe.network.network import build
-from nasframe.plugins import Plugins
-from nasframe.records import Finished, Record, TrialArrived, TrialEnded
+from nasframe.interfaces.task import Data
+from nasframe.records import Record, TrialArrived, TrialEnded
 from nasframe.search.evaluate import Trial
-from nasframe.search.loop import Loop
-from nasframe.search.pool import Pool
-from nasframe.search.state import Snapshot, State, copied, placed
+from nasframe.search.pool import Pool, Workers
+from nasframe.search.state import State, copied
+from nasframe.search.strategy import Strategy
 from nasframe.search.trial_state import Pending, TrialState
+from nasframe.seeds import Seed
 from nasframe.structure.space import Space
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class TrialRunner:
-    """Runs the trials of an ask/tell search.
+    """Carries out a step of trials.
 
     Args:
-        loop: the strategy on its data.
-        state: the state of the run, in phase "trials".
-        space: the space of the search.
+        architect: proposes the architectures.
+        strategy: how to evaluate them: its evaluator, and the number of trials in flight.
+        data: the data of its task.
+        space: the architectures to choose from.
+        state: the state of the run, at the step.
+        seed: the seed of the step.
+        inherit: whether trials without a parent start from the weights that they share with the network.
+        workers: where trials are evaluated.
     """
 
-    loop: Loop
-    state: State
+    architect: AskTellArchitect
+    strategy: Strategy
+    data: Data
     space: Space
-
-    @property
-    def architect(self) -> AskTellArchitect:
-        """The ask/tell architect of the strategy."""
-        architect = self.loop.strategy.ask_tell
-        assert architect is not None, "the runner is for ask/tell architects"
-        return architect
+    state: State
+    seed: Seed
+    inherit: bool
+    workers: Workers
 
     @property
     def trials(self) -> TrialState:
@@ -55,27 +57,32 @@ class TrialRunner:
         assert self.state.asking is not None
         return self.state.asking
 
-    def run(self, workers: int, plugins: Plugins, check: Callable[[], None]) -> Iterator[Record]:
+    @property
+    def ended(self) -> list[TrialEnded]:
+        """The trials of the step whose results the architect has received."""
+        return self.state.trials[self.trials.first :]
+
+    def run(self) -> Iterator[Record]:
         """Run the trials to the end and yield a record of each thing done.
 
         Whenever a record is yielded, the state is complete: a search that continues from it comes to the same bytes.
-
-        Args:
-            workers: the number of processes. The results do not depend on it.
-            plugins: where a worker finds the strategy's parts.
-            check: is called several times a second and may raise an exception in order to stop.
         """
-        state, strategy = self.state, self.loop.strategy
-        if state.phase != "trials":
-            return
+        state, strategy, workers = self.state, self.strategy, self.workers
         if state.asking is None:
             strategy.evaluator.check(self.space)
-            state.asking = TrialState(self._kept(self.architect.start(self.space, self.loop.seed("start"))))
+            memory = self._kept(self.architect.start(self.space, self.seed("start")))
+            state.asking = TrialState(memory, first=len(state.trials))
             self._ask()
-        workers = min(workers, strategy.in_flight)
-        with Pool(strategy, self.loop.data, workers=workers, plugins=plugins, space=self.space, check=check) as pool:
+        with Pool(
+            strategy,
+            self.data,
+            workers=min(workers.count, strategy.in_flight),
+            plugins=workers.plugins,
+            space=self.space,
+            check=workers.check,
+        ) as pool:
             while self.trials.pending:
-                number = len(state.trials)
+                number = len(self.ended)
                 if number in self.trials.arrived:
                     yield self._tell(number)
                     continue
@@ -84,16 +91,34 @@ class TrialRunner:
                         pool.submit(other, self._trial(other, pending))
                 arrived, outcome = pool.next()
                 yield self._arrived(arrived, outcome)
-        yield from self._finish()
+
+    def best(self) -> TrialEnded:
+        """Return the best trial of the step.
+
+        Raises:
+            StrategyError: if the architect requested no trial.
+            NonFiniteError: if all trials diverged.
+        """
+        count, best = len(self.ended), self._best()
+        if not count:
+            raise StrategyError(f"architect {short_name(self.architect)!r} requested no trial; its first answer was to wait")
+        if best is None:
+            raise NonFiniteError(
+                f"the training of all {count} architectures diverged: lower the learning rate, or leave out the operations that diverge"
+            )
+        return best
 
     def _trial(self, number: int, pending: Pending) -> Trial:
-        parent, weights = None, self.trials.weights
+        parent, weights, network = None, self.trials.weights, self.state.network
         # a parent that diverged, or that was looked up in a table, has no weights
         if pending.parent is not None and pending.parent in weights:
-            picks = self.state.trials[pending.parent].picks
+            picks = self.ended[pending.parent].picks
             parent = Trained(self.space.architecture(picks), weights[pending.parent])
+        elif self.inherit:
+            # the network stays as it is during the step
+            parent = Trained(network.structure, copied(network))
         architecture = self.space.architecture(pending.picks)
-        return Trial(architecture, pending.budget, self.loop.seed("trial", number), search=True, parent=parent)
+        return Trial(architecture, pending.budget, self.seed("trial", number), search=True, parent=parent)
 
     def _arrived(self, number: int, outcome: Outcome) -> TrialArrived:
         """Keep a result until those before it have been told."""
@@ -117,9 +142,7 @@ class TrialRunner:
             scores=outcome.scores,
         )
         record = attrs.evolve(record, best=better(record, self._best()))
-        trials.memory = self._kept(
-            self.architect.tell(self.space, trials.memory.copy(), record, self.loop.seed("tell", number))
-        )
+        trials.memory = self._kept(self.architect.tell(self.space, trials.memory.copy(), record, self.seed("tell", number)))
         del trials.pending[number], trials.arrived[number]
         state.keep(record)
         self._ask()
@@ -127,10 +150,10 @@ class TrialRunner:
 
     def _ask(self) -> None:
         """Ask for requests until enough trials are in flight or the architect waits, and drop weights that nobody needs."""
-        state, trials = self.state, self.trials
-        while trials.requested < len(state.trials) + self.loop.strategy.in_flight:
+        trials = self.trials
+        while trials.requested < len(self.ended) + self.strategy.in_flight:
             number, needed = trials.requested, self.architect.needs(trials.memory.copy())
-            memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.loop.seed("ask", number))
+            memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.seed("ask", number))
             trials.memory = self._kept(memory)
             if request is None:
                 break
@@ -167,30 +190,8 @@ class TrialRunner:
             ) from error
 
     def _best(self) -> TrialEnded | None:
-        return next((trial for trial in reversed(self.state.trials) if trial.best), None)
-
-    def _finish(self) -> Iterator[Record]:
-        """Put the network of the best trial in the place of the first one."""
-        state, strategy, best = self.state, self.loop.strategy, self._best()
-        if not state.trials:
-            raise StrategyError(f"architect {short_name(self.architect)!r} requested no trial; its first answer was to wait")
-        if best is None:
-            raise NonFiniteError(
-                f"the training of all {len(state.trials)} architectures diverged: lower the learning rate, or leave out the operations "
-                "that diverge"
-            )
-        structure = self.space.architecture(best.picks)
-        tensors: Mapping[str, Tensor] | None = self.trials.weights.get(best.number)
-        if tensors is None:  # its outcome was looked up, and that is not the loss of fresh weights
-            state.best = Snapshot(structure, copied(placed(strategy, build(structure, self.loop.seed("initial")))), None)
-        else:
-            state.best = Snapshot(structure, tensors, best.valid)
-        why = f"trial {best.number} has the least validation loss, {best.valid:.6g}, of those with budget {best.budget}"
-        record = self.loop.changer.restore(state, state.best, kind="trial", why=why)
-        state.asking = None
-        state.enter("done")
-        yield record
-        yield Finished(**state.position, valid=best.valid)
+        # the last one that was the best so far
+        return next((trial for trial in reversed(self.ended) if trial.best), None)
 
 
 def better(trial: TrialEnded, best: TrialEnded | None) -> bool:

@@ -91,7 +91,9 @@ class TrainedNetwork:
         The network must have alphas.
         """
         # the problem exists only within a step, so that an architect keeps it and interrupts the search
-        recorder = _Recorder(self.strategy.architect, [])
+        architect = self.strategy.gradient_architect
+        assert architect is not None, "an architect that proposes has no bilevel problem"
+        recorder = _Recorder(architect, [])
         with contextlib.suppress(InterruptedError):
             for _ in Search(attrs.evolve(self.strategy, architect=recorder), data=self.data, state=self.state):
                 pass

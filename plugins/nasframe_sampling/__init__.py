@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import nasframe
 from nasframe_sampling.evolution import RegularisedEvolution
+from nasframe_sampling.plans import Trials
 from nasframe_sampling.random_search import RandomSearch
 
 __all__ = ["RandomSearch", "RegularisedEvolution"]
@@ -11,5 +12,5 @@ __all__ = ["RandomSearch", "RegularisedEvolution"]
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the architects."""
-    return [RandomSearch, RegularisedEvolution]
+    """Return the architects and the plan."""
+    return [RandomSearch, RegularisedEvolution, Trials]

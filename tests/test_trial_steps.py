@@ -1,0 +1,230 @@
+"""Trials are a step of a plan like any other: other steps come before and after them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import torch
+from asking import asking, check_resumes_everywhere, run, shuffle
+from nasframe_bilevel import FirstOrder
+from nasframe_pruning import Strongest
+from nasframe_sampling import RandomSearch, RegularisedEvolution
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Evaluator, Outcome, Search, Seed, Strategy, Structure, installed
+from nasframe.cli.flags import strategy_values
+from nasframe.errors import StrategyError
+from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe.network.network import tensors
+from nasframe.plugins import Plugin, Plugins
+from nasframe.records import Changed, EpochEnded, TrialEnded
+from nasframe.search.evaluators import Table
+from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
+from nasframe.testing.fakes import Scripted
+
+EVOLUTION = RegularisedEvolution(population=2, sample=2, trials=4, updates=3, inherit=True)
+SUPERNET = Train(phase="search", parameters=("weights", "alphas"), epochs=2, competes=True)
+RETUNE: Plan = (Train(phase="retune", epochs=2, competes=True), Restore(), Fold())
+
+
+@attrs.frozen
+class Shared(Evaluator):
+    """Measures an architecture with the weights of the supernet, without training."""
+
+    name: ClassVar[str] = "shared"
+    seen: ClassVar[list[Trained | None]] = []
+
+    def evaluate(self, structure: Structure, budget: int, seed: Seed, parent: Trained | None, bench: Workbench) -> Outcome:
+        network = bench.build(structure, seed, parent)
+        self.seen.append(parent)
+        loss = bench.data.mean_loss(network.eval(), bench.data.validation)
+        return Outcome(loss, tensors={name: tensor.detach().clone() for name, tensor in tensors(network).items()})
+
+
+FOUND = Plugins((*PLUGINS.found, Plugin("shared", "tests", "0", (Shared,))))
+ONE_SHOT = Trials(architect=RandomSearch(5, 1), evaluator=Shared(), in_flight=2, inherit=True)
+
+
+def supernets(*plan: Step, **changes: Any) -> Strategy:
+    """A strategy whose architect moves alphas."""
+    return toy_strategy(plan=plan, growth=(), nodes=2, criterion=Scripted(epochs=9), **changes)
+
+
+PLANS: dict[str, Strategy] = {
+    "trials, retune": asking(EVOLUTION, plan=(Trials(), *RETUNE), criterion=Scripted(epochs=9)),
+    "supernet, trials in it": supernets(SUPERNET, ONE_SHOT),
+    "supernet, trials, retune": supernets(SUPERNET, ONE_SHOT, *RETUNE),
+    "pruned supernet, trials": supernets(
+        SUPERNET, Change(prune=True, pruner=Strongest(keep=2)), Trials(architect=RandomSearch(9, 1))
+    ),
+    "trials twice": supernets(Trials(architect=RandomSearch(3, 2)), Trials(architect=EVOLUTION), *RETUNE),
+    "trials in turns": supernets(Repeat(steps=(Trials(architect=RandomSearch(2, 2)),), until="times", times=2)),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_plan_with_trials_resumes_at_every_event(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It survives TOML, ends with an architecture, and in the same bytes from any event and in any order of results."""
+    strategy = PLANS[plan]
+    assert Strategy.from_toml(strategy.to_toml(), FOUND) == strategy
+
+    shuffle(monkeypatch)
+    check_resumes_everywhere(strategy, FOUND)
+    search = Search(strategy)
+    run(search)
+    trials = search.state.trials
+
+    assert search.network.structure.decided
+    assert search.state.asking is None
+    # a stage, a phase and a number name one trial of the run
+    assert len({(trial.stage, trial.phase, trial.number) for trial in trials}) == len(trials)
+
+
+def test_training_continues_from_the_weights_of_the_best_trial() -> None:
+    """The phase after the trials begins with them, and the best network of the run is the best of both."""
+    search = Search(PLANS["trials, retune"])
+    loss: list[float] = []
+
+    def note(record: Any) -> None:
+        if isinstance(record, Changed) and record.change == "trial":
+            loss.append(search.data.mean_loss(search.network.eval(), search.data.validation))
+
+    run(search, each_record=note)
+    best = [trial for trial in search.state.trials if trial.best][-1]
+    epochs = [r.valid for r in search.state.history if isinstance(r, EpochEnded)]
+
+    assert loss == [pytest.approx(best.valid, rel=1e-12)]
+    assert search.state.best is not None
+    assert search.state.best.valid == min(best.valid, *epochs)
+    assert search.state.updates == sum(trial.trained for trial in search.state.trials) + 2 * 3
+
+
+def test_trials_begin_with_the_weights_of_the_supernet() -> None:
+    """With `inherit`, the evaluator receives the trained supernet, and shared tensors have its values."""
+    Shared.seen.clear()
+    search = Search(supernets(SUPERNET, ONE_SHOT))
+    run(search)
+    parents = [parent for parent in Shared.seen if parent is not None]
+    network = dict(search.network.named_parameters())
+
+    assert len(parents) == 5
+    assert not parents[0].structure.decided
+    shared = [name for name in network if name in parents[0].tensors]
+    assert len(shared) == len(network)
+    assert all(torch.equal(network[name], parents[0].tensors[name]) for name in shared)
+
+
+def test_trials_choose_among_what_the_plan_left() -> None:
+    """After a pruning of the supernet, the space has what is left of it."""
+    search = Search(PLANS["pruned supernet, trials"])
+    run(search)
+
+    assert {pick for trial in search.state.trials for pick in trial.picks} == {0, 1}
+
+
+def test_a_trained_network_competes_with_trials() -> None:
+    """The best network of the run is that of the phase before, if no trial has a smaller loss."""
+    good = supernets(Trials(architect=RandomSearch(3, 60)), Trials(architect=RandomSearch(1, 1)), Restore())
+    search = Search(good)
+    run(search)
+    first, second = search.state.trials[:3], search.state.trials[3]
+
+    assert second.valid is not None
+    assert search.state.best is not None
+    assert search.state.best.valid == min(trial.valid for trial in first if trial.valid is not None) < second.valid
+
+
+def test_what_was_looked_up_is_replaced_by_what_is_trained() -> None:
+    """The value of a table is no loss of a network: the first epoch after the trials has the best network."""
+    values = {(a, b, c): -float(a + b + c) for a in range(5) for b in range(5) for c in range(5)}
+    search = Search(asking(RandomSearch(3, 1), plan=(Trials(evaluator=Table.of(values)), *RETUNE)))
+    run(search)
+
+    assert search.state.best is not None
+    assert search.state.best.valid is not None
+    assert search.state.best.valid > 0
+
+
+def test_the_comparison_after_several_steps() -> None:
+    """The updates of the found network are those of its trial and of the phases, without those of other trials."""
+    search = Search(attrs.evolve(PLANS["trials, retune"], seeds=1))
+    run(search)
+    for _ in search.compare():
+        pass
+    best = [trial for trial in search.state.trials if trial.best][-1]
+
+    assert search.state.evaluations[0].trained == best.trained + 2 * 3
+    assert search.state.phase == "handed over"
+
+
+def test_the_plan_of_a_strategy_without_one() -> None:
+    """It depends on the architect, and has a name."""
+    values = {k: v for k, v in toy_strategy(architect=RandomSearch()).to_dict().items() if k != "plan"}
+
+    assert toy_strategy(architect=RandomSearch()).plan == TRIALS
+    assert toy_strategy().plan == END
+    assert Strategy.from_dict(values, PLUGINS).plan == TRIALS
+    assert Strategy.from_dict(values | {"plan": "trials"}, PLUGINS).plan == TRIALS
+
+
+def test_a_flag_for_the_architect_brings_its_plan() -> None:
+    """A plan for the other kind of architect is replaced by the default one; any other plan stays, and a flag wins."""
+    proposing = {"name": "random_search"}
+    given = strategy_values({"architect": proposing}, installed())
+    stage = strategy_values({"architect": {"name": "second_order"}, "strategy": "default", "plan": "stage"}, installed())
+
+    assert Strategy.from_dict(given).plan == TRIALS
+    assert Strategy.from_dict(stage).plan == Strategy.from_dict({**stage, "plan": "stage"}).plan
+    assert strategy_values({"architect": proposing, "plan": "retrain"}, installed())["plan"] == "retrain"
+
+
+REFUSED = [
+    ({"architect": RandomSearch(), "plan": END}, "trains alphas, and the architect 'random_search' proposes architectures"),
+    ({"plan": TRIALS}, "a step of trials has no architect, and the strategy's, 'first_order', moves alphas"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_a_plan_that_does_not_go_with_its_architect_is_refused(changes: dict[str, Any], message: str) -> None:
+    """The message says what to write."""
+    with pytest.raises(ValueError, match=message):
+        toy_strategy(**changes)
+    with pytest.raises(ValueError, match="architect has FirstOrder"):
+        Trials(architect=FirstOrder())  # type: ignore[arg-type]
+
+
+def test_trials_need_a_validation_split() -> None:
+    """Trials are compared by their validation loss."""
+    strategy = PLANS["trials twice"]
+    task = strategy.task.load(torch.device("cpu"), torch.float64)
+    empty = attrs.evolve(task, validation=attrs.evolve(task.validation, size=0))
+
+    with pytest.raises(StrategyError, match="holds nothing out for validation"):
+        Search(strategy, data=empty)
+
+
+def test_the_evaluators_of_steps_are_pinned(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of a step is found from any folder, and its digest is part of the strategy."""
+    (tmp_path / "table.json").write_text('{"options": [5, 5], "rows": []}')
+    monkeypatch.chdir(tmp_path)
+    step = Trials(architect=RandomSearch(2, 1), evaluator=Table("table.json"))
+    strategy = supernets(Repeat(steps=(step,), until="times", times=1)).pinned()
+    (pinned,) = strategy.plan[0].steps  # type: ignore[attr-defined]
+
+    assert pinned.evaluator.digest is not None
+    assert pinned.evaluator.file == str(tmp_path / "table.json")
+
+
+def test_a_trial_is_a_record_of_its_step() -> None:
+    """Its phase is that of the step, and its number counts from 0 in each step."""
+    search = Search(PLANS["trials in turns"])
+    records = [r for r in run(search) if isinstance(r, TrialEnded)]
+
+    assert [(r.stage, r.phase, r.number) for r in records] == [
+        (0, "trials", 0),
+        (0, "trials", 1),
+        (1, "trials", 0),
+        (1, "trials", 1),
+    ]
