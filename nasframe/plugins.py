@@ -339,6 +339,8 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
     """Import a plugin and call its hooks; whatever its code does, the other plugins and the process are not affected."""
+    # Importing a plugin runs foreign code, which may exit, print, or change global settings. All of that is undone or
+    # reported here, so that one bad plugin does not break every command of every user who installed it.
     plugin = Plugin(point.name, *_distribution(point))
     module, before = None, _process()
     # what it prints must not corrupt the JSON that a command prints
@@ -355,6 +357,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
                     f"it imports the module {point.module!r}, which {name} has registered: rename the module of one of them"
                 )
             manager.register(loaded, name=f"{plugin.distribution}:{plugin.name}")
+            # From here on the manager knows the module, and has to forget it again if it is refused.
             module = loaded
             manager.check_pending()
             contract = _contract(_results(module, manager, "nasframe_contract"))

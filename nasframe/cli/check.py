@@ -42,6 +42,7 @@ def check(
     # the code of a case says nothing about the law and the part that it belongs to
     if replay is not None and (len(laws), len(names)) != (1, 1):
         raise click.UsageError(f"--replay tries one case: give one --law and one NAME, not {len(laws)} and {len(names)}")
+    # Not at the top of the module: it imports torch and hypothesis, and this module is imported for `nasframe --help`.
     from nasframe.testing.check import FULL, QUICK, planned, tried, versions
     from nasframe.testing.report import Report
 

@@ -166,6 +166,7 @@ def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any
     if "budget" in given:
         criterion = _with_flag("budget", given["budget"], values["criterion"], plugins)
         values["criterion"] = criterion or _any_of(_setting("budget", given["budget"], plugins), values["criterion"])
+    # The options come last: they belong to the parts that were chosen above, and not to those of the strategy.
     chosen = with_options({kind: values[kind] for kind in PARTS}, given.get("options", {}), plugins)
     return values | chosen
 

@@ -105,6 +105,7 @@ def _default(value: Any) -> str:
     if value is attrs.NOTHING:
         return "must be given"
     if isinstance(value, attrs.Factory):  # type: ignore[arg-type]
+        # Without an instance, a default that is computed from other options cannot be shown.
         return "depends on the others" if value.takes_self else _default(value.factory())
     if value is None:
         return "left out"

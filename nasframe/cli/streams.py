@@ -49,6 +49,7 @@ class LenientStream:
 @contextlib.contextmanager
 def lenient_streams() -> Iterator[None]:
     """Make standard output and standard error lenient while the context is open."""
+    # Python sets a stream to None if its descriptor was closed when the process started.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             # this also takes the closed stream's descriptor, which the next file would get otherwise, and a library's

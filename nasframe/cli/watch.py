@@ -57,6 +57,7 @@ class Stop:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
+        # Normally only a flag: the loop looks at it between two records, where the state is complete and can be committed.
         self.requested = True
         if not self.waiting:
             raise Stopped

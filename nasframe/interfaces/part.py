@@ -122,6 +122,7 @@ def to_plain(value: Any) -> Any:
 
     Parts inside it have the same form, and tuples become lists.
     """
+    # None is left out: TOML has no value for it, and it is the default wherever it is allowed.
     if attrs.has(type(value)):
         name = {"name": value.name} if isinstance(value, Part) else {}
         fields = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}

@@ -47,6 +47,7 @@ def write(folder: Folder, search: Search) -> str:
     rows = rows_of(state.evaluations)
     best = handed_over(state.evaluations)
     first = verdict(state.evaluations, metric, bool(search.data.metrics()[metric].higher_is_better))
+    # The found cell is shown although another one may be handed over: it is what the search was for.
     searched_for = next((e.structure for e in state.evaluations if e.name in (INHERITED, FOUND) and e.structure), None)
     found = operations(Structure.from_dict(searched_for, folder.plugins.make)) if searched_for else None
     plain: dict[str, Any] = {
@@ -75,6 +76,7 @@ def write(folder: Folder, search: Search) -> str:
         f"{_history(state)} {_size(plain)}",
         "",
     ]
+    # Both files hold the same facts, one for programs and one for readers.
     text = "\n".join(lines)
     # summary.md comes last: it marks the run as finished (`Folder.finished`)
     commits.write_file(folder.path / "summary.json", json.dumps(plain, indent=1, allow_nan=False).encode())

@@ -45,6 +45,7 @@ def assert_transaction(parent: TrainedNetwork, make: Make, seed: Seed = EDIT) ->
     change, and again after the child has trained. The child must not share storage with the parent, and must have its
     mode, dtype and device.
     """
+    # Everything is compared to the bit: a change that moves a parent by rounding has written to it.
     before = _fingerprint(parent)
     child = parent.after(make(parent.network.structure), seed)
     changed = differences(before, _fingerprint(parent))
@@ -96,6 +97,8 @@ def assert_no_forward(parent: TrainedNetwork, make: Make, seed: Seed = EDIT) -> 
         raise AssertionError(f"{type(module).__name__} was called while the change was made")
 
     registered = [
+        # Hooks of torch that are called for all modules. A structure can be edited without any, so that whatever registers
+        # a parameter or a submodule now builds a network.
         register_module_parameter_registration_hook(refuse_making),
         register_module_module_registration_hook(refuse_making),
     ]
@@ -214,10 +217,14 @@ def node_calls(
         parent: a network that has the node, too, whose output for the same inputs is the one that it should have. By default
             the node was added at the end of its cell and should return the mean of the previous outputs of the cell.
     """
+    # The function that a node should have is tried on the very inputs that the node has in the child: a claim is about one
+    # node given its inputs, and errors of the nodes before it do not count.
     references = _references(child, node, training, parent)
     # the hooks stay in the copy
     hooked, recorded = child.copy(), []
     hooked.network.fast = False  # a fast form calls no modules
+    # The calls of the sites of an instance come in the same order, one for each time step, so that call n of each site
+    # belongs to step n.
     for instance in _instances(hooked, node):
         calls: list[list[tuple[Any, Tensor]]] = [[] for _ in instance.mixed]
         for mixed, seen in zip(instance.mixed, calls, strict=True):
@@ -295,6 +302,8 @@ def _largest_error(
 
     Each of 64 random corners of the box of these norms climbs the gradient of the error from corner to corner.
     """
+    # The norms are those that the node really has, over all of its calls; inputs up to ten times as large are tried as
+    # well, where saturated operations behave differently.
     calls, references = node_calls(child, node, parent=parent), _references(child, node, False, parent)
     norms = {name: scale * max(call.norms[name] for call in calls) for name in calls[0].inputs}
     mixing = {a: w.unbind() for a, w in child.mixing().items()}
@@ -304,6 +313,7 @@ def _largest_error(
     for instance, reference in zip(_instances(evaluated, node), references, strict=True):
         shapes = {name: (64, *value.shape[1:]) for name, value in calls[0].inputs.items()}
         drawn = {n: torch.randn(s, generator=generator, dtype=torch.float64) for n, s in shapes.items()}
+        # All 64 starts climb together as one batch. Many starts, because a climb may end in a local maximum.
         corners = {n: value.to(calls[0].output).sign() for n, value in drawn.items()}
         for _ in range(10):
             inputs = {name: (norms[name] * corner).requires_grad_() for name, corner in corners.items()}
@@ -334,6 +344,7 @@ def unreached_entries(child: TrainedNetwork, steps: int = 3) -> dict[str, Tensor
     """
     trained = child.copy()
     named = dict(trained.network.named_parameters())
+    # An entry leaves its mask when it gets a gradient; what is left at the end got none.
     masks = {name: new_entries(child, name, parameter).clone() for name, parameter in named.items()}
     masks = {name: mask for name, mask in masks.items() if mask.any()}
 
@@ -370,6 +381,7 @@ def assert_gradients_follow(parent: TrainedNetwork, child: TrainedNetwork) -> No
     This is what makes it right that the moments of the optimisers follow the map. The squares of the gradients are compared,
     too, as second moments follow them.
     """
+    # Both at the same examples, before any step. New entries have no counterpart and are left out.
     before, after = parent.gradients(), child.gradients()
     scale = torch.stack([gradient.abs().max() for gradient in before.values()])
     for name, entry in child.map.items():
@@ -477,6 +489,8 @@ def assert_reconstructed(trained: TrainedNetwork, make: Callable[[str, Any], Any
 
 def assert_ids_not_reused(structures: Sequence[Structure]) -> None:
     """Assert that in structures that follow each other no id of a removed candidate or node is used again."""
+    # A removed id may not come back even with the same operation: its weights, moments and records would be taken for those
+    # of the old one.
     known: dict[str, Any] = {}
     gone: set[str] = set()
     for structure in structures:

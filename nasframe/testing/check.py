@@ -235,6 +235,8 @@ class _Trial:
             self.inapplicable = str(reason)
             self.unfit += 1
             # another case is drawn in its place, as the law may apply to few cases only
+            # A law that has not applied to so many cases is taken not to apply to the part. One that has applied to some is
+            # given more tries.
             if (self.unfit > UNFIT * self.profile.cases and not self.held) or self.unfit > MISSES * self.profile.cases:
                 raise _Enough from None
             reject()
@@ -264,9 +266,12 @@ def _tried(of: Subject, one: Law, profile: Profile, replay: str | None) -> Outco
     # the code of a case is the byte stream of hypothesis, whose meaning differs between versions
     if replay is not None and replay.partition(":")[0] != hypothesis.__version__:
         return attrs.evolve(blank, reason=f"hypothesis {hypothesis.__version__} cannot read the case {replay!r}: leave it out")
+    # Hypothesis draws the cases and finds the smallest that fails. What it reports is meant for tests, so that the trial
+    # itself remembers what a report of a part needs.
     trial = _Trial(one, profile)
     try:
         _search(trial, of, profile, replay)()
+    # Too few cases could be drawn; the counts below say what that means.
     except (Unsatisfiable, _Enough):
         pass
     except NoCases as error:
@@ -358,6 +363,7 @@ def _waived(found: Outcome, waiver: Waiver, version: str) -> Outcome:
         return attrs.evolve(found, status="error", reason=f"{reason}. {found.reason}".strip())
     if found.status == "failed":
         return attrs.evolve(found, status="waived", reason=f"{waiver.reason} (until version {waiver.until})")
+    # Neither confirms the waiver nor makes it superfluous.
     if found.status == "inconclusive":
         return found
     return attrs.evolve(found, status="error", reason=f"it is waived ({waiver.reason}), but {found.status}: remove the waiver")

@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _CACHES: list[Any] = []
 
 
+# Training the networks is most of the cost of a check. Cases are drawn deterministically, so that all laws of a kind meet
+# the same strategies and share their networks.
 def cached(function: F) -> F:
     """Cache the results of a function whose arguments are hashable, as laws are tried on the same cases."""
     wrapped: Any = functools.lru_cache(maxsize=128)(function)
@@ -121,6 +123,7 @@ def _trained(strategy: Strategy, steps: int) -> TrainedNetwork | None:
         found = TrainedNetwork.of(strategy, steps)
     except NonFiniteError:
         return None
+    # Laws compare differences with rounding in proportion to the outputs.
     outputs = [found.outputs(training) for training in (False, True)]
     # a network that is about to diverge has outputs whose rounding hides every law
     tame = all(bool(o.isfinite().all()) and largest(o) < 1e3 for o in outputs)
@@ -174,6 +177,7 @@ def damaged(draw: DrawFn, data: Any) -> Any:
     # a deep copy that contains JSON values only
     copy = json.loads(json.dumps(data))
     path = draw(st.sampled_from([*_paths(data)]))
+    # The table or list that holds the chosen value.
     inner = functools.reduce(operator.getitem, path[:-1], copy)
     if draw(st.booleans()):
         inner[path[-1]] = draw(JUNK)

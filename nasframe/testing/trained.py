@@ -107,6 +107,7 @@ class TrainedNetwork:
             question: calls the part with a context, for example `pruner.scores`.
         """
         seed = Seed((self.strategy.seed, "measured"))
+        # Measuring writes to the state what it remembers: into a shallow copy here, so that the network stays as it was.
         state = attrs.evolve(self.state, measured={})
         # a clock that does not depend on the machine: each update takes a second
         clock = lambda: float(state.updates)  # noqa: E731
@@ -144,6 +145,8 @@ class TrainedNetwork:
             seed: the seed of the change.
         """
         change = apply(self.network, edit, seed)
+        # A shallow copy, whose network and optimisers `succeed` replaces. The journals are shared with this object, and no
+        # record is added.
         state = attrs.evolve(self.state)
         succeed(state, trainer(self.strategy, self.data), change.child, change.map)
         return attrs.evolve(self, state=state, map=change.map, claim=change.claim)

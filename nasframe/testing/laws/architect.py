@@ -53,6 +53,7 @@ class Toy:
         alphas = {"p": _parameter(generator, p), "q": _parameter(generator, q)}
         train, valid = (_curved(generator, (rows + 1) * columns + p + q) for _ in range(2))
         optimiser = self.optimiser.build(weights.items())
+        # One step, so that the optimiser has moments: an unrolled step without them would hide their part of the formula.
         for weight in weights.values():
             weight.grad = _numbers(generator, *weight.shape)
         optimiser.step()
@@ -71,6 +72,8 @@ def _parameter(generator: torch.Generator, *shape: int) -> nn.Parameter:
 
 def _curved(generator: torch.Generator, n: int) -> Loss:
     """Return a quadratic function of n weights and alphas with all mixed terms, plus a tanh of them."""
+    # The tanh makes third derivatives differ from zero, so that a finite difference and an exact Hessian product are not
+    # equal by accident.
     matrix, vector, scale = _numbers(generator, n, n), _numbers(generator, n), 0.5 / n
 
     def value(weights: Tensors, alphas: Tensors) -> Tensor:
@@ -151,6 +154,8 @@ def gradient(case: Case) -> None:
 )
 def independent(case: Case) -> None:
     """The gradient is finite even if a loss does not depend on the weights, on the alphas, or on either."""
+    # As where all candidates of a site are without parameters, or a loss is constant: autograd then returns None for a
+    # gradient, and the norm in the step of a finite difference is zero.
     for split, without in product(("train", "valid"), (("weights",), ("alphas",), ("weights", "alphas"))):
         problem = case.toy.problem()
         changed: dict[str, Any] = {split: partial(_without, getattr(problem, split), without)}
@@ -259,6 +264,7 @@ def splits(case: Case) -> None:
     With fixed alphas, the weights of a search are the same bits whatever the validation examples are.
     """
     ends = []
+    # The alphas are held fixed, so that the only lawful way from the validation split to the weights is closed.
     for factor in (1, -1):
         trained = case.trained
         trained = attrs.evolve(trained, data=_scaled_validation(trained.data, factor))

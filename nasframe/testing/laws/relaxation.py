@@ -54,6 +54,8 @@ class Case(SearchCase):
         found: dict[str, Tensor] = {}
         for address, site in self.sites.items():
             drawn = torch.rand(len(site.candidates), generator=generator, dtype=torch.float64) + 0.1
+            # About the mixing weight of a candidate in a growth with very little noise; its alpha is about -20 relative to
+            # the others.
             drawn[-1] = 1e-9
             found[address] = drawn / drawn.sum()
         return found
@@ -102,6 +104,7 @@ def _each(case: Case, alphas: Tensors) -> Iterator[tuple[str, Mixing]]:
 @law("relaxation.mixing", "exp() of large alphas overflows where softmax() does not, or the dtype is fixed")
 def mixing(case: Case) -> None:
     """The mixing weights are finite and not negative, with the shapes and dtypes of the alphas, even for alphas of thousands."""
+    # exp(1000) overflows in both dtypes.
     for scale, dtype in product((1.0, 1e3), (torch.float32, torch.float64)):
         alphas = case.alphas(dtype=dtype, scale=scale)
         for when, found in _each(case, alphas):
