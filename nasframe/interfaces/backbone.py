@@ -86,6 +86,7 @@ class Backbone(BackboneBase):
         Raises:
             StructureError: if the task does not provide one of them.
         """
+        # A recurrent backbone on images, or the reverse, is found here, before anything is built.
         if missing := [name for name in names if name not in sizes]:
             raise StructureError(
                 f"backbone {self.name!r} needs the sizes {', '.join(missing)}, and the task provides {', '.join(sizes)}; choose a "

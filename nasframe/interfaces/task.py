@@ -101,6 +101,8 @@ class Data:
         with torch.no_grad():
             for inputs, targets in split.batches():
                 found = outputs(inputs)
+                # The loss is a mean over a batch, and the last batch may be smaller: weighted by their sizes, the means
+                # give that of the split.
                 total += float(self.loss(found, targets)) * len(targets)
                 for metric in metrics:
                     # a new metric is on the CPU, and some metrics require contiguous tensors

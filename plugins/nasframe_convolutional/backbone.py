@@ -133,6 +133,8 @@ class DartsConvolutional(Backbone):
             )
             # behind a reduction, the earlier input of the next cell has twice the resolution of the later one
             halved = type == "reduction"
+            # Channels are labelled by the node that makes them, so that after a growth the consumers find the old ones by
+            # their labels. A mean keeps its label however many nodes it is taken of.
             before, last = last, channels_of(*(("mean",) if mean else outputs), channels=channels)
             if place == middle and self.auxiliary:
                 auxiliary = Auxiliary(last, size, structure.size("classes"), normalised=self.stem == "cifar")
@@ -189,6 +191,7 @@ class DartsConvolutional(Backbone):
 
     def _extended(self, structure: Structure, type: str) -> tuple[Structure, Address]:
         old = structure.cell(type)
+        # The order of the edges of a node is that of their sources, as in the published cells.
         sources = (*self.inputs, *(node.id for node in old.nodes))
         return add_node(structure, type, lambda node: {f"{s}-{node}": (s,) for s in sources}, self.operations)
 

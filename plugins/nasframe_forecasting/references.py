@@ -103,6 +103,7 @@ def ridge(past: Tensor, following: Tensor, train: int) -> Tensor:
         known, targets = past[:train], following[:train]
         return torch.linalg.solve(known.T @ known + penalties.diag(), known.T @ targets)
 
+    # The penalty is chosen on the validation pairs, as a network's epoch is; the test rows are not known here.
     return min(map(fitted, PENALTIES), key=lambda fit: mse_loss(past[train:] @ fit, following[train:]).item())
 
 
@@ -119,6 +120,7 @@ class ChangeAutoregression(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return forecasts of the shape of the inputs."""
+        # At the first step of a window there is no row before; its change counts as zero.
         return inputs + self.a * inputs.diff(dim=0, prepend=inputs[:1]) + self.c
 
 

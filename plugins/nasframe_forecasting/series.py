@@ -157,9 +157,11 @@ def leaving_range(rows: Tensor, series: Series, train: int, validation: int, win
     """
     low, high = rows[:train].amin(0), rows[:train].amax(0)
     parts = {"training": slice(0, train), "validation": slice(train, validation), "test": slice(validation, None)}
+    # By how much a value is outside of the range of the training rows, as a share of that range; negative inside.
     excess = (low - rows).maximum(rows - high) / (high - low)
     moving = torch.stack([(excess[part] > 0).double().mean(0) for part in parts.values()]).amax(0) > SHARE
     equal = (rows[:train] == rows[:train].median(0).values).double().mean(0)
+    # In standard deviations, because the rows are standardised.
     distances = rows.abs().where(excess > 0, 0).amax(0)
     found = (distances > FAR) & (equal > STILL)
     if not window:

@@ -40,6 +40,7 @@ def cut(images: Tensor, side: int) -> Tensor:
     The centre of the square is any pixel, so that the square may reach over the border.
     """
     size, _, height, width = images.shape
+    # A square is the product of an interval of rows and one of columns.
     hidden = _near(height, side, size).unsqueeze(2) & _near(width, side, size).unsqueeze(1)
     return images.masked_fill(hidden.unsqueeze(1).to(images.device), 0)
 

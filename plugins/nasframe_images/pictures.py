@@ -65,6 +65,8 @@ class Pictures:
         for part in self.parts.values():
             for tensor in (part.x, part.y):
                 found.update(repr(tuple(tensor.shape)).encode())
+                # The memory of the tensor itself, without a copy. Shapes come before, as equal bytes may be images of other
+                # sizes.
                 found.update(tensor.numpy().data)
         return found.hexdigest()
 

@@ -130,6 +130,7 @@ def folder(path: str, size: int | None) -> Pictures:
     """
     source, root = f"the folder {path}", Path(path)
     try:
+        # A folder named "test" that holds no folders may be a class of that name.
         parts = {name: inner for inner in _folders(root) if (name := PARTS.get(inner.name.lower())) and _folders(inner)}
         if parts and "train" not in parts:
             present = " and ".join(f"{inner.name}/" for inner in parts.values())
@@ -214,6 +215,7 @@ def _stacked(files: Sequence[str], size: int | None) -> np.ndarray:
                 f"{file} has (height, width) {image.shape[:2]} and {files[0]} {images[0].shape[:2]}; give `size`, to which all "
                 "are resized, or images of one size"
             )
+    # Grey images among coloured ones get three equal channels.
     channels = max(image.shape[2] for image in images)
     return np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in images])
 
@@ -228,6 +230,7 @@ def _image(file: str, size: int | None) -> np.ndarray:
         with warnings.catch_warnings(action="ignore"), Image.open(file) as stored:
             if stored.mode.startswith(("I", "F")):
                 raise ValueError(f"its mode is {stored.mode}, which is more than 8 bits")
+            # Palettes, transparency and other colour spaces become RGB.
             image = stored.convert("L" if stored.mode in ("1", "L") else "RGB")
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError(

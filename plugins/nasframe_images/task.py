@@ -127,6 +127,7 @@ class Images(Task):
         """Return the task with the absolute path of its images and their digest."""
         if self.source == "digits":
             return self
+        # `root` has a default and comes last: it is the place of a set of torchvision, where the other two are not given.
         where = next(name for name in ("folder", "npz", "root") if getattr(self, name) is not None)
         # absolute, so that a run can be resumed from another directory
         held: dict[str, Any] = {where: str(Path(getattr(self, where)).absolute())}
@@ -147,6 +148,7 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
     Raises:
         DataError: an option does not fit the images.
     """
+    # All images stay in uint8 in memory, a quarter of their size in float32. Batches are normalised when they are drawn.
     train, validation = divided(pictures, task.train, task.validation)
     channels, height, width = train.x.shape[1:]
     least, classes = min(height, width), len(pictures.classes)
@@ -165,6 +167,8 @@ def data(pictures: Pictures, task: Images, device: torch.device, dtype: torch.dt
             return normalise(x[positions]).to(device, dtype), y[positions]
 
         def draw(positions: Tensor) -> tuple[Tensor, Tensor]:
+            # Moves before and cutout after normalisation: padding is black, and the zeros of cutout are the mean of the
+            # data (DeVries & Taylor 2017).
             return cut(normalise(moved(x[positions], steps)).to(device, dtype), task.cutout), y[positions]
 
         return Split(len(y), batch, draw if augmented else batch)
@@ -202,6 +206,8 @@ def divided(pictures: Pictures, train: int | None, validation: float | None) -> 
     Raises:
         DataError: there are fewer images, or a class without images remains.
     """
+    # The seeds of the divisions are constants and not the seed of the run, so that all runs of a study are compared on the
+    # same images.
     used, held = pictures.train, pictures.validation
     if held is not None and validation is not None:
         used, held = Labelled(torch.cat([used.x, held.x]), torch.cat([used.y, held.y])), None
@@ -237,6 +243,7 @@ def normaliser(images: Tensor, source: str) -> Scale:
     values = torch.arange(256, dtype=torch.float64)
     # by counting values, so that no copy of all images in float64 is needed
     counts = torch.stack([pixels.flatten().bincount(minlength=256) for pixels in images.unbind(1)])
+    # Mean and standard deviation follow from how often each of the 256 values occurs.
     shares = counts.double() / images[:, 0].numel()
     mean = shares @ values
     std = (shares * (values - mean.unsqueeze(1)).square()).sum(1).sqrt()

@@ -88,6 +88,7 @@ class Forecasting(Reproduction):
             # with the digest of the file, so that results that were kept belong to these data
             tasks[series] = to_plain(task.pinned())
         tasks[WEATHER] = {"name": "forecasting"}
+        # All trials of all series are planned at once, so that processes do not wait for the last trial of one series.
         planned = [trial for series, task in tasks.items() for trial in self._planned(series, task)]
         results = [*kept(run_trial, planned, self.jobs, folder / "trials", say)]
         for series, task in tasks.items():
@@ -175,6 +176,7 @@ def _run_search(trial: Values, strategy: Strategy) -> Values:
     operations = [(site.node, site.candidates[0].operation) for _, site in network.structure.sites()]
     # nodes are numbered in the order in which they were added
     grown = [operation for node, operation in operations if int(node.removeprefix("n")) >= strategy.nodes]
+    # The cell is tested twice: with the weights of the search ("inherited" above), and trained from scratch.
     fresh = build(network.structure, seed("build"), like=network)
     return {
         "parameters": _count(network),
@@ -234,6 +236,8 @@ class Compared(Architect):
     def gradient(self, problem: Bilevel) -> Mapping[str, Tensor]:
         """Return the exact gradient; compare the others with it at every tenth step."""
         exact = self.exact.gradient(problem)
+        # The exact product costs two to three times a first-order gradient; at a tenth of the steps the comparison costs
+        # little.
         if next(self.count) % 10 == 0:
             difference, first = self.difference.gradient(problem), self.first.gradient(problem)
             self.errors.append((_distance(difference, exact), _distance(exact, first)))
@@ -314,5 +318,6 @@ def _standard_errors(one: Values, other: Values) -> float:
 def _share_below(one: Values, other: Values) -> float:
     """Return the share of the epochs in which the curve of one model is significantly below that of another."""
     points = zip(*(row["curve"][k] for row in (one, other) for k in ("mean", "error")), strict=True)
+    # The standard error of a difference of independent means is the root of the sum of their squares.
     flags = [b - a > 2 * math.hypot(c, d) for a, c, b, d in points]
     return sum(flags) / len(flags)

@@ -118,6 +118,7 @@ class ImageCells(Reproduction):
 def search_trial(trial: Values) -> Values:
     """Run a search and return its result as plain values."""
     search = Search(attrs.evolve(Strategy.from_dict(trial["values"]), seed=trial["seed"]))
+    # The time of the process and not of the clock, because several trials run side by side.
     supernet, start, history = search.network.structure, time.process_time(), []
     seconds = 0.0
     for event in search:
@@ -182,6 +183,7 @@ class Residual(nn.Module):
         from torchvision.models.resnet import BasicBlock, ResNet  # takes as long to import as torch
 
         self.body = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=sizes["classes"])
+        # The first layer of torchvision's network, but for the number of its input channels.
         self.body.conv1 = nn.Conv2d(sizes["channels"], 64, 7, stride=2, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,6 +194,7 @@ class Residual(nn.Module):
 def _grouped(series: str, trials: Sequence[Values], results: Sequence[Values]) -> Iterator[tuple[str, list[Values]]]:
     """Yield the results of each model on one data set."""
     pairs = [(t["model"], r) for t, r in zip(trials, results, strict=True) if t["series"] == series]
+    # The trials were planned model by model, so that equal models are neighbours.
     for model, group in itertools.groupby(pairs, lambda pair: pair[0]):
         yield model, [result for _, result in group]
 

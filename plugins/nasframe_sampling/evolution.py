@@ -48,6 +48,8 @@ class RegularisedEvolution(AskTellArchitect):
         alive = memory.values["alive"]
         if number == self.trials:
             return memory, None
+        # Also while no result is known yet: with several trials in flight, the population may be smaller than the number of
+        # requests.
         if number < self.population or not alive:
             return memory, Request(space.architecture(space.random(seed)), self.updates)
         drawn = torch.randint(len(alive), (self.sample,), generator=seed("tournament").generator())
@@ -75,5 +77,6 @@ def mutated(space: Space, picks: Sequence[int], seed: Seed) -> list[int]:
     if places:
         place = places[int(torch.randint(len(places), (), generator=generator))]
         other = int(torch.randint(space.decisions[place].options - 1, (), generator=generator))
+        # A draw among the options without the present one: those from it on are shifted by one.
         changed[place] = other + (other >= changed[place])
     return changed

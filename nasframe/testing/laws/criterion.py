@@ -144,6 +144,7 @@ def state(case: Case) -> None:
     """The state consists of JSON values, and a criterion that continues from the JSON decides as before."""
     found, resumed = None, []
     for n, moment in enumerate(case.moments):
+        # At each record everything is written and read back, and the part is made anew, as if the run were resumed there.
         history = [from_json(to_json(record)) for record in history_at(case.moments, n)]
         new, decision = attrs.evolve(case.part).decide(found, history, list(moment.proposals))
         resumed.append(decision)
@@ -170,6 +171,7 @@ def reads(case: Case) -> None:
     names = readings(case.part)
 
     def with_others(record: Any) -> Any:
+        # Criteria that are combined share their readings, so that a criterion sees those of the others.
         others = {name: 7.0 + record.updates for name in ("seconds", "another") if name not in names}
         return attrs.evolve(record, readings={**record.readings, **others})
 

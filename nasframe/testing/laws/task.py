@@ -102,6 +102,7 @@ def _references(data: Data, parameters: int, seed: Seed) -> dict[str, Any]:
 
 def _outputs(case: Case, inputs: Tensor) -> Tensor:
     """Return outputs that a network could have for the inputs: those of a reference, with some noise."""
+    # A task says nothing about the shape of outputs, but its baselines have it.
     made = next(iter(case.loaded.references(30).values()), None)
     if made is None:
         raise Inapplicable("it gives no references, from which the shape of the outputs could be known")
@@ -113,6 +114,7 @@ def _outputs(case: Case, inputs: Tensor) -> Tensor:
 def _example_axis(two: torch.Size, three: torch.Size) -> int:
     """Return the axis of the examples, from the shapes of two and of three examples."""
     axes = [n for n, sides in enumerate(zip(two, three, strict=False)) if sides[0] != sides[1]]
+    # Found by comparing shapes: recurrent networks have the examples on the second axis.
     right = [(two[n], three[n]) for n in axes] == [(2, 3)] and len(two) == len(three)
     require(right, f"two examples have the shape {tuple(two)}, three {tuple(three)}: no axis is that of the examples")
     return axes[0]
@@ -171,6 +173,7 @@ def dtype(case: Case) -> None:
 def load(case: Case) -> None:
     """A task loads the same data, to the bit, each time, whatever was drawn from the global generator before."""
     found = []
+    # The global generator is in two different states, as in two processes that did other things before.
     for number in range(2):
         with Seed((number, "before")).as_global():
             found.append(_contents(case.part.load(CPU, case.dtype)))
@@ -212,6 +215,7 @@ def draw(case: Case) -> None:
     seed = case.seed()
     for name, split in _splits(case.loaded).items():
         chosen = case.positions(split)
+        # Twelve seeds: two may draw the same by chance, as where an image is mirrored or not.
         plain, first, again, *others = split.batch(chosen), *(_drawn(split, chosen, seed(n)) for n in (0, 0, *range(1, 12)))
         for one, other in zip(first, plain, strict=True):
             equal = (one.shape, one.dtype) == (other.shape, other.dtype)
@@ -273,6 +277,7 @@ def metrics(case: Case) -> None:
         return dict(new.compute())
 
     first = measured(found, len(targets))
+    # Another use in between: metrics that keep a sum over their uses would return another value below.
     measured(-found, len(targets))
     require(data.score in first, f"`score` is {data.score!r}; there are {', '.join(first)}")
     for name, value in first.items():
@@ -291,6 +296,7 @@ def leaks(case: Case) -> None:
     """
     found = {name: Counter(_bytes(split)) for name, split in _splits(case.loaded).items()}
     train = found["train"]
+    # Windows of a flat series or of whole numbers may be equal although nothing leaks.
     repeated = sum(n for n in train.values() if n > 1) / train.total()
     for one, other in itertools.combinations(found, 2):
         share = sum(n for example, n in found[other].items() if example in found[one]) / found[other].total()
