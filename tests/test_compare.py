@@ -324,7 +324,7 @@ def test_the_best_of_a_row_is_not_compared_with_means() -> None:
 )
 def test_a_search_that_is_stopped_early(losses: list[float], decision: str, grows: bool, remark: str | None) -> None:
     """There is a remark exactly if a criterion stopped the search within a stage whose loss was still falling."""
-    place: dict[str, Any] = {"stage": 0, "phase": "search", "updates": 9, "train": 1.0}
+    place: dict[str, Any] = {"stage": 0, "phase": "search", "updates": 9, "train": 1.0, "moves_alphas": True}
     history = [EpochEnded(**place, epoch=i, valid=loss, decision=decision, reason="because") for i, loss in enumerate(losses)]
 
     assert [*stopped_early(history, grows)] == [remark] * (remark is not None)

@@ -22,6 +22,7 @@ LOSSES = st.lists(st.floats(0, 10, allow_nan=False), min_size=1, max_size=12)
 
 def epochs(losses: list[float], stage: int = 0, phase: str = "search") -> list[EpochEnded]:
     common = {"stage": stage, "phase": phase, "nodes": {"layer0": 1}, "parameters": 10, "train": 0.0}
+    common |= {"moves_alphas": phase == "search"}
     return [EpochEnded(**common, epoch=i, updates=i + 1, valid=loss) for i, loss in enumerate(losses)]
 
 

@@ -185,9 +185,9 @@ class TestRemovalAndGrowth:
         after.run()
 
     def test_nothing_to_do_is_refused(self) -> None:
-        """A change that removes nothing and adds nothing is refused."""
+        """A change that removes nothing, adds nothing and resets nothing is refused."""
         search = Search(toy_strategy())
-        with pytest.raises(ChangeError, match="removes no candidate and carries out no proposal"):
+        with pytest.raises(ChangeError, match="removes no candidate, carries out no proposal and resets nothing"):
             Loop(search.strategy, search.data).changer.change(search.state, {}, [], by="test", why="a test", seed=SEED)
 
 

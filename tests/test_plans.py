@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
+import attrs
 import pytest
 import tomli_w
+import torch
 from convolutional import image_strategy, small
 from nasframe_convolutional import SeparableConvolution, Zero
 from nasframe_convolutional.morphism import ConvolutionMorphism
@@ -16,7 +20,7 @@ from nasframe_pruning import Strongest
 from test_resume import check_resumes_everywhere
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Optimiser, Search, Strategy
+from nasframe import Decision, GrowthCriterion, Optimiser, Search, Strategy
 from nasframe.errors import NasframeError, StrategyError
 from nasframe.records import Changed, EpochEnded
 from nasframe.search.plan import (
@@ -36,6 +40,7 @@ from nasframe.search.plan import (
     enter,
     following,
 )
+from nasframe.search.replay import replay
 from nasframe.testing.fakes import Scripted
 
 PAGE = Path(__file__).parent.parent / "docs" / "plans.md"
@@ -218,3 +223,103 @@ def test_a_growth_that_is_needed_and_missing_ends_the_repeat() -> None:
     # a kernel of 3 can be cropped to 1 on each of four edges
     assert len(epochs) >= 2
     assert search.network.structure.decided
+
+
+@attrs.frozen
+class Alternating(GrowthCriterion):
+    """A criterion that lets the changes of a phase be made after every second of the epochs that it has seen."""
+
+    name: ClassVar[str] = "alternating"
+    ends: ClassVar[frozenset[str]] = frozenset()
+
+    def decide(self, state: Any, history: Sequence[Any], proposals: Sequence[Any]) -> tuple[Any, Decision]:
+        seen = (state or 0) + 1
+        return seen, Decision(change=seen % 2 == 0, reason=f"{seen} epochs")
+
+
+def alternating(turns: int) -> Strategy:
+    """Return turns of three epochs each, in which a node may grow after an epoch."""
+    train = Train(phase="grow", parameters=BOTH, epochs=3, criterion=Alternating(), during=(Change(grow=True, growth=GROWTH),))
+    plan = (Repeat(steps=(train,), until="times", times=turns), *FINISH)
+    return toy_strategy(plan=plan, growth=(), criterion=Scripted(epochs=9), batch=25)
+
+
+def test_a_criterion_refuses_changes_in_some_epochs() -> None:
+    """The network grows exactly after the epochs in which the criterion of the step allows it."""
+    search = Search(alternating(2))
+    search.run()
+    grown = [(r.stage, r.epoch) for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
+
+    # the fourth epoch it sees is the first one of the second turn: its memory belongs to the step, and not to a turn. After the
+    # sixth the phase is over
+    assert grown == [(0, 2), (1, 1)]
+    assert search.state.memory["step 0.0"] == 6
+    assert search.state.memory["strategy"] == 1  # the tuning alone is decided by the criterion of the strategy
+
+
+def test_the_memory_of_a_step_survives_a_resume() -> None:
+    """A search goes on to the same bytes although the criterion's decisions depend on how many epochs it has seen."""
+    assert check_resumes_everywhere(alternating(2)) >= 14
+
+
+@pytest.mark.parametrize("reset", ["alphas", "moments"])
+@pytest.mark.parametrize("step", [{}, {"grow": True}], ids=["alone", "with a growth that is not possible"])
+def test_a_change_may_reset_and_nothing_else(step: dict[str, Any], reset: str) -> None:
+    """Alphas have their initial values and moments are gone, also where there is nothing to add; the weights stay."""
+    train = Train(phase="search", parameters=BOTH, epochs=2)
+    search = Search(toy_strategy(plan=(train, Change(reset=(reset,), **step), *FINISH), growth=()))
+    before = None
+    for record in search:
+        if isinstance(record, Changed):
+            break
+        before = {name: tensor.clone() for name, tensor in search.network.state_dict().items()}
+    assert before is not None
+    assert isinstance(record, Changed)
+    now = search.network.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, now[name])}
+    moments = [len(optimiser.state) for optimiser in search.state.optimisers.values()]
+
+    assert record.request == {"removed": {}, "added": [], "reset": [reset]}
+    assert record.why == "reset after phase 'search' of stage 0" or step
+    assert record.claim == {"kind": "lossy" if reset == "alphas" else "exact"}
+    assert moved == ({name for name in before if name.startswith("alphas.")} if reset == "alphas" else set())
+    assert (sum(moments) == 0) == (reset == "moments")
+    *_, last = replay(search.strategy, search.state.lineage, search.state.evidence, PLUGINS)
+    assert last == search.network.structure
+
+
+def test_what_is_made_for_each_site_is_the_best_of_it() -> None:
+    """Of several proposals for a site that with the largest gain is made, and the others are left out."""
+    plan = (
+        Train(phase="search", parameters=BOTH, epochs=1),
+        Change(grow=True, growth=(ConvolutionMorphism(kinds=("pad", "crop", "dilate")),), per="site", reset=("alphas",)),
+        *FINISH,
+    )
+    backbone = small(cells=1, channels=1, operations=(SeparableConvolution(3), Zero()))
+    search = Search(image_strategy(plan=plan, backbone=backbone, growth=(), nodes=1))
+    search.run()
+    (record,) = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
+
+    assert [(added["request"]["site"], added["request"]["kind"]) for added in record.request["added"]] == [
+        ("reduction/i0-n0", "pad"),
+        ("reduction/i1-n0", "pad"),
+    ]
+
+
+class Unable(NodeGrowth):
+    """A growth without any proposals."""
+
+    def propose(self, context: Any, structure: Any) -> list[Any]:
+        return []
+
+
+def test_a_needed_growth_that_is_missing_leaves_the_network_as_it_is() -> None:
+    """Nothing is removed or reset in a change whose growth is needed and cannot be made."""
+    replace = Change(prune=True, pruner=Strongest(), grow=True, growth=(Unable(),), reset=("alphas", "moments"), needed=True)
+    plan = (Repeat(steps=(Train(phase="search", parameters=BOTH, epochs=1), replace)), *FINISH)
+    search = Search(toy_strategy(plan=plan, growth=()))
+    search.run()
+    first = next(r for r in search.state.lineage if isinstance(r, Changed))
+
+    assert first.why == "pruned to an architecture"
+    assert [r.phase for r in search.state.history if isinstance(r, EpochEnded)] == ["search", "tune"]

@@ -27,10 +27,10 @@ class Filling:
         claim: how far the edit preserves the function.
         overrides: how tensors of the child are filled where that differs from the map that follows from names and axis labels
             (`nasframe.change.map.derive_map`), by the name of the tensor.
-        mixing: the mixing weights, positive and with the sum 1, of each undecided site that is new or has new candidates, by
-            address. The architect computes the alphas from them, and the edit is refused if the network then has other mixing
-            weights. Leave out a site whose alphas are in `overrides`, and a new site that cannot change the output at first,
-            such as one behind a gate: it starts with equal mixing weights.
+        mixing: the mixing weights of each undecided site that is new or has new candidates, by address. They are positive, and have
+            the sum 1 if those of the relaxation have. The architect computes the alphas from them, and the edit is refused if the
+            network then has other mixing weights. Leave out a site whose alphas are in `overrides`, and a new site that cannot
+            change the output at first, such as one behind a gate: it starts with equal mixing weights.
     """
 
     claim: Claim

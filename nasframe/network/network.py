@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -210,15 +211,22 @@ def build(structure: Structure, seed: Seed, *, relaxation: Relaxation | None = N
 
 
 def unallocated(structure: Structure, relaxation: Relaxation | None = None) -> Network:
-    """Return the network of a structure on the device "meta", with names and shapes but without values and memory.
-
-    Example:
-        The number of parameters of a structure::
-
-            sum(parameter.numel() for parameter in unallocated(structure, context.relaxation).parameters())
-    """
+    """Return the network of a structure on the device "meta", with names and shapes but without values and memory."""
     with torch.device("meta"):
         return Network(structure, relaxation)
+
+
+@functools.lru_cache(maxsize=64)
+def count_parameters(structure: Structure, relaxation: Relaxation | None = None) -> int:
+    """Return the number of parameters of a structure's network, which is built without memory for it.
+
+    Example:
+        The cost of a proposal in `Morphism.propose`::
+
+            edit = self.edit(structure, request, {}, context.seed)
+            cost = count_parameters(edit.structure, context.relaxation) - count_parameters(structure, context.relaxation)
+    """
+    return sum(parameter.numel() for parameter in unallocated(structure, relaxation).parameters())
 
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Pa
         score: the name of a validation score, which is drawn below unless it equals the loss.
     """
     epochs = [r for r in history if isinstance(r, EpochEnded)]
-    changes = [r for r in lineage if isinstance(r, Changed) and r.change in CHANGES]
+    changes = [r for r in lineage if isinstance(r, Changed) and _kinds(r)]
     scored = [(r.updates, r.scores.get(score or ""), r.valid) for r in epochs]
     scores = [(updates, value) for updates, value, loss in scored if value is not None and loss is not None]
     losses = [loss for _, value, loss in scored if value is not None and loss is not None]
@@ -152,15 +152,22 @@ def _peaks(values: Sequence[float], top: float) -> Iterator[int]:
 def _lines(axes: Axes, changes: Sequence[Changed]) -> list[Artist]:
     drawn = {}
     for record in changes:
-        kind = record.change
-        name, colour, style = CHANGES[kind]
-        drawn[kind] = axes.axvline(record.updates, color=colour, linestyle=style, linewidth=0.9, zorder=1, label=name)
+        for kind in _kinds(record):
+            name, colour, style = CHANGES[kind]
+            drawn[kind] = axes.axvline(record.updates, color=colour, linestyle=style, linewidth=0.9, zorder=1, label=name)
     return [drawn[kind] for kind in CHANGES if kind in drawn]
+
+
+def _kinds(record: Changed) -> list[str]:
+    """Return what a change did of what is drawn: a change of a plan may add and remove candidates at once."""
+    if record.change == "edit":
+        return [kind for kind, done in (("grow", "added"), ("remove", "removed")) if record.request[done]]
+    return [record.change] if record.change in CHANGES else []
 
 
 def _count_nodes(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> None:
     """Write the number of nodes above each growth, unless the previous number is too close."""
-    counted = [(0, epochs[0].nodes), *((r.updates, r.nodes) for r in changes if r.change == "grow")]
+    counted = [(0, epochs[0].nodes), *((r.updates, r.nodes) for r in changes if "grow" in _kinds(r))]
     shown: list[tuple[int, str]] = []
     for at, nodes in counted:
         text = "+".join(map(str, nodes.values()))

@@ -105,7 +105,7 @@ def stopped_early(history: Sequence[Record], grows: bool) -> Iterator[str]:
         history: the records of epochs and stages.
         grows: whether the strategy grows the network.
     """
-    epochs = [r for r in history if isinstance(r, EpochEnded) and r.phase == "search"]
+    epochs = [r for r in history if isinstance(r, EpochEnded) and r.moves_alphas]
     if not epochs or epochs[-1].decision != "stop" or epochs[-1].diverged:
         return
     last = epochs[-1]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from nasframe.change.apply import Change, apply, distance
-from nasframe.change.edit import Edit, combine, fold_gates, remove_candidates
+from nasframe.change.claim import Claim
+from nasframe.change.edit import Edit, Filling, combine, fold_gates, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name, to_plain
@@ -98,7 +99,7 @@ class Changer:
         Args:
             state: the state of the run.
             gone: the ids of the candidates to remove, by the address of their site; empty to remove nothing.
-            growths: the proposals, each with the morphism that made it; empty to add nothing.
+            growths: the proposals, each with the morphism that made it; empty to add nothing. With neither, the change only resets.
             by: the name of the part or step that asked for the change.
             why: the reason.
             seed: the seed of the change.
@@ -109,6 +110,10 @@ class Changer:
         Raises:
             ChangeError: if there is nothing to do, a proposal does not fit, or two of them change the same tensor.
         """
+        if not (gone or growths or reset_alphas or reset_moments):
+            raise ChangeError(
+                "the change removes no candidate, carries out no proposal and resets nothing; give it at least one"
+            )
         edit = edited(state.network.structure, gone, growths, seed, reset_alphas=reset_alphas)
         made = apply(state.network, edit, seed)
         measured = {**(evidence or {})}
@@ -263,14 +268,11 @@ def edited(
     """Return the edit of `Changer.change`: a removal and the growths of what it leaves.
 
     Raises:
-        ChangeError: if there is nothing to do, or a proposal does not fit.
+        ChangeError: if a proposal does not fit.
     """
-    edits = [remove_candidates(structure, gone)] if gone else []
+    edits = [remove_candidates(structure, gone) if gone else Edit(structure, lambda parent, child: Filling(Claim.exact()))]
     for number, (morphism, proposal) in enumerate(growths):
-        left = edits[-1].structure if edits else structure
-        edits.append(morphism.edit(left, proposal.request, proposal.evidence, seed("edit", number)))
-    if not edits:
-        raise ChangeError("the change removes no candidate and carries out no proposal; give it at least one of them")
+        edits.append(morphism.edit(edits[-1].structure, proposal.request, proposal.evidence, seed("edit", number)))
     return combine(edits, reset_alphas=reset_alphas)
 
 

@@ -186,5 +186,5 @@ class Comparison:
 
 
 def searched(state: State) -> bool:
-    """Return whether the run searched; a retraining does not."""
-    return bool(state.trials) or any(isinstance(r, EpochEnded) and r.phase == "search" for r in state.history)
+    """Return whether the run searched: it tried architectures, or a phase trained alphas. A retraining does neither."""
+    return bool(state.trials) or any(isinstance(r, EpochEnded) and r.moves_alphas for r in state.history)

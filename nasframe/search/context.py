@@ -22,6 +22,7 @@ from nasframe.records import Changed, Record, Started
 from nasframe.search.bilevel import problem
 from nasframe.search.trainer import Trainer, Training, mixing_weights, shuffled
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 from nasframe.structure.structure import Structure
 
 #: what `Context.batch` may read; the test split is not among them
@@ -115,6 +116,23 @@ class Context:
         private.fast = False
         set_progress(private, self._trainer.optimiser.progress(self._training.epoch))
         return private.eval()
+
+    def tried(self, address: Address) -> list[Mapping[str, Any]]:
+        """Return the operations that a site has or has had, as `to_plain` writes them, the first ones first.
+
+        It reads the lineage alone, so a part that must not try an operation twice needs no memory.
+
+        Args:
+            address: the address of the site.
+        """
+        first = next(record for record in self.lineage if isinstance(record, Started))
+        sites = first.structure["cells"].get(address.cell, {"sites": []})["sites"]
+        found = {str(c["id"]): c for site in sites if site["id"] == address.id for c in site["candidates"]}
+        for record in self.lineage:
+            if isinstance(record, Changed):
+                # by id: a return to an earlier network adds candidates again
+                found |= {id: added["operation"] for id, added in record.added.get(address, {}).items()}
+        return [{key: value for key, value in operation.items() if key != "id"} for operation in found.values()]
 
     def batch(self, split: str = "validation", number: int = 0, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return a batch (inputs, targets) of a split, without augmentation.

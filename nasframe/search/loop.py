@@ -164,6 +164,7 @@ class Loop:
             valid=measured.valid,
             diverged=measured.diverged,
             scores=measured.scores,
+            moves_alphas=step.moves_alphas,
             **sizes(network),
             mixing=named_mixing(network, mixing),
             readings=readings,
@@ -278,7 +279,7 @@ class Loop:
             except (ChangeError, StructureError) as error:
                 refused.append(f"{morphism.name}: {error}")
         # counted in the lineage, which survives an interruption
-        used = Counter(r.by for r in state.lineage if isinstance(r, Changed) and r.change == "grow")
+        used = Counter(by for r in state.lineage if isinstance(r, Changed) for by in _grown_by(r))
         return ranked(proposals, used), refused
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
@@ -294,12 +295,12 @@ class Loop:
         if step.prune:
             scores, evidence = yield from self._asked(state, pruner.scores, "pruner")
             gone = pruner.remove(state.network.structure, scores)
-        seed, why = self.change_seed(state), "pruned at the end" if step.derive else "pruned after the stage"
+        seed, why = self.change_seed(state), _why(state, step, during)
         if step.grow or step.reset:
             growths = (yield from self._growths(state, step, gone)) if step.grow else []
             missed = step.needed and not growths
-            if growths or gone:
-                by, why = pruner.name if step.prune else step.name, "a change of the plan"
+            if not missed and (growths or gone or step.reset):
+                by = pruner.name if step.prune else step.name
                 resets = {"reset_alphas": "alphas" in step.reset, "reset_moments": "moments" in step.reset}
                 records.append(changer.change(state, gone, growths, by=by, why=why, seed=seed, evidence=evidence, **resets))
         elif step.prune:
@@ -333,7 +334,18 @@ class Loop:
         structure = state.network.structure
         left = remove_from(structure, gone) if gone else structure
         proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
-        return proposals[:1] if step.per == "network" else proposals
+        if step.per == "network":
+            return proposals[:1]
+        chosen, before, taken = list[tuple[Morphism, Proposal]](), dict(left.sites()), set[Address]()
+        for morphism, proposal in proposals:
+            edit = morphism.edit(left, proposal.request, proposal.evidence, self.change_seed(state)("edit", len(chosen)))
+            after = dict(edit.structure.sites())
+            touched = {a for a in before.keys() | after.keys() if before.get(a) != after.get(a)}
+            # proposals are sorted: a better one has changed the site
+            if taken.isdisjoint(touched):
+                taken |= touched
+                chosen.append((morphism, proposal))
+        return chosen
 
     def _restore(self, state: State) -> Record:
         assert state.best is not None  # a plan in which nothing competes before is refused
@@ -417,6 +429,23 @@ class Loop:
         state.asking = None
         self._next(state)
         yield record
+
+
+def _grown_by(record: Changed) -> list[str]:
+    """Return the morphisms that grew the network in a change."""
+    if record.change == "edit":
+        return [added["by"] for added in record.request["added"]]
+    return [record.by] if record.change == "grow" else []
+
+
+def _why(state: State, step: Change, during: bool) -> str:
+    """Return the reason of a change of the plan."""
+    if step.derive:
+        return "pruned to an architecture"
+    done = " and ".join(word for word, does in (("pruned", step.prune), ("grown", step.grow), ("reset", step.reset)) if does)
+    trained = next((r.phase for r in reversed(state.history) if isinstance(r, EpochEnded)), None)
+    where = "" if trained is None else f" {'within' if during else 'after'} phase {trained!r} of stage {state.stage}"
+    return f"{done}{where}"
 
 
 def named_mixing(network: Network, mixing: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
 import torch
 
 from nasframe.errors import StrategyError
 from nasframe.interfaces.part import short_name
-from nasframe.interfaces.relaxation import Relaxation
-from nasframe.network.network import unallocated
+from nasframe.network.network import count_parameters
 from nasframe.search.strategy import Strategy
 from nasframe.structure.structure import Structure
 
@@ -26,7 +24,7 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
         StrategyError: it says how many parameters there would be, and how much memory they need and the device has.
     """
     try:
-        parameters = _parameters(structure, strategy.relaxation)
+        parameters = count_parameters(structure, strategy.relaxation)
     except Exception as error:  # an operation's code is a stranger's
         if "overflow" not in str(error).lower():
             return  # it cannot be built without values, so that there is no estimate
@@ -40,12 +38,6 @@ def check_memory(structure: Structure, strategy: Strategy) -> None:
     raise StrategyError(
         f"the network of {short_name(strategy.backbone)} cannot be held in memory: it needs {needs}; choose smaller sizes"
     )
-
-
-@functools.lru_cache(maxsize=64)
-def _parameters(structure: Structure, relaxation: Relaxation | None) -> int:
-    """Return the number of parameters of the structure's network, which is built without memory for it."""
-    return sum(parameter.numel() for parameter in unallocated(structure, relaxation).parameters())
 
 
 def memory(device: str) -> int | None:

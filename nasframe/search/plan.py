@@ -74,10 +74,10 @@ class Change(Step):
         derive: whether what the pruner left undecided is decided as the backbone derives architectures.
         grow: whether morphisms add something.
         growth: the morphisms; by default the strategy's.
-        per: "network" makes the best one of all proposals, "site" makes all of them.
-        reset: what begins anew with what is removed or added: the "alphas", at their initial values, or the "moments" of the optimisers.
+        per: "network" makes the best one of all proposals; "site" makes the best one of each site, in one change.
+        reset: what begins anew: the "alphas", at their initial values, or the "moments" of the optimisers. A change may do this alone.
         restart: whether the network gets fresh weights if those have a smaller validation loss than the weights it is left with.
-        needed: whether the surrounding repeat ends if no morphism proposes a change.
+        needed: whether the surrounding repeat ends if no morphism proposes a change. Then nothing is removed or reset, either.
     """
 
     name: ClassVar[str] = "change"
@@ -96,8 +96,8 @@ class Change(Step):
             raise ValueError("it has a pruner and does not prune: write prune = true, or leave the pruner out")
         if self.growth and not self.grow:
             raise ValueError("it has a growth and does not grow: write grow = true, or leave the growth out")
-        if not (self.prune or self.derive or self.grow or self.restart):
-            raise ValueError("it changes nothing: write prune = true, derive = true or grow = true")
+        if not (self.prune or self.derive or self.grow or self.reset or self.restart):
+            raise ValueError("it changes nothing: write prune = true, derive = true, grow = true or reset = [...]")
         if self.derive and (self.grow or self.reset):
             raise ValueError("derive leaves nothing undecided: make what is grown or reset another change")
         if self.needed and not self.grow:

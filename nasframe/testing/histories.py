@@ -71,6 +71,7 @@ def histories(draw: st.DrawFn, readings: Collection[str] = ()) -> tuple[Moment, 
                 "valid": loss,
                 "scores": {"mse": loss},
                 "diverged": not math.isfinite(loss),
+                "moves_alphas": phase == "search",
             }
             values |= {"nodes": {**nodes}, "parameters": parameters, "readings": dict.fromkeys(readings, updates / 2)}
             decided = {"decision": "end", "reason": "an example"} if epoch + 1 == len(losses) else {}

@@ -166,7 +166,7 @@ class Limit(GrowthCriterion):
         """
         # the next epoch is expected to cost what the last one did
         epoch = spent[-1] - (spent[-2] if len(spent) > 1 else 0)
-        tunes = isinstance(last, EpochEnded) and last.phase != "search"
+        tunes = isinstance(last, EpochEnded) and not last.moves_alphas
         # tuning takes at least an epoch, whatever the share
         kept = 0 if tunes else max(self.tuning * limit, epoch)
         if spent[-1] + epoch <= limit - kept:

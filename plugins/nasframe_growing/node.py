@@ -22,7 +22,6 @@ from nasframe import (
     Network,
     Operation,
     Proposal,
-    Relaxation,
     Seed,
     Site,
     Structure,
@@ -30,7 +29,7 @@ from nasframe import (
     number,
 )
 from nasframe.errors import ChangeError
-from nasframe.network.network import unallocated
+from nasframe.network.network import count_parameters
 
 
 @attrs.frozen
@@ -69,9 +68,9 @@ class NodeGrowth(Morphism):
         """Return one proposal for each cell type, that of the smallest cell first."""
         # no gain is measured, so that all are equal and the order decides: by default the smallest cell grows
         relaxation = context.relaxation
-        proposals, before = [], _parameters(structure, relaxation)
+        proposals, before = [], count_parameters(structure, relaxation)
         for type, _ in sorted(structure.cells, key=lambda item: len(item[1].nodes)):
-            cost = _parameters(self._grown(structure, type).structure, relaxation) - before
+            cost = count_parameters(self._grown(structure, type).structure, relaxation) - before
             proposals.append(Proposal({"cell": type}, cost=cost))
         return proposals
 
@@ -172,10 +171,6 @@ class NodeGrowth(Morphism):
                     parameter = mixture.candidates[str(candidate.id)].get_parameter(name)
                     noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.data.copy_(sigma * noise)
-
-
-def _parameters(structure: Structure, relaxation: Relaxation | None) -> int:
-    return sum(parameter.numel() for parameter in unallocated(structure, relaxation).parameters())
 
 
 def site_error(child: Network, address: Address, site: Site, birth: Mapping[int, float], mixing: Tensor) -> Bound | None:

@@ -598,7 +598,10 @@ def _bounded(parent: TrainedNetwork, child: TrainedNetwork) -> str | None:
 
 @law("morphism.mixing", "what is added to some mixing weights is not taken from the others, or some are zero")
 def mixing(case: Case) -> None:
-    """The mixing weights that an edit states for a site are one for each candidate, positive, with the sum one."""
+    """The mixing weights that an edit states for a site are one for each candidate, and positive.
+
+    Their sum is one, unless the sites of the relaxation do not sum to one.
+    """
     structure, filling = case.filling()
     if not filling.mixing:
         raise Inapplicable("it states no mixing weights")
@@ -610,6 +613,8 @@ def mixing(case: Case) -> None:
         require(
             bool((stated > 0).all()), f"those of {address} are {stated.tolist()}; a candidate with weight zero never trains"
         )
+        if not getattr(case.strategy.relaxation, "sums_to_one", True):
+            continue
         distance = abs(float(stated.sum()) - 1)
         require_at_most(
             f"the distance of their sum from one at {address}", distance, tolerance(torch.ones((), dtype=stated.dtype))
