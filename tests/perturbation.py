@@ -1,4 +1,4 @@
-"""A pruner of a third party that measures: the selection of DARTS-PT (Wang et al. 2021)."""
+"""A pruner of a third party that measures, and its plan: the selection of DARTS-PT (Wang et al. 2021)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nasframe import Address, Context, Pruner, Structure, number
+from nasframe.interfaces.plan import PlanRecipe
 from nasframe.plugins import Plugin
+from nasframe.search.plan import Change, Plan, Repeat, Restore, Train
 from nasframe.testing.examples import Examples
 
 
@@ -54,5 +56,26 @@ class Perturbation(Pruner):
         return gone
 
 
+@attrs.frozen
+class DartsPT(PlanRecipe):
+    """Train the supernet; then decide one site and tune what is left, until all are decided (Wang et al. 2021, Algorithm 1).
+
+    Args:
+        epochs: the epochs of the supernet.
+        tuning: the epochs of tuning after each decision.
+    """
+
+    name: ClassVar[str] = "darts_pt"
+    epochs: int = number(50, low=1, whole=True)
+    tuning: int = number(5, low=1, whole=True)
+
+    def steps(self) -> Plan:
+        """Return the plan."""
+        decide = Change(prune=True, pruner=Perturbation(sites=1))
+        turn = (decide, Train(phase="tune", epochs=self.tuning, competes=True))
+        search = Train(phase="search", parameters=("weights", "alphas"), epochs=self.epochs)
+        return (search, Repeat(steps=turn, until="decided"), Restore())
+
+
 EXAMPLES = Examples(parts={Perturbation: st.builds(Perturbation, sites=st.none() | st.integers(1, 3))})
-PLUGIN = Plugin("perturbation", "tests", "0", (Perturbation,))
+PLUGIN = Plugin("perturbation", "tests", "0", (Perturbation, DartsPT))

@@ -1,0 +1,140 @@
+"""Methods of third parties as plans: a plan in the strategy, and parts that use public names only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import attrs
+import offspring
+import perturbation
+import pytest
+import twins
+from convolutional import PLUGINS, Blobs, image_strategy, small
+from nasframe_convolutional import Identity, SeparableConvolution
+from test_resume import check_resumes_everywhere
+from toy import toy_strategy
+
+from nasframe import Changed, EpochEnded, Morphism, Part, Search, Strategy
+from nasframe.interfaces.part import to_plain
+from nasframe.plugins import Plugins
+from nasframe.records import Measured
+from nasframe.search.replay import replay
+from nasframe.testing.check import QUICK, check
+from nasframe.testing.fakes import Scripted
+
+ALL = Plugins((*PLUGINS.found, perturbation.PLUGIN, twins.PLUGIN, offspring.PLUGIN))
+#: one update in each epoch, and nothing but the plan that ends a phase or grows
+QUIET: dict[str, Any] = {"growth": (), "criterion": Scripted(epochs=9), "batch": 25}
+
+
+def darts_pt() -> Strategy:
+    """Return DARTS-PT on two sites."""
+    return toy_strategy(plan=perturbation.DartsPT(epochs=1, tuning=1).steps(), nodes=2, **QUIET)
+
+
+def operator_growth() -> Strategy:
+    """Return the growth of operators, of which one is equal to the threshold from the beginning."""
+    return toy_strategy(plan=twins.OperatorGrowth(epochs=4, threshold=0.15, times=2).steps(), **QUIET)
+
+
+def prune_and_replace() -> Strategy:
+    """Return cycles on two edges whose convolutions have a child or two."""
+    operations = (SeparableConvolution(3), SeparableConvolution(3, dilation=2), Identity())
+    return image_strategy(
+        plan=offspring.PruneAndReplace(epochs=2, grace=1, largest=5).steps(),
+        backbone=small(channels=1, cells=1, operations=operations),
+        task=Blobs(size=4, height=4, width=4),
+        nodes=1,
+        **QUIET,
+    )
+
+
+METHODS = {"darts_pt": darts_pt, "operator_growth": operator_growth, "prune_and_replace": prune_and_replace}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_resumes_at_every_event(method: str) -> None:
+    """From each measurement and each due change a search goes on to the same bytes, and it ends with an architecture."""
+    assert check_resumes_everywhere(METHODS[method]()) >= 15
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_written_to_a_file_and_replayed(method: str) -> None:
+    """The strategy survives TOML, and the structures follow from the lineage without data."""
+    strategy = METHODS[method]()
+    search = Search(strategy)
+    search.run()
+
+    assert Strategy.from_toml(strategy.to_toml(), ALL) == strategy
+    *_, last = replay(strategy, search.state.lineage, search.state.evidence, ALL)
+    assert last == search.network.structure
+    assert last.decided
+
+
+#: of the laws of morphisms, all of which both pass, those that concern what is particular about these two
+LAWS = {f"morphism.{law}" for law in ("claim", "cost", "measured", "mixing", "moments", "replay", "together")}
+
+
+@pytest.mark.parametrize("part", [twins.Surpassed, twins.Twin, offspring.Weakest, offspring.Offspring])
+def test_the_parts_keep_the_laws(part: type[Part]) -> None:
+    """The parts pass the kit."""
+    examples = twins.EXAMPLES if part.__module__ == "twins" else offspring.EXAMPLES
+    laws = LAWS if issubclass(part, Morphism) else None
+    report = check(part, examples=examples, laws=laws, profile=attrs.evolve(QUICK, cases=2, least=1))
+
+    assert report.ok, report.text()
+
+
+def changes(search: Search, kind: str) -> list[Changed]:
+    """Return the changes of a kind."""
+    return [r for r in search.state.lineage if isinstance(r, Changed) and r.change == kind]
+
+
+def test_one_site_is_decided_after_each_tuning() -> None:
+    """DARTS-PT measures the candidates of one site, decides it, and tunes what is left."""
+    search = Search(darts_pt())
+    measured = Counter(r.key.split(" ")[0] for r in search if isinstance(r, Measured))
+    phases = [r.phase for r in search.state.history if isinstance(r, EpochEnded)]
+
+    assert measured == {"layer0/n0": 5, "layer0/n1": 5}
+    assert [[*r.removed] for r in changes(search, "remove")] in (
+        [["layer0/n0"], ["layer0/n1"]],
+        [["layer0/n1"], ["layer0/n0"]],
+    )
+    assert phases == ["search", "tune", "tune"]
+    assert search.state.best is not None
+    assert search.state.best.structure.decided
+
+
+def test_operators_grow_while_the_criterion_lets_them() -> None:
+    """The criterion counts in the memory of its step: after two growths in mid-phase it refuses the third."""
+    search = Search(operator_growth())
+    search.run()
+    grown = changes(search, "edit")
+
+    assert [(r.phase, r.epoch) for r in grown] == [("search", 1), ("search", 2)]
+    assert all(len(r.added["layer0/n0"]) == 1 and not r.removed for r in grown)
+    assert search.state.memory["step 0"] == 2
+
+
+def test_nothing_is_tried_twice_at_a_site() -> None:
+    """Each operation is added to a site at most once, also after it was removed, and the cycles end when nothing is left."""
+    search = Search(prune_and_replace())
+    contexts = []
+    for _ in search:
+        contexts.append(search.state.phase)
+    cycles = changes(search, "edit")
+    first = dict(search.strategy.backbone.initial(search.data.sizes, 1).sites())
+    tried: dict[str, list[Any]] = {a: [to_plain(c.operation) for c in s.candidates] for a, s in first.items()}
+    for record in cycles:
+        assert record.removed.keys() == record.added.keys() == tried.keys()  # on every edge
+        for address, added in record.added.items():
+            tried[address] += [candidate["operation"] for candidate in added.values()]
+
+    assert len(cycles) >= 2
+    assert all(len(operations) == len({*map(str, operations)}) for operations in tried.values())
+    # the change that ended the cycles removed and reset nothing: the last cycle has as many candidates as the others
+    last = [r for r in search.state.history if isinstance(r, EpochEnded) and r.phase == "cycle"][-1]
+    assert {len(weights) for weights in last.mixing.values()} == {3}
+    assert len({r.stage for r in search.state.history if r.phase == "cycle"}) == len(cycles) + 1
