@@ -71,6 +71,7 @@ def _finish(folder: Folder, search: Search, keeper: Keeper, watch: Watch, stop: 
 
 def _workers(strategy: Strategy) -> int:
     """Return the number of processes that the machine has cores for; a device other than the CPU is not shared."""
+    # Processes with more threads than cores in all would slow each other down.
     return max(1, (os.cpu_count() or 1) // strategy.threads) if strategy.device == "cpu" else 1
 
 
@@ -82,6 +83,7 @@ def _draw(search: Search, folder: Path) -> None:
     history = search.state.history
     with commits.write_errors(folder):
         draw_cell(search.network.structure, None, folder / "cell.png")
+        # A run of trials alone has no epochs.
         if history:
             draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
         if search.state.trials:

@@ -52,6 +52,7 @@ class Search:
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
         _check_ends(strategy, (0,) if state is None else state.place)
         _check_progress(strategy)
+        # What can be refused by the strategy alone has been refused above, before the data are loaded.
         self.strategy = strategy
         with computing(strategy):
             self.data = data or loaded(strategy)

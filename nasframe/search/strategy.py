@@ -149,6 +149,7 @@ class Strategy:
             StrategyError: a key is unknown, or a value is impossible.
         """
         plugins = plugins or installed()
+        # A key of earlier versions, for which the general message about unknown keys would be no help.
         if "prune" in values:
             raise StrategyError(
                 f"the strategy has no key 'prune' any more: write plan = {json.dumps(str(values['prune']))} in its place"

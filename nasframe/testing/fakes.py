@@ -89,6 +89,7 @@ class Noise(Task):
         return outputs.movedim(self.outputs.index(-1), 0)
 
     def _split(self, name: str, device: torch.device, dtype: torch.dtype) -> Split:
+        # Drawn in float64 and then rounded, so that both dtypes have the same numbers.
         generator, axis = Seed((self.seed, name)).generator(), self.inputs.index(-1)
         shapes = [[self.examples if n < 0 else n for n in shape] for shape in (self.inputs, self.outputs)]
         drawn = [torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype) for shape in shapes]
@@ -108,6 +109,7 @@ class Shares(Relaxation):
 
     def invert(self, sites: Sites, wanted: Tensors, alphas: Tensors) -> Tensors:
         """Return the logarithms of the mixing weights."""
+        # The softmax of log w is w where the sum is 1. Any constant could be added.
         return {address: w.log() for address, w in wanted.items()}
 
 
@@ -124,6 +126,7 @@ class Sigmoids(Relaxation):
 
     def invert(self, sites: Sites, wanted: Tensors, alphas: Tensors) -> Tensors:
         """Return the alphas of mixing weights between 0 and 1."""
+        # log(w / (1 - w)), with log1p so that it is accurate for a small w.
         return {address: w.log() - (-w).log1p() for address, w in wanted.items()}
 
 

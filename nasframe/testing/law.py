@@ -67,5 +67,6 @@ def module(kind: str) -> Any:
 
 def laws_of(kind: str) -> tuple[Law, ...]:
     """Return the laws of a kind of part, in the order of the file, after those of all parts."""
+    # A module keeps its names in the order in which they were defined.
     found = (value for name in ("part", kind) for value in vars(module(name)).values() if isinstance(value, Law))
     return tuple(dict.fromkeys(found))

@@ -60,6 +60,7 @@ class Outcome:
             "try again": self.replay,
         }
         lines = [f"{self.law} {self.status.upper()} for {self.part} of {self.plugin}"]
+        # Further lines of a row begin below its first one.
         rows = {name: row.replace("\n", "\n" + " " * 16) for name, row in rows.items()}
         return "\n".join([*lines, *(f"  {name + ':':<14}{row}" for name, row in rows.items() if row)])
 

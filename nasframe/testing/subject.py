@@ -84,6 +84,7 @@ def subject(cls: type[Part], plugin: Plugin, plugins: Plugins, examples: Example
         plugins = Plugins((*plugins.found, plugin))
     # may raise whatever the plugin's code raises; the caller reports it
     given = examples or plugin.examples() or Examples()
+    # A part is tried together with parts of other plugins, too: a pruner on every backbone that is installed.
     others = {other: _examples_of(other) for other in plugins.found if other != plugin}
     return Subject(
         cls,

@@ -36,6 +36,7 @@ class ToyBilevel(Reproduction):
         """
         first = None
         for xi, (iterations, seconds) in TABLE.items():
+            # With xi = 0 the unrolled step is none, and second order is first order.
             for architect in (SecondOrder, ExactSecondOrder) if xi else (FirstOrder,):
                 descent = descend(architect(PLAIN), xi)
                 # the first row is that of the first order, whose time is the unit of the ratios

@@ -29,6 +29,7 @@ def toy(xi: float) -> Bilevel:
     Args:
         xi: the learning rate of the unrolled step; the study varies it and keeps that of w.
     """
+    # float64, so that the number of iterations does not depend on rounding.
     weights, alphas = {"w": _scalar(-2.0)}, {"alpha": _scalar(2.0)}
     unroll = partial(PLAIN.unroll, PLAIN.build(weights.items()), weights.items())
     return Bilevel(weights, alphas, _train, _valid, xi, unroll)

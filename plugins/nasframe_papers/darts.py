@@ -137,6 +137,7 @@ class Digits(Recipe):
             "pruner": STRONGEST,
             "nodes": 2,
             "batch": 32,
+            # Four times the rate of DARTS, for a fifth of its epochs.
             "optimiser": {**SGD, "learning_rate": 0.1, "epochs": 10},
             "seeds": 3,
         }

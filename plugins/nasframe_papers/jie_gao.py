@@ -29,6 +29,7 @@ class GrowingSearch(Recipe):
         return {
             "task": {"name": "forecasting", "window": 10},
             "backbone": {"name": self.backbone},
+            # A factor of 1: the paper has one learning rate for all stages, unlike the default of this architect.
             "architect": {"name": "first_order", "optimiser": {"learning_rate": 3e-4}, "after_growth": 1.0},
             "growth": [{"name": "node"}],
             "criterion": {

@@ -56,6 +56,7 @@ def from_scratch(network: nn.Module, strategy: Strategy, data: Data, epochs: int
     Raises:
         NonFiniteError: if the training diverges, because a table of results has no entry for it.
     """
+    # With a patience of all epochs nothing stops the training early, so that the curves of all trials have one length.
     updates = epochs * updates_per_epoch(strategy, data)
     result = evaluation(network, fit(network, strategy, data, updates=updates, patience=epochs, seed=seed), data)
     if len(result.curve) < epochs:

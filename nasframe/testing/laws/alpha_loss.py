@@ -83,6 +83,7 @@ def slope(case: Case) -> None:
     leaves = {name: alpha.clone().requires_grad_() for name, alpha in alphas.items()}
     for n in range(3):  # a direction may cross a kink, but hardly all three
         along = case.alphas(f"direction {n}")
+        # A central difference at float64, whose error is of the order of h^2.
         ahead, behind = (dict(case.losses({a: alpha + t * along[a] for a, alpha in alphas.items()})) for t in (h, -h))
         for when, loss in case.losses(leaves):
             found = sum(float((s * along[a]).sum()) for a, s in _gradient(loss, leaves).items())

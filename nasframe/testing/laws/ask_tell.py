@@ -100,12 +100,15 @@ def calls(case: Case, most: int = FEW) -> Iterator[Call]:
     while True:
         while not waits and len(requests) < min(len(told) + case.in_flight, most):
             number, before, given, needed = len(requests), memory.copy(), memory, frozenset(architect.needs(memory))
+            # The memory is copied before and after the call, so that a method that modifies what it is given is noticed.
             memory, request = architect.ask(space, given, number, seed("ask", number))
             yield Call(f"ask {number}", before, given.copy(), memory.copy(), request, needed, tuple(told))
             waits = request is None
             requests += [] if request is None else [request]
+        # It waits although no trial is in flight: that is the end of a search.
         if len(told) == len(requests):
             return
+        # Results are told in the order of the requests, as a search does, whatever the order in which they arrive.
         number, before, given, needed = len(told), memory.copy(), memory, frozenset(architect.needs(memory))
         record = _told(case, number, requests[number])
         memory, waits = architect.tell(space, given, record, seed("tell", number)), False

@@ -197,6 +197,8 @@ def _no_clock() -> Iterator[None]:
     def forbidden() -> float:
         raise AssertionError("it reads the clock in `decide`; let `measure` return context.clock(), and decide by the reading")
 
+    # Whoever reads one of these decides otherwise in a replay. A criterion that needs the time measures it, so that it is
+    # stored.
     clocks = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "process_time")
     with contextlib.ExitStack() as stack:
         for name in clocks:
@@ -221,6 +223,8 @@ def nonfinite(case: Case) -> None:
 
     as_worst = decisions(case.part, with_records(case.moments, bad))
     for n, found in enumerate(decisions(case.part, case.moments)):
+        # A history with a diverged record is compared with others that a user would take for equal: with the worst loss in
+        # its place, without it, and beginning behind it.
         wanted = {as_worst[n].next}
         if case.moments[n].record.valid is None:
             wanted |= {"stop", None} if case.moments[n].ends_stage else {None, *NEXT}
@@ -239,6 +243,7 @@ def nonfinite(case: Case) -> None:
 @law("criterion.unvalidated", "it reads `valid` of every epoch, which is None if there is no validation split")
 def unvalidated(case: Case) -> None:
     """Without a validation split a criterion decides by the other fields, or raises a NasframeError with a message."""
+    # As in a retraining on all examples, which has one phase and no validation split.
     epochs = [m.record for m in case.moments if isinstance(m.record, EpochEnded)]
     place: dict[str, Any] = {"stage": 0, "phase": "retune", "valid": None, "scores": {}, "diverged": False}
     bare = [attrs.evolve(record, epoch=n, **place) for n, record in enumerate(epochs)]
@@ -256,6 +261,7 @@ def ends(case: Case) -> None:
     unknown = {*case.part.ends} - {"phase", "search"}
     require(not unknown, f"`ends` has {', '.join(sorted(unknown))}; it may have 'phase' and 'search'")
     for n, (moment, decision) in enumerate(zip(case.moments, decisions(case.part, case.moments), strict=True)):
+        # A "stop" after an epoch ends the phase as well.
         now = {"search"} if decision.next == "stop" else set()
         now |= {"phase"} if decision.next in ("end", "stop") and not moment.ends_stage else set()
         require(now <= {*case.part.ends}, f"at record {n} it decides {decision}; `ends` is {sorted(case.part.ends)}")
@@ -269,6 +275,7 @@ def limits(case: Case) -> str | None:
         require(hasattr(case.part, option), f"`limits` names {option!r}, which is no option")
         for n, value, bound, decision in _beyond(case, option, field):
             require(decision.next == "stop", f"at record {n}, with {field} {value} of {bound}, it decides {decision}")
+    # An option with the name of a field may be a limit that is not declared; it is reported as a remark.
     free = {f.name: [*_beyond(case, f.name, f.name)] for f in attrs.fields(type(case.part)) if f.name not in claimed}
     kept = [name for name, found in free.items() if found and all(d.next == "stop" for *_, d in found)]
     if not claimed and not any(free.values()):
@@ -282,6 +289,7 @@ def _beyond(case: Case, option: str, field: str) -> Iterator[tuple[int, float, f
     for n, decision in enumerate(decisions(case.part, case.moments)):
         records = reversed(history_at(case.moments, n))
         value = next((v for r in records if (v := _field(r, field)) is not None), None)
+        # Of numbers by cell type, the smallest: a limit is reached when every type has reached it.
         least = min(value.values()) if isinstance(value, Mapping) else value
         if case.moments[n].ends_stage and isinstance(bound, int | float) and least is not None and least >= bound:
             yield n, least, bound, decision
@@ -344,6 +352,7 @@ def composed(case: Case) -> None:
     answers = st.tuples(st.sampled_from([None, *NEXT]), st.sampled_from([None, False, True]))
     script = _Script(tuple(case.data.draw(st.lists(answers, min_size=1, max_size=3))))
     part, other = (case.part, script), (script, case.part)
+    # In both orders, as the first of equal answers gives the reason.
     compositions: list[tuple[GrowthCriterion, Any, Sequence[GrowthCriterion]]] = [
         (case.part | script, max, part),
         (case.part & script, min, part),

@@ -523,6 +523,7 @@ def structure(case: Case) -> None:
 def claim(case: Case) -> None:
     """A change claims to be exact, lossy, or approximate with a bound for each changed node in terms of its inputs."""
     _, child = case.child()
+    # Of any type, because the law is about what a stranger's edit returns.
     made: Any = child.claim
     ways = "write Claim.exact(), Claim.approximate({address of a node: bound}) or Claim.lossy()"
     require(isinstance(made, Claim), f"the claim is {made!r}; {ways}")
@@ -638,6 +639,7 @@ def alive(case: Case) -> None:
             n for n, mask in assertions.unreached_entries(child).items() if torch.equal(mask, new_entries(child, n, named[n]))
         }
 
+    # A parameter must be dead with every seed to count.
     found = dead(_full_batch(case.child()[1]))
     for n in range(3 if found else 0):
         found &= dead(_full_batch(case.child(case.seed(n))[1]))
@@ -663,6 +665,7 @@ def _full_batch(trained: TrainedNetwork) -> TrainedNetwork:
 def twins(case: Case) -> None:
     """New units differ from each other after three steps."""
     _, child = case.child()
+    # Three steps: units that start equal get equal gradients for ever, and others have separated by then.
     for name, parameter in _full_batch(child.copy()).train(3).network.named_parameters():
         rows = _new_rows(child.map.get(name), parameter.detach())
         if len(rows) > 1:

@@ -47,6 +47,7 @@ def signature(case: Case) -> None:
     cls = type(case.part)
     interface = KINDS[interface_of(cls)]
     for name, method in vars(interface).items():
+        # Annotations are left out, because a stranger's class need not have any.
         if inspect.isfunction(method) and not name.startswith("_"):
             wanted, found = _without_types(method), _without_types(getattr(cls, name))
             needed = _needed(wanted, found)
@@ -102,6 +103,7 @@ def frozen(case: Case) -> None:
 def repeatable(case: Case) -> None:
     """Everything that the interface requires of a part has the same result, to the bit, when it is called again."""
     exercise = module(interface_of(type(case.part))).exercise
+    # Each kind has an `exercise`, which calls every member of its interface and returns all results.
     different = differences(exercise(case), exercise(case))
     require(not different, f"called twice, {', '.join(different)} differ")
 

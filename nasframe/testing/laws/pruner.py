@@ -56,6 +56,8 @@ class Case(SearchCase):
         return {
             "drawn": drawn,
             "all equal": {a: torch.full_like(w, 1 / len(w)) for a, w in drawn.items()},
+            # Kinds at which comparisons fail that are right for numbers in general: ties everywhere, and ties but for one
+            # candidate. Scores need not sum to one, so that all may be zero.
             "one-hot": {a: (w == w.max()).double() for a, w in drawn.items()},
             "zero": {a: torch.zeros_like(w) for a, w in drawn.items()},
         }
@@ -127,6 +129,7 @@ def again(case: Case) -> None:
     Its decided sites have no mixing weights, and candidates, sites or nodes are missing.
     """
     structure = remove_from(case.structure, case.before)
+    # It ends, because each turn removes a candidate and a node must keep one.
     while any((removed := case.part.remove(structure, case.drawn(structure))).values()):
         structure = _remaining(structure, removed, "from a structure that was pruned before")
 
@@ -158,6 +161,7 @@ def tensors(case: Case) -> None:
 @law("pruner.stable", "it compares parts with `is`, relies on the order of the mapping, or breaks ties by id() or set order")
 def stable(case: Case) -> None:
     """A pruner returns the same for an equal structure that was read from JSON, and for mixing weights in another order."""
+    # Its parts are equal to those of the first structure, and not the same objects.
     copy = Structure.from_json(case.structure.to_json(), case.subject.plugins.make)
     for kind, mixing in case.kinds().items():
         first = _sorted(case.part.remove(case.structure, dict(mixing)))
@@ -192,6 +196,8 @@ def decides(case: Case) -> None:
     trained, mixing, found = case.trained, case.drawn(case.structure), []
     other = trained.copy()
     for alpha in other.network.alphas.values():
+        # Other alphas, so that the two searches have other scores. What is removed below is decided by the same mixing
+        # weights.
         alpha.data.copy_(alpha.data.flip(0) + torch.arange(len(alpha)))
     for search in (trained, other):
         search.measured(case.part.scores)
