@@ -216,7 +216,7 @@ def unallocated(structure: Structure, relaxation: Relaxation | None = None) -> N
         return Network(structure, relaxation)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def count_parameters(structure: Structure, relaxation: Relaxation | None = None) -> int:
     """Return the number of parameters of a structure's network, which is built without memory for it.
 

@@ -37,18 +37,22 @@ def clear_caches() -> None:
         cache.cache_clear()
 
 
-def draw_some(strategy: SearchStrategy[Any], count: int, errors: tuple[type[Exception], ...] = ()) -> list[Any]:
-    """Return the first values of a strategy, the same ones at every call.
+class _Found(BaseException):
+    """A value was found. Only what is no Exception ends the search of hypothesis at once."""
+
+
+def draw_one(strategy: SearchStrategy[Any], tries: int = 1, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Return the first value of a strategy that is true, the same one at every call; None if there is none.
 
     Args:
         strategy: the strategy.
-        count: the number of values to draw.
+        tries: the number of values to draw.
         errors: if drawing a value raises one of these errors, the value is left out.
     """
     found: list[Any] = []
 
     @settings(
-        max_examples=count,
+        max_examples=tries,
         derandomize=True,
         database=None,
         deadline=None,
@@ -60,9 +64,12 @@ def draw_some(strategy: SearchStrategy[Any], count: int, errors: tuple[type[Exce
     def run(data: st.DataObject) -> None:
         with contextlib.suppress(*errors):
             found.append(data.draw(strategy))
+        if found and found[-1]:
+            raise _Found  # a value may take a training, so that no further one is drawn
 
-    run()
-    return found
+    with contextlib.suppress(_Found):
+        run()
+    return next(filter(None, found), None)
 
 
 def sizes(high: int = 4) -> SearchStrategy[int]:

@@ -39,7 +39,7 @@ from nasframe.testing.cases import STEPS, SearchCase
 from nasframe.testing.compare import require, require_at_most, same
 from nasframe.testing.law import Inapplicable, NoCases, law
 from nasframe.testing.saved import saved
-from nasframe.testing.strategies import cached, damaged, draw_some, seeds, trained_network
+from nasframe.testing.strategies import cached, damaged, draw_one, seeds, trained_network
 from nasframe.testing.subject import Subject
 from nasframe.testing.trained import TrainedNetwork
 
@@ -173,7 +173,7 @@ def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Stra
     def fits(searches: SearchStrategy[Strategy]) -> bool:
         # a backbone may refuse an operation, and a morphism a network
         found = searches.map(lambda strategy: trained_network(strategy, 0).proposals(part))
-        return any(bool(proposals) for proposals in draw_some(found, 8, (*REFUSALS, ValueError)))
+        return draw_one(found, 8, (*REFUSALS, ValueError)) is not None
 
     # Most morphisms change the networks of any habitat. Only for the others are operations tried, first those of the
     # morphism's plugin and then all: building a network for each pair takes long.

@@ -25,7 +25,7 @@ from nasframe.network.network import tensors
 from nasframe.testing.cases import STEPS, SearchCase
 from nasframe.testing.compare import LAYOUTS, MODES, largest, require, require_at_most
 from nasframe.testing.law import Inapplicable, NoCases, law
-from nasframe.testing.strategies import cached, draw_some, trained_network
+from nasframe.testing.strategies import cached, draw_one, trained_network
 from nasframe.testing.subject import Subject
 
 
@@ -126,7 +126,7 @@ def _fitting(subject: Subject, part: Operation) -> tuple[list[SearchStrategy[Str
     for habitat in subject.habitats:
         try:
             searches = habitat.strategies((part,))
-            (strategy,) = draw_some(searches, 1)
+            strategy = draw_one(searches)
             data = strategy.task.load(torch.device("cpu"), strategy.torch_dtype)
             build(strategy.backbone.initial(data.sizes, 1), Seed((0, "fits")))
         except StructureError as error:
