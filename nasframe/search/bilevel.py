@@ -48,12 +48,15 @@ def problem(
 
     def of(objective: Objective, draw: Draw | None) -> Loss:
         def value(w: Tensors, alphas: Tensors) -> Tensor:
+            # `functional_call` computes with these tensors in the place of the network's, so that a loss at other weights
+            # needs no second network and changes nothing.
             tensors = {**w, **_buffers(network)}
             mixing = relaxation.mixing(network.sites, alphas, draw)
             return objective(lambda *given: functional_call(network, tensors, given), mixing)
 
         return value
 
+    # Including parameters that are not trained, because the loss is a function of all of them.
     weights = [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
     unroll = partial(optimiser.unroll, descent, weights)
     xi = rate_of(descent)
@@ -75,6 +78,7 @@ def added_loss(network: Network, terms: Sequence[AlphaLoss], progress: float | N
     assert relaxation is not None  # a search gives it to its networks
 
     def value(alphas: Tensors) -> Tensor:
+        # In the form of validation, without a sample: a term judges the alphas themselves and not one draw.
         mixing = relaxation.mixing(network.sites, alphas, None)
         return torch.stack([term.loss(network.sites, alphas, mixing, progress) for term in terms]).sum()
 
@@ -112,6 +116,7 @@ def alternating_step(
             # here for all architects: a loss that does not depend on the weights has the same gradient at w and at w'
             found = torch.autograd.grad(added(problem.alphas), [*problem.alphas.values()], materialize_grads=True)
             gradient = {name: gradient.get(name, 0) + slope for name, slope in zip(problem.alphas, found, strict=True)}
+        # One step of the alphas for each step of the weights, as in DARTS.
         _move(problem.alphas, gradient, optimisers["alphas"])
     return weights_step(problem.weights, optimisers["weights"], loss)
 

@@ -164,6 +164,7 @@ class Changer:
         parent, child = state.network, made.child
         data = self.trainer.data
         probed = data.validation if data.validation.size else data.train
+        # The same examples for all changes of a run, so that their distances compare.
         inputs, _ = probed.batch(torch.arange(min(PROBE, probed.size)))
 
         def outputs(network: Network) -> Tensor:
@@ -238,6 +239,7 @@ class Changer:
             weight = {c.id: float(w) for c, w in zip(site.candidates, mixing[address], strict=True)}
             # zero is never kept in the place of an operation, however large its mixing weight
             rivals = [c for c in site.candidates if c.id != kept[0].id and not c.operation.zero]
+            # The candidate that would have been kept if the pruner had decided otherwise at this site.
             rival = max(rivals, key=lambda c: weight[c.id], default=kept[0])
             margin = weight[kept[0].id] - weight[rival.id]
             if rivals and abs(margin) < MARGIN:

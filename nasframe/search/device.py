@@ -21,6 +21,7 @@ def computing(strategy: Strategy) -> Iterator[None]:
     On an accelerator the algorithms are deterministic, so that the same seed gives the same bytes; torch warns about an operator
     that has no deterministic form.
     """
+    # What belongs to the process of the user is put back afterwards, also after an error.
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(strategy.threads)
     torch.set_default_dtype(torch.float32)

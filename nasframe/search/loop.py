@@ -93,6 +93,7 @@ class Loop:
         """
         # a resumed search goes on from the time it had spent; the clock's values mean nothing in another process
         spent = (r.readings.get("seconds") or 0.0 for r in state.history)
+        # The readings of the clock are in the history, whatever criterion took them.
         started = self.clock() - max(spent, default=0.0)
         yield from attrs.evolve(self, clock=lambda: self.clock() - started)._run(state)
 
@@ -236,9 +237,11 @@ class Loop:
     def _judge(self, state: State, step: Judge) -> Iterator[Record]:
         criterion, growth = step.criterion or self.strategy.criterion, step.growth or self.strategy.growth
         epochs = [r for r in state.history if isinstance(r, EpochEnded) and r.stage == state.stage]
+        # The least loss of an epoch and not that of the last one: its network is what the stage has to offer.
         losses = [r.valid for r in epochs if r.phase == step.phase and r.valid is not None]
         readings, _ = yield from self._asked(state, criterion.measure, "criterion")
         record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network), readings=readings)
+        # Before the decision, which may be to prefer one proposal to another.
         proposals, refused = yield from self._proposals(state, growth, state.network.structure)
         # the criterion decides in any case, so that its memory does not depend on other reasons to stop
         memory, decision = self._decide(state, step, record, [p for _, p in proposals])
@@ -334,6 +337,7 @@ class Loop:
         structure = state.network.structure
         left = remove_from(structure, gone) if gone else structure
         proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
+        # The others are dropped: they were made for a network that does not exist any more after the first change.
         if step.per == "network":
             return proposals[:1]
         chosen, before, taken = list[tuple[Morphism, Proposal]](), dict(left.sites()), set[Address]()

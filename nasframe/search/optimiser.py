@@ -102,11 +102,14 @@ class Optimiser:
             named: the parameters by name.
             gradients: the gradients by name.
         """
+        # The formulas of torch's steps written out, because torch's optimisers work in place and cannot be differentiated
+        # through.
         step, rate = self._sgd if self.method == "sgd" else self._adam, rate_of(optimiser)
         return {name: step(p.detach(), gradients[name], optimiser.state.get(p, {}), rate) for name, p in named}
 
     def _sgd(self, w: Tensor, g: Tensor, state: Mapping[str, Any], rate: float) -> Tensor:
         g = g + self.weight_decay * w
+        # torch begins with the gradient itself as the buffer, without a factor.
         if "momentum_buffer" in state:
             g = self.momentum * state["momentum_buffer"] + g
         return w - rate * g

@@ -284,6 +284,8 @@ def check(plan: Plan, architect: Part) -> None:
     Raises:
         ValueError: says what is wrong.
     """
+    # What can be known from the plan alone is refused here. What depends on the criteria, such as a repeat that never ends,
+    # is refused by `Search`.
     steps, proposes = [*walk(plan)], isinstance(architect, AskTellArchitect)
     phases = {step.phase for step in steps if isinstance(step, Train)}
     trials = [step for step in steps if isinstance(step, Trials)]
@@ -333,6 +335,7 @@ def at(plan: Plan, position: Position) -> Step | None:
 
 
 def _steps(plan: Plan, outer: Position) -> Plan:
+    # Every second number of a position is the index of a step; those between them are turns.
     for index in outer[::2]:
         repeat = plan[index]
         assert isinstance(repeat, Repeat)
@@ -345,6 +348,7 @@ def enter(plan: Plan, position: Position, over: Over) -> Position:
     step = at(plan, position)
     if not isinstance(step, Repeat):
         return position
+    # A repeat until "decided" may be over before its first turn.
     if over(step, 0):
         return following(plan, position, over)
     return enter(plan, (*position, 0, 0), over)
@@ -355,6 +359,7 @@ def following(plan: Plan, position: Position, over: Over) -> Position:
     *outer, index = position
     if not outer or index + 1 < len(_steps(plan, tuple(outer))):
         return enter(plan, (*outer, index + 1), over)
+    # The last step of a turn: the next turn begins, or the repeat is left.
     *rest, turn = outer
     repeat = at(plan, tuple(rest))
     assert isinstance(repeat, Repeat)
@@ -365,6 +370,8 @@ def following(plan: Plan, position: Position, over: Over) -> Position:
 
 def leave(plan: Plan, position: Position, over: Over) -> Position:
     """Return the position of the step after the innermost repeat around a position that a "stop" ends; the next step without one."""
+    # From the innermost repeat outwards. One until "decided" goes on in spite of a "stop", as it has to leave an
+    # architecture.
     for outer in range(len(position) - 2, 0, -2):
         repeat = at(plan, position[:outer])
         if isinstance(repeat, Repeat) and repeat.until != "decided":

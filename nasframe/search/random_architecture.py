@@ -34,5 +34,6 @@ def random_architecture(strategy: Strategy, structure: Structure, seed: Seed) ->
 
 
 def _weights(structure: Structure, draws: Tensor) -> Mapping[str, Tensor]:
+    # One draw for each id, whatever sites there are.
     chosen = {a: draws[[c.id for c in s.candidates]] for a, s in structure.sites() if not s.decided}
     return {address: each / each.sum() for address, each in chosen.items()}

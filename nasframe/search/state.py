@@ -157,6 +157,7 @@ def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
 
 def _beginning(strategy: Strategy, data: Data, structure: Structure) -> State:
     check_memory(structure, strategy)
+    # The initial weights depend on the seed alone: all searches of one seed and structure begin with the same.
     network = placed(strategy, build(structure, Seed((strategy.seed, "initial")), relaxation=strategy.relaxation))
     state = State(network, trainer(strategy, data).optimisers(network), place=(len(strategy.plan),))
     go(state, strategy, data, enter(strategy.plan, (0,), state.over))
@@ -222,12 +223,14 @@ def succeed(state: State, fresh: Trainer, child: Network, full: Map) -> None:
 
 
 #: the attributes of the state that are JSON values and small
+# Whatever else the state has is written by name in `dump` and read by name in `load`.
 _PLAIN = ("stage", "place", "due", "phase", "epoch", "samples", "updates", "loss", "stopping", "diverged", "memory")
 _SNAPSHOTS = ("best", "fallback", "winner")
 
 
 def dump(state: State) -> tuple[str, dict[str, Tensor]]:
     """Return the state but its journals and evidence as JSON and tensors, from which `load` makes an equal one."""
+    # The path of a tensor ends with the name of its parameter, because that of an alpha contains a slash.
     flat = _prefixed("network", copied(state.network))
     for group, named in GROUPS.items():
         for name, entries in named_state(state.optimisers[group], named(state.network)).items():
@@ -268,6 +271,8 @@ def load(
     plain["place"] = tuple(plain["place"])
     network = rebuilt(strategy, Snapshot(Structure.from_dict(plain["structure"], plugins.make), _under("network", flat), None))
     network.train(plain["training"])
+    # Fresh optimisers, whose moments are filled. Their settings follow from the strategy and the position, and are not
+    # stored.
     optimisers = trainer(strategy, data, at(strategy.plan, plain["place"])).optimisers(network)
     for group, named in GROUPS.items():
         parameters = dict(named(network))

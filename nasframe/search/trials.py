@@ -81,6 +81,8 @@ class TrialRunner:
             space=self.space,
             check=workers.check,
         ) as pool:
+            # What is in flight follows from the state. After an interruption the trials whose results had not arrived are
+            # submitted again, and give the same results.
             while self.trials.pending:
                 number = len(self.ended)
                 if number in self.trials.arrived:
@@ -130,6 +132,7 @@ class TrialRunner:
     def _tell(self, number: int) -> TrialEnded:
         state, trials = self.state, self.trials
         pending, outcome = trials.pending[number], trials.arrived[number]
+        # The position of a record: trials are counted as epochs are.
         state.epoch, state.updates = number, state.updates + outcome.updates
         record = TrialEnded(
             **state.position,
@@ -151,6 +154,8 @@ class TrialRunner:
     def _ask(self) -> None:
         """Ask for requests until enough trials are in flight or the architect waits, and drop weights that nobody needs."""
         trials = self.trials
+        # The number of results that the architect has received decides how many requests it may make, and not the number
+        # that has arrived: the speed of the workers must not matter.
         while trials.requested < len(self.ended) + self.strategy.in_flight:
             number, needed = trials.requested, self.architect.needs(trials.memory.copy())
             memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.seed("ask", number))
@@ -198,6 +203,7 @@ def better(trial: TrialEnded, best: TrialEnded | None) -> bool:
     """Return whether a trial is better than the best one so far: only trials of equal budget are compared, and more is better."""
     if trial.valid is None:
         return False
+    # Losses after different budgets do not compare; a trial with a larger budget replaces all with smaller ones.
     if best is None or best.valid is None or trial.budget > best.budget:
         return True
     return trial.budget == best.budget and trial.valid < best.valid
