@@ -18,6 +18,7 @@ from nasframe.records import Changed, Record, to_json
 from nasframe.run import commits
 from nasframe.run.commits import Commit
 from nasframe.run.folder import Folder, follow
+from nasframe.search.trial_state import TrialWeights
 
 ENVIRONMENT = {"torch": "2"}
 
@@ -26,12 +27,23 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
     return {"a": torch.full((3, 2), value), "b": torch.tensor(value)}
 
 
+def shared(*values: float) -> dict[str, dict[str, torch.Tensor]]:
+    found = [TrialWeights.of(tensors(value)) for value in values]
+    return {each.digest: dict(each.tensors) for each in found}
+
+
 def commit(folder: Path, value: float) -> Path:
-    return commits.write(folder, Commit(f'{{"value": {value}}}', tensors(value), {}, "digest", ENVIRONMENT))
+    # as trials do: each commit refers to a file of its own, and to that of the one before
+    written = Commit(f'{{"value": {value}}}', tensors(value), {}, "digest", ENVIRONMENT, shared(value, value - 1))
+    return commits.write(folder, written, commits.referred(folder))
 
 
 def value_of(folder: Path) -> float:
     _, found = next(commits.whole(folder, lambda text: None))
+    value = float(found.tensors["b"])
+    wanted = shared(value, value - 1)
+    assert found.shared.keys() == wanted.keys()
+    assert all(torch.equal(found.shared[d][n], t) for d, ts in wanted.items() for n, t in ts.items())
     assert torch.equal(found.tensors["a"], tensors(float(found.tensors["b"]))["a"])
     assert found.text == f'{{"value": {float(found.tensors["b"])}}}'
     return float(found.tensors["b"])
@@ -43,14 +55,15 @@ def test_the_newest_is_read_and_the_last_two_are_kept(tmp_path: Path) -> None:
         commit(tmp_path, float(value))
 
     assert value_of(tmp_path) == 4.0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000005"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000004", "00000005", "shared"]
+    assert {p.stem for p in (tmp_path / "shared").iterdir()} == shared(2.0, 3.0, 4.0).keys()
 
 
 class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-@pytest.mark.parametrize("step", range(40))
+@pytest.mark.parametrize("step", range(56))
 def test_killed_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Whichever step of a commit a kill stops at, before or after it, the state read is the old one or the new one."""
     commit(tmp_path, 0.0)
@@ -70,7 +83,8 @@ def test_killed_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.Monk
 
         return call
 
-    for target, name in ((os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "rename")):
+    named = ((os, "fsync"), (shutil, "rmtree"), *((Path, name) for name in ("mkdir", "rename", "replace", "unlink")))
+    for target, name in named:
         monkeypatch.setattr(target, name, fatal(getattr(target, name)))
     monkeypatch.setattr(commits, "_write", fatal(commits._write))
     try:
@@ -105,6 +119,23 @@ def test_damage_is_noticed_and_set_aside(tmp_path: Path, file: str, damage: str)
     assert len(said) == 1
     assert "00000002" in said[0]
     assert "set aside as 00000002.damaged" in said[0]
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_damage_of_a_shared_file_is_noticed(tmp_path: Path, damage: str) -> None:
+    """The commits that refer to it are set aside; when the run comes to the same weights again, they are written again."""
+    commit(tmp_path, 1.0)
+    commit(tmp_path, 2.0)
+    (own,) = shared(2.0)
+    path = tmp_path / "shared" / f"{own}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.unlink() if damage == "delete" else path.write_bytes(content)
+
+    assert value_of(tmp_path) == 1.0
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["00000001", "00000002.damaged", "shared"]
+    commit(tmp_path, 2.0)
+    assert value_of(tmp_path) == 2.0
 
 
 def test_nothing_whole_is_an_error(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from nasframe.run.folder import Folder
 from nasframe.run.journal import from_line
 from nasframe.search.evaluators import Table
 from nasframe.search.replay import replay
+from nasframe.search.state import trial_weights
 
 EVOLUTION = RegularisedEvolution(population=3, sample=2, trials=8, updates=3, inherit=True)
 
@@ -288,9 +289,10 @@ def test_worker_processes_give_the_same_bytes() -> None:
 
 
 def kept(folder: Folder) -> dict[str, bytes]:
-    """The journals of a run, and its last commit."""
-    commit = max((folder.path / "commits").iterdir())
+    """The journals of a run, its last commit, and the weights of trials."""
+    commit = max(path for path in (folder.path / "commits").iterdir() if path.name.isdigit())
     files = [*folder.path.glob("*.jsonl"), commit / "state.json", commit / "tensors.safetensors"]
+    files += (folder.path / "commits" / "shared").iterdir()
     return {path.name: path.read_bytes() for path in files}
 
 
@@ -310,6 +312,31 @@ def test_a_run_folder_resumes_at_every_event(tmp_path: Path, monkeypatch: pytest
         run(search, each_record=keeper)
 
         assert kept(broken) == kept(whole), f"killed at event {event}"
+
+
+def test_the_weights_of_a_trial_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit refers to their file, also after the run was resumed; when no commit needs a file any more, it is removed."""
+    written: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (written.append(Path(target).stem), replace(path, target))[1])
+    folder = Folder.create(tmp_path / "run", asking(EVOLUTION), PLUGINS)
+    shared = folder.path / "commits" / "shared"
+    search, keeper = folder.search()
+    present: set[str] = set()
+    for _, record in zip(range(9), search.records(plugins=PLUGINS), strict=False):
+        keeper(record)
+    search, keeper = folder.search()
+    for record in search.records(plugins=PLUGINS):
+        keeper(record)
+        present = {path.stem for path in shared.iterdir()}
+
+        assert trial_weights(search.state).keys() <= present
+        assert len(present) <= 3 + 3 + 3 + 1 + 1  # as in the state, and one that only the commit before needs
+    digests = [stem for stem in written if len(stem) == 64]
+
+    assert len(digests) == len({*digests}) == 8
+    keeper.commit()
+    assert not [*shared.iterdir()]
 
 
 def test_one_command_for_both_kinds_of_architects(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 A commit is a folder with state.json, tensors.safetensors and a manifest with the digests of both. It is written under
 another name, flushed and renamed, and never changed afterwards. The newest one whose digests hold is the one to resume
 from; no pointer is trusted, and nothing is unpickled. A commit does not contain the records of the run but the marks of
-its journals, so that its cost does not grow with the length of the run.
+its journals, so that its cost does not grow with the length of the run. What never changes, such as the weights of a trial, is written
+once, in a file that has its digest as its name and that commits refer to; a file that no commit refers to is removed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ import torch
 from torch import Tensor
 
 from nasframe.errors import CheckpointError, RunError
+from nasframe.search.trial_state import packed
 
 # Raised when the content of a commit changes its meaning: an old commit is then refused and not misread.
-SCHEMA = 2
+SCHEMA = 3
 KEPT = 2
 MANIFEST = "manifest.json"
+#: the folder of the files that commits refer to
+SHARED = "shared"
 
 
 @attrs.frozen
@@ -41,6 +45,7 @@ class Commit:
         marks: the positions of the journals.
         strategy: the digest of the strategy of the run.
         environment: the versions of what wrote it.
+        shared: the contents of the files that it refers to, by their digest (SHA-256).
     """
 
     text: str
@@ -48,10 +53,17 @@ class Commit:
     marks: Mapping[str, Mapping[str, Any]]
     strategy: str
     environment: Mapping[str, str]
+    shared: Mapping[str, Mapping[str, Tensor]] = attrs.field(factory=dict)
 
 
-def write(folder: Path, commit: Commit) -> Path:
-    """Write a commit after those that exist, and remove all but the last few."""
+def write(folder: Path, commit: Commit, present: Set[str] = frozenset()) -> Path:
+    """Write a commit after those that exist, and remove all but the last few.
+
+    Args:
+        folder: where the commits are.
+        commit: what to write.
+        present: the digests of the shared files that need not be written, because this process has written or read them.
+    """
     # Everything is serialised before anything is written, so that a state that cannot be written leaves no trace.
     files = {"state.json": commit.text.encode(), "tensors.safetensors": safetensors.torch.save(dict(commit.tensors))}
     digests = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
@@ -60,11 +72,17 @@ def write(folder: Path, commit: Commit) -> Path:
         "environment": dict(commit.environment),
         "strategy": commit.strategy,
         "journals": dict(commit.marks),
+        "shared": [*commit.shared],
         "files": digests,
     }
     files[MANIFEST] = json.dumps(manifest, indent=1).encode()
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        # before the commit that refers to them
+        for digest, tensors in commit.shared.items():
+            if digest not in present:
+                (folder / SHARED).mkdir(exist_ok=True)
+                write_file(_shared(folder, digest), packed(tensors))
         target = folder / f"{_next_number(folder):08d}"
         draft = folder / f"{target.name}.draft"
         # What is left of a process that was killed while it wrote a commit.
@@ -81,7 +99,26 @@ def write(folder: Path, commit: Commit) -> Path:
         # one older commit is kept for the case that the newest one is damaged later
         for old in _numbered(folder)[:-KEPT]:
             shutil.rmtree(old)
+        needed = referred(folder)
+        for path in (folder / SHARED).glob("*"):
+            if path.stem not in needed:
+                path.unlink()
     return target
+
+
+def referred(folder: Path) -> Set[str]:
+    """Return the digests of the shared files that the commits in a folder refer to."""
+    found: set[str] = set()
+    for path in _numbered(folder):
+        # a commit that was damaged meanwhile is set aside when somebody reads it, and needs nothing
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found |= {*json.loads((path / MANIFEST).read_bytes())["shared"]}
+    return found
+
+
+def begun(folder: Path) -> bool:
+    """Return whether there was ever a commit in a folder; a draft is a commit that was interrupted."""
+    return any(path.suffix != ".draft" and path.name != SHARED for path in folder.glob("*"))
 
 
 def whole(folder: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, Commit]]:
@@ -123,11 +160,23 @@ def read(path: Path) -> Commit:
         tensors = safetensors.torch.load(data["tensors.safetensors"])
         # What the bytes mean is checked by `state.load`; here they are only known to be those that were written.
         text = data["state.json"].decode()
-        return Commit(text, tensors, manifest["journals"], manifest["strategy"], manifest["environment"])
+        shared = {digest: _read_shared(_shared(path.parent, digest)) for digest in manifest["shared"]}
+        return Commit(text, tensors, manifest["journals"], manifest["strategy"], manifest["environment"], shared)
     # Whatever a damaged or foreign file may cause: a manifest that is no JSON, one without a key, or with a list for a
     # table.
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a commit ({type(error).__name__}: {error})") from error
+
+
+def _shared(folder: Path, digest: str) -> Path:
+    return folder / SHARED / f"{digest}.safetensors"
+
+
+def _read_shared(path: Path) -> Mapping[str, Tensor]:
+    data = path.read_bytes()
+    if (found := _sha256(data)) != path.stem:
+        raise CheckpointError(f"{path} is damaged: its digest is {found[:12]}, not {path.stem[:12]}")
+    return safetensors.torch.load(data)
 
 
 def environment(plugins: Mapping[str, str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set as AbstractSet
 from pathlib import Path
 
 import attrs
@@ -35,7 +35,7 @@ from nasframe.run.journal import Journal, Mark
 from nasframe.search.changes import digest
 from nasframe.search.device import computing, loaded
 from nasframe.search.search import Search
-from nasframe.search.state import State, copied, dump, fill, load
+from nasframe.search.state import State, copied, dump, fill, load, trial_weights
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.structure.structure import Structure
@@ -129,8 +129,7 @@ class Folder:
             CheckpointError: if no commit is whole.
         """
         strategy = Strategy.read(self.path / STRATEGY, self.plugins)
-        # a draft alone is a first commit that was interrupted
-        if not any(entry.suffix != ".draft" for entry in (self.path / COMMITS).glob("*")):
+        if not commits.begun(self.path / COMMITS):
             search = Search(strategy)  # it was interrupted before its first commit
             return search, Keeper(self, strategy, search.state)
         # The data are loaded once, and not for each commit that is tried.
@@ -153,7 +152,14 @@ class Folder:
                 evidence = self._evidence(records["lineage"])
                 with computing(strategy):
                     state = load(
-                        commit.text, commit.tensors, records, evidence, strategy=strategy, data=data, plugins=self.plugins
+                        commit.text,
+                        commit.tensors,
+                        records,
+                        evidence,
+                        commit.shared,
+                        strategy=strategy,
+                        data=data,
+                        plugins=self.plugins,
                     )
             except CheckpointError as error:
                 commits.set_aside(path, error, warn)
@@ -234,6 +240,8 @@ class Keeper:
     def __init__(self, folder: Folder, strategy: Strategy, state: State, journals: Mapping[str, Journal] | None = None) -> None:
         self.folder, self.strategy, self.state = folder, strategy, state
         self.every: int | None = None
+        # those of a state that was loaded have been read, and their digests hold
+        self._shared: AbstractSet[str] = trial_weights(state).keys()
         self.journals = journals or {name: Journal.begin(folder.path / FILES[name]) for name in JOURNALS}
 
     def __call__(self, record: Record) -> None:
@@ -256,8 +264,11 @@ class Keeper:
         # are cut off
         text, values = dump(self.state)
         marks = {name: attrs.asdict(journal.mark) for name, journal in self.journals.items()}
-        commit = commits.Commit(text, values, marks, strategy_digest(self.strategy), self.folder.environment())
-        commits.write(path / COMMITS, commit)
+        commit = commits.Commit(
+            text, values, marks, strategy_digest(self.strategy), self.folder.environment(), trial_weights(self.state)
+        )
+        commits.write(path / COMMITS, commit, self._shared)
+        self._shared = commits.referred(path / COMMITS)
 
     def _write_evidence(self) -> None:
         # before the records that name it; a file without its record is written again

@@ -34,7 +34,7 @@ from nasframe.search.context import Context
 from nasframe.search.measuring import asked
 from nasframe.search.plan import Change, Fold, Judge, Move, Restore, Train, Trials, at, following, leave
 from nasframe.search.pool import Workers
-from nasframe.search.state import Snapshot, State, copied, go, placed, snapshot, trainer
+from nasframe.search.state import Snapshot, State, go, placed, snapshot, trainer
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.search.trials import TrialRunner
@@ -419,15 +419,14 @@ class Loop:
         )
         yield from runner.run()
         best = runner.best()
-        structure, tensors = runner.space.architecture(best.picks), runner.trials.weights.get(best.number)
-        if tensors is None:  # its outcome was looked up, and that is not the loss of fresh weights
-            tensors, valid = copied(placed(self.strategy, build(structure, self.seed("initial")))), None
+        structure, weights = runner.space.architecture(best.picks), runner.trials.weights.get(best.number)
+        if weights is None:  # its outcome was looked up, and that is not the loss of fresh weights
+            shot = snapshot(placed(self.strategy, build(structure, self.seed("initial"))), None)
         else:
-            valid = best.valid
-        shot = Snapshot(structure, tensors, valid)
+            shot = Snapshot(structure, weights.tensors, best.valid)
         why = f"trial {best.number} has the least validation loss, {best.valid:.6g}, of those with budget {best.budget}"
         record = self._at(state).restore(state, shot, kind="trial", why=why)
-        if state.best is None or not state.best.structure.decided or better(valid, state.best):
+        if state.best is None or not state.best.structure.decided or better(shot.valid, state.best):
             # the loss of a supernet says nothing about its architectures
             state.best = shot
         state.asking = None

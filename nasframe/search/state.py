@@ -229,7 +229,7 @@ _SNAPSHOTS = ("best", "fallback", "winner")
 
 
 def dump(state: State) -> tuple[str, dict[str, Tensor]]:
-    """Return the state but its journals and evidence as JSON and tensors, from which `load` makes an equal one."""
+    """Return the state as JSON and tensors, from which `load` makes an equal one with the journals, the evidence and `trial_weights`."""
     # The path of a tensor ends with the name of its parameter, because that of an alpha contains a slash.
     flat = _prefixed("network", copied(state.network))
     for group, named in GROUPS.items():
@@ -256,17 +256,34 @@ def dump(state: State) -> tuple[str, dict[str, Tensor]]:
     return json.dumps(plain, allow_nan=False), {k: v.contiguous().clone() for k, v in flat.items()}
 
 
+def trial_weights(state: State) -> dict[str, Mapping[str, Tensor]]:
+    """Return the weights of the trials that the state has, by their digest."""
+    return {} if state.asking is None else {each.digest: each.tensors for each in state.asking.weights.values()}
+
+
 def load(
     text: str,
     flat: Mapping[str, Tensor],
     journals: Mapping[str, Sequence[Record]],
     evidence: Mapping[str, Tensor],
+    weights: Mapping[str, Mapping[str, Tensor]],
     *,
     strategy: Strategy,
     data: Data,
     plugins: Plugins,
 ) -> State:
-    """Return the state that `dump` wrote."""
+    """Return the state that `dump` wrote.
+
+    Args:
+        text: its JSON.
+        flat: its tensors.
+        journals: the records of each journal.
+        evidence: the evidence of the lineage (`State.evidence`).
+        weights: what `trial_weights` returned.
+        strategy: the strategy of the run.
+        data: the data of its task.
+        plugins: where the parts of its structures are found.
+    """
     plain = json.loads(text)
     plain["place"] = tuple(plain["place"])
     network = rebuilt(strategy, Snapshot(Structure.from_dict(plain["structure"], plugins.make), _under("network", flat), None))
@@ -291,7 +308,7 @@ def load(
     for path, value in _under("measured", flat).items():
         by, key = path.split("/", 1)
         measured.setdefault(by, {})[key] = value
-    asking = plain["asking"] and TrialState.load(plain["asking"], _under("asking", flat), strategy.device)
+    asking = plain["asking"] and TrialState.load(plain["asking"], _under("asking", flat), weights, strategy.device)
     lists: dict[str, Any] = {name: [*records] for name, records in journals.items()}
     plain_fields = {k: plain[k] for k in _PLAIN}
     return State(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import safetensors.torch
 from torch import Tensor
 
 from nasframe.interfaces.ask_tell import Memory
@@ -27,6 +29,31 @@ class Pending:
     parent: int | None
 
 
+@attrs.frozen(eq=False)
+class TrialWeights:
+    """The weights that a trial left. They never change, so that a run folder keeps them in a file that is written once.
+
+    Attributes:
+        tensors: the parameters and buffers of the network, by name.
+        digest: the SHA-256 digest of their file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    digest: str
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> TrialWeights:
+        """Return the weights with their digest."""
+        return cls(tensors, hashlib.sha256(packed(tensors)).hexdigest())
+
+
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the content of a file of tensors. Equal tensors give equal bytes."""
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())}
+    )
+
+
 @attrs.define
 class TrialState:
     """The state of a step of trials beside its records.
@@ -37,7 +64,7 @@ class TrialState:
         requested: the number of requests so far.
         pending: the trials in flight, by number.
         arrived: the results of those that wait for an earlier one, without tensors, by number.
-        weights: the tensors of the trials that may become parents, of those that have arrived, and of the best one, by number.
+        weights: those of the trials that may become parents, of those that have arrived, and of the best one, by number.
     """
 
     memory: Memory
@@ -45,10 +72,10 @@ class TrialState:
     requested: int = 0
     pending: dict[int, Pending] = attrs.field(factory=dict)
     arrived: dict[int, Outcome] = attrs.field(factory=dict)
-    weights: dict[int, Mapping[str, Tensor]] = attrs.field(factory=dict)
+    weights: dict[int, TrialWeights] = attrs.field(factory=dict)
 
     def dump(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the state as JSON values and tensors, from which `load` makes an equal one."""
+        """Return the state as JSON values and tensors, from which `load` makes an equal one; of the weights, the digests alone."""
         # Numbers are keys, and those of JSON objects are strings: lists of pairs keep them numbers.
         plain = {
             "first": self.first,
@@ -59,25 +86,30 @@ class TrialState:
                 [number, {"valid": outcome.valid, "updates": outcome.updates, "scores": dict(outcome.scores)}]
                 for number, outcome in sorted(self.arrived.items())
             ],
+            "weights": [[number, weights.digest] for number, weights in sorted(self.weights.items())],
         }
-        flat = {f"memory/{name}": tensor for name, tensor in self.memory.tensors.items()}
-        flat |= {f"weights/{n}/{name}": t for n, tensors in sorted(self.weights.items()) for name, t in tensors.items()}
-        return plain, flat
+        return plain, dict(self.memory.tensors)
 
     @classmethod
-    def load(cls, plain: Mapping[str, Any], flat: Mapping[str, Tensor], device: str) -> TrialState:
-        """Return the state that `dump` returned, with the weights on a device."""
-        memory = {name.removeprefix("memory/"): t.clone() for name, t in flat.items() if name.startswith("memory/")}
-        weights: dict[int, dict[str, Tensor]] = {}
-        for path, tensor in flat.items():
-            if path.startswith("weights/"):
-                _, number, name = path.split("/", 2)
-                weights.setdefault(int(number), {})[name] = tensor.to(device, copy=True)
+    def load(
+        cls, plain: Mapping[str, Any], flat: Mapping[str, Tensor], weights: Mapping[str, Mapping[str, Tensor]], device: str
+    ) -> TrialState:
+        """Return the state that `dump` returned.
+
+        Args:
+            plain: its JSON values.
+            flat: its tensors.
+            weights: the tensors of trials, by their digest.
+            device: where they are put.
+        """
         return cls(
-            Memory(plain["memory"], memory),
+            Memory(plain["memory"], {name: tensor.clone() for name, tensor in flat.items()}),
             plain["first"],
             plain["requested"],
             {number: Pending(tuple(p["picks"]), p["budget"], p["parent"]) for number, p in plain["pending"]},
             {number: Outcome(**values) for number, values in plain["arrived"]},
-            dict(sorted(weights.items())),
+            {
+                number: TrialWeights({name: t.to(device, copy=True) for name, t in weights[digest].items()}, digest)
+                for number, digest in plain["weights"]
+            },
         )

@@ -22,7 +22,7 @@ from nasframe.search.evaluate import Trial
 from nasframe.search.pool import Pool, Workers
 from nasframe.search.state import State, copied
 from nasframe.search.strategy import Strategy
-from nasframe.search.trial_state import Pending, TrialState
+from nasframe.search.trial_state import Pending, TrialState, TrialWeights
 from nasframe.seeds import Seed
 from nasframe.structure.space import Space
 
@@ -115,7 +115,7 @@ class TrialRunner:
         # a parent that diverged, or that was looked up in a table, has no weights
         if pending.parent is not None and pending.parent in weights:
             picks = self.ended[pending.parent].picks
-            parent = Trained(self.space.architecture(picks), weights[pending.parent])
+            parent = Trained(self.space.architecture(picks), weights[pending.parent].tensors)
         elif self.inherit:
             # the network stays as it is during the step
             parent = Trained(network.structure, copied(network))
@@ -126,7 +126,7 @@ class TrialRunner:
         """Keep a result until those before it have been told."""
         self.trials.arrived[number] = attrs.evolve(outcome, tensors={})
         if outcome.tensors:
-            self.trials.weights[number] = dict(outcome.tensors)
+            self.trials.weights[number] = TrialWeights.of(dict(outcome.tensors))
         return TrialArrived(**self.state.position, number=number)
 
     def _tell(self, number: int) -> TrialEnded:
@@ -167,7 +167,7 @@ class TrialRunner:
         best = self._best()
         kept = {*self.architect.needs(trials.memory.copy()), *trials.arrived, *(p.parent for p in trials.pending.values())}
         kept |= set() if best is None else {best.number}
-        trials.weights = {number: tensors for number, tensors in sorted(trials.weights.items()) if number in kept}
+        trials.weights = {number: weights for number, weights in sorted(trials.weights.items()) if number in kept}
 
     def _checked(self, request: Request, number: int, needed: Any) -> Pending:
         who = f"architect {short_name(self.architect)!r} requests trial {number}"

@@ -11,15 +11,16 @@ from nasframe import Data, Strategy
 from nasframe.plugins import Plugins
 from nasframe.records import JOURNALS, from_json, to_json
 from nasframe.search.device import loaded
-from nasframe.search.state import State, dump, load
+from nasframe.search.state import State, dump, load, trial_weights
 
 
 def saved(state: State) -> tuple[str, dict[str, Tensor]]:
-    """Return a state as text and tensors; the text contains the journals, the tensors the evidence."""
+    """Return a state as text and tensors; the text contains the journals, the tensors the evidence and the weights of trials."""
     text, tensors = dump(state)
     journals = {name: [to_json(record) for record in getattr(state, name)] for name in JOURNALS}
     evidence = {f"evidence/{name}": tensor.clone() for name, tensor in state.evidence.items()}
-    return json.dumps({"state": text, "journals": journals}), tensors | evidence
+    weights = {f"trials/{digest}/{name}": t.clone() for digest, ts in trial_weights(state).items() for name, t in ts.items()}
+    return json.dumps({"state": text, "journals": journals}), tensors | evidence | weights
 
 
 def revived(text: str, tensors: Mapping[str, Tensor], strategy: Strategy, plugins: Plugins, data: Data | None = None) -> State:
@@ -34,5 +35,10 @@ def revived(text: str, tensors: Mapping[str, Tensor], strategy: Strategy, plugin
     values = json.loads(text)
     journals = {name: [from_json(line) for line in lines] for name, lines in values["journals"].items()}
     evidence = {name.removeprefix("evidence/"): t for name, t in tensors.items() if name.startswith("evidence/")}
+    weights: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        if path.startswith("trials/"):
+            _, digest, name = path.split("/", 2)
+            weights.setdefault(digest, {})[name] = tensor
     data = data or loaded(strategy)
-    return load(values["state"], tensors, journals, evidence, strategy=strategy, data=data, plugins=plugins)
+    return load(values["state"], tensors, journals, evidence, weights, strategy=strategy, data=data, plugins=plugins)
