@@ -251,6 +251,7 @@ def _starting_values(strategy: str, plugins: Plugins) -> dict[str, Any]:
 
 def _owner(option: str, classes: Mapping[str, type[Part]], plugins: Plugins) -> tuple[str, attrs.Attribute[Any]]:
     """Return the kind of the one chosen part that has the option, and the option's field."""
+    # An option that two chosen parts have is not guessed at.
     found = [(kind, fields[option]) for kind, part in classes.items() if option in (fields := _fields(part))]
     if len(found) == 1:
         return found[0]
@@ -262,6 +263,7 @@ def _owner(option: str, classes: Mapping[str, type[Part]], plugins: Plugins) -> 
     flags = [name.removeprefix("--") for p in context.command.params for name in p.opts] if context else []
     near = difflib.get_close_matches(option, [*flags, *(name for part in classes.values() for name in _fields(part))], 1)
     hint = f"did you mean --{near[0].replace('_', '-')}?" if near else ""
+    # Most likely the user chose another part than the one that has the option.
     others = [f"{kind} {n!r}" for kind in classes for n in plugins.names(kind) if option in _fields(plugins.get(kind, n))]
     if others:
         hint = f"it is an option of {', '.join(others)}"

@@ -73,6 +73,8 @@ def _details(part: Any, plugins: Plugins) -> dict[str, Any]:
     details = {
         "documentation": _documentation(part),
         "options": {f.name: _default(f.default) for f in attrs.fields(part)},
+        # The meaning of an option is what the docstring says under Args. A class may inherit options, so that its bases are
+        # read, too; the nearest one wins.
         "meanings": {name: text for cls in reversed(part.__mro__) for name, text in _arguments(cls.__doc__ or "").items()},
     }
     return details | ({"toml": _toml(part.name, plugins)} if issubclass(part, Recipe) else {})

@@ -48,7 +48,9 @@ def reproduce(
     folder = out or Path("runs") / "reproduce" / reproduction.name
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    # Messages go to standard error, so that standard output is the JSON alone.
     rows = list(reproduction.rows(folder, lambda line: click.echo(line, err=True)))
+    # Before the pictures: a fault in drawing must not cost the results of hours.
     write_file(folder / "rows.json", json.dumps(rows, indent=1, allow_nan=False).encode())
     with write_errors(folder):
         pictures = reproduction.draw(rows, folder)

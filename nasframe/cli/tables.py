@@ -18,6 +18,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     table, columns = None, None
     for row in rows:
         shown = {key: value for key, value in row.items() if not isinstance(value, list | dict)}
+        # A reproduction yields rows of several kinds, one kind after the other.
         if [*shown] != columns:
             if table is not None:
                 console.print(table)

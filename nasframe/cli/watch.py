@@ -115,6 +115,7 @@ class Watch:
 def watching() -> Iterator[Watch]:
     """Yield a watch that prints on standard output, with a bar where that is a terminal."""
     console = Console()
+    # A pipe or a file gets a line for each epoch; a bar would fill it with control characters.
     if not sys.stdout.isatty():
         yield Watch(console)
         return

@@ -35,6 +35,7 @@ class Memory:
         Raises:
             TypeError, ValueError: if the values are no JSON values, for example NaN.
         """
+        # Through JSON and back, because that is what an interruption would do: whoever relies on a tuple finds out at once.
         values = json.loads(json.dumps(dict(self.values), allow_nan=False))
         return Memory(values, {name: tensor.detach().clone().contiguous() for name, tensor in self.tensors.items()})
 

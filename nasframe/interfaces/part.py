@@ -140,6 +140,7 @@ def from_plain(value: Any, make: Callable[[Any, Any], Any], kind: str | type | N
         make: a function from (kind, description) to the part, such as `nasframe.installed().make`.
         kind: the kind of the parts in the field; None if it holds no parts.
     """
+    # Not every list is one of parts: the numbers of a tuple pass through.
     if isinstance(value, list | tuple):
         return tuple(from_plain(v, make, kind) for v in value)
     if kind is not None and not attrs.has(type(value)):

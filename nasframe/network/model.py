@@ -235,6 +235,7 @@ def dump_scales(model: Model) -> bytes:
         if scale is not None:
             # inputs and outputs may have one scale in common, and the format refuses tensors that share memory
             tensors |= {f"{side}.mean": scale.mean.cpu().clone(), f"{side}.std": scale.std.cpu().clone()}
+    # What is no tensor goes into the metadata of the file, whose values must be strings.
     windows = [side for side in ("inputs", "outputs") if getattr(getattr(model, side), "window", False)]
     signature = None if model.signature is None else attrs.asdict(model.signature)
     description = json.dumps({"window": windows, "signature": signature})

@@ -31,6 +31,7 @@ def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: boo
     text = f"Handed over: the {best.name}, {valid}test {metric} {_number(best.scores.get(metric))}"
     # with this sign the smaller value is the better one
     sign = -1 if higher_is_better else 1
+    # Rows in which every training diverged have no mean, and no chance of being the best.
     scored = [(sign * mean, rival) for rival in rows.values() if (mean := rival.mean(metric)) is not None]
     mine = row.mean(metric)
     if not scored or mine is None:

@@ -333,6 +333,8 @@ class Structure:
 
     def check(self) -> None:
         """Raise a StructureError if no network can be built: for a duplicate id, an empty site, or an input that does not exist."""
+        # A structure may come from a file that was edited by hand. Whatever would fail later, in the building of a network,
+        # is refused here with its address.
         ids = [c.id for _, s in self.sites() for c in s.candidates]
         if len(set(ids)) != len(ids) or any(not 0 <= i < self.next_id for i in ids):
             raise StructureError(f"candidate ids must be distinct and below next_id = {self.next_id}; they are {ids}")

@@ -14,6 +14,7 @@ from nasframe.testing.subject import Subject
 from nasframe.testing.trained import TrainedNetwork
 
 #: the number of steps that a network has trained before a law is tried on it
+# Enough for moments, running statistics and alphas to differ from their initial values.
 STEPS = 5
 
 

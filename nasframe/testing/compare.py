@@ -20,6 +20,7 @@ def require(condition: bool, message: str) -> None:
 
 def require_at_most(what: str, measured: float, allowed: float) -> None:
     """Raise an AssertionError unless `measured <= allowed`; NaN is never allowed."""
+    # A comparison with NaN is false, so that NaN is refused.
     require(measured <= allowed, f"{what} is {measured:.4g}; at most {allowed:.4g} is allowed")
 
 
@@ -64,6 +65,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 #: functions that return the same values in another memory layout, by what to call the layout in a message
+# Layouts in which code fails that calls view(), or that reads memory in a fixed order.
 LAYOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "transposed": transposed,
     "every other entry of a larger tensor": strided,

@@ -64,6 +64,7 @@ def histories(draw: st.DrawFn, readings: Collection[str] = ()) -> tuple[Moment, 
         nonlocal updates
         losses = draw(LOSSES)
         for epoch, loss in enumerate(losses):
+            # Counted over the whole run, as in a search.
             updates += steps
             place: dict[str, Any] = {"stage": stage, "phase": phase, "epoch": epoch, "updates": updates}
             values: dict[str, Any] = {
@@ -90,6 +91,7 @@ def histories(draw: st.DrawFn, readings: Collection[str] = ()) -> tuple[Moment, 
         if stage < last:
             # one node more in one cell, as after a growth
             nodes[draw(st.sampled_from([*nodes]))] += 1
+            # Which proposal was carried out is not known to a criterion but by this number.
             parameters += draw(st.sampled_from(proposals)).cost
     if draw(st.booleans()):
         train(last, "retune")

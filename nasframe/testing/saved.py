@@ -16,6 +16,8 @@ from nasframe.search.state import State, dump, load, trial_weights
 
 def saved(state: State) -> tuple[str, dict[str, Tensor]]:
     """Return a state as text and tensors; the text contains the journals, the tensors the evidence and the weights of trials."""
+    # `dump` leaves out what a run folder writes once and never changes; here it is part of the state, so that one comparison
+    # covers all.
     text, tensors = dump(state)
     journals = {name: [to_json(record) for record in getattr(state, name)] for name in JOURNALS}
     evidence = {f"evidence/{name}": tensor.clone() for name, tensor in state.evidence.items()}

@@ -169,6 +169,7 @@ class TrainedNetwork:
             training: whether the network is in training mode.
             mixing: the mixing weights, by default the present ones.
         """
+        # In training mode a call changes running statistics: those of a copy.
         network = copy.deepcopy(self.network).train(training)
         with torch.no_grad(), Seed(("outputs",)).as_global(self.strategy.device):
             found = network(self.inputs(), self.mixing() if mixing is None else mixing)

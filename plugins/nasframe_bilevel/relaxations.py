@@ -29,4 +29,5 @@ class Softmax(Relaxation):
 
         The softmax leaves a constant free for each site; the alphas returned here have mean 0.
         """
+        # A mean of 0, as alphas have at the beginning: weight decay then draws a new site no more than the old ones.
         return {address: w.log() - w.log().mean() for address, w in wanted.items()}

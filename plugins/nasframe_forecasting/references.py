@@ -130,6 +130,7 @@ def change_autoregression(rows: Tensor, window: int) -> ChangeAutoregression:
     _, spread = Scale.level(held[:-1])
     # the equations (y - l) = a (l - k) + c s, one for each window
     regressors = torch.stack([held[-2] - held[-3], spread[0]], -1).transpose(0, 1)
+    # Columns are the batch of `lstsq`: two coefficients for each.
     targets = (held[-1] - held[-2]).T.unsqueeze(-1)
     a, c = torch.linalg.lstsq(regressors, targets).solution.squeeze(-1).unbind(-1)
     return ChangeAutoregression(a, c)

@@ -215,6 +215,8 @@ def normalised_windows(rows: Tensor, window: int, device: torch.device, dtype: t
     last, spread = Scale.level(held[:-1])
 
     def batch(positions: Tensor) -> tuple[Tensor, Tensor]:
+        # In float64; only the result is rounded to the dtype of the network. The target is scaled like the window before
+        # it.
         scaled = (held[:, positions] - last[:, positions]) / spread[:, positions]
         targets = torch.stack([scaled[-1], spread[0, positions]], 1)
         return scaled[:-1].to(device, dtype), targets.to(device, dtype)
@@ -259,6 +261,7 @@ def metrics(device: torch.device, dtype: torch.dtype, normalised: bool) -> Metri
     """
     from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection  # slower to import than torch
 
+    # Metrics receive forecasts and targets in units of a window's spread, and compare them in those of the training rows.
     class Normalised(MetricCollection):
         def update(self, forecast: Tensor, targets: Tensor) -> None:  # type: ignore[override]
             target, spread = targets.unbind(1)

@@ -120,6 +120,7 @@ def stratified(labels: Tensor, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
         seed: the seed of the choice.
     """
     sizes = labels.bincount()
+    # In whole numbers: the share of class c is sizes[c] * count / len(labels), and its remainder decides who gets one more.
     exact = sizes * count
     taken = exact // len(labels)
     # the examples that rounding down leaves go to the classes with the largest remainders
@@ -127,6 +128,7 @@ def stratified(labels: Tensor, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
     taken[(exact % len(labels)).argsort(descending=True, stable=True)[:left]] += 1
     shuffled = torch.randperm(len(labels), generator=seed.generator())
     order = shuffled[labels[shuffled].argsort(stable=True)]  # class by class, and shuffled within each
+    # The rank of each example within its class: its position less the number of examples of the classes before.
     rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes)[labels[order]]
     chosen = rank < taken[labels[order]]
     return order[chosen].sort()[0], order[~chosen].sort()[0]
@@ -139,6 +141,8 @@ def _labelled(source: str, part: str, x: np.ndarray, y: np.ndarray, classes: int
         raise DataError(
             f"{given}; write one image or more in uint8{hint}, as (images, height, width) or (images, height, width, channels)"
         )
+    # (images, 3, 32, 32) is accepted as images of 3 rows and 32 channels by its shape alone, and would train badly without
+    # a word.
     if x.ndim == 4 and x.shape[1] < FEW_ROWS <= x.shape[3] == x.shape[2]:
         raise DataError(f"{given}, whose channels seem to come first; write them last: x_{part}.transpose(0, 2, 3, 1)")
     if y.shape == (len(x), 1):

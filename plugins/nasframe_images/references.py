@@ -52,6 +52,7 @@ class Constant(nn.Module):
 def majority(train: Split, classes: int) -> Constant:
     """Return the best constant classifier: its scores are the logarithms of the shares that the classes have in training."""
     example, _ = train.batch(torch.arange(1))
+    # Cross entropy is least at the logarithms of the shares. A class without examples gets -inf.
     labels = torch.cat([y for _, y in train.batches()])
     return Constant(labels.bincount(minlength=classes).to(example).div(train.size).log())
 
@@ -64,6 +65,7 @@ def logistic_regression(train: Split, validation: Split) -> nn.Sequential:
     """
     example, _ = train.batch(torch.arange(1))
     pool = nn.AdaptiveAvgPool2d(tuple(min(side, SIDE) for side in example.shape[2:]))
+    # Large images are averaged first: the time of a fit grows with the number of pixels.
     known, held_out = (_pixels(split, pool) for split in (train, validation))
     fits = [_fitted(*known, strength) for strength in (STRENGTHS if validation.size else DEFAULT)]
     # without a validation split there is a single fit, and the loss, which is NaN, does not matter

@@ -169,6 +169,7 @@ def nodes(pairs: Pairs) -> Nodes:
             f"no image cell can be built from {[*pairs]}: give two pairs for each node, each with one of the operations "
             f"{', '.join(OPERATIONS)} and an input"
         )
+    # Inputs 0 and 1 are those of the cell, input 2 is its first node.
     edges = [(OPERATIONS[o], f"i{i}" if i < 2 else f"n{i - 2}") for o, i in pairs]
     return [*zip(edges[::2], edges[1::2], strict=True)]
 
@@ -193,6 +194,7 @@ def recurrent(sizes: Mapping[str, int], pairs: Pairs, **options: Any) -> Structu
 def decided(supernet: Structure, nodes: Mapping[str, Nodes]) -> Structure:
     """Return the architecture that has these nodes, by cell type, in the place of a supernet's nodes."""
     ids = count()
+    # One counter for all cells, because ids are unique within a structure.
     cells = tuple((type, cell(nodes[type], ids)) for type, _ in supernet.cells)
     structure = attrs.evolve(supernet, cells=cells, next_id=next(ids))
     structure.check()
@@ -237,6 +239,7 @@ def multiply_adds(structure: Structure) -> int:
     As in UniNAS, convolutions and linear maps count, and each number that a mean outputs counts as one.
     """
     shape = (structure.size(name) for name in ("channels", "height", "width"))
+    # Twice, because the sum is divided by two at the end.
     means: Any = dict.fromkeys(MEANS, lambda *_, out_shape, **__: 2 * math.prod(out_shape))
     # on the CPU and not on the meta device, where torch works out each shape in Python: that takes four times as long
     network = build(structure, Seed((0,))).eval()
