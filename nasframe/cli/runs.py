@@ -30,6 +30,7 @@ def run(folder: Folder, begin: Callable[[], tuple[Search, Keeper]], commit_every
         commit_every: commit after so many updates within an epoch, too.
         workers: the number of processes of trials and of the comparison; None for one for each core.
     """
+    # The lock comes first: a second process must not even look at a run that another one is writing.
     with folder.locked(), Stop() as stop, watching() as watch:
         if folder.finished:
             watch.say(f"the run in {folder.path} is finished")

@@ -183,6 +183,7 @@ def _heat(axes: Axes, place: Place, scale: Normalize, grown: Sequence[int]) -> N
     panel = place.panel
     count, epochs = panel.values.shape
     axes.set_facecolor(ABSENT)
+    # Each epoch is one unit wide, from epoch - 0.5 to epoch + 0.5, so that ticks are in the middle of a column.
     axes.imshow(
         np.ma.masked_invalid(panel.values),
         cmap=COLOURS,

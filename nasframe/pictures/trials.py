@@ -28,6 +28,7 @@ def draw_trials(trials: Sequence[TrialEnded], path: Path) -> None:
     with style():
         figure = blank(7.0, 3.6, layout="constrained")
         axes = figure.subplots()
+        # The best ones are drawn last, above the others.
         for best, colour, label in ((False, COLOUR, "trial"), (True, ACCENT, "the best trial so far")):
             chosen = {place: trial for place, trial in shown.items() if trial.best == best}
             values = [trial.valid for trial in chosen.values()]

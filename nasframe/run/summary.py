@@ -159,6 +159,7 @@ def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
         f"| --- | ---: | ---: | ---: | {' | '.join('---:' for _ in metrics)} |",
     ]
     for row in rows:
+        # Beside the name, because the means are those of the other trainings.
         lost = f" ({row.diverged} diverged)" if row.diverged else ""
         cells = " | ".join(_cell(row, m) for m in metrics)
         lines.append(f"| {row.name}{lost} | {row.parameters} | {row.updates} | {_number(row.valid())} | {cells} |")

@@ -60,6 +60,8 @@ class Changer:
         evidence: Mapping[str, Tensor] | None = None,
     ) -> Changed:
         """Remove candidates, measure what that does to the validation loss, and return the record."""
+        # The loss is measured right before and right after, with the weights of the supernet: what tuning may mend later is
+        # not part of it.
         edit = remove_candidates(state.network.structure, gone)
         change = apply(state.network, edit, seed)
         before = self.loss(state.network)

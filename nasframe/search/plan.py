@@ -237,6 +237,7 @@ class Repeat(Step):
             raise ValueError(
                 f"until is {self.until!r} and times is {self.times}; times belongs to until = 'times', and only to it"
             )
+        # What ends a repeat may be in a repeat within it.
         inner = [*walk(self.steps)]
         ends = any(isinstance(s, Train | Judge) or (isinstance(s, Change) and s.needed) for s in inner)
         if self.until == "stopped" and not ends:

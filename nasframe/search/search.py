@@ -177,6 +177,7 @@ class Search:
 
 def _check_ends(strategy: Strategy, place: Position) -> None:
     """Refuse a strategy that would train for ever, from this position in its plan on."""
+    # Only steps that are still to come: a resumed search is not refused for a phase that it has left behind.
     for step in remaining(strategy.plan, place):
         criterion = strategy.criterion
         if isinstance(step, Train | Judge) and step.criterion is not None:
@@ -195,6 +196,8 @@ def _check_ends(strategy: Strategy, place: Position) -> None:
                 f"nothing ends the growth: the criterion {given!r} cannot. Leave `growth` empty, or add a criterion that "
                 f"can{_such_as('search')}; any_of joins several"
             )
+        # A judge may stop, and a change that is needed may be impossible; both are checked elsewhere. Without them, only a
+        # criterion of a phase can end the repeat.
         if isinstance(step, Repeat) and step.until == "stopped":
             inner = [*walk(step.steps)]
             if not any(isinstance(s, Judge) or (isinstance(s, Change) and s.needed) for s in inner):

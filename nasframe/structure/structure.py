@@ -391,6 +391,7 @@ def _integer(value: Any, what: str, low: int = 0) -> int:
 def _cell(data: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Cell:
     return Cell(
         nodes=tuple(
+            # Names become parts of the names of modules and files, so that each is checked as it is read.
             Node(_name(n["id"], "a node's id"), tuple(_name(i, "an inherited state") for i in n.get("inherits", ())))
             for n in data["nodes"]
         ),

@@ -213,6 +213,7 @@ def _cells(text: str, source: str, format: Format) -> list[list[str]]:
     """Return the cells of a CSV text: at least one row, and all rows of one length."""
     if not text:
         raise DataError(f"{source} is empty; write a row of column names, then a row of numbers for each time")
+    # Strict, so that a quote in the middle of a cell is an error and does not swallow the lines behind it.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True, delimiter=format.delimiter)
     try:
         table = list(reader)
@@ -325,6 +326,8 @@ def _times(
     skipped: dict[str, str] = {}
     clocks: list[str] = []
     times: list[str] = []
+    # A column is judged by its first cell that is not empty, except that numbers count as times only in a column of such a
+    # name, and only if all of them rise or all fall.
     for name, at in names.items():
         label, head = f"column {name!r}" if name else f"column {at + 1}, which has no name,", heads[name]
         if name == date or (date is None and name.lower() == DATE):
@@ -405,6 +408,7 @@ def _fault(cells: Iterable[tuple[int, str]], reader: Reader) -> tuple[int, str] 
         if time is None:
             form = "a time in ISO 8601 or another common form" if start is None else "a time in the form of the rows above it"
             return row, f"row {row} is {cell!r}, which is not {form}; write a day as 2012-01-31, a time as 2012-01-31T18:00"
+        # Times with and without an offset cannot be compared, so that this is asked first.
         what = f"row {row} is {cell!r} after {earlier!r} in row {before}"
         if start is not None and _has_offset(start) != _has_offset(time):
             return row, f"{what}, of which one has a UTC offset; write it to all times or to none"

@@ -127,6 +127,7 @@ class Forecasting(Task):
         """Return the data of the series."""
         source = self.series if self.csv is None else self.csv
         assert source is not None
+        # The bytes are read once, so that the digest is that of what is parsed.
         content = shipped(source) if self.csv is None else stored(source)
         digest = hashlib.sha256(content).hexdigest()
         if self.digest not in (None, digest):

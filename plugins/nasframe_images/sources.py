@@ -176,6 +176,7 @@ def _listed(path: Path, skipped: list[Path]) -> dict[str, list[Path]]:
     for inner in _folders(path):
         found[inner.name] = []
         for file in sorted(inner.rglob("*")):
+            # Also a visible file in a hidden folder, such as a checkpoint of a notebook.
             hidden = any(name.startswith(IGNORED) for name in file.relative_to(inner).parts)
             if not hidden and file.suffix.lower() in IMAGES and file.is_file():
                 found[inner.name].append(file)

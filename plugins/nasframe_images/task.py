@@ -223,6 +223,7 @@ def divided(pictures: Pictures, train: int | None, validation: float | None) -> 
         share = DEFAULT_SHARE if validation is None else validation
         chosen, others = stratified(used.y, round(share * len(used.y)), Seed(("images", "validation")))
         held, kept = used.at(chosen), used.at(others)
+    # A class that a part lacks would never be learned, or never be judged, without a word.
     purposes = {"train": kept} | ({"validate": held} if validation != 0 else {})
     for purpose, part in purposes.items():
         for label in (part.y.bincount(minlength=len(pictures.classes)) == 0).nonzero().flatten().tolist():

@@ -307,6 +307,7 @@ def terms(case: Case) -> None:
     if "terms" not in [f.name for f in attrs.fields(type(case.part))]:
         raise Inapplicable("it has no option `terms`")
     found: dict[tuple[AlphaLoss, ...], list[Tensor]] = {}
+    # The same term twice: a term that is added once too often or too rarely shows in the sum.
     for terms in ((), (Squares(), Squares())):
         trained = case.trained
         if not trained.network.alphas:
@@ -334,6 +335,7 @@ def noise(case: Case) -> None:
     trained, drawn = case.trained, dict[str, list[Tensor]]()
 
     def record(what: str) -> None:
+        # Numbers from the global generator at the place at which an augmentation or dropout would draw them.
         drawn.setdefault(what, []).append(torch.rand(4))
 
     def recording(split: Split, what: str) -> Split:
@@ -351,6 +353,7 @@ def noise(case: Case) -> None:
     if not trained.network.alphas:
         reject()
     problem = trained.next_problem()
+    # Each loss twice, as a finite difference calls it: the numbers must be the same in both calls.
     for what, loss in {"training": problem.train, "validation": problem.valid}.items():
         handle = trained.network.register_forward_pre_hook(lambda *_, what=what: record(f"the network for the {what} loss"))
         for _ in range(2):

@@ -141,6 +141,7 @@ def requests(case: Case) -> None:
         require(
             type(budget) is int and budget > 0, f"{call.what}: the budget is {budget!r}, and not a whole number of at least 1"
         )
+        # A parent must have a result: the weights of a trial in flight do not exist yet.
         known = [trial.number for trial in call.told]
         require(
             parent is None or (parent in call.needed and parent in known),

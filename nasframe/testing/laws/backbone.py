@@ -59,6 +59,7 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
 
 def exercise(case: Case) -> dict[str, Any]:
     """Return the first structure, its network and outputs, and what the backbone derives and grows."""
+    # Whatever a backbone returns or computes, so that the laws about repeating and about global state see all of it.
     trained, structure = case.trained, case.part.initial(case.sizes, case.strategy.nodes)
     initial = build(structure, Seed((case.strategy.seed, "exercise")))
     found = {
@@ -306,6 +307,7 @@ def grown(case: Case) -> None:
         found = _grown(case.part, old, type)
         new, before, cell = found.structure, old.cell(type), found.structure.cell(type)
         _require_valid(new)
+        # The new structure with the old cell in its place must be the old structure, but for the counter of ids.
         rest = new.replace_cell(type, before)
         require(attrs.evolve(rest, next_id=old.next_id) == old, f"the growth of {type!r} changes more than that cell")
         nodes, added = len(before.nodes), cell.sites[len(before.sites) :]

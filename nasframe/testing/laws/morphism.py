@@ -149,6 +149,7 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
     @st.composite
     def draw(draw: st.DrawFn) -> Case:
         part = draw(parts)
+        # Whether anything fits is found out before a case is drawn: otherwise hypothesis would reject thousands of cases.
         fitting, reason = _fitting(subject, part)
         if not fitting:
             raise NoCases(reason)
@@ -157,6 +158,7 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
             part=part,
             strategy=draw(st.one_of(fitting)),
             place=draw(st.integers(0, 60)),
+            # Half of the cases without an earlier growth, the others right after one or some steps later.
             before=draw(st.sampled_from([None, None, 0, STEPS])),
             training=draw(st.booleans()),
             seed=draw(seeds()),
@@ -459,6 +461,7 @@ def _drawn(case: Case, proposal: Proposal, *chosen: Seed) -> tuple[TrainedNetwor
     edits = [_edit(case.part, parent.network.structure, proposal, s) for s in chosen]
     if len({edit.structure for edit in edits}) > 1:
         raise Inapplicable("the structure of the child depends on the seed")
+    # A fresh parent is enough: what is drawn does not depend on how it was trained.
     children = [parent.after(edit, s) for edit, s in zip(edits, chosen, strict=True)]
     stated = [_filling(edit, parent.network, s).mixing for edit, s in zip(edits, chosen, strict=True)]
     found = dict[str, tuple[Tensor, ...]]()

@@ -328,6 +328,7 @@ def curvature(case: Case) -> None:
     generator = Seed((case.place, "factors")).generator()
     factors = {n: torch.randn(t.shape, generator=generator, dtype=t.dtype) for n, t in point.items()}
 
+    # A linear combination of the gradient's entries is a number again, whose slope contains second derivatives.
     def sloped(at: Mapping[str, Tensor]) -> Tensor:
         leaves = {n: t if t.requires_grad else t.clone().requires_grad_() for n, t in at.items()}
         out = value(leaves)

@@ -112,6 +112,7 @@ def names(case: Case) -> None:
         removed = case.part.remove(structure, mixing)
         wrong = {address: ids for address, ids in removed.items() if not isinstance(ids, Set)}
         require(not wrong, f"{when} it returns {wrong}; return the ids of each site as a set")
+        # A numpy integer equals an int and compares like one, but JSON does not know it.
         types = sorted({type(id).__name__ for ids in removed.values() for id in ids if type(id) is not int})
         require(not types, f"{when} it returns ids of type {', '.join(types)}; only int can be written to the lineage")
         _remaining(structure, removed, when)

@@ -179,6 +179,8 @@ def inverse(case: Case) -> None:
     The wanted ones are those of other alphas, and positive ones with the sum one of which some are very small.
     """
     alphas, refused = case.alphas(), []
+    # The first are certainly possible. The second may not be, as where mixing weights of several sites are normalised
+    # together; then refusing is right.
     for wanted in (dict(case.part.mixing(case.sites, case.alphas("others"), None)), case.wanted()):
         try:
             inverted = case.part.invert(case.sites, wanted, alphas)

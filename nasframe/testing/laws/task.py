@@ -380,6 +380,7 @@ def scales(case: Case) -> None:
     if data.inputs is None and data.outputs is None:
         raise Inapplicable("it has no scales")
     inputs, _ = data.train.batch(case.positions(data.train))
+    # Raw inputs are made from those of the network by undoing the scale, as the source of the data is not known here.
     raw = inputs.double()
     if data.inputs is not None:
         raw = raw * data.inputs.std + data.inputs.mean
