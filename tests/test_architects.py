@@ -305,7 +305,7 @@ class TestFaults:
     def test_weights_first(self, monkeypatch: Patch) -> None:
         """If the weights move before the alphas, the iterations of the paper and the loss of a step are others."""
 
-        def swapped(problem: Bilevel, architect: Architect, optimisers: Any, loss: Any, added: Any = None) -> Tensor:
+        def swapped(problem: Bilevel, architect: Architect, optimisers: Any, loss: Any, **_: Any) -> Tensor:
             value = nasframe.search.bilevel.weights_step(problem.weights, optimisers["weights"], loss)
             nasframe.search.bilevel._move(problem.alphas, architect.gradient(problem), optimisers["alphas"])
             return value

@@ -13,7 +13,7 @@ from nasframe.errors import StructureError
 from nasframe.interfaces.backbone import Backbone
 from nasframe.interfaces.relaxation import Draw, Relaxation
 from nasframe.network.axes import Axis, produces
-from nasframe.network.mixing import Gate, MixedOperation, Mixing, readable
+from nasframe.network.mixing import Gate, MixedOperation, Mixing, active_of, readable
 from nasframe.network.outputs import Outputs
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -66,6 +66,12 @@ class Network(nn.Module):
         # Alphas are registered before the body, so that they are the first parameters in every listing and file.
         self.alphas = nn.ParameterDict({name: nn.Parameter(value) for name, value in values.items()})
         self.body = self.backbone.body(structure)
+        # by site and place, the names of a candidate's weights in all instances of its cell type
+        self._weights: dict[str, list[list[str]]] = {a: [[] for _ in s.candidates] for a, s in self.sites.items()}
+        for name, module in self.named_modules():
+            if isinstance(module, MixedOperation) and module.address in self._weights:
+                for names, (id, candidate) in zip(self._weights[module.address], module.candidates.items(), strict=True):
+                    names += [f"{name}.candidates.{id}.{weight}" for weight, _ in candidate.named_parameters()]
 
     @property
     def backbone(self) -> Backbone:
@@ -106,6 +112,16 @@ class Network(nn.Module):
         """
         # An architecture has no undecided sites and may do without a relaxation.
         return self._relaxation().mixing(self.sites, dict(self.alphas), draw) if self.sites else Mixing({})
+
+    def idle(self, mixing: Mapping[str, Tensor]) -> set[str]:
+        """Return the names of the weights of all candidates that are not computed with these mixing weights (`Mixing.active`)."""
+        return {
+            name
+            for address, places in active_of(mixing).items()
+            for place, names in enumerate(self._weights[address])
+            if place not in places
+            for name in names
+        }
 
     def ranking(self) -> Mapping[str, Tensor]:
         """Return the numbers by which pruners and pictures compare the candidates of each undecided site."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +57,12 @@ def problem(
 
     # Including parameters that are not trained, because the loss is a function of all of them.
     weights = [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
-    unroll = partial(optimiser.unroll, descent, weights)
+
+    def unroll(gradients: Tensors) -> dict[str, Tensor]:
+        idle = idle_weights(network, optimiser, relaxation.mixing(network.sites, dict(network.alphas), draws[0]))
+        moved = optimiser.unroll(descent, [(n, p) for n, p in weights if n not in idle], gradients)
+        return {n: moved.get(n, p.detach()) for n, p in weights}
+
     xi = rate_of(descent)
     # xi, the learning rate of the unrolled step, is the present one of the weights' optimiser (Liu et al. 2019, 2.3)
     return Bilevel(dict(weights), dict(network.alphas), of(train, draws[0]), of(valid, draws[1]), xi, unroll)
@@ -95,7 +99,9 @@ def alternating_step(
     architect: Architect,
     optimisers: Mapping[str, Optimizer],
     loss: Callable[[], Tensor],
+    *,
     added: Callable[[Tensors], Tensor] | None = None,
+    idle: Callable[[], Collection[str]] = tuple,
 ) -> Tensor:
     """Move the alphas, and then the weights for the new alphas (Jie & Gao 2021, Algorithm 1, lines 3 and 4).
 
@@ -105,6 +111,7 @@ def alternating_step(
         optimisers: of the "alphas" and of the "weights".
         loss: the training loss at the present weights and alphas, with the side effects of a training step (running statistics).
         added: a loss of the alphas that is added to the one that the architect descends (`added_loss`).
+        idle: returns the names of the weights that the optimiser skips, for the alphas after their move (`idle_weights`).
 
     Returns:
         The training loss before the weights moved.
@@ -118,17 +125,26 @@ def alternating_step(
             gradient = {name: gradient.get(name, 0) + slope for name, slope in zip(problem.alphas, found, strict=True)}
         # One step of the alphas for each step of the weights, as in DARTS.
         _move(problem.alphas, gradient, optimisers["alphas"])
-    return weights_step(problem.weights, optimisers["weights"], loss)
+    return weights_step(problem.weights, optimisers["weights"], loss, idle)
 
 
-def weights_step(weights: Parameters, optimiser: Optimizer, loss: Callable[[], Tensor]) -> Tensor:
+def weights_step(
+    weights: Parameters, optimiser: Optimizer, loss: Callable[[], Tensor], idle: Callable[[], Collection[str]] = tuple
+) -> Tensor:
     """Take one step of the weights and return the loss before it."""
     value = loss()
     # a weight that the loss does not depend on gets the gradient zero, as one behind a mixing weight of zero does, so
-    # that weight decay and moments act on both alike
+    # that weight decay and moments act on both alike. Which ones a graph lacks differs between the forms of a network; which
+    # candidates a relaxation leaves out does not, so that it alone says what is skipped
     gradients = torch.autograd.grad(value, [*weights.values()], materialize_grads=True)
-    _move(weights, dict(zip(weights, gradients, strict=True)), optimiser)
+    found, skipped = zip(weights, gradients, strict=True), idle()
+    _move(weights, {name: gradient for name, gradient in found if name not in skipped}, optimiser)
     return value.detach()
+
+
+def idle_weights(network: Network, optimiser: Optimiser, mixing: Tensors) -> Collection[str]:
+    """Return the names of the weights that an optimiser skips in a step with these mixing weights."""
+    return network.idle(mixing) if optimiser.idle == "skip" else ()
 
 
 def _move(parameters: Parameters, gradients: Tensors, optimiser: Optimizer) -> None:

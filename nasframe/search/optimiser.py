@@ -40,6 +40,9 @@ class Optimiser:
         epochs: the number of epochs over which the learning rate falls to `final` along half a cosine (Loshchilov & Hutter
             2017). It starts again in each phase, and the phase ends with it. If left out, the learning rate is constant.
         final: the learning rate at the end of a phase, if it falls.
+        idle: what the optimiser does in a step with the weights of candidates that a relaxation leaves out
+            (`nasframe.Mixing`): "skip" leaves them and their moments as they are, "zero" takes their gradient as zero, so that
+            moments decay and move them, and weight decay acts on them. Without such a relaxation it has no effect.
     """
 
     method: str = choice("adam", "adamw", "sgd", default="adam")
@@ -49,6 +52,7 @@ class Optimiser:
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), converter=_betas, validator=_two)
     epochs: int | None = number(None, low=1, whole=True, optional=True)
     final: float = number(0.0, low=0.0)
+    idle: str = choice("skip", "zero", default="skip")
 
     def check(self, dtype: torch.dtype) -> None:
         """Refuse rates that cannot be applied to parameters of this dtype.

@@ -7,8 +7,8 @@ the weights against the training loss. All randomness of a step comes from its s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache, partial
 from typing import Generic, TypeVar
 
 import attrs
@@ -21,7 +21,7 @@ from nasframe.interfaces.relaxation import Draw
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, set_progress
 from nasframe.search.batches import batches
-from nasframe.search.bilevel import Batch, Forward, added_loss, alternating_step, problem, weights_step
+from nasframe.search.bilevel import Batch, Forward, added_loss, alternating_step, idle_weights, problem, weights_step
 from nasframe.search.optimiser import Optimiser
 from nasframe.seeds import Seed
 
@@ -155,11 +155,16 @@ class Trainer:
             train, draw = partial(self.loss, self.data.train.draw(index), seed("train")), self._draw(training, seed("train"))
 
             # evaluated after the alphas have moved, so that the weights follow the loss at the new alphas
+            mixing = cache(partial(mixing_weights, network, draw))
+
             def loss() -> Tensor:
-                return train(forward_of(network), mixing_weights(network, draw))
+                return train(forward_of(network), mixing())
+
+            def idle() -> Collection[str]:
+                return idle_weights(network, self.optimiser, mixing()) if isinstance(network, Network) else ()
 
             if held_out is None or self.architect is None or not isinstance(network, Network):
-                value = weights_step(dict(weights_of(network)), optimisers["weights"], loss)
+                value = weights_step(dict(weights_of(network)), optimisers["weights"], loss, idle)
             else:
                 self.architect.configure(optimisers["alphas"], training.stage)
                 # the validation examples are used in turn, as many as there are training examples
@@ -173,7 +178,7 @@ class Trainer:
                 draws = (draw, self._draw(training, seed("valid")))
                 bilevel = problem(network, self.optimiser, optimisers["weights"], train, valid, draws)
                 added = added_loss(network, self.architect.terms, self._progress(training))
-                value = alternating_step(bilevel, self.architect, optimisers, loss, added)
+                value = alternating_step(bilevel, self.architect, optimisers, loss, added=added, idle=idle)
         return float(value)
 
     def _draw(self, training: Training[N], seed: Seed) -> Draw:
