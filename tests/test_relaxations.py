@@ -13,6 +13,7 @@ from toy import PLUGINS, toy_strategy
 from nasframe import Architect, Optimiser, Relaxation, Search, Strategy
 from nasframe.errors import StrategyError
 from nasframe.plugins import Plugin, Plugins
+from nasframe.records import Changed
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.compare import differences
 from nasframe.testing.saved import revived, saved
@@ -75,6 +76,23 @@ def test_it_resumes_at_every_event(relaxation: type[Relaxation]) -> None:
         found = saved(again.state)
         assert found[0] == expected[0], place
         assert not differences(found[1], expected[1]), place
+
+
+@pytest.mark.parametrize("plan", ["stage", "end"])
+def test_removal_records_the_distance(plan: str) -> None:
+    """Where mixing weights do not sum to one, a removal changes the scale of nodes, and its record has the measured distance."""
+    search = Search(strategy(FirstOrder(relaxation=IndependentSigmoids()), plan=plan))
+    inputs, network, removals = search.data.validation.batch(torch.arange(search.data.validation.size))[0], search.network, 0
+    for record in search:
+        if isinstance(record, Changed) and record.change == "remove":
+            with torch.no_grad():
+                before, after = (each.eval()(inputs, each.mixing()) for each in (network, search.network))
+            totals = [float(weights.detach().sum()) for weights in network.mixing().values()]
+            assert all(abs(total - 1) > 0.1 for total in totals)
+            assert record.distance == float((after - before).abs().max() / before.abs().max()) > 0
+            removals += 1
+        network = search.network
+    assert removals
 
 
 @pytest.mark.parametrize("relaxation", [HardGumbel, Concrete], ids=lambda part: part.name)
