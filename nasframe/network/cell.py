@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ class CellModule(nn.Module):
         type: the name of the cell type. A mixed operation has the address of its site, a gate the address of its node.
         cell: the structure of the cell type.
         sizes: the function that returns, for a site, the sizes that its operations are built with.
+        mixed_operation: the class of the sites' modules, or a function with the same arguments (address, site, **sizes).
 
     Example:
         >>> from nasframe import Candidate, Cell, Node, Site
@@ -38,13 +38,16 @@ class CellModule(nn.Module):
         torch.Size([5, 2])
     """
 
-    #: the class of the sites' modules
-    mixed_operation: ClassVar[type[MixedOperation]] = MixedOperation
-
-    def __init__(self, type: str, cell: Cell, sizes: Callable[[Site], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        type: str,
+        cell: Cell,
+        sizes: Callable[[Site], Mapping[str, int]],
+        mixed_operation: Callable[..., MixedOperation] = MixedOperation,
+    ) -> None:
         super().__init__()
         self.cell = cell
-        self.sites = nn.ModuleDict({s.id: self.mixed_operation(Address.of(type, s.id), s, **sizes(s)) for s in cell.sites})
+        self.sites = nn.ModuleDict({s.id: mixed_operation(Address.of(type, s.id), s, **sizes(s)) for s in cell.sites})
         self.gates = nn.ModuleDict({n.id: Gate(Address.of(type, n.id)) for n in cell.nodes if n.inherits})
         # a recurrent cell is evaluated at every time step, so that the sites of each node are looked up once
         self._nodes = [(node, [s for s in cell.sites if s.node == node.id]) for node in cell.nodes]

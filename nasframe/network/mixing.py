@@ -125,8 +125,9 @@ class MixedOperation(nn.Module):
     def evaluate(self, id: str, *inputs: Tensor) -> Tensor:
         """Return the output of one candidate.
 
-        A backbone overrides it, in a class that its cells use (`CellModule.mixed_operation`), to change how every candidate is
-        evaluated: on a part of the channels (PC-DARTS), or with dropout on identities (P-DARTS).
+        A backbone overrides it, in a class that it gives to its cells (`CellModule`), to change how every candidate is evaluated,
+        for example with dropout on identities (P-DARTS). It overrides `forward` to change what all candidates of a site receive,
+        for example a part of the channels (PC-DARTS).
 
         Args:
             id: the id of the candidate.

@@ -16,6 +16,7 @@ from nasframe import (
     GrownStructure,
     Operation,
     Seed,
+    Site,
     Space,
     Structure,
     add_node,
@@ -27,7 +28,7 @@ from nasframe import (
     number,
 )
 from nasframe.errors import ChangeError
-from nasframe.network.mixing import readable
+from nasframe.network.mixing import MixedOperation, readable
 from nasframe.network.outputs import Outputs
 from nasframe.structure.editing import operations_validator
 from nasframe_convolutional.adjust import channels_last_is_safe
@@ -129,6 +130,7 @@ class DartsConvolutional(Backbone):
                     channels=channels,
                     affine=self.affine,
                     drop_path=self.drop_path,
+                    mixed_operation=self.mixed_operation,
                 )
             )
             # behind a reduction, the earlier input of the next cell has twice the resolution of the later one
@@ -141,6 +143,18 @@ class DartsConvolutional(Backbone):
         head = Head(last, structure.size("classes"))
         images = structure.size("channels")
         return Classifier(images, stem, cells, head, auxiliary=auxiliary, middle=middle, weight=self.auxiliary)
+
+    def mixed_operation(self, address: Address, site: Site, **sizes: int) -> MixedOperation:
+        """Return the module of an edge in one cell: the sum of its candidates, times their mixing weights.
+
+        A subclass overrides it to change how the candidates of all edges are evaluated, for example on a part of the channels.
+
+        Args:
+            address: the address of the edge.
+            site: the edge.
+            **sizes: what its operations are built with: channels, stride and affine.
+        """
+        return MixedOperation(address, site, **sizes)
 
     def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
         """Return what the body computes, with the channels of a pixel side by side in memory, where most operations are faster.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from nasframe import Cell, Site
 from nasframe.errors import DataError
 from nasframe.network.axes import Axis, consumes
 from nasframe.network.cell import CellModule, mean
-from nasframe.network.mixing import MixingWeights
+from nasframe.network.mixing import MixedOperation, MixingWeights
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe_convolutional.adjust import FactorisedReduction, Projection, channels_last_is_safe
 
@@ -37,6 +37,7 @@ class ImageCell(CellModule):
         channels: the number of channels of each node.
         affine: whether BatchNorms scale and shift.
         drop_path: the probability, at the end of training, that an edge other than an identity is dropped for an example.
+        mixed_operation: makes the module of each edge (`DartsConvolutional.mixed_operation`).
     """
 
     def __init__(
@@ -51,13 +52,15 @@ class ImageCell(CellModule):
         channels: int,
         affine: bool,
         drop_path: float,
+        mixed_operation: Callable[..., MixedOperation] = MixedOperation,
     ) -> None:
         first = FactorisedReduction if halved else Projection
         # built before the sites: the order of construction decides the initial weights
         adjust = nn.ModuleList([first(len(sources[0]), channels, affine), Projection(len(sources[1]), channels, affine)])
         # only the inputs of a reduction cell have the full resolution; its nodes have half of it
         strides = {s.id: 2 if type == "reduction" and s.inputs[0] in ("i0", "i1") else 1 for s in cell.sites}
-        super().__init__(type, cell, lambda site: {"channels": channels, "stride": strides[site.id], "affine": affine})
+        sizes = {s.id: {"channels": channels, "stride": strides[s.id], "affine": affine} for s in cell.sites}
+        super().__init__(type, cell, lambda site: sizes[site.id], mixed_operation)
         self.outputs, self.mean, self.sources, self.drop_path = outputs, mean, sources, drop_path
         self.progress = 1.0
         self.adjust = adjust
