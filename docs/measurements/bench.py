@@ -29,9 +29,24 @@ from nasframe_convolutional import DartsConvolutional
 from nasframe_recurrent import Darts, TwoToOne
 from torch import Tensor, nn
 
-from nasframe import Architect, Backbone, Bilevel, Network, Proposal, Search, Seed, Split, Strategy, build, installed
+from nasframe import (
+    Architect,
+    Backbone,
+    Bilevel,
+    Mixing,
+    Network,
+    Optimiser,
+    Proposal,
+    Search,
+    Seed,
+    Split,
+    Strategy,
+    build,
+    installed,
+)
+from nasframe.change.edit import remove_candidates
 from nasframe.records import TrialEnded
-from nasframe.search.bilevel import problem
+from nasframe.search.bilevel import problem, weights_step
 from nasframe.search.loop import Loop
 from nasframe.search.plan import TRIALS
 from nasframe.testing.fakes import Endless, Keep, Noise
@@ -71,9 +86,11 @@ def main() -> None:
             f"{CELLS.name}, C {CELLS.channels}, {CELLS.cells} cells: a change on every edge, {name}: {seconds:.1f} s",
             flush=True,
         )
-    for title, variants in (*images(), *gradients(), *steps()):
+    for title, variants in (*sampled(), *images(), *gradients(), *steps()):
         times = measured(variants, options.rounds)
-        ratio = statistics.median(times["readable"]) / statistics.median(times["fast"])
+        # of the readable to the fast form, and of a sampled path to a network with that path alone
+        first, second, *_ = map(statistics.median, times.values())
+        ratio = first / second
         cells = [f"{name} {statistics.median(t):.2f} [{min(t):.2f}..{max(t):.2f}]" for name, t in times.items()]
         print(f"{title:<48} {ratio:5.2f} times  {'  '.join(cells)}", flush=True)
 
@@ -103,6 +120,49 @@ def gradients() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
                 for kind in (nn.LSTM, nn.GRU):
                     variants[kind.__name__] = partial(backward, kind(units, units), inputs)
                 yield f"{backbone.name}, {nodes} nodes, n_h {units}, T {steps}, batch {batch}", variants
+
+
+def sampled() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+    """Yield a step of the weights with one candidate of each site, in a supernet and in a network without the others.
+
+    The optimiser skips the weights of the candidates that are left out. A third variant computes the mixture.
+    """
+    units, steps, batch = SIZES[0]
+    series = torch.randn(steps, batch, units, generator=Seed(("inputs",)).generator())
+    for backbone, sizes, inputs, size in (
+        (TwoToOne(), {"inputs": units, "outputs": units}, series, f"n_h {units}"),
+        (Darts(), {"inputs": units, "outputs": units}, series, f"n_h {units}"),
+        (CELLS, IMAGES, pictures(BATCHES[0]), f"C {CELLS.channels}, {CELLS.cells} cells"),
+    ):
+        structure = backbone.initial(sizes, 4)
+        places = {}
+        for number, (address, site) in enumerate(structure.sites()):
+            # different operations, but no edge that the network alone would not have
+            kept = [place for place, candidate in enumerate(site.candidates) if not candidate.operation.zero]
+            places[address] = kept[number % len(kept)]
+        gone = {a: frozenset(c.id for i, c in enumerate(s.candidates) if i != places[a]) for a, s in structure.sites()}
+        supernet, alone = (build(s, Seed((0,))) for s in (structure, remove_candidates(structure, gone).structure))
+        shares = even(dict(supernet.alphas))
+        hard = {a: torch.zeros_like(w).scatter(0, torch.tensor(places[a]), 1.0) for a, w in shares.items()}
+        variants: dict[str, Callable[[], object]] = {
+            "sampled path": stepping(supernet, inputs, Mixing(hard, {a: (place,) for a, place in places.items()})),
+            "path alone": stepping(alone, inputs, Mixing({})),
+            "mixture": stepping(build(structure, Seed((0,))), inputs, Mixing(shares)),
+        }
+        yield f"{backbone.name}, 4 nodes, {size}: a sampled path", variants
+
+
+def stepping(network: Network, inputs: Tensor, mixing: Mixing) -> Callable[[], object]:
+    """Return a function that takes a step of the weights with these mixing weights."""
+    weights = {name: p for name, p in network.named_parameters() if not name.startswith("alphas.")}
+    fixed = Mixing({address: w.detach() for address, w in mixing.items()}, mixing.active)
+
+    def loss() -> Tensor:
+        found = network(inputs, fixed)
+        assert isinstance(found, Tensor)
+        return found.square().mean()
+
+    return partial(weights_step, weights, Optimiser().build(weights.items()), loss, partial(network.idle, fixed))
 
 
 def images() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
