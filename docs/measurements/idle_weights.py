@@ -1,10 +1,10 @@
 """Search with hard Gumbel samples, and either skip the weights of candidates that are left out or give them the gradient zero.
 
-    python docs/measurements/idle_weights.py --seeds 8 > idle_weights.jsonl
+    python docs/measurements/idle_weights.py --seeds 10 > idle_weights.jsonl
 
 The script prints a line of JSON for each search: the weight decay, the option `idle` of the optimiser, the seed, the validation loss
-of the found and tuned cell, and, over all steps of the search phase, the share of Adam's squared movement of the weights that belongs to
-weights of candidates that were left out in the step.
+of the found cell with the weights of the supernet and after tuning, and, over all steps of the search phase, the share of Adam's squared
+movement of the weights that belongs to weights of candidates that were left out in the step.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nasframe import Optimiser, Search, Strategy
+from nasframe.records import Changed
 from nasframe.search.bilevel import weights_step
 from nasframe.search.plan import END
 from nasframe.testing.fakes import Endless
@@ -38,7 +39,7 @@ from third_party_relaxations import HardGumbel
 def main() -> None:
     """Run all settings, one seed after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=10)
     torch.set_num_threads(1)
     for seed, decay, idle in itertools.product(range(parser.parse_args().seeds), (0.0, 1e-3), ("skip", "zero")):
         print(json.dumps(measure(decay, idle, seed)), flush=True)
@@ -90,11 +91,13 @@ def measure(decay: float, idle: str, seed: int) -> dict[str, object]:
     ):
         search.run()
     assert search.state.best is not None
+    pruned = next(record for record in search.state.lineage if isinstance(record, Changed) and record.change == "remove")
     return {
         "decay": decay,
         "idle": idle,
         "seed": seed,
-        "valid": search.state.best.valid,
+        "pruned": pruned.valid_after,
+        "tuned": search.state.best.valid,
         "share": squares[True] / sum(squares.values()),
         "updates": search.state.updates,
     }

@@ -52,7 +52,7 @@ class Optimiser:
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), converter=_betas, validator=_two)
     epochs: int | None = number(None, low=1, whole=True, optional=True)
     final: float = number(0.0, low=0.0)
-    idle: str = choice("skip", "zero", default="skip")
+    idle: str = choice("skip", "zero", default="zero")
 
     def check(self, dtype: torch.dtype) -> None:
         """Refuse rates that cannot be applied to parameters of this dtype.
