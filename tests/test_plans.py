@@ -157,9 +157,12 @@ def test_a_plan_that_cannot_be_carried_out_is_refused(step: dict[str, object], m
 
 
 def test_a_plan_that_never_decides_is_refused() -> None:
-    """A search needs a step that leaves one candidate at each site."""
-    with pytest.raises(StrategyError, match="never removes any: give it a change with derive = true"):
-        Search(toy_strategy(plan=(Train(phase="search", competes=True), Judge(phase="search"))))
+    """A search needs a step that is sure to leave one candidate at each site; a pruner may leave several."""
+    train = Train(phase="search", competes=True)
+    prune = Change(prune=True, pruner=Strongest(keep=3))
+    for plan in ((train, Judge(phase="search")), (train, prune), (train, Repeat(steps=(prune,), until="times", times=2))):
+        with pytest.raises(StrategyError, match=r"layer0/n0 has several candidates, .* Give a change derive = true"):
+            Search(toy_strategy(plan=plan))
 
 
 def test_the_plan_of_the_page_is_carried_out() -> None:

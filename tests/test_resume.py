@@ -12,7 +12,7 @@ from nasframe_growing import NoBetter, NodeGrowth
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Optimiser, Search, Seed, Strategy
-from nasframe.errors import ChangeError, NonFiniteError
+from nasframe.errors import ChangeError, ClaimError, NonFiniteError
 from nasframe.records import from_json, to_json
 from nasframe.search import state as states
 from nasframe.search.replay import replay
@@ -103,10 +103,10 @@ def test_a_search_without_any_finite_loss_is_an_error() -> None:
 
 
 class Refused(NodeGrowth):
-    """A growth that is refused when it is worked out."""
+    """A growth whose claim is found to be false when it is worked out."""
 
     def edit(self, *_):
-        raise ChangeError("refused")
+        raise ClaimError("refused")
 
 
 def test_a_growth_that_is_refused_leaves_the_state_as_it_was() -> None:
@@ -116,7 +116,7 @@ def test_a_growth_that_is_refused_leaves_the_state_as_it_was() -> None:
     while search.state.phase != "judge":
         next(events)
     before = digest(search.state)
-    with pytest.raises(ChangeError, match="refused"):
+    with pytest.raises(ClaimError, match="refused"):
         next(events)
 
     assert digest(search.state) == before

@@ -15,6 +15,7 @@ from nasframe.change.claim import Claim, tolerance
 from nasframe.change.edit import Edit, Filling
 from nasframe.change.map import Map, Set, derive_map
 from nasframe.errors import ChangeError, ClaimError
+from nasframe.interfaces.part import short_name
 from nasframe.network.network import Network, build, tensors
 from nasframe.seeds import Seed
 
@@ -60,7 +61,7 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         full = derive_map(parent, child) | dict(filling.overrides)
         _fill(parent, child, full)
         # last the alphas of the stated mixing weights, as they may depend on the alphas that stay
-        alphas = {f"alphas.{name}": Set(value) for name, value in child.invert(filling.mixing).items()}
+        alphas = {f"alphas.{name}": Set(value) for name, value in _inverted(child, filling).items()}
         # An edit that gives the alphas themselves has the last word: inverting the relaxation could lose digits of what
         # it copied.
         alphas = {name: entry for name, entry in alphas.items() if name not in filling.overrides}
@@ -68,6 +69,17 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         # A relaxation is foreign code, and some cannot invert: what the network does is compared, not what was promised.
         _check_mixing(filling, child.mixing())
     return Change(child, filling.claim, full | alphas)
+
+
+def _inverted(child: Network, filling: Filling) -> Mapping[str, Tensor]:
+    try:
+        return child.invert(filling.mixing)
+    except ChangeError as error:
+        assert child.relaxation is not None
+        raise ChangeError(
+            f"the relaxation {short_name(child.relaxation)!r} has no alphas for the mixing weights of the change ({error}); use a "
+            "morphism that states no mixing weights, such as growth behind a gate (form = 'gate'), or another relaxation"
+        ) from error
 
 
 # Called twice by `apply`: the alphas of stated mixing weights can only be computed when the alphas that stay are in

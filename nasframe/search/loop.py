@@ -16,25 +16,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set as AbstractSet
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import attrs
 from torch import Tensor
 
-from nasframe.errors import ChangeError, NonFiniteError, StructureError
+from nasframe.change.apply import apply
+from nasframe.errors import ChangeError, ClaimError, NonFiniteError, StructureError
 from nasframe.interfaces.criterion import Decision
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build
 from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped
-from nasframe.search.changes import Changer, sizes
+from nasframe.search.changes import Changer, edited, sizes
 from nasframe.search.choose import ranked
 from nasframe.search.context import Context
 from nasframe.search.measuring import asked
 from nasframe.search.plan import Change, Fold, Judge, Move, Restore, Train, Trials, at, following, leave
 from nasframe.search.pool import Workers
-from nasframe.search.state import Snapshot, State, go, placed, snapshot, trainer
+from nasframe.search.state import Snapshot, State, check_decided, go, placed, snapshot, trainer
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.search.trials import TrialRunner
@@ -115,8 +117,17 @@ class Loop:
                     yield from self._fold(state)
                 case Trials():
                     yield from self._trials(state, step)
-        valid = None if state.best is None else state.best.valid
-        yield Finished(**state.position, valid=valid, diverged=state.diverged)
+        # a growth may have followed the last step that decides
+        check_decided(state.network.structure, ())
+        if state.best is None:
+            state.best = self._present(state)
+        yield Finished(**state.position, valid=state.best.valid, diverged=state.diverged)
+
+    def _present(self, state: State) -> Snapshot:
+        """Return the present network, which is the result where none has competed since it was decided or moved."""
+        valid = self._at(state).loss(state.network)
+        state.diverged = valid is None and bool(self.data.validation.size)
+        return snapshot(state.network, valid)
 
     def _next(self, state: State) -> None:
         """Go to the step after the present one."""
@@ -253,11 +264,21 @@ class Loop:
         elif decision.next is None:
             ended = next(r.reason for r in reversed(state.history) if r.decision == "end")  # the phase before
             decision = Decision("continue", reason=f"{ended}, and no criterion says stop")
-        record = attrs.evolve(record, decision=decision.next, reason=decision.reason)
         changes: list[Record] = []
         if decision.next != "stop":
-            # first, as a growth that is refused leaves no record of the stage behind
-            changes = [self._grow(state, *proposals[decision.what or 0], decision.reason)]
+            # first, as the record of the stage says why the search stops if every growth is refused
+            chosen = proposals.pop(decision.what or 0)
+            for morphism, proposal in (chosen, *proposals):
+                try:
+                    changes = [self._grow(state, morphism, proposal, decision.reason)]
+                    break
+                except ClaimError:
+                    raise  # a fault of the morphism, and not a growth that is impossible
+                except (ChangeError, StructureError) as error:
+                    refused.append(f"{morphism.name}: {error}")
+            else:
+                decision = Decision("stop", reason="; ".join(["no proposed change can be made", *dict.fromkeys(refused)]))
+        record = attrs.evolve(record, decision=decision.next, reason=decision.reason)
         state.memory = memory
         state.keep(record)
         if decision.next == "stop":
@@ -334,25 +355,36 @@ class Loop:
         self, state: State, step: Change, gone: Mapping[Address, AbstractSet[int]]
     ) -> Generator[Record, None, list[tuple[Morphism, Proposal]]]:
         """Return the proposals that a change carries out, for the structure without the removed candidates."""
-        structure = state.network.structure
+        structure, seed = state.network.structure, self.change_seed(state)
         left = remove_from(structure, gone) if gone else structure
         proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
         # The others are dropped: they were made for a network that does not exist any more after the first change.
+
+        def possible(morphism: Morphism, proposal: Proposal) -> bool:
+            """Return whether a child can be built; for example, not every relaxation has the mixing weights that it would need."""
+            try:
+                again = "alphas" in step.reset
+                apply(state.network, edited(structure, gone, [(morphism, proposal)], seed, reset_alphas=again), seed)
+            except (ChangeError, StructureError):
+                return False
+            return True
+
         if step.per == "network":
-            return proposals[:1]
+            return [*islice((found for found in proposals if possible(*found)), 1)]
         chosen, before, taken = list[tuple[Morphism, Proposal]](), dict(left.sites()), set[Address]()
         for morphism, proposal in proposals:
-            edit = morphism.edit(left, proposal.request, proposal.evidence, self.change_seed(state)("edit", len(chosen)))
+            edit = morphism.edit(left, proposal.request, proposal.evidence, seed("edit", len(chosen)))
             after = dict(edit.structure.sites())
             touched = {a for a in before.keys() | after.keys() if before.get(a) != after.get(a)}
             # proposals are sorted: a better one has changed the site
-            if taken.isdisjoint(touched):
+            if taken.isdisjoint(touched) and possible(morphism, proposal):
                 taken |= touched
                 chosen.append((morphism, proposal))
         return chosen
 
     def _restore(self, state: State) -> Record:
-        assert state.best is not None  # a plan in which nothing competes before is refused
+        if state.best is None:
+            state.best = self._present(state)
         which = "the last network" if state.best.valid is None else "the best network"
         loss = "" if state.best.valid is None else f", with a validation loss of {state.best.valid:.6g}"
         # the paper's Algorithm 2, line 19, prunes the best structure with the last weights; here it has the weights it was
@@ -439,6 +471,10 @@ def _grown_by(record: Changed) -> list[str]:
     if record.change == "edit":
         return [added["by"] for added in record.request["added"]]
     return [record.by] if record.change == "grow" else []
+
+
+def _refusal(morphism: Morphism, error: Exception) -> str:
+    return f"{morphism.name}: {error}"
 
 
 def _why(state: State, step: Change, during: bool) -> str:

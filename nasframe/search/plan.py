@@ -223,7 +223,8 @@ class Repeat(Step):
         steps: the steps of a turn.
         until: when it ends. "stopped": a criterion decided "stop", or a change that is `needed` could not be made; it has at least
             one turn. "decided": each site has one candidate; if that is so from the beginning, it has no turn. "times": after so many
-            turns, or earlier if a criterion decided "stop".
+            turns, or earlier if a criterion decided "stop". A turn that ought to come nearer to "decided" and removes nothing
+            is an error, as the repeat would never end.
         times: the number of turns.
     """
 
@@ -273,6 +274,12 @@ def walk(steps: Sequence[Step]) -> Iterator[Step]:
 def decides(step: Step) -> bool:
     """Return whether a step can leave one candidate at each site."""
     return isinstance(step, Trials) or (isinstance(step, Change) and (step.prune or step.derive))
+
+
+def decides_surely(step: Step) -> bool:
+    """Return whether a step leaves one candidate at each site, however many a pruner removes."""
+    derives = isinstance(step, Change) and step.derive
+    return derives or isinstance(step, Trials) or (isinstance(step, Repeat) and step.until == "decided")
 
 
 def check(plan: Plan, architect: Part) -> None:

@@ -21,9 +21,9 @@ from nasframe.search.changes import sizes
 from nasframe.search.compare import Comparison
 from nasframe.search.device import computing, loaded
 from nasframe.search.loop import Loop
-from nasframe.search.plan import OVER, RETRAIN, Change, Judge, Position, Repeat, Train, Trials, at, decides, remaining, walk
+from nasframe.search.plan import OVER, RETRAIN, Change, Judge, Position, Repeat, Train, Trials, at, remaining, walk
 from nasframe.search.pool import Workers
-from nasframe.search.state import State, initial, retraining
+from nasframe.search.state import State, check_decided, initial, retraining
 from nasframe.search.strategy import Strategy
 from nasframe.structure.space import Space
 from nasframe.structure.structure import Structure
@@ -63,11 +63,7 @@ class Search:
                 raise StrategyError(
                     "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
                 )
-            if not self.state.network.structure.decided and not any(map(decides, left)):
-                raise StrategyError(
-                    "the plan trains a network that has several candidates at a site, and never removes any: give it a change with "
-                    "derive = true, or retrain an architecture instead (nasframe retrain)"
-                )
+            check_decided(self.state.network.structure, left)
             # what a morphism cannot do is reported now, not after an hour
             self._idle = [m.name for m in strategy.growth if self._grows and not m.admits(self.state.network.structure)]
 

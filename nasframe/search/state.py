@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from nasframe.change.map import Map
 from nasframe.change.optimisers import carry, named_state
-from nasframe.errors import CheckpointError, StructureError
+from nasframe.errors import CheckpointError, StrategyError, StructureError
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build, tensors
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started, TrialEnded
 from nasframe.search.memory import check_memory
 from nasframe.search.optimiser import Optimiser
-from nasframe.search.plan import Position, Repeat, Step, Train, Trials, at, enter, walk
+from nasframe.search.plan import Position, Repeat, Step, Train, Trials, at, decides_surely, enter, walk
 from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, Training, alphas_of, weights_of
 from nasframe.search.trial_state import TrialState
@@ -52,6 +52,7 @@ class State(Training[Network]):
     Attributes:
         place: the position in the plan.
         phase: the name of the phase that trains, or of another step.
+        turns: for each repeat around the position, the outer ones first, the length of the lineage when its present turn began.
         due: the number of changes that the phase still makes before it trains on.
         best: the best network among those that are compared with each other.
         fallback: the best network of this phase, to return to if the training diverges.
@@ -69,6 +70,7 @@ class State(Training[Network]):
     """
 
     place: Position
+    turns: list[int] = attrs.field(factory=list)
     phase: str = "search"
     due: int = 0
     best: Snapshot | None = None
@@ -122,6 +124,7 @@ def _optimiser(strategy: Strategy, step: Step | None) -> Optimiser:
 
 def go(state: State, strategy: Strategy, data: Data, place: Position) -> None:
     """Go to a position in the plan."""
+    _check_turns(state, strategy, place)
     before, step = at(strategy.plan, state.place), at(strategy.plan, place)
     if _optimiser(strategy, before) != _optimiser(strategy, step):
         # the moments of another optimiser mean something else
@@ -132,7 +135,60 @@ def go(state: State, strategy: Strategy, data: Data, place: Position) -> None:
         epochs = {(r.stage, r.phase) for r in state.history if isinstance(r, EpochEnded)}
         state.stage += (state.stage, phase) in epochs | {(r.stage, r.phase) for r in state.trials}
     state.enter(phase)
+    kept = [place[: 2 * level + 2] == state.place[: 2 * level + 2] for level in range(len(place) // 2)]
+    state.turns = [state.turns[level] if same else len(state.lineage) for level, same in enumerate(kept)]
     state.place = place
+
+
+def _check_turns(state: State, strategy: Strategy, place: Position) -> None:
+    """Refuse another turn of a repeat until "decided" if the present turn leaves every candidate that it began with.
+
+    Raises:
+        StrategyError: if the repeat would never end.
+    """
+    for level, began in enumerate(state.turns):
+        outer = 2 * level + 1
+        repeat = at(strategy.plan, state.place[:outer])
+        again = place[:outer] == state.place[:outer] and place[outer] != state.place[outer]
+        if again and isinstance(repeat, Repeat) and repeat.until == "decided":
+            gone = set[str]()
+            for record in state.lineage[began:]:
+                if isinstance(record, Changed):
+                    gone |= {id for ids in record.removed.values() for id in ids}
+                    # a return to an earlier network brings back what was removed
+                    gone -= {id for ids in record.added.values() for id in ids}
+            if not gone:
+                raise StrategyError(
+                    f'turn {state.place[outer]} of a repeat until "decided" removed no candidate, so that the repeat would never '
+                    f"end: {several(state.network.structure)}. Use a pruner that removes more, give the change derive = true, which "
+                    "decides what the pruner leaves, or write until = 'times'"
+                )
+
+
+def several(structure: Structure) -> str:
+    """Return a clause that says which sites have several candidates, the first ones by their address."""
+    undecided = [address for address, site in structure.sites() if not site.decided]
+    rest = f" and {len(undecided) - 3} more" if len(undecided) > 3 else ""
+    many = len(undecided) != 1
+    return f"{', '.join(undecided[:3])}{rest} {'have' if many else 'has'} several candidates{' each' if many else ''}"
+
+
+def check_decided(structure: Structure, left: Sequence[Step]) -> None:
+    """Refuse the rest of a plan that may end with several candidates at a site.
+
+    Args:
+        structure: the present structure.
+        left: the steps that are left.
+
+    Raises:
+        StrategyError: if no step is sure to decide.
+    """
+    if not structure.decided and not any(map(decides_surely, left)):
+        raise StrategyError(
+            f"{several(structure)}, and no step of the plan from here on is sure to decide them: a pruner may leave several. Give a "
+            "change derive = true, which decides what the pruner leaves, or repeat until = 'decided'; to train an architecture, use "
+            "nasframe retrain"
+        )
 
 
 def initial(strategy: Strategy, data: Data) -> State:
@@ -150,8 +206,7 @@ def retraining(strategy: Strategy, structure: Structure, data: Data) -> State:
     """Return the state before the cells of an architecture are trained from scratch in the strategy's backbone."""
     moved = structure.with_backbone(strategy.backbone, data.sizes)
     if not moved.decided:
-        several = ", ".join(a for a, s in moved.sites() if not s.decided)
-        raise StructureError(f"{several} have several candidates each; give an architecture, as the end of a search writes it")
+        raise StructureError(f"{several(moved)}; give an architecture, as the end of a search writes it")
     return _beginning(strategy, data, moved)
 
 
@@ -224,7 +279,7 @@ def succeed(state: State, fresh: Trainer, child: Network, full: Map) -> None:
 
 #: the attributes of the state that are JSON values and small
 # Whatever else the state has is written by name in `dump` and read by name in `load`.
-_PLAIN = ("stage", "place", "due", "phase", "epoch", "samples", "updates", "loss", "stopping", "diverged", "memory")
+_PLAIN = ("stage", "place", "turns", "due", "phase", "epoch", "samples", "updates", "loss", "stopping", "diverged", "memory")
 _SNAPSHOTS = ("best", "fallback", "winner")
 
 
