@@ -29,6 +29,7 @@ from nasframe.interfaces import (
     architect,
     ask_tell,
     backbone,
+    batch_size,
     criterion,
     evaluator,
     morphism,
@@ -40,7 +41,7 @@ from nasframe.interfaces import (
     reproduction,
     task,
 )
-from nasframe.interfaces.part import KIND, Part, from_plain
+from nasframe.interfaces.part import KIND, NUMBER, Part, from_plain
 from nasframe.search.evaluators import Table, Train
 from nasframe.search.plan import STEPS
 
@@ -66,6 +67,7 @@ KINDS: dict[str, type[Part]] = {
         relaxation.Relaxation,
         alpha_loss.AlphaLoss,
         evaluator.Evaluator,
+        batch_size.BatchSize,
         task.Task,
         recipe.Recipe,
         plan.PlanRecipe,
@@ -280,11 +282,17 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
     missing = [f.name for f in fields.values() if f.default is attrs.NOTHING and f.name not in values]
     if missing:
         raise StrategyError(f"{what} lacks {', '.join(missing)}, which must be given")
-    arguments = {k: from_plain(v, plugins.make, fields[k].metadata.get(KIND)) for k, v in values.items()}
+    arguments = {k: from_plain(v, plugins.make, _kind(fields[k], v)) for k, v in values.items()}
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise StrategyError(f"{what} cannot be made: {error.args[0] if error.args else error}") from error
+
+
+def _kind(field: attrs.Attribute[Any], value: Any) -> Any:
+    """Return the kind of the part that a value of a field describes; None if it describes none."""
+    number = field.metadata.get(NUMBER) and isinstance(value, int | float)
+    return None if number else field.metadata.get(KIND)
 
 
 def _check_shape(what: str, field: attrs.Attribute[Any], value: Any) -> None:

@@ -87,6 +87,7 @@ class EpochEnded(Record):
         diverged: whether a loss was not finite; the phase then ends and the best network so far is restored.
         scores: the task's metrics on the validation split.
         moves_alphas: whether the phase trains the alphas, and not the weights alone.
+        batch: the number of examples in a batch.
         nodes: the number of nodes by cell type.
         parameters: the number of parameters of the network.
         mixing: the mixing weights of each undecided site, by the id and the short name of the candidate.
@@ -102,6 +103,7 @@ class EpochEnded(Record):
     diverged: bool = False
     scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     moves_alphas: bool = False
+    batch: int = 0
     nodes: Mapping[str, int] = attrs.field(factory=dict)
     parameters: int = 0
     mixing: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)

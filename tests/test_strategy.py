@@ -79,7 +79,7 @@ IMPOSSIBLE = [
     ("backbone.operations", "sum", "operations is 'sum'; it must be a list: write operations = [\"sum\"]"),
     ("seed", [1], "seed is (1,); it must be a whole number"),
     ("seed", datetime.date(2020, 1, 1), "seed is datetime.date(2020, 1, 1); it must be a whole number"),
-    ("batch", "many", "batch is 'many'; it must be a whole number of at least 1"),
+    ("batch", "many", "there is no batch_size 'many'"),
     ("prune", "end", "the strategy has no key 'prune' any more: write plan = \"end\" in its place"),
     ("plan", "ends", "there is no plan 'ends'; did you mean 'end'?"),
     ("plan", [], "the plan has no step that trains: give it a `train`"),

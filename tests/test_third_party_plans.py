@@ -15,10 +15,10 @@ from nasframe_convolutional import Identity, SeparableConvolution
 from test_resume import check_resumes_everywhere
 from toy import toy_strategy
 
-from nasframe import Changed, EpochEnded, Morphism, Part, Search, Strategy
+from nasframe import Morphism, Part, Search, Strategy
 from nasframe.interfaces.part import to_plain
 from nasframe.plugins import Plugins
-from nasframe.records import Measured
+from nasframe.records import Changed, EpochEnded, Measured
 from nasframe.search.replay import replay
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.fakes import Scripted

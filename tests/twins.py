@@ -17,7 +17,6 @@ from nasframe import (
     Context,
     Decision,
     Edit,
-    EpochEnded,
     Filling,
     GrowthCriterion,
     Morphism,
@@ -32,6 +31,7 @@ from nasframe.errors import ChangeError
 from nasframe.interfaces.plan import PlanRecipe
 from nasframe.network.network import unallocated
 from nasframe.plugins import Plugin
+from nasframe.records import EpochEnded
 from nasframe.search.plan import Change, Plan, Restore, Train
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe.testing.examples import Examples

@@ -12,6 +12,8 @@ import attrs
 
 #: the key in the metadata of a field under which `nested` keeps the kind
 KIND = "nasframe.kind"
+#: the key under which `nested` keeps whether a number may be in the place of the part
+NUMBER = "nasframe.number"
 
 
 class Part(ABC):
@@ -40,14 +42,15 @@ class Part(ABC):
     replaces: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
 
-def nested(kind: str | type, **options: Any) -> Any:
+def nested(kind: str | type, *, or_number: bool = False, **options: Any) -> Any:
     """Return a field that holds a part, or a tuple of parts.
 
     Args:
         kind: the kind of the parts, for example "operation", or a frozen attrs class, of which the field holds a value.
+        or_number: whether a number may be in the place of a part.
         **options: further arguments of `attrs.field`, such as `default` and `validator`.
     """
-    return attrs.field(metadata={KIND: kind}, **options)
+    return attrs.field(metadata={KIND: kind, NUMBER: or_number}, **options)
 
 
 def number(

@@ -59,7 +59,7 @@ class Comparison:
         done = sum(e.name not in (INHERITED, RETRAINED) for e in state.evaluations)
         found = evaluations(
             [trial for _, trial in trials[done:]],
-            self.loop.strategy,
+            self.loop.sized(state),
             self.loop.data,
             workers=self.loop.workers.count,
             plugins=self.loop.workers.plugins,

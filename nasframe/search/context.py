@@ -146,10 +146,12 @@ class Context:
             size: the number of examples; by default the batch size of the search. A small split gives smaller batches.
 
         Raises:
-            StrategyError: if there is no such split.
+            StrategyError: if there is no such split, or the search has no batch size yet.
         """
         examples = self._split(split)
-        size = min(size or self._trainer.batch, examples.size)
+        if not (size or self._training.batch):
+            raise StrategyError("a part asked for a batch before the search has decided how large batches are: give a `size`")
+        size = min(size or self._training.batch, examples.size)
         # Batch number n is a function of the seed and n alone. A part may ask for batches in any order, and gets the same
         # ones after an interruption.
         turn, place = divmod(number, examples.size // size)

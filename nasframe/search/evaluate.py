@@ -197,8 +197,8 @@ def fit(
     if optimiser.epochs:
         # the learning rate falls over the epochs of this budget, and not over those of a phase of the search
         optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / updates_per_epoch(strategy, data))))
-    fresh = Trainer(data, strategy.gradient_architect, optimiser, strategy.batch, strategy.device)
-    training = Training(network, fresh.optimisers(network))
+    fresh = Trainer(data, strategy.gradient_architect, optimiser, strategy.device)
+    training = Training(network, fresh.optimisers(network), batch=strategy.fixed_batch)
     best, curve, since = copied(network), list[float | None](), 0
     valid: float | None = None
     scores: Mapping[str, float | None] = {}
@@ -226,7 +226,7 @@ def fit(
 
 def updates_per_epoch(strategy: Strategy, data: Data) -> int:
     """Return the number of updates of the weights in an epoch."""
-    return len(batches(torch.arange(data.train.size), strategy.batch))
+    return len(batches(torch.arange(data.train.size), strategy.fixed_batch))
 
 
 def module_of(trial: Trial, strategy: Strategy, data: Data) -> nn.Module:

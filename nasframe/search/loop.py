@@ -23,7 +23,8 @@ import attrs
 from torch import Tensor
 
 from nasframe.change.apply import apply
-from nasframe.errors import ChangeError, ClaimError, NonFiniteError, StructureError
+from nasframe.errors import ChangeError, ClaimError, NonFiniteError, StrategyError, StructureError
+from nasframe.interfaces.batch_size import BatchSize
 from nasframe.interfaces.criterion import Decision
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
@@ -79,6 +80,14 @@ class Loop:
         """Return the architectures that trials choose from: those of the network, or of the first supernet if that is decided."""
         backbone, structure = self.strategy.backbone, state.network.structure
         return backbone.space(backbone.initial(self.data.sizes, self.strategy.nodes) if structure.decided else structure)
+
+    def sized(self, state: State) -> Strategy:
+        """Return the strategy with the batch size of the present state, for what is trained outside of the phases of the plan.
+
+        Raises:
+            StrategyError: if it has not been decided yet.
+        """
+        return attrs.evolve(self.strategy, batch=state.batch or self.strategy.fixed_batch)
 
     def seed(self, *purpose: int | str) -> Seed:
         """Return the seed of a purpose in this run."""
@@ -160,11 +169,26 @@ class Loop:
             # changes that are due since the last epoch, of which an interruption may have left some
             while state.due:
                 yield from self._change(state, step.during[-state.due])
+            if state.sizing:
+                yield from self._size(state)
             # keyed by the position of the epoch, so that a resumed epoch has the same order and the same noise
             seed = self.seed("epoch", state.stage, step.phase, state.epoch)
             for loss in trained.epoch(state, seed, search=step.moves_alphas and state.epoch >= step.grace):
                 yield Stepped(**state.position, samples=state.samples, size=size, loss=loss)
             yield from self._end_epoch(state, step, trained)
+
+    def _size(self, state: State) -> Iterator[Record]:
+        """Decide the batch size of a phase that begins, or whose network has changed."""
+        rule = self.strategy.batch
+        if isinstance(rule, BatchSize):
+            readings, _ = yield from self._asked(state, rule.measure, "batch")
+            size = rule.decide(state.batch or None, readings)
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise StrategyError(
+                    f"batch size {short_name(rule)!r} decides {size!r}; it must be a whole number of at least 1"
+                )
+            state.batch, state.measured = size, {}
+        state.sizing = False
 
     def _end_epoch(self, state: State, step: Train, trained: Trainer) -> Iterator[Record]:
         network, measured, criterion = state.network, trained.validate(state), step.criterion or self.strategy.criterion
@@ -177,6 +201,7 @@ class Loop:
             diverged=measured.diverged,
             scores=measured.scores,
             moves_alphas=step.moves_alphas,
+            batch=state.batch,
             **sizes(network),
             mixing=named_mixing(network, mixing),
             readings=readings,
@@ -345,7 +370,7 @@ class Loop:
         # a change that found nothing to do has no record that would drop what was measured for it
         state.measured = {}
         if during:
-            state.due -= 1
+            state.due, state.sizing = state.due - 1, True
         else:
             self._leave(state) if missed else self._next(state)
             state.fallback = shot
@@ -438,7 +463,7 @@ class Loop:
         """Evaluate what the architect proposes, and put the network of the best trial in the present one's place."""
         architect, options = step.architect or self.strategy.ask_tell, ("evaluator", "in_flight")
         assert architect is not None  # a plan in which trials have no architect is refused
-        strategy = attrs.evolve(self.strategy, **{k: v for k in options if (v := getattr(step, k)) is not None})
+        strategy = attrs.evolve(self.sized(state), **{k: v for k in options if (v := getattr(step, k)) is not None})
         runner = TrialRunner(
             architect=architect,
             strategy=strategy,

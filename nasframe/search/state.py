@@ -54,6 +54,7 @@ class State(Training[Network]):
         phase: the name of the phase that trains, or of another step.
         turns: for each repeat around the position, the outer ones first, the length of the lineage when its present turn began.
         due: the number of changes that the phase still makes before it trains on.
+        sizing: whether the batch size is decided before the phase trains on.
         best: the best network among those that are compared with each other.
         fallback: the best network of this phase, to return to if the training diverges.
         winner: the best network of the comparison, which the run hands over.
@@ -73,6 +74,7 @@ class State(Training[Network]):
     turns: list[int] = attrs.field(factory=list)
     phase: str = "search"
     due: int = 0
+    sizing: bool = False
     best: Snapshot | None = None
     fallback: Snapshot | None = None
     winner: Snapshot | None = None
@@ -94,7 +96,8 @@ class State(Training[Network]):
 
     def enter(self, phase: str) -> None:
         """Set the counters to the beginning of a phase, which has no fallback yet."""
-        self.phase, self.due, self.epoch, self.samples, self.loss, self.fallback = phase, 0, 0, 0, 0.0, None
+        self.phase, self.due, self.sizing = phase, 0, True
+        self.epoch, self.samples, self.loss, self.fallback = 0, 0, 0.0, None
 
     def over(self, repeat: Repeat, turns: int) -> bool:
         """Return whether a repeat is over after so many turns."""
@@ -115,7 +118,7 @@ def trainer(strategy: Strategy, data: Data, step: Step | None = None) -> Trainer
     optimiser = _optimiser(strategy, step)
     if isinstance(step, Train) and step.epochs is not None:
         optimiser = attrs.evolve(optimiser, epochs=step.epochs)
-    return Trainer(data, strategy.gradient_architect, optimiser, strategy.batch, strategy.device)
+    return Trainer(data, strategy.gradient_architect, optimiser, strategy.device)
 
 
 def _optimiser(strategy: Strategy, step: Step | None) -> Optimiser:
@@ -214,7 +217,9 @@ def _beginning(strategy: Strategy, data: Data, structure: Structure) -> State:
     check_memory(structure, strategy)
     # The initial weights depend on the seed alone: all searches of one seed and structure begin with the same.
     network = placed(strategy, build(structure, Seed((strategy.seed, "initial")), relaxation=strategy.relaxation))
-    state = State(network, trainer(strategy, data).optimisers(network), place=(len(strategy.plan),))
+    # 0 if a rule decides it before the first step
+    batch = strategy.batch if isinstance(strategy.batch, int) else 0
+    state = State(network, trainer(strategy, data).optimisers(network), batch=batch, place=(len(strategy.plan),))
     go(state, strategy, data, enter(strategy.plan, (0,), state.over))
     state.keep(Started(**state.position, structure=structure.to_dict()))
     return state
@@ -279,7 +284,10 @@ def succeed(state: State, fresh: Trainer, child: Network, full: Map) -> None:
 
 #: the attributes of the state that are JSON values and small
 # Whatever else the state has is written by name in `dump` and read by name in `load`.
-_PLAIN = ("stage", "place", "turns", "due", "phase", "epoch", "samples", "updates", "loss", "stopping", "diverged", "memory")
+_PLAIN = (
+    *("stage", "place", "turns", "phase", "due", "sizing", "batch", "epoch", "samples", "updates", "loss"),
+    *("stopping", "diverged", "memory"),
+)
 _SNAPSHOTS = ("best", "fallback", "winner")
 
 

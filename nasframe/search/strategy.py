@@ -16,10 +16,11 @@ from nasframe.errors import NasframeError, StrategyError
 from nasframe.interfaces.architect import Architect
 from nasframe.interfaces.ask_tell import AskTellArchitect
 from nasframe.interfaces.backbone import Backbone
+from nasframe.interfaces.batch_size import BatchSize
 from nasframe.interfaces.criterion import GrowthCriterion
 from nasframe.interfaces.evaluator import Evaluator
 from nasframe.interfaces.morphism import Morphism
-from nasframe.interfaces.part import choice, flag, nested, number, to_plain
+from nasframe.interfaces.part import choice, flag, nested, number, short_name, to_plain
 from nasframe.interfaces.pruner import Pruner
 from nasframe.interfaces.relaxation import Relaxation
 from nasframe.interfaces.task import Task
@@ -36,6 +37,12 @@ def _device(instance: Any, attribute: Any, value: Any) -> None:
         torch.device(value)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device is {value!r}; it must be a device of torch, such as 'cpu' or 'cuda:0'") from error
+
+
+def _batch(instance: Any, attribute: Any, value: Any) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not whole and not isinstance(value, BatchSize):
+        raise ValueError(f"batch is {value!r}; it must be a whole number of at least 1, or a BatchSize")
 
 
 @attrs.frozen(kw_only=True)
@@ -59,8 +66,8 @@ class Strategy:
             next one before it knows the results of the last `in_flight` - 1. The results depend on it, and not on the number of
             processes.
         nodes: the number of nodes that each cell starts with.
-        batch: the number of examples in a batch, of training and of validation; a last training batch of one example joins
-            the one before.
+        batch: the number of examples in a batch, of training and of validation, or a rule for it (`BatchSize`); a last training
+            batch of one example joins the one before.
         optimiser: the optimiser of the weights.
         seed: the seed of every random draw.
         seeds: the number of trainings of each row of the comparison.
@@ -87,7 +94,7 @@ class Strategy:
     evaluator: Evaluator = nested("evaluator", default=Train())
     in_flight: int = number(4, low=1, high=1024, whole=True)
     nodes: int = number(1, low=1, high=1000, whole=True)
-    batch: int = number(50, low=1, whole=True)
+    batch: int | BatchSize = nested("batch_size", or_number=True, default=50, validator=_batch)
     optimiser: Optimiser = nested(Optimiser, default=Optimiser())
     seed: int = number(0, low=0, whole=True)
     seeds: int = number(5, low=1, whole=True)
@@ -117,6 +124,20 @@ class Strategy:
     def ask_tell(self) -> AskTellArchitect | None:
         """Return the architect if it proposes architectures; None if it moves alphas."""
         return self.architect if isinstance(self.architect, AskTellArchitect) else None
+
+    @property
+    def fixed_batch(self) -> int:
+        """Return the batch size, for what is trained outside of the phases of a plan.
+
+        Raises:
+            StrategyError: if a rule decides it at the beginning of each phase.
+        """
+        if isinstance(self.batch, BatchSize):
+            raise StrategyError(
+                f"the batch size {short_name(self.batch)!r} is decided at the beginning of a phase, and what is trained here belongs to "
+                "none: give batch a number, or let a phase of the plan train first"
+            )
+        return self.batch
 
     @property
     def torch_dtype(self) -> torch.dtype:

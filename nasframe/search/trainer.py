@@ -35,6 +35,7 @@ class Training(Generic[N]):
     Attributes:
         network: a network of the search space, or a baseline, which has no alphas.
         optimisers: of the "weights", and of the "alphas" of a network that has any.
+        batch: the number of examples in a batch, of training and of validation; 0 if it has not been decided.
         stage: the number of growths so far.
         epoch: the epoch of the phase, from 0.
         samples: the number of training examples that this epoch has used.
@@ -44,6 +45,7 @@ class Training(Generic[N]):
 
     network: N
     optimisers: dict[str, Optimizer]
+    batch: int = attrs.field(default=0, kw_only=True)
     stage: int = attrs.field(default=0, kw_only=True)
     epoch: int = attrs.field(default=0, kw_only=True)
     samples: int = attrs.field(default=0, kw_only=True)
@@ -103,14 +105,12 @@ class Trainer:
         data: the data of the task.
         architect: moves the alphas; None if the networks have none.
         optimiser: of the weights.
-        batch: the number of examples in a batch, of training and of validation.
         device: the device of the networks.
     """
 
     data: Data
     architect: Architect | None
     optimiser: Optimiser
-    batch: int
     device: str
 
     def optimisers(self, network: nn.Module) -> dict[str, Optimizer]:
@@ -136,7 +136,7 @@ class Trainer:
         # was left.
         held_out = shuffled(seed("validation order"), self.data.validation.size) if search else None
         # a resumed epoch skips what it has used: `batches` cuts the rest of an order as it cuts the whole
-        for index in batches(order[training.samples :], self.batch):
+        for index in batches(order[training.samples :], training.batch):
             loss = self._step(training, index, held_out, seed("step", training.samples))
             # a sum over examples, as the last batch may be larger or smaller than the others
             training.loss += loss * len(index)
@@ -168,7 +168,7 @@ class Trainer:
             else:
                 self.architect.configure(optimisers["alphas"], training.stage)
                 # the validation examples are used in turn, as many as there are training examples
-                count = min(self.batch, len(held_out))
+                count = min(training.batch, len(held_out))
                 # The place in the order follows from the training examples that were used, so that it need not be stored.
                 # The validation split is usually smaller and is gone through several times.
                 chosen = held_out[(training.samples + torch.arange(count)) % len(held_out)]

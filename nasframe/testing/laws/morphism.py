@@ -658,7 +658,7 @@ def alive(case: Case) -> None:
 
 def _full_batch(trained: TrainedNetwork) -> TrainedNetwork:
     """Return the same search with all examples in a batch: the more there are, the fewer ReLUs are off for all of them."""
-    return attrs.evolve(trained, strategy=attrs.evolve(trained.strategy, batch=trained.data.train.size))
+    return attrs.evolve(trained, state=attrs.evolve(trained.state, batch=trained.data.train.size))
 
 
 @law(
