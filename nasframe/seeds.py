@@ -38,7 +38,7 @@ class Seed:
     def number(self) -> int:
         """Return the key as an integer of 63 bits, which seeds any generator."""
         # A hash, so that neighbouring keys give unrelated streams: generators that are seeded with 1, 2, 3 may be
-        # correlated. The repr tells "1" from 1, and a key has an unambiguous one.
+        # correlated. In a repr "1" differs from 1.
         return int.from_bytes(hashlib.sha256(repr(self.key).encode()).digest()[:8], "little") >> 1
 
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:

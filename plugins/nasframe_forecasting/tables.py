@@ -408,7 +408,7 @@ def _fault(cells: Iterable[tuple[int, str]], reader: Reader) -> tuple[int, str] 
         if time is None:
             form = "a time in ISO 8601 or another common form" if start is None else "a time in the form of the rows above it"
             return row, f"row {row} is {cell!r}, which is not {form}; write a day as 2012-01-31, a time as 2012-01-31T18:00"
-        # Times with and without an offset cannot be compared, so that this is asked first.
+        # Times with and without an offset cannot be compared, so that this is checked first.
         what = f"row {row} is {cell!r} after {earlier!r} in row {before}"
         if start is not None and _has_offset(start) != _has_offset(time):
             return row, f"{what}, of which one has a UTC offset; write it to all times or to none"

@@ -104,7 +104,7 @@ def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor])
         inputs: the inputs of the layer.
         mixing: the mixing weights of each undecided site, by address.
     """
-    # A relaxation that samples computes other candidates at every step. Each choice has its own plan, in which the
+    # A relaxation that samples computes other candidates at every step. Each choice has a plan, in which the
     # candidates that are left out do not occur: they cost nothing, and their parameters get no gradient, as in the readable
     # form.
     chosen = _chosen(cell, mixing)
