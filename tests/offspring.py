@@ -115,7 +115,7 @@ class PruneAndReplace(PlanRecipe):
     largest: int = number(7, low=1, whole=True)
 
     def steps(self) -> Plan:
-        """Return the plan."""
+        """Return a repeat of training and replacing, then a pruning and a tuning."""
         train = Train(phase="cycle", parameters=("weights", "alphas"), epochs=self.epochs, grace=self.grace)
         replace = Change(
             prune=True,

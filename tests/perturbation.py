@@ -70,7 +70,7 @@ class DartsPT(PlanRecipe):
     tuning: int = number(5, low=1, whole=True)
 
     def steps(self) -> Plan:
-        """Return the plan."""
+        """Return a search, then turns of deciding one site and tuning."""
         decide = Change(prune=True, pruner=Perturbation(sites=1))
         turn = (decide, Train(phase="tune", epochs=self.tuning, competes=True))
         search = Train(phase="search", parameters=("weights", "alphas"), epochs=self.epochs)

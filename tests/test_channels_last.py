@@ -30,7 +30,7 @@ STRIDED = re.compile(r"exec,cpu,convolution,.*backward_weights,src:f32\S*:acdb:.
 
 
 def process(part: str) -> subprocess.CompletedProcess[str]:
-    """Run the script under AVX2."""
+    """Run the script in another process, in which oneDNN uses AVX2 only."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ONEDNN_VERBOSE": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     return subprocess.run(

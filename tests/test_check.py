@@ -231,7 +231,7 @@ class TestReplay:
 
 
 class TestReports:
-    """A report on several outcomes."""
+    """A report names what is bad, then waivers and remarks, then the counts."""
 
     def test_an_unknown_law(self) -> None:
         """An unknown law is refused with the list of those that exist."""
@@ -292,7 +292,7 @@ LEGAL = ("--law", "criterion.legal")
 
 
 class TestCommand:
-    """The command `nasframe check`."""
+    """The command `nasframe check` prints a report and ends with a status."""
 
     def test_what_is_well(self, install: Install, here) -> None:
         """It exits with 0 and a count by part, found by the name of distribution, plugin or part, and once if by several."""

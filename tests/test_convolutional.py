@@ -110,7 +110,7 @@ def even(network: Network) -> dict[str, Tensor]:
 
 
 def images(batch: int, *shape: int) -> Tensor:
-    """Return images of noise."""
+    """Return images whose pixels are drawn from a normal distribution."""
     return torch.randn(batch, *shape, generator=SEED.generator(), dtype=torch.float64)
 
 

@@ -264,12 +264,12 @@ class TestTransforms:
         self.both(recurrent, gradients)
 
     def test_jacobians(self, recurrent: Found) -> None:
-        """`jacrev` and `jvp` by the inputs."""
+        """`jacrev` and `jvp` by the inputs are those of the readable form."""
         self.both(recurrent, lambda network, x: jacrev(network)(x))
         self.both(recurrent, lambda network, x: jvp(network, (x,), (torch.ones_like(x),)))
 
     def test_forward_mode(self, recurrent: Found) -> None:
-        """Dual numbers of `torch.autograd.forward_ad`."""
+        """Forward-mode derivatives, by dual numbers of `torch.autograd.forward_ad`, are those of the readable form."""
 
         def derivative(network: Network, x: Tensor) -> Any:
             with forward_ad.dual_level():
@@ -292,7 +292,7 @@ class TestTransforms:
         self.both(recurrent, gradients)
 
     def test_vectorised_hessian(self, recurrent: Found) -> None:
-        """`torch.autograd.functional.hessian(vectorize=True)`."""
+        """`torch.autograd.functional.hessian(vectorize=True)` is that of the readable form."""
         self.both(
             recurrent,
             lambda network, x: torch.autograd.functional.hessian(lambda x: network(x).square().sum(), x, vectorize=True),

@@ -54,13 +54,13 @@ def noise(counts: tuple[int, ...] = (6, 6), shape: tuple[int, ...] = (4, 5, 3), 
 
 
 def made(arrays: Arrays) -> Pictures:
-    """The pictures of these arrays."""
+    """Return the pictures that are read from these arrays."""
     x_train, y_train, x_test, y_test = (arrays[name] for name in sources.ARRAYS)
     return checked("noise", (x_train, y_train), (x_test, y_test), arrays.get("classes"))
 
 
 def loaded(arrays: Arrays, **options: Any) -> Data:
-    """The data of these arrays."""
+    """Return the data of a task with these arrays."""
     return data(made(arrays), Images(**options), CPU, EXACT)
 
 

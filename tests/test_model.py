@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def even(network: Network) -> dict[str, Tensor]:
-    """The weights of DARTS's rule."""
+    """Return the softmax of the alphas of each site, as DARTS computes mixing weights."""
     return {address: alpha.detach().softmax(0) for address, alpha in network.alphas.items()}
 
 

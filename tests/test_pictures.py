@@ -72,7 +72,7 @@ def edges(nodes: Sequence[tuple[int, Sequence[str]]], operations: Sequence[Opera
 
 
 def chain(nodes: int, layers: int = 1) -> Structure:
-    """Return the supernet of Two-to-One."""
+    """Return a supernet of Two-to-One."""
     return TwoToOne(layers=layers).initial({"inputs": 3, "outputs": 1}, nodes)
 
 

@@ -310,7 +310,7 @@ def test_what_is_made_for_each_site_is_the_best_of_it() -> None:
 
 
 class Unable(NodeGrowth):
-    """A growth without any proposals."""
+    """A morphism that proposes nothing."""
 
     def propose(self, context: Any, structure: Any) -> list[Any]:
         return []

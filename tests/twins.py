@@ -118,7 +118,7 @@ class OperatorGrowth(PlanRecipe):
     times: int = number(3, low=1, whole=True)
 
     def steps(self) -> Plan:
-        """Return the plan."""
+        """Return a search with growth in mid-phase, then a pruning and a tuning."""
         search = Train(
             phase="search",
             parameters=("weights", "alphas"),

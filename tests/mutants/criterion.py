@@ -53,7 +53,7 @@ def waiting(of: Subject) -> Subject:
 
 @mutant("criterion.pure", *PATIENCE)
 def marking(of: Subject) -> Subject:
-    """It appends to the history."""
+    """It appends to the history that it is given."""
 
     def change(self: Any, decide: Decide, state: Any, history: Any, proposals: Any) -> tuple[Any, Decision]:
         history.append(history[-1])

@@ -420,7 +420,7 @@ def alike(of: Subject) -> Subject:
 
 @mutant("morphism.gradient", *CONVOLUTION)
 def halved(of: Subject) -> Subject:
-    """Its map halves the gradient."""
+    """Its map says that the gradient is halved, which it is not."""
 
     def change(filling: Filling, parent: Network, child: Network) -> Filling:
         old, entries = tensors(parent), filling.overrides

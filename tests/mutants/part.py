@@ -47,7 +47,7 @@ def by_identity(of: Subject) -> Subject:
 
 @mutant("part.frozen", *POOL)
 def thawed(of: Subject) -> Subject:
-    """Its options can be set."""
+    """Its options can be set after it is made."""
     return overriding(of, __setattr__=object.__setattr__)
 
 
@@ -67,7 +67,7 @@ def unseeded(of: Subject) -> Subject:
 
 @mutant("part.globals", *TANH)
 def seeding(of: Subject) -> Subject:
-    """It seeds numpy's global generator."""
+    """It seeds numpy's global generator and leaves it so."""
 
     def build(self: Any, **sizes: Any) -> nn.Module:
         np.random.seed(0)

@@ -79,7 +79,7 @@ def taken_out(of: Subject) -> Subject:
 
 @mutant("pruner.tensors", *STRONGEST)
 def through_numpy(of: Subject) -> Subject:
-    """It calls numpy() on weights."""
+    """It calls numpy() on mixing weights, which fails where they have gradients."""
     return removing(of, lambda remove, s, weights: remove(s, {a: torch.tensor(w.numpy()) for a, w in weights.items()}))
 
 

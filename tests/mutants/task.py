@@ -106,7 +106,7 @@ def around(of: Subject) -> Subject:
 
 @mutant("task.draw", *FORECASTING)
 def blurred(of: Subject) -> Subject:
-    """It augments the test part."""
+    """It draws the examples of the test split with augmentation, too."""
     return drawing(of, "test", lambda: None)
 
 
@@ -140,7 +140,7 @@ def summed(of: Subject) -> Subject:
 
 @mutant("task.loss", *IMAGES)
 def detached(of: Subject) -> Subject:
-    """Its loss has no gradient."""
+    """Its loss is detached from the outputs, so that it has no gradient."""
     return loading(of, lambda data: {"loss": lambda outputs, targets: data.loss(outputs.detach(), targets)})
 
 
@@ -219,7 +219,7 @@ def dividing_by_zero(of: Subject) -> Subject:
 
 @mutant("task.references", *FORECASTING)
 def unplaced(of: Subject) -> Subject:
-    """A reference stays in float32."""
+    """One of its references stays in float32, whatever the dtype of the data is."""
 
     def change(data: Data) -> dict[str, Any]:
         def references(parameters: int) -> dict[str, Any]:
