@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -10,11 +10,15 @@ from hypothesis.strategies import SearchStrategy
 from nasframe.search.evaluators import Table
 from nasframe.testing.examples import Examples
 
-PICKS = st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple)
-VALID = st.none() | st.floats(0, 10)
-
 
 def examples() -> Examples:
-    """Return tables of a few architectures."""
-    outcomes: SearchStrategy[dict[Any, float | None]] = st.dictionaries(PICKS, VALID, min_size=1, max_size=3)
-    return Examples(parts={Table: outcomes.map(Table.of)})
+    """Return tables of all architectures of short chains, on which the laws of evaluators are tried."""
+    return Examples(parts={Table: st.integers(1, 3).flatmap(_tables)})
+
+
+def _tables(nodes: int) -> SearchStrategy[Table]:
+    # Each node of a chain has two candidates.
+    every, valid = [*itertools.product(range(2), repeat=nodes)], st.none() | st.floats(0, 10)
+    return st.lists(valid, min_size=len(every), max_size=len(every)).map(
+        lambda values: Table.of(dict(zip(every, values, strict=True)))
+    )

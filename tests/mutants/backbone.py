@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import attrs
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mutants.system import core_mutant, mutant, overriding
-from nasframe import GrownStructure, Structure
+from nasframe import GrownStructure, Space, Structure
 from nasframe.change import map as maps
 from nasframe.network.outputs import Outputs
 from nasframe.testing.subject import Subject
@@ -262,6 +262,43 @@ def equals_stay(of: Subject) -> Subject:
         }
 
     return overriding(of, derive=derive)
+
+
+@mutant("backbone.space", *EDGES)
+def backwards(of: Subject) -> Subject:
+    """The picks of an architecture are counted from the last decision to the first."""
+
+    class Backwards(Space):
+        def picks(self, architecture: Structure) -> tuple[int, ...]:
+            return super().picks(architecture)[::-1]
+
+    honest: Any = of.cls
+    return overriding(of, space=lambda self, structure: respaced(Backwards, honest.space(self, structure)))
+
+
+@mutant("backbone.space", *CHAIN)
+def undecided(of: Subject) -> Subject:
+    """The last node keeps all of its candidates where the first one is picked."""
+
+    class Undecided(Space):
+        def architecture(self, picks: Sequence[int]) -> Structure:
+            last = [address for address, _ in self.supernet.sites()][-1]
+            decided = super().architecture(picks)
+            return decided if picks[-1] else decided.replace_cell(last.cell, self.supernet.cell(last.cell))
+
+    honest: Any = of.cls
+    return overriding(of, space=lambda self, structure: respaced(Undecided, honest.space(self, structure)))
+
+
+def respaced(cls: type[Space], space: Space) -> Space:
+    """Return the same space as one of another class."""
+    return cls(space.supernet, space.keep)
+
+
+@mutant("backbone.derived", *EDGES)
+def all_inputs(of: Subject) -> Subject:
+    """The nodes of the space keep all of their inputs."""
+    return overriding(of, space=lambda self, structure: Space(structure))
 
 
 @mutant("backbone.history", *CHAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,12 +12,12 @@ from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Address, Claim, Edit, Filling, GrownStructure, Network, Seed, Structure, build
+from nasframe import Address, Claim, Edit, Filling, GrownStructure, Network, Seed, Space, Structure, build
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
 from nasframe.interfaces.part import short_name
-from nasframe.network.network import tensors
+from nasframe.network.network import tensors, unallocated
 from nasframe.search.state import Snapshot, copied, rebuilt
 from nasframe.structure.editing import remove_from
 from nasframe.testing import assertions
@@ -28,6 +29,8 @@ from nasframe.testing.strategies import removals
 from nasframe.testing.subject import Subject
 from nasframe.testing.trained import TrainedNetwork
 
+#: the number of architectures of a space that `backbone.space` looks at
+ARCHITECTURES = 5
 #: the largest number of events in `backbone.history`, beside a training at its beginning and a pruning and a growth at its end
 EVENTS = 2
 
@@ -402,6 +405,45 @@ def _tied_mixing(candidates: int) -> SearchStrategy[Tensor]:
     """Return mixing weights with the sum one, many of them equal."""
     drawn = st.lists(st.sampled_from([1.0, 2.0, 8.0]), min_size=candidates, max_size=candidates)
     return drawn.map(lambda values: torch.tensor(values, dtype=torch.float64) / sum(values))
+
+
+@law(
+    "backbone.space",
+    "a Space whose picks() and architecture() count the options in another order, or that leaves sites undecided",
+)
+def space(case: Case) -> None:
+    """Picks and architectures describe each other: each picks an architecture that can be built and written to JSON, and back.
+
+    Different picks are different architectures, unless a node is removed because no output depends on it.
+    """
+    supernet = case.part.initial(case.sizes, case.strategy.nodes)
+    given: Space = case.part.space(supernet)
+    require(given.size == math.prod(choice.options for choice in given.decisions), f"its size is {given.size}")
+    for number in range(ARCHITECTURES):
+        picks = given.random(Seed((case.strategy.seed, "space", number)))
+        architecture = given.architecture(picks)
+        _require_valid(architecture)
+        require(architecture.decided, f"the architecture of {picks} has several candidates at a site")
+        unallocated(architecture)
+        again = Structure.from_json(architecture.to_json(), case.subject.plugins.make)
+        require(again == architecture, f"the JSON of the architecture of {picks} makes another structure")
+        found = given.picks(again)
+        require(given.architecture(found) == architecture, f"the architecture of {picks} has the picks {found} of another one")
+        # With all of its nodes, an architecture has one description.
+        whole = len([*architecture.nodes()]) == len([*supernet.nodes()])
+        require(found == picks or not whole, f"the architecture of {picks} has the picks {found}, too")
+
+
+@law("backbone.derived", "space() has fewer architectures than derive() returns: compare the number of sites that a node keeps")
+def derived(case: Case) -> None:
+    """The space of a supernet contains each architecture that is derived from it."""
+    supernet = case.part.initial(case.sizes, case.strategy.nodes)
+    mixing = {a: case.data.draw(_tied_mixing(len(w))) for a, w in _equal_mixing(supernet).items()}
+    architecture = remove_from(supernet, case.part.derive(supernet, mixing))
+    try:
+        case.part.space(supernet).picks(architecture)
+    except StructureError as error:
+        require(False, f"a derived architecture is not in the space: {error}")
 
 
 @law(
