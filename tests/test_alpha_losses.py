@@ -108,7 +108,10 @@ def test_its_gradient_is_added(cls: type[SingleLevel]) -> None:
 
 def test_a_phase_without_a_length_is_refused() -> None:
     """A loss that needs the progress of a phase is refused before training, and the message says what to write."""
-    with pytest.raises(StrategyError, match=r"alpha loss 'entropy' needs the progress of a phase.*--epochs"):
+    with pytest.raises(
+        StrategyError,
+        match=r"alpha loss 'entropy' needs the progress of a phase, and the phase 'search' has no length.*--epochs",
+    ):
         Search(strategy(FirstOrder(terms=(Entropy(),)), epochs=None))
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
+from nasframe_growing import NodeGrowth
+from nasframe_pruning import Strongest
+from perturbation import Perturbation
 from toy import toy_strategy
 
 from nasframe import Search, Seed
@@ -12,11 +15,13 @@ from nasframe.change.apply import apply
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.records import Changed
-from nasframe.run.summary import remarks_of
+from nasframe.run.summary import remarks_of, took
 from nasframe.search import changes
 from nasframe.search.changes import MARGIN, harmful
 from nasframe.search.loop import Loop
+from nasframe.search.plan import Change, Repeat, Train
 from nasframe.search.trainer import mixing_weights
+from nasframe.testing.fakes import Scripted
 
 
 def removed(monkeypatch: pytest.MonkeyPatch, harm: float) -> tuple[Search, Search, Changed]:
@@ -28,6 +33,18 @@ def removed(monkeypatch: pytest.MonkeyPatch, harm: float) -> tuple[Search, Searc
     gone = after.strategy.pruner.remove(after.network.structure, mixing)
     record = loop.changer.remove(after.state, gone, by="pruner", why="pruned at the end", seed=Seed((1,)))
     return before, after, record
+
+
+def test_decisions_by_other_scores_are_not_close() -> None:
+    """Where a pruner compares losses, the difference of two mixing weights says nothing about its decision."""
+    reported = {}
+    for pruner in (Strongest(), Perturbation()):
+        search = Search(toy_strategy(nodes=2, pruner=pruner, growth=(), criterion=Scripted(epochs=1)))
+        search.run()
+        first = next(r for r in search.state.lineage if isinstance(r, Changed) and r.change == "remove")
+        reported[pruner.name] = any("differences of mixing weights" in remark for remark in remarks_of(first))
+
+    assert reported == {"strongest": True, "perturbation": False}
 
 
 def loss(search: Search) -> float | None:
@@ -101,3 +118,16 @@ def test_a_change_that_the_optimisers_cannot_follow_leaves_the_state_as_it_was()
 
     assert (state.network, state.optimisers, state.lineage) == (network, optimisers, lineage)
     assert (state.stage, state.evidence) == (0, {})
+
+
+@pytest.mark.parametrize(("growths", "expected"), [(0, "and did not grow."), (1, "and grew once."), (2, "and grew 2 times.")])
+def test_the_summary_counts_growths_and_not_stages(growths: int, expected: str) -> None:
+    """A phase that begins again is a stage, and no growth."""
+    train, grow = Train(phase="search", parameters=("weights", "alphas"), epochs=1), Change(grow=True)
+    turns = Repeat(steps=(train,), until="times", times=2)
+    plan = (turns, *((grow,) * growths), Change(derive=True), attrs.evolve(train, phase="tune", competes=True))
+    search = Search(toy_strategy(plan=plan, growth=(NodeGrowth("gate"),), criterion=Scripted(epochs=9)))
+    search.run()
+
+    assert search.state.stage == 1
+    assert took(search.state).endswith(expected)

@@ -129,7 +129,10 @@ def test_unsampled_candidates_are_not_computed() -> None:
 
 def test_a_phase_without_a_length_is_refused() -> None:
     """A relaxation that needs the progress of a phase is refused before training, and the message says what to write."""
-    with pytest.raises(StrategyError, match=r"relaxation 'concrete' needs the progress of a phase.*--epochs"):
+    with pytest.raises(
+        StrategyError,
+        match=r"relaxation 'concrete' needs the progress of a phase, and the phase 'search' has no length.*that step .*--epochs",
+    ):
         Search(strategy(FirstOrder(relaxation=Concrete()), optimiser=Optimiser()))
 
 

@@ -28,7 +28,7 @@ from nasframe.errors import CheckpointError, RunError
 from nasframe.search.trial_state import packed
 
 # Raised when the content of a commit changes its meaning: an old commit is then refused and not misread.
-SCHEMA = 3
+SCHEMA = 4
 KEPT = 2
 MANIFEST = "manifest.json"
 #: the folder of the files that commits refer to

@@ -13,6 +13,7 @@ from nasframe.run.folder import Folder
 from nasframe.run.rows import Row, handed_over, rows_of
 from nasframe.search.changes import HARM, MARGIN, harmful
 from nasframe.search.compare import FOUND, INHERITED, searched
+from nasframe.search.loop import grown_by
 from nasframe.search.search import Search
 from nasframe.search.state import State
 from nasframe.structure.structure import Structure
@@ -74,7 +75,7 @@ def write(folder: Folder, search: Search) -> str:
         *(["The cell that the search found:", "", *_listed(found), ""] if found not in (None, plain["operations"]) else []),
         *(f"- {remark}" for remark in plain["remarks"]),
         *([""] if plain["remarks"] else []),
-        f"{_history(state)} {_size(plain)}",
+        f"{took(state)} {_size(plain)}",
         "",
     ]
     # Both files hold the same facts, one for programs and one for readers.
@@ -148,9 +149,14 @@ def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
     seeds = max(len(r.evaluations) for r in rows)
     heading = "On the test split:"
     if compared:
+        over = (
+            f"Mean and standard error on the test split, over {seeds} seeds"
+            if seeds > 1
+            else "On the test split, from one seed"
+        )
         heading = (
-            f"Mean and standard error on the test split, over {seeds} seeds. All were trained for at most as many updates as "
-            "the search; the network with the least validation loss in the search space is handed over."
+            f"{over}. All were trained for at most as many updates as the search; the network with the least validation loss in the "
+            "search space is handed over."
         )
     lines = [
         heading,
@@ -166,14 +172,17 @@ def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
     return lines
 
 
-def _history(state: State) -> str:
+def took(state: State) -> str:
+    """Return a sentence about what the search cost and how often it grew."""
     if not searched(state):
         return f"It was trained for {state.updates} updates."
     if state.trials:
         return f"The search evaluated {len(state.trials)} architectures with {state.updates} updates in all."
     folded = next((r.request for r in state.lineage if isinstance(r, Changed) and r.change == "fold"), None)
     gates = f" Gates folded: {_names(folded['folded'])}; kept: {_names(folded['kept'])}." if folded else ""
-    return f"The search took {state.updates} updates and grew {state.stage} times.{gates}"
+    grown = sum(bool(grown_by(r)) for r in state.lineage if isinstance(r, Changed))
+    grew = {0: "did not grow", 1: "grew once"}.get(grown, f"grew {grown} times")
+    return f"The search took {state.updates} updates and {grew}.{gates}"
 
 
 def _size(plain: dict[str, Any]) -> str:

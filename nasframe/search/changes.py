@@ -58,8 +58,19 @@ class Changer:
         why: str,
         seed: Seed,
         evidence: Mapping[str, Tensor] | None = None,
+        scores: Mapping[str, Tensor] | None = None,
     ) -> Changed:
-        """Remove candidates, measure what that does to the validation loss, and return the record."""
+        """Remove candidates, measure what that does to the validation loss, and return the record.
+
+        Args:
+            state: the state of the run.
+            gone: the ids of the candidates to remove, by the address of their site.
+            by: the name of the part or step that asked for the removal.
+            why: the reason.
+            seed: the seed of the change.
+            evidence: the tensors that the removal was decided by, by name.
+            scores: what the candidates were compared by, by the address of their site; by default the mixing weights.
+        """
         # The loss is measured right before and right after, with the weights of the supernet: what tuning may mend later is
         # not part of it.
         edit = remove_candidates(state.network.structure, gone)
@@ -77,7 +88,7 @@ class Changer:
             request={address: sorted(ids) for address, ids in gone.items()},
             valid_before=before,
             valid_after=after,
-            alternatives=self._alternatives(state.network, gone, seed, harmful(before, after)),
+            alternatives=self._alternatives(state.network, gone, scores, seed, harmful(before, after)),
         )
 
     def change(
@@ -230,10 +241,18 @@ class Changer:
             network.train(training)
 
     def _alternatives(
-        self, network: Network, gone: Mapping[Address, AbstractSet[int]], seed: Seed, measure: bool
+        self,
+        network: Network,
+        gone: Mapping[Address, AbstractSet[int]],
+        scores: Mapping[str, Tensor] | None,
+        seed: Seed,
+        measure: bool,
     ) -> tuple[Alternative, ...]:
         """Return the close decisions of a removal, the closest first, with their losses where the removal did harm."""
         mixing, close = mixing_weights(network), []
+        if scores is not None:
+            # whether other scores, such as losses, differ little is not known: they have another scale
+            mixing = {a: w for a, w in mixing.items() if a in scores and torch.equal(scores[a].to(w), w)}
         for address, site in network.structure.sites():
             kept = [c for c in site.candidates if c.id not in gone.get(address, ())]
             if address not in mixing or len(kept) != 1:

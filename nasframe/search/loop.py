@@ -328,7 +328,7 @@ class Loop:
             except (ChangeError, StructureError) as error:
                 refused.append(f"{morphism.name}: {error}")
         # counted in the lineage, which survives an interruption
-        used = Counter(by for r in state.lineage if isinstance(r, Changed) for by in _grown_by(r))
+        used = Counter(by for r in state.lineage if isinstance(r, Changed) for by in grown_by(r))
         return ranked(proposals, used), refused
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
@@ -353,7 +353,7 @@ class Loop:
                 resets = {"reset_alphas": "alphas" in step.reset, "reset_moments": "moments" in step.reset}
                 records.append(changer.change(state, gone, growths, by=by, why=why, seed=seed, evidence=evidence, **resets))
         elif step.prune:
-            records.append(changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence))
+            records.append(changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence, scores=scores))
         if step.derive and not state.network.structure.decided:
             mixing = mixing_weights(state.network)
             # a pruner may leave several candidates at a site, or more edges than an architecture has
@@ -491,7 +491,7 @@ class Loop:
         yield record
 
 
-def _grown_by(record: Changed) -> list[str]:
+def grown_by(record: Changed) -> list[str]:
     """Return the morphisms that grew the network in a change."""
     if record.change == "edit":
         return [added["by"] for added in record.request["added"]]

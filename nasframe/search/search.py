@@ -209,13 +209,16 @@ def _check_progress(strategy: Strategy) -> None:
     """Refuse parts that need the progress of a phase where phases have no length."""
     architect = strategy.gradient_architect
     searching = [step for step in walk(strategy.plan) if isinstance(step, Train) and step.moves_alphas]
-    endless = any((step.epochs or (step.optimiser or strategy.optimiser).epochs) is None for step in searching)
+    endless = [step for step in searching if (step.epochs or (step.optimiser or strategy.optimiser).epochs) is None]
     parts: tuple[Relaxation | AlphaLoss, ...] = () if architect is None else (architect.relaxation, *architect.terms)
     for part in parts:
         if part.needs_progress and endless:
+            phase = endless[0]
+            # what a step has itself is not changed by a flag
+            flag = "" if phase.optimiser else ", or the optimiser of the strategy `epochs` (--epochs N)"
             raise StrategyError(
-                f"{part.kind.replace('_', ' ')} {short_name(part)!r} needs the progress of a phase, and phases have no length: give "
-                "the optimiser `epochs` (--epochs N)"
+                f"{part.kind.replace('_', ' ')} {short_name(part)!r} needs the progress of a phase, and the phase {phase.phase!r} has no "
+                f"length, as a criterion may end it at any time: give that step of the plan `epochs`{flag}"
             )
 
 
