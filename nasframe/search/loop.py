@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set as AbstractSet
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 import attrs
@@ -346,12 +345,14 @@ class Loop:
             gone = pruner.remove(state.network.structure, scores)
         seed, why = self.change_seed(state), _why(state, step, during)
         if step.grow or step.reset:
-            growths = (yield from self._growths(state, step, gone)) if step.grow else []
-            missed = step.needed and not growths
-            if not missed and (growths or gone or step.reset):
-                by = pruner.name if step.prune else step.name
-                resets = {"reset_alphas": "alphas" in step.reset, "reset_moments": "moments" in step.reset}
-                records.append(changer.change(state, gone, growths, by=by, why=why, seed=seed, evidence=evidence, **resets))
+            proposals = list[tuple[Morphism, Proposal]]()
+            if step.grow:
+                left = remove_from(state.network.structure, gone) if gone else state.network.structure
+                proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
+            by = pruner.name if step.prune else step.name
+            made = self._grow_and_reset(state, step, gone, proposals, by=by, why=why, seed=seed, evidence=evidence)
+            missed = step.needed and made is None
+            records += [] if made is None else [made]
         elif step.prune:
             records.append(changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence, scores=scores))
         if step.derive and not state.network.structure.decided:
@@ -376,35 +377,75 @@ class Loop:
             state.fallback = shot
         yield from records
 
-    def _growths(
-        self, state: State, step: Change, gone: Mapping[Address, AbstractSet[int]]
-    ) -> Generator[Record, None, list[tuple[Morphism, Proposal]]]:
-        """Return the proposals that a change carries out, for the structure without the removed candidates."""
-        structure, seed = state.network.structure, self.change_seed(state)
-        left = remove_from(structure, gone) if gone else structure
-        proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
-        # The others are dropped: they were made for a network that does not exist any more after the first change.
+    def _grow_and_reset(
+        self,
+        state: State,
+        step: Change,
+        gone: Mapping[Address, AbstractSet[int]],
+        proposals: Sequence[tuple[Morphism, Proposal]],
+        **fields: Any,
+    ) -> Changed | None:
+        """Make a change with the best proposals that can be carried out, and return its record; None if there is nothing to do.
 
-        def possible(morphism: Morphism, proposal: Proposal) -> bool:
-            """Return whether a child can be built; for example, not every relaxation has the mixing weights that it would need."""
+        Args:
+            state: the state of the run.
+            step: the step of the plan.
+            gone: the candidates to remove.
+            proposals: what the morphisms propose for the structure without them, the first choice first.
+            fields: the name of who asks for the change, the reason, the seed and the evidence of the removal.
+        """
+        changer, network, seed = self._at(state), state.network, fields["seed"]
+        fields |= {"reset_alphas": "alphas" in step.reset, "reset_moments": "moments" in step.reset}
+
+        def possible(growth: tuple[Morphism, Proposal]) -> bool:
             try:
-                again = "alphas" in step.reset
-                apply(state.network, edited(structure, gone, [(morphism, proposal)], seed, reset_alphas=again), seed)
+                edit = edited(network.structure, gone, [growth], seed, reset_alphas=fields["reset_alphas"])
+                return bool(apply(network, edit, seed))
             except (ChangeError, StructureError):
                 return False
-            return True
 
+        while True:
+            growths = self._chosen(network.structure, step, gone, proposals, seed)
+            if not growths and (step.needed or not (gone or step.reset)):
+                return None
+            try:
+                return changer.change(state, gone, growths, **fields)
+            except ClaimError:
+                raise  # a fault of the morphism, and not a growth that is impossible
+            except (ChangeError, StructureError):
+                # For example, not every relaxation has the mixing weights that a growth would need. Only now is each one tried
+                # alone, as a change on every edge has many.
+                impossible = [growth for growth in growths if not possible(growth)]
+                if not impossible:
+                    raise
+                proposals = [p for p in proposals if not any(p is growth for growth in impossible)]
+
+    @staticmethod
+    def _chosen(
+        structure: Structure,
+        step: Change,
+        gone: Mapping[Address, AbstractSet[int]],
+        proposals: Sequence[tuple[Morphism, Proposal]],
+        seed: Seed,
+    ) -> list[tuple[Morphism, Proposal]]:
+        """Return the first proposal, or, with per = "site", the first one of each site."""
         if step.per == "network":
-            return [*islice((found for found in proposals if possible(*found)), 1)]
+            # the others were made for a network that does not exist any more after the first change
+            return [*proposals[:1]]
+        left = remove_from(structure, gone) if gone else structure
         chosen, before, taken = list[tuple[Morphism, Proposal]](), dict(left.sites()), set[Address]()
-        for morphism, proposal in proposals:
-            edit = morphism.edit(left, proposal.request, proposal.evidence, seed("edit", len(chosen)))
+        for growth in proposals:
+            morphism, proposal = growth
+            try:
+                edit = morphism.edit(left, proposal.request, proposal.evidence, seed("edit", len(chosen)))
+            except (ChangeError, StructureError):
+                continue
             after = dict(edit.structure.sites())
             touched = {a for a in before.keys() | after.keys() if before.get(a) != after.get(a)}
             # proposals are sorted: a better one has changed the site
-            if taken.isdisjoint(touched) and possible(morphism, proposal):
+            if taken.isdisjoint(touched):
                 taken |= touched
-                chosen.append((morphism, proposal))
+                chosen.append(growth)
         return chosen
 
     def _restore(self, state: State) -> Record:
@@ -496,10 +537,6 @@ def grown_by(record: Changed) -> list[str]:
     if record.change == "edit":
         return [added["by"] for added in record.request["added"]]
     return [record.by] if record.change == "grow" else []
-
-
-def _refusal(morphism: Morphism, error: Exception) -> str:
-    return f"{morphism.name}: {error}"
 
 
 def _why(state: State, step: Change, during: bool) -> str:
