@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Plan the checks, and refuse unknown names before any test runs."""
     names = [*config.getini("nasframe"), *config.getoption("--nasframe")]
     if names:
+        config.addinivalue_line("markers", "xdist_group(name): with `--dist loadgroup`, tests of a group run in one process.")
         config.stash[PLAN] = _planned(names)
 
 
@@ -79,7 +80,10 @@ class Checks(pytest.Collector):
             name = f"{law.id}[{of.cls.name}]"
             if short[name] > 1:  # parts of several kinds, or of two plugins
                 name = f"{law.id}[{of.plugin.name}-{of.cls.kind}-{of.cls.name}]"
-            yield Check.from_parent(self, name=name, run=lambda of=of, law=law: tried(of, law, profile))
+            check = Check.from_parent(self, name=name, run=lambda of=of, law=law: tried(of, law, profile))
+            # The laws of a part are tried on the same trained networks, which each process has to train.
+            check.add_marker(pytest.mark.xdist_group(str(of)))
+            yield check
 
 
 class Broken(Exception):  # noqa: N818 - it carries an outcome to its report
