@@ -85,27 +85,18 @@ def test_every_shipped_plugin_is_found_by_its_entry_point() -> None:
     assert set(PLUGINS) <= {point.name for point in entry_points(group="nasframe")}
 
 
-def without(*plugins: str) -> str:
-    """What a search prints in a process in which these packages cannot be imported."""
+def test_a_search_without() -> None:
+    """With any one shipped plugin blocked, or all of them, the others search to the end; what is blocked is named with its reason."""
     environment = os.environ | {"PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "tests" / "blocked.py"), *plugins]
+    command = [sys.executable, str(ROOT / "tests" / "blocked.py"), *PLUGINS, ",".join(PLUGINS)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
 
-
-@pytest.mark.parametrize("plugin", PLUGINS)
-def test_a_search_without(plugin: str) -> None:
-    """With any one shipped plugin blocked, the others search to the end, and the blocked one is named with its reason."""
-    printed = without(plugin)
-
-    assert f"plugin {plugin} (nasframe" in printed
-    assert f"was not loaded: its import failed with ImportError: {plugin} is blocked" in printed
-    assert f"stage {0 if plugin == 'nasframe_growing' else 1}" in printed
-
-
-def test_a_search_without_any() -> None:
-    """With every shipped plugin blocked the core loads, and searches with the parts of others."""
-    printed = without(*PLUGINS)
-
-    assert printed.count("was not loaded") == len(PLUGINS)
+    searches = done.stdout.split("without ")[1:]
+    for printed, blocked in zip(searches, [*([plugin] for plugin in PLUGINS), PLUGINS], strict=True):
+        grown = 0 if "nasframe_growing" in blocked else 1
+        assert printed.startswith(f"{','.join(blocked)} stage {grown}\n")
+        assert printed.count("was not loaded") == len(blocked)
+        for plugin in blocked:
+            assert f"plugin {plugin} (nasframe" in printed
+            assert f"was not loaded: its import failed with ImportError: {plugin} is blocked" in printed
