@@ -39,6 +39,8 @@ class Decision:
     what: int | None = None
 
 
+#: the flags of the command line that set an option of a criterion (`GrowthCriterion.flags`)
+FLAGS = ("epochs", "budget")
 #: leaves both decisions to other criteria
 ABSTAIN = Decision()
 
@@ -49,7 +51,7 @@ class GrowthCriterion(Part):
     `decide` is a pure function of its state, the history and the proposals. What else it depends on is measured by `measure`.
 
     Required: `name` and `decide`. Optional: `measure`; `ends`, with which a search that would never end is refused before it
-    trains; `limits`, `budget` and `cooldown`, which `nasframe check` verifies; `flags`, by which the command line sets its options.
+    trains; `limits`, `budget` and `cooldown`; `flags`, by which the command line sets its options. `nasframe check` verifies them.
 
     Example:
         >>> from nasframe_growing import MaxNodes, NoBetter, Patience

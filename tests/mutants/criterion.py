@@ -193,6 +193,24 @@ def undeclared(of: Subject) -> Subject:
     return overriding(of, ends=frozenset({"search"}))
 
 
+@mutant("criterion.flags", "criterion", "epochs")
+def unknown_flag(of: Subject) -> Subject:
+    """It declares a flag that the command line does not have."""
+    return overriding(of, flags={"length": "epochs"})
+
+
+@mutant("criterion.flags", "criterion", "max_updates")
+def flag_of_another_option(of: Subject) -> Subject:
+    """The number of updates sets the share that is kept for tuning."""
+    return overriding(of, flags={"budget": "tuning"})
+
+
+@mutant("criterion.flags", "criterion", "epochs")
+def one_epoch_more(of: Subject) -> Subject:
+    """It ends a phase one epoch later than the option says."""
+    return deciding(of, lambda self, decide, *given: of.cls.decide(attrs.evolve(self, epochs=self.epochs + 1), *given))  # type: ignore[attr-defined]
+
+
 @mutant("criterion.limits", "criterion", "max_nodes")
 def late(of: Subject) -> Subject:
     """It stops where a cell has more nodes than allowed, and not yet where it has as many."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from nasframe import Decision, GrowthCriterion, NasframeError, Proposal, Strategy
-from nasframe.interfaces.criterion import NEXT, AllOf, AnyOf
+from nasframe.interfaces.criterion import FLAGS, NEXT, AllOf, AnyOf
 from nasframe.records import EpochEnded, Record, StageEnded, from_json, to_json
 from nasframe.testing.cases import Case as AnyCase
 from nasframe.testing.compare import require, same
@@ -322,6 +322,27 @@ def cooldown(case: Case) -> None:
     for moment, decision in zip(case.moments, decisions(case.part, case.moments), strict=True):
         if not moment.ends_stage and (epochs := moment.record.epoch + 1) < least:
             require(decision.next in (None, "continue"), f"after {epochs} epochs of {least} it decides {decision}")
+
+
+@law("criterion.flags", "`flags` has an option and its flag in the wrong order, or the option counts something else")
+def flags(case: Case) -> None:
+    """An option that a flag of the command line sets does what the flag says.
+
+    With `epochs`, the criterion ends each phase after so many epochs; with `budget`, it stops once so many updates were made.
+    """
+    if not case.part.flags:
+        raise Inapplicable("it declares no `flags`")
+    for flag, option in case.part.flags.items():
+        require(flag in FLAGS, f"`flags` has {flag!r}; the flags that set a criterion are {' and '.join(FLAGS)}")
+        require(hasattr(case.part, option), f"`flags` names {option!r}, which is no option")
+        for n, moment in enumerate(case.moments):
+            # the flag's number is what has been reached at this moment
+            reached = moment.record.epoch + 1 if flag == "epochs" else moment.record.updates
+            if flag == "epochs" and moment.ends_stage:
+                continue
+            decision = decisions(attrs.evolve(case.part, **{option: reached}), case.moments[: n + 1])[-1]
+            wanted = ("end", "stop") if flag == "epochs" else ("stop",)
+            require(decision.next in wanted, f"at record {n}, with {option} = {reached} reached, it decides {decision}")
 
 
 @attrs.frozen
