@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-import attrs
 import pytest
 import torch
-from hypothesis import strategies as st
+from batch_sizes import EXAMPLES, PLUGIN, Halved, Product
 from nasframe_growing import NodeGrowth
+from nasframe_sampling import RandomSearch
 from test_resume import check_resumes_everywhere
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Context, Part, Search, Strategy, number
+from nasframe import Part, Search, Strategy
 from nasframe.errors import StrategyError
-from nasframe.interfaces.batch_size import BatchSize
-from nasframe.plugins import Plugin, Plugins
+from nasframe.plugins import Plugins
 from nasframe.records import EpochEnded, Measured
 from nasframe.search.batches import batches
-from nasframe.search.plan import Change, Restore, Train
+from nasframe.search.plan import TRIALS, Change, Restore, Train
 from nasframe.testing.check import QUICK, check
-from nasframe.testing.examples import Examples
 from nasframe.testing.fakes import Scripted
 
-
-@attrs.frozen
-class Product(BatchSize):
-    """The largest batch for which the number of examples times the number of parameters stays under a limit.
-
-    Args:
-        limit: the limit.
-    """
-
-    name: ClassVar[str] = "product"
-    limit: int = number(1000, low=1, whole=True)
-
-    def measure(self, context: Context) -> Mapping[str, float]:
-        """Return the number of parameters of the network, which is counted once."""
-        return {"parameters": context.remember("parameters", lambda: sum(p.numel() for p in context.network.parameters()))}
-
-    def decide(self, previous: int | None, readings: Mapping[str, float]) -> int:
-        """Return the quotient, and at least one example."""
-        return max(1, int(self.limit // readings["parameters"]))
-
-
-@attrs.frozen
-class Halved(BatchSize):
-    """Half of the last batch size."""
-
-    name: ClassVar[str] = "halved"
-    first: float = number(16, low=0)
-
-    def decide(self, previous: int | None, readings: Mapping[str, float]) -> Any:
-        return self.first if previous is None else previous // 2
-
-
-ALL = Plugins((*PLUGINS.found, Plugin("sizes", "tests", "0", (Product, Halved))))
+ALL = Plugins((*PLUGINS.found, PLUGIN))
 BOTH = ("weights", "alphas")
 #: a phase in which a node grows after the first epoch, and one that tunes what is left
 PLAN = (
@@ -143,16 +108,14 @@ def test_a_wrong_batch_is_refused(value: Any) -> None:
 
 def test_trials_before_any_phase_need_a_number() -> None:
     """Nothing decides how large the batches of trials are if no phase has trained."""
+    trials = toy_strategy(architect=RandomSearch(trials=1, updates=1), plan=TRIALS, growth=(), batch=Product())
     with pytest.raises(StrategyError, match="give batch a number, or let a phase of the plan train first"):
-        _ = strategy(Product()).fixed_batch
+        Search(trials)
 
 
 @pytest.mark.parametrize("part", [Product, Halved])
 def test_the_rules_keep_the_laws(part: type[Part]) -> None:
     """They pass the laws of all parts."""
-    examples = Examples(
-        parts={Product: st.builds(Product, st.integers(1, 2000)), Halved: st.builds(Halved, st.integers(1, 64))}
-    )
-    report = check(part, examples=examples, profile=QUICK)
+    report = check(part, examples=EXAMPLES, profile=QUICK)
 
     assert report.ok, report.text()

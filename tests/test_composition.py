@@ -9,14 +9,23 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from batch_sizes import Product
 from convolutional import PLUGINS
+from hypothesis import given, settings, strategies as st
+from nasframe_bilevel import Softmax
+from nasframe_growing import NodeGrowth
+from perturbation import DartsPT
 from test_resume import digest
+from third_party_relaxations import Concrete, HardGumbel, IndependentSigmoids, OverNode
+from twins import OperatorGrowth
 
 from nasframe import AskTellArchitect, Data, Search, Strategy, installed
 from nasframe.records import Record
-from nasframe.search.evaluators import Table, Train
+from nasframe.search import evaluators
 from nasframe.search.loop import Loop
+from nasframe.search.plan import END, STAGE, Change, Plan, Repeat, Restore, Train, Trials
 from nasframe.search.state import State, initial
+from nasframe.testing.fakes import Scripted
 from nasframe.testing.saved import revived, saved
 
 #: the options of parts that need some, or are to be tried with some; all others have their defaults
@@ -152,10 +161,12 @@ def test_architects_that_propose_go_with_every_backbone(backbone: dict[str, Any]
     """With each evaluator, trials lead to an architecture, and to the same bytes when the search is resumed on the way."""
     strategy = attrs.evolve(composed(backbone, architect, "patience", "strongest", "trials", "node"), growth=(), in_flight=2)
     decisions = Search(strategy).space.decisions
-    table = Table.of({picks: float(sum(picks)) for picks in itertools.product(*(range(d.options) for d in decisions))})
-    evaluators = {"train": Train(), "table": table}
-    assert evaluators.keys() == {*installed().names("evaluator")}
-    for evaluator in evaluators.values():
+    table = evaluators.Table.of(
+        {picks: float(sum(picks)) for picks in itertools.product(*(range(d.options) for d in decisions))}
+    )
+    each = {"train": evaluators.Train(), "table": table}
+    assert each.keys() == {*installed().names("evaluator")}
+    for evaluator in each.values():
         chosen = attrs.evolve(strategy, evaluator=evaluator)
         search = Search(chosen)
         events = iter(search)
@@ -167,3 +178,70 @@ def test_architects_that_propose_go_with_every_backbone(backbone: dict[str, Any]
 
         assert search.network.structure.decided
         assert digest(search.state) == digest(resumed.state)
+
+
+GATE = (NodeGrowth("gate"),)
+BOTH = ("weights", "alphas")
+TUNE = Train(phase="tune", epochs=1, competes=True)
+RELAXATIONS = (Softmax(), HardGumbel(), Concrete(), OverNode(), IndependentSigmoids())
+
+
+def plans(proposer: AskTellArchitect) -> dict[str, Plan]:
+    """Return the shipped plans, those of third parties, and one in which trials inherit the weights of a supernet."""
+    supernet = Train(phase="search", parameters=BOTH, epochs=1)
+    return {
+        "stage": STAGE,
+        "end": END,
+        "darts_pt": DartsPT(epochs=1, tuning=1).steps(),
+        "operator_growth": OperatorGrowth(epochs=2, threshold=0.05).steps(),
+        "cycles": (
+            Repeat(
+                steps=(attrs.evolve(supernet, grace=1), Change(grow=True, growth=GATE, reset=BOTH[1:])), until="times", times=2
+            ),
+            Change(prune=True, derive=True),
+            TUNE,
+            Restore(),
+        ),
+        "trials": (supernet, Trials(architect=proposer, inherit=True), TUNE, Restore()),
+    }
+
+
+@settings(max_examples=max(1, settings.default.max_examples // 4))
+@given(st.data())
+def test_plans_go_with_relaxations_and_architects(data: st.DataObject) -> None:
+    """Each plan, relaxation and architect of either kind is in a search that ends with an architecture.
+
+    The search is resumed somewhere on the way, to the same bytes. The batch size is a number or follows a rule.
+    """
+
+    def ordered(values: Any) -> list[Any]:
+        return data.draw(st.permutations([*values]))
+
+    def made(part: dict[str, Any]) -> Any:
+        return PLUGINS.make("architect", part)
+
+    names, relaxations, backbones = ordered(plans(made(PROPOSERS[0]))), ordered(RELAXATIONS), ordered(BACKBONES)
+    architects, proposers, batches = ordered(ARCHITECTS), ordered(PROPOSERS), ordered([3, Product(500)])
+    # the numbers of these lists have few common factors, so that they meet in many ways
+    for i in range(max(len(names), len(relaxations), len(architects))):
+        name, backbone = names[i % len(names)], backbones[i % len(backbones)]
+        strategy = composed(backbone, architects[i % len(architects)], "patience", "strongest", "end", "node")
+        strategy = attrs.evolve(
+            strategy,
+            architect=attrs.evolve(strategy.architect, relaxation=relaxations[i % len(relaxations)]),
+            criterion=Scripted(growths=1),
+            plan=plans(made(proposers[i % len(proposers)]))[name],
+            growth=GATE,
+            batch=batches[i % len(batches)],
+            in_flight=2,
+        )
+        search = Search(strategy)
+        events = iter(search)
+        for _ in itertools.islice(events, data.draw(st.integers(3, 15))):
+            pass
+        resumed = Search(strategy, state=revived(*saved(search.state), strategy, PLUGINS))
+        for _ in itertools.chain(events, resumed):
+            pass
+
+        assert search.network.structure.decided, strategy
+        assert digest(search.state) == digest(resumed.state), strategy

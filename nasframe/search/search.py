@@ -59,6 +59,8 @@ class Search:
             self.state = state or initial(strategy, self.data)
             left = [*remaining(strategy.plan, self.state.place)]
             compares = any(isinstance(step, Trials) for step in left)
+            if isinstance(next((step for step in left if isinstance(step, Train | Trials)), None), Trials):
+                self.loop.sized(self.state)  # refuses trials without a batch size
             if (self.state.network.alphas or compares) and not self.data.validation.size:
                 raise StrategyError(
                     "the task holds nothing out for validation, which a search moves its alphas and decides by: give it a share"
