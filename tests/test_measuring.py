@@ -100,6 +100,20 @@ class TestContext:
         assert found == expected == float(evidence["all"])
         assert [(r.key, r.value) for r in records if isinstance(r, Measured)] == [("all", expected)]
 
+    def test_each_loss_has_its_own_key(self) -> None:
+        """A key that was used for other mixing weights or another split is refused, as it would return the first value."""
+
+        def question(context: Context) -> list[float]:
+            (address, weights), *_ = context.mixing.items()
+            return [context.loss("without", {address: weights.index_fill(0, torch.tensor(i), 0.0)}) for i in range(2)]
+
+        with pytest.raises(StrategyError, match="asked for the loss 'without' twice, with different mixing weights or splits"):
+            ask(begun(), question)
+        with pytest.raises(StrategyError, match="asked for the loss 'all' twice"):
+            ask(begun(), lambda context: [context.loss("all", split=split) for split in ("train", "validation")])
+        found, _, _ = ask(begun(), lambda context: [context.loss("all"), context.loss("all", context.mixing)])
+        assert found[0] == found[1]
+
     def test_one_site_may_have_other_mixing_weights(self) -> None:
         """Mixing weights that are not given are the present ones."""
         search = begun()
@@ -258,6 +272,22 @@ class TestPerturbation:
         report = check(Perturbation, examples=EXAMPLES)
 
         assert report.ok, report.text()
+
+    @pytest.mark.parametrize(
+        ("member", "law"),
+        [
+            ({"scores": lambda self, context: {a: w[:, None] for a, w in context.mixing.items()}}, "pruner.measured"),
+            ({"remove": lambda self, s, scores: {a: {c.id for c in site.candidates} for a, site in s.sites()}}, "pruner.names"),
+        ],
+        ids=["shape of scores", "all candidates"],
+    )
+    def test_a_message_that_says_the_cause_has_no_guess(self, member: dict[str, Any], law: str) -> None:
+        """Where the measured row says what is wrong, the report names no other likely cause."""
+        part = attrs.frozen(type("Faulty", (Keep,), member | {"name": "faulty"}))
+        report = check(part, profile=attrs.evolve(QUICK, cases=1, least=1, shrinking=0.0), laws=[law])
+
+        assert "they must be a tensor of shape" in report.text() or "keep at least one" in report.text()
+        assert "likely cause" not in report.text()
 
     def test_the_evidence_is_in_the_lineage(self) -> None:
         """The record of the removal has each loss that it was decided by, and it is replayed without data."""

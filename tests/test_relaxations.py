@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import attrs
 import pytest
 import torch
-from nasframe_bilevel import ExactSecondOrder, FirstOrder, SecondOrder, SingleLevel
+from nasframe_bilevel import ExactSecondOrder, FirstOrder, SecondOrder, SingleLevel, Softmax
 from nasframe_recurrent import Darts
 from third_party_relaxations import Concrete, EdgeNormalisation, HardGumbel, IndependentSigmoids, OverNode
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Architect, Optimiser, Relaxation, Search, Strategy
-from nasframe.errors import StrategyError
+from nasframe import Architect, Mixing, Optimiser, Relaxation, Search, Strategy
+from nasframe.errors import StrategyError, StructureError
+from nasframe.network.axes import produces
 from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Changed
+from nasframe.search.trainer import mixing_weights
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.compare import differences
 from nasframe.testing.saved import revived, saved
@@ -143,3 +148,72 @@ def test_strategies_are_read_back() -> None:
     assert 'name = "hard_gumbel"' in given.to_toml()
     assert Strategy.from_toml(given.to_toml(), WITH) == given
     assert attrs.evolve(given.architect, relaxation=HardGumbel()) != given.architect
+
+
+def edges(labels: Any, more: int = 0, name: str = "edges") -> dict[str, Any]:
+    """Return a relaxation's members: a further parameter with an entry for each site, and a softmax for each site."""
+    return {
+        "parameters": lambda self, sites: {name: (torch.zeros(len(sites) + more), (labels(sites),))},
+        "mixing": lambda self, sites, alphas, draw: Mixing({a: alphas[a].softmax(0) for a in sites}),
+    }
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "shape": (
+        {"mixing": lambda self, sites, alphas, draw: Mixing({a: alphas[a].softmax(0)[None] for a in sites})},
+        r"mixing\(\) returned the shape \(1, 5\) for layer0/n0; it must be \(5,\)",
+    ),
+    "a site left out": (
+        {"mixing": lambda self, sites, alphas, draw: Mixing({a: alphas[a].softmax(0) for a in [*sites][1:]})},
+        r"mixing\(\) returned nothing for layer0/n0",
+    ),
+    "a mapping": (
+        {"mixing": lambda self, sites, alphas, draw: {a: alphas[a].softmax(0) for a in sites}},
+        r"mixing\(\) returned dict; it must return nasframe.Mixing",
+    ),
+    "too few labels": (
+        edges(lambda sites: produces(*sites), more=1),
+        r"parameters\(\) returned 2 labels, 2 of them different, for an axis of 'edges' with 3 entries",
+    ),
+    "a dot": (
+        edges(lambda sites: produces(*sites), name="edges.n0"),
+        r"parameters\(\) returned the name 'edges.n0', which has a dot",
+    ),
+    "an address": (
+        edges(lambda sites: produces(*sites), name="layer0/n0"),
+        r"parameters\(\) returned the name 'layer0/n0', which is the address of a site",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_a_relaxation_returns_is_checked(fault: str) -> None:
+    """A relaxation that returns something of another form is refused, and the message says which form."""
+    members, message = FAULTS[fault]
+    relaxation = type("Faulty", (Softmax,), members)()
+    with pytest.raises(StructureError, match=rf"relaxation 'softmax': {message}"):
+        mixing_weights(Search(toy_strategy(architect=FirstOrder(relaxation=relaxation), nodes=2)).network)
+
+
+@pytest.mark.parametrize(
+    ("members", "law", "message"),
+    [
+        (edges(lambda sites: produces(*range(len(sites)))), "relaxation.follows", "labels must say what each entry belongs to"),
+        (edges(lambda sites: None), "relaxation.follows", "no labels: return an Axis for it"),
+        (
+            {"mixing": lambda self, sites, alphas, draw: Mixing({a: alphas[a].softmax(0) ** draw.progress for a in sites})},
+            "relaxation.draws",
+            "write `needs_progress: ClassVar\\[bool\\] = True` in its class",
+        ),
+    ],
+    ids=["by position", "unlabelled", "progress"],
+)
+def test_a_check_says_what_to_write(members: dict[str, Any], law: str, message: str) -> None:
+    """Labels by position, missing labels and an undeclared use of the progress are found, and the report says how to mend them."""
+    if law == "relaxation.draws":
+        mix = members["mixing"]
+        members = {"mixing": lambda self, sites, alphas, draw: (mix if draw else Softmax.mixing)(self, sites, alphas, draw)}
+    part = attrs.frozen(type("Faulty", (Softmax,), members | {"name": "faulty"}))
+    report = check(part, profile=attrs.evolve(QUICK, cases=3, least=1, shrinking=0.0), laws=[law])
+
+    assert re.search(message, report.text()), report.text()

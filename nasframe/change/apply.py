@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nasframe.change.claim import Claim, tolerance
 from nasframe.change.edit import Edit, Filling
-from nasframe.change.map import Map, Set, derive_map
+from nasframe.change.map import Map, Set, Take, derive_map
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.interfaces.part import short_name
 from nasframe.network.network import Network, build, tensors
@@ -92,7 +92,11 @@ def _fill(parent: Network, child: Network, entries: Map) -> None:
         value = entry.tensor if isinstance(entry, Set) else entry(old[entry.source], new[name])
         if value.shape != new[name].shape:
             shape = tuple(new[name].shape)
-            raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}")
+            hint = ""
+            if isinstance(entry, Take) and entry.source == name:
+                where = "parameters() of the relaxation" if name.startswith("alphas.") else "the method axes() of its module"
+                hint = f". An axis whose length changes needs labels: return an Axis for it, and not None, from {where}"
+            raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}{hint}")
         # a copy in place, so that the child shares no storage with its parent
         new[name].copy_(value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from nasframe.network.mixing import Gate, MixedOperation, Mixing, active_of, rea
 from nasframe.network.outputs import Outputs
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
-from nasframe.structure.structure import Structure
+from nasframe.structure.structure import Site, Structure
 
 
 class Network(nn.Module):
@@ -58,6 +59,7 @@ class Network(nn.Module):
         # A decided site has nothing to weigh: it has no alphas, and its candidate counts fully.
         self.sites = {a: s for a, s in structure.sites() if not s.decided}
         further = {} if relaxation is None else relaxation.parameters(self.sites)
+        _check_further(relaxation, further, self.sites)
         self._further_axes = {name: axes for name, (_, axes) in further.items()}
         # Zeros, and not small random numbers as in DARTS: all relaxations then start from equal mixing weights, and a
         # search depends on its seed through the weights, the data and what is sampled.
@@ -111,7 +113,25 @@ class Network(nn.Module):
             StructureError: if there are undecided sites and the network has no relaxation.
         """
         # An architecture has no undecided sites and may do without a relaxation.
-        return self._relaxation().mixing(self.sites, dict(self.alphas), draw) if self.sites else Mixing({})
+        if not self.sites:
+            return Mixing({})
+        relaxation = self._relaxation()
+        found = relaxation.mixing(self.sites, dict(self.alphas), draw)
+        # a relaxation is foreign code, whose fault would otherwise show up as an error deep in a fast form
+        name = f"relaxation {relaxation.name!r}: mixing()"
+        if not isinstance(found, Mixing):
+            raise StructureError(f"{name} returned {type(found).__name__}; it must return nasframe.Mixing")
+        for address in self.sites:
+            if address not in found:
+                raise StructureError(
+                    f"{name} returned nothing for {address}; it must return mixing weights for each site in `sites`"
+                )
+            shape, wanted = tuple(found[address].shape), tuple(self.alphas[address].shape)
+            if shape != wanted:
+                raise StructureError(
+                    f"{name} returned the shape {shape} for {address}; it must be {wanted}, one number per candidate"
+                )
+        return found
 
     def idle(self, mixing: Mapping[str, Tensor]) -> set[str]:
         """Return the names of the weights of all candidates that are not computed with these mixing weights (`Mixing.active`)."""
@@ -230,6 +250,25 @@ def unallocated(structure: Structure, relaxation: Relaxation | None = None) -> N
     """Return the network of a structure on the device "meta", with names and shapes but without values and memory."""
     with torch.device("meta"):
         return Network(structure, relaxation)
+
+
+def _check_further(relaxation: Relaxation | None, further: Mapping[str, Any], sites: Mapping[Address, Site]) -> None:
+    """Refuse further parameters of a relaxation whose names or labels do not fit."""
+    for name, (value, axes) in further.items():
+        where = f"relaxation {relaxation.name!r}: parameters() returned" if relaxation is not None else ""
+        if "." in name or name in sites:
+            why = "is the address of a site" if name in sites else "has a dot, which PyTorch uses to join the names of modules"
+            raise StructureError(f"{where} the name {name!r}, which {why}; write another one, such as 'edges layer0 n2'")
+        if len(axes) != value.dim():
+            raise StructureError(
+                f"{where} {len(axes)} axes for {name!r}, which has the shape {tuple(value.shape)}; give an Axis or None for each axis"
+            )
+        for size, axis in zip(value.shape, axes, strict=True):
+            if axis is not None and not len({*axis.labels}) == len(axis.labels) == size:
+                raise StructureError(
+                    f"{where} {len(axis.labels)} labels, {len({*axis.labels})} of them different, for an axis of {name!r} with {size} "
+                    "entries; give one label for each entry, and none twice"
+                )
 
 
 @functools.lru_cache(maxsize=256)

@@ -79,6 +79,8 @@ class Context:
     seed: Seed
     clock: Callable[[], float]
     evidence: dict[str, Tensor] = attrs.field(factory=dict, init=False)
+    # what was asked for under each key of `loss`: by split, the mixing weights
+    _losses: dict[str, dict[str, dict[str, Tensor]]] = attrs.field(factory=dict, init=False, repr=False)
     _trainer: Trainer = attrs.field(repr=False)
     _training: Training[Network] = attrs.field(repr=False)
     _measured: Mapping[str, Tensor] = attrs.field(repr=False)
@@ -162,15 +164,23 @@ class Context:
         """Return the mean loss of the search's network over a whole split, in evaluation mode; it is remembered.
 
         Args:
-            key: the key under which the loss is remembered (see `remember`).
+            key: the key under which the loss is remembered (see `remember`). Each loss needs its own.
             mixing: by address, the mixing weights that differ from the present ones.
             split: "train" or "validation".
 
         Raises:
-            StrategyError: if there is no such split.
+            StrategyError: if there is no such split, or the key was used for another loss.
         """
         examples = self._split(split)
-        found: float = self.remember(key, lambda: self._mean_loss({**self.mixing, **(mixing or {})}, examples))
+        given = {split: {address: weights.detach().clone() for address, weights in {**self.mixing, **(mixing or {})}.items()}}
+        first = self._losses.setdefault(key, given)
+        same = first.keys() == given.keys() and all(torch.equal(w, first[split][a]) for a, w in given[split].items())
+        if not same:
+            raise StrategyError(
+                f"a part asked for the loss {key!r} twice, with different mixing weights or splits. The second time it would get the "
+                "first value, which is remembered under that key: give each loss its own key, such as f'{address} without {i}'"
+            )
+        found: float = self.remember(key, lambda: self._mean_loss(given[split], examples))
         return found
 
     def losses(self, split: str = "validation", number: int = 0, size: int | None = None) -> Tensor:

@@ -23,6 +23,7 @@ from nasframe import NasframeError, Part, installed
 from nasframe.errors import PluginError
 from nasframe.plugins import CONTRACT, Plugin, Plugins, interface_of
 from nasframe.testing.cases import Case
+from nasframe.testing.compare import FormError
 from nasframe.testing.examples import Examples, Waiver
 from nasframe.testing.law import Inapplicable, Law, NoCases, laws_of, module
 from nasframe.testing.report import Outcome, Report
@@ -284,7 +285,7 @@ def _tried(of: Subject, one: Law, profile: Profile, replay: str | None) -> Outco
             blank,
             status="failed",
             # the hint is about the law, not about any other error on the way
-            hint=one.hint if isinstance(failure, AssertionError) else "",
+            hint=one.hint if isinstance(failure, AssertionError) and not isinstance(failure, FormError) else "",
             reason=_message(failure, of.cls),
             case=case,
             replay=of.command(one.id, replay or _blob(error)),

@@ -12,6 +12,16 @@ from torch import Tensor
 MODES = {"evaluation": False, "training": True}
 
 
+class FormError(AssertionError):
+    """A failure whose message says the cause, so that a report does not guess at a likely one."""
+
+
+def require_form(condition: bool, message: str) -> None:
+    """Raise a FormError with the message, which says what is wrong and what is right, unless the condition holds."""
+    if not condition:
+        raise FormError(message)
+
+
 def require(condition: bool, message: str) -> None:
     """Raise an AssertionError with the message unless the condition holds."""
     if not condition:

@@ -177,6 +177,17 @@ def remembering(of: Subject) -> Subject:
     return overriding(of, scores=scores, remove=remove)
 
 
+@mutant("pruner.compares", *STRONGEST)
+def blind(of: Subject) -> Subject:
+    """It measures scores, and then keeps the first candidate of each site."""
+    honest: Any = of.cls
+
+    def remove(self: Any, structure: Structure, weights: Weights) -> Gone:
+        return honest.remove(self, structure, {a: torch.zeros_like(w) for a, w in weights.items()})
+
+    return overriding(of, scores=lambda self, context: context.mixing, remove=remove)
+
+
 @mutant("part.repeatable", *STRONGEST)
 def drawing_alone(of: Subject) -> Subject:
     """It adds noise to the scores, from Python's generator, which no seed reaches."""

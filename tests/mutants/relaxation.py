@@ -126,6 +126,22 @@ def counted(of: Subject) -> Subject:
     return overriding(of, parameters=parameters)
 
 
+@mutant("relaxation.follows", *SOFTMAX)
+def by_position(of: Subject) -> Subject:
+    """It has a further parameter with an entry for each site, labelled by position: a removal moves the values to other sites."""
+
+    def parameters(self: Any, sites: Any) -> Any:
+        return {"further": (torch.zeros(len(sites)), (produces(*range(len(sites))),))} if sites else {}
+
+    return overriding(of, parameters=parameters)
+
+
+@mutant("relaxation.follows", *SOFTMAX)
+def unlabelled(of: Subject) -> Subject:
+    """It has a further parameter with an entry for each site, without labels."""
+    return overriding(of, parameters=lambda self, sites: {"further": (torch.zeros(len(sites)), (None,))} if sites else {})
+
+
 @mutant("relaxation.steps", *SOFTMAX)
 def anew_at_every_call(of: Subject) -> Subject:
     """It draws another sample at every call."""

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Address, Seed, Strategy, Structure
+from nasframe import Address, Pruner, Seed, Strategy, Structure
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.structure.editing import remove_from
 from nasframe.testing.cases import SearchCase
-from nasframe.testing.compare import require, same
-from nasframe.testing.law import law
+from nasframe.testing.compare import FormError, require, require_form, same
+from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.saved import saved
 from nasframe.testing.strategies import cached, removals
 from nasframe.testing.subject import Subject
@@ -95,11 +95,11 @@ def _sorted(removed: Removed) -> dict[str, list[int]]:
     return {address: sorted(ids) for address, ids in sorted(removed.items()) if ids}
 
 
-def _remaining(structure: Structure, removed: Removed, when: str) -> Structure:
+def _remaining(structure: Structure, removed: Removed, when: str, failure: type[AssertionError] = FormError) -> Structure:
     try:
         return remove_from(structure, removed)
     except ChangeError as error:
-        raise AssertionError(f"{when} {error}") from error
+        raise failure(f"{when} {error}") from error
 
 
 @law("pruner.names", "it compares with <= although all mixing weights can be equal or zero, or takes ids from a numpy array")
@@ -111,11 +111,12 @@ def names(case: Case) -> None:
         when = f"for mixing weights that are {kind}"
         removed = case.part.remove(structure, mixing)
         wrong = {address: ids for address, ids in removed.items() if not isinstance(ids, Set)}
-        require(not wrong, f"{when} it returns {wrong}; return the ids of each site as a set")
+        require_form(not wrong, f"{when} it returns {wrong}; return the ids of each site as a set")
         # A numpy integer equals an int and compares like one, but JSON does not know it.
         types = sorted({type(id).__name__ for ids in removed.values() for id in ids if type(id) is not int})
         require(not types, f"{when} it returns ids of type {', '.join(types)}; only int can be written to the lineage")
-        _remaining(structure, removed, when)
+        # with scores that all differ, ties are not the cause
+        _remaining(structure, removed, when, FormError if kind in ("its scores", "drawn") else AssertionError)
         child = trained.after(remove_candidates(structure, removed))
         require(
             bool(child.outputs(training=False).isfinite().all()),
@@ -132,7 +133,7 @@ def again(case: Case) -> None:
     structure = remove_from(case.structure, case.before)
     # It ends, because each turn removes a candidate and a node must keep one.
     while any((removed := case.part.remove(structure, case.drawn(structure))).values()):
-        structure = _remaining(structure, removed, "from a structure that was pruned before")
+        structure = _remaining(structure, removed, "from a structure that was pruned before", AssertionError)
 
 
 @law("pruner.pure", "it normalises or sorts the mixing weights in place, or removes entries from the mapping")
@@ -184,10 +185,10 @@ def measured(case: Case) -> None:
     scores, _ = trained.measured(case.part.scores)
     sites = dict(trained.network.structure.sites())
     for address, values in scores.items():
-        require(address in sites, f"it scores {address}, which is no site")
+        require_form(address in sites, f"it scores {address}, which is no site")
         wanted = (len(sites[Address(address)].candidates),)
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        require(shape == wanted, f"the scores of {address} are {shape}; they must be a tensor of shape {wanted}")
+        require_form(shape == wanted, f"the scores of {address} are {shape}; they must be a tensor of shape {wanted}")
     require(same(before, saved(trained.state)), "measuring changes the search")
 
 
@@ -204,3 +205,27 @@ def decides(case: Case) -> None:
         search.measured(case.part.scores)
         found.append(_sorted(case.part.remove(case.structure, dict(mixing))))
     require(found[0] == found[1], f"for equal scores it returns {found[0]}, and after it has measured others {found[1]}")
+
+
+@law(
+    "pruner.compares",
+    "`remove` reads the mixing weights, an attribute or the order of the candidates, and not the scores that it is given",
+)
+def compares(case: Case) -> None:
+    """A pruner that measures scores decides by them: with other scores other candidates are removed.
+
+    Zero operations do not count, as a pruner may remove them whatever their scores are.
+    """
+    if type(case.part).scores is Pruner.scores:
+        raise Inapplicable("it measures no scores")
+    zero = {c.id for _, site in case.structure.sites() for c in site.candidates if c.operation.zero}
+    drawn, found = case.drawn(case.structure), set[frozenset[int]]()
+    # scores of every scale, as the pruner may compare them with a threshold; in both orders
+    for scale in (1.0, 1e-3, 1e3, -1.0):
+        for turned in (False, True):
+            scores = {a: scale * (w.flip(0) if turned else w) for a, w in drawn.items()}
+            removed = case.part.remove(case.structure, scores)
+            found.add(frozenset({id for ids in removed.values() for id in ids} - zero))
+    if found == {frozenset()}:
+        raise Inapplicable("it removes no candidate")
+    require(len(found) > 1, f"with eight kinds of scores it removes the same candidates, {sorted(min(found))}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from nasframe import Address, Draw, Mixing, Seed, Site
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
-from nasframe.errors import ChangeError
+from nasframe.errors import ChangeError, NasframeError
 from nasframe.testing.cases import SearchCase
 from nasframe.testing.compare import differences, largest, require, require_at_most, require_like
 from nasframe.testing.fakes import AdamDescent
@@ -87,7 +87,7 @@ def exercise(case: Case) -> dict[str, Any]:
     """Return the mixing weights of validation and of training steps, the ranking, and the inverse."""
     alphas, found = case.alphas(), dict[str, Any]()
     for when, draw in case.draws().items():
-        mixing = case.part.mixing(case.sites, alphas, draw)
+        mixing = _mixing(case, alphas, draw)
         found[f"the mixing weights {when}"] = {**mixing, "active": {a: [*p] for a, p in mixing.active.items()}}
     found["the ranking"] = dict(case.part.ranking(case.sites, alphas))
     found["the parameters"] = {name: value for name, (value, _) in case.part.parameters(case.sites).items()}
@@ -96,9 +96,21 @@ def exercise(case: Case) -> dict[str, Any]:
 
 def _each(case: Case, alphas: Tensors) -> Iterator[tuple[str, Mixing]]:
     for when, draw in case.draws().items():
+        yield when, _mixing(case, alphas, draw)
+
+
+def _mixing(case: Case, alphas: Tensors, draw: Draw | None) -> Mixing:
+    try:
         found = case.part.mixing(case.sites, alphas, draw)
-        require(isinstance(found, Mixing), f"{when}, mixing() returns {type(found).__name__}; it must return nasframe.Mixing")
-        yield when, found
+    except Exception as error:
+        if draw is None or draw.progress is not None:
+            raise
+        raise NasframeError(
+            f"in a phase without a length, where `draw.progress` is None, mixing() raises {type(error).__name__}: {error}. A "
+            "relaxation that needs the progress must say so: write `needs_progress: ClassVar[bool] = True` in its class"
+        ) from error
+    assert isinstance(found, Mixing)  # the network has refused anything else
+    return found
 
 
 @law("relaxation.mixing", "exp() of large alphas overflows where softmax() does not, or the dtype is fixed")
@@ -233,8 +245,31 @@ def ranking(case: Case) -> None:
     "relaxation.follows", "the labels of a further parameter depend on the number of sites or candidates, not on what they are"
 )
 def follows(case: Case) -> None:
-    """After candidates are removed, alphas and further parameters of what remains have the values from before."""
+    """After candidates are removed, alphas and further parameters of what remains have the values from before.
+
+    If an axis of a further parameter gets shorter without a site, its labels say which site it was.
+    """
     trained = case.trained
+    for name, (value, axes) in case.part.parameters(case.sites).items():
+        for place in range(value.dim()):
+            left: dict[tuple[Any, ...], Address] = {}
+            for address in case.sites:
+                rest = case.part.parameters({a: s for a, s in case.sites.items() if a != address}).get(name)
+                if rest is None or not 0 < rest[0].shape[place] < value.shape[place]:
+                    continue
+                short = rest[1][place]
+                what = f"without the site {address}, an axis of {name!r} has {rest[0].shape[place]} entries and not {value.shape[place]}"
+                require(
+                    axes[place] is not None and short is not None,
+                    f"{what}, but no labels: return an Axis for it, such as produces(*addresses), and not None",
+                )
+                # Labels by position are the same whichever entry is gone, and the others get the values of their neighbours.
+                other = left.setdefault(short.labels, address)
+                require(
+                    other == address,
+                    f"{what}, and the same labels {short.labels} as without the site {other}: labels must say what each entry belongs "
+                    "to, such as the address of an edge, and not count",
+                )
     with torch.no_grad():
         for name, value in case.alphas("before").items():
             trained.network.alphas[name].copy_(value)
