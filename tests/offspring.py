@@ -112,6 +112,7 @@ class PruneAndReplace(PlanRecipe):
     name: ClassVar[str] = "prune_and_replace"
     epochs: int = number(10, low=1, whole=True)
     grace: int = number(3, low=0, whole=True)
+    tuning: int = number(20, low=1, whole=True)
     largest: int = number(7, low=1, whole=True)
 
     def steps(self) -> Plan:
@@ -126,7 +127,7 @@ class PruneAndReplace(PlanRecipe):
             reset=("alphas",),
             needed=True,
         )
-        tune = Train(phase="tune", epochs=self.epochs, competes=True)
+        tune = Train(phase="tune", epochs=self.tuning, competes=True)
         return (Repeat(steps=(train, replace)), Change(prune=True, derive=True, restart=True), tune, Restore())
 
 

@@ -333,6 +333,17 @@ def test_what_did_not_happen_is_not_in_the_legend(tmp_path: Path) -> None:
     assert not {"phase: tune", "phase: retune", "growth", "pruning"} & set(texts(tmp_path / "learning.svg"))
 
 
+@pytest.mark.parametrize("did", [("added",), ("removed",), ("added", "removed"), ()], ids="-".join)
+def test_a_change_of_a_plan_is_a_growth_a_pruning_or_both(did: tuple[str, ...], tmp_path: Path) -> None:
+    """What a change added and removed in one transaction is drawn; one that only reset alphas is not."""
+    request = {what: ["something"] if what in did else [] for what in ("added", "removed")}
+    change = attrs.evolve(record(0, "edit", 20), request=request)
+    draw_learning([epoch(0, "explore", 10 * e, 1.0) for e in range(1, 5)], [change], tmp_path / "learning.svg")
+    names = {"added": "growth", "removed": "pruning"}
+
+    assert {"growth", "pruning"} & set(texts(tmp_path / "learning.svg")) == {names[what] for what in did}
+
+
 @pytest.mark.parametrize("outlier", [10.0, 1e4, 1e12])
 def test_an_outlier_does_not_compress_the_rest(outlier: float) -> None:
     """An outlier is above the axis, and the other losses use most of it."""

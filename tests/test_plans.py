@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import offspring
+import perturbation
 import pytest
 import tomli_w
 import torch
+import twins
 from convolutional import image_strategy, small
 from nasframe_convolutional import SeparableConvolution, Zero
 from nasframe_convolutional.morphism import ConvolutionMorphism
-from nasframe_growing import NodeGrowth
+from nasframe_growing import MaxUpdates, NodeGrowth
 from nasframe_pruning import Strongest
 from test_resume import check_resumes_everywhere
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Decision, GrowthCriterion, Optimiser, Search, Strategy
 from nasframe.errors import NasframeError, StrategyError
+from nasframe.plugins import Plugins
 from nasframe.records import Changed, EpochEnded
+from nasframe.search.compare import searched
 from nasframe.search.plan import (
     END,
     RETRAIN,
@@ -41,7 +46,7 @@ from nasframe.search.plan import (
     following,
 )
 from nasframe.search.replay import replay
-from nasframe.testing.fakes import Scripted
+from nasframe.testing.fakes import Endless, Scripted
 
 PAGE = Path(__file__).parent.parent / "docs" / "plans.md"
 BOTH = ("weights", "alphas")
@@ -167,10 +172,10 @@ def test_a_plan_that_never_decides_is_refused() -> None:
 
 def test_the_plan_of_the_page_is_carried_out() -> None:
     """The first example in docs/plans.md is read from TOML and ends with an architecture; the others can be carried out, too."""
-    searches = []
+    searches, plugins = [], Plugins((*PLUGINS.found, perturbation.PLUGIN, twins.PLUGIN, offspring.PLUGIN))
     for text in re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL):
         values = toy_strategy(growth=(), nodes=2, criterion=Scripted(epochs=9)).to_dict() | tomllib.loads(text)
-        searches.append(Search(Strategy.from_dict(values, PLUGINS)))
+        searches.append(Search(Strategy.from_dict(values, plugins)))
     search = searches[0]
     search.run()
     phases = [r.phase for r in search.state.history if isinstance(r, EpochEnded)]
@@ -326,3 +331,20 @@ def test_a_needed_growth_that_is_missing_leaves_the_network_as_it_is() -> None:
 
     assert first.why == "pruned to an architecture"
     assert [r.phase for r in search.state.history if isinstance(r, EpochEnded)] == ["search", "tune"]
+
+
+@pytest.mark.parametrize("phase", ["search", "explore"])
+def test_the_name_of_a_phase_has_no_meaning(phase: str) -> None:
+    """A limit of updates keeps a share for tuning in a phase that trains alphas, and the run counts as a search."""
+    train = Train(phase=phase, parameters=BOTH, competes=True)
+    plan = (Repeat(steps=(train, Judge(phase=phase))), *END[1:])
+    search = Search(toy_strategy(plan=plan, criterion=Endless() | MaxUpdates(20, tuning=0.5), growth=()))
+    search.run()
+    spent = {r.phase: r.updates for r in search.state.history}
+
+    assert spent == {phase: 9, "judge": 9, "retune": 18}
+    assert searched(search.state)
+    assert (
+        next(r.why for r in search.state.lineage if isinstance(r, Changed) and r.change == "remove")
+        == "pruned to an architecture"
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -24,6 +27,7 @@ from nasframe.testing.check import QUICK, check
 from nasframe.testing.fakes import Scripted
 
 ALL = Plugins((*PLUGINS.found, perturbation.PLUGIN, twins.PLUGIN, offspring.PLUGIN))
+PAGE = Path(__file__).parent.parent / "docs" / "plans.md"
 #: one update in each epoch, and nothing but the plan that ends a phase or grows
 QUIET: dict[str, Any] = {"growth": (), "criterion": Scripted(epochs=9), "batch": 25}
 
@@ -42,7 +46,7 @@ def prune_and_replace() -> Strategy:
     """Return cycles on two edges whose convolutions have a child or two."""
     operations = (SeparableConvolution(3), SeparableConvolution(3, dilation=2), Identity())
     return image_strategy(
-        plan=offspring.PruneAndReplace(epochs=2, grace=1, largest=5).steps(),
+        plan=offspring.PruneAndReplace(epochs=2, grace=1, tuning=2, largest=5).steps(),
         backbone=small(channels=1, cells=1, operations=operations),
         task=Blobs(size=4, height=4, width=4),
         nodes=1,
@@ -138,3 +142,12 @@ def test_nothing_is_tried_twice_at_a_site() -> None:
     last = [r for r in search.state.history if isinstance(r, EpochEnded) and r.phase == "cycle"][-1]
     assert {len(weights) for weights in last.mixing.values()} == {3}
     assert len({r.stage for r in search.state.history if r.phase == "cycle"}) == len(cycles) + 1
+
+
+def test_the_page_has_the_plans_of_the_methods() -> None:
+    """The examples in docs/plans.md are the plans that the recipes return for the same options."""
+    methods = (perturbation.DartsPT(), twins.OperatorGrowth(), offspring.PruneAndReplace())
+    texts = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    plans = [Strategy.from_dict(toy_strategy().to_dict() | tomllib.loads(text), ALL).plan for text in texts]
+
+    assert all(method.steps() in plans for method in methods)
