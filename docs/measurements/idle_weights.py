@@ -2,9 +2,9 @@
 
     python docs/measurements/idle_weights.py --seeds 10 > idle_weights.jsonl
 
-The script prints a line of JSON for each search: the weight decay, the option `idle` of the optimiser, the seed, the validation loss
-of the found cell with the weights of the supernet and after tuning, and, over all steps of the search phase, the share of Adam's squared
-movement of the weights that belongs to weights of candidates that were left out in the step.
+The script prints a line of JSON for each search: the learning rate and the weight decay, the option `idle` of the optimiser, the seed,
+the validation loss of the found cell with the weights of the supernet and after tuning, and, over all steps of the search phase, the share
+of Adam's squared movement of the weights that belongs to weights of candidates that were left out in the step.
 """
 
 from __future__ import annotations
@@ -35,17 +35,20 @@ from nasframe.testing.fakes import Endless
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from third_party_relaxations import HardGumbel
 
+#: learning rates and weight decays of Adam
+SETTINGS = ((3e-3, 0.0), (3e-3, 1e-3), (1e-2, 0.0))
+
 
 def main() -> None:
     """Run all settings, one seed after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     torch.set_num_threads(1)
-    for seed, decay, idle in itertools.product(range(parser.parse_args().seeds), (0.0, 1e-3), ("skip", "zero")):
-        print(json.dumps(measure(decay, idle, seed)), flush=True)
+    for seed, (rate, decay), idle in itertools.product(range(parser.parse_args().seeds), SETTINGS, ("skip", "zero")):
+        print(json.dumps(measure(rate, decay, idle, seed)), flush=True)
 
 
-def measure(decay: float, idle: str, seed: int) -> dict[str, object]:
+def measure(rate: float, decay: float, idle: str, seed: int) -> dict[str, object]:
     """Run one search and return its result."""
     search = Search(
         Strategy(
@@ -56,7 +59,7 @@ def measure(decay: float, idle: str, seed: int) -> dict[str, object]:
             pruner=Strongest(),
             plan=END,
             nodes=4,
-            optimiser=Optimiser(learning_rate=3e-3, weight_decay=decay, epochs=30, idle=idle),
+            optimiser=Optimiser(learning_rate=rate, weight_decay=decay, epochs=30, idle=idle),
             seed=seed,
         )
     )
@@ -81,7 +84,7 @@ def measure(decay: float, idle: str, seed: int) -> dict[str, object]:
     kept: list[Collection[str]] = []
 
     def recorded(network: Any, optimiser: Optimiser, mixing: Any) -> Collection[str]:
-        kept[:] = [network.idle(mixing)]
+        kept[:] = [network.idle(mixing())]
         return kept[0] if optimiser.idle == "skip" else ()
 
     with (
@@ -93,6 +96,7 @@ def measure(decay: float, idle: str, seed: int) -> dict[str, object]:
     assert search.state.best is not None
     pruned = next(record for record in search.state.lineage if isinstance(record, Changed) and record.change == "remove")
     return {
+        "rate": rate,
         "decay": decay,
         "idle": idle,
         "seed": seed,

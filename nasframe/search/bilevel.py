@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def problem(
     weights = [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
 
     def unroll(gradients: Tensors) -> dict[str, Tensor]:
-        idle = idle_weights(network, optimiser, relaxation.mixing(network.sites, dict(network.alphas), draws[0]))
+        idle = idle_weights(network, optimiser, partial(network.mixing, draws[0]))
         moved = optimiser.unroll(descent, [(n, p) for n, p in weights if n not in idle], gradients)
         return {n: moved.get(n, p.detach()) for n, p in weights}
 
@@ -142,9 +143,9 @@ def weights_step(
     return value.detach()
 
 
-def idle_weights(network: Network, optimiser: Optimiser, mixing: Tensors) -> Collection[str]:
-    """Return the names of the weights that an optimiser skips in a step with these mixing weights."""
-    return network.idle(mixing) if optimiser.idle == "skip" else ()
+def idle_weights(network: Network, optimiser: Optimiser, mixing: Callable[[], Tensors]) -> Collection[str]:
+    """Return the names of the weights that an optimiser skips in a step with the mixing weights that a function returns."""
+    return network.idle(mixing()) if optimiser.idle == "skip" else ()
 
 
 def _move(parameters: Parameters, gradients: Tensors, optimiser: Optimizer) -> None:

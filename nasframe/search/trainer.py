@@ -161,7 +161,7 @@ class Trainer:
                 return train(forward_of(network), mixing())
 
             def idle() -> Collection[str]:
-                return idle_weights(network, self.optimiser, mixing()) if isinstance(network, Network) else ()
+                return idle_weights(network, self.optimiser, mixing) if isinstance(network, Network) else ()
 
             if held_out is None or self.architect is None or not isinstance(network, Network):
                 value = weights_step(dict(weights_of(network)), optimisers["weights"], loss, idle)
