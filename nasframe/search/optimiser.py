@@ -42,8 +42,8 @@ class Optimiser:
         final: the learning rate at the end of a phase, if it falls.
         idle: what the optimiser does in a step with the weights of candidates that a relaxation leaves out
             (`nasframe.Mixing`): "skip" leaves them and their moments as they are, "zero" takes their gradient as zero, so that
-            moments decay and move them, and weight decay acts on them. Without such a relaxation it has no effect. The default was measured, see
-            docs/measurements/idle_weights.md.
+            moments decay and move them, and weight decay acts on them. Without such a relaxation it has no effect.
+            The default was measured, see docs/measurements/idle_weights.md.
     """
 
     method: str = choice("adam", "adamw", "sgd", default="adam")
