@@ -205,6 +205,7 @@ def optimiser(case: Case) -> None:
     for number in (len(case.counts), 0):
         given = {a: nn.Parameter(alpha) for a, alpha in [*case.alphas().items()][:number]}
         built = case.part.build_optimiser([*given.items()])
+        # By identity, because a copy of an alpha would be moved without any effect.
         held = [id(p) for group in built.param_groups for p in group["params"]]
         right = sorted(held) == sorted(map(id, given.values()))
         require(right, f"it is given {len(given)} alphas and has {len(held)} parameters, not exactly these")
@@ -219,6 +220,7 @@ def follows(case: Case) -> None:
     """The state of the optimiser is carried through a change of the network."""
     trained = case.trained
     try:
+        # A change that changes nothing: whatever is lost is lost by carrying the optimiser's state.
         child = trained.after(remove_candidates(trained.network.structure, {}))
     except ChangeError as error:
         raise AssertionError(str(error)) from error
@@ -249,6 +251,8 @@ def descends(case: Case) -> None:
         "weights": case.toy.optimiser.build(problem.weights.items()),
         "alphas": case.part.build_optimiser([*problem.alphas.items()]),
     }
+    # The alphas start at random places and the bowl has its bottom beyond zero, so that standing still or descending to
+    # zero by weight decay alone is not enough.
     first = float(bowl(problem.alphas).detach())
     for _ in range(5):
         case.part.configure(optimisers["alphas"], 0)

@@ -170,6 +170,7 @@ def modules(case: Case) -> None:
     network = case.trained.network
     for type, cell in network.structure.cells:
         found = {s.id: [m for _, m in network.mixed_operations(Address.of(type, s.id))] for s in cell.sites}
+        # Every instance of a cell type has all of its sites, so that all sites occur equally often.
         counts = {id: len(mixed) for id, mixed in found.items()}
         right = len({*counts.values()}) == 1 and all(counts.values())
         require(right, f"cell {type!r} has these numbers of MixedOperation by site: {counts}")
@@ -188,6 +189,7 @@ def modules(case: Case) -> None:
 @law("backbone.gradient", "a parameter is not used, or something is detached on the way to it")
 def gradient(case: Case) -> None:
     """In training mode the output depends on every weight and alpha, in the readable and in the fast form; gradients are finite."""
+    # A hand-written derivative may lose a parameter that autograd would not.
     for form, fast in {"readable": False, "fast": True}.items():
         trained = case.trained
         trained.network.train().fast = fast
@@ -213,6 +215,7 @@ def batch(case: Case) -> None:
     def rows(index: Tensor) -> Tensor:
         return trained.data.predict(_output(network, split.batch(index)[0], mixing)).to(torch.float64)
 
+    # Predictions and not outputs are compared, because their first axis is that of the examples.
     whole, size = rows(torch.arange(split.size)), split.size
     # Any subset in any order, and one example alone, whose axis a careless squeeze() drops.
     some = case.data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=size, unique=True))
@@ -278,6 +281,7 @@ def pure(case: Case) -> None:
         for parameter in network.parameters():
             # in place, as an optimiser does: a copy of the old values would go unnoticed otherwise
             parameter.mul_(0.9)
+    # A network that has never computed anything else.
     other = rebuilt(case.strategy, Snapshot(network.structure, copied(network), None)).eval()
     found, wanted = (_output(each, inputs, mixing) for each in (network, other))
     what = "after the parameters have changed, the distance of the outputs from those of a new network with these parameters"
@@ -339,6 +343,7 @@ def birth(case: Case) -> None:
     require(bool(found.inherits) or not found.mixing, "it has mixing weights for the new node, but inherits nothing")
     # Behind a gate of zero the new node returns what it inherits, whatever its new candidates compute.
     child = _changed(trained, _gated(found, type))
+    # A tensor under another name would start anew, although the outputs may be equal by chance.
     lost = tensors(trained.network).keys() - tensors(child.network).keys()
     require(not lost, f"the grown network lacks {', '.join(sorted(lost))}")
     assertions.assert_exact(trained, child)
@@ -390,6 +395,7 @@ def derive(case: Case) -> None:
     further = {a: sorted(ids) for a, ids in case.part.derive(child, {}).items() if ids}
     require(not further, f"from an architecture that it derived it removes {further}")
     for address, site in child.sites():
+        # Zero at a site means that the edge is absent. It may be kept only where the node would have nothing at all.
         rivals = structure.cell(address.cell).sites_of(site.node)
         others = [c for s in rivals for c in s.candidates if not c.operation.zero]
         chosen = site.candidates[0].operation

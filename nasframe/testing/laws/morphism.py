@@ -275,6 +275,7 @@ def admits(case: Case) -> None:
 def measured(case: Case) -> None:
     """Proposing leaves the search as it was, and does not read the test split."""
     trained = case.parent.without_test_split()
+    # By identity: even a gradient of zeros that is left behind would change the next step of an optimiser with momentum.
     gradients = {n: p.grad for n, p in trained.network.named_parameters()}
     # The saved form contains all that a resume would restore: weights, moments, alphas, records and criteria's states.
     before = saved(trained.state)
@@ -289,6 +290,7 @@ def cost(case: Case) -> None:
     """The cost of a proposal is the number of parameters by which the network grows."""
     parent, child = case.child()
     counts = [sum(p.numel() for p in each.network.parameters()) for each in (parent, child)]
+    # Criteria such as max_parameters decide by the cost before there is a child.
     declared, more = case.proposals(parent)[0].cost, counts[1] - counts[0]
     require(declared == more, f"the declared cost is {declared}; the child has {more} parameters more than its parent")
 
@@ -297,6 +299,7 @@ def cost(case: Case) -> None:
 def changes(case: Case) -> None:
     """The child has other nodes, sites, operations or sizes than its parent."""
     parent, child = case.child()
+    # Ids are new in every child; a change that makes nothing but new ids would be repeated for ever.
     before, after = (_without_ids(each.network.structure) for each in (parent, child))
     require(before != after, "the child has the structure of its parent, except for ids")
 
@@ -346,6 +349,7 @@ def refuses(case: Case) -> None:
 
     for _ in range(8):
         requested(case.data.draw(damaged(dict(proposal.request))))
+    # Each key alone, so that a key that is never read is found.
     for key in proposal.request:
         request = {**proposal.request, key: "no such thing"}
         message = f"{request} is not refused, and makes another change than {proposal.request}"
@@ -396,6 +400,7 @@ def together(case: Case) -> None:
         # New entries are drawn from seeds that depend on the number of changes, so that they cannot agree.
         old = ~assertions.new_entries(child, name, tensor)
         require(same(tensor[old], expected_tensors[name][old]), f"{name} has other numbers than after two changes")
+    # The weakest of the two claims is that of both.
     kinds = [getattr(each.claim, "kind", None) for each in (halfway, chain)]
     expected = next((kind for kind in ("lossy", "approximate") if kind in kinds), "exact")
     require(_claims(child, expected), f"the claims are {kinds[0]} and {kinds[1]}, and together {child.claim}")
@@ -531,6 +536,7 @@ def claim(case: Case) -> None:
     ways = "write Claim.exact(), Claim.approximate({address of a node: bound}) or Claim.lossy()"
     require(isinstance(made, Claim), f"the claim is {made!r}; {ways}")
     require(made.kind in ("exact", "approximate", "lossy"), f"the claim is of the kind {made.kind!r}; {ways}")
+    # Without a bound an approximate claim says nothing, and with one another claim would be weaker than it says.
     require(bool(made.bounds) == (made.kind == "approximate"), f"an {made.kind} claim has the bounds {made.bounds}; {ways}")
     wrong = _misplaced(child, made)
     require(not wrong, "; ".join(wrong))

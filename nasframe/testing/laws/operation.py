@@ -162,6 +162,7 @@ def exercise(case: Case) -> dict[str, Any]:
 def shape(case: Case) -> None:
     """The output has the shape of those of the other candidates of the site, for any number of examples."""
     placed = case.placed()
+    # The candidates of a site are summed, so that they must agree in shape with each other, whatever that shape is.
     shape = placed.module(*placed.inputs).shape
     for other in placed.shapes.values():
         require(
@@ -190,6 +191,7 @@ def batch(case: Case) -> None:
     """In evaluation mode the output for an example does not depend on the other examples, nor on their order."""
     placed = case.placed()
     whole = placed.module(*placed.inputs)
+    # Both are needed: a maximum over the examples is noticed alone, a shift of the examples by their order.
     for row in range(len(whole)):
         # Not compared to the bit: libraries choose other kernels, with another order of sums, for other batch sizes.
         alone = placed.module(*(i[row : row + 1] for i in placed.inputs))
@@ -213,6 +215,7 @@ def layout(case: Case) -> None:
 def pure(case: Case) -> None:
     """A call does not change the inputs, and in evaluation mode not the module; a second call returns the same bits."""
     placed = case.placed()
+    # The same input goes to all candidates of a site, and is read again by other nodes: whoever writes to it changes them.
     inputs, before = [i.clone() for i in placed.inputs], {n: t.detach().clone() for n, t in tensors(placed.module).items()}
     first, again = placed.module(*placed.inputs), placed.module(*placed.inputs)
     require(torch.equal(first, again), "a second call returns another output")
@@ -287,10 +290,13 @@ def _as_function(placed: Placed) -> tuple[dict[str, Tensor], Callable[[Mapping[s
     The inputs are changed a little, so that no two are equal: a maximum has no gradient there.
     """
     generator = Seed(("inputs",)).generator()
+    # Parameters and inputs in one mapping, so that a direction moves all of them at once: one number tests every
+    # derivative.
     point = {n: p.detach() for n, p in placed.module.named_parameters()}
     for n, i in enumerate(placed.inputs):
         point[f"input {n}"] = i + 0.01 * torch.randn(i.shape, generator=generator, dtype=i.dtype)
     with torch.no_grad():
+        # Different factors for the entries of the output, so that errors of opposite signs do not cancel in the sum.
         factors = torch.linspace(0.5, 1.5, placed.module(*placed.inputs).numel(), dtype=placed.inputs[0].dtype)
 
     def value(at: Mapping[str, Tensor]) -> Tensor:
@@ -349,6 +355,7 @@ def state(case: Case) -> None:
         placed = case.placed(training)
         # another initialisation: what it does not load stays different
         other = placed.fresh(0).train(training)
+        # What the module keeps outside of its state dict would be lost in every commit and every change.
         other.load_state_dict(placed.module.state_dict())
         outputs = []
         for module in (placed.module, other):
@@ -454,6 +461,7 @@ def derivatives(case: Case) -> None:
     right = attrs.evolve(description, derivatives=None).value_and_derivatives(*arguments)
     found = description.value_and_derivatives(*arguments)
     require(len(found) == len(names), f"it returns {len(found)} values; they should be {len(names)}: {', '.join(names)}")
+    # A derivative that is the same everywhere may be a number.
     exact = [torch.as_tensor(value, dtype=arguments[-1].dtype) for value in right]
     allowed = tolerance(torch.stack([value.abs().max() for value in exact]))
     errors = {name: largest(e - f) for name, e, f in zip(names, exact, found, strict=True)}
@@ -476,6 +484,7 @@ def bound(case: Case) -> str | None:
     # For each bound the least ratio of bound to value over all inputs. A bound may be infinitely loose at one input, and
     # must be near at some other.
     tightest = dict.fromkeys(bounds, math.inf)
+    # A bound may be right for small inputs and wrong for large ones, or the reverse, as where a constant term is missing.
     for scale, training in itertools.product((0.1, 1.0, 10.0), MODES.values()):
         module = placed.module.train(training)
         for inputs in (tuple(scale * i for i in placed.inputs), *_corners(module, placed.inputs, scale)):
@@ -495,6 +504,7 @@ def _corners(module: nn.Module, inputs: tuple[Tensor, ...], scale: float) -> lis
     """Return inputs in corners of the box of their norms; each corner follows the gradient of the largest output before."""
     norms, at, found = [scale * largest(i) for i in inputs], tuple(i.clone() for i in inputs), []
     for _ in range(3):
+        # Every entry at its largest absolute value.
         at = tuple((n * torch.where(i >= 0, 1.0, -1.0)).to(i.dtype).requires_grad_() for n, i in zip(norms, at, strict=True))
         found.append(tuple(i.detach() for i in at))
         out = module(*at).flatten()

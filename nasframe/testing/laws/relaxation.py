@@ -217,6 +217,7 @@ def draws(case: Case) -> None:
     """A sample is a function of the alphas and the draw: another state of torch's generator gives the same bits."""
     alphas, found = case.alphas(), []
     for number in (1, 2):
+        # Whoever draws from the global generator gets other numbers in the two turns.
         with Seed((number, "global")).as_global():
             # between the two calls the relaxation samples for other alphas
             case.part.mixing(case.sites, case.alphas(f"others {number}"), None)
@@ -230,6 +231,7 @@ def active(case: Case) -> None:
     """A candidate that is not computed has the mixing weight zero."""
     for when, found in _each(case, case.alphas()):
         for address, places in found.active.items():
+            # A candidate that is not computed contributes nothing, so that its weight must be nothing as well.
             rest = [float(w) for place, w in enumerate(found[address]) if place not in places]
             require(not any(rest), f"{when} the candidates at {address} that are not computed have the mixing weights {rest}")
 

@@ -135,6 +135,7 @@ def _output_axis(case: Case) -> int:
 def sizes(case: Case) -> None:
     """The sizes for the backbone are whole numbers of at least one; there is at least one training and one test example."""
     data = case.loaded
+    # The sizes are written to JSON with the structure.
     for name, size in data.sizes.items():
         require(type(size) is int and size >= 1, f"the size {name!r} is {size!r}")
     for name, least in zip(SPLITS, (1, 0, 1), strict=True):
@@ -197,6 +198,7 @@ def positions(case: Case) -> None:
 def range_(case: Case) -> None:
     """A position at which there is no example is an error."""
     for name, split in _splits(case.loaded).items():
+        # The first position behind each end.
         for position in (split.size, -split.size - 1):
             try:
                 split.batch(torch.tensor([position]))
@@ -298,6 +300,7 @@ def leaks(case: Case) -> None:
     train = found["train"]
     # Windows of a flat series or of whole numbers may be equal although nothing leaks.
     repeated = sum(n for n in train.values() if n > 1) / train.total()
+    # Bytes are compared, so that a leak is found in a time that is linear in the number of examples.
     for one, other in itertools.combinations(found, 2):
         share = sum(n for example, n in found[other].items() if example in found[one]) / found[other].total()
         require_at_most(f"the share of the {other} examples that are {one} examples", share, 4 * repeated)
