@@ -79,8 +79,7 @@ def test_the_unrolled_step_is_that_of_the_optimiser(method: str) -> None:
             assert torch.equal(unrolled[name], before[name][0])
 
 
-@pytest.mark.parametrize("backbone", [TwoToOne(hidden=3, dropout=0.2), Darts(hidden=3)], ids=lambda part: part.name)
-@pytest.mark.parametrize("plan", ["stage", "end"])
+@pytest.mark.parametrize(("backbone", "plan"), [(TwoToOne(hidden=3, dropout=0.2), "stage"), (Darts(hidden=3), "end")])
 def test_without_samples_nothing_is_skipped(backbone: Any, plan: str) -> None:
     """A search by softmax, with growth, pruning and tuning, comes to the same bytes with both options."""
     ends = []

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from nasframe_bilevel import ExactSecondOrder, FirstOrder, SecondOrder, SingleLevel, Softmax
+from nasframe_bilevel import BetaDecay, ExactSecondOrder, FirstOrder, SecondOrder, SingleLevel, Softmax
 from nasframe_recurrent import Darts
 from third_party_relaxations import Concrete, EdgeNormalisation, HardGumbel, IndependentSigmoids, OverNode
 from toy import PLUGINS, toy_strategy
@@ -69,8 +69,9 @@ def test_architects_descend_it(relaxation: type[Relaxation], architect: type[Arc
 
 @pytest.mark.parametrize("relaxation", [HardGumbel, Concrete, EdgeNormalisation], ids=lambda part: part.name)
 def test_it_resumes_at_every_event(relaxation: type[Relaxation]) -> None:
-    """A search that is saved and continued at any record ends in the same bytes, also if the optimiser skips weights."""
-    search = Search(strategy(FirstOrder(relaxation=relaxation()), optimiser=Optimiser(epochs=2, idle="skip")))
+    """A search that is saved and continued at any record ends in the same bytes, with skipped weights and a decay of the alphas, too."""
+    architect = FirstOrder(relaxation=relaxation(), terms=(BetaDecay(),))
+    search = Search(strategy(architect, optimiser=Optimiser(epochs=2, idle="skip")))
     dumps = [saved(search.state) for _ in search]
     expected = saved(search.state)
     for place in range(0, len(dumps) - 1, 4):
