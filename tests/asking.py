@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
@@ -12,10 +16,11 @@ from test_resume import digest
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Search, Strategy
+from nasframe.cli.main import cli
 from nasframe.plugins import Plugins
 from nasframe.records import Record, TrialArrived
-from nasframe.search import trials
-from nasframe.search.pool import Pool
+from nasframe.search import pool, trials
+from nasframe.search.pool import Pool, _main_hidden, process_context
 from nasframe.testing.saved import revived, saved
 
 
@@ -69,6 +74,27 @@ def check_resumes_everywhere(strategy: Strategy, plugins: Plugins = PLUGINS) -> 
 
         assert expected == digest(again.state), f"resumed at event {number}: {records[number]}"
     return records
+
+
+@contextlib.contextmanager
+def forked(function: Callable[..., None], *arguments: Any) -> Iterator[BaseProcess]:
+    """Call a function in a process that is forked from the server of worker processes, which has imported everything."""
+    with _main_hidden():
+        process = process_context().Process(target=function, args=arguments)  # type: ignore[attr-defined]
+        process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def command(arguments: list[str]) -> None:
+    """Run a command of nasframe without its output, in a process of `forked`."""
+    # The process has imported everything: another server would import it again.
+    pool.process_context = lambda **given: multiprocessing.get_context("fork")  # type: ignore[assignment]
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        cli(arguments)
 
 
 def waited(records: list[Record]) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
+import time
 from collections.abc import Set
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 import torch
-from asking import asking, check_resumes_everywhere, run, shuffle, waited
+from asking import asking, check_resumes_everywhere, command, forked, run, shuffle, waited
 from click.testing import CliRunner
 from nasframe_sampling import RandomSearch, RegularisedEvolution
 from test_resume import digest
@@ -378,10 +377,11 @@ def test_a_killed_run_with_two_workers_ends_like_a_whole_one_with_one(tmp_path: 
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     CliRunner().invoke(cli, [*options.split(), "--workers", "1", "--out", str(whole)], catch_exceptions=False)
-    command = [sys.executable, "-c", "from nasframe.cli.main import main; main()", *options.split()]
-    with subprocess.Popen([*command, "--workers", "2", "--out", str(broken)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if line.startswith("trial    1"))
+    with forked(command, [*options.split(), "--workers", "2", "--out", str(broken)]) as process:
+        # The third line is not written before the state with two trials is committed.
+        while not (broken / "trials.jsonl").exists() or (broken / "trials.jsonl").read_bytes().count(b"\n") < 3:
+            assert process.is_alive()
+            time.sleep(0.005)
         process.kill()
     done = CliRunner().invoke(cli, ["resume", str(broken), "--workers", "2"], catch_exceptions=False)
 

@@ -34,6 +34,8 @@ from nasframe.seeds import Seed
 from nasframe.structure.space import Space
 from nasframe.structure.structure import Structure
 
+#: what a training imports when it begins: torch's optimisers import the compiler, and tasks the metrics
+LATE = ("torch._dynamo", "torchmetrics")
 #: seconds between two looks at whether the user wants to stop
 POLL = 0.2
 
@@ -90,7 +92,9 @@ class Pool:
             assert plugins is not None, "worker processes need the plugins"
             names = [plugin.name for plugin in plugins.found]
             supernet = None if space is None else space.supernet.to_json()
-            self._executor = ProcessPoolExecutor(workers, process_context(), _start, (strategy.to_toml(), names, supernet))
+            self._executor = ProcessPoolExecutor(
+                workers, process_context(plugins=plugins), _start, (strategy.to_toml(), names, supernet)
+            )
 
     def __enter__(self) -> Pool:
         return self
@@ -192,17 +196,19 @@ def evaluations(
             yield arrived.pop(number)
 
 
-def process_context(module: str = "nasframe.search.pool") -> BaseContext:
+def process_context(module: str = "nasframe.search.pool", plugins: Plugins | None = None) -> BaseContext:
     """Return the context that starts worker processes: by a fork server where there is one, and afresh elsewhere.
 
     Args:
         module: the module that the server imports. It has the function that the workers run.
+        plugins: the plugins that the workers need, which the server imports, too.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # the server imports torch once, and each worker starts in milliseconds
-    context.set_forkserver_preload([module])
+    # The server imports everything once, and a worker that is forked from it starts in milliseconds.
+    packages = {part.__module__.partition(".")[0] for plugin in (plugins or Plugins(())).found for part in plugin.parts}
+    context.set_forkserver_preload([module, *LATE, *sorted(packages)])
     return context
 
 
