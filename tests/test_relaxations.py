@@ -18,9 +18,11 @@ from nasframe.errors import StrategyError, StructureError
 from nasframe.network.axes import produces
 from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Changed
+from nasframe.search.plan import Change, Repeat, Train
 from nasframe.search.trainer import mixing_weights
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.compare import differences
+from nasframe.testing.fakes import Scripted
 from nasframe.testing.saved import revived, saved
 from nasframe.testing.trained import TrainedNetwork
 
@@ -112,6 +114,27 @@ def test_finite_differences_share_the_sample(relaxation: type[Relaxation]) -> No
     scale = max(float(g.abs().max()) for g in exact.values())
     for name, gradient in exact.items():
         assert float((difference[name] - gradient).abs().max()) < 1e-6 * scale, name
+
+
+def test_the_progress_grows_with_each_update() -> None:
+    """It is the share of the phase's updates, by examples, that are done, and begins at 0 in each phase."""
+    seen: list[float] = []
+
+    class Watching(Softmax):
+        def mixing(self, sites: Any, alphas: Any, draw: Any) -> Mixing:
+            seen.extend([] if draw is None or seen[-1:] == [draw.progress] else [draw.progress])
+            return super().mixing(sites, alphas, draw)
+
+    again = Repeat(steps=(Train(phase="search", parameters=("weights", "alphas"), epochs=2),), until="times", times=2)
+    plan = (again, Change(derive=True), Train(phase="tune", epochs=1, competes=True))
+    search = Search(strategy(FirstOrder(relaxation=Watching()), plan=plan, criterion=Scripted(epochs=9)))
+    search.run()
+
+    size = search.data.train.size
+    once = [(epoch + samples / size) / 2 for epoch in (0, 1) for samples in range(0, size, 10)]
+    assert seen == once * 2
+    assert once[0] == 0
+    assert len(once) == 6
 
 
 def test_unsampled_candidates_are_not_computed() -> None:

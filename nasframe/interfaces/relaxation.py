@@ -28,7 +28,8 @@ class Draw:
 
     Attributes:
         seed: the seed of the sample; equal seeds give equal samples. Both sides of a finite difference have the same one.
-        progress: the completed fraction of the phase, from 0 to 1; None in a phase without a length.
+        progress: the completed fraction of the phase, from 0 to 1, which grows with each update and begins at 0 in each phase; None
+            in a phase without a length.
     """
 
     seed: Seed

@@ -156,8 +156,8 @@ class Loop:
         # `due` tells the changes apart that a phase makes after the same epoch
         seed = self.seed("measure", by, len(state.lineage), state.phase, state.updates, state.due)
         trainer, progress = self._at(state).trainer, None
-        if isinstance(at(self.strategy.plan, state.place), Train) and trainer.optimiser.epochs:
-            progress = state.epoch / trainer.optimiser.epochs
+        if isinstance(at(self.strategy.plan, state.place), Train):
+            progress = trainer.progress(state)
         return (yield from asked(question, by, state, trainer, seed=seed, progress=progress, clock=self.clock))
 
     # training

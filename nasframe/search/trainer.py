@@ -177,17 +177,21 @@ class Trainer:
                 # weights were fitted to.
                 draws = (draw, self._draw(training, seed("valid")))
                 bilevel = problem(network, self.optimiser, optimisers["weights"], train, valid, draws)
-                added = added_loss(network, self.architect.terms, self._progress(training))
+                added = added_loss(network, self.architect.terms, self.progress(training))
                 value = alternating_step(bilevel, self.architect, optimisers, loss, added=added, idle=idle)
         return float(value)
 
     def _draw(self, training: Training[N], seed: Seed) -> Draw:
         """Return the sample of a loss. It is the same at every call of the loss, so that finite differences compare like with like."""
-        return Draw(seed("mixing"), self._progress(training))
+        return Draw(seed("mixing"), self.progress(training))
 
-    def _progress(self, training: Training[N]) -> float | None:
-        """Return the completed fraction of the phase; None if it has no length."""
-        return self.optimiser.progress(training.epoch) if self.optimiser.epochs else None
+    def progress(self, training: Training[N]) -> float | None:
+        """Return the completed fraction of the phase, which grows with each update; None if the phase has no length.
+
+        The learning rate and drop path, in contrast, change with each epoch, as in DARTS.
+        """
+        epochs, size = self.optimiser.epochs, self.data.train.size
+        return min((training.epoch + training.samples / size) / epochs, 1.0) if epochs else None
 
     def loss(self, batch: Batch, noise: Seed, forward: Forward, mixing: Mapping[str, Tensor]) -> Tensor:
         """Return the training loss of a batch.
