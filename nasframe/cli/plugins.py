@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,9 @@ def _details(part: Any, plugins: Plugins) -> dict[str, Any]:
     from nasframe.interfaces.recipe import Recipe
 
     if part is None:
-        return {"documentation": "", "options": {}}
+        return {"import": "", "documentation": "", "options": {}}
     details = {
+        "import": _import(part),
         "documentation": _documentation(part),
         "options": {f.name: _default(f.default) for f in attrs.fields(part)},
         # The meaning of an option is what the docstring says under Args. A class may inherit options, so that its bases are
@@ -78,6 +80,13 @@ def _details(part: Any, plugins: Plugins) -> dict[str, Any]:
         "meanings": {name: text for cls in reversed(part.__mro__) for name, text in _arguments(cls.__doc__ or "").items()},
     }
     return details | ({"toml": _toml(part.name, plugins)} if issubclass(part, Recipe) else {})
+
+
+def _import(part: type[Part]) -> str:
+    """Return the line that imports the class, from the package if it has the class, and else from the module."""
+    package = part.__module__.partition(".")[0]
+    exported = getattr(sys.modules.get(package), part.__name__, None) is part
+    return f"from {package if exported else part.__module__} import {part.__qualname__}"
 
 
 def _arguments(documentation: str) -> dict[str, str]:
@@ -123,6 +132,9 @@ def _lines(row: Mapping[str, Any]) -> Iterator[str]:
     origin = f"{row['plugin']} ({row['distribution']} {row['version']})"
     yield f"{row['kind']} {row['name']}, of {origin}" if row["kind"] else f"{origin}, {row['state']}"
     yield ""
+    if row["import"]:
+        yield f"    {row['import']}"
+        yield ""
     # the arguments are described with the options below
     if text := re.sub(r"^Args:\n(?:[ \n].*\n?)*", "", row["documentation"], flags=re.MULTILINE).strip():
         yield textwrap.indent(text, "    ")
