@@ -251,6 +251,7 @@ def test_a_part_is_described(here) -> None:
     assert "operation separable, of" in text
     assert re.search(r"^    dropout +0\.0$", text, re.MULTILINE)
     assert re.search(r"^    hidden +left out\n        n_h, the width of the state; if it is left out, n_x", text, re.MULTILINE)
+    assert "\n    from nasframe_recurrent import TwoToOne\n" in text
     assert "Args:" not in text
     everything = json.loads(here("plugins", "nasframe", "--json")[1])
     assert {row["name"] for row in everything} == {part.name for plugin in installed().found for part in plugin.parts}

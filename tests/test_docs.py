@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ import nasframe
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.plugins import HOOKS, KINDS
-from nasframe.testing.check import check
+from nasframe.testing.check import QUICK, check
 from nasframe.testing.law import laws_of
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +137,19 @@ def test_measuring() -> None:
     vectors = [torch.ones_like(alpha) for alpha in names["trained"].network.alphas.values()]
     products, _ = names["trained"].measured(lambda context: names["product"](context, vectors))
     assert all(bool(p.isfinite().all()) for p in products)
+
+
+def test_relaxations() -> None:
+    """The blocks run one after the other, and the parts of the page fulfil the laws of which a case is quickly tried."""
+    names: dict[str, Any] = {"__name__": "relaxations_page"}
+    for code in blocks("relaxations.md", "python"):
+        exec(compile(code, "relaxations.md", "exec"), names)  # noqa: S102 - the docs are ours
+    profile = attrs.evolve(QUICK, cases=2, least=1, shrinking=0.0)
+    for part in ("HardGumbel", "EdgeNormalised"):
+        report = check(names[part], profile=profile, laws=[f"relaxation.{law}" for law in ("mixing", "inverse", "follows")])
+        assert report.ok, report.text()
+    report = check(names["ZeroOne"], profile=profile)
+    assert report.ok, report.text()
 
 
 def test_composing_in_three_forms() -> None:

@@ -98,7 +98,7 @@ class Relaxation(Part):
 
         Args:
             sites: the undecided sites, after the growth.
-            wanted: positive mixing weights of some sites, by address.
+            wanted: positive mixing weights of some sites, by address. Those of all other sites must stay as they are.
             alphas: the present alphas and further parameters. Those that are not returned stay as they are.
 
         Returns:

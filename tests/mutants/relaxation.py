@@ -93,6 +93,16 @@ def another_inverse(of: Subject) -> Subject:
     return overriding(of, invert=lambda self, sites, wanted, alphas: {a: w.logit() for a, w in wanted.items()})
 
 
+@mutant("relaxation.inverse", *SOFTMAX)
+def all_sites(of: Subject) -> Subject:
+    """It sets the alphas of sites for which nothing is wanted to zero."""
+
+    def invert(self: Any, sites: Any, wanted: Tensors, alphas: Tensors) -> Tensors:
+        return {a: wanted[a].log() if a in wanted else torch.zeros_like(alphas[a]) for a in sites}
+
+    return overriding(of, invert=invert)
+
+
 @mutant("relaxation.draws", *SOFTMAX)
 def global_generator(of: Subject) -> Subject:
     """It draws its sample from torch's global generator."""

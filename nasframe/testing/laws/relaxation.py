@@ -188,12 +188,15 @@ def sums(case: Case) -> None:
 def inverse(case: Case) -> None:
     """`invert` returns finite alphas that have the wanted mixing weights, or refuses with a ChangeError.
 
-    The wanted ones are those of other alphas, and positive ones with the sum one of which some are very small.
+    The wanted ones are those of other alphas, and positive ones with the sum one of which some are very small. Where some sites are
+    wanted only, the mixing weights of the others stay.
     """
-    alphas, refused = case.alphas(), []
-    # The first are certainly possible. The second may not be, as where mixing weights of several sites are normalised
+    alphas, small, refused = case.alphas(), case.wanted(), []
+    present = case.part.mixing(case.sites, alphas, None)
+    every_other = {address: small[address] for address in [*case.sites][::2]}
+    # The first are certainly possible. The others may not be, as where mixing weights of several sites are normalised
     # together; then refusing is right.
-    for wanted in (dict(case.part.mixing(case.sites, case.alphas("others"), None)), case.wanted()):
+    for wanted in (dict(case.part.mixing(case.sites, case.alphas("others"), None)), small, every_other):
         try:
             inverted = case.part.invert(case.sites, wanted, alphas)
         except ChangeError as error:
@@ -203,12 +206,12 @@ def inverse(case: Case) -> None:
         require(not unknown, f"invert() returns {', '.join(sorted(unknown))}, which are no alphas")
         require_like("invert()", inverted, {name: alphas[name] for name in inverted})
         found = case.part.mixing(case.sites, alphas | dict(inverted), None)
-        for address, weights in wanted.items():
-            distance = largest(found[address] - weights)
-            require_at_most(
-                f"the distance of the mixing weights of {address} from the wanted ones", distance, tolerance(weights)
-            )
-    if len(refused) == 2:
+        for address in case.sites:
+            weights = wanted.get(address, present[address])
+            others = "the wanted ones" if address in wanted else f"the present ones, where only {', '.join(wanted)} are wanted,"
+            what = f"the distance of the mixing weights of {address} from {others}"
+            require_at_most(what, largest(found[address] - weights), tolerance(weights))
+    if len(refused) == 3:
         raise Inapplicable(refused[0])
 
 
