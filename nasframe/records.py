@@ -16,6 +16,8 @@ import attrs
 from nasframe.errors import CheckpointError
 
 
+# Converters make the fields of a record JSON values when it is made, so that a record and the one that is read back from
+# its line are equal.
 def finite(value: float | None) -> float | None:
     """Return the value, or None where it is not a finite number: JSON has neither NaN nor Infinity."""
     # `float`, so that numbers of numpy and torch become those of Python, which JSON writes.

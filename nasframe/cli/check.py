@@ -53,6 +53,7 @@ def check(
         for of, law in progress.track(plan.tries):
             progress.update(progress.task_ids[0], description=f"{law.id} on {of}")
             outcomes.append(tried(of, law, profile, replay))
+    # The report is printed as a whole, so that equal failures of several parts are shown once.
     report = Report(profile.name, versions(), tuple(outcomes))
     click.echo(json.dumps(report.to_dict(), indent=1, allow_nan=False) if as_json else report.text())
     if not report.ok:

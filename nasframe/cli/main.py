@@ -180,6 +180,7 @@ def retrain(
 
     plugins = _plugins(load)
     strategy = _strategy(flags, plugins)
+    # The first state of a retraining cannot be made from the strategy alone: it is committed when the folder is made.
     begun = Search.retraining(strategy, found(architecture, plugins))
     folder = Folder.create(out, begun.strategy, plugins, begun.state)
     run(folder, folder.search, commit_every, workers)
@@ -205,6 +206,7 @@ cli.add_command(check)
 
 def main() -> None:
     """Run the command line: an error of nasframe is one line on standard error, and the exit status is 1."""
+    # Click's standalone mode would print its errors and exit by itself, and turn errors of nasframe into tracebacks.
     with lenient_streams():
         try:
             cli.main(standalone_mode=False)

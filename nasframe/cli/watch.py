@@ -141,6 +141,7 @@ def _trial(event: TrialEnded) -> str:
 
 
 def _change(event: Changed) -> str:
+    # The request says where the network grew, which the name of the morphism does not.
     what = [event.by]
     if event.change == "grow":
         what += [f"{key}={value}" for key, value in event.request.items()]
@@ -150,6 +151,7 @@ def _change(event: Changed) -> str:
 
 def spent(seconds: float, device: str) -> str:
     """Return a line with the time that the search took in this process and the most memory that was held."""
+    # Time and memory are printed and not kept: the files of a run have the same bytes on a slower machine.
     held = peak_memory(device)
     memory = "" if held is None else f", {held / 2**20:.0f} MiB of memory at most"
     return f"{seconds:.1f} s in this process{memory}"

@@ -127,6 +127,7 @@ def to_plain(value: Any) -> Any:
     """
     # None is left out: TOML has no value for it, and it is the default wherever it is allowed.
     if attrs.has(type(value)):
+        # A value that is no part, such as an optimiser, is known by the field that holds it, and has no name.
         name = {"name": value.name} if isinstance(value, Part) else {}
         fields = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
         return name | {k: to_plain(v) for k, v in fields.items() if v is not None}

@@ -118,6 +118,7 @@ def check_pointwise(name: str, description: Pointwise, module: nn.Module, widths
     example = torch.zeros(1)
     arguments = [example] * (len(description.terms) + 1)
 
+    # A TypeError within the function is reported in the same way; its message is included.
     def call(which: str, function: Callable[..., Any]) -> Any:
         try:
             return function(*arguments)

@@ -91,6 +91,7 @@ def remarks(state: State) -> Iterator[str]:
     for record in state.history:
         if isinstance(record, EpochEnded) and record.diverged:
             yield record.reason or f"the training diverged in stage {record.stage}, phase {record.phase}"
+    # One line for all of them: a search may have thousands of trials.
     if lost := sum(trial.valid is None for trial in state.trials):
         yield f"{lost} of {len(state.trials)} trials diverged"
     if state.diverged:

@@ -98,6 +98,7 @@ class Context:
     @cached_property
     def mixing(self) -> Mapping[str, Tensor]:
         """Return a copy of the mixing weights of each undecided site, of shape (candidates,), by address."""
+        # Copies, so that a part that modifies them changes nothing of the search.
         present = mixing_weights(self._training.network)
         return {address: weights.clone() for address, weights in present.items()}
 

@@ -199,6 +199,7 @@ def fit(
         optimiser = attrs.evolve(optimiser, epochs=max(1, math.ceil(updates / updates_per_epoch(strategy, data))))
     fresh = Trainer(data, strategy.gradient_architect, optimiser, strategy.device)
     training = Training(network, fresh.optimisers(network), batch=strategy.fixed_batch)
+    # The initial network is the best one until an epoch has been validated; with a budget of 0 it stays so.
     best, curve, since = copied(network), list[float | None](), 0
     valid: float | None = None
     scores: Mapping[str, float | None] = {}
@@ -234,6 +235,7 @@ def module_of(trial: Trial, strategy: Strategy, data: Data) -> nn.Module:
     seed = trial.seed("build")
     if isinstance(trial.of, Structure):
         return placed(strategy, build(trial.of, seed))
+    # A reference is built by the task's code, which draws its initial weights from the global generator.
     with seed.as_global():
         module = data.references(trial.of.parameters)[trial.of.name]()
     return module.to(device=strategy.device, dtype=strategy.torch_dtype)

@@ -31,6 +31,8 @@ class Train(Evaluator):
 
     def evaluate(self, structure: Structure, budget: int, seed: Seed, parent: Trained | None, bench: Workbench) -> Outcome:
         """Return the outcome of a training."""
+        # The initial weights have another key than the training, so that a part that draws more numbers in one does not
+        # shift the other.
         return bench.train(bench.build(structure, seed("build"), parent), budget, seed)
 
 
@@ -123,6 +125,7 @@ class Table(Evaluator):
         """Return the same table with an absolute path and the digest of the file."""
         if self.file is None or self.digest is not None:
             return self
+        # A run may be resumed from another folder, and a table that has changed since would give other outcomes.
         path = Path(self.file).absolute()
         return attrs.evolve(self, file=str(path), digest=hashlib.sha256(_bytes(str(path))).hexdigest())
 
@@ -162,6 +165,7 @@ def _read(file: str, digest: str | None) -> tuple[tuple[int, ...], tuple[Row, ..
 
 
 def _row(values: Mapping[str, Any]) -> Row:
+    # A misspelt optional key would be ignored otherwise, and its value with it.
     if unknown := values.keys() - {f.name for f in attrs.fields(Row)}:
         raise ValueError(f"a row has {', '.join(sorted(unknown))}; it may have picks, valid, budget and scores")
     budget, valid = values.get("budget"), values["valid"]

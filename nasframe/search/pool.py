@@ -103,8 +103,8 @@ class Pool:
         if self._executor is None:
             return
         if kind is not None or self._futures:
-            # whoever stops does not wait for trainings that nobody will read
-            # The executor has no public way to end its processes before their work is done.
+            # Whoever stops does not wait for trainings that nobody will read. The executor has no public way to end its processes
+            # before their work is done.
             for process in list((self._executor._processes or {}).values()):
                 process.terminate()
         self._executor.shutdown(wait=kind is None and not self._futures, cancel_futures=True)

@@ -229,6 +229,7 @@ def _reached(criterion: GrowthCriterion, sizes: Mapping[str, Any]) -> Iterator[s
     if isinstance(criterion, AnyOf):
         for part in criterion.parts:
             yield from _reached(part, sizes)
+    # A criterion within `all_of` stops nothing alone, so that only `any_of` is looked into.
     for option, field in criterion.limits.items():
         size = sizes.get(field, {})  # there are none of updates and seconds before the search
         least = min(size.values(), default=0) if isinstance(size, Mapping) else size

@@ -84,6 +84,7 @@ class Strategy:
         True
     """
 
+    # The order of the fields is that of a strategy file.
     task: Task = nested("task")
     backbone: Backbone = nested("backbone")
     architect: Architect | AskTellArchitect = nested("architect")
@@ -112,6 +113,7 @@ class Strategy:
                     names = " or ".join(each.__name__ for each in interface)
                     raise ValueError(f"{field} is {part!r}; it must be a {names}")
         check(self.plan, self.architect)
+        # The rates and the dtype are options of different parts, so that they are compared where both are known.
         for optimiser in _optimisers(self):
             optimiser.check(self.torch_dtype)
 
@@ -175,6 +177,8 @@ class Strategy:
             raise StrategyError(
                 f"the strategy has no key 'prune' any more: write plan = {json.dumps(str(values['prune']))} in its place"
             )
+        # The name is replaced by the steps that it names now, so that the file of a run does not depend on a plugin's later
+        # version.
         plan = values.get("plan")
         if isinstance(plan, str | Mapping):  # a plan that a plugin registers
             values = {**values, "plan": plugins.make("plan", plan).steps()}

@@ -165,6 +165,7 @@ class Space:
         """Each node with the ids of the candidates to choose from, by the address of their site."""
         found: list[tuple[Address, Mapping[Address, tuple[int, ...]]]] = []
         for node, _ in self.supernet.nodes():
+            # A site that has no candidate to choose, because it only has zero, is no decision.
             options = {address: self._options(site) for address, site in self.supernet.sites_of(node).items()}
             found.append((node, {address: ids for address, ids in options.items() if ids}))
         return tuple(found)

@@ -85,6 +85,8 @@ class Cell:
         next_node: the number of the next node, so that no id is used twice.
     """
 
+    # Tuples and not dictionaries: structures are compared and hashed, and the order of sites is that of alphas and random
+    # draws.
     nodes: tuple[Node, ...] = ()
     sites: tuple[Site, ...] = ()
     next_node: int = 0
@@ -244,6 +246,7 @@ class Structure:
                 f"the structure has the cell types {', '.join(dict(self.cells))}, but backbone {backbone.name!r} has "
                 f"{', '.join(dict(other.cells))}; give a backbone of the kind that the cells were found in"
             )
+        # Widths and depth belong to the backbone, and not to the cells, so that the cells can move as they are.
         moved = attrs.evolve(self, backbone=other.backbone, sizes=other.sizes)
         moved.check()
         return moved
