@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from nasframe.testing.examples import Examples
 from nasframe.testing.strategies import optimisers
+from nasframe_bilevel.alpha_losses import BetaDecay
 from nasframe_bilevel.first_order import FirstOrder, SingleLevel
 from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
 
@@ -13,7 +14,7 @@ FACTORS = st.sampled_from([1.0, 10.0])
 
 
 def examples() -> Examples:
-    """Return optimisers that move the alphas within a few steps, and both forms of the unrolled step."""
+    """Return optimisers that move the alphas within a few steps, both forms of the unrolled step, and factors of the decay."""
     shared = {"optimiser": optimisers(), "after_growth": FACTORS}
     unrolled = {**shared, "follow": st.booleans()}
     return Examples(
@@ -22,5 +23,6 @@ def examples() -> Examples:
             FirstOrder: st.builds(FirstOrder, **shared),
             SecondOrder: st.builds(SecondOrder, **unrolled, step=st.sampled_from([0.001, 0.01])),
             ExactSecondOrder: st.builds(ExactSecondOrder, **unrolled),
+            BetaDecay: st.builds(BetaDecay, st.sampled_from([0.5, 50.0])),
         }
     )
