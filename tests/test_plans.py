@@ -56,14 +56,14 @@ PLANS: dict[str, Plan] = {
     "stage": STAGE,
     "end": END,
     "retrain": RETRAIN,
-    # a change in mid-phase (Jie & Gao 2021, Algorithm 4), and an optimiser that belongs to the phase
+    # changes in mid-phase (Jie & Gao 2021, Algorithm 4), and an optimiser that belongs to the phase
     "during": (
         Train(
             phase="grow",
             parameters=BOTH,
             epochs=3,
             optimiser=Optimiser("sgd", 0.05, momentum=0.9),
-            during=(Change(grow=True, growth=GROWTH),),
+            during=(Change(grow=True, growth=GROWTH), Change(reset=("moments",))),
         ),
         *FINISH,
     ),
@@ -107,10 +107,12 @@ def test_changes_in_mid_phase_come_after_each_validation_but_the_last() -> None:
     """The phase goes on with the changed network, in the same stage and with the next epoch."""
     search = Search(toy_strategy(plan=PLANS["during"], growth=(), criterion=Scripted(epochs=9)))
     search.run()
-    grown = [(r.stage, r.phase, r.epoch) for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
+    edits = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
+    grown = [(r.stage, r.phase, r.epoch) for r in edits if r.added]
     trained = [(r.stage, r.epoch) for r in search.state.history if isinstance(r, EpochEnded) and r.phase == "grow"]
 
     assert grown == [(0, "grow", 1), (0, "grow", 2)]
+    assert [bool(r.added) for r in edits] == [True, False] * 2  # in the order of the step
     assert trained == [(0, 0), (0, 1), (0, 2)]
     assert search.network.structure.decided
 
