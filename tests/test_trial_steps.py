@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
 import pytest
 import torch
 from asking import asking, check_resumes_everywhere, run, shuffle
+from click.testing import CliRunner
 from nasframe_bilevel import FirstOrder
 from nasframe_pruning import Strongest
 from nasframe_sampling import RandomSearch, RegularisedEvolution
@@ -15,11 +17,13 @@ from toy import PLUGINS, toy_strategy
 
 from nasframe import Evaluator, Outcome, Search, Seed, Strategy, Structure, installed
 from nasframe.cli.flags import strategy_values
+from nasframe.cli.main import cli
 from nasframe.errors import StrategyError
 from nasframe.interfaces.evaluator import Trained, Workbench
 from nasframe.network.network import tensors
 from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Changed, EpochEnded, TrialEnded
+from nasframe.run.folder import Folder
 from nasframe.search.evaluators import Table
 from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
 from nasframe.testing.fakes import Scripted
@@ -205,7 +209,7 @@ def test_trials_need_a_validation_split() -> None:
         Search(strategy, data=empty)
 
 
-def test_the_evaluators_of_steps_are_pinned(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evaluators_of_steps_are_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of a step is found from any folder, and its digest is part of the strategy."""
     (tmp_path / "table.json").write_text('{"options": [5, 5], "rows": []}')
     monkeypatch.chdir(tmp_path)
@@ -228,3 +232,34 @@ def test_a_trial_is_a_record_of_its_step() -> None:
         (1, "trials", 0),
         (1, "trials", 1),
     ]
+
+
+def test_one_command_for_plans_with_trials(tmp_path: Path) -> None:
+    """A supernet, trials in it and tuning: the run folder resumes within the trials, and has the pictures and summary of both."""
+    plan = (
+        attrs.evolve(SUPERNET, epochs=1),
+        Trials(architect=RandomSearch(3, 1), in_flight=2, inherit=True),
+        attrs.evolve(RETUNE[0], epochs=1),  # type: ignore[type-var]
+        *RETUNE[1:],
+    )
+    flags = {"strategy": "default", "nodes": 2, "seeds": 1, "options": {"hidden": "2"}}
+    strategy = attrs.evolve(Strategy.from_dict(strategy_values(flags, installed())), plan=plan, growth=(), batch=2000)
+    (tmp_path / "strategy.toml").write_text(strategy.to_toml())
+    out = tmp_path / "run"
+    begun = Folder.create(out, strategy, installed())
+    search, keeper = begun.search()
+    for record in search.records():
+        keeper(record)
+        if isinstance(record, TrialEnded):
+            break
+    resumed = CliRunner().invoke(cli, ["resume", str(out), "--workers", "1"], catch_exceptions=False)
+    whole = ["search", "--strategy", str(tmp_path / "strategy.toml"), "--workers", "2", "--out", str(tmp_path / "whole")]
+    done = CliRunner().invoke(cli, whole, catch_exceptions=False)
+
+    assert (resumed.exit_code, done.exit_code) == (0, 0), (resumed.output, done.output)
+    assert "trial    0" not in resumed.output
+    assert "trial    0" in done.output
+    assert "evaluated 3 architectures in trials" in (out / "summary.md").read_text()
+    assert {"trials.png", "learning.png", "mixing.png"} <= {path.name for path in out.iterdir()}
+    for name in ("summary.md", "trials.jsonl", "metrics.jsonl", "weights.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -351,7 +351,7 @@ def test_one_command_for_both_kinds_of_architects(tmp_path: Path) -> None:
     assert "trial    3  budget 1  valid" in done.output
     assert "is finished" in again.output
     assert [record.number for record in records] == [0, 1, 2, 3]
-    assert "The search evaluated 4 architectures" in (out / "summary.md").read_text()
+    assert "updates and evaluated 4 architectures in trials." in (out / "summary.md").read_text()
     assert load_model(out).network.structure.decided
     assert {"trials.png", "cell.png", "architecture.json"} <= {path.name for path in out.iterdir()}
 

@@ -174,16 +174,18 @@ def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
 
 
 def took(state: State) -> str:
-    """Return a sentence about what the search cost and how often it grew."""
+    """Return a sentence about what the search cost, how many architectures it evaluated, and how often it grew."""
     if not searched(state):
         return f"It was trained for {state.updates} updates."
+    done = [f"took {state.updates} updates"]
     if state.trials:
-        return f"The search evaluated {len(state.trials)} architectures with {state.updates} updates in all."
+        done.append(f"evaluated {len(state.trials)} architectures in trials")
     folded = next((r.request for r in state.lineage if isinstance(r, Changed) and r.change == "fold"), None)
     gates = f" Gates folded: {_names(folded['folded'])}; kept: {_names(folded['kept'])}." if folded else ""
     grown = sum(bool(grown_by(r)) for r in state.lineage if isinstance(r, Changed))
-    grew = {0: "did not grow", 1: "grew once"}.get(grown, f"grew {grown} times")
-    return f"The search took {state.updates} updates and {grew}.{gates}"
+    if state.history:  # without a phase of training nothing could grow
+        done.append({0: "did not grow", 1: "grew once"}.get(grown, f"grew {grown} times"))
+    return f"The search {', '.join(done[:-1])} and {done[-1]}.{gates}"
 
 
 def _size(plain: dict[str, Any]) -> str:

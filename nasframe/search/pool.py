@@ -92,9 +92,7 @@ class Pool:
             assert plugins is not None, "worker processes need the plugins"
             names = [plugin.name for plugin in plugins.found]
             supernet = None if space is None else space.supernet.to_json()
-            self._executor = ProcessPoolExecutor(
-                workers, process_context(plugins=plugins), _start, (strategy.to_toml(), names, supernet)
-            )
+            self._executor = ProcessPoolExecutor(workers, process_context(), _start, (strategy.to_toml(), names, supernet))
 
     def __enter__(self) -> Pool:
         return self
@@ -196,19 +194,18 @@ def evaluations(
             yield arrived.pop(number)
 
 
-def process_context(module: str = "nasframe.search.pool", plugins: Plugins | None = None) -> BaseContext:
+def process_context(module: str = "nasframe.search.pool") -> BaseContext:
     """Return the context that starts worker processes: by a fork server where there is one, and afresh elsewhere.
 
     Args:
         module: the module that the server imports. It has the function that the workers run.
-        plugins: the plugins that the workers need, which the server imports, too.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # The server imports everything once, and a worker that is forked from it starts in milliseconds.
-    packages = {part.__module__.partition(".")[0] for plugin in (plugins or Plugins(())).found for part in plugin.parts}
-    context.set_forkserver_preload([module, *LATE, *sorted(packages)])
+    # Plugins are left to the workers: code of others may start threads, which a fork does not copy.
+    context.set_forkserver_preload([module, *LATE])
     return context
 
 
