@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from nasframe.search.plan import TRIALS, Change, Restore, Train
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.fakes import Scripted
 
+PAGE = Path(__file__).parent.parent / "docs" / "plans.md"
 ALL = Plugins((*PLUGINS.found, PLUGIN))
 BOTH = ("weights", "alphas")
 #: a phase in which a node grows after the first epoch, and one that tunes what is left
@@ -48,6 +51,19 @@ def test_the_batch_follows_the_rule() -> None:
     assert [r.batch for r in rows] == [1000 // r.parameters for r in rows]
     updates = [r.updates - before for r, before in zip(rows, [0, *(r.updates for r in rows)], strict=False)]
     assert updates == [len(batches(torch.arange(25), r.batch)) for r in rows]
+
+
+def test_the_rule_of_the_page() -> None:
+    """The example in docs/plans.md has the batch sizes of the rule above, without measuring a value."""
+    names: dict[str, Any] = {}
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(compile(code, "plans.md", "exec"), names)  # noqa: S102 - the docs are ours
+    searches = [Search(strategy(rule)) for rule in (names["Product"](1000), Product(1000))]
+    records = [[*search] for search in searches]
+    sizes = [[r.batch for r in search.state.history if isinstance(r, EpochEnded)] for search in searches]
+
+    assert sizes[0] == sizes[1]
+    assert not any(isinstance(r, Measured) for r in records[0])
 
 
 def test_a_rule_resumes_at_every_event() -> None:

@@ -13,8 +13,8 @@ from nasframe.search.context import Context
 class BatchSize(Part):
     """A rule for the number of examples in a batch, in the place of a number: `batch = {name = "..."}` in a strategy file.
 
-    It is asked at the beginning of each phase of training and after the changes that a phase makes in its midst. It first measures
-    and then decides; its answer is part of the state of the run, and each record of an epoch has it.
+    It decides at the beginning of each phase of training, and after the changes that a phase makes in its midst. Like a criterion it
+    measures first. Its answer is part of the state of the run, and each record of an epoch has it.
 
     Required: `name` and `decide`. Optional: `measure`.
 
