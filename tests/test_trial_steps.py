@@ -26,6 +26,7 @@ from nasframe.records import Changed, EpochEnded, TrialEnded
 from nasframe.run.folder import Folder
 from nasframe.search.evaluators import Table
 from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
+from nasframe.testing.check import check
 from nasframe.testing.fakes import Scripted
 
 EVOLUTION = RegularisedEvolution(population=2, sample=2, trials=4, updates=3, inherit=True)
@@ -118,6 +119,13 @@ def test_trials_begin_with_the_weights_of_the_supernet() -> None:
     shared = [name for name in network if name in parents[0].tensors]
     assert len(shared) == len(network)
     assert all(torch.equal(network[name], parents[0].tensors[name]) for name in shared)
+
+
+def test_an_evaluator_without_training_fulfils_the_laws() -> None:
+    """The conformance kit finds no fault in the evaluator that measures the weights of the supernet."""
+    report = check(Shared)
+
+    assert report.ok, report.text()
 
 
 def test_trials_choose_among_what_the_plan_left() -> None:

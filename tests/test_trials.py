@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Set
 from pathlib import Path
@@ -300,17 +301,22 @@ def test_a_run_folder_resumes_at_every_event(tmp_path: Path, monkeypatch: pytest
     strategy = asking(EVOLUTION)
     whole = Folder.create(tmp_path / "whole", strategy, PLUGINS)
     search, keeper = whole.search()
-    count = len(run(search, each_record=keeper))
+    run(search, each_record=keeper)
     shuffle(monkeypatch)
-    for event in range(0, count, 3):
-        broken = Folder.create(tmp_path / str(event), strategy, PLUGINS)
-        search, keeper = broken.search()
-        for _, record in zip(range(event + 1), search.records(plugins=PLUGINS), strict=False):
-            keeper(record)
+    living = Folder.create(tmp_path / "living", strategy, PLUGINS)
+    search, keeper = living.search()
+    for event, record in enumerate(search.records(plugins=PLUGINS)):
+        keeper(record)
+        if event % 3 == 0:  # a copy is what a kill would leave
+            shutil.copytree(living.path, tmp_path / f"killed at event {event}")
+    copies = [*tmp_path.glob("killed*")]
+    for path in copies:
+        broken = Folder.open(path, PLUGINS)
         search, keeper = broken.search()
         run(search, each_record=keeper)
 
-        assert kept(broken) == kept(whole), f"killed at event {event}"
+        assert kept(broken) == kept(whole), path.name
+    assert len(copies) == 6
 
 
 def test_the_weights_of_a_trial_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
