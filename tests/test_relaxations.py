@@ -197,7 +197,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too few labels": (
         edges(lambda sites: produces(*sites), more=1),
-        r"parameters\(\) returned 2 labels, 2 of them different, for an axis of 'edges' with 3 entries",
+        r"parameters\(\) returned the labels \('layer0/n0', 'layer0/n1'\) for an axis of 'edges' of length 3",
     ),
     "a dot": (
         edges(lambda sites: produces(*sites), name="edges.n0"),

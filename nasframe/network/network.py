@@ -103,20 +103,22 @@ class Network(nn.Module):
         run = self.backbone.run if self.fast and not requires_readable_form(inputs) else readable
         return run(self.body, inputs, mixing)
 
-    def mixing(self, draw: Draw | None = None) -> Mixing:
-        """Return the mixing weights of the undecided sites at the present alphas, differentiable by these.
+    def mixing(self, draw: Draw | None = None, alphas: Mapping[str, Tensor] | None = None) -> Mixing:
+        """Return the mixing weights of the undecided sites, differentiable by the alphas.
 
         Args:
             draw: how to sample in a training step; None for what validation computes.
+            alphas: the alphas and further parameters of the relaxation by name; by default the present ones.
 
         Raises:
-            StructureError: if there are undecided sites and the network has no relaxation.
+            StructureError: if there are undecided sites and the network has no relaxation, or the relaxation returns something of
+                another form.
         """
         # An architecture has no undecided sites and may do without a relaxation.
         if not self.sites:
             return Mixing({})
         relaxation = self._relaxation()
-        found = relaxation.mixing(self.sites, dict(self.alphas), draw)
+        found = relaxation.mixing(self.sites, dict(self.alphas) if alphas is None else alphas, draw)
         # a relaxation is foreign code, whose fault would otherwise show up as an error deep in a fast form
         name = f"relaxation {relaxation.name!r}: mixing()"
         if not isinstance(found, Mixing):
@@ -266,8 +268,8 @@ def _check_further(relaxation: Relaxation | None, further: Mapping[str, Any], si
         for size, axis in zip(value.shape, axes, strict=True):
             if axis is not None and not len({*axis.labels}) == len(axis.labels) == size:
                 raise StructureError(
-                    f"{where} {len(axis.labels)} labels, {len({*axis.labels})} of them different, for an axis of {name!r} with {size} "
-                    "entries; give one label for each entry, and none twice"
+                    f"{where} the labels {axis.labels} for an axis of {name!r} of length {size}; give one label for each entry, and none "
+                    "twice"
                 )
 
 

@@ -43,15 +43,13 @@ def problem(
         valid: the loss on a validation batch.
         draws: how the relaxation samples in the two losses; None for what validation computes.
     """
-    relaxation = network.relaxation
-    assert relaxation is not None  # a search gives it to its networks
 
     def of(objective: Objective, draw: Draw | None) -> Loss:
         def value(w: Tensors, alphas: Tensors) -> Tensor:
             # `functional_call` computes with these tensors in the place of the network's, so that a loss at other weights
             # needs no second network and changes nothing.
             tensors = {**w, **_buffers(network)}
-            mixing = relaxation.mixing(network.sites, alphas, draw)
+            mixing = network.mixing(draw, alphas)
             return objective(lambda *given: functional_call(network, tensors, given), mixing)
 
         return value
@@ -79,12 +77,10 @@ def added_loss(network: Network, terms: Sequence[AlphaLoss], progress: float | N
     """
     if not terms:
         return None
-    relaxation = network.relaxation
-    assert relaxation is not None  # a search gives it to its networks
 
     def value(alphas: Tensors) -> Tensor:
         # In the form of validation, without a sample: a term judges the alphas themselves and not one draw.
-        mixing = relaxation.mixing(network.sites, alphas, None)
+        mixing = network.mixing(None, alphas)
         return torch.stack([term.loss(network.sites, alphas, mixing, progress) for term in terms]).sum()
 
     return value

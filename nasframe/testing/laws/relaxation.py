@@ -263,7 +263,7 @@ def follows(case: Case) -> None:
                 if rest is None or not 0 < rest[0].shape[place] < value.shape[place]:
                     continue
                 short = rest[1][place]
-                what = f"without the site {address}, an axis of {name!r} has {rest[0].shape[place]} entries and not {value.shape[place]}"
+                what = f"without the site {address}, an axis of {name!r} has the length {rest[0].shape[place]}, not {value.shape[place]}"
                 require(
                     axes[place] is not None and short is not None,
                     f"{what}, but no labels: return an Axis for it, such as produces(*addresses), and not None",
