@@ -171,7 +171,7 @@ class TestRemovalAndGrowth:
 
     def test_alphas_and_moments_are_reset(self) -> None:
         """With the options all alphas have their initial value, and the optimisers no state."""
-        _, after, _ = self.make(reset_alphas=True, reset_moments=True)
+        _, after, _ = self.make(reset=("alphas", "moments"))
 
         assert all(bool((alpha == 0).all()) for alpha in after.network.alphas.values())
         assert not any(optimiser.state for optimiser in after.state.optimisers.values())

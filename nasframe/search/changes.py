@@ -13,7 +13,7 @@ from torch import Tensor
 from nasframe.change.apply import Change, apply, distance
 from nasframe.change.claim import Claim
 from nasframe.change.edit import Edit, Filling, combine, fold_gates, remove_candidates
-from nasframe.errors import ChangeError
+from nasframe.errors import ChangeError, ClaimError, StructureError
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.network.network import Network
@@ -23,6 +23,7 @@ from nasframe.search.strategy import Strategy
 from nasframe.search.trainer import Trainer, forward_of, mixing_weights
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
+from nasframe.structure.editing import remove_from
 from nasframe.structure.structure import Candidate, Structure
 
 #: examples, of the validation split where there is one, on which the distance of a change is measured
@@ -101,8 +102,7 @@ class Changer:
         why: str,
         seed: Seed,
         evidence: Mapping[str, Tensor] | None = None,
-        reset_alphas: bool = False,
-        reset_moments: bool = False,
+        reset: Sequence[str] = (),
     ) -> Changed:
         """Remove candidates and carry out proposals in one change, and return the record.
 
@@ -117,17 +117,16 @@ class Changer:
             why: the reason.
             seed: the seed of the change.
             evidence: the tensors that the removal was decided by, by name.
-            reset_alphas: give all alphas their initial values.
-            reset_moments: let the optimisers start anew.
+            reset: what begins anew: the "alphas", at their initial values, or the "moments" of the optimisers.
 
         Raises:
             ChangeError: if there is nothing to do, a proposal does not fit, or two of them change the same tensor.
         """
-        if not (gone or growths or reset_alphas or reset_moments):
+        if not (gone or growths or reset):
             raise ChangeError(
                 "the change removes no candidate, carries out no proposal and resets nothing; give it at least one"
             )
-        edit = edited(state.network.structure, gone, growths, seed, reset_alphas=reset_alphas)
+        edit = edited(state.network.structure, gone, growths, seed, reset_alphas="alphas" in reset)
         made = apply(state.network, edit, seed)
         measured = {**(evidence or {})}
         for number, (_, proposal) in enumerate(growths):
@@ -135,9 +134,9 @@ class Changer:
         request = {
             "removed": {address: sorted(ids) for address, ids in gone.items()},
             "added": [{"by": short_name(morphism), "request": dict(p.request)} for morphism, p in growths],
-            "reset": ["alphas"] * reset_alphas + ["moments"] * reset_moments,
+            "reset": [*reset],
         }
-        if reset_moments:
+        if "moments" in reset:
             made = attrs.evolve(made, map={})
         # a growth alone is not expected to move the loss; a removal is, also where a growth follows it in the same change
         before = self.loss(state.network) if gone else None
@@ -154,6 +153,56 @@ class Changer:
             valid_before=before,
             valid_after=after,
         )
+
+    def best_change(
+        self,
+        state: State,
+        gone: Mapping[Address, AbstractSet[int]],
+        proposals: Sequence[tuple[Morphism, Proposal]],
+        *,
+        per: str,
+        needed: bool,
+        seed: Seed,
+        reset: Sequence[str],
+        **fields: Any,
+    ) -> Changed | None:
+        """Make a change with the best proposals that can be carried out, and return its record; None if there is nothing to do.
+
+        Args:
+            state: the state of the run.
+            gone: the ids of the candidates to remove, by the address of their site.
+            proposals: what the morphisms propose for the structure without them, the first choice first.
+            per: "network" for the first proposal, "site" for the first one of each site.
+            needed: whether nothing is done where no proposal can be carried out.
+            seed: the seed of the change.
+            reset: what begins anew, as for `change`.
+            fields: the further arguments of `change`.
+        """
+        network = state.network
+
+        def possible(growth: tuple[Morphism, Proposal]) -> bool:
+            try:
+                edit = edited(network.structure, gone, [growth], seed, reset_alphas="alphas" in reset)
+                return bool(apply(network, edit, seed))
+            except (ChangeError, StructureError):
+                return False
+
+        while True:
+            # the others were made for a network that does not exist any more after the first change
+            growths = _first_of_each_site(network.structure, gone, proposals, seed) if per == "site" else [*proposals[:1]]
+            if not growths and (needed or not (gone or reset)):
+                return None
+            try:
+                return self.change(state, gone, growths, seed=seed, reset=reset, **fields)
+            except ClaimError:
+                raise  # a fault of the morphism, and not a growth that is impossible
+            except (ChangeError, StructureError):
+                # For example, not every relaxation has the mixing weights that a growth would need. Only now is each one tried
+                # alone, as a change on every edge has many.
+                impossible = [growth for growth in growths if not possible(growth)]
+                if not impossible:
+                    raise
+                proposals = [p for p in proposals if not any(p is growth for growth in impossible)]
 
     def fold(self, state: State, *, why: str, seed: Seed) -> Changed:
         """Fold gates into the operations behind them, and return the record."""
@@ -297,6 +346,29 @@ def edited(
     for number, (morphism, proposal) in enumerate(growths):
         edits.append(morphism.edit(edits[-1].structure, proposal.request, proposal.evidence, seed("edit", number)))
     return combine(edits, reset_alphas=reset_alphas)
+
+
+def _first_of_each_site(
+    structure: Structure,
+    gone: Mapping[Address, AbstractSet[int]],
+    proposals: Sequence[tuple[Morphism, Proposal]],
+    seed: Seed,
+) -> list[tuple[Morphism, Proposal]]:
+    """Return the proposals that change no site which an earlier one changes. A proposal that does not fit is left out."""
+    left = remove_from(structure, gone) if gone else structure
+    chosen, before, taken = list[tuple[Morphism, Proposal]](), dict(left.sites()), set[Address]()
+    for growth in proposals:
+        morphism, proposal = growth
+        try:
+            edit = morphism.edit(left, proposal.request, proposal.evidence, seed("edit", len(chosen)))
+        except (ChangeError, StructureError):
+            continue
+        after = dict(edit.structure.sites())
+        touched = {a for a in before.keys() | after.keys() if before.get(a) != after.get(a)}
+        if taken.isdisjoint(touched):
+            taken |= touched
+            chosen.append(growth)
+    return chosen
 
 
 def harmful(before: float | None, after: float | None) -> bool:

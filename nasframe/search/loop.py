@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import attrs
 from torch import Tensor
 
-from nasframe.change.apply import apply
 from nasframe.errors import ChangeError, ClaimError, NonFiniteError, StrategyError, StructureError
 from nasframe.interfaces.batch_size import BatchSize
 from nasframe.interfaces.criterion import Decision
@@ -30,7 +29,7 @@ from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build
 from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped
-from nasframe.search.changes import Changer, edited, sizes
+from nasframe.search.changes import Changer, sizes
 from nasframe.search.choose import ranked
 from nasframe.search.context import Context
 from nasframe.search.measuring import asked
@@ -349,8 +348,18 @@ class Loop:
             if step.grow:
                 left = remove_from(state.network.structure, gone) if gone else state.network.structure
                 proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
-            by = pruner.name if step.prune else step.name
-            made = self._grow_and_reset(state, step, gone, proposals, by=by, why=why, seed=seed, evidence=evidence)
+            made = changer.best_change(
+                state,
+                gone,
+                proposals,
+                per=step.per,
+                needed=step.needed,
+                reset=step.reset,
+                by=pruner.name if step.prune else step.name,
+                why=why,
+                seed=seed,
+                evidence=evidence,
+            )
             missed = step.needed and made is None
             records += [] if made is None else [made]
         elif step.prune:
@@ -376,77 +385,6 @@ class Loop:
             self._leave(state) if missed else self._next(state)
             state.fallback = shot
         yield from records
-
-    def _grow_and_reset(
-        self,
-        state: State,
-        step: Change,
-        gone: Mapping[Address, AbstractSet[int]],
-        proposals: Sequence[tuple[Morphism, Proposal]],
-        **fields: Any,
-    ) -> Changed | None:
-        """Make a change with the best proposals that can be carried out, and return its record; None if there is nothing to do.
-
-        Args:
-            state: the state of the run.
-            step: the step of the plan.
-            gone: the candidates to remove.
-            proposals: what the morphisms propose for the structure without them, the first choice first.
-            fields: the name of who asks for the change, the reason, the seed and the evidence of the removal.
-        """
-        changer, network, seed = self._at(state), state.network, fields["seed"]
-        fields |= {"reset_alphas": "alphas" in step.reset, "reset_moments": "moments" in step.reset}
-
-        def possible(growth: tuple[Morphism, Proposal]) -> bool:
-            try:
-                edit = edited(network.structure, gone, [growth], seed, reset_alphas=fields["reset_alphas"])
-                return bool(apply(network, edit, seed))
-            except (ChangeError, StructureError):
-                return False
-
-        while True:
-            growths = self._chosen(network.structure, step, gone, proposals, seed)
-            if not growths and (step.needed or not (gone or step.reset)):
-                return None
-            try:
-                return changer.change(state, gone, growths, **fields)
-            except ClaimError:
-                raise  # a fault of the morphism, and not a growth that is impossible
-            except (ChangeError, StructureError):
-                # For example, not every relaxation has the mixing weights that a growth would need. Only now is each one tried
-                # alone, as a change on every edge has many.
-                impossible = [growth for growth in growths if not possible(growth)]
-                if not impossible:
-                    raise
-                proposals = [p for p in proposals if not any(p is growth for growth in impossible)]
-
-    @staticmethod
-    def _chosen(
-        structure: Structure,
-        step: Change,
-        gone: Mapping[Address, AbstractSet[int]],
-        proposals: Sequence[tuple[Morphism, Proposal]],
-        seed: Seed,
-    ) -> list[tuple[Morphism, Proposal]]:
-        """Return the first proposal, or, with per = "site", the first one of each site."""
-        if step.per == "network":
-            # the others were made for a network that does not exist any more after the first change
-            return [*proposals[:1]]
-        left = remove_from(structure, gone) if gone else structure
-        chosen, before, taken = list[tuple[Morphism, Proposal]](), dict(left.sites()), set[Address]()
-        for growth in proposals:
-            morphism, proposal = growth
-            try:
-                edit = morphism.edit(left, proposal.request, proposal.evidence, seed("edit", len(chosen)))
-            except (ChangeError, StructureError):
-                continue
-            after = dict(edit.structure.sites())
-            touched = {a for a in before.keys() | after.keys() if before.get(a) != after.get(a)}
-            # proposals are sorted: a better one has changed the site
-            if taken.isdisjoint(touched):
-                taken |= touched
-                chosen.append(growth)
-        return chosen
 
     def _restore(self, state: State) -> Record:
         if state.best is None:
