@@ -28,6 +28,20 @@ MODULES = {
     "nasframe.search.bilevel",
     "nasframe.search.random_architecture",
 }
+#: files in tests/ with parts of third parties
+THIRD_PARTIES = (
+    "batch_sizes.py",
+    "controller.py",
+    "curvature.py",
+    "halving.py",
+    "inheriting.py",
+    "offspring.py",
+    "perturbation.py",
+    "proportional.py",
+    "steepest.py",
+    "third_party_relaxations.py",
+    "twins.py",
+)
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").exists())
 
 
@@ -56,6 +70,20 @@ def test_a_plugin_imports_public_names_only(plugin: str) -> None:
                 assert module in MODULES or module.split(".")[1] in FOLDERS, f"{path} imports {module}"
                 assert name is None or not name.startswith("_"), f"{path} imports {name}, which is not public"
             assert module.split(".")[0] not in set(PLUGINS) - {plugin}, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("file", THIRD_PARTIES)
+def test_a_part_of_a_third_party_is_short_and_imports_public_names_only(file: str) -> None:
+    """The parts in tests/ use what any plugin may use, and none of them is longer than 80 lines."""
+    path = ROOT / "tests" / file
+    for module, name in imports(path):
+        if module.split(".")[0] == "nasframe" and module != "nasframe.plugins":  # a registration without an entry point
+            assert module in MODULES or module.split(".")[1] in FOLDERS, f"{path} imports {module}"
+            assert name is None or not name.startswith("_"), f"{path} imports {name}, which is not public"
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 80, f"{node.name} in {path}"
 
 
 def graph() -> dict[str, set[str]]:

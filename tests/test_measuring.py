@@ -17,8 +17,9 @@ from test_resume import check_resumes_everywhere, digest
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Bilevel, Context, Search
+from nasframe import Address, Bilevel, Context, Search
 from nasframe.errors import DataError, StrategyError
+from nasframe.interfaces.part import to_plain
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, EpochEnded, Measured, Record, Stepped, from_json, to_json
 from nasframe.run.folder import Folder
@@ -150,6 +151,22 @@ class TestContext:
         assert not torch.equal(*turns)
         with pytest.raises(StrategyError, match="'train' and 'validation'"):
             context.batch("test")
+
+    def test_what_a_site_has_or_had_is_in_the_lineage(self) -> None:
+        """Operations that were removed count, also those of a node that grew, and a return to an earlier network repeats none."""
+        search = Search(toy_strategy(plan="end"))
+        before: dict[str, list[Any]] = {}
+        for _ in search:
+            for address, site in search.network.structure.sites():
+                seen = before.setdefault(address, [])
+                seen += [c for c in site.candidates if c not in seen]
+        context = context_of(search)
+
+        assert len(before) == 3
+        assert search.network.structure.decided
+        for address, candidates in before.items():
+            assert context.tried(Address(address)) == [to_plain(c.operation) for c in candidates]
+        assert context.tried(Address("layer0/n9")) == []
 
     def test_the_problem_is_that_of_a_step(self) -> None:
         """Its unrolled weights have the moments of the search, and its tensors are those of the private copy."""
