@@ -33,7 +33,7 @@ def shared(*values: float) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def commit(folder: Path, value: float) -> Path:
-    # as trials do: each commit refers to a file of its own, and to that of the one before
+    # as trials do: each commit refers to a new file, and to that of the commit before
     written = Commit(f'{{"value": {value}}}', tensors(value), {}, "digest", ENVIRONMENT, shared(value, value - 1))
     return commits.write(folder, written, commits.referred(folder))
 
@@ -126,8 +126,8 @@ def test_damage_of_a_shared_file_is_noticed(tmp_path: Path, damage: str) -> None
     """The commits that refer to it are set aside; when the run comes to the same weights again, they are written again."""
     commit(tmp_path, 1.0)
     commit(tmp_path, 2.0)
-    (own,) = shared(2.0)
-    path = tmp_path / "shared" / f"{own}.safetensors"
+    (new,) = shared(2.0)
+    path = tmp_path / "shared" / f"{new}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.unlink() if damage == "delete" else path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Ask/tell searches: what is asked for and told when, and the same bytes whatever interrupts or reorders them."""
+"""Ask/tell searches: which results an architect knows at each request, and the same bytes whatever interrupts or reorders them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ EVOLUTION = RegularisedEvolution(population=3, sample=2, trials=8, updates=3, in
 
 @attrs.frozen
 class Noted(AskTellArchitect):
-    """Notes what was known at each request, and waits where it is told to."""
+    """Notes what was known at each request, and waits at some numbers."""
 
     name: ClassVar[str] = "noted"
     trials: int = 7
@@ -57,17 +57,17 @@ class Noted(AskTellArchitect):
     waits: tuple[int, ...] = ()
 
     def start(self, space: Space, seed: Seed) -> Memory:
-        return Memory({"told": [], "known": [], "waited": 0})
+        return Memory({"received": [], "known": [], "waited": 0})
 
     def ask(self, space: Space, memory: Memory, number: int, seed: Seed) -> tuple[Memory, Request | None]:
         values = dict(memory.values)
-        if number == self.trials or (number in self.waits and len(values["told"]) < number):
+        if number == self.trials or (number in self.waits and len(values["received"]) < number):
             return Memory(values | {"waited": values["waited"] + 1}), None
-        values["known"] = [*values["known"], [number, values["told"]]]
+        values["known"] = [*values["known"], [number, values["received"]]]
         return Memory(values), Request(space.architecture(space.random(seed)), self.budgets[number % len(self.budgets)])
 
     def tell(self, space: Space, memory: Memory, trial: TrialEnded, seed: Seed) -> Memory:
-        return Memory({**memory.values, "told": [*memory.values["told"], trial.number]})
+        return Memory({**memory.values, "received": [*memory.values["received"], trial.number]})
 
 
 def memories(architect: Noted) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def memories(architect: Noted) -> dict[str, Any]:
 
 
 def test_what_is_known_at_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With three trials in flight, request n is asked for when exactly the results 0 to n - 3 have been told, in their order."""
+    """With three trials in flight, the architect makes request n when it has received exactly the results 0 to n - 3, in their order."""
     shuffle(monkeypatch)
     known = memories(Noted())["known"]
 
@@ -86,7 +86,7 @@ def test_what_is_known_at_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_architect_that_waits_is_asked_again_after_the_next_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked once for each result, and the search is over when it waits without a trial in flight."""
+    """It answers once for each result, and the search is over when it waits without a trial in flight."""
     shuffle(monkeypatch)
     memory = memories(Noted(waits=(4,)))
 

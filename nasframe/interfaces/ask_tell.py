@@ -63,8 +63,8 @@ class AskTellArchitect(Part):
 
     Whatever an architect knows is in its memory: each method is a function of its arguments alone, does not modify them, and
     draws random numbers from `seed` only. So a search can be interrupted anywhere, and its result does not depend on the number
-    of workers. With k trials in flight, request n is asked for when exactly the results of the trials 0 to n - k are known;
-    results are told in the order of their numbers, whatever order they arrive in.
+    of workers. With k trials in flight, the architect makes request n when it has received exactly the results of the trials
+    0 to n - k; it receives results in the order of their numbers, whatever order they arrive in.
 
     Example:
         Hill climbing: each trial changes one decision of the best architecture so far::
@@ -115,8 +115,8 @@ class AskTellArchitect(Part):
             seed: the seed of every random draw of this call; it depends on the number alone.
 
         Returns:
-            The new memory, and the request. None in its place means that the architect waits: it is asked for the same number
-            again after the next result. If no result is outstanding, the search is over.
+            The new memory, and the request. None in its place means that the architect waits: `ask` is called with the same
+            number again after the next result. If no result is outstanding, the search is over.
         """
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """The runner of a step of trials: architectures are requested, evaluated in a pool, and their results are given to the architect.
 
-With k trials in flight, the architect is asked for request n when it has received exactly the results of the trials 0 to n - k, and it
+With k trials in flight, the architect makes request n when it has received exactly the results of the trials 0 to n - k, and it
 receives results in the order of their numbers. Whatever arrives earlier waits in the state. So a search depends neither on the number
 of workers nor on the order in which results arrive, and can be interrupted anywhere.
 """
@@ -123,7 +123,7 @@ class TrialRunner:
         return Trial(architecture, pending.budget, self.seed("trial", number), search=True, parent=parent)
 
     def _arrived(self, number: int, outcome: Outcome) -> TrialArrived:
-        """Keep a result until those before it have been told."""
+        """Keep a result until the architect has received those before it."""
         self.trials.arrived[number] = attrs.evolve(outcome, tensors={})
         if outcome.tensors:
             self.trials.weights[number] = TrialWeights.of(dict(outcome.tensors))

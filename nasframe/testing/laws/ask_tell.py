@@ -64,7 +64,7 @@ class Call:
         memory: a copy of the memory that it returned.
         request: what it requested; None if it waits, or was not asked.
         needed: the trials that `needs` named for the memory that it was given.
-        told: the records that it had been told.
+        received: the records of the trials whose results it had received.
     """
 
     what: str
@@ -73,7 +73,7 @@ class Call:
     memory: Memory
     request: Request | None
     needed: frozenset[int]
-    told: tuple[TrialEnded, ...]
+    received: tuple[TrialEnded, ...]
 
     def plain(self) -> list[Any]:
         """Return values that can be compared."""
@@ -94,29 +94,29 @@ def calls(case: Case, most: int = FEW) -> Iterator[Call]:
     space, seed = case.space, Seed((case.seed,))
     memory = architect.start(space, seed("start"))
     yield Call("start", Memory(), Memory(), memory.copy(), None, frozenset(), ())
-    told: list[TrialEnded] = []
+    received: list[TrialEnded] = []
     requests: list[Request] = []
     waits = False
     while True:
-        while not waits and len(requests) < min(len(told) + case.in_flight, most):
+        while not waits and len(requests) < min(len(received) + case.in_flight, most):
             number, before, given, needed = len(requests), memory.copy(), memory, frozenset(architect.needs(memory))
             # The memory is copied before and after the call, so that a method that modifies what it is given is noticed.
             memory, request = architect.ask(space, given, number, seed("ask", number))
-            yield Call(f"ask {number}", before, given.copy(), memory.copy(), request, needed, tuple(told))
+            yield Call(f"ask {number}", before, given.copy(), memory.copy(), request, needed, tuple(received))
             waits = request is None
             requests += [] if request is None else [request]
         # It waits although no trial is in flight: that is the end of a search.
-        if len(told) == len(requests):
+        if len(received) == len(requests):
             return
-        # Results are told in the order of the requests, as a search does, whatever the order in which they arrive.
-        number, before, given, needed = len(told), memory.copy(), memory, frozenset(architect.needs(memory))
-        record = _told(case, number, requests[number])
+        # The architect receives results in the order of the requests, as in a search, whatever the order in which they arrive.
+        number, before, given, needed = len(received), memory.copy(), memory, frozenset(architect.needs(memory))
+        record = _record(case, number, requests[number])
         memory, waits = architect.tell(space, given, record, seed("tell", number)), False
-        told.append(record)
-        yield Call(f"tell {number}", before, given.copy(), memory.copy(), None, needed, tuple(told))
+        received.append(record)
+        yield Call(f"tell {number}", before, given.copy(), memory.copy(), None, needed, tuple(received))
 
 
-def _told(case: Case, number: int, request: Request) -> TrialEnded:
+def _record(case: Case, number: int, request: Request) -> TrialEnded:
     picks, valid = case.space.picks(request.structure), case.valid(number)
     place: dict[str, Any] = {"stage": 0, "phase": "trials", "epoch": number, "updates": number}
     return TrialEnded(**place, number=number, picks=picks, budget=request.budget, parent=request.parent, valid=valid)
@@ -142,7 +142,7 @@ def requests(case: Case) -> None:
             type(budget) is int and budget > 0, f"{call.what}: the budget is {budget!r}, and not a whole number of at least 1"
         )
         # A parent must have a result: the weights of a trial in flight do not exist yet.
-        known = [trial.number for trial in call.told]
+        known = [trial.number for trial in call.received]
         require(
             parent is None or (parent in call.needed and parent in known),
             f"{call.what}: the parent is trial {parent}; `needs` named {sorted(call.needed)}, of the results {known}",
@@ -169,7 +169,7 @@ def memory(case: Case) -> None:
         if call.what.startswith("ask"):
             found, request = architect.ask(space, given, number, seed("ask", number))
         else:
-            found, request = architect.tell(space, given, call.told[-1], seed("tell", number)), None
+            found, request = architect.tell(space, given, call.received[-1], seed("tell", number)), None
         again = attrs.evolve(call, given=given, memory=found.copy(), request=request, needed=frozenset(architect.needs(given)))
         require(same(again.plain(), call.plain()), f"{call.what} returned {call.plain()}, and with a copy {again.plain()}")
 
