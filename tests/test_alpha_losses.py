@@ -115,6 +115,15 @@ def test_a_phase_without_a_length_is_refused() -> None:
         Search(strategy(FirstOrder(terms=(Entropy(),)), epochs=None))
 
 
+def test_an_undeclared_use_of_the_progress_is_found() -> None:
+    """A loss that fails in a phase without a length, and does not say that it needs one, is refused, and the report says what to write."""
+    part = attrs.frozen(type("Undeclared", (Entropy,), {"name": "undeclared", "needs_progress": False}))
+    report = check(part, profile=attrs.evolve(QUICK, cases=1, least=1, shrinking=0.0), laws=["alpha_loss.slope"])
+
+    assert "loss() raises AssertionError" in report.text()
+    assert "write `needs_progress: ClassVar[bool] = True` in its class" in report.text()
+
+
 def test_strategies_are_read_back() -> None:
     """The losses and their options are part of the strategy file."""
     given = strategy(FirstOrder(terms=(ZeroOne(weight=3.0), BetaDecay())))

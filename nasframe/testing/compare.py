@@ -83,6 +83,14 @@ LAYOUTS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def undeclared(member: str, progress: str, error: Exception) -> str:
+    """Return a message about a part whose member fails where the progress of the phase is not known."""
+    return (
+        f"in a phase without a length, where {progress} is None, {member} raises {type(error).__name__}: {error}. A part that needs "
+        "the progress must say so: write `needs_progress: ClassVar[bool] = True` in its class"
+    )
+
+
 def require_like(what: str, found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
     """Raise an AssertionError unless there are finite tensors with these names, shapes and dtypes."""
     require(found.keys() == like.keys(), f"{what} has the names {[*found]}; they must be {[*like]}")

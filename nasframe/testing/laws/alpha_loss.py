@@ -13,8 +13,9 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from nasframe import Seed
+from nasframe.errors import NasframeError
 from nasframe.testing.cases import SearchCase
-from nasframe.testing.compare import require, require_at_most, require_like
+from nasframe.testing.compare import require, require_at_most, require_like, undeclared
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.subject import Subject
 
@@ -41,7 +42,13 @@ class Case(SearchCase):
         assert network.relaxation is not None
         for progress in (0.0, 0.5, 1.0) if self.part.needs_progress else (0.0, 0.5, 1.0, None):
             mixing = network.relaxation.mixing(network.sites, alphas, None)
-            yield f"at the progress {progress}", self.part.loss(network.sites, alphas, mixing, progress)
+            try:
+                loss = self.part.loss(network.sites, alphas, mixing, progress)
+            except Exception as error:
+                if progress is not None:
+                    raise
+                raise NasframeError(undeclared("loss()", "the progress", error)) from error
+            yield f"at the progress {progress}", loss
 
 
 def cases(subject: Subject) -> SearchStrategy[Case]:

@@ -18,7 +18,7 @@ from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError, NasframeError
 from nasframe.testing.cases import SearchCase
-from nasframe.testing.compare import differences, largest, require, require_at_most, require_like
+from nasframe.testing.compare import differences, largest, require, require_at_most, require_like, undeclared
 from nasframe.testing.fakes import AdamDescent
 from nasframe.testing.law import Inapplicable, law
 from nasframe.testing.strategies import removals
@@ -105,10 +105,7 @@ def _mixing(case: Case, alphas: Tensors, draw: Draw | None) -> Mixing:
     except Exception as error:
         if draw is None or draw.progress is not None:
             raise
-        raise NasframeError(
-            f"in a phase without a length, where `draw.progress` is None, mixing() raises {type(error).__name__}: {error}. A "
-            "relaxation that needs the progress must say so: write `needs_progress: ClassVar[bool] = True` in its class"
-        ) from error
+        raise NasframeError(undeclared("mixing()", "`draw.progress`", error)) from error
     assert isinstance(found, Mixing)  # the network has refused anything else
     return found
 
