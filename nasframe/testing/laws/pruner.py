@@ -133,7 +133,10 @@ def again(case: Case) -> None:
     structure = remove_from(case.structure, case.before)
     # It ends, because each turn removes a candidate and a node must keep one.
     while any((removed := case.part.remove(structure, case.drawn(structure))).values()):
-        structure = _remaining(structure, removed, "from a structure that was pruned before", AssertionError)
+        known = {c.id for _, site in structure.sites() for c in site.candidates}
+        # if the ids are those of candidates, positions are not the cause
+        failure = FormError if all(ids <= known for ids in removed.values()) else AssertionError
+        structure = _remaining(structure, removed, "from a structure that was pruned before", failure)
 
 
 @law("pruner.pure", "it normalises or sorts the mixing weights in place, or removes entries from the mapping")
