@@ -52,7 +52,7 @@ def next_mixing(network: TrainedNetwork) -> Mixing:
     """Return the mixing weights with which the weights move in the next step."""
     found, honest = [], Network.mixing
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Network, "mixing", lambda self, draw=None: found.append(honest(self, draw)) or found[-1])
+        patch.setattr(Network, "mixing", lambda self, *given: found.append(honest(self, *given)) or found[-1])
         network.copy().train(1)
     return found[-1]
 
