@@ -16,6 +16,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/measurements docs/generate.py
 	$(BIN)/pytest -q tests/test_layers.py -k imports
 
 bench: .venv/installed

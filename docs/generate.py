@@ -148,7 +148,7 @@ def reference() -> Iterator[str]:
         hook = getattr(Hooks, name)
         yield from entry(f"`{name}{signature(hook)}`", inspect.getdoc(hook) or "")
     modules: dict[str, dict[str, Any]] = {}
-    for name in nasframe.__all__:
+    for name in dir(nasframe):
         value = getattr(nasframe, name)
         if value not in KINDS.values() and (inspect.isclass(value) or inspect.isfunction(value)):
             modules.setdefault(value.__module__, {})[name] = value

@@ -30,6 +30,7 @@ from nasframe_recurrent import Darts, TwoToOne
 from torch import Tensor, nn
 
 from nasframe import (
+    Address,
     Architect,
     Backbone,
     Bilevel,
@@ -143,7 +144,7 @@ def sampled() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
         gone = {a: frozenset(c.id for i, c in enumerate(s.candidates) if i != places[a]) for a, s in structure.sites()}
         supernet, alone = (build(s, Seed((0,))) for s in (structure, remove_candidates(structure, gone).structure))
         shares = even(dict(supernet.alphas))
-        hard = {a: torch.zeros_like(w).scatter(0, torch.tensor(places[a]), 1.0) for a, w in shares.items()}
+        hard = {a: torch.zeros_like(w).scatter(0, torch.tensor(places[Address(a)]), 1.0) for a, w in shares.items()}
         variants: dict[str, Callable[[], object]] = {
             "sampled path": stepping(supernet, inputs, Mixing(hard, {a: (place,) for a, place in places.items()})),
             "path alone": stepping(alone, inputs, Mixing({})),
@@ -168,7 +169,9 @@ def stepping(network: Network, inputs: Tensor, mixing: Mixing) -> Callable[[], o
 def images() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     """Yield the computation of outputs and gradients of the supernet on images for each batch."""
     for batch in BATCHES:
-        variants = {form: partial(backward, network, pictures(batch)) for form, network in forms(CELLS, IMAGES, 4).items()}
+        variants: dict[str, Callable[[], object]] = {
+            form: partial(backward, network, pictures(batch)) for form, network in forms(CELLS, IMAGES, 4).items()
+        }
         yield f"{CELLS.name}, C {CELLS.channels}, {CELLS.cells} cells, batch {batch}", variants
 
 
@@ -305,7 +308,7 @@ def bilevel(strategy: Strategy) -> Bilevel:
         return lambda forward, weights: search.data.objective(forward(inputs, weights), targets)
 
     losses = objective(search.data.train), objective(search.data.validation)
-    return problem(search.network, strategy.architect, strategy.optimiser, search.state.optimisers["weights"], *losses)
+    return problem(search.network, strategy.optimiser, search.state.optimisers["weights"], *losses)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchmetrics import MeanSquaredError, MetricCollection
 
 from nasframe import (
+    Address,
     Backbone,
     Bound,
     Claim,
@@ -132,7 +133,7 @@ class Perceptron(Backbone):
         """Raise an error, because there is no cell to grow."""
         raise NotImplementedError
 
-    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+    def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return nothing to remove, because there is nothing to decide."""
         return {}
 
