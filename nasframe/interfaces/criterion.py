@@ -31,6 +31,10 @@ class Decision:
             answers, they are.
         reason: a sentence for the user.
         what: after a stage, the position of the proposal to carry out; None for the first one.
+
+    Example:
+        >>> Decision("end", reason="the loss has not improved for 5 epochs").next
+        'end'
     """
 
     next: str | None = None

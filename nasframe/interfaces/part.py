@@ -49,6 +49,11 @@ def nested(kind: str | type, *, or_number: bool = False, **options: Any) -> Any:
         kind: the kind of the parts, for example "operation", or a frozen attrs class, of which the field holds a value.
         or_number: whether a number may be in the place of a part.
         **options: further arguments of `attrs.field`, such as `default` and `validator`.
+
+    Example:
+        A criterion that consists of others::
+
+            parts: tuple[GrowthCriterion, ...] = nested("criterion")
     """
     return attrs.field(metadata={KIND: kind, NUMBER: or_number}, **options)
 
@@ -69,6 +74,17 @@ def number(
         high: the largest value.
         whole: whether the number must be an integer.
         optional: whether None is allowed.
+
+    Example:
+        >>> import attrs
+        >>> @attrs.frozen
+        ... class Layer:
+        ...     width: int = number(8, low=1, whole=True)
+        >>> Layer(16)
+        Layer(width=16)
+        >>> Layer(0)
+        Traceback (most recent call last):
+        ValueError: width is 0; it must be a whole number of at least 1
     """
     wanted = "a whole number" if whole else "a number"
     if low is not None:
@@ -101,7 +117,16 @@ def _is_finite(value: Any, whole: bool) -> bool:
 
 
 def flag(default: bool) -> Any:
-    """Return a field that holds true or false."""
+    """Return a field that holds true or false.
+
+    Example:
+        >>> import attrs
+        >>> @attrs.frozen
+        ... class Layer:
+        ...     bias: bool = flag(True)
+        >>> Layer(bias=False)
+        Layer(bias=False)
+    """
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if not isinstance(value, bool):
@@ -111,7 +136,16 @@ def flag(default: bool) -> Any:
 
 
 def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
-    """Return a field that holds one of the allowed strings."""
+    """Return a field that holds one of the allowed strings.
+
+    Example:
+        >>> import attrs
+        >>> @attrs.frozen
+        ... class Layer:
+        ...     form: str = choice("noise", "gate", default="noise")
+        >>> Layer("gate")
+        Layer(form='gate')
+    """
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if value not in allowed:

@@ -76,6 +76,13 @@ def all_but_strongest(
 
     Returns:
         The ids of the candidates to remove, by the address of their site.
+
+    Example:
+        >>> import torch
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=1)
+        >>> all_but_strongest(structure, {"chain/n0": torch.tensor([0.3, 0.7])})
+        {'chain/n0': {0}}
     """
     removed: dict[Address, Set[int]] = {}
     for node, _ in structure.nodes():

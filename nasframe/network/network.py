@@ -235,6 +235,13 @@ def build(structure: Structure, seed: Seed, *, relaxation: Relaxation | None = N
         seed: the seed of the initialisation.
         relaxation: turns alphas into mixing weights, by default that of `like`.
         like: a network whose relaxation, device, dtype, training mode and `fast` the new one gets.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=2)
+        >>> one, other = build(structure, Seed((0,))), build(structure, Seed((0,)))
+        >>> all(torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters()))
+        True
     """
     if relaxation is None and like is not None:
         relaxation = like.relaxation

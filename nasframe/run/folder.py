@@ -368,6 +368,12 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
     Raises:
         RunError: if the folder has no model.
         StructureError: if the architecture cannot be built with these plugins.
+
+    Example:
+        The next seven rows of a series, from its last rows, of shape (time steps, columns)::
+
+            model = nasframe.load_model("runs/001")
+            model.forecast(rows, steps=7)
     """
     folder = Path(path)
     structure = found(folder, plugins or installed())

@@ -44,6 +44,10 @@ class Optimiser:
             (`nasframe.Mixing`): "skip" leaves them and their moments as they are, "zero" takes their gradient as zero, so that
             moments decay and move them, and weight decay acts on them. Without such a relaxation it has no effect.
             The default was measured, see docs/measurements/idle_weights.md.
+
+    Example:
+        >>> nasframe.Optimiser(method="sgd", learning_rate=0.025, momentum=0.9, epochs=50).method
+        'sgd'
     """
 
     method: str = choice("adam", "adamw", "sgd", default="adam")

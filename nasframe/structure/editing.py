@@ -76,6 +76,12 @@ def initial_mixing(structure: Structure, node: Address, states: Sequence[str]) -
     Returns:
         The mixing weight of each candidate by its id, for each site of the node; empty if a candidate that is required does
         not exist, or if there are no states.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=2)
+        >>> initial_mixing(structure, Address("chain/n1"), ["n0"])
+        {'chain/n1': {2: 1.0, 3: 0.0}}
     """
     mixing: dict[Address, Mapping[int, float]] = {}
     for address, site in structure.sites_of(node).items() if states else ():
