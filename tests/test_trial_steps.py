@@ -18,7 +18,7 @@ from toy import PLUGINS, toy_strategy
 from nasframe import Evaluator, Outcome, Search, Seed, Strategy, Structure, installed
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
-from nasframe.errors import StrategyError
+from nasframe.errors import NonFiniteError, StrategyError
 from nasframe.interfaces.evaluator import Trained, Workbench
 from nasframe.network.network import tensors
 from nasframe.plugins import Plugin, Plugins
@@ -48,7 +48,17 @@ class Shared(Evaluator):
         return Outcome(loss, tensors={name: tensor.detach().clone() for name, tensor in tensors(network).items()})
 
 
-FOUND = Plugins((*PLUGINS.found, Plugin("shared", "tests", "0", (Shared,))))
+@attrs.frozen
+class Hopeless(Evaluator):
+    """Lets every training diverge."""
+
+    name: ClassVar[str] = "hopeless"
+
+    def evaluate(self, structure: Structure, budget: int, seed: Seed, parent: Trained | None, bench: Workbench) -> Outcome:
+        return Outcome(None)
+
+
+FOUND = Plugins((*PLUGINS.found, Plugin("evaluators", "tests", "0", (Shared, Hopeless))))
 ONE_SHOT = Trials(architect=RandomSearch(5, 1), evaluator=Shared(), in_flight=2, inherit=True)
 
 
@@ -157,6 +167,23 @@ def test_what_was_looked_up_is_replaced_by_what_is_trained() -> None:
     assert search.state.best is not None
     assert search.state.best.valid is not None
     assert search.state.best.valid > 0
+
+
+def test_what_was_found_survives_trials_that_diverge() -> None:
+    """If all trials of a step diverge, the best architecture of the steps before is restored, whatever the network is then."""
+    good, bad = Trials(architect=RandomSearch(3, 2)), Trials(architect=RandomSearch(2, 1), evaluator=Hopeless())
+    strategy = supernets(good, bad, Fold())
+    check_resumes_everywhere(strategy, FOUND)
+    search = Search(strategy)
+    run(search)
+
+    valid = min(trial.valid for trial in search.state.trials if trial.valid is not None)
+    assert search.state.best is not None
+    assert search.state.best.valid == valid
+    assert search.network.structure == search.state.best.structure
+    assert "of all 2 architectures diverged" in [r.why for r in search.state.lineage if isinstance(r, Changed)][-1]
+    with pytest.raises(NonFiniteError, match="of all 2 architectures diverged"):
+        run(Search(attrs.evolve(strategy, plan=(SUPERNET, bad))))
 
 
 def test_the_comparison_after_several_steps() -> None:

@@ -454,7 +454,17 @@ class Loop:
             workers=self.workers,
         )
         yield from runner.run()
-        best = runner.best()
+        try:
+            best = runner.best()
+        except NonFiniteError as error:
+            # as after a phase that diverged: what an earlier step found is not lost
+            if state.best is None or not state.best.structure.decided:
+                raise
+            record = self._at(state).restore(state, state.best, kind="restore", why=f"{error}; the best network is restored")
+            state.asking = None
+            self._next(state)
+            yield record
+            return
         structure, weights = runner.space.architecture(best.picks), runner.trials.weights.get(best.number)
         if weights is None:  # its outcome was looked up, and that is not the loss of fresh weights
             shot = snapshot(placed(self.strategy, build(structure, self.seed("initial"))), None)
