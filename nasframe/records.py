@@ -90,6 +90,7 @@ class EpochEnded(Record):
         scores: the task's metrics on the validation split.
         moves_alphas: whether the phase trains the alphas, and not the weights alone.
         batch: the number of examples in a batch.
+        batch_readings: what the rule for the batch size measured before it decided on this one, by name.
         nodes: the number of nodes by cell type.
         parameters: the number of parameters of the network.
         mixing: the mixing weights of each undecided site, by the id and the short name of the candidate.
@@ -106,6 +107,7 @@ class EpochEnded(Record):
     scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     moves_alphas: bool = False
     batch: int = 0
+    batch_readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     nodes: Mapping[str, int] = attrs.field(factory=dict)
     parameters: int = 0
     mixing: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)

@@ -49,6 +49,7 @@ def test_the_batch_follows_the_rule() -> None:
     assert [r.parameters for r in rows] == measured
     assert len({*measured}) == 3
     assert [r.batch for r in rows] == [1000 // r.parameters for r in rows]
+    assert [r.batch_readings for r in rows] == [{"parameters": r.parameters} for r in rows]
     updates = [r.updates - before for r, before in zip(rows, [0, *(r.updates for r in rows)], strict=False)]
     assert updates == [len(batches(torch.arange(25), r.batch)) for r in rows]
 

@@ -14,7 +14,7 @@ class BatchSize(Part):
     """A rule for the number of examples in a batch, in the place of a number: `batch = {name = "..."}` in a strategy file.
 
     It decides at the beginning of each phase of training, and after the changes that a phase makes in its midst. Like a criterion it
-    measures first. Its answer is part of the state of the run, and each record of an epoch has it.
+    measures first. What it measured and its answer are part of the state of the run, and each record of an epoch has both.
 
     Required: `name` and `decide`. Optional: `measure`.
 

@@ -28,7 +28,7 @@ from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build
-from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped
+from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped, finite
 from nasframe.search.changes import Changer, sizes
 from nasframe.search.choose import ranked
 from nasframe.search.context import Context
@@ -186,6 +186,7 @@ class Loop:
                     f"batch size {short_name(rule)!r} decides {size!r}; it must be a whole number of at least 1"
                 )
             state.batch, state.measured = size, {}
+            state.batch_readings = {name: finite(value) for name, value in readings.items()}
         state.sizing = False
 
     def _end_epoch(self, state: State, step: Train, trained: Trainer) -> Iterator[Record]:
@@ -200,6 +201,7 @@ class Loop:
             scores=measured.scores,
             moves_alphas=step.moves_alphas,
             batch=state.batch,
+            batch_readings=state.batch_readings,
             **sizes(network),
             mixing=named_mixing(network, mixing),
             readings=readings,

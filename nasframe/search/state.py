@@ -55,6 +55,7 @@ class State(Training[Network]):
         turns: for each repeat around the position, the outer ones first, the length of the lineage when its present turn began.
         due: the number of changes that the phase still makes before it trains on.
         sizing: whether the batch size is decided before the phase trains on.
+        batch_readings: what the present batch size was decided by.
         best: the best network among those that are compared with each other.
         fallback: the best network of this phase, to return to if the training diverges.
         winner: the best network of the comparison, which the run hands over.
@@ -75,6 +76,7 @@ class State(Training[Network]):
     phase: str = "search"
     due: int = 0
     sizing: bool = False
+    batch_readings: Mapping[str, float | None] = attrs.field(factory=dict)
     best: Snapshot | None = None
     fallback: Snapshot | None = None
     winner: Snapshot | None = None
@@ -285,7 +287,7 @@ def succeed(state: State, fresh: Trainer, child: Network, full: Map) -> None:
 #: the attributes of the state that are JSON values and small
 # Whatever else the state has is written by name in `dump` and read by name in `load`.
 _PLAIN = (
-    *("stage", "place", "turns", "phase", "due", "sizing", "batch", "epoch", "samples", "updates", "loss"),
+    *("stage", "place", "turns", "phase", "due", "sizing", "batch", "batch_readings", "epoch", "samples", "updates", "loss"),
     *("stopping", "diverged", "memory"),
 )
 _SNAPSHOTS = ("best", "fallback", "winner")
