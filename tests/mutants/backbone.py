@@ -264,6 +264,20 @@ def equals_stay(of: Subject) -> Subject:
     return overriding(of, derive=derive)
 
 
+@mutant("backbone.derive", *EDGES)
+def halving(of: Subject) -> Subject:
+    """The mixing weights that it is given are halved in place, which changes no decision."""
+    honest: Any = of.cls
+
+    def derive(self: Any, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[str, Set[int]]:
+        removed = honest.derive(self, structure, mixing)
+        for weights in mixing.values():
+            weights.mul_(0.5)
+        return removed
+
+    return overriding(of, derive=derive)
+
+
 @mutant("backbone.space", *EDGES)
 def backwards(of: Subject) -> Subject:
     """The picks of an architecture are counted from the last decision to the first."""
