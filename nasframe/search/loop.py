@@ -152,7 +152,7 @@ class Loop:
         self, state: State, question: Callable[[Context], T], by: str
     ) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
         """Return the answer of a part that measures, and its evidence; `by` names the part in this decision."""
-        # `due` tells the changes apart that a phase makes after the same epoch
+        # `due` differs between the changes that a phase makes after the same epoch
         seed = self.seed("measure", by, len(state.lineage), state.phase, state.updates, state.due)
         trainer, progress = self._at(state).trainer, None
         if isinstance(at(self.strategy.plan, state.place), Train):

@@ -17,5 +17,5 @@ class Trials(PlanRecipe):
     name: ClassVar[str] = "trials"
 
     def steps(self) -> Plan:
-        """Return the plan."""
+        """Return the one step of the plan: trials of the architect that the strategy names."""
         return TRIALS
