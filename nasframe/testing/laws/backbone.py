@@ -465,7 +465,7 @@ def history(case: Case) -> None:
     # The networks so far; None among the events goes back to the one before, as an undone change does.
     path = [case.trained]
     drawn = case.data.draw(st.lists(st.sampled_from([_train, _grow, _prune, _save, None]), max_size=EVENTS))
-    for event in (_train, *drawn, _prune, _grow):
+    for event in (_train, _grow, *drawn, _prune, _grow):
         if event is not None:
             path.append(event(case, path[-1].copy()))
         elif len(path) > 1:
