@@ -42,6 +42,7 @@ from nasframe.interfaces import (
     task,
 )
 from nasframe.interfaces.part import KIND, NUMBER, Part, from_plain
+from nasframe.modules.morphism import ModuleMorphism
 from nasframe.search.evaluators import Table, Train
 from nasframe.search.plan import STEPS
 
@@ -72,6 +73,7 @@ KINDS: dict[str, type[Part]] = {
         recipe.Recipe,
         plan.PlanRecipe,
         reproduction.Reproduction,
+        ModuleMorphism,
     )
 } | {"ask_tell": ask_tell.AskTellArchitect}
 

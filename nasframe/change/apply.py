@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nasframe.change.claim import Claim, tolerance
 from nasframe.change.edit import Edit, Filling
+from nasframe.change.fill import fill
 from nasframe.change.map import Map, Set, Take, derive_map
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.interfaces.part import short_name
@@ -59,13 +60,14 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         # The edit may have written initial values into the child already. That is safe, because they are new parameters:
         # an entry of the map would overwrite them.
         full = derive_map(parent, child) | dict(filling.overrides)
-        _fill(parent, child, full)
+        old, new = tensors(parent), tensors(child)
+        fill(old, new, full, _hint)
         # last the alphas of the stated mixing weights, as they may depend on the alphas that stay
         alphas = {f"alphas.{name}": Set(value) for name, value in _inverted(child, filling).items()}
         # An edit that gives the alphas themselves has the last word: inverting the relaxation could lose digits of what
         # it copied.
         alphas = {name: entry for name, entry in alphas.items() if name not in filling.overrides}
-        _fill(parent, child, alphas)
+        fill(old, new, alphas, _hint)
         # A relaxation is foreign code, and some cannot invert: what the network does is compared, not what was promised.
         _check_mixing(filling, child.mixing())
     return Change(child, filling.claim, full | alphas)
@@ -82,23 +84,12 @@ def _inverted(child: Network, filling: Filling) -> Mapping[str, Tensor]:
         ) from error
 
 
-# Called twice by `apply`: the alphas of stated mixing weights can only be computed when the alphas that stay are in
-# place.
-def _fill(parent: Network, child: Network, entries: Map) -> None:
-    old, new = tensors(parent), tensors(child)
-    if unknown := entries.keys() - new.keys():
-        raise ChangeError(f"the change fills {', '.join(sorted(unknown))}, which the child does not have")
-    for name, entry in entries.items():
-        value = entry.tensor if isinstance(entry, Set) else entry(old[entry.source], new[name])
-        if value.shape != new[name].shape:
-            shape = tuple(new[name].shape)
-            hint = ""
-            if isinstance(entry, Take) and entry.source == name:
-                where = "parameters() of the relaxation" if name.startswith("alphas.") else "the method axes() of its module"
-                hint = f". An axis whose length changes needs labels: return an Axis for it, and not None, from {where}"
-            raise ChangeError(f"the change fills {name} with the shape {tuple(value.shape)}; its shape is {shape}{hint}")
-        # a copy in place, so that the child shares no storage with its parent
-        new[name].copy_(value)
+def _hint(name: str, entry: Take | Set) -> str:
+    """Return what the author of a module can do about an entry whose shape does not fit."""
+    if isinstance(entry, Set) or entry.source != name:
+        return ""
+    where = "parameters() of the relaxation" if name.startswith("alphas.") else "the method axes() of its module"
+    return f". An axis whose length changes needs labels: return an Axis for it, and not None, from {where}"
 
 
 def _check_new_candidates(parent: Network, child: Network, filling: Filling) -> None:
@@ -136,6 +127,8 @@ def _shown(weights: Tensor) -> str:
 def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Network, claim: Claim) -> float:
     """Return max |child - parent| / max |parent| over the outputs, in evaluation mode.
 
+    Afterwards each module is in the mode in which it was: one that is frozen in evaluation mode stays so.
+
     Args:
         outputs: a function from a network to its outputs on fixed inputs.
         parent: the network before the change.
@@ -148,14 +141,14 @@ def distance(outputs: Callable[[Network], Tensor], parent: Network, child: Netwo
     """
 
     def evaluated(network: Network) -> Tensor:
-        training = network.training
+        modes = [(module, module.training) for module in network.modules()]
         try:
             with torch.no_grad():
-                # In the mode that validation uses; the finally clause leaves both networks in the mode in which the
-                # search had them.
+                # in the mode that validation uses
                 return outputs(network.eval())
         finally:
-            network.train(training)
+            for module, mode in modes:
+                module.training = mode
 
     # evaluation mode: dropout would differ between two calls, and a BatchNorm would change its statistics
     before, after = evaluated(parent), evaluated(child)

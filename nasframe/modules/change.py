@@ -1,0 +1,259 @@
+"""Changes of any model: a copy is edited, filled from its parent, measured, and held to its claim.
+
+The parent is never modified, so it stays in place if any step fails.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from nasframe.change.claim import Claim
+from nasframe.change.fill import fill
+from nasframe.change.map import Map, Take
+from nasframe.errors import ChangeError
+from nasframe.interfaces.part import short_name
+from nasframe.modules.edits import ModuleEdit, Replace, Resize, SetNumber, replay
+from nasframe.modules.example import Example
+from nasframe.modules.morphism import ModuleMorphism, Question
+from nasframe.modules.verify import Distances, distances
+from nasframe.seeds import Seed
+
+
+@attrs.frozen(eq=False)
+class ModuleChange:
+    """A change of a model that was made and measured.
+
+    Attributes:
+        model: the model after the change, which shares no storage with its parent.
+        parent: the model before it, which was not modified.
+        morphism: the morphism.
+        at: the place where it was applied.
+        claim: how far the change preserves the function.
+        map: how the tensors of the model were filled from those of the parent, for every tensor that was.
+        distances: how far the outputs on the example moved.
+        edits: the edits that gave the model its shapes.
+        seed: the seed of the new values.
+    """
+
+    model: nn.Module
+    parent: nn.Module
+    morphism: ModuleMorphism
+    at: str
+    claim: Claim
+    map: Map
+    distances: Distances
+    edits: tuple[ModuleEdit, ...]
+    seed: int
+
+    def __str__(self) -> str:
+        before, after = named_tensors(self.parent), named_tensors(self.model)
+        lines = [f"{short_name(self.morphism)} at {self.at}: {self.claim.kind}"]
+        # A tensor may have another name than its source, and is compared with the source.
+        for name, tensor in after.items():
+            entry = self.map.get(name)
+            source = before.get(entry.source) if isinstance(entry, Take) else before.get(name)
+            old = "new" if source is None else str(tuple(source.shape))
+            if old != str(tuple(tensor.shape)):
+                lines.append(f"  {name}: {old} -> {tuple(tensor.shape)}")
+        for edit in self.edits:
+            if isinstance(edit, SetNumber):
+                held = getattr(self.parent.get_submodule(edit.module), edit.attribute)
+                lines.append(f"  {edit.module}.{edit.attribute}: {held} -> {edit.value}".replace("  .", "  "))
+        count = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (self.parent, self.model)]
+        lines.append(f"  parameters: {' -> '.join(count)}")
+        lines.append(
+            f"  distance of the outputs: {self.distances.eval:.1e} in evaluation, {self.distances.train:.1e} in training"
+        )
+        return "\n".join(lines)
+
+
+def grow(
+    model: nn.Module,
+    morphism: ModuleMorphism,
+    at: str,
+    example: Any,
+    *,
+    numbers: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> ModuleChange:
+    """Apply a morphism to a model and return the change. The model is not modified.
+
+    Args:
+        model: the model.
+        morphism: the morphism, of nasframe or of anybody.
+        at: the place, such as the name of a module (see `nasframe.places`).
+        example: inputs of the model: a tensor, a tuple of arguments, or a dictionary of keyword arguments. The change is measured on
+            them.
+        numbers: the new values of numbers that the model's modules keep and that do not follow from its code, by the name of the
+            attribute ("heads", for all modules that have it) or with the name of the module ("blocks.0.attention.heads").
+        seed: the seed of the new values.
+
+    Raises:
+        ChangeError: if the change is refused, with the reason. The model is as it was.
+
+    Example:
+        Widen a layer by the class of the morphism, which `nasframe.widen` does in one line::
+
+            change = nasframe.grow(model, Widen(to=80), "layer1.0.conv1", (x,))
+            model = change.model
+    """
+    couple = import_module("nasframe.modules.coupling").couple
+    given, key = Example.of(example), Seed((seed,))
+    refuse_unsupported(model)
+    rewrite = morphism.rewrite(couple(model, given), at, key("rewrite"))
+    edits = answered(model, rewrite.edits, rewrite.questions, numbers or {})
+    _refuse_held_elsewhere(model, edits)
+    missing = [e.name for e in edits if isinstance(e, Resize) and e.name not in rewrite.map]
+    if missing:
+        raise ChangeError(f"{short_name(morphism)} resizes {', '.join(missing)} without an entry of its map that fills them")
+    child = changed_copy(model, edits, rewrite.map, key("values"))
+    measured = distances(model, child, given, rewrite.claim)
+    full = complete(rewrite.map, model, child)
+    return ModuleChange(child, model, morphism, at, rewrite.claim, full, measured, edits, seed)
+
+
+def changed_copy(model: nn.Module, edits: Iterable[ModuleEdit], entries: Map, seed: Seed) -> nn.Module:
+    """Return a copy of a model with these edits, filled from it."""
+    try:
+        child = copy.deepcopy(model)
+    except Exception as error:
+        raise ChangeError(
+            f"the model cannot be copied ({error}); tensors with a gradient function in its attributes, locks and open files are the "
+            "usual reasons: remove them before the change"
+        ) from error
+    child = replay(child, edits, seed)
+    fill(named_tensors(model), named_tensors(child), entries)
+    return child
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model by all their names: a tied tensor has several."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def complete(entries: Map, parent: nn.Module, child: nn.Module) -> Map:
+    """Return the map with an entry for each tensor of the child that is a copy of the one with its name in the parent."""
+    before = named_tensors(parent)
+    return {name: Take(name) for name in named_tensors(child) if name in before} | dict(entries)
+
+
+def answered(
+    model: nn.Module, edits: tuple[ModuleEdit, ...], questions: Iterable[Question], numbers: Mapping[str, int]
+) -> tuple[ModuleEdit, ...]:
+    """Return the edits of a rewrite with the numbers that a user gave, which replace those of the rewrite.
+
+    Raises:
+        ChangeError: if no module has an attribute of a given name, or a number is needed that was not given.
+    """
+    given: dict[tuple[str, str], SetNumber] = {}
+    for key, value in numbers.items():
+        path, _, attribute = key.rpartition(".")
+        found = [
+            name
+            for name, module in model.named_modules()
+            if (name == path or not path) and isinstance(vars(module).get(attribute), int | float | tuple)
+        ]
+        if not found:
+            raise ChangeError(f"numbers has the key {key!r}, but no module of the model keeps a number of that name")
+        given |= {(name, attribute): SetNumber(name, attribute, value) for name in found}
+    for question in questions:
+        if (question.module, question.attribute) not in given:
+            readings = " or ".join(map(str, question.readings)) or "unknown"
+            raise ChangeError(
+                f"{question.module or 'the model'} keeps the number {question.attribute!r}, and its new value does not follow from the "
+                f"code (it could be {readings}); write numbers={{{question.attribute!r}: ...}}"
+            )
+    kept = tuple(e for e in edits if not (isinstance(e, SetNumber) and (e.module, e.attribute) in given))
+    return (*given.values(), *kept)
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Refuse a model that cannot be copied and changed without losing something.
+
+    Raises:
+        ChangeError: with what to write instead.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        name = type(model).__name__
+        raise ChangeError(
+            f"the model is wrapped in {name}; change the module in it on every process, with the same seed, and wrap the child again: "
+            f"change = nasframe.widen(model.module, ...); model = {name}(change.model, ...)"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ChangeError("the model is a ScriptModule, whose code cannot be changed; change the model that was scripted")
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise ChangeError(
+            "the model is the result of torch.compile(); change the model that was compiled, and compile the child: "
+            "model = torch.compile(change.model)"
+        )
+    for name, module in model.named_modules():
+        where = name or "the model"
+        if type(module).__name__ == "FullyShardedDataParallel" or _sharded(module):
+            raise ChangeError(
+                f"{where} is sharded by FSDP, so that no process has its tensors; change the model before it is sharded"
+            )
+        if module._compiled_call_impl is not None:
+            raise ChangeError(
+                f"{where} was compiled in place by compile(), whose options a copy would lose; keep the model as it is, train "
+                "compiled = torch.compile(model), and compile the child again after the change"
+            )
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+        if any(hooks):
+            raise ChangeError(
+                f"{where} has hooks, which may refer to the parent; remove them (for weight_norm and spectral_norm use "
+                "torch.nn.utils.parametrizations), and add them to the child after the change"
+            )
+    for name, tensor in named_tensors(model).items():
+        if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+            raise ChangeError(
+                f"{name} is a {type(tensor).__name__}, and not a plain parameter or buffer, so that it cannot be resized"
+            )
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            raise ChangeError(
+                f"{name} has hooks, which the child would lose; remove them, and add them to the child after the change"
+            )
+        if tensor.is_floating_point() and torch.finfo(tensor.dtype).eps > 1e-4:
+            raise ChangeError(
+                f"{name} has the dtype {tensor.dtype}, in which an exact change cannot be told from a wrong one; keep the parameters in "
+                "float32 (torch.autocast computes in lower precision), or change model.float() and convert the child"
+            )
+
+
+def _sharded(module: nn.Module) -> bool:
+    return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
+
+
+def _refuse_held_elsewhere(model: nn.Module, edits: Iterable[ModuleEdit]) -> None:
+    """Refuse a change of tensors and modules that plain attributes also refer to, because those would keep the old ones."""
+    tensors = named_tensors(model)
+    storages = {t.untyped_storage()._cdata: name for name, t in tensors.items() if t.numel()}
+    resized = {id(tensors[e.name]) for e in edits if isinstance(e, Resize) and e.name in tensors}
+    replaced = {id(model.get_submodule(e.module)) for e in edits if isinstance(e, Replace)}
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute in ("_parameters", "_buffers", "_modules") or (
+                attribute == "_flat_weights" and isinstance(module, nn.RNNBase)
+            ):
+                continue
+            where = f"{name}.{attribute}" if name else attribute
+            for leaf in tree_leaves(value):
+                if isinstance(leaf, Tensor) and leaf.numel() and leaf.untyped_storage()._cdata in storages:
+                    of = storages[leaf.untyped_storage()._cdata]
+                    # The copy of a view is no view of the copy; the tensor itself is copied once, and stays the same.
+                    if id(leaf) in resized or not any(leaf is t for t in tensors.values()):
+                        raise ChangeError(
+                            f"the attribute {where} also holds {of}, outside of the parameters and buffers, and would keep the old "
+                            "tensor; look it up when it is needed"
+                        )
+                if isinstance(leaf, nn.Module) and id(leaf) in replaced:
+                    raise ChangeError(
+                        f"the attribute {where} also holds a module that is replaced; look it up when it is needed"
+                    )

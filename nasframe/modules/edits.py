@@ -1,0 +1,278 @@
+"""Edits of a model: plain data, which replay a change of its shapes on a copy or on a fresh model of the same class."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe.errors import ChangeError
+from nasframe.seeds import Seed
+
+Number = int | float | bool | str | None | tuple[Any, ...]
+
+
+def _plain(value: Any) -> Any:
+    """Return lists as tuples, which JSON does not have."""
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in given.items()}
+
+
+@attrs.frozen
+class Layer:
+    """A layer of torch.nn, described by its class and the arguments of its constructor.
+
+    Attributes:
+        type: the name of the class in torch.nn.
+        options: the keyword arguments.
+
+    Example:
+        >>> Layer("Linear", {"in_features": 3, "out_features": 4}).build()
+        Linear(in_features=3, out_features=4, bias=True)
+    """
+
+    type: str
+    options: Mapping[str, Number] = attrs.field(factory=dict, converter=_plain_options)
+
+    def build(self) -> nn.Module:
+        """Return the layer with the initialisation of its class.
+
+        Raises:
+            ChangeError: if torch.nn has no such class, or it does not accept the options.
+        """
+        cls = getattr(nn, self.type, None)
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise ChangeError(f"torch.nn has no layer {self.type!r}; write the name of one of its classes, such as 'Linear'")
+        try:
+            return cls(**self.options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ChangeError(f"torch.nn.{self.type} cannot be made with {dict(self.options)}: {error}") from error
+
+
+@attrs.frozen
+class Resize:
+    """Give a parameter or a buffer another shape, under all its names if it is tied.
+
+    New values are drawn from the normal distribution with the mean and std of the old ones; those of a buffer are their mean.
+
+    Attributes:
+        name: the name of the tensor.
+        shape: the new shape.
+    """
+
+    name: str
+    shape: tuple[int, ...] = attrs.field(converter=_plain)
+
+
+@attrs.frozen
+class SetNumber:
+    """Set a number that a module keeps, such as `num_heads`.
+
+    Attributes:
+        module: the name of the module.
+        attribute: the name of the attribute.
+        value: a number, a string, None, or a tuple of them.
+    """
+
+    module: str
+    attribute: str
+    value: Number = attrs.field(converter=_plain)
+
+
+@attrs.frozen
+class Replace:
+    """Put an nn.Sequential of a module and further layers in the place of the module.
+
+    Attributes:
+        module: the name of the module, which becomes the first layer.
+        layers: the layers after it. They get the device, the dtype and the mode of the module.
+    """
+
+    module: str
+    layers: tuple[Layer, ...] = attrs.field(converter=tuple)
+
+
+@attrs.frozen
+class Insert:
+    """Insert a copy of a block in the nn.Sequential or nn.ModuleList that contains the block.
+
+    Attributes:
+        container: the name of the container.
+        name: the name of the copy in the container. Where the names are numbers, it is the position of the copy, and the blocks from
+            there on get the next numbers. Otherwise it is a new name, and the copy comes after the block.
+        copy_of: the name of the block in the container.
+    """
+
+    container: str
+    name: str
+    copy_of: str
+
+
+ModuleEdit = Resize | SetNumber | Replace | Insert
+
+
+def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed) -> nn.Module:
+    """Make edits on a model, in place, and return it.
+
+    This is how a child gets its shapes, from a copy of its parent, and how a grown model is rebuilt from a fresh instance of its
+    class. Values of tensors that keep their shape are not changed.
+
+    Args:
+        model: the model. If an edit replaces the model itself, another module is returned.
+        edits: the edits, in order.
+        seed: the seed of the new values.
+
+    Raises:
+        ChangeError: if an edit does not fit the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        >>> edits = [Resize("0.weight", (5, 3)), Resize("0.bias", (5,)), Resize("1.weight", (2, 5))]
+        >>> edits += [SetNumber("0", "out_features", 5), SetNumber("1", "in_features", 5)]
+        >>> replay(model, edits, Seed((0,)))
+        Sequential(
+          (0): Linear(in_features=3, out_features=5, bias=True)
+          (1): Linear(in_features=5, out_features=2, bias=True)
+        )
+    """
+    places: dict[int, list[tuple[nn.Module, str]]] | None = None
+    for number, edit in enumerate(edits):
+        if isinstance(edit, Resize):
+            # found once for all resizes in a row: looking a tensor up under all its names reads the whole model
+            places = _places(model) if places is None else places
+            _resize(model, edit, places, seed("resize", edit.name))
+        elif isinstance(edit, SetNumber):
+            _set_number(model, edit)
+        elif isinstance(edit, Replace):
+            model, places = _replace(model, edit, seed("replace", number)), None
+        else:
+            _insert(model, edit)
+            places = None
+    return model
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise ChangeError(f"the model has no module {name!r}; give a model of the class that was changed") from None
+
+
+def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Return, by the id of each tensor, the modules that have it and its name there."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                places.setdefault(id(tensor), []).append((module, name))
+    return places
+
+
+def _resize(model: nn.Module, edit: Resize, places: dict[int, list[tuple[nn.Module, str]]], seed: Seed) -> None:
+    path, _, name = edit.name.rpartition(".")
+    module = _module(model, path)
+    old = {**module._parameters, **module._buffers}.get(name)
+    if old is None:
+        raise ChangeError(f"the model has no parameter or buffer {edit.name!r}; give a model of the class that was changed")
+    if old.dim() != len(edit.shape):
+        raise ChangeError(
+            f"{edit.name} has the shape {tuple(old.shape)}, and cannot get {edit.shape} with another number of axes"
+        )
+    new: Tensor = _fresh(old, edit.shape, seed)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, old.requires_grad)
+        # what a user notes on a parameter, such as `weight.no_decay = True`
+        vars(new).update(vars(old))
+    for holder, own in places.pop(id(old)):
+        # recurrent modules also renew their list of weights here
+        setattr(holder, own, new)
+        places.setdefault(id(new), []).append((holder, own))
+
+
+def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed) -> Tensor:
+    """Return a tensor of another shape with values that are distributed as those of `old`."""
+    new = torch.empty(shape, dtype=old.dtype, device=old.device)
+    if old.is_meta:
+        return new
+    values = old.detach().to(torch.promote_types(old.dtype, torch.float32))
+    mean = values.mean() if old.numel() else torch.zeros(())
+    mean = torch.nan_to_num(mean, nan=0.0, posinf=0.0, neginf=0.0)
+    new.fill_(mean.item())
+    # Buffers are statistics or constants: a random variance could be negative.
+    if isinstance(old, nn.Parameter) and old.is_floating_point() and old.numel() > 1:
+        # drawn on the CPU, so that the values do not depend on the device
+        noise = torch.randn(shape, generator=seed.generator(), dtype=values.dtype)
+        new += (noise.to(values.device) * values.std()).to(old.dtype)
+    for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if old.dim() == dim and not old.is_contiguous() and old.is_contiguous(memory_format=layout):
+            return new.contiguous(memory_format=layout)
+    return new
+
+
+def _set_number(model: nn.Module, edit: SetNumber) -> None:
+    module = _module(model, edit.module)
+    missing = object()
+    old = getattr(module, edit.attribute, missing)
+    if old is missing or not isinstance(old, int | float | str | tuple | list | None):
+        held = "no attribute" if old is missing else f"a {type(old).__name__} as"
+        raise ChangeError(f"{edit.module or 'the model'} has {held} {edit.attribute!r}, and no number that can be set")
+    value: Any = list(edit.value) if isinstance(old, list) and isinstance(edit.value, tuple) else edit.value
+    setattr(module, edit.attribute, value)
+
+
+def _replace(model: nn.Module, edit: Replace, seed: Seed) -> nn.Module:
+    module = _module(model, edit.module)
+    with seed.as_global():
+        layers = [layer.build() for layer in edit.layers]
+    like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
+    sequence = nn.Sequential(module, *layers)
+    for layer in layers:
+        layer.train(module.training)
+        if like is not None:
+            layer.to(device=like.device, dtype=like.dtype)
+    sequence.training = module.training
+    if not edit.module:
+        return sequence
+    # a module may be used in several places
+    for parent in [*model.modules()]:
+        for name, child in [*parent.named_children()]:
+            if child is module and parent is not sequence:
+                parent._modules[name] = sequence
+    return model
+
+
+def _insert(model: nn.Module, edit: Insert) -> None:
+    container = _module(model, edit.container)
+    if not isinstance(container, nn.Sequential | nn.ModuleList):
+        raise ChangeError(
+            f"{edit.container or 'the model'} is a {type(container).__name__}; a block can be inserted only in an nn.Sequential or an "
+            "nn.ModuleList, which say in which order their blocks run"
+        )
+    names = [*container._modules]
+    blocks = [container._modules[name] for name in names]
+    if edit.copy_of not in names:
+        raise ChangeError(f"{edit.container or 'the model'} has no block {edit.copy_of!r}; it has {', '.join(names)}")
+    copied = copy.deepcopy(container._modules[edit.copy_of])
+    if names == [str(i) for i in range(len(names))]:
+        if not edit.name.isdigit() or int(edit.name) > len(names):
+            raise ChangeError(
+                f"{edit.name!r} is no position in {edit.container or 'the model'}; write a number up to {len(names)}"
+            )
+        blocks.insert(int(edit.name), copied)
+        names = [str(i) for i in range(len(blocks))]
+    else:
+        if edit.name in names:
+            raise ChangeError(f"{edit.container or 'the model'} has a block {edit.name!r} already; write another name")
+        at = names.index(edit.copy_of) + 1
+        names.insert(at, edit.name)
+        blocks.insert(at, copied)
+    container._modules.clear()
+    for name, block in zip(names, blocks, strict=True):
+        container._modules[name] = block
