@@ -1,0 +1,266 @@
+"""Axes as expressions over units.
+
+An axis of a tensor is an atom (units that nothing subdivides), a product of axes (a reshape: heads x head size) or a sum of axes (a
+concatenation or a split). Two axes that must have the same units are unified. What cannot be expressed in this way is frozen: its
+atoms may not change, and say why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+
+from nasframe.errors import ChangeError
+
+
+class AxisError(ChangeError):
+    """Two axes of different sizes that should have the same units."""
+
+
+class Axis:
+    """An axis of a tensor: an expression over units.
+
+    Axes are compared by identity, and change while a graph is read: an atom becomes a product where it is reshaped, a sum where it is
+    split, and another axis where the two are unified. Read an axis through its methods, which follow these changes.
+
+    Attributes:
+        size: the number of entries.
+        form: None for an atom, "*" for a product, "+" for a sum, "=" for an axis that was unified with another one.
+        parts: the axes of a product or a sum, in order; for "=" the one axis that replaces this one.
+        frozen: why the units may not change, or None.
+        normalised: where statistics are taken along the units, or None. Such units may only be replicated equally.
+
+    Example:
+        >>> rows = Axis(12)
+        >>> heads, size = reshape([rows], (3, 4), "a view")
+        >>> rows
+        (3*4)
+        >>> rows.size_with({heads: 5})
+        20
+    """
+
+    __slots__ = ("form", "frozen", "normalised", "parts", "size")
+
+    def __init__(self, size: int, *, frozen: str | None = None) -> None:
+        self.size = int(size)
+        self.form: str | None = None
+        self.parts: tuple[Axis, ...] = ()
+        self.frozen = frozen
+        self.normalised: str | None = None
+
+    def find(self) -> Axis:
+        """Return the axis that this one was unified with, or the axis itself."""
+        axis = self
+        while axis.form == "=":
+            axis = axis.parts[0]
+        return axis
+
+    def factors(self) -> list[Axis]:
+        """Return the axis as a list of axes that are no products, without those of size 1."""
+        axis = self.find()
+        if axis.form == "*":
+            return [factor for part in axis.parts for factor in part.factors()]
+        return [] if axis.size == 1 else [axis]
+
+    def summands(self) -> list[Axis]:
+        """Return the axis as a list of axes that are no sums."""
+        axis = self.find()
+        return [summand for part in axis.parts for summand in part.summands()] if axis.form == "+" else [axis]
+
+    def atoms(self) -> list[Axis]:
+        """Return the atoms of the expression in order, repeated where the expression repeats them."""
+        axis = self.find()
+        return [axis] if axis.form is None else [atom for part in axis.parts for atom in part.atoms()]
+
+    def freeze(self, reason: str) -> Axis:
+        """Freeze the atoms of the axis, and return the axis. An atom that is frozen keeps its first reason."""
+        for atom in self.atoms():
+            atom.frozen = atom.frozen or reason
+        return self
+
+    def normalise(self, reason: str) -> Axis:
+        """Mark that statistics are taken along the axis, and return the axis."""
+        for atom in self.atoms():
+            atom.normalised = atom.normalised or reason
+        return self
+
+    def size_with(self, sizes: Mapping[Axis, int]) -> int:
+        """Return the size of the axis if some atoms had other sizes.
+
+        Args:
+            sizes: the new sizes of atoms; all others keep theirs.
+        """
+        axis = self.find()
+        if axis.form is None:
+            return sizes.get(axis, axis.size)
+        parts = [part.size_with(sizes) for part in axis.parts]
+        return sum(parts) if axis.form == "+" else prod(parts)
+
+    def become(self, form: str, parts: Sequence[Axis]) -> None:
+        """Turn an atom into an expression, whose atoms inherit its marks."""
+        assert self.form is None, "only an atom becomes something else"
+        self.form, self.parts = form, tuple(parts)
+        for part in self.parts:
+            if self.frozen:
+                part.freeze(self.frozen)
+            if self.normalised:
+                part.normalise(self.normalised)
+
+    def __repr__(self) -> str:
+        axis = self.find()
+        if axis.form is None or all(part.size == 1 for part in axis.parts):
+            return str(axis.size)
+        return f"({axis.form.join(map(repr, axis.parts))})"
+
+
+def product(axes: Iterable[Axis]) -> Axis:
+    """Return the axis that flattening the given axes makes, the last one varying fastest."""
+    factors = [factor for axis in axes for factor in axis.factors()]
+    if len(factors) == 1:
+        return factors[0]
+    axis = Axis(prod(factor.size for factor in factors))
+    if factors:
+        axis.become("*", factors)
+    return axis
+
+
+def total(axes: Iterable[Axis]) -> Axis:
+    """Return the axis that concatenating along the given axes makes."""
+    summands = [summand for axis in axes for summand in axis.summands() if summand.size]
+    if len(summands) == 1:
+        return summands[0]
+    axis = Axis(sum(summand.size for summand in summands))
+    if summands:
+        axis.become("+", summands)
+    return axis
+
+
+def unify(a: Axis, b: Axis, where: str) -> None:
+    """Give two axes the same units, entry by entry; freeze both where no expression says this.
+
+    Args:
+        a: an axis.
+        b: another one of the same size.
+        where: the place in the user's code, for the reason.
+
+    Raises:
+        AxisError: if the sizes differ.
+    """
+    a, b = a.find(), b.find()
+    if a is b:
+        return
+    if a.size != b.size:
+        raise AxisError(f"axes of {a.size} and {b.size} entries meet at {where}")
+    if a.form is not None and b.form is None:
+        a, b = b, a
+    if a.form is None:
+        a.become("=", (b,))  # b cannot contain a: all parts of an expression are smaller than the whole
+    elif a.form == b.form == "*":
+        _unify_products(a, b, where)
+    elif a.form == b.form == "+":
+        _unify_sums(a, b, where)
+    elif a.form == "+":
+        _distribute(a, b, where)
+    else:
+        _distribute(b, a, where)
+
+
+def _freeze(axes: Iterable[Axis], reason: str) -> None:
+    for axis in axes:
+        axis.freeze(reason)
+
+
+def _unify_products(a: Axis, b: Axis, where: str) -> None:
+    """Unify factor by factor from the left; a factor that is larger than the other one is divided."""
+    left, right = a.factors(), b.factors()
+    while left and right:
+        x, y = left.pop(0), right.pop(0)
+        if x.size < y.size:
+            x, y, left, right = y, x, right, left
+        if x.size == y.size:
+            unify(x, y, where)
+        elif x.size % y.size == 0:
+            first, rest = divide(x, y.size, where)
+            unify(first, y, where)
+            left.insert(0, rest)
+        else:
+            return _freeze((a, b), f"two reshapes that do not fit meet at {where}")
+        # an axis that occurs twice may have been divided meanwhile
+        left, right = ([factor for axis in rest for factor in axis.factors()] for rest in (left, right))
+    return None
+
+
+def _unify_sums(a: Axis, b: Axis, where: str) -> None:
+    """Unify summand by summand; a summand that is larger than the other one is split."""
+    left, right = a.summands(), b.summands()
+    while left and right:
+        x, y = left.pop(0), right.pop(0)
+        if x.size < y.size:
+            x, y, left, right = y, x, right, left
+        if x.size == y.size:
+            unify(x, y, where)
+        else:
+            first, rest = Axis(y.size), Axis(x.size - y.size)
+            unify(x, total((first, rest)), where)
+            unify(first, y, where)
+            left.insert(0, rest)
+        left, right = ([summand for axis in rest for summand in axis.summands()] for rest in (left, right))
+
+
+def _distribute(summed: Axis, multiplied: Axis, where: str) -> None:
+    """Unify a sum with a product by the distributive law: (x1 + x2) * rest = x1 * rest + x2 * rest.
+
+    The first factor becomes a sum. A summand x_i of one entry counts the pieces of a concatenation, as in q, k, v = (1 + 1 + 1) * size.
+    """
+    first, *others = multiplied.factors()
+    rest = product(others)
+    counts, groups, group = [], [], list[Axis]()
+    for summand in summed.summands():
+        group.append(summand)
+        size = sum(axis.size for axis in group)
+        if size % rest.size == 0:
+            counts.append(size // rest.size)
+            groups.append(group)
+            group = []
+    if group or len(groups) == 1:
+        return _freeze((summed, multiplied), f"a reshape and a concatenation that do not fit meet at {where}")
+    pieces = [Axis(n, frozen=f"it counts the pieces of a concatenation at {where}" if n == 1 else None) for n in counts]
+    unify(first, total(pieces), where)
+    for piece, group in zip(pieces, groups, strict=True):
+        unify(product((piece, rest)), total(group), where)
+    return None
+
+
+def divide(axis: Axis, first: int, where: str) -> tuple[Axis, Axis]:
+    """Return the factors (first, rest) of an axis whose size is a multiple of `first`."""
+    factors = (Axis(first), Axis(axis.size // first))
+    unify(axis, product(factors), where)
+    return factors
+
+
+def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis]:
+    """Return the axes of a tensor after a reshape, which divides the given axes where it must.
+
+    Args:
+        axes: the axes before.
+        shape: the sizes after.
+        where: the place in the user's code, for the reason if no unit is kept whole.
+    """
+    left = [factor for axis in axes for factor in axis.factors()]
+    after = []
+    for size in shape:
+        taken = list[Axis]()
+        need = size
+        while need > 1 and left:
+            factor = left.pop(0)
+            if factor.size > need and factor.size % need == 0:
+                factor, rest = divide(factor, need, where)
+                left = [f for axis in (rest, *left) for f in axis.factors()]
+            if need % factor.size:
+                reason = f"a reshape that keeps no unit whole, at {where}"
+                _freeze(axes, reason)
+                return [Axis(n, frozen=reason) for n in shape]
+            taken.append(factor)
+            need //= factor.size
+        after.append(product(taken))
+    return after

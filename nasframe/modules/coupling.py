@@ -1,0 +1,243 @@
+"""Which axes of a module's tensors carry the same units."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from nasframe.errors import ChangeError
+from nasframe.modules.axes import Axis, product
+from nasframe.modules.example import Example
+from nasframe.modules.rules import Trace, Value
+from nasframe.modules.rules.trace import Equal, ModuleNumber, Source
+
+
+@attrs.frozen(eq=False)
+class Coupling:
+    """The axes of a module's tensors, and which of them carry the same units.
+
+    Attributes:
+        model: the module.
+        example: what it was called with.
+        tensors: its parameters and buffers; a tied tensor once, under its first name.
+        aliases: all names of each of them.
+        axes: the axes of each of them.
+        produced: where each axis (tensor, number) is used that produces its units, such as the rows of a linear layer.
+        consumed: where each axis is used that is summed over, such as the columns of a linear layer.
+        contracted: the atoms over which two activations are multiplied and summed, and where.
+        equal: axes whose sizes a module ties beyond their units.
+        module_numbers: what torch's modules keep as numbers.
+        norm_before: for an axis that consumes, the affine parameters of the normalisation if that alone feeds it.
+        unused: the tensors that neither graph reads.
+        graphs: the exported graphs by training mode.
+    """
+
+    model: nn.Module
+    example: Example
+    tensors: Mapping[str, Tensor]
+    aliases: Mapping[str, tuple[str, ...]]
+    axes: Mapping[str, tuple[Axis, ...]]
+    produced: Mapping[Source, str]
+    consumed: Mapping[Source, str]
+    contracted: Mapping[Axis, str]
+    equal: tuple[Equal, ...]
+    module_numbers: tuple[ModuleNumber, ...]
+    norm_before: Mapping[Source, tuple[str, ...]]
+    unused: frozenset[str]
+    graphs: Mapping[bool, ExportedProgram]
+
+
+def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mapping[str, Any]) -> Coupling:
+    """Return which axes of a module's tensors carry the same units.
+
+    The module is exported in training and in evaluation mode, and both graphs are read into the same axes. It is left as it is.
+
+    Args:
+        model: any module that torch.export can trace.
+        example: what to call it with: a tensor, a tuple of arguments, a dictionary of keyword arguments, or an `Example`.
+
+    Raises:
+        ChangeError: if the module cannot be traced.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> coupling = couple(net, torch.zeros(1, 4))
+        >>> coupling.axes["0.weight"][0].find() is coupling.axes["2.weight"][1].find()
+        True
+        >>> coupling.axes["2.weight"][0].frozen
+        "it is an axis of the model's output"
+    """
+    example = Example.of(example)
+    aliases = _aliases(model)
+    names = {alias: name for name, all_names in aliases.items() for alias in all_names}
+    held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    tensors = {name: held[name] for name in aliases}
+    trace = Trace(tensors, names)
+    graphs = {training: _export(model, example, training) for training in (True, False)}
+    for exported in graphs.values():
+        _read(trace, exported)
+    numbers = [*trace.module_numbers, *_attention_numbers(model, trace), *_shape_numbers(model, trace)]
+    return Coupling(
+        model=model,
+        example=example,
+        tensors=tensors,
+        aliases=aliases,
+        axes=trace.axes,
+        produced=trace.produced,
+        consumed=trace.consumed,
+        contracted={atom: where for axis, where in reversed(trace.contracted) for atom in axis.atoms()},
+        equal=tuple({(e.first.find(), e.second.find()): e for e in trace.equal if e.first.find() is not e.second.find()}.values()),
+        module_numbers=tuple({(n.module, n.attribute): n for n in numbers}.values()),
+        norm_before=trace.norm_before,
+        unused=frozenset(tensors) - trace.used,
+        graphs=graphs,
+    )
+
+
+def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return all names of each parameter and buffer, by its first name."""
+    found: dict[int, list[str]] = {}
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        found.setdefault(id(tensor), []).append(name)
+    return {names[0]: tuple(names) for names in found.values()}
+
+
+def _export(model: nn.Module, example: Example, training: bool) -> ExportedProgram:
+    with _restored(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in model.modules():
+            module.training = training
+        try:
+            return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
+        except Exception as error:  # whatever the user's forward and torch.export raise
+            line = next(iter(str(error).strip().splitlines()), "")
+            raise ChangeError(
+                f"torch.export cannot trace the model in {'training' if training else 'evaluation'} mode: "
+                f"{type(error).__name__}: {line}{_user_line(error)}; nasframe changes models that torch.export can trace"
+            ) from error
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Give all modules their attributes back, and torch its settings."""
+    before = {module: dict(vars(module)) for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation that hides the layers inside
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _user_line(error: BaseException) -> str:
+    """Return the innermost line of code outside torch where an error was raised."""
+    line, traceback = "", error.__traceback__
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if "/torch/" not in file and file != __file__:
+            line = f" ({file.rpartition('/')[2]}:{traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return line
+
+
+def _read(trace: Trace, exported: ExportedProgram) -> None:
+    """Read one exported graph into the axes of the trace."""
+    places = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
+    inputs = []
+    for spec in exported.graph_signature.input_specs:
+        shown = places[spec.arg.name]
+        if spec.target in trace.names and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            name = trace.names[spec.target]
+            inputs.append(Value(trace.axes[name], [(name, k) for k in range(len(trace.axes[name]))], derived=True))
+        elif isinstance(shown, Tensor):
+            constant = spec.kind != InputKind.USER_INPUT
+            what = f"the constant tensor {spec.target} of the code" if constant else f"the model's input {spec.arg.name}"
+            inputs.append(attrs.evolve(trace.like(shown, f"it is an axis of {what}"), derived=constant))
+        else:
+            inputs.append(shown)
+    outputs = trace.read(exported.graph, inputs)
+    for spec, value in zip(exported.graph_signature.output_specs, outputs, strict=True):
+        if not isinstance(value, Value):
+            continue
+        if spec.kind == OutputKind.BUFFER_MUTATION and spec.target in trace.names:
+            for k, axis in enumerate(trace.axes[trace.names[spec.target]]):
+                trace.where = f"the buffer {spec.target}"
+                trace.unify(axis, value.axes[k])
+        elif spec.kind == OutputKind.USER_OUTPUT:
+            for axis in value.axes:
+                axis.freeze("it is an axis of the model's output")
+
+
+def _attention_numbers(model: nn.Module, trace: Trace) -> Iterator[ModuleNumber]:
+    """Yield the numbers of nn.MultiheadAttention, which has no head size beside its width: both are tied."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.MultiheadAttention):
+            continue
+        prefix = f"{name}." if name else ""
+        if module._qkv_same_embed_dim:
+            rows, embed = trace.axes[trace.names[f"{prefix}in_proj_weight"]]
+            factors = rows.factors()
+            query = rows.summands()[0] if rows.find().form == "+" else product(factors[1:])
+        else:
+            query = trace.axes[trace.names[f"{prefix}q_proj_weight"]][0]
+            embed = trace.axes[trace.names[f"{prefix}out_proj.weight"]][0]
+        trace.equal.append(Equal(query, embed, f"embed_dim of {name}: nn.MultiheadAttention has no head size of its own"))
+        heads, *size = query.factors() if module.num_heads > 1 else (None, query)
+        if heads is not None and heads.size == module.num_heads:
+            yield ModuleNumber(name, "num_heads", heads)
+        yield ModuleNumber(name, "head_dim", product(size))
+        yield ModuleNumber(name, "embed_dim", embed)
+        for attribute, weight in (("kdim", "k_proj_weight"), ("vdim", "v_proj_weight")):
+            same = module._qkv_same_embed_dim
+            yield ModuleNumber(name, attribute, embed if same else trace.axes[trace.names[prefix + weight]][1])
+
+
+#: the numbers of torch's modules that are the size of an axis of a tensor: (class, attribute, tensor, axis)
+SHAPES: tuple[tuple[type[nn.Module], str, str, int], ...] = (
+    (nn.Linear, "out_features", "weight", 0),
+    (nn.Linear, "in_features", "weight", 1),
+    (nn.Bilinear, "out_features", "weight", 0),
+    (nn.Bilinear, "in1_features", "weight", 1),
+    (nn.Bilinear, "in2_features", "weight", 2),
+    (nn.Embedding, "embedding_dim", "weight", 1),
+    (nn.modules.batchnorm._NormBase, "num_features", "weight", 0),
+    (nn.modules.batchnorm._NormBase, "num_features", "running_mean", 0),
+    (nn.GroupNorm, "num_channels", "weight", 0),
+    (nn.PReLU, "num_parameters", "weight", 0),
+    (nn.RNNBase, "hidden_size", "weight_hh_l0", 1),
+    (nn.RNNBase, "input_size", "weight_ih_l0", 1),
+    (nn.RNNCellBase, "hidden_size", "weight_hh", 1),
+    (nn.RNNCellBase, "input_size", "weight_ih", 1),
+)
+
+
+def _shape_numbers(model: nn.Module, trace: Trace) -> Iterator[ModuleNumber]:
+    """Yield the numbers of torch's modules that follow from the shapes of their tensors."""
+    groups = {number.module: number.axis for number in trace.module_numbers if number.attribute == "groups"}
+    for name, module in model.named_modules():
+        axes = {n: trace.axes[trace.names[f"{name}.{n}" if name else n]] for n, t in _held(module).items() if t is not None}
+        for kind, attribute, tensor, dim in SHAPES:
+            if isinstance(module, kind) and tensor in axes:
+                yield ModuleNumber(name, attribute, axes[tensor][dim])
+        if isinstance(module, nn.modules.conv._ConvNd) and "weight" in axes:
+            group = [groups[name]] if name in groups else []
+            full, partial = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
+            yield ModuleNumber(name, full, axes["weight"][0])
+            yield ModuleNumber(name, partial, product([*group, axes["weight"][1]]))
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and "weight" in axes and len(axes["weight"]) == 1:
+            yield ModuleNumber(name, "normalized_shape", axes["weight"][0])
+
+
+def _held(module: nn.Module) -> dict[str, Tensor | None]:
+    return {**module._parameters, **module._buffers}

@@ -1,0 +1,351 @@
+"""What a rule sees: the tensors of a graph as axes, and the notes it takes about them."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import attrs
+import torch
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
+
+from nasframe.modules.axes import Axis, AxisError, product, unify
+
+#: the name of a tensor of the model and the number of one of its axes
+Source = tuple[str, int]
+
+
+@attrs.frozen(eq=False)
+class Value:
+    """A tensor in the graph.
+
+    Attributes:
+        axes: its axes.
+        source: for each axis, the axis of the parameter or buffer that it is, moved but not computed with; None for all others.
+        derived: whether it is computed from parameters, buffers and constants only.
+    """
+
+    axes: tuple[Axis, ...] = attrs.field(converter=tuple)
+    source: tuple[Source | None, ...] = attrs.field(
+        converter=tuple, default=attrs.Factory(lambda self: (None,) * len(self.axes), takes_self=True)
+    )
+    derived: bool = False
+
+    @property
+    def stored(self) -> bool:
+        """Whether it is a parameter or a buffer, perhaps moved."""
+        return any(self.source)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return tuple(axis.size for axis in self.axes)
+
+    def replace(self, dim: int, *axes: Axis) -> Value:
+        """Return the value with other axes in the place of one of them."""
+        dim %= len(self.axes)
+        none = (None,) * len(axes)
+        return Value(
+            self.axes[:dim] + axes + self.axes[dim + 1 :], self.source[:dim] + none + self.source[dim + 1 :], self.derived
+        )
+
+    def moved(self, order: Iterable[int]) -> Value:
+        """Return the value with the axes of the given numbers, in that order."""
+        order = list(order)
+        return Value([self.axes[k] for k in order], [self.source[k] for k in order], self.derived)
+
+
+class Equal(NamedTuple):
+    """Two axes whose sizes a module ties beyond their units."""
+
+    first: Axis
+    second: Axis
+    reason: str
+
+
+class ModuleNumber(NamedTuple):
+    """A number that one of torch's modules keeps: the size of an axis."""
+
+    module: str
+    attribute: str
+    axis: Axis
+
+
+class Trace:
+    """One model whose graphs are read into the same axes.
+
+    A rule gets the trace and the arguments of its operation, in which each tensor is a `Value`, and returns the `Value` of each
+    output. It says through the methods of the trace which axes have the same units, and who produces and consumes them.
+
+    Attributes:
+        where: the place in the user's code of the operation that is read: the module, and the file and line.
+        module: the name of the module that calls the operation.
+        operation: the name of the operation, such as "conv2d".
+        output: the operation's output as torch describes it: a fake tensor, or a list of them, for its shape.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+        """Make an empty trace.
+
+        Args:
+            tensors: the parameters and buffers, each once.
+            names: the name in `tensors` of every name, for tied tensors.
+        """
+        self.names = names
+        self.axes = {name: tuple(Axis(size) for size in tensor.shape) for name, tensor in tensors.items()}
+        self.produced: dict[Source, str] = {}
+        self.consumed: dict[Source, str] = {}
+        self.contracted: list[tuple[Axis, str]] = []
+        self.equal: list[Equal] = []
+        self.module_numbers: list[ModuleNumber] = []
+        self.norm_before: dict[Source, tuple[str, ...]] = {}
+        self.used: set[str] = set()
+        self.made: set[Axis] = set()
+        self.where = self.module = self.operation = ""
+        self.output: Any = None
+        self._node: Node | None = None
+        self._values: dict[Node, Any] = {}
+
+    # What rules say
+
+    def unify(self, a: Axis, b: Axis) -> None:
+        """Give two axes the same units."""
+        unify(a, b, self.where)
+
+    def consume(self, activation: Axis, weight: Value, dim: int) -> None:
+        """Note that the entries of a weight's axis multiply the units of an activation, which are then summed."""
+        dim %= len(weight.axes)
+        self.unify(activation, weight.axes[dim])
+        source = weight.source[dim]
+        if source is not None:
+            self.consumed.setdefault(source, self.where)
+            norm = self._norm_that_alone_feeds()
+            if norm:
+                self.norm_before[source] = norm
+        elif weight.derived:
+            weight.axes[dim].freeze(f"the weight is computed from other parameters, at {self.where}")
+        else:
+            self.contract(activation)
+
+    def produce(self, weight: Value, dim: int) -> Axis:
+        """Note that each entry of a tensor's axis belongs to one unit, and return the axis."""
+        dim %= len(weight.axes)
+        source = weight.source[dim]
+        if source is not None:
+            self.produced.setdefault(source, self.where)
+        return weight.axes[dim]
+
+    def contract(self, axis: Axis) -> None:
+        """Note that two activations are multiplied and summed over the axis."""
+        self.contracted.append((axis, self.where))
+
+    def freeze(self, axis: Axis, reason: str) -> None:
+        """Freeze an axis; the place is added to the reason."""
+        axis.freeze(f"{reason} at {self.where}")
+
+    def normalise(self, axis: Axis) -> None:
+        """Note that statistics are taken along the axis."""
+        axis.normalise(f"normalised over at {self.where}")
+
+    def tie(self, first: Axis, second: Axis, reason: str) -> None:
+        """Note that two axes have the same size, though not the same units."""
+        equal = Equal(first, second, f"{reason} at {self.where}")
+        if not any(first is e.first and second is e.second for e in self.equal) and first.find() is not second.find():
+            self.equal.append(equal)
+
+    def number(self, attribute: str, axis: Axis) -> None:
+        """Note that the module that calls the operation keeps the size of an axis as an attribute."""
+        self.module_numbers.append(ModuleNumber(self.module, attribute, axis))
+
+    def broadcast(self, values: Sequence[Value], shape: Sequence[int]) -> Value:
+        """Return the value of an operation that treats all entries alike, such as a sum: its inputs have the same units.
+
+        Args:
+            values: the inputs; an axis of size 1 is repeated.
+            shape: the shape of the output.
+        """
+        axes = []
+        for k in range(-len(shape), 0):
+            here = [v for v in values if len(v.axes) >= -k and v.axes[k].size == shape[k]]
+            for value in here:
+                self.unify(here[0].axes[k], self.produce(value, k))
+            axes.append(here[0].axes[k] if here else Axis(shape[k]))
+        return Value(axes)
+
+    def like(self, output: Any = None, frozen: str | None = None) -> Any:
+        """Return values with new axes in the shape of the operation's output.
+
+        Args:
+            output: a fake tensor or a list of them; by default the operation's output.
+            frozen: why the axes are frozen, if they are.
+        """
+        output = self.output if output is None else output
+        if isinstance(output, Tensor):
+            return Value([Axis(size, frozen=frozen) for size in output.shape])
+        return [self.like(o, frozen) for o in output] if isinstance(output, tuple | list) else None
+
+    def opaque(self, arguments: Any, reason: str) -> Any:
+        """Freeze all axes of the arguments and return frozen outputs."""
+        for axis in _axes(arguments):
+            self.freeze(axis, reason)
+        return self.like(frozen=f"{reason} at {self.where}")
+
+    def reads(self, *outputs: int) -> bool:
+        """Return whether the model reads any of the operation's outputs of these numbers."""
+        assert self._node is not None
+        return any(user.users for user in self._node.users if user.args[1] in outputs)
+
+    # The interpreter
+
+    def read(self, graph: Graph, inputs: Sequence[Any]) -> Any:
+        """Read a graph and return the values of its outputs.
+
+        Args:
+            graph: a graph of ATen operations.
+            inputs: one value for each placeholder.
+        """
+        places = iter(inputs)
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self._values[node] = next(places)
+            elif node.op == "get_attr":
+                held = operator.attrgetter(node.target)(graph.owning_module)
+                constant = isinstance(held, Tensor)
+                self._values[node] = self._constant(held, node.target) if constant else held
+            elif node.op == "call_function":
+                self._values[node] = self._call(node)
+            else:
+                return map_arg(node.args[0], self._values.__getitem__)
+        return None
+
+    def _constant(self, tensor: Tensor, name: str) -> Value:
+        return attrs.evolve(self.like(tensor, f"it is an axis of the constant tensor {name} in the code"), derived=True)
+
+    def _call(self, node: Node) -> Any:
+        args, kwargs = map_arg((node.args, node.kwargs), self._values.__getitem__)
+        if node.target is operator.getitem:
+            return args[0][args[1]]
+        if str(node.target).startswith("wrap_with_"):  # torch.no_grad() and torch.autocast(): a graph in the graph
+            (body,) = (a for a in args if isinstance(a, GraphModule))
+            return self.read(body.graph, args[args.index(body) + 1 :])
+        self._node, self.output = node, node.meta.get("val")
+        self.where, self.module = place(node), _modules(node)[-1]
+        inputs = list(_values((args, kwargs)))
+        self.used.update(source[0] for value in inputs for source in value.source if source)
+        try:
+            result = self._apply(node.target, args, kwargs)
+        except AxisError as error:
+            result = self.opaque((args, kwargs), str(error))
+        derived = all(value.derived for value in inputs)
+        return _map(result, lambda value: attrs.evolve(value, derived=derived))
+
+    def _apply(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(target, torch._ops.OpOverload):
+            return self.opaque((args, kwargs), f"{target} has no rule")
+        name = target._schema.name.removeprefix("aten::")
+        self.operation = name
+        given = _bind(target._schema, args, kwargs)
+        inputs = list(_values(given))
+        rule = find_rule(name, target._schema.overload_name)
+        if rule is not None:
+            wanted = inspect.signature(rule).parameters
+            return rule(self, **{key: value for key, value in given.items() if key in wanted})
+        if not inputs:  # zeros, arange, ...: made by the code
+            values = self.like()
+            self.made.update(_axes(values))
+            return values
+        if torch.Tag.pointwise in target.tags and isinstance(self.output, Tensor):
+            return self.broadcast(inputs, self.output.shape)
+        return self.opaque(given, f"{target} has no rule")
+
+    def _norm_that_alone_feeds(self) -> tuple[str, ...]:
+        """Return the affine parameters of the normalisation whose output only the current operation reads."""
+        assert self._node is not None
+        norm = self._node.args[0]
+        if not isinstance(norm, Node) or "norm" not in str(norm.target) or len(norm.users) != 1:
+            return ()
+        held = (self._values[a] for a in norm.args if isinstance(a, Node))
+        return tuple(source[0] for value in held for source in value.source[-1:] if source)
+
+
+# The registry
+
+Rule = Callable[..., Any]
+_RULES: dict[str, Rule] = {}
+
+
+def register_rule(*operations: str) -> Callable[[Rule], Rule]:
+    """Register the rule of one or more operations: which axes have the same units, and who produces and consumes them.
+
+    A rule gets the `Trace` and those arguments of the operation that it names, and returns the value of each output. The argument
+    `self` of an operation is called `input`. A later rule replaces an earlier one.
+
+    Args:
+        operations: names such as "linear" for torch's ATen operations, "max.dim" for one overload, "library::name" for yours.
+
+    Example:
+        Let an operation of a library scale each channel:
+
+        >>> @register_rule("mylib::scale_channels")
+        ... def scale_channels(trace, input, factors):
+        ...     trace.unify(input.axes[1], trace.produce(factors, 0))
+        ...     return input
+    """
+
+    def register(rule: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(operations, rule))
+        return rule
+
+    return register
+
+
+def find_rule(name: str, overload: str = "") -> Rule | None:
+    """Return the rule of an operation, or None. An operation in place has the rule of the one that is not."""
+    plain = name.removesuffix("_")
+    names = (f"{name}.{overload}", f"{plain}.{overload}", name, plain)
+    return next((_RULES[n] for n in names if n in _RULES), None)
+
+
+def place(node: Node) -> str:
+    """Return the module and the line of the user's code that a node comes from."""
+    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    user = [line for line in lines if "/torch/" not in line[0]] or lines
+    module = _modules(node)[-1] or "the model"
+    return f"{module} ({user[-1][0].rpartition('/')[2]}:{user[-1][1]})" if user else module
+
+
+def _modules(node: Node) -> list[str]:
+    return [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()] or [""]
+
+
+def _bind(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an operation by name, defaults included."""
+    names = ["input" if argument.name == "self" else argument.name for argument in schema.arguments]
+    defaults = {n: a.default_value for n, a in zip(names, schema.arguments, strict=True) if a.has_default_value()}
+    given = dict(zip(names, args, strict=False)) | {"input" if k == "self" else k: v for k, v in kwargs.items()}
+    return defaults | given
+
+
+def _values(tree: Any) -> Iterator[Value]:
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, Mapping):
+        yield from _values(list(tree.values()))
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from _values(item)
+
+
+def _axes(tree: Any) -> Iterator[Axis]:
+    return (axis for value in _values(tree) for axis in value.axes)
+
+
+def _map(tree: Any, change: Callable[[Value], Value]) -> Any:
+    if isinstance(tree, Value):
+        return change(tree)
+    return [_map(item, change) for item in tree] if isinstance(tree, list | tuple) else tree
