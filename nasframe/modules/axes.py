@@ -27,8 +27,6 @@ class Axis:
         size: the number of entries.
         form: None for an atom, "*" for a product, "+" for a sum, "=" for an axis that was unified with another one.
         parts: the axes of a product or a sum, in order; for "=" the one axis that replaces this one.
-        frozen: why the units may not change, or None.
-        normalised: where statistics are taken along the units, or None. Such units may only be replicated equally.
 
     Example:
         >>> rows = Axis(12)
@@ -39,14 +37,25 @@ class Axis:
         20
     """
 
-    __slots__ = ("form", "frozen", "normalised", "parts", "size")
+    __slots__ = ("_frozen", "_normalised", "form", "parts", "size")
 
     def __init__(self, size: int, *, frozen: str | None = None) -> None:
         self.size = int(size)
         self.form: str | None = None
         self.parts: tuple[Axis, ...] = ()
-        self.frozen = frozen
-        self.normalised: str | None = None
+        self._frozen = frozen
+        self._normalised: str | None = None
+
+    @property
+    def frozen(self) -> str | None:
+        """Why the size may not change, or None if some atom may."""
+        reasons = [atom._frozen for atom in self.atoms()]
+        return reasons[0] if all(reasons) else None
+
+    @property
+    def normalised(self) -> str | None:
+        """Where statistics are taken along the units, or None. Such units may only be replicated equally."""
+        return next((atom._normalised for atom in self.atoms() if atom._normalised), None)
 
     def find(self) -> Axis:
         """Return the axis that this one was unified with, or the axis itself."""
@@ -75,13 +84,13 @@ class Axis:
     def freeze(self, reason: str) -> Axis:
         """Freeze the atoms of the axis, and return the axis. An atom that is frozen keeps its first reason."""
         for atom in self.atoms():
-            atom.frozen = atom.frozen or reason
+            atom._frozen = atom._frozen or reason
         return self
 
     def normalise(self, reason: str) -> Axis:
         """Mark that statistics are taken along the axis, and return the axis."""
         for atom in self.atoms():
-            atom.normalised = atom.normalised or reason
+            atom._normalised = atom._normalised or reason
         return self
 
     def size_with(self, sizes: Mapping[Axis, int]) -> int:
@@ -101,10 +110,10 @@ class Axis:
         assert self.form is None, "only an atom becomes something else"
         self.form, self.parts = form, tuple(parts)
         for part in self.parts:
-            if self.frozen:
-                part.freeze(self.frozen)
-            if self.normalised:
-                part.normalise(self.normalised)
+            if self._frozen:
+                part.freeze(self._frozen)
+            if self._normalised:
+                part.normalise(self._normalised)
 
     def __repr__(self) -> str:
         axis = self.find()

@@ -94,7 +94,9 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         produced=trace.produced,
         consumed=trace.consumed,
         contracted={atom: where for axis, where in reversed(trace.contracted) for atom in axis.atoms()},
-        equal=tuple({(e.first.find(), e.second.find()): e for e in trace.equal if e.first.find() is not e.second.find()}.values()),
+        equal=tuple(
+            {(e.first.find(), e.second.find()): e for e in trace.equal if e.first.find() is not e.second.find()}.values()
+        ),
         module_numbers=tuple({(n.module, n.attribute): n for n in numbers}.values()),
         norm_before=trace.norm_before,
         unused=frozenset(tensors) - trace.used,

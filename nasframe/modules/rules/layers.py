@@ -28,7 +28,9 @@ def bilinear(trace: Trace, input1: Value, input2: Value, weight: Value, bias: Va
 
 
 @register_rule("matmul", "mm", "bmm", "mv", "dot")
-def matmul(trace: Trace, input: Value, other: Value | None = None, mat2: Value | None = None, vec: Value | None = None) -> Value:
+def matmul(
+    trace: Trace, input: Value, other: Value | None = None, mat2: Value | None = None, vec: Value | None = None
+) -> Value:
     """Couple a matrix product; either factor may be a parameter."""
     right = next(value for value in (other, mat2, vec) if value is not None)
     inner = -2 if len(right.axes) > 1 else -1

@@ -160,14 +160,13 @@ def split(trace: Trace, input: Value, dim: int = 0) -> list[Value]:
 
 
 @register_rule("slice", "narrow")
-def slice_(
-    trace: Trace, input: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
+def slice_(trace: Trace, input: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Value:
     """Couple a slice: the axis is the sum of what is before, in and after it; in steps, the product of what is taken and the step."""
     size, before = trace.output.shape[dim], input.axes[dim].size
     if size == before:
         return input
-    first = min(start + before if (start or 0) < 0 else start or 0, before)
+    start = start or 0
+    first = min(start + before if start < 0 else start, before)
     if step > 1:
         if before % step or first >= step or size != before // step:
             trace.freeze(input.axes[dim], "it is taken in steps")
@@ -282,4 +281,6 @@ def pixel_shuffle(trace: Trace, input: Value, upscale_factor: int) -> Value:
 def pixel_unshuffle(trace: Trace, input: Value, downscale_factor: int) -> Value:
     """Couple (channels, height * r, width * r) with (channels * r * r, height, width)."""
     squared = Axis(downscale_factor**2, frozen=f"it was space at {trace.where}")
-    return Value([*input.axes[:-3], product([input.axes[-3], squared]), *trace.like(frozen=f"it is space at {trace.where}").axes[-2:]])
+    return Value(
+        [*input.axes[:-3], product([input.axes[-3], squared]), *trace.like(frozen=f"it is space at {trace.where}").axes[-2:]]
+    )

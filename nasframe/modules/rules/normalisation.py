@@ -27,7 +27,9 @@ def batch_norm(
 
 
 @register_rule("layer_norm", "rms_norm")
-def layer_norm(trace: Trace, input: Value, normalized_shape: list[int], weight: Value | None, bias: Value | None = None) -> Value:
+def layer_norm(
+    trace: Trace, input: Value, normalized_shape: list[int], weight: Value | None, bias: Value | None = None
+) -> Value:
     """Couple affine parameters of the last axes, along which statistics are taken."""
     for k in range(-len(normalized_shape), 0):
         trace.normalise(input.axes[k])

@@ -5,12 +5,27 @@ from __future__ import annotations
 from nasframe.modules.axes import Axis, product, total
 from nasframe.modules.rules.trace import Trace, Value, register_rule
 
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1, "lstm_cell": 4, "gru_cell": 3, "rnn_tanh_cell": 1, "rnn_relu_cell": 1}
+GATES = {
+    "lstm": 4,
+    "gru": 3,
+    "rnn_tanh": 1,
+    "rnn_relu": 1,
+    "lstm_cell": 4,
+    "gru_cell": 3,
+    "rnn_tanh_cell": 1,
+    "rnn_relu_cell": 1,
+}
 
 
 @register_rule("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
 def recurrent(
-    trace: Trace, input: Value, hx: Value | list[Value], params: list[Value], has_biases: bool, num_layers: int, bidirectional: bool
+    trace: Trace,
+    input: Value,
+    hx: Value | list[Value],
+    params: list[Value],
+    has_biases: bool,
+    num_layers: int,
+    bidirectional: bool,
 ) -> list[Value]:
     """Couple the layers and directions of nn.LSTM, nn.GRU and nn.RNN, whose one `hidden_size` ties them."""
     directions = 2 if bidirectional else 1

@@ -60,7 +60,10 @@ def pool(trace: Trace, input: Value) -> Any:
     """Keep the leading axes and replace the spatial ones."""
     spatial = int(re.findall(r"(\d)d", trace.operation)[0])
     outputs = [trace.output] if isinstance(trace.output, Tensor) else trace.output
-    pooled = [Value([*input.axes[:-spatial], *trace.like(output, f"it is space at {trace.where}").axes[-spatial:]]) for output in outputs]
+    pooled = [
+        Value([*input.axes[:-spatial], *trace.like(output, f"it is space at {trace.where}").axes[-spatial:]])
+        for output in outputs
+    ]
     return pooled[0] if isinstance(trace.output, Tensor) else pooled
 
 

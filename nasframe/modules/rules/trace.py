@@ -14,10 +14,18 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from nasframe.modules.axes import Axis, AxisError, product, unify
+from nasframe.modules.axes import Axis, AxisError, unify
 
 #: the name of a tensor of the model and the number of one of its axes
 Source = tuple[str, int]
+
+
+def _axes_of(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+    return tuple(axes)
+
+
+def _sources_of(sources: Iterable[Source | None]) -> tuple[Source | None, ...]:
+    return tuple(sources)
 
 
 @attrs.frozen(eq=False)
@@ -30,9 +38,9 @@ class Value:
         derived: whether it is computed from parameters, buffers and constants only.
     """
 
-    axes: tuple[Axis, ...] = attrs.field(converter=tuple)
+    axes: tuple[Axis, ...] = attrs.field(converter=_axes_of)
     source: tuple[Source | None, ...] = attrs.field(
-        converter=tuple, default=attrs.Factory(lambda self: (None,) * len(self.axes), takes_self=True)
+        converter=_sources_of, default=attrs.Factory(lambda self: (None,) * len(self.axes), takes_self=True)
     )
     derived: bool = False
 
@@ -227,6 +235,8 @@ class Trace:
         return attrs.evolve(self.like(tensor, f"it is an axis of the constant tensor {name} in the code"), derived=True)
 
     def _call(self, node: Node) -> Any:
+        args: Any
+        kwargs: Any
         args, kwargs = map_arg((node.args, node.kwargs), self._values.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
