@@ -78,7 +78,8 @@ class Take:
 
         Args:
             source: the moment of the parent.
-            power: the power of the gradient that the moment averages, 1 or 2.
+            power: the power of the gradient that the moment averages, 1 or 2; 0 if it averages ratios of gradients, which keep the
+                sign of the gradient only.
         """
         # Why the second moment of a new entry does not start at 0: the entry shares the step count of its tensor, so Adam does
         # not correct its bias. From v = 0, with d = b1 / sqrt(b2), Cauchy-Schwarz gives
@@ -88,10 +89,11 @@ class Take:
         # learning rates, 7.3 for b1 = 0.9 and b2 = 0.999. From the mean V of the other entries, gradients of at most r sqrt(V)
         # give |m| <= r sqrt(V) and v >= b2^t V after t steps: about r learning rates, while t is small against 1 / (1 - b2)
         # and against the steps so far (because of the bias correction of V).
-        taken = self.gather(source) * self.gradient**power
+        factor = torch.as_tensor(self.gradient).sign() if power == 0 else self.gradient**power
+        taken = self.gather(source) * factor
         new, zero = self.new_entries(taken)
         fresh = new | zero
-        if power == 1:
+        if power < 2:
             return taken.masked_fill(fresh, 0.0)
         # Where every entry is new there is no mean of old ones in this tensor; the mean of the whole source has the right
         # scale.

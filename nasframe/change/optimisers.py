@@ -1,19 +1,34 @@
-"""Optimiser states follow a change of the network through the same map as its parameters."""
+"""Optimiser states follow a change through the same map as the parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from nasframe.change.map import Map, Take
 from nasframe.errors import ChangeError
 
-#: the entries of an optimiser's state that have the shape of their parameter, and the power of the gradient that they average
-POWERS = {"momentum_buffer": 1, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+#: what becomes of the moments: "carried" through the map; "zeroed", where first moments and momentum start at zero and second moments
+#: and step counts are carried; "reset", where the state starts anew as a whole
+Moments = Literal["carried", "zeroed", "reset"]
+
+_ADAM = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
+#: by the class of an optimiser, the entries of its state that have the shape of their parameter, and the power of the gradient that each
+#: averages. The power belongs to the class: the momentum of RMSprop averages g / sqrt(v), in which a factor of the gradient
+#: cancels (0), and that of SGD averages g. The entry of another optimiser is added under its class.
+POWERS: dict[type[Optimizer], Mapping[str, int]] = {
+    SGD: {"momentum_buffer": 1},
+    Adam: _ADAM,
+    AdamW: _ADAM,
+    NAdam: _ADAM,
+    RAdam: _ADAM,
+    RMSprop: {"square_avg": 2, "grad_avg": 1, "momentum_buffer": 0},
+    Adagrad: {"sum": 2},
+}
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 Factory = Callable[[NamedParameters], Optimizer]
@@ -22,6 +37,47 @@ Factory = Callable[[NamedParameters], Optimizer]
 def named_state(optimiser: Optimizer, named: NamedParameters) -> dict[str, dict[str, Any]]:
     """Return the state of an optimiser by the names of its parameters."""
     return {name: optimiser.state[p] for name, p in named if p in optimiser.state}
+
+
+def powers_of(optimiser: Optimizer) -> Mapping[str, int] | None:
+    """Return the powers in `POWERS` of an optimiser's class or of its nearest base class; None if it has none."""
+    return next((POWERS[cls] for cls in type(optimiser).__mro__ if cls in POWERS), None)
+
+
+def follow_state(
+    optimiser: Optimizer, name: str, state: Mapping[str, Any], entry: Take, moments: Moments = "carried"
+) -> dict[str, Any]:
+    """Return the state of a parameter of the child.
+
+    Args:
+        optimiser: the optimiser.
+        name: the name of the parameter, for messages.
+        state: the state of the parameter from which it was filled.
+        entry: the entry of the map by which it was filled.
+        moments: what becomes of the moments; "reset" returns an empty state.
+
+    Raises:
+        ChangeError: if the state has an entry that `POWERS` does not list for the class of the optimiser.
+    """
+    if moments == "reset":
+        return {}
+    powers, kind = powers_of(optimiser), type(optimiser).__name__
+    followed: dict[str, Any] = {}
+    for key, value in state.items():
+        if powers is not None and key in powers and torch.is_tensor(value):
+            moment = entry.moment(value, powers[key])
+            followed[key] = torch.zeros_like(moment) if moments == "zeroed" and powers[key] < 2 else moment
+        elif not torch.is_tensor(value):  # a number, or the momentum of an SGD without momentum
+            followed[key] = value
+        elif value.dim() == 0 and (powers is not None or key == "step"):
+            followed[key] = value.clone()
+        else:
+            raise ChangeError(
+                f"{kind} keeps {key!r} for {name}, and it is not known which power of the gradient that averages; use one of "
+                f"{', '.join(cls.__name__ for cls in POWERS)}, let its state start anew (moments='reset'), or add the powers: "
+                f"nasframe.change.optimisers.POWERS[{kind}] = {{{key!r}: 1}}"
+            )
+    return followed
 
 
 def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named: NamedParameters, full: Map) -> None:
@@ -38,27 +94,11 @@ def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named:
         full: the map by which the child was filled, as `apply` returned it.
 
     Raises:
-        ChangeError: if the state of the optimiser has entries that `POWERS` does not list.
+        ChangeError: if it is not known how an entry of the state follows the gradient.
     """
     # an optimiser that has not made a step yet has no state, and neither has its successor
     source = named_state(old, old_named)
     for name, parameter in new_named:
         entry = full.get(name)
-        if not isinstance(entry, Take) or entry.source not in source:
-            continue
-        # Moments are gathered like the parameter, times the power of the factor of its gradient that they average
-        # (`Take.moment`).
-        state = {}
-        for key, value in source[entry.source].items():
-            if not torch.is_tensor(value):
-                state[key] = value
-            elif key in POWERS:
-                state[key] = entry.moment(value, POWERS[key])
-            elif value.dim() == 0:  # the number of steps
-                state[key] = value.clone()
-            else:
-                raise ChangeError(
-                    f"the optimiser keeps {key!r} for {name}, and it is not known which power of the gradient that averages; use "
-                    "SGD, Adam or AdamW"
-                )
-        new.state[parameter] = state
+        if isinstance(entry, Take) and entry.source in source:
+            new.state[parameter] = follow_state(old, name, source[entry.source], entry)

@@ -6,23 +6,28 @@ The parent is never modified, so it stays in place if any step fails.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from nasframe.change.claim import Claim
 from nasframe.change.fill import fill
 from nasframe.change.map import Map, Take
+from nasframe.change.optimisers import Moments
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import short_name
-from nasframe.modules.edits import ModuleEdit, Replace, Resize, SetNumber, replay
+from nasframe.interfaces.part import short_name, to_plain
+from nasframe.modules.edits import ModuleEdit, Replace, Resize, SetNumber, named_tensors, replay
 from nasframe.modules.example import Example
-from nasframe.modules.morphism import ModuleMorphism, Question
+from nasframe.modules.follow import follow_copy, follow_optimiser, follow_state_dict
+from nasframe.modules.lineage import Step, append, shapes_of
+from nasframe.modules.morphism import ModuleMorphism, Question, Rewrite
 from nasframe.modules.verify import Distances, distances
 from nasframe.seeds import Seed
 
@@ -52,6 +57,52 @@ class ModuleChange:
     distances: Distances
     edits: tuple[ModuleEdit, ...]
     seed: int
+
+    def follow(self, target: Any, moments: Moments = "carried") -> None:
+        """Let what refers to the parent refer to the new model, in place.
+
+        Args:
+            target: an optimiser; a copy of the parent, such as a `torch.optim.swa_utils.AveragedModel`; or a state dictionary of such a
+                copy. A scheduler or gradient scaler needs nothing, because it refers to its optimiser.
+            moments: what becomes of the moments of an optimiser. "carried": they follow the map, first moments as the gradient and second
+                moments as its square. "zeroed": first moments and momentum start at zero, second moments and step counts are
+                carried. "reset": the state starts anew, as that of a new optimiser.
+
+        Raises:
+            ChangeError: if the target cannot follow. It is then not modified.
+        """
+        if isinstance(target, Optimizer):
+            follow_optimiser(target, self.parent, self.model, self.map, moments)
+        elif isinstance(target, nn.Module):
+            follow_copy(target, self.parent, self.model, self.map, self.edits)
+        elif isinstance(target, MutableMapping):
+            follow_state_dict(target, self.parent, self.model, self.map)
+        else:
+            raise ChangeError(
+                f"a {type(target).__name__} cannot follow a change; give an optimiser, a copy of the model such as an AveragedModel, or "
+                "a state dictionary. Schedulers and gradient scalers refer to their optimiser: let that follow"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Add the change to a lineage file, from which `nasframe.rebuild` gives a new instance of the model's class its shapes.
+
+        Args:
+            path: the path of the file, which is created if there is none.
+
+        Raises:
+            ChangeError: if the file is no lineage, or its last model has other shapes than the parent of this change. The file is then
+                as it was.
+        """
+        step = Step(
+            {"kind": self.morphism.kind, **to_plain(self.morphism)},
+            self.at,
+            self.claim.kind,
+            attrs.asdict(self.distances),
+            self.seed,
+            self.edits,
+            shapes_of(self.model),
+        )
+        append(Path(path), shapes_of(self.parent), step)
 
     def __str__(self) -> str:
         before, after = named_tensors(self.parent), named_tensors(self.model)
@@ -106,16 +157,44 @@ def grow(
             model = change.model
     """
     couple = import_module("nasframe.modules.coupling").couple
-    given, key = Example.of(example), Seed((seed,))
     refuse_unsupported(model)
-    rewrite = morphism.rewrite(couple(model, given), at, key("rewrite"))
+    example = Example.of(example)
+    rewrite = morphism.rewrite(couple(model, example), at, Seed((seed, "rewrite")))
+    return make(model, morphism, at, rewrite, example, numbers=numbers, seed=seed)
+
+
+def make(
+    model: nn.Module,
+    morphism: ModuleMorphism,
+    at: str,
+    rewrite: Rewrite,
+    example: Any,
+    *,
+    numbers: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> ModuleChange:
+    """Make the change that a morphism has worked out, measure it, and return it. The model is not modified.
+
+    Args:
+        model: the model.
+        morphism: the morphism.
+        at: the place.
+        rewrite: what the morphism does to the model there.
+        example: inputs of the model, as for `grow`.
+        numbers: as for `grow`.
+        seed: the seed of the new values.
+
+    Raises:
+        ChangeError: if the change is refused, with the reason. The model is as it was.
+    """
+    refuse_unsupported(model)
     edits = answered(model, rewrite.edits, rewrite.questions, numbers or {})
     _refuse_held_elsewhere(model, edits)
     missing = [e.name for e in edits if isinstance(e, Resize) and e.name not in rewrite.map]
     if missing:
         raise ChangeError(f"{short_name(morphism)} resizes {', '.join(missing)} without an entry of its map that fills them")
-    child = changed_copy(model, edits, rewrite.map, key("values"))
-    measured = distances(model, child, given, rewrite.claim)
+    child = changed_copy(model, edits, rewrite.map, Seed((seed, "values")))
+    measured = distances(model, child, Example.of(example), rewrite.claim)
     full = complete(rewrite.map, model, child)
     return ModuleChange(child, model, morphism, at, rewrite.claim, full, measured, edits, seed)
 
@@ -132,11 +211,6 @@ def changed_copy(model: nn.Module, edits: Iterable[ModuleEdit], entries: Map, se
     child = replay(child, edits, seed)
     fill(named_tensors(model), named_tensors(child), entries)
     return child
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model by all their names: a tied tensor has several."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def complete(entries: Map, parent: nn.Module, child: nn.Module) -> Map:

@@ -117,6 +117,66 @@ class Insert:
 
 ModuleEdit = Resize | SetNumber | Replace | Insert
 
+_KINDS: Mapping[str, type[Any]] = {"resize": Resize, "set_number": SetNumber, "replace": Replace, "insert": Insert}
+
+
+def edit_to_dict(edit: ModuleEdit) -> dict[str, Any]:
+    """Return an edit as JSON values."""
+    kind = next(kind for kind, cls in _KINDS.items() if type(edit) is cls)
+    return {"edit": kind, **attrs.asdict(edit)}
+
+
+def edit_from_dict(values: Any) -> ModuleEdit:
+    """Return the edit with these JSON values.
+
+    Raises:
+        ChangeError: if the values are not those of an edit.
+
+    Example:
+        >>> edit_from_dict(edit_to_dict(SetNumber("0", "out_features", 5)))
+        SetNumber(module='0', attribute='out_features', value=5)
+    """
+    kind = values.get("edit") if isinstance(values, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ChangeError(f"{values!r} is no edit; it must have the key 'edit' with one of {', '.join(map(repr, _KINDS))}")
+    given = {key: value for key, value in values.items() if key != "edit"}
+    fields = {f.name for f in attrs.fields(_KINDS[kind])}
+    if given.keys() != fields:
+        raise ChangeError(f"an edit {kind!r} has the keys {', '.join(sorted(fields))}, not {', '.join(sorted(given))}")
+    names = fields - {"shape", "value", "layers"}
+    if not all(isinstance(given[name], str) for name in names):
+        raise ChangeError(f"an edit {kind!r} has strings under {', '.join(sorted(names))}, not those of {given!r}")
+    if "shape" in given and not (
+        isinstance(given["shape"], list | tuple) and all(type(n) is int and n >= 0 for n in given["shape"])
+    ):
+        raise ChangeError(f"the shape {given['shape']!r} of an edit must be a list of numbers")
+    if "value" in given and not _is_number(given["value"]):
+        raise ChangeError(f"the value {given['value']!r} of an edit must be a number, a string, null, or a list of them")
+    if "layers" in given:
+        given["layers"] = (
+            [_layer(layer) for layer in given["layers"]] if isinstance(given["layers"], list | tuple) else [_layer(None)]
+        )
+    edit: ModuleEdit = _KINDS[kind](**given)
+    return edit
+
+
+def _is_number(value: Any) -> bool:
+    return all(map(_is_number, value)) if isinstance(value, list | tuple) else isinstance(value, int | float | str | None)
+
+
+def _layer(values: Any) -> Layer:
+    if (
+        not isinstance(values, Mapping)
+        or values.keys() != {"type", "options"}
+        or not isinstance(values["type"], str)
+        or not isinstance(values["options"], Mapping)
+        or not all(map(_is_number, values["options"].values()))
+    ):
+        raise ChangeError(
+            f"{values!r} is no layer; it must have a 'type', a class of torch.nn, and 'options', a table of numbers"
+        )
+    return Layer(values["type"], values["options"])
+
 
 def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed) -> nn.Module:
     """Make edits on a model, in place, and return it.
@@ -156,6 +216,11 @@ def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed) -> nn.Modu
             _insert(model, edit)
             places = None
     return model
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model by all their names: a tied tensor has several."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

@@ -26,7 +26,7 @@ from nasframe.change.apply import Change, apply
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.change.map import Map
-from nasframe.change.optimisers import POWERS, named_state
+from nasframe.change.optimisers import named_state, powers_of
 from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import tensors
 from nasframe.search.state import GROUPS, Snapshot, copied, rebuilt
@@ -405,6 +405,7 @@ def assert_moments_follow(parent: TrainedNetwork, child: TrainedNetwork, map: Ma
     """
     full = child.map if map is None else map
     for group, named in GROUPS.items():
+        powers = powers_of(parent.state.optimisers[group]) or {}
         states = [named_state(each.state.optimisers[group], named(each.network)) for each in (parent, child)]
         for name, _ in named(child.network):
             entry = full.get(name)
@@ -416,9 +417,9 @@ def assert_moments_follow(parent: TrainedNetwork, child: TrainedNetwork, map: Ma
             )
             for key, value in before.items():
                 expected, found = torch.as_tensor(value), torch.as_tensor(after[key])
-                if key in POWERS:
+                if key in powers:
                     old = ~entry.new_entries(found)[0]
-                    expected = (entry.gather(expected) * entry.gradient ** POWERS[key])[old]
+                    expected = (entry.gather(expected) * entry.gradient ** powers[key])[old]
                     found = found[old]
                 allowed = tolerance(expected) if expected.numel() else 0.0
                 what = f"the distance of {key} of {name}, {described(entry)},"

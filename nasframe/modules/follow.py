@@ -1,0 +1,179 @@
+"""What refers to the parent follows a change in place: optimisers, averages of the weights, and state dictionaries.
+
+Schedulers, gradient scalers and closures hold an optimiser, so it must stay the same object, with the same parameter groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adagrad, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from nasframe.change.fill import fill
+from nasframe.change.map import Map, Take
+from nasframe.change.optimisers import Moments, follow_state
+from nasframe.errors import ChangeError
+from nasframe.modules.edits import ModuleEdit, named_tensors, replay
+from nasframe.seeds import Seed
+
+#: the states that optimisers make in their constructor, and not in the first step of a parameter
+INITIAL: Mapping[type[Optimizer], Callable[[Mapping[str, Any], Tensor], dict[str, Any]]] = {
+    Adagrad: lambda group, p: {
+        "step": torch.tensor(0.0),
+        "sum": torch.full_like(p, group["initial_accumulator_value"], memory_format=torch.preserve_format),
+    }
+}
+
+
+def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, entries: Map, moments: Moments) -> None:
+    """Let an optimiser of the parent optimise the child, in place.
+
+    The parameter groups and their settings stay. A parameter takes the place of the one from which it was filled. A new one joins the
+    group of its neighbour: the nearest parameter before it with the same number of axes, since weights and biases are often in different
+    groups, or the nearest one of all. If the neighbour is not in this optimiser, neither is the new parameter.
+
+    Args:
+        optimiser: the optimiser, which holds parameters of the parent.
+        parent: the model before the change.
+        child: the model after it.
+        entries: the map with an entry for each tensor that was filled from the parent.
+        moments: what becomes of the moments.
+
+    Raises:
+        ChangeError: if the optimiser holds other parameters, or its state cannot follow. It is then not modified.
+    """
+    # a wrapper, such as that of accelerate, shows the groups of the optimiser in it
+    while isinstance(inner := getattr(optimiser, "optimizer", None), Optimizer):
+        optimiser = inner
+    if moments not in get_args(Moments):
+        raise ChangeError(f"moments is {moments!r}; it must be one of {', '.join(map(repr, get_args(Moments)))}")
+    name_of = {id(p): name for name, p in parent.named_parameters()}
+    known = {name: name_of[id(t)] for name, t in named_tensors(parent).items() if id(t) in name_of}
+    parameters = dict(child.named_parameters())
+    sources = {name: known[e.source] for name in parameters if isinstance(e := entries.get(name), Take) and e.source in known}
+    followers: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        followers.setdefault(source, []).append(name)
+
+    groups: list[list[str]] = []
+    state: dict[str, dict[str, Any]] = {}
+    for group in optimiser.param_groups:
+        names: list[str] = []
+        for p in group["params"]:
+            if id(p) not in name_of:
+                raise ChangeError(
+                    f"the optimiser holds a parameter of shape {tuple(p.shape)} that the parent of the change does not have; an optimiser "
+                    "follows each change once, in the order of the changes"
+                )
+            for name in followers.get(name_of[id(p)], ()):
+                names.append(name)
+                entry = entries[name]
+                if p in optimiser.state and isinstance(entry, Take):
+                    state[name] = follow_state(optimiser, name, optimiser.state[p], entry, moments)
+        groups.append(names)
+    for name in (name for name in parameters if name not in sources):
+        neighbour = _neighbour(name, parameters, sources)
+        for names in groups:
+            if neighbour in names:
+                names.append(name)
+
+    # Everything that can fail is done: from here on the optimiser is modified.
+    optimiser.state.clear()
+    initial = next((INITIAL[cls] for cls in type(optimiser).__mro__ if cls in INITIAL), None)
+    for group, names in zip(optimiser.param_groups, groups, strict=True):
+        group["params"][:] = [parameters[name] for name in names]
+        if "param_names" in group:
+            group["param_names"][:] = names
+        for name in names:
+            if state.get(name):
+                optimiser.state[parameters[name]] = state[name]
+            elif initial is not None:
+                optimiser.state[parameters[name]] = initial(group, parameters[name])
+
+
+def _neighbour(name: str, parameters: Mapping[str, Tensor], sources: Mapping[str, str]) -> str | None:
+    """Return the parameter with a source whose group a new parameter joins."""
+    names = [*parameters]
+    place, of = names.index(name), parameters[name]
+    others = [n for n in (*reversed(names[:place]), *names[place:]) if n in sources]
+    # A frozen parameter is in no optimiser, and its new neighbour is to be trained.
+    others = [n for n in others if parameters[n].requires_grad or not of.requires_grad]
+    alike = [n for n in others if n in names[:place] and parameters[n].dim() == of.dim()]
+    return next(iter(alike or others), None)
+
+
+def follow_copy(copied: nn.Module, parent: nn.Module, child: nn.Module, entries: Map, edits: Iterable[ModuleEdit]) -> None:
+    """Change a copy of the parent, such as an average of its weights, as the child was changed, in place.
+
+    What is new in the child starts with the values of the child.
+
+    Args:
+        copied: the copy, with weights that differ from those of the parent; `AveragedModel` is followed as a whole.
+        parent: the model before the change.
+        child: the model after it.
+        entries: the map with an entry for each tensor that was filled from the parent.
+        edits: the edits of the change.
+
+    Raises:
+        ChangeError: if it is no copy of the parent. It is then not modified.
+    """
+    module = copied.module if isinstance(copied, AveragedModel) else copied
+    before = named_tensors(module)
+    _check_same("the copy of the model", before, named_tensors(parent))
+    # cloned, because a tensor that keeps its shape is filled in place while others still read it
+    old = {id(t): t.detach().clone() for t in before.values()}
+    values = {name: old[id(t)] for name, t in before.items()}
+    changed = replay(module, edits, Seed((0,)))
+    if changed is not module:
+        if not isinstance(copied, AveragedModel):
+            raise ChangeError(
+                "the change replaced the model itself, so that a copy cannot follow in place; copy the child instead"
+            )
+        copied.module = changed
+    after, template = named_tensors(changed), named_tensors(child)
+    with torch.no_grad():
+        for name, tensor in after.items():
+            tensor.copy_(template[name])
+    fill(values, after, {name: entry for name, entry in entries.items() if name in after})
+
+
+def follow_state_dict(values: MutableMapping[str, Tensor], parent: nn.Module, child: nn.Module, entries: Map) -> None:
+    """Change a state dictionary of the parent, or a dictionary of its parameters, to one of the child, in place.
+
+    Args:
+        values: the dictionary, with tensors that differ from those of the parent.
+        parent: the model before the change.
+        child: the model after it.
+        entries: the map with an entry for each tensor that was filled from the parent.
+
+    Raises:
+        ChangeError: if it does not have the names and shapes of the parent. It is then not modified.
+    """
+    before: Mapping[str, Tensor] = parent.state_dict()
+    template: Mapping[str, Tensor] = child.state_dict()
+    if values.keys() != before.keys() and values.keys() == dict(parent.named_parameters()).keys():
+        before, template = dict(parent.named_parameters()), dict(child.named_parameters())
+    _check_same("the state dictionary", values, before)
+    # the old tensors stay as they are: another dictionary may hold them as well
+    new = {name: tensor.detach().clone() for name, tensor in template.items()}
+    fill(dict(values), new, {name: e for name, e in entries.items() if name in new and _source(e) in values})
+    values.clear()
+    values.update(new)
+
+
+def _source(entry: Any) -> Any:
+    return entry.source if isinstance(entry, Take) else None
+
+
+def _check_same(what: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for name in [*wanted, *found]:
+        pair = [tuple(t[name].shape) if name in t else "missing" for t in (found, wanted)]
+        if pair[0] != pair[1]:
+            raise ChangeError(
+                f"{what} does not have the tensors of the parent: {name} is {pair[0]}, and {pair[1]} in the parent; it follows each "
+                "change once, in the order of the changes"
+            )

@@ -1,0 +1,298 @@
+"""Optimisers, averages and state dictionaries follow a change of a model in place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from hand_made import ByHand, batch, changed, mlp
+from hypothesis import given, strategies as st
+from torch import Tensor, nn
+from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop, lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nasframe.change.claim import Claim
+from nasframe.change.map import FRESH, Set, Take
+from nasframe.change.optimisers import POWERS
+from nasframe.errors import ChangeError
+from nasframe.modules.change import make
+from nasframe.modules.edits import Layer, Replace
+from nasframe.modules.morphism import Rewrite
+
+Factory = Callable[..., Optimizer]
+
+# eps is negligible, so that a factor of the gradient cancels in an update that is normalised by the gradient
+OPTIMISERS: dict[str, Factory] = {
+    "SGD": lambda parameters: SGD(parameters, 0.05),
+    "SGD with momentum": lambda parameters: SGD(parameters, 0.05, momentum=0.9, nesterov=True),
+    "Adam": lambda parameters: Adam(parameters, 0.01, eps=1e-30),
+    "Adam with amsgrad": lambda parameters: Adam(parameters, 0.01, eps=1e-30, amsgrad=True),
+    "AdamW": lambda parameters: AdamW(parameters, 0.01, eps=1e-30, weight_decay=0.0),
+    "RMSprop": lambda parameters: RMSprop(parameters, 0.01, eps=1e-30, momentum=0.9),
+    "RMSprop, centred": lambda parameters: RMSprop(parameters, 0.01, eps=1e-30, momentum=0.9, centered=True),
+    "Adagrad": lambda parameters: Adagrad(parameters, 0.05, eps=1e-30),
+    "NAdam": lambda parameters: NAdam(parameters, 0.01, eps=1e-30),
+    "RAdam": lambda parameters: RAdam(parameters, 0.01, eps=1e-30),
+}
+#: the power of a factor of the gradient by which the update scales
+SCALE = {name: 1 if name.startswith("SGD") else 0 for name in OPTIMISERS}
+
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))
+
+
+def steps(model: nn.Module, optimiser: Optimizer, x: Tensor, count: int) -> None:
+    for number in range(count):
+        optimiser.zero_grad()
+        (model(x * (1 + 0.1 * number)) - x.sum(1, keepdim=True)).square().mean().backward()
+        optimiser.step()
+
+
+def trained(name: str, shape: tuple[int, int, int], seed: int) -> tuple[nn.Sequential, Optimizer, Tensor]:
+    """Return a model that was trained for 7 steps (RAdam rectifies from the sixth step on), its optimiser and its inputs."""
+    model, x = mlp(*shape, seed=seed), batch(shape[0], seed=seed)
+    optimiser = OPTIMISERS[name](model.parameters())
+    steps(model, optimiser, x, 7)
+    return model, optimiser, x
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@given(shape=shapes, seed=st.integers(0, 99))
+def test_nothing_happens_to_an_optimiser_when_nothing_changes(name: str, shape: tuple[int, int, int], seed: int) -> None:
+    """After the identity the next steps are those of a model that was not changed, bit for bit."""
+    model, optimiser, x = trained(name, shape, seed)
+    other, its = copy.deepcopy((model, optimiser))
+
+    change = changed(model, range(shape[1]))
+    change.follow(optimiser)
+    steps(change.model, optimiser, x, 3)
+    steps(other, its, x, 3)
+
+    for p, q in zip(change.model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@given(shape=shapes, seed=st.integers(0, 99), data=st.data())
+def test_moments_are_permuted_with_the_units(name: str, shape: tuple[int, int, int], seed: int, data: st.DataObject) -> None:
+    """After a permutation of the units the next steps are the permuted steps of a model that was not changed."""
+    model, optimiser, x = trained(name, shape, seed)
+    other, its = copy.deepcopy((model, optimiser))
+
+    change = changed(model, data.draw(st.permutations(range(shape[1]))))
+    change.follow(optimiser)
+    steps(change.model, optimiser, x, 3)
+    steps(other, its, x, 3)
+
+    for n, p in change.model.named_parameters():
+        expected = change.map[n](other.get_parameter(n), p)
+        # an update that is normalised by the gradient amplifies the rounding of small gradients
+        assert torch.allclose(p, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@given(shape=shapes, seed=st.integers(0, 99), data=st.data())
+def test_the_next_update_follows_the_gradient(name: str, shape: tuple[int, int, int], seed: int, data: st.DataObject) -> None:
+    """Where units are copied, the next update is that of the parent, times a power of the factor of the gradient.
+
+    The power is 1 for SGD, and 0 for an optimiser that divides by the size of the gradient.
+    """
+    model, optimiser, x = trained(name, shape, seed)
+    extra = data.draw(st.lists(st.integers(0, shape[1] - 1), min_size=1, max_size=4))
+    other, its = copy.deepcopy((model, optimiser))
+
+    change = changed(model, [*range(shape[1]), *extra])
+    change.follow(optimiser)
+    start = {n: p.detach().clone() for n, p in change.model.named_parameters()}
+    steps(change.model, optimiser, x, 1)
+    steps(other, its, x, 1)
+
+    for n, p in change.model.named_parameters():
+        entry = change.map[n]
+        assert isinstance(entry, Take)
+        update = entry.gather(other.get_parameter(n).detach() - model.get_parameter(n).detach())
+        expected = update * torch.as_tensor(entry.gradient) ** SCALE[name]
+        assert torch.allclose(p.detach() - start[n], expected, rtol=1e-6, atol=1e-9), n
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_kind_of_parameter_can_be_trained_after_a_growth(name: str) -> None:
+    """New units, and a new layer without a source, take steps with every optimiser and every policy."""
+    for moments in ("carried", "zeroed", "reset"):
+        model, optimiser, x = trained(name, (3, 4, 2), 0)
+        change = changed(model, [0, 1, 2, 3, FRESH])
+        change.follow(optimiser, moments)
+        deeper = with_layer(change.model)
+        deeper.follow(optimiser, moments)
+        before = {n: p.detach().clone() for n, p in deeper.model.named_parameters()}
+        steps(deeper.model, optimiser, x, 2)
+
+        assert all(torch.isfinite(p).all() for p in deeper.model.parameters())
+        assert all(not torch.equal(p, before[n]) for n, p in deeper.model.named_parameters())
+
+
+def with_layer(model: nn.Sequential):
+    """Return the change that puts a PReLU that is linear at first, and an identity, after the layer inner."""
+    size = model.inner.out_features
+    layers = (Layer("PReLU", {"init": 1.0}), Layer("Linear", {"in_features": size, "out_features": size}))
+    eye = {"inner.2.weight": Set(torch.eye(size)), "inner.2.bias": Set(torch.zeros(size)), "inner.1.weight": Set(torch.ones(1))}
+    moved = {f"inner.0.{name}": Take(f"inner.{name}") for name in ("weight", "bias")}
+    rewrite = Rewrite((Replace("inner", layers),), eye | moved, Claim.exact())
+    return make(model, ByHand(), "inner", rewrite, batch(model.inner.in_features))
+
+
+def test_a_new_parameter_joins_the_group_of_its_neighbour() -> None:
+    """A new weight joins the group of the weight before it, and a new bias that of the bias before it; settings stay."""
+    model = mlp()
+    weights, biases = ([p for p in model.parameters() if (p.dim() > 1) == matrix] for matrix in (True, False))
+    optimiser = AdamW([{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0, "lr": 0.5}])
+    change = with_layer(model)
+    change.follow(optimiser)
+    grown = change.model
+
+    expected = [
+        {"inner.0.weight", "inner.2.weight", "outer.weight"},
+        {"inner.0.bias", "inner.1.weight", "inner.2.bias", "outer.bias"},
+    ]
+    name_of = {id(p): n for n, p in grown.named_parameters()}
+    assert [{name_of[id(p)] for p in group["params"]} for group in optimiser.param_groups] == expected
+    assert [(group["weight_decay"], group["lr"]) for group in optimiser.param_groups] == [(0.1, 1e-3), (0.0, 0.5)]
+
+
+def test_a_new_parameter_of_a_part_that_another_optimiser_trains_does_not_join() -> None:
+    """Of two optimisers that share a model, the one that trains the neighbour gets the new parameter."""
+    model = mlp()
+    first, second = SGD(model.inner.parameters(), 0.1), SGD(model.outer.parameters(), 0.1)
+    change = with_layer(model)
+    for optimiser in (first, second):
+        change.follow(optimiser)
+
+    counts = [len(optimiser.param_groups[0]["params"]) for optimiser in (first, second)]
+    assert counts == [len([*change.model.inner.parameters()]), 2]
+
+
+def test_names_in_the_groups_follow() -> None:
+    """An optimiser that was made with named parameters keeps the names of the new ones."""
+    model = mlp()
+    optimiser = SGD(model.named_parameters(), 0.1)
+    if "param_names" not in optimiser.param_groups[0]:
+        pytest.skip("this version of torch keeps no names")
+    change = with_layer(model)
+    change.follow(optimiser)
+
+    named = dict(change.model.named_parameters())
+    (group,) = optimiser.param_groups
+    assert all(named[n] is p for n, p in zip(group["param_names"], group["params"], strict=True))
+    assert {*group["param_names"]} == named.keys()
+
+
+def test_the_policies() -> None:
+    """Zeroed moments keep the second moments and the step count, and reset ones keep nothing."""
+    for moments in ("carried", "zeroed", "reset"):
+        model, optimiser, _ = trained("Adam", (3, 4, 2), 0)
+        before = copy.deepcopy(optimiser.state[model.inner.weight])
+        change = changed(model, [0, 1, 2, 3, 0])
+        change.follow(optimiser, moments)
+        state = optimiser.state.get(change.model.inner.weight)
+        if moments == "reset":
+            assert state is None
+        else:
+            rows = [1, 2, 3]
+            assert state["step"] == before["step"]
+            assert torch.equal(state["exp_avg_sq"][rows], before["exp_avg_sq"][rows])
+            assert torch.equal(state["exp_avg"][rows], before["exp_avg"][rows] * (moments == "carried"))
+    with pytest.raises(ChangeError, match="'carried', 'zeroed', 'reset'"):
+        change.follow(optimiser, "dropped")
+
+
+def test_an_unknown_optimiser_is_refused_by_the_name_of_the_entry() -> None:
+    """An optimiser whose state cannot follow is not modified, starts anew on request, and follows once its powers are known."""
+    model, x = mlp(), batch()
+    optimiser = Adadelta(model.parameters())
+    steps(model, optimiser, x, 1)
+    change = changed(model, [0, 1, 2, 3, 4, 0])
+    before = copy.deepcopy(optimiser.state_dict())
+    with pytest.raises(ChangeError, match=r"Adadelta keeps '\w+' for inner\.weight, .*POWERS\[Adadelta\]"):
+        change.follow(optimiser)
+    assert [*optimiser.param_groups[0]["params"]] == [*model.parameters()]
+    assert str(optimiser.state_dict()) == str(before)
+
+    change.follow(optimiser, "reset")
+    steps(change.model, optimiser, x, 1)
+    POWERS[Adadelta] = {"square_avg": 2, "acc_delta": 0}
+    try:
+        again = changed(change.model, [0, 0, 1, 2, 3, 4, 5])
+        again.follow(optimiser)
+        assert len(optimiser.state[again.model.inner.bias]["acc_delta"]) == 7
+    finally:
+        del POWERS[Adadelta]
+
+
+def test_an_optimiser_follows_each_change_once() -> None:
+    """A second time, or before the first change, it holds other parameters than the parent, and is refused."""
+    model, optimiser, _ = trained("Adam", (3, 4, 2), 0)
+    change = changed(model, [0, 1, 2, 3, 0])
+    change.follow(optimiser)
+    with pytest.raises(ChangeError, match="follows each change once"):
+        change.follow(optimiser)
+
+
+def test_schedulers_go_on() -> None:
+    """A scheduler refers to its optimiser, so that the learning rate after a change is the one without it."""
+    model, x = mlp(), batch()
+    optimiser = SGD(model.parameters(), 1.0)
+    scheduler = lr_scheduler.StepLR(optimiser, 2, 0.1)
+    steps(model, optimiser, x, 1)
+    scheduler.step()
+    change = changed(model, [0, 1, 2, 3, 4, 0])
+    change.follow(optimiser)
+    steps(change.model, optimiser, x, 1)
+    scheduler.step()
+
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert {*map(id, optimiser.param_groups[0]["params"])} == {*map(id, change.model.parameters())}
+    with pytest.raises(ChangeError, match="a StepLR cannot follow a change"):
+        change.follow(scheduler)
+
+
+@given(shape=shapes, seed=st.integers(0, 99), data=st.data())
+def test_an_average_follows(shape: tuple[int, int, int], seed: int, data: st.DataObject) -> None:
+    """The average of the weights computes what it did before the change, and goes on averaging the new model."""
+    model, x = mlp(*shape, norm=True, seed=seed), batch(shape[0], seed=seed)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    optimiser = SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        steps(model, optimiser, x, 1)
+        average.update_parameters(model)
+    module, before = average.module, average.eval()(x)
+
+    extra = data.draw(st.lists(st.integers(FRESH, shape[1] - 1).filter(lambda i: i != -2), min_size=1, max_size=4))
+    change = changed(model, [*range(shape[1]), *extra])
+    change.follow(average)
+
+    assert average.module is module
+    assert torch.allclose(average(x), before, rtol=1e-12, atol=1e-12)
+    ids = {id(t) for t in (*change.model.parameters(), *model.parameters())}
+    assert ids.isdisjoint(id(p) for p in average.parameters())
+    average.update_parameters(change.model)
+    with pytest.raises(ChangeError, match="follows each change once"):
+        change.follow(average)
+
+
+@pytest.mark.parametrize("kind", ["state", "parameters"])
+def test_a_state_dictionary_follows(kind: str) -> None:
+    """The state dictionary of an earlier model becomes one of the grown class, with the function of the earlier model."""
+    model, x = mlp(norm=True), batch()
+    earlier = copy.deepcopy(model).eval()
+    values = earlier.state_dict() if kind == "state" else dict(earlier.named_parameters())
+    optimiser = SGD(model.parameters(), 0.1)
+    steps(model.eval(), optimiser, x, 2)  # in evaluation mode the buffers stay
+    change = changed(model, [0, 1, 2, 3, 4, 0, FRESH])
+    change.follow(values)
+
+    grown = copy.deepcopy(change.model)
+    grown.load_state_dict(values, strict=kind == "state")
+    assert torch.allclose(grown.eval()(x), earlier(x), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ChangeError, match=r"inner\.weight is"):
+        change.follow(values)
