@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, MutableMapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from nasframe.change.map import Map, Take
 from nasframe.change.optimisers import Moments
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import short_name, to_plain
+from nasframe.modules.coupling import couple
 from nasframe.modules.edits import ModuleEdit, Replace, Resize, SetNumber, named_tensors, replay
 from nasframe.modules.example import Example
 from nasframe.modules.follow import follow_copy, follow_optimiser, follow_state_dict
@@ -156,7 +156,6 @@ def grow(
             change = nasframe.grow(model, Widen(to=80), "layer1.0.conv1", (x,))
             model = change.model
     """
-    couple = import_module("nasframe.modules.coupling").couple
     refuse_unsupported(model)
     example = Example.of(example)
     rewrite = morphism.rewrite(couple(model, example), at, Seed((seed, "rewrite")))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 
 from nasframe.change.claim import Claim
 from nasframe.change.map import Map
 from nasframe.interfaces.part import Part
+from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import ModuleEdit
 from nasframe.seeds import Seed
 
@@ -74,7 +75,7 @@ class ModuleMorphism(Part):
     kind: ClassVar[str] = "module_morphism"
 
     @abstractmethod
-    def places(self, coupling: Any) -> Iterable[Place]:
+    def places(self, coupling: Coupling) -> Iterable[Place]:
         """Yield the places of a model, also those at which the morphism is refused, with the reason.
 
         Args:
@@ -82,7 +83,7 @@ class ModuleMorphism(Part):
         """
 
     @abstractmethod
-    def rewrite(self, coupling: Any, at: str, seed: Seed) -> Rewrite:
+    def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
         """Return how the model changes. The model itself is not modified.
 
         Args:
