@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,9 @@ from nasframe.network.outputs import Outputs
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
 from nasframe.structure.structure import Site, Structure
+
+#: the types of the collections that every module has
+_EMPTY = (dict, OrderedDict, set)
 
 
 class Network(nn.Module):
@@ -74,6 +79,16 @@ class Network(nn.Module):
             if isinstance(module, MixedOperation) and module.address in self._weights:
                 for names, (id, candidate) in zip(self._weights[module.address], module.candidates.items(), strict=True):
                     names += [f"{name}.candidates.{id}.{weight}" for weight, _ in candidate.named_parameters()]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        # PyTorch gives each module a dozen dictionaries of hooks. Nearly all are empty, and to copy them in the general way takes
+        # longer than to copy all else. What is in the memo counts as copied.
+        for module in self.modules():
+            memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in _EMPTY and not value}
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
 
     @property
     def backbone(self) -> Backbone:

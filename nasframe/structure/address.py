@@ -33,6 +33,9 @@ class Address(str):
             raise StructureError(f'{text!r} is no address of a site or a node; write "CELL/ID", for example "normal/n0"')
         return super().__new__(cls, text)
 
+    def __deepcopy__(self, memo: object) -> Address:
+        return self  # as for every text
+
     @classmethod
     def of(cls, cell: str, id: str) -> Address:
         """Return the address of the site or node `id` in the cell type `cell`."""

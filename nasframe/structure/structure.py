@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import attrs
 
@@ -24,8 +24,17 @@ from nasframe.structure.address import Address
 SCHEMA = 1
 
 
+class Unchanging:
+    """A value that never changes, so that copying a network, whose modules refer to such values, need not copy them."""
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
 @attrs.frozen
-class Candidate:
+class Candidate(Unchanging):
     """An operation at a site.
 
     Attributes:
@@ -38,7 +47,7 @@ class Candidate:
 
 
 @attrs.frozen
-class Site:
+class Site(Unchanging):
     """A place where candidate operations compete: an edge of DARTS, or a pair of inputs in Two-to-One.
 
     Attributes:
@@ -60,7 +69,7 @@ class Site:
 
 
 @attrs.frozen
-class Node:
+class Node(Unchanging):
     """A node of a cell: a state that is the sum of its sites, s.
 
     A node that inherits has a gate: its state is (1 - g) h + g s, where h is the mean of the inherited states and the trained number
@@ -76,7 +85,7 @@ class Node:
 
 
 @attrs.frozen
-class Cell:
+class Cell(Unchanging):
     """The structure of a cell type, which all its instances in the network share.
 
     Attributes:
@@ -148,7 +157,7 @@ class BackboneBase(Part):
 
 
 @attrs.frozen
-class Structure:
+class Structure(Unchanging):
     """The full description of a network, from which it is built: everything but its tensors.
 
     Structures are frozen, hashable, and have a JSON form. Methods that change something return a new structure.
@@ -172,9 +181,6 @@ class Structure:
     sizes: tuple[tuple[str, int], ...]
     cells: tuple[tuple[str, Cell], ...]
     next_id: int = 0
-
-    def __deepcopy__(self, memo: object) -> Structure:
-        return self  # it never changes, and copying a network need not copy it
 
     def cell(self, type: str) -> Cell:
         """Return the cell of this type."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import Optimizer
-from torchmetrics import MeanSquaredError, MetricCollection
 
 from nasframe import (
     Address,
@@ -47,7 +46,16 @@ from nasframe.network.mixing import Gate, MixedOperation, MixingWeights
 from nasframe.records import EpochEnded
 from nasframe.structure.editing import operations_validator
 
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
 Tensors = Mapping[str, Tensor]
+
+
+def _metrics() -> MetricCollection:
+    from torchmetrics import MeanSquaredError, MetricCollection  # slower to import than torch
+
+    return MetricCollection({"mse": MeanSquaredError()})
 
 
 @attrs.frozen
@@ -79,7 +87,7 @@ class Noise(Task):
             loss=lambda outputs, targets: mse_loss(self.predict(outputs), targets),
             losses=lambda outputs, targets: (self.predict(outputs) - targets).square().flatten(1).mean(1),
             predict=self.predict,
-            metrics=lambda: MetricCollection({"mse": MeanSquaredError()}),
+            metrics=_metrics,
             score="mse",
             references=lambda parameters: {},
         )
