@@ -6,7 +6,7 @@ The parent is never modified, so it stays in place if any step fails.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from torch.utils._pytree import tree_leaves
 
 from nasframe.change.claim import Claim
 from nasframe.change.fill import fill
-from nasframe.change.map import Map, Take
+from nasframe.change.map import Map, Set, Take
 from nasframe.change.optimisers import Moments
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.modules.coupling import couple
-from nasframe.modules.edits import ModuleEdit, Replace, Resize, SetNumber, named_tensors, replay
+from nasframe.modules.edits import Beside, Insert, ModuleEdit, Replace, Resize, SetNumber, named_tensors, replay
 from nasframe.modules.example import Example
 from nasframe.modules.follow import follow_copy, follow_optimiser, follow_state_dict
 from nasframe.modules.lineage import Step, append, shapes_of
 from nasframe.modules.morphism import ModuleMorphism, Question, Rewrite
-from nasframe.modules.verify import Distances, distances
+from nasframe.modules.verify import Distances, distances, outputs
 from nasframe.seeds import Seed
 
 
@@ -110,7 +110,7 @@ class ModuleChange:
         # A tensor may have another name than its source, and is compared with the source.
         for name, tensor in after.items():
             entry = self.map.get(name)
-            source = before.get(entry.source) if isinstance(entry, Take) else before.get(name)
+            source = before.get(entry.source if isinstance(entry, Take) else name) if not isinstance(entry, Set) else None
             old = "new" if source is None else str(tuple(source.shape))
             if old != str(tuple(tensor.shape)):
                 lines.append(f"  {name}: {old} -> {tuple(tensor.shape)}")
@@ -193,7 +193,13 @@ def make(
     if missing:
         raise ChangeError(f"{short_name(morphism)} resizes {', '.join(missing)} without an entry of its map that fills them")
     child = changed_copy(model, edits, rewrite.map, Seed((seed, "values")))
-    measured = distances(model, child, Example.of(example), rewrite.claim)
+    given = Example.of(example)
+    measured = distances(model, child, given, rewrite.claim)
+    if unused := _never_called(child, _added(edits), given):
+        raise ChangeError(
+            f"{', '.join(unused)} would never be called, and so never learn: the code of the model runs its modules in another way than "
+            "in the order of their container, for example by number; a number that it keeps can be given as numbers={...}"
+        )
     full = complete(rewrite.map, model, child)
     return ModuleChange(child, model, morphism, at, rewrite.claim, full, measured, edits, seed)
 
@@ -304,12 +310,40 @@ def _sharded(module: nn.Module) -> bool:
     return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
 
 
+def _added(edits: Iterable[ModuleEdit]) -> Iterator[str]:
+    """Yield the names of the modules that edits add."""
+    for edit in edits:
+        if isinstance(edit, Insert):
+            yield f"{edit.container}.{edit.name}" if edit.container else edit.name
+        elif isinstance(edit, Replace | Beside):
+            last = len(edit.layers) if isinstance(edit, Replace) else 1
+            yield from (f"{edit.module}.{n}" if edit.module else str(n) for n in range(1, last + 1))
+
+
+def _never_called(model: nn.Module, names: Iterable[str], example: Example) -> list[str]:
+    """Return which of a model's modules it does not call, neither in training nor in evaluation mode."""
+    missing = dict.fromkeys(names)
+    for training in (True, False):
+        if missing:
+            # hooks of this run only: with hooks, torch's transformer layers take another path through their code
+            handles = [
+                model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: missing.pop(name, None))
+                for name in missing
+            ]
+            try:
+                outputs(model, example, training)
+            finally:
+                for handle in handles:
+                    handle.remove()
+    return [*missing]
+
+
 def _refuse_held_elsewhere(model: nn.Module, edits: Iterable[ModuleEdit]) -> None:
     """Refuse a change of tensors and modules that plain attributes also refer to, because those would keep the old ones."""
     tensors = named_tensors(model)
     storages = {t.untyped_storage()._cdata: name for name, t in tensors.items() if t.numel()}
     resized = {id(tensors[e.name]) for e in edits if isinstance(e, Resize) and e.name in tensors}
-    replaced = {id(model.get_submodule(e.module)) for e in edits if isinstance(e, Replace)}
+    replaced = {id(model.get_submodule(e.module)) for e in edits if isinstance(e, Replace | Beside)}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if attribute in ("_parameters", "_buffers", "_modules") or (

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe.errors import ChangeError
+from nasframe.modules.parallel import Parallel
 from nasframe.seeds import Seed
 
 Number = int | float | bool | str | None | tuple[Any, ...]
@@ -86,17 +87,35 @@ class SetNumber:
     value: Number = attrs.field(converter=_plain)
 
 
+def _layers(given: Iterable[Layer]) -> tuple[Layer, ...]:
+    return tuple(given)
+
+
 @attrs.frozen
 class Replace:
     """Put an nn.Sequential of a module and further layers in the place of the module.
 
     Attributes:
         module: the name of the module, which becomes the first layer.
-        layers: the layers after it. They get the device, the dtype and the mode of the module.
+        layers: the layers after it. They get the device, the dtype, the mode and the memory format of the module, and require
+            gradients if it does.
     """
 
     module: str
-    layers: tuple[Layer, ...] = attrs.field(converter=tuple)
+    layers: tuple[Layer, ...] = attrs.field(converter=_layers)
+
+
+@attrs.frozen
+class Beside:
+    """Put a `Parallel` of a module and a path beside it, whose outputs are added, in the place of the module.
+
+    Attributes:
+        module: the name of the module, which becomes the first part.
+        layers: the layers of the path, which follow the module as those of `Replace` do.
+    """
+
+    module: str
+    layers: tuple[Layer, ...] = attrs.field(converter=_layers)
 
 
 @attrs.frozen
@@ -115,9 +134,15 @@ class Insert:
     copy_of: str
 
 
-ModuleEdit = Resize | SetNumber | Replace | Insert
+ModuleEdit = Resize | SetNumber | Replace | Beside | Insert
 
-_KINDS: Mapping[str, type[Any]] = {"resize": Resize, "set_number": SetNumber, "replace": Replace, "insert": Insert}
+_KINDS: Mapping[str, type[Any]] = {
+    "resize": Resize,
+    "set_number": SetNumber,
+    "replace": Replace,
+    "beside": Beside,
+    "insert": Insert,
+}
 
 
 def edit_to_dict(edit: ModuleEdit) -> dict[str, Any]:
@@ -210,7 +235,7 @@ def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed) -> nn.Modu
             _resize(model, edit, places, seed("resize", edit.name))
         elif isinstance(edit, SetNumber):
             _set_number(model, edit)
-        elif isinstance(edit, Replace):
+        elif isinstance(edit, Replace | Beside):
             model, places = _replace(model, edit, seed("replace", number)), None
         else:
             _insert(model, edit)
@@ -275,10 +300,8 @@ def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed) -> Tensor:
         # drawn on the CPU, so that the values do not depend on the device
         noise = torch.randn(shape, generator=seed.generator(), dtype=values.dtype)
         new += (noise.to(values.device) * values.std()).to(old.dtype)
-    for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if old.dim() == dim and not old.is_contiguous() and old.is_contiguous(memory_format=layout):
-            return new.contiguous(memory_format=layout)
-    return new
+    layout = _layout(old)
+    return new if layout is None else new.contiguous(memory_format=layout)
 
 
 def _set_number(model: nn.Module, edit: SetNumber) -> None:
@@ -292,25 +315,40 @@ def _set_number(model: nn.Module, edit: SetNumber) -> None:
     setattr(module, edit.attribute, value)
 
 
-def _replace(model: nn.Module, edit: Replace, seed: Seed) -> nn.Module:
+def _replace(model: nn.Module, edit: Replace | Beside, seed: Seed) -> nn.Module:
     module = _module(model, edit.module)
     with seed.as_global():
         layers = [layer.build() for layer in edit.layers]
-    like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), None)
-    sequence = nn.Sequential(module, *layers)
+    # a module without tensors, such as an activation, follows the others of the model
+    like = next((t for m in (module, model) for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()), None)
+    trainable = [p.requires_grad for p in module.parameters()]
+    layouts = {p.dim(): layout for p in model.parameters() if (layout := _layout(p)) is not None}
     for layer in layers:
-        layer.train(module.training)
+        layer.train(module.training).requires_grad_(any(trainable) or not trainable)
         if like is not None:
             layer.to(device=like.device, dtype=like.dtype)
-    sequence.training = module.training
+        for parameter in layer.parameters():
+            if parameter.dim() in layouts:
+                parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
+    new = nn.Sequential(module, *layers) if isinstance(edit, Replace) else Parallel([module, nn.Sequential(*layers)])
+    for part in (new, *([new[1]] if isinstance(new, Parallel) else [])):
+        part.training = module.training
     if not edit.module:
-        return sequence
+        return new
     # a module may be used in several places
     for parent in [*model.modules()]:
-        for name, child in [*parent.named_children()]:
-            if child is module and parent is not sequence:
-                parent._modules[name] = sequence
+        for name, child in [*parent._modules.items()]:
+            if child is module and parent is not new:
+                parent._modules[name] = new
     return model
+
+
+def _layout(tensor: Tensor) -> torch.memory_format | None:
+    """Return the layout in memory of an image's weight whose channels come last, or None for any other tensor."""
+    for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.dim() == dim and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+            return layout
+    return None
 
 
 def _insert(model: nn.Module, edit: Insert) -> None:

@@ -62,7 +62,7 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
     mode = "training" if training else "evaluation"
     with _errors(f"the model does not run on the example in {mode} mode"):
         before = outputs(parent, example, training)
-    with _errors(f"the child does not run in {mode} mode: its code computes with a size in a way that was not recognised"):
+    with _errors(f"the child does not run in {mode} mode: its code uses a size, or a module, in a way that was not recognised"):
         after = outputs(child, example, training)
     if [tuple(t.shape) for t in before] != [tuple(t.shape) for t in after]:
         raise ChangeError(

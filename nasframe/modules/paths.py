@@ -1,0 +1,173 @@
+"""Add a path beside a layer or a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import nn
+from torch.fx import Node
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from nasframe.change.claim import Claim
+from nasframe.change.map import Set, Take
+from nasframe.errors import ChangeError
+from nasframe.interfaces.part import number
+from nasframe.modules.calls import Calls, channel_axis, is_leaf, line, submodule
+from nasframe.modules.change import ModuleChange, grow
+from nasframe.modules.coupling import Coupling
+from nasframe.modules.edits import Beside, Layer, named_tensors
+from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.seeds import Seed
+
+
+@attrs.frozen
+class AddPath(ModuleMorphism):
+    """Add a path with a hidden layer beside a layer or a block, whose output is added to it and starts at zero.
+
+    The path is a linear map to `width` units, ReLU, and a linear map of weights and biases that start at zero, so that the change is
+    exact in training and in evaluation mode. Its last layer gets a gradient at the first step, its first layer at the second. Beside a
+    convolution the first map is a convolution of the same kernel, stride, padding and dilation, and elsewhere a linear map of the
+    features, or a convolution with 3 taps along each axis. The place becomes a `Parallel` of the old module and the path.
+
+    Refused: a layer whose parameters are read without calling it, a module that receives or returns several tensors, integers in, and
+    another module than a convolution that changes the size of an image, where a path would have to guess the sizes for other inputs.
+
+    There is no form that concatenates: channels that are concatenated to those of a layer must be read by all that reads the layer,
+    which is what `nasframe.widen` with form="zero" does. A path with a hidden layer cannot be made of it; add it as a sum.
+
+    Args:
+        width: the number of hidden units; by default as many as the channels of the output.
+    """
+
+    name: ClassVar[str] = "add_path"
+    width: int | None = number(None, low=1, whole=True, optional=True)
+
+    def places(self, coupling: Coupling) -> Iterator[Place]:
+        """Yield all modules that are called, with the number of channels that they return."""
+        calls = Calls(coupling)
+        for name, module in coupling.model.named_modules():
+            try:
+                layers = self._layers(calls, name, module)
+                out = layers[-1].options.get("out_features", layers[-1].options.get("out_channels"))
+                yield Place(name, int(str(out)), f"path of {', '.join(layer.type for layer in layers)}")
+            except ChangeError as error:
+                yield Place(name, 0, refusal=str(error))
+
+    def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
+        """Return the edit that puts a path beside `at`, and the zeros with which its last layer starts."""
+        module = submodule(coupling.model, at)
+        calls = Calls(coupling)
+        layers = self._layers(calls, at, module)
+        prefix = f"{at}." if at else ""
+        start: dict[str, Take | Set] = {f"0.{n}": Take(f"{prefix}{n}") for n in named_tensors(module)}
+        for name, tensor in named_tensors(layers[-1].build()).items():
+            start[f"1.{len(layers) - 1}.{name}"] = Set(torch.zeros_like(tensor))
+        names = calls.names(at)
+        entries = {f"{name}.{tensor}".lstrip("."): entry for name in names for tensor, entry in start.items()}
+        return Rewrite((Beside(at, layers),), entries, Claim.exact())
+
+    def _layers(self, calls: Calls, at: str, module: nn.Module) -> tuple[Layer, ...]:
+        """Return the layers of the path."""
+        where = at or "the model"
+        if is_leaf(module):
+            calls.require_no_readers(at)
+        found = set()
+        for call in calls.of(at):
+            if len(call.inputs) != 1 or len(call.outputs) != 1:
+                raise ChangeError(
+                    f"{where} is called with {len(call.inputs)} tensors and {len(call.outputs)} of its results are used; a path needs one "
+                    "of each"
+                )
+            found.add((_channels(where, call.inputs[0], module), _channels(where, call.outputs[0], module)))
+        if len(found) > 1:
+            raise ChangeError(f"{where} is called with different shapes, and a path can be made for one only")
+        ((before, after),) = found
+        channels, out = before.channels, after.channels
+        width = self.width or out
+        relu = Layer("ReLU")
+        if isinstance(module, _ConvNd):
+            rank = len(module.kernel_size)
+            names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            options = {n: getattr(module, n) for n in (*names, *["output_padding"] * module.transposed)}
+            kind = "ConvTranspose" if isinstance(module, _ConvTransposeNd) else "Conv"
+            first = Layer(f"{kind}{rank}d", {"in_channels": channels, "out_channels": width, **options})
+            return first, relu, Layer(f"Conv{rank}d", {"in_channels": width, "out_channels": out, "kernel_size": 1})
+        if before.axis == before.rank - 1 and after.axis == after.rank - 1:
+            if before.others != after.others:
+                raise ChangeError(f"{where} changes the shape {before.others} of its input to {after.others}; a path would not")
+            first = Layer("Linear", {"in_features": channels, "out_features": width})
+            return first, relu, Layer("Linear", {"in_features": width, "out_features": out})
+        if (before.axis, before.rank) != (after.axis, after.rank) or before.axis > 1 or before.others != after.others:
+            raise ChangeError(
+                f"{where} changes the size of an image or the order of its axes; a path can be added beside the convolutions in it"
+            )
+        rank = before.rank - before.axis - 1
+        first = Layer(f"Conv{rank}d", {"in_channels": channels, "out_channels": width, "kernel_size": 3, "padding": 1})
+        return first, relu, Layer(f"Conv{rank}d", {"in_channels": width, "out_channels": out, "kernel_size": 1})
+
+
+@attrs.frozen
+class _Shape:
+    """The shape of an activation: the axis of its channels, their number, and the sizes of the other axes."""
+
+    rank: int
+    axis: int
+    channels: int
+    others: tuple[int, ...]
+
+
+def _channels(where: str, node: Node, module: nn.Module) -> _Shape:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise ChangeError(
+            f"{where} receives or returns something else than a tensor of real numbers; a path needs such a tensor"
+        )
+    shape = tuple(map(int, value.shape))
+    axis = channel_axis(node)
+    if isinstance(module, _ConvNd):
+        axis = len(shape) - len(module.kernel_size) - 1
+    elif isinstance(module, nn.Linear | nn.LayerNorm | nn.RMSNorm):
+        axis = len(shape) - 1
+    if axis is None:
+        raise ChangeError(f"it does not follow from the graph along which axis the channels lie at {where} ({line(node)})")
+    return _Shape(len(shape), axis, shape[axis], (*shape[:axis], *shape[axis + 1 :]))
+
+
+def add_path(
+    model: nn.Module,
+    at: str,
+    *,
+    example: Any,
+    width: int | None = None,
+    numbers: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> ModuleChange:
+    """Return the change that adds a path beside a layer or a block. The model is not modified.
+
+    Args:
+        model: any module that `torch.export` can trace.
+        at: the name of the layer or block.
+        example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
+        width: the number of hidden units of the path; by default as many as the channels of the output.
+        numbers: the new values of numbers that the model's classes keep, by name.
+        seed: the seed of the path's first layer.
+
+    Raises:
+        ChangeError: if a path cannot be added, with the reason.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> add_path(model, "0", example=torch.ones(5, 3), width=8).model[0]
+        Parallel(
+          (0): Linear(in_features=3, out_features=4, bias=True)
+          (1): Sequential(
+            (0): Linear(in_features=3, out_features=8, bias=True)
+            (1): ReLU()
+            (2): Linear(in_features=8, out_features=4, bias=True)
+          )
+        )
+    """
+    return grow(model, AddPath(width), at, example, numbers=numbers, seed=seed)
