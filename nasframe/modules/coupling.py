@@ -236,7 +236,8 @@ def _shape_numbers(model: nn.Module, trace: Trace) -> Iterator[ModuleNumber]:
             group = [groups[name]] if name in groups else []
             full, partial = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
             yield ModuleNumber(name, full, axes["weight"][0])
-            yield ModuleNumber(name, partial, product([*group, axes["weight"][1]]))
+            # not a product of one axis, which would be another axis where it has the size 1
+            yield ModuleNumber(name, partial, product([*group, axes["weight"][1]]) if group else axes["weight"][1])
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and "weight" in axes and len(axes["weight"]) == 1:
             yield ModuleNumber(name, "normalized_shape", axes["weight"][0])
 

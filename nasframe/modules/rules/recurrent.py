@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasframe.modules.axes import Axis, product, total
+from nasframe.modules.axes import Axis, total
 from nasframe.modules.rules.trace import Trace, Value, register_rule
 
 GATES = {
@@ -68,7 +68,10 @@ def _cell(trace: Trace, features: Axis, params: list[Value]) -> Axis:
     hidden = Axis(w_hh.axes[1].size)
     gates = Axis(GATES[trace.operation], frozen=f"it counts the gates at {trace.where}")
     for value in params:
-        trace.unify(trace.produce(value, 0), product([gates, hidden]))
+        # not `product`, which leaves out a single hidden unit
+        rows = Axis(gates.size * hidden.size)
+        rows.become("*", (gates, hidden))
+        trace.unify(trace.produce(value, 0), rows)
     trace.consume(features, w_ih, 1)
     trace.consume(hidden, w_hh, 1)
     return hidden

@@ -1,0 +1,287 @@
+"""Narrowing: fewer units in a layer of any module; exact for dead units and copies, and otherwise with the measured distance."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe.change.claim import Claim, tolerance
+from nasframe.change.map import Take
+from nasframe.errors import ChangeError
+from nasframe.interfaces.part import number
+from nasframe.modules.axes import Axis
+from nasframe.modules.change import ModuleChange, grow
+from nasframe.modules.coupling import Coupling
+from nasframe.modules.edits import named_tensors
+from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.modules.units import (
+    Units,
+    chosen,
+    consumers,
+    edits,
+    places_of,
+    positions,
+    producers,
+    size_at,
+    sizes_from,
+    slices,
+    takes,
+    tied,
+)
+from nasframe.modules.verify import outputs
+from nasframe.seeds import Seed
+
+
+@attrs.frozen
+class Narrow(ModuleMorphism):
+    """Narrow a layer: some of its units are removed.
+
+    Removing a dead unit is exact: all of its outgoing weights are zero, or its activation is always zero. So is removing a copy of
+    another unit (all incoming weights are equal), as the other one gets the outgoing weights of both. Over units that are
+    normalised, all units must lose the same share of their copies. If any other unit is removed, the change is lossy.
+
+    Attributes:
+        to: the new number of units. Dead units are removed first, then copies, then the units with the smallest norm of outgoing
+            weights.
+        remove: the numbers of the units to remove, instead of `to`.
+        factor: which factor changes, where the axis is a product; see `Widen`.
+    """
+
+    name: ClassVar[str] = "narrow"
+    to: int | None = number(None, low=1, whole=True, optional=True)
+    remove: tuple[int, ...] = ()
+    factor: int | None = number(None, low=0, whole=True, optional=True)
+
+    def places(self, coupling: Coupling) -> Iterable[Place]:
+        """Yield each set of units that a layer produces, with the reason where their number cannot change.
+
+        Args:
+            coupling: the coupling of the model.
+        """
+        for place, _ in places_of(coupling):
+            single = place.refusal is None and place.size == 1
+            yield attrs.evolve(place, refusal="there is only one unit") if single else place
+
+    def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
+        """Return the edits and the map of the change.
+
+        Args:
+            coupling: the coupling of the model.
+            at: the layer or tensor to narrow.
+            seed: not used: nothing is drawn.
+
+        Raises:
+            ChangeError: if these units cannot be removed.
+        """
+        if (self.to is None) == (not self.remove):
+            raise ChangeError("narrowing needs either `to`, the new number of units, or `remove`, the units to remove")
+        axis, atom = chosen(coupling, at, self.factor)
+        if self.to is not None:
+            before, after = atom.size if self.factor is not None else axis.size, self.to
+            size = size_at(axis, atom, self.to, self.factor) if after < before else atom.size
+        else:
+            before, after = atom.size, atom.size - len(set(self.remove))
+            size = after
+        if not 0 < after < before:
+            raise ChangeError(f"{at!r} has {before} units; narrowing leaves fewer than that and at least 1, and not {after}")
+        if wrong := [unit for unit in self.remove if not 0 <= unit < atom.size]:
+            raise ChangeError(f"{at!r} has the units 0 to {atom.size - 1}; there is no unit {wrong[0]}")
+        sizes = sizes_from(coupling, atom, size)
+        if grown := [a for a, size in sizes.items() if size > a.size]:
+            raise ChangeError(f"an axis of size {grown[0].size} would have to grow to {sizes[grown[0]]}")
+        removals = {a: _Removal.choose(coupling, a, size, self.remove if a is atom else ()) for a, size in sizes.items()}
+        plan = {a: removal.units() for a, removal in removals.items()}
+        entries = _with_merged(coupling, removals, takes(coupling, plan))
+        claim = Claim.exact() if all(removal.exact for removal in removals.values()) else Claim.lossy()
+        return Rewrite(edits(coupling, plan), entries, claim)
+
+
+@attrs.frozen(eq=False)
+class _Removal:
+    """The units of an atom that are removed.
+
+    Attributes:
+        atom: the atom.
+        keep: the units that remain, in order.
+        merged: for a unit that replaces removed copies, the units whose outgoing weights it gets, and by what their sum is divided.
+        ratio: for each unit that remains, the size of its outgoing weights after the change, relative to that before.
+        exact: whether the function stays as it is.
+    """
+
+    atom: Axis
+    keep: Tensor
+    merged: Mapping[int, tuple[Sequence[int], int]]
+    ratio: Tensor
+    exact: bool
+
+    @classmethod
+    def choose(cls, coupling: Coupling, atom: Axis, size: int, given: Sequence[int]) -> _Removal:
+        """Return the removal of the given units, or else of those that are needed least."""
+        outgoing = _outgoing(coupling, atom)
+        classes = _copies(coupling, atom)
+        # a dead unit still enters the mean and the variance
+        dead = _dead(coupling, atom, outgoing) if atom.normalised is None else set()
+        removed = set(given) or cls._least(atom, size, outgoing, dead, classes)
+        merged: dict[int, tuple[Sequence[int], int]] = {}
+        exact = True
+        for members in classes:
+            left = [unit for unit in members if unit not in removed]
+            gone = [unit for unit in members if unit in removed and unit not in dead]
+            if left and gone and atom.normalised is not None:
+                # shares must be equal, see `Widen`
+                merged |= {unit: (members, len(left)) for unit in left}
+            elif left:
+                # each removed copy to another one that remains, so that their shares stay as different as they are
+                shared = {unit: [unit, *gone[i :: len(left)]] for i, unit in enumerate(left)}
+                merged |= {unit: (parts, 1) for unit, parts in shared.items() if len(parts) > 1}
+            exact = exact and (bool(left) or not gone)
+            if atom.normalised is not None:
+                exact = exact and len(left) * atom.size == len(members) * size
+        keep = [unit for unit in range(atom.size) if unit not in removed]
+        ratio = torch.ones(len(keep), dtype=torch.float64)
+        for row, unit in enumerate(keep):
+            square = float(outgoing[unit].square().sum())
+            if unit in merged and square:
+                parts, divisor = merged[unit]
+                ratio[row] = float((outgoing[list(parts)].sum(0) * outgoing[unit]).sum()) / divisor / square
+        return cls(atom, torch.tensor(keep), merged, ratio, exact)
+
+    @staticmethod
+    def _least(atom: Axis, size: int, outgoing: Tensor, dead: set[int], classes: Sequence[Sequence[int]]) -> set[int]:
+        copies = {unit for members in classes for unit in members[1:]}
+        if atom.normalised is not None:
+            counts = {len(members) * size / atom.size for members in classes}
+            if all(count.is_integer() and count for count in counts):
+                return {u for members in classes for u in members[len(members) * size // atom.size :]}
+            copies = set()
+        norms = outgoing.square().sum(1).tolist()
+        # of equal units the last: a copy that was added by a widening comes after all old units
+        order = sorted(range(atom.size), key=lambda u: (u not in dead, u not in copies, norms[u], -u))
+        return set(order[: atom.size - size])
+
+    def units(self) -> Units:
+        """Return the units of the child.
+
+        The gradient of what produces a unit is a product with its outgoing weights. It grows with them if the weights of its copies are
+        multiples of each other, as they are directly after a widening.
+        """
+        one = torch.ones(len(self.keep), dtype=torch.float64)
+        return Units(self.keep, one, self.ratio)
+
+
+def _outgoing(coupling: Coupling, atom: Axis) -> Tensor:
+    """Return the outgoing weights of each unit, one row for each."""
+    bound = tied(coupling, {atom})
+    rows = []
+    for name, axis in consumers(coupling, atom):
+        norms = bound.get((name, axis), ())
+        # a tied weight is not divided among copies: the norm before it is, see `takes`
+        rows += [slices(coupling, norm, 0, atom) for norm in norms] if norms else [slices(coupling, name, axis, atom)]
+    if not rows:
+        return torch.zeros(atom.size, 1, dtype=torch.float64)
+    return torch.cat([row.double() for row in rows], 1)
+
+
+def _dead(coupling: Coupling, atom: Axis, outgoing: Tensor) -> set[int]:
+    """Return the units that contribute nothing to what follows."""
+    dead = {u for u in range(atom.size) if not bool(outgoing[u].any())}
+    incoming = [slices(coupling, name, k, atom) for name, k in producers(coupling, atom) if coupling.tensors[name].dim() > 1]
+    constant = {u for u in range(atom.size) if incoming and not any(bool(row[u].any()) for row in incoming)} - dead
+    if not constant:
+        return dead
+    # Without incoming weights the activation of a unit does not depend on the inputs. Whether it is zero depends on biases,
+    # statistics and activation functions: the outgoing weights are removed on a copy, to see whether that changes anything.
+    model = copy.deepcopy(coupling.model)
+    tensors = named_tensors(model)
+    with torch.no_grad():
+        for name, k in consumers(coupling, atom):
+            at = positions(coupling, name, k, atom)
+            for unit in constant:
+                tensors[name].index_fill_(k, at[unit], 0.0)
+    for training in (False, True):
+        before, after = (outputs(m, coupling.example, training) for m in (coupling.model, model))
+        if any(bool((o - p).abs().max() > tolerance(o)) for o, p in zip(before, after, strict=True) if o.is_floating_point()):
+            return dead
+    return dead | constant
+
+
+def _copies(coupling: Coupling, atom: Axis) -> list[list[int]]:
+    """Return the units in classes with equal incoming weights."""
+    bound = tied(coupling, {atom})
+    if any(not norms for norms in bound.values()):
+        return [[unit] for unit in range(atom.size)]  # outgoing weights that are tied cannot be added
+    moved = {norm for norms in bound.values() for norm in norms}
+    rows = [slices(coupling, name, axis, atom).double() for name, axis in producers(coupling, atom) if name not in moved]
+    if not rows:
+        return [[unit] for unit in range(atom.size)]
+    _, of = torch.unique(torch.cat([row.cpu() for row in rows], 1), dim=0, return_inverse=True)
+    classes: dict[int, list[int]] = {}
+    for unit, row in enumerate(of.tolist()):
+        classes.setdefault(row, []).append(unit)
+    return list(classes.values())
+
+
+def _with_merged(coupling: Coupling, removals: Mapping[Axis, _Removal], entries: Mapping[str, Take]) -> dict[str, Take]:
+    """Return the entries of the map, in which the outgoing weights of removed copies are added to those of the units that remain."""
+    result = dict(entries)
+    sums: dict[str, Tensor] = {}
+    for atom, removal in removals.items():
+        bound = tied(coupling, {atom})
+        for key in consumers(coupling, atom):
+            for name, axis in [(norm, 0) for norm in bound.get(key, ())] or [key]:
+                total = sums.setdefault(name, coupling.tensors[name].detach().clone())
+                at = positions(coupling, name, axis, atom)
+                before = total.clone()
+                for unit, (parts, divisor) in removal.merged.items():
+                    added = torch.stack([before.index_select(axis, at[part]) for part in parts]).sum(0) / divisor
+                    total.index_copy_(axis, at[unit], added)
+    for name, total in sums.items():
+        # an offset, because each entry of a tensor has one source in the map
+        offset = result[name].gather(total - coupling.tensors[name].detach())
+        if bool(offset.any()):
+            result |= {alias: attrs.evolve(result[alias], offset=offset) for alias in coupling.aliases[name]}
+    return result
+
+
+def narrow(
+    model: nn.Module,
+    at: str,
+    *,
+    to: int | None = None,
+    remove: Sequence[int] = (),
+    example: Any,
+    factor: int | None = None,
+    numbers: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> ModuleChange:
+    """Return the change that narrows a layer of a model. The model is not modified.
+
+    The change is exact if only dead units and copies of other units are removed. Otherwise it is lossy, and has the measured distance.
+
+    Args:
+        model: any module that `torch.export` can trace.
+        at: the name of the layer to narrow, or of a tensor, as listed by `nasframe.places`.
+        to: the new number of units. Dead units are removed first, then copies, then the units with the smallest norm of outgoing
+            weights.
+        remove: the numbers of the units to remove, instead of `to`.
+        example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
+        factor: which factor changes, where the axis is a product.
+        numbers: for numbers that the model's classes keep and that cannot be found, the new values by name ("blocks.0.heads").
+        seed: the seed of all random draws.
+
+    Raises:
+        ChangeError: if the layer cannot be narrowed. The message has the reason, and the line of the model's code.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> change = narrow(model, "0", remove=[1], example=torch.ones(5, 3))
+        >>> change.model[2].weight.shape, change.claim.kind
+        (torch.Size([2, 3]), 'lossy')
+    """
+    return grow(model, Narrow(to, tuple(remove), factor), at, example, numbers=numbers, seed=seed)

@@ -1,0 +1,212 @@
+"""Widening: more units in a layer of any module, and everything that the units pass through follows (Net2Wider, Chen et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe.change.claim import Claim
+from nasframe.change.map import FRESH
+from nasframe.errors import ChangeError
+from nasframe.interfaces.part import choice, number
+from nasframe.modules.axes import Axis
+from nasframe.modules.change import ModuleChange, grow
+from nasframe.modules.coupling import Coupling
+from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.modules.units import Plan, Units, chosen, edits, places_of, size_at, sizes_from, takes, tied
+from nasframe.seeds import Seed
+
+
+@attrs.frozen
+class Widen(ModuleMorphism):
+    """Widen a layer: its new units are copies of old ones, or new ones with outgoing weights of zero.
+
+    Both forms are exact. With "replicate", the outgoing weights of a unit are divided among it and its copies. With "zero", the
+    incoming weights of new units are random. Units over which the model normalises (LayerNorm, RMSNorm, within a group of GroupNorm)
+    can only be replicated to a multiple of their number, in equal shares: anything else would change the mean and the variance.
+
+    Attributes:
+        to: the new number of units; the new size of the chosen factor, if there is one.
+        form: "replicate" or "zero".
+        skew: how unevenly the outgoing weights are divided among m copies: copy j = 0, ..., m - 1 gets 1/m + skew (m - 1 - 2j) of
+            them. With equal shares, copies get equal gradients and remain equal forever, unless dropout or noise parts them.
+        factor: which factor changes, where an axis is a product, such as groups times channels or heads times their size.
+    """
+
+    name: ClassVar[str] = "widen"
+    to: int = number(low=1, whole=True)
+    form: str = choice("replicate", "zero", default="replicate")
+    skew: float = number(0.0, low=0.0, high=1.0)
+    factor: int | None = number(None, low=0, whole=True, optional=True)
+
+    def places(self, coupling: Coupling) -> Iterable[Place]:
+        """Yield each set of units that a layer produces, with the forms in which their number can grow.
+
+        Args:
+            coupling: the coupling of the model.
+        """
+        for place, factor in places_of(coupling):
+            if place.refusal is not None:
+                yield place
+                continue
+            forms, reasons = [], []
+            for form in ("replicate", "zero"):
+                try:
+                    # twice as many: a factor that is possible wherever one is
+                    trial = Widen(2 * place.size, form, factor=0 if factor is None else factor)
+                    ties = trial.plan(coupling, place.name, Seed((0,)))
+                    forms.append(form)
+                except ChangeError as error:
+                    reasons.append(str(error))
+            if not forms:
+                yield attrs.evolve(place, refusal=reasons[0])
+                continue
+            notes = [place.note, " or ".join(forms)]
+            if any(atom.normalised for atom in ties):
+                notes.append(f"to a multiple only, {next(a.normalised for a in ties if a.normalised)}")
+            if len(ties) > 1:
+                reasons = [tie.reason for tie in coupling.equal if not ties.keys().isdisjoint(tie.first.atoms())]
+                notes.append(f"together with other axes, by {reasons[0]}")
+            yield attrs.evolve(place, note="; ".join(filter(None, notes)))
+
+    def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
+        """Return the edits and the map of the change.
+
+        Args:
+            coupling: the coupling of the model.
+            at: the layer or tensor to widen.
+            seed: the seed of the draw of the units that are copied.
+
+        Raises:
+            ChangeError: if the layer cannot get this number of units in this form.
+        """
+        plan = self.plan(coupling, at, seed)
+        return Rewrite(edits(coupling, plan), takes(coupling, plan), Claim.exact())
+
+    def plan(self, coupling: Coupling, at: str, seed: Seed) -> Plan:
+        """Return the units of the child for each atom that changes.
+
+        Args:
+            coupling: the coupling of the model.
+            at: the layer or tensor to widen.
+            seed: the seed of the draw of the units that are copied.
+
+        Raises:
+            ChangeError: if the layer cannot get this number of units in this form.
+        """
+        if self.form == "zero" and self.skew:
+            raise ChangeError(
+                f"skew is {self.skew}, but with form='zero' no outgoing weights are divided; leave out skew, or use form='replicate'"
+            )
+        axis, atom = chosen(coupling, at, self.factor)
+        before = atom.size if self.factor is not None else axis.size
+        if self.to <= before:
+            raise ChangeError(
+                f"{at!r} has {before} units; widening needs more than that, and `to` is {self.to}. See nasframe.narrow"
+            )
+        sizes = sizes_from(coupling, atom, size_at(axis, atom, self.to, self.factor))
+        for atom, size in sizes.items():
+            self._check(atom, size)
+        if self.form == "replicate":
+            _check_tied(coupling, set(sizes))
+        return {a: self._units(a, size, seed("units", i)) for i, (a, size) in enumerate(sizes.items())}
+
+    def _check(self, atom: Axis, size: int) -> None:
+        if size < atom.size:
+            raise ChangeError(f"an axis of size {atom.size} would have to shrink to {size}")
+        if atom.normalised is None:
+            return
+        where = f"the {atom.size} units are {atom.normalised}"
+        if self.form == "zero":
+            raise ChangeError(f"{where}: new units would change the mean and the variance; use form='replicate'")
+        if size % atom.size:
+            raise ChangeError(f"{where}: their number can only become a multiple of {atom.size}, and not {size}")
+        if self.skew:
+            raise ChangeError(
+                f"{where}: with uneven shares the output would be exact, but the gradients of copies would not be multiples of "
+                "the parent's; leave out skew"
+            )
+
+    def _units(self, atom: Axis, size: int, seed: Seed) -> Units:
+        old, more = torch.arange(atom.size), size - atom.size
+        if self.form == "zero":
+            return Units.copied(torch.cat([old, torch.full((more,), FRESH)]))
+        if atom.normalised is not None:
+            # every unit equally often: the mean and the variance over the units stay as they are
+            index = old.repeat(size // atom.size)
+        else:
+            index = torch.cat([old, torch.randint(atom.size, (more,), generator=seed.generator())])
+        share = shares(index, self.skew)
+        # The outgoing weights of a copy are a share of the unit's, so the gradient of its incoming weights is the same share.
+        return Units(index, share, share)
+
+
+def shares(index: Tensor, skew: float) -> Tensor:
+    """Return for each unit its share of the outgoing weights of the unit that it is a copy of. The shares of a unit's copies sum to 1.
+
+    Args:
+        index: the unit of which each one is a copy.
+        skew: how uneven the shares are; see `Widen`.
+
+    Example:
+        >>> shares(torch.tensor([0, 1, 0, 0]), skew=0.25)
+        tensor([ 0.8333,  1.0000,  0.3333, -0.1667], dtype=torch.float64)
+    """
+    copies = torch.bincount(index)[index]
+    # which of its unit's copies each one is: no two of them may get the same share, as they would never become different
+    rank = (index[:, None] == index).tril(-1).sum(1)
+    return 1 / copies.double() + skew * (copies - 1 - 2 * rank)
+
+
+def _check_tied(coupling: Coupling, atoms: set[Axis]) -> None:
+    for (name, axis), norms in tied(coupling, atoms).items():
+        if not norms:
+            names = " = ".join(coupling.aliases[name])
+            raise ChangeError(
+                f"{names} is a tied weight: it produces units at {coupling.produced[name, axis]} and consumes them at "
+                f"{coupling.consumed[name, axis]}, so copies cannot share its outgoing weights, and no normalisation with weights of "
+                "its layer alone comes before; use form='zero'"
+            )
+
+
+def widen(
+    model: nn.Module,
+    at: str,
+    *,
+    to: int,
+    example: Any,
+    form: str = "replicate",
+    skew: float = 0.0,
+    factor: int | None = None,
+    numbers: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> ModuleChange:
+    """Return the change that widens a layer of a model. The model is not modified.
+
+    Args:
+        model: any module that `torch.export` can trace.
+        at: the name of the layer to widen, or of a tensor, as listed by `nasframe.places`.
+        to: the new number of units; the new size of the chosen factor, if there is one.
+        example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
+        form: "replicate": new units are copies of old ones, which share their outgoing weights. "zero": new units are random, with
+            outgoing weights of zero.
+        skew: how unevenly the outgoing weights are divided among copies. Copies with equal shares never become different.
+        factor: which factor changes, where the axis is a product.
+        numbers: for numbers that the model's classes keep and that cannot be found, the new values by name ("blocks.0.heads").
+        seed: the seed of all random draws.
+
+    Raises:
+        ChangeError: if the layer cannot be widened. The message has the reason, and the line of the model's code.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> change = widen(model, "0", to=6, example=torch.ones(5, 3))
+        >>> change.model[2].weight.shape
+        torch.Size([2, 6])
+    """
+    return grow(model, Widen(to, form, skew, factor), at, example, numbers=numbers, seed=seed)

@@ -1,0 +1,82 @@
+"""The table of the places at which a model can grow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from module_zoo import NAMES, build
+from torch import nn
+
+from nasframe import Seed
+from nasframe.errors import ChangeError, ClaimError
+from nasframe.modules.change import answered, changed_copy
+from nasframe.modules.coupling import couple
+from nasframe.modules.example import Example
+from nasframe.modules.narrow import Narrow
+from nasframe.modules.places import places
+from nasframe.modules.verify import distances, gradient_distance
+from nasframe.modules.widen import Widen
+
+
+def test_the_table_of_an_mlp() -> None:
+    """A layer that can grow is listed with its size and forms, and a layer that cannot with the reason."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    table = str(places(model, torch.ones(5, 3)))
+
+    assert table.splitlines() == [
+        "widen",
+        "  0       4  replicate or zero",
+        "  2       2  refused: it is an axis of the model's output",
+    ]
+
+
+def test_factors_and_norms_are_listed() -> None:
+    """Where an axis is a product, each factor is listed, and whether only a multiple of its units is possible."""
+    model, example = build("cnn")
+
+    listed = [p for p in places(model, example) if p.name == "conv1"]
+
+    assert [p.size for p in listed] == [2, 2, 2]
+    assert ["a multiple" in p.note for p in listed] == [False, False, True]
+    assert all(f"factor={i}" in p.note for i, p in enumerate(listed))
+    assert "module_zoo.py" in listed[2].note
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_place_that_is_not_refused_can_be_widened_or_says_why_not(name: str) -> None:
+    """`widen` accepts what the table lists: the change is exact, or it is refused because of the numbers that the classes keep."""
+    model, example = build(name)
+    given = Example.of(example)
+    coupling = couple(model, given)
+
+    for place in Widen(to=1).places(coupling):
+        factor = int(place.note.split("factor=")[1].split(" ")[0]) if "factor=" in place.note else None
+        if place.refusal is not None:
+            with pytest.raises(ChangeError):
+                Widen(2 * place.size, factor=factor).rewrite(coupling, place.name, Seed((0,)))
+            continue
+        forms = [("replicate", 0.0), ("replicate", 0.2)] if "a multiple" not in place.note else [("replicate", 0.0)]
+        forms = [form for form in [*forms, ("zero", 0.0)] if form[0] in place.note]
+        for form, skew in forms:
+            rewrite = Widen(2 * place.size, form, skew, factor).rewrite(coupling, place.name, Seed((0,)))
+            try:
+                child = changed_copy(model, answered(model, rewrite.edits, rewrite.questions, {}), rewrite.map, Seed((0,)))
+                distances(model, child, given, rewrite.claim)
+            except ClaimError:
+                raise
+            except ChangeError as error:
+                assert "does not run" in str(error) or "numbers=" in str(error), place  # noqa: PT017
+            else:
+                assert gradient_distance(model, child, rewrite.map, given) < 1e-10
+
+
+def test_places_of_several_morphisms() -> None:
+    """The places of any morphisms can be listed, under their names."""
+    model = nn.Sequential(nn.Linear(3, 1), nn.ReLU(), nn.Linear(1, 2))
+
+    found = places(model, torch.ones(5, 3), [Widen(to=1), Narrow(to=1)])
+
+    assert list(found.places) == ["widen", "narrow"]
+    assert found.places["widen"][0].refusal is None
+    assert found.places["narrow"][0].refusal == "there is only one unit"

@@ -1,0 +1,245 @@
+"""Widening any module: exact in both modes, with the gradients that the map states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from module_zoo import build
+from torch import nn
+from widening import Recurrent, check_equal, gradient_error, mlp, state, storages, trained
+
+from nasframe.errors import ChangeError
+from nasframe.modules.widen import shares, widen
+
+sizes = st.integers(1, 5)
+forms = st.sampled_from([{"form": "replicate"}, {"form": "replicate", "skew": 0.3}, {"form": "zero"}])
+
+
+def check_change(model: nn.Module, example: tuple[Any, ...], at: str, **options: Any) -> nn.Module:
+    """Widen, assert all that holds for every exact change, and return the child."""
+    before, mode = state(model), model.training
+
+    change = widen(model, at, example=example, **options)
+
+    check_equal(model, change.model, example)
+    assert gradient_error(model, change, example) < 1e-11
+    after = state(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert change.model.training == model.training == mode
+    assert storages(model).isdisjoint(storages(change.model))
+    return change.model
+
+
+@given(sizes, sizes, st.integers(1, 4), st.sampled_from([None, "batch", "dropout"]), forms, st.booleans(), st.integers(0, 9))
+def test_the_hidden_layer_of_an_mlp(
+    inputs: int, hidden: int, more: int, norm: str | None, form: dict[str, Any], training: bool, seed: int
+) -> None:
+    """A hidden layer of any size grows by any number of units, and the function and the gradients stay as the map states."""
+    torch.manual_seed(seed)
+    example = (torch.randn(6, inputs, dtype=torch.float64),)
+    layer = {None: None, "batch": nn.BatchNorm1d(hidden), "dropout": nn.Dropout(0.0)}[norm]
+    model = trained(mlp(inputs, hidden, layer), example).train(training)
+
+    child = check_change(model, example, "0", to=hidden + more, seed=seed, **form)
+
+    assert child[0].out_features == child[-1].in_features == hidden + more
+
+
+@given(
+    sizes, st.sampled_from([nn.Conv1d, nn.Conv2d, nn.Conv3d]), st.integers(1, 3), st.sampled_from(["plain", "depthwise"]), forms
+)
+def test_convolutions(channels: int, kind: Any, more: int, middle: str, form: dict[str, Any]) -> None:
+    """The channels of a convolution grow, through BatchNorm and a depthwise convolution."""
+    torch.manual_seed(0)
+    dims = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[kind]
+    norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims]
+    groups = channels if middle == "depthwise" else 1
+    second = kind(channels, channels, 3, padding=1, groups=groups)
+    model = nn.Sequential(
+        kind(2, channels, 3, padding=1),
+        norm(channels),
+        nn.ReLU(),
+        second,
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(channels * 4**dims, 2),
+    )
+    example = (torch.randn(3, 2, *([4] * dims), dtype=torch.float64),)
+    model = trained(model, example)
+
+    child = check_change(model, example, "0", to=channels + more, **form)
+
+    assert child[3].in_channels == child[3].weight.shape[1] * child[3].groups == channels + more
+    assert child[6].in_features == (channels + more if middle == "depthwise" else channels) * 4**dims
+
+
+@given(sizes, st.sampled_from([nn.LayerNorm, nn.RMSNorm]), st.integers(2, 3))
+def test_only_equal_replication_passes_a_norm_over_the_units(hidden: int, norm: Any, times: int) -> None:
+    """Units that are normalised over are replicated to a multiple of their number; anything else is refused."""
+    torch.manual_seed(0)
+    example = (torch.randn(6, 3, dtype=torch.float64),)
+    model = trained(mlp(3, hidden, norm(hidden)), example)
+
+    child = check_change(model, example, "0", to=times * hidden)
+
+    assert child[1].normalized_shape == (times * hidden,)
+    for options in ({"to": 2 * hidden, "form": "zero"}, {"to": 2 * hidden, "skew": 0.2}):
+        with pytest.raises(ChangeError, match="normalised"):
+            widen(model, "0", example=example, **options)
+    if hidden > 1:
+        with pytest.raises(ChangeError, match="a multiple of"):
+            widen(model, "0", to=2 * hidden + 1, example=example)
+
+
+@given(
+    sizes, st.sampled_from([nn.RNN, nn.GRU, nn.LSTM]), st.integers(1, 2), st.booleans(), st.booleans(), st.integers(1, 3), forms
+)
+def test_recurrent_layers(
+    hidden: int, kind: Any, layers: int, bidirectional: bool, bias: bool, more: int, form: dict[str, Any]
+) -> None:
+    """hidden_size grows in all layers and directions together."""
+    torch.manual_seed(0)
+    example = (torch.randn(2, 4, 3, dtype=torch.float64),)
+    model = trained(Recurrent(kind, 3, hidden, num_layers=layers, bidirectional=bidirectional, bias=bias), example)
+
+    child = check_change(model, example, "rnn", to=hidden + more, **form)
+
+    assert child.rnn.hidden_size == hidden + more
+    assert child.head.in_features == (hidden + more) * (2 if bidirectional else 1)
+
+
+def test_a_projected_lstm_is_refused() -> None:
+    """An LSTM with a projection has two sizes, which are not told apart."""
+    model = nn.LSTM(3, 6, proj_size=2, batch_first=True).double()
+
+    with pytest.raises(ChangeError):
+        widen(model, "", to=8, example=(torch.randn(2, 4, 3, dtype=torch.float64),))
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.2])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_twins_part_where_their_shares_are_uneven(skew: float, kind: Any) -> None:
+    """In 100 steps of SGD or Adam, copies with uneven shares become different, and copies with equal shares never do."""
+    torch.manual_seed(0)
+    example = (torch.randn(32, 3, dtype=torch.float64),)
+    target = example[0].prod(1, keepdim=True)
+    model = trained(mlp(3, 4, outputs=1), example)
+    change = widen(model, "0", to=8, skew=skew, example=example)
+    child, source = change.model, change.map["0.weight"].index[0]  # type: ignore[union-attr]
+    optimiser = kind(child.parameters(), lr=0.05)
+
+    for _ in range(100):
+        optimiser.zero_grad()
+        (child(*example) - target).square().mean().backward()
+        optimiser.step()
+
+    rows = child[0].weight.detach()
+    apart = [float((rows[a] - rows[b]).abs().max()) for a in range(8) for b in range(a) if source[a] == source[b]]
+    assert len(apart) >= 4
+    # Adam divides by the size of the gradient, and so enlarges rounding where a gradient is small
+    assert min(apart) > 1e-3 if skew else max(apart) < 1e-9
+
+
+@given(sizes, forms, forms, st.integers(1, 3), st.integers(1, 3))
+def test_two_widenings_compose(hidden: int, first: dict[str, Any], second: dict[str, Any], a: int, b: int) -> None:
+    """A widened model is widened again, in the same layer and in another, and still computes what the first one did."""
+    torch.manual_seed(0)
+    example = (torch.randn(6, 3, dtype=torch.float64),)
+    model = trained(nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 2), nn.Tanh(), nn.Linear(2, 2)), example)
+
+    child = check_change(model, example, "0", to=hidden + a, **first)
+    child = check_change(child, example, "0", to=hidden + a + b, seed=1, **second)
+    child = check_change(child, example, "2", to=3, **first)
+
+    check_equal(model, child, example)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.floats(0, 1))
+def test_shares_sum_to_one(copies: list[int], skew: float) -> None:
+    """The shares of all copies of a unit sum to one, whatever the skew."""
+    index = torch.cat([torch.arange(5), torch.tensor(copies)])
+
+    share = shares(index, skew)
+
+    total = torch.zeros(5, dtype=torch.float64).index_add_(0, index, share)
+    assert torch.allclose(total, torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_the_same_seed_copies_the_same_units() -> None:
+    """The units that are copied depend on the seed and on nothing else."""
+    example = (torch.randn(6, 3, dtype=torch.float64),)
+    model = trained(mlp(3, 8), example)
+
+    children = [widen(model, "0", to=14, example=example, seed=seed).model for seed in (0, 0, 1)]
+
+    first, same, other = (child[0].weight for child in children)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("at", "options", "message"),
+    [
+        ("2", {"to": 9}, "output"),
+        ("1", {"to": 9}, "without a weight"),
+        ("7", {"to": 9}, "neither a layer nor a tensor"),
+        ("0", {"to": 4}, "widening needs more"),
+        ("0", {"to": 9, "factor": 3}, "factor is 3"),
+        ("0", {"to": 9, "form": "zero", "skew": 0.1}, "skew is 0.1"),
+        ("0.weight:1", {"to": 9}, "input"),
+        ("0.weight:2", {"to": 9}, "has 2 axes"),
+    ],
+)
+def test_refusals(at: str, options: dict[str, Any], message: str) -> None:
+    """A place or an option that does not fit is refused with what is wrong, and the model stays as it is."""
+    model = mlp(3, 4).double()
+    before = state(model)
+
+    with pytest.raises(ChangeError, match=message):
+        widen(model, at, example=(torch.randn(6, 3, dtype=torch.float64),), **options)
+
+    assert all(torch.equal(before[name], tensor) for name, tensor in state(model).items())
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "options"),
+    [
+        ("cnn", "conv2", {"to": 8, "factor": 1, "skew": 0.2}),
+        ("resnet", "stem", {"to": 8}),
+        ("gpt kept head size", "h.0.attn.c_attn", {"to": 3, "factor": 0, "numbers": {"h.0.attn.n_head": 3}}),
+        ("gpt inferred heads", "h.0.attn.c_attn", {"to": 3, "factor": 1, "form": "zero"}),
+        ("llama", "layers.1.k", {"to": 3, "factor": 0, "numbers": {"layers.1.heads": 6, "layers.1.groups": 3}}),
+        ("lstm", "rnn", {"to": 11, "form": "zero"}),
+    ],
+)
+def test_models_as_users_write_them(name: str, at: str, options: dict[str, Any]) -> None:
+    """Grouped convolutions, residual networks, attention heads and a tied language model grow exactly."""
+    model, example = build(name)
+
+    check_change(trained(model, example), example, at, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "options"),
+    [
+        ("cnn", "conv1", {"to": 4, "factor": 2}),
+        ("gpt kept head size", "wte", {"to": 48}),
+        ("llama", "embed", {"to": 32}),
+        ("lstm normalised", "embed", {"to": 16}),
+        ("encoder", "embed", {"to": 24}),
+    ],
+)
+def test_models_that_normalise_over_their_units(name: str, at: str, options: dict[str, Any]) -> None:
+    """The width of a transformer, a tied weight behind a norm and the channels of a group are replicated; the rest is refused."""
+    model, example = build(name)
+    model = trained(model, example)
+
+    check_change(model, example, at, **options)
+
+    for other in ({"form": "zero"}, {"skew": 0.1}, {"to": options["to"] + 1}):
+        with pytest.raises(ChangeError):
+            widen(model, at, example=example, **(options | other))
