@@ -173,9 +173,28 @@ def _run(model: nn.Module, example: Example, training: bool) -> list[Tensor]:
         return value.detach().clone() if isinstance(value, Tensor) else value
 
     given = Example(tree_map(copied, example.args), tree_map(copied, dict(example.kwargs)))
-    with _fixed_generators(device), Means():
+    with _full_precision(), _fixed_generators(device), Means():
         returned = given.call(model)
     return [t for t in tree_leaves(returned) if isinstance(t, Tensor)]
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute products of float32 numbers in float32 within a `with` block: a GPU may round their factors to 10 bits (TF32)."""
+    backends = torch.backends
+    # one attribute for each kind of operation since torch 2.9
+    new = [getattr(backend, kind, None) for backend in (backends.cudnn, backends.mkldnn) for kind in ("matmul", "conv", "rnn")]
+    settings: list[tuple[Any, str, Any]] = [
+        (place, "fp32_precision", "ieee") for place in (backends.cuda.matmul, *new) if hasattr(place, "fp32_precision")
+    ] or [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
+    before = [getattr(place, name) for place, name, _ in settings]
+    try:
+        for place, name, value in settings:
+            setattr(place, name, value)
+        yield
+    finally:
+        for (place, name, _), value in zip(settings, before, strict=True):
+            setattr(place, name, value)
 
 
 @contextlib.contextmanager
@@ -242,7 +261,10 @@ class Means(TorchDispatchMode):
             mean = DRAWS[name.removesuffix("_")](given, func._schema.overload_name)
             if name.endswith("_"):
                 return args[0].copy_(mean) if isinstance(mean, Tensor) else args[0].fill_(mean)
-            return mean.clone() if isinstance(mean, Tensor) else torch.full_like(args[0], mean)
+            if isinstance(mean, Tensor):
+                return mean.clone()
+            # two numbers and a size create a tensor
+            return torch.full_like(args[0] if isinstance(args[0], Tensor) else func(*args, **kwargs), mean)
         if name in ("dropout", "alpha_dropout"):
             return given["input"].clone()
         if name in ("native_dropout", "_fused_dropout"):
