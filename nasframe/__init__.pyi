@@ -20,6 +20,9 @@ from .interfaces.recipe import Recipe as Recipe
 from .interfaces.relaxation import Draw as Draw, Relaxation as Relaxation
 from .interfaces.reproduction import Reproduction as Reproduction
 from .interfaces.task import Data as Data, Split as Split, Task as Task
+from .modules.change import ModuleChange as ModuleChange, grow as grow
+from .modules.lineage import rebuild as rebuild
+from .modules.morphism import ModuleMorphism as ModuleMorphism
 from .modules.narrow import narrow as narrow
 from .modules.places import places as places
 from .modules.widen import widen as widen

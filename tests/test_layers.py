@@ -17,7 +17,7 @@ import nasframe
 
 ROOT = Path(__file__).parent.parent
 #: beside the names of `nasframe` itself, the modules whose names a plugin may use
-FOLDERS = ("interfaces", "structure", "network", "change", "pictures", "testing")
+FOLDERS = ("interfaces", "structure", "network", "change", "modules", "pictures", "testing")
 MODULES = {
     "nasframe",
     "nasframe.errors",
