@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.traceback import preserve_node_meta
 
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis, product
 from nasframe.modules.example import Example
+from nasframe.modules.provenance import Call, Listener, attributes_of, remembered
 from nasframe.modules.rules import Trace, Value
-from nasframe.modules.rules.trace import Equal, ModuleNumber, Source
+from nasframe.modules.rules.readings import Equal, Reading, ties
+from nasframe.modules.rules.trace import ModuleNumber, Source
 
 
 @attrs.frozen(eq=False)
@@ -37,6 +40,7 @@ class Coupling:
         module_numbers: what torch's modules keep as numbers.
         norm_before: for an axis that consumes, the affine parameters of the normalisation if that alone feeds it.
         unused: the tensors that neither graph reads.
+        readings: where the code gives the size of an axis as a number that comes from attributes and shapes.
         graphs: the exported graphs by training mode.
     """
 
@@ -52,6 +56,7 @@ class Coupling:
     module_numbers: tuple[ModuleNumber, ...]
     norm_before: Mapping[Source, tuple[str, ...]]
     unused: frozenset[str]
+    readings: tuple[Reading, ...]
     graphs: Mapping[bool, ExportedProgram]
 
 
@@ -81,9 +86,11 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
     held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     tensors = {name: held[name] for name in aliases}
     trace = Trace(tensors, names)
-    graphs = {training: _export(model, example, training) for training in (True, False)}
-    for exported in graphs.values():
-        _read(trace, exported)
+    graphs = {}
+    for training in (True, False):
+        graphs[training], calls = _export(model, example, training)
+        _read(trace, graphs[training], calls)
+    trace.equal.extend(ties(trace.readings))
     numbers = [*trace.module_numbers, *_attention_numbers(model, trace), *_shape_numbers(model, trace)]
     return Coupling(
         model=model,
@@ -100,8 +107,14 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         module_numbers=tuple({(n.module, n.attribute): n for n in numbers}.values()),
         norm_before=trace.norm_before,
         unused=frozenset(tensors) - trace.used,
+        readings=tuple({(r.expression, r.axis.find()): r for r in trace.readings if _may_change(r)}.values()),
         graphs=graphs,
     )
+
+
+def _may_change(reading: Reading) -> bool:
+    """Return whether a reading says anything: not where both the number and the axis are constants of the code."""
+    return bool(attributes_of(reading.expression)) or not reading.axis.frozen
 
 
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -112,19 +125,21 @@ def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {names[0]: tuple(names) for names in found.values()}
 
 
-def _export(model: nn.Module, example: Example, training: bool) -> ExportedProgram:
-    with _restored(model), warnings.catch_warnings():
+def _export(model: nn.Module, example: Example, training: bool) -> tuple[ExportedProgram, Mapping[int, Call]]:
+    """Return the graph of a model in one mode, and the calls in the user's code that made its nodes."""
+    with _restored(model), remembered(model), preserve_node_meta(), Listener() as listener, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for module in model.modules():
             module.training = training
         try:
-            return torch.export.export(model, example.args, dict(example.kwargs), strict=False)
+            exported = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
         except Exception as error:  # whatever the user's forward and torch.export raise
             line = next(iter(str(error).strip().splitlines()), "")
             raise ChangeError(
                 f"torch.export cannot trace the model in {'training' if training else 'evaluation'} mode: "
                 f"{type(error).__name__}: {line}{_user_line(error)}; nasframe changes models that torch.export can trace"
             ) from error
+    return exported, listener.calls
 
 
 @contextmanager
@@ -153,7 +168,7 @@ def _user_line(error: BaseException) -> str:
     return line
 
 
-def _read(trace: Trace, exported: ExportedProgram) -> None:
+def _read(trace: Trace, exported: ExportedProgram, calls: Mapping[int, Call]) -> None:
     """Read one exported graph into the axes of the trace."""
     places = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
     inputs = []
@@ -168,7 +183,7 @@ def _read(trace: Trace, exported: ExportedProgram) -> None:
             inputs.append(attrs.evolve(trace.like(shown, f"it is an axis of {what}"), derived=constant))
         else:
             inputs.append(shown)
-    outputs = trace.read(exported.graph, inputs)
+    outputs = trace.read(exported.graph, inputs, calls)
     for spec, value in zip(exported.graph_signature.output_specs, outputs, strict=True):
         if not isinstance(value, Value):
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from nasframe.modules.axes import Axis, AxisError, unify
+from nasframe.modules.provenance import Call, Number, Size, expression_of, with_axes
+from nasframe.modules.rules.readings import Equal, Reading, sizes_given
 
 #: the name of a tensor of the model and the number of one of its axes
 Source = tuple[str, int]
@@ -68,14 +69,6 @@ class Value:
         return Value([self.axes[k] for k in order], [self.source[k] for k in order], self.derived)
 
 
-class Equal(NamedTuple):
-    """Two axes whose sizes a module ties beyond their units."""
-
-    first: Axis
-    second: Axis
-    reason: str
-
-
 class ModuleNumber(NamedTuple):
     """A number that one of torch's modules keeps: the size of an axis."""
 
@@ -114,6 +107,9 @@ class Trace:
         self.norm_before: dict[Source, tuple[str, ...]] = {}
         self.used: set[str] = set()
         self.made: set[Axis] = set()
+        self.readings: list[Reading] = []
+        self._calls: Mapping[int, Call] = {}
+        self._returned: dict[int, Any] = {}
         self.where = self.module = self.operation = ""
         self.output: Any = None
         self._node: Node | None = None
@@ -210,13 +206,18 @@ class Trace:
 
     # The interpreter
 
-    def read(self, graph: Graph, inputs: Sequence[Any]) -> Any:
+    def read(self, graph: Graph, inputs: Sequence[Any], calls: Mapping[int, Call]) -> Any:
         """Read a graph and return the values of its outputs.
 
         Args:
             graph: a graph of ATen operations.
             inputs: one value for each placeholder.
+            calls: the calls in the user's code that made the nodes of the graph.
         """
+        self._calls, self._returned = calls, {}
+        return self._read(graph, inputs)
+
+    def _read(self, graph: Graph, inputs: Sequence[Any]) -> Any:
         places = iter(inputs)
         for node in graph.nodes:
             if node.op == "placeholder":
@@ -242,9 +243,11 @@ class Trace:
             return args[0][args[1]]
         if str(node.target).startswith("wrap_with_"):  # torch.no_grad() and torch.autocast(): a graph in the graph
             (body,) = (a for a in args if isinstance(a, GraphModule))
-            return self.read(body.graph, args[args.index(body) + 1 :])
+            return self._read(body.graph, args[args.index(body) + 1 :])
         self._node, self.output = node, node.meta.get("val")
-        self.where, self.module = place(node), _modules(node)[-1]
+        number = (node.meta.get("custom") or {}).get("call", -1)
+        call = self._calls.get(number)
+        self.where, self.module = place(node, call), _modules(node)[-1]
         inputs = list(_values((args, kwargs)))
         self.used.update(source[0] for value in inputs for source in value.source if source)
         try:
@@ -252,7 +255,32 @@ class Trace:
         except AxisError as error:
             result = self.opaque((args, kwargs), str(error))
         derived = all(value.derived for value in inputs)
-        return _map(result, lambda value: attrs.evolve(value, derived=derived))
+        result = _map(result, lambda value: attrs.evolve(value, derived=derived))
+        if call is not None:
+            self._returned[number] = result
+            self._note_readings(node.target, call, inputs[0].axes if inputs else (), result, args, kwargs)
+        return result
+
+    def _note_readings(
+        self, target: Any, call: Call, before: tuple[Axis, ...], result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Note where the code gave the size of an axis."""
+        if not isinstance(target, torch._ops.OpOverload):
+            return
+        after = result.axes if isinstance(result, Value) else [value.axes for value in _values(result)]
+        for integer, axis in sizes_given(self.operation, call, _bind(target._schema, args, kwargs), before, after):
+            if isinstance(integer, Number):
+                reading = Reading(with_axes(expression_of(integer), self._axis_of), axis, self.where)
+                if reading not in self.readings:
+                    self.readings.append(reading)
+
+    def _axis_of(self, size: Size) -> Axis | None:
+        """Return the axis of which the code read the size."""
+        values = list(_values(self._returned.get(size.call)))
+        if len(values) <= size.output or len(values[size.output].axes) <= size.dim:
+            return None
+        axis = values[size.output].axes[size.dim]
+        return axis.find() if axis.size == size.value else None
 
     def _apply(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(target, torch._ops.OpOverload):
@@ -321,12 +349,10 @@ def find_rule(name: str, overload: str = "") -> Rule | None:
     return next((_RULES[n] for n in names if n in _RULES), None)
 
 
-def place(node: Node) -> str:
+def place(node: Node, call: Call | None) -> str:
     """Return the module and the line of the user's code that a node comes from."""
-    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    user = [line for line in lines if "/torch/" not in line[0]] or lines
     module = _modules(node)[-1] or "the model"
-    return f"{module} ({user[-1][0].rpartition('/')[2]}:{user[-1][1]})" if user else module
+    return f"{module} ({call.line})" if call is not None and call.line else module
 
 
 def _modules(node: Node) -> list[str]:

@@ -1,0 +1,144 @@
+"""Which integers of a call are the sizes of which axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from nasframe.modules.axes import Axis, divide, product, total
+from nasframe.modules.provenance import Attribute, Call, Expression, Number, Result
+
+
+class Reading(NamedTuple):
+    """A place where the code gives the size of an axis as a number.
+
+    Attributes:
+        expression: where the number comes from.
+        axis: the axis.
+        where: the module and the line.
+    """
+
+    expression: Expression
+    axis: Axis
+    where: str
+
+
+class Equal(NamedTuple):
+    """Two axes whose sizes a module ties beyond their units."""
+
+    first: Axis
+    second: Axis
+    reason: str
+
+
+#: the operations to which the code gives the sizes of all axes of their output
+SHAPES = frozenset(
+    [
+        "view",
+        "reshape",
+        "unflatten",
+        "expand",
+        "broadcast_to",
+        "zeros",
+        "ones",
+        "empty",
+        "full",
+        "rand",
+        "randn",
+        "arange",
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "new_full",
+    ]
+)
+
+
+def sizes_given(
+    operation: str, call: Call, given: dict[str, Any], before: tuple[Axis, ...], after: Any
+) -> Iterator[tuple[int, Axis]]:
+    """Yield the integers of a call that are the size of an axis, with the axis.
+
+    Args:
+        operation: the name of the ATen operation that the call makes.
+        call: the call.
+        given: the arguments of the operation by name.
+        before: the axes of its first input.
+        after: the axes of its output; a list of them for several outputs.
+    """
+    integers = call.integers()
+    if not any(isinstance(i, Number) for i in integers) and not call.slices():
+        return
+    if operation in SHAPES and call.name not in ("flatten", "view_as", "expand_as"):
+        sizes = integers[1:] if call.name == "unflatten" else integers
+        if len(sizes) >= len(after) or call.name == "unflatten":
+            start = given["dim"] % len(before) if call.name == "unflatten" else 0
+            yield from zip(sizes, after[start:], strict=False)
+    elif operation in ("split", "split_with_sizes"):
+        dim = given.get("dim", 0)
+        pieces = [axes[dim] for axes in after]
+        if operation == "split":
+            yield from ((integers[0], piece) for piece in pieces if piece.size == integers[0])
+        else:
+            yield from zip(integers, pieces, strict=False)
+    elif operation == "slice" and call.name == "__getitem__":
+        dim, first = given["dim"], given.get("start") or 0
+        ends = {int(i): i for s in call.slices() for i in (s.start, s.stop) if isinstance(i, Number)}
+        for end in (first, first + after[dim].size):
+            if end in ends and 0 < end < before[dim].size:
+                yield ends[end], _prefix(before[dim], end)
+    elif operation == "narrow":
+        yield integers[-1], after[given["dim"]]
+    elif operation == "repeat_interleave" and given.get("dim") is not None:
+        dim = given["dim"]
+        yield integers[0], divide(after[dim], before[dim].size, call.line)[1]
+    elif operation == "repeat":
+        new = len(after) - len(before)
+        sizes = [*[1] * new, *(axis.size for axis in before)]
+        for count, axis, size in zip(integers, after, sizes, strict=False):
+            yield count, divide(axis, count, call.line)[0] if size > 1 else axis
+    elif operation == "group_norm":
+        yield integers[0], divide(before[1], integers[0], call.line)[0]
+    elif operation in ("layer_norm", "rms_norm"):
+        yield from zip(integers, before[len(before) - len(integers) :], strict=False)
+
+
+def _prefix(axis: Axis, size: int) -> Axis:
+    """Return the first summands of an axis that has been split at `size`."""
+    taken = list[Axis]()
+    for summand in axis.summands():
+        if sum(a.size for a in taken) < size:
+            taken.append(summand)
+    return total(taken)
+
+
+def ties(readings: Sequence[Reading]) -> Iterator[Equal]:
+    """Yield the axes that have the same size because the code computes both from the same number.
+
+    In `x.view(B, T, self.n_head, C // self.n_head)` the heads and their size multiply to C.
+    """
+    first: dict[Attribute, Axis] = {}
+    for reading in readings:
+        if isinstance(reading.expression, Attribute):
+            first.setdefault(reading.expression, reading.axis)
+
+    def axis_of(expression: Expression) -> Axis | None:
+        if isinstance(expression, Result) and expression.sign in ("*", "+"):
+            left, right = axis_of(expression.left), axis_of(expression.right)
+            return None if left is None or right is None else (product if expression.sign == "*" else total)((left, right))
+        if isinstance(expression, int):
+            return Axis(expression, frozen="it is a number in the code") if expression > 0 else None
+        return (
+            first.get(expression) if isinstance(expression, Attribute) else expression if isinstance(expression, Axis) else None
+        )
+
+    for expression, axis, where in readings:
+        whole, given = axis_of(expression), axis
+        if isinstance(expression, Result) and expression.sign in ("//", "-"):
+            whole, other = axis_of(expression.left), axis_of(expression.right)
+            if other is None:
+                continue
+            given = product((other, axis)) if expression.sign == "//" else total((other, axis))
+        if whole is None or whole.size != given.size or whole.atoms() == given.atoms() or (whole.frozen and given.frozen):
+            continue
+        yield Equal(whole, given, f"{expression} at {where}")
