@@ -21,9 +21,12 @@ from .interfaces.relaxation import Draw as Draw, Relaxation as Relaxation
 from .interfaces.reproduction import Reproduction as Reproduction
 from .interfaces.task import Data as Data, Split as Split, Task as Task
 from .modules.change import ModuleChange as ModuleChange, grow as grow
+from .modules.deepen import deepen as deepen
+from .modules.kernels import dilate as dilate, pad_kernel as pad_kernel
 from .modules.lineage import rebuild as rebuild
 from .modules.morphism import ModuleMorphism as ModuleMorphism
 from .modules.narrow import narrow as narrow
+from .modules.paths import add_path as add_path
 from .modules.places import places as places
 from .modules.widen import widen as widen
 from .network.mixing import Mixing as Mixing

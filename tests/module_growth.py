@@ -97,8 +97,9 @@ def require_learning(change: ModuleChange, example: Any, within: int = 2) -> Non
 
 
 def untouched(model: nn.Module, make: Callable[[], ModuleChange]) -> ModuleChange:
-    """Return the change, after a check that making it leaves the model as it is."""
-    before = state(model)
+    """Return the change, after a check that making it leaves the model and the global generator as they are."""
+    before, generator = state(model), torch.get_rng_state()
     change = make()
+    assert torch.equal(generator, torch.get_rng_state())
     assert same(before, state(model))
     return change

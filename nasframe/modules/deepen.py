@@ -119,7 +119,7 @@ class Deepen(ModuleMorphism):
         for position, layer in enumerate(layers, 1):
             if layer.type in ("ReLU", "PReLU"):
                 continue  # PReLU is built with the slope 1
-            weight = layer.build().get_parameter("weight").detach()
+            weight = torch.empty(layer.shapes()["weight"])
             # an identity matrix; that of a convolution lies in the middle tap
             (nn.init.dirac_ if weight.dim() > 2 else nn.init.eye_)(weight)
             start |= {f"{position}.weight": Set(weight), f"{position}.bias": Set(torch.zeros(channels))}

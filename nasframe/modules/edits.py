@@ -56,6 +56,11 @@ class Layer:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ChangeError(f"torch.nn.{self.type} cannot be made with {dict(self.options)}: {error}") from error
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the layer's parameters and buffers, by name. Nothing is drawn."""
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in named_tensors(self.build()).items()}
+
 
 @attrs.frozen
 class Resize:

@@ -63,8 +63,8 @@ class AddPath(ModuleMorphism):
         layers = self._layers(calls, at, module)
         prefix = f"{at}." if at else ""
         start: dict[str, Take | Set] = {f"0.{n}": Take(f"{prefix}{n}") for n in named_tensors(module)}
-        for name, tensor in named_tensors(layers[-1].build()).items():
-            start[f"1.{len(layers) - 1}.{name}"] = Set(torch.zeros_like(tensor))
+        for name, shape in layers[-1].shapes().items():
+            start[f"1.{len(layers) - 1}.{name}"] = Set(torch.zeros(shape))
         names = calls.names(at)
         entries = {f"{name}.{tensor}".lstrip("."): entry for name in names for tensor, entry in start.items()}
         return Rewrite((Beside(at, layers),), entries, Claim.exact())

@@ -1,0 +1,138 @@
+"""A path beside a layer or a block of any module, whose output starts at zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from module_growth import require_exact, require_learning, trained, untouched
+from module_zoo import build, vision
+from torch import Tensor, nn
+
+from nasframe.errors import ChangeError
+from nasframe.modules.coupling import couple
+from nasframe.modules.parallel import Parallel
+from nasframe.modules.paths import AddPath, add_path
+
+FULL = settings.default.max_examples > 8  # --hypothesis-profile=full
+
+
+def example(*shape: int) -> tuple[Tensor]:
+    return (torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),)
+
+
+@settings(max_examples=6)
+@given(st.integers(1, 4), st.integers(1, 5), st.sampled_from([None, 1, 7]))
+def test_a_path_beside_a_linear_map_is_exact(inputs: int, outputs: int, width: int | None) -> None:
+    """The output keeps its bits, and a path of `width` units learns: its last layer at the first step, all of it at the second."""
+    x = example(3, inputs)
+    model = trained(nn.Sequential(nn.Linear(inputs, outputs), nn.Tanh()).double(), x)
+    change = untouched(model, lambda: add_path(model, "0", width=width, example=x))
+
+    require_exact(change, x, within=0.0)
+    assert isinstance(change.model[0], Parallel)
+    assert change.model[0][1][0].out_features == (width or outputs)
+    # drawn units of ReLU may be off for all three inputs
+    require_learning(change, x) if width == 7 and inputs > 1 else None
+
+
+@settings(max_examples=12)
+@given(st.data())
+def test_a_path_beside_a_convolution_is_exact(data: st.DataObject) -> None:
+    """A path has the kernel, stride, padding and dilation of its convolution, and so its size for inputs of every size."""
+    rank, transposed = data.draw(st.integers(1, 3)), data.draw(st.booleans())
+    options: dict[str, Any] = {n: data.draw(st.integers(1, 3)) for n in ("kernel_size", "stride", "dilation")}
+    options["padding"] = data.draw(st.integers(0, 2))
+    if transposed:
+        options["output_padding"] = max(options["stride"], options["dilation"]) - 1
+    else:
+        options["padding_mode"] = data.draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
+        options["groups"] = data.draw(st.sampled_from([1, 2]))
+    conv = getattr(nn, f"Conv{'Transpose' * transposed}{rank}d")(2, 4, **options)
+    model = nn.Sequential(conv, nn.ReLU()).double()
+    change = untouched(model, lambda: add_path(model, "0", width=3, example=example(2, 2, *[8, 7, 9][:rank])))
+
+    require_exact(change, example(2, 2, *[8, 7, 9][:rank]), within=0.0)
+    other = example(1, 2, *[11, 8, 10][:rank])
+    assert torch.equal(model(*other), change.model(*other))
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("cnn", "norm"),
+        ("resnet", "blocks.1"),
+        ("resnet", "blocks"),
+        ("gpt", "h.0"),
+        ("gpt", "h.1.mlp"),
+        ("llama", "layers.0.down"),
+        ("encoder", "encoder.layers.1"),
+    ],
+)
+def test_a_path_beside_parts_of_models_is_exact(name: str, at: str) -> None:
+    """Beside norms, blocks and containers of models as users write them, in both modes."""
+    model, x = build(name)
+    change = untouched(model, lambda: add_path(model, at, width=9, example=x))
+
+    require_exact(change, x, within=0.0)
+    require_learning(change, x)
+
+
+def test_a_path_follows_its_module() -> None:
+    """A path has the dtype, the layout in memory and the mode of its module, and needs no gradient if that needs none."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()).double().to(memory_format=torch.channels_last).requires_grad_(False)
+    child = add_path(model.eval(), "0", example=(example(2, 2, 5, 5)[0].contiguous(memory_format=torch.channels_last),)).model
+    weight = child.get_parameter("0.1.0.weight")
+
+    assert weight.dtype == torch.float64
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.requires_grad
+    assert not any(m.training for m in child.modules())
+
+
+def test_the_first_layer_follows_the_seed() -> None:
+    """The same seed draws the same path, and another one another path."""
+    model, x = build("mlp")
+    first, again, other = (add_path(model, "a", example=x, seed=seed).model.get_parameter("a.1.0.weight") for seed in (0, 0, 1))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_refusals_say_why() -> None:
+    """A place without one input and output of known channels is refused with the reason."""
+    gpt, tokens = build("gpt")
+    listed = {p.name: p for p in AddPath().places(couple(gpt, tokens))}
+    with pytest.raises(ChangeError, match="wte receives or returns something else than a tensor of real numbers"):
+        add_path(gpt, "wte", example=tokens)
+    assert "real numbers" in str(listed["wte"].refusal)
+    assert listed["h.0"].refusal is None
+    cnn = nn.Sequential(nn.Conv2d(2, 2, 3), nn.MaxPool2d(2)).double()
+    with pytest.raises(ChangeError, match="1 changes the size of an image"):
+        add_path(cnn, "1", example=example(1, 2, 9, 9))
+    encoder, x = build("encoder")
+    with pytest.raises(ChangeError, match=r"out_proj.weight is read at .*, without a call"):
+        add_path(encoder, "encoder.layers.0.self_attn.out_proj", example=x)
+    recurrent, x = build("gru")
+    with pytest.raises(ChangeError, match="does not follow from the graph along which axis the channels lie at rnn"):
+        add_path(recurrent, "rnn", example=x)
+
+
+@pytest.mark.skipif(not FULL, reason="torchvision's models are slow: --hypothesis-profile=full")
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("resnet18", "layer2.0.conv1"),
+        ("resnet18", "layer3.1"),
+        ("convnext_tiny", "features.1.0"),
+        ("swin_t", "features.1.0.mlp"),
+    ],
+)
+def test_models_of_torchvision(name: str, at: str) -> None:
+    """Paths beside blocks and layers of torchvision's classifiers."""
+    model, x = vision(name, size=64)
+    change = add_path(model, at, width=8, example=x)
+
+    assert (change.distances.eval, change.distances.train) == (0.0, 0.0)
