@@ -1,30 +1,11 @@
-"""Searches without some of the shipped plugins: python blocked.py PLUGIN[,PLUGIN ...] ...
-
-There is a search for each argument, and stand-ins take the place of what is missing. All but the last are made in copies of this
-process, so that what takes long to import is imported once; no module of nasframe is imported before the copies are made.
-"""
+"""A search without some of the shipped plugins, in the place of which there are stand-ins: python blocked.py PLUGIN[,PLUGIN ...]."""
 
 from __future__ import annotations
 
-import gc
 import importlib.abc
-import os
 import sys
 
-import hypothesis.strategies  # noqa: F401
-import torch._dynamo  # noqa: F401
-import torchmetrics  # noqa: F401
-import torchvision  # noqa: F401
-
-gc.freeze()  # else each copy looks for garbage in all of this before it ends
-for blocked in sys.argv[1:-1]:
-    sys.stdout.flush()
-    if (child := os.fork()) == 0:
-        break
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
-        sys.exit(f"the search without {blocked} failed")
-else:
-    blocked = sys.argv[-1]
+blocked = sys.argv[1]
 
 
 class Block(importlib.abc.MetaPathFinder):

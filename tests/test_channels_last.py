@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 
 import channels_last
+import forked
 import pytest
 import torch
 from channels_last import FOREIGN, SHIPPED
@@ -32,10 +32,8 @@ STRIDED = re.compile(r"exec,cpu,convolution,.*backward_weights,src:f32\S*:acdb:.
 def process(part: str) -> subprocess.CompletedProcess[str]:
     """Run the script in another process, in which oneDNN uses AVX2 only."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ONEDNN_VERBOSE": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    return subprocess.run(
-        [sys.executable, channels_last.__file__, part], env=environment, capture_output=True, text=True, check=False
-    )
+    command = forked.command(channels_last.__file__, part)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def strided(run: subprocess.CompletedProcess[str]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import forked
 import pytest
 import torch
 from broken import SOUND, UNSOUND, WAIVING, Install, installer
@@ -407,7 +408,7 @@ from nasframe.cli.main import main
 sys.argv = ["nasframe", "check", "tanh"]
 main()
 """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        done = subprocess.run(forked.command("-c", code), capture_output=True, text=True, check=False)
 
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == 'error: checking parts needs hypothesis: pip install ".[testing]" in the checkout of nasframe\n'

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+import forked
 import pytest
 import torch
 from convolutional import Blobs, image_strategy
@@ -123,7 +123,7 @@ found = list(evaluations(trials, strategy, data, workers=2, plugins=nasframe.ins
 print(len(found), flush=True)
 """
     )
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(forked.command(str(script)), cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert done.stdout.split() == ["once", "2"], done.stderr
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from toy import PLUGINS, toy_strategy
@@ -28,7 +29,7 @@ from nasframe.run.folder import Folder
 from nasframe.search.device import computing
 
 TINY = ["--hidden", "2", "--seeds", "1", "--budget", "1", "--epochs", "1", "--criterion", "epochs:epochs=1", "--workers", "1"]
-COMMAND = [sys.executable, "-c", "from nasframe.cli.main import main; main()"]
+COMMAND = ["-c", "from nasframe.cli.main import main; main()"]
 SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -57,7 +58,7 @@ def test_what_cannot_be_written_is_dropped() -> None:
 
 def test_a_run_whose_reader_has_gone(tmp_path: Path) -> None:
     """As with `nasframe search | head -1` in a terminal of ASCII: the run finishes, and its exit status is 0."""
-    arguments = [*COMMAND, "search", *TINY, "--out", "run"]
+    arguments = forked.command(*COMMAND, "search", *TINY, "--out", "run")
     settings = SETTINGS | {"PYTHONIOENCODING": "ascii"}
     with subprocess.Popen(arguments, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -72,7 +73,9 @@ def test_a_run_whose_reader_has_gone(tmp_path: Path) -> None:
 
 def test_a_run_without_a_standard_output(tmp_path: Path) -> None:
     """As with `nasframe search >&-`: the run finishes, and nothing is written into its files that belongs on a terminal."""
-    line = " ".join(["exec", *(f"'{word}'" for word in [*COMMAND, "search", *TINY, "--out", "run"]), ">&-", "<&-"])
+    line = " ".join(
+        ["exec", *(f"'{word}'" for word in [sys.executable, *COMMAND, "search", *TINY, "--out", "run"]), ">&-", "<&-"]
+    )
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=SETTINGS, stderr=subprocess.PIPE, check=False)  # noqa: S607
 
     assert (done.returncode, done.stderr) == (0, b"")
@@ -228,7 +231,7 @@ def test_a_signal_is_obeyed_at_once_where_that_is_safe(early: bool) -> None:
 
 def test_sigterm_while_networks_are_compared(tmp_path: Path) -> None:
     """It is obeyed within seconds, and the run can be continued."""
-    arguments = [*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:], "--out", "run"]
+    arguments = forked.command(*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:], "--out", "run")
     with subprocess.Popen(arguments, cwd=tmp_path, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -244,7 +247,7 @@ def test_sigterm_while_networks_are_compared(tmp_path: Path) -> None:
 
 def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     """None is left behind: standard output, which they inherit, is closed."""
-    arguments = [*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:-2], "--workers", "2", "--out", "run"]
+    arguments = forked.command(*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:-2], "--workers", "2", "--out", "run")
     with subprocess.Popen(arguments, cwd=tmp_path, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

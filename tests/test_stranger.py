@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -59,12 +60,18 @@ for values in json.load(sys.stdin):
     print(json.dumps({"changes": changes, "same": resumed, "decided": search.network.structure.decided}))
 """
 
+NASFRAME = ("-c", "from nasframe.cli.main import main; main()")
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+#: tests in one environment, which is made once if they are in one process
+pytestmark = pytest.mark.xdist_group("stranger")
+
+
 @pytest.fixture(scope="session")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a command where the stranger's distribution is installed, beside nasframe, in a separate environment."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a separate environment `venv`, where the stranger's distribution is installed beside nasframe."""
     folder = tmp_path_factory.mktemp("stranger")
     bin = folder / "venv" / "bin"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
@@ -77,11 +84,24 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Run:
     subprocess.run([*pip, "--no-index", "--no-deps", "--no-build-isolation", folder / "source"], check=True)
     (bin / "nasframe").write_text(f"#!{bin / 'python'}\nfrom nasframe.cli.main import main\nmain()\n")
     (bin / "nasframe").chmod(0o755)
+    return folder
 
-    def run(*command: str, input: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PATH": f"{bin}:{os.environ['PATH']}"}
+
+@pytest.fixture
+def stranger(environment: Path) -> Run:
+    """Runs python with arguments where the stranger's distribution is found, beside nasframe."""
+    packages = sysconfig.get_path("purelib", vars={"base": str(environment / "venv")})
+    path = os.pathsep.join([packages, os.environ.get("PYTHONPATH", "")])
+
+    def run(*arguments: str, input: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=folder, env=environment | variables, input=input, capture_output=True, text=True, check=False
+            forked.command(*arguments),
+            cwd=environment,
+            env=os.environ | {"PYTHONPATH": path} | variables,
+            input=input,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     return run
@@ -93,9 +113,10 @@ def printed(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-def test_it_is_listed(stranger: Run) -> None:
-    """Its parts are listed with its name and version, and nothing was left out."""
-    rows = json.loads(printed(stranger("nasframe", "plugins", "--json")))
+def test_it_is_listed(environment: Path) -> None:
+    """In its environment, its parts are listed with its name and version, and nothing was left out."""
+    command = [environment / "venv" / "bin" / "nasframe", "plugins", "--json"]
+    rows = json.loads(printed(subprocess.run(command, cwd=environment, capture_output=True, text=True, check=False)))
     found = [row for row in rows if row["distribution"] == "stranger-cells"]
 
     assert {(row["kind"], row["name"]) for row in found} == PARTS
@@ -106,7 +127,7 @@ def test_it_is_listed(stranger: Run) -> None:
 
 def test_it_keeps_the_contract(stranger: Run) -> None:
     """`nasframe check` finds nothing that is bad about any of its parts, and needs no waiver."""
-    done = stranger("nasframe", "check", "stranger-cells", "--json")
+    done = stranger(*NASFRAME, "check", "stranger-cells", "--json")
     report = json.loads(done.stdout)
 
     assert {tuple(law["part"].replace("'", "").split()) for law in report["outcomes"]} == PARTS
@@ -174,7 +195,7 @@ TOGETHER = {
 def test_its_parts_go_with_others(stranger: Run) -> None:
     """Searches by its parts and shipped ones come to an architecture, and to the same bytes when they are resumed."""
     strategies = [SHIPPED | changes for changes, _ in TOGETHER.values()]
-    lines = printed(stranger("python", "-W", "error", "-c", SEARCHES, input=json.dumps(strategies))).splitlines()
+    lines = printed(stranger("-c", SEARCHES, input=json.dumps(strategies), PYTHONWARNINGS="error")).splitlines()
 
     for (what, (_, part)), line in zip(TOGETHER.items(), lines, strict=True):
         found = json.loads(line)
@@ -185,7 +206,7 @@ def test_its_parts_go_with_others(stranger: Run) -> None:
 
 def test_it_can_be_left_out(stranger: Run) -> None:
     """NASFRAME_WITHOUT leaves it out, and all else stays."""
-    rows = json.loads(printed(stranger("nasframe", "plugins", "--json", NASFRAME_WITHOUT="stranger_cells")))
+    rows = json.loads(printed(stranger(*NASFRAME, "plugins", "--json", NASFRAME_WITHOUT="stranger_cells")))
 
     assert "stranger-cells" not in {row["distribution"] for row in rows}
     assert "two_to_one" in {row["name"] for row in rows}
@@ -196,4 +217,4 @@ def test_the_tutorials_search(stranger: Run) -> None:
     typed = re.findall(r"^\$ (nasframe .*)$", TUTORIAL, re.MULTILINE)
     (search,) = [command for command in typed if not command.startswith(("nasframe check", "nasframe plugins"))]
 
-    assert "grew 2 times" in printed(stranger(*shlex.split(search)))
+    assert "grew 2 times" in printed(stranger(*NASFRAME, *shlex.split(search)[1:]))

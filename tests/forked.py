@@ -1,0 +1,157 @@
+"""Python programs in copies of one process that has imported what takes long to import.
+
+`command("-c", code, ...)` and `command(script, ...)` are command lines that do what python does with these arguments: streams,
+folder, environment, signals and exit status are those of the copy. No module of nasframe is imported before a copy is made, so that
+a copy differs from a new process in its hash seed alone, which all copies share.
+
+    python forked.py serve SOCKET           makes copies until its standard input ends
+    python forked.py ask SOCKET ARGUMENTS   asks for a copy, passes signals on to it, and ends as it does
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+@functools.cache
+def _server() -> str:
+    """Start the process of which copies are made, which ends with this process, and return its socket."""
+    import atexit
+    import subprocess
+    import tempfile
+
+    path = os.path.join(tempfile.mkdtemp(), "socket")
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    process = subprocess.Popen(
+        [sys.executable, __file__, "serve", path], env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    atexit.register(process.communicate)
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line that does what `python *arguments` does."""
+    return [sys.executable, "-I", "-S", __file__, "ask", _server(), *arguments]
+
+
+# -------------------------------------------------------------------------------------------------- the caller's process
+
+
+def ask(path: str, arguments: Sequence[str]) -> None:
+    """Let a copy run the program with the streams, folder and environment of this process, and end with its status."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: connection.send(bytes([number])))
+    request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    socket.send_fds(connection, [b"\n"], [0, 1, 2])
+    connection.sendall(json.dumps(request).encode() + b"\n")
+    for stream in (0, 1, 2):
+        os.close(stream)  # whoever reads the other end waits for the copy alone
+    status = int(connection.recv(16))
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+# -------------------------------------------------------------------------------------------------- the process that is copied
+
+
+def serve(path: str) -> tuple[Mapping[str, Any], Sequence[int]]:
+    """Make copies until the standard input ends; in a copy, return the request and its streams."""
+    import gc
+
+    import torch._dynamo  # noqa: F401
+    import torchmetrics  # noqa: F401
+
+    # else each copy looks for garbage in all of this before it ends
+    gc.freeze()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    print("ready", flush=True)
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            return _watched(connection)
+        connection.close()
+    os.unlink(path)
+    os.rmdir(os.path.dirname(path))
+    sys.exit()
+
+
+def _watched(connection: socket.socket) -> tuple[Mapping[str, Any], Sequence[int]]:
+    """Fork once more: the parent passes signals on and reports the exit status, the child returns the request."""
+    _, streams, *_ = socket.recv_fds(connection, 1, 3)
+    request = json.loads(connection.makefile().readline())
+    ended, open_while_it_runs = os.pipe()
+    if (pid := os.fork()) == 0:
+        connection.close()
+        os.close(ended)
+        return request, streams
+    for descriptor in (*streams, open_while_it_runs):
+        os.close(descriptor)
+    while ended not in select.select([connection, ended], [], [])[0]:
+        # the caller sends the numbers of signals; where it was killed, so is the copy
+        number = connection.recv(1)
+        os.kill(pid, number[0] if number else signal.SIGKILL)
+        if not number:
+            os._exit(0)
+    connection.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    os._exit(0)
+
+
+def prepare(request: Mapping[str, Any], streams: Sequence[int]) -> None:
+    """Make this copy look like a process that was started with these streams, folder, environment and arguments."""
+    import types
+    import warnings
+
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    encoding, unbuffered = os.environ.get("PYTHONIOENCODING", "utf-8"), bool(os.environ.get("PYTHONUNBUFFERED"))
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = open(number, "w" if number else "r", encoding=encoding, closefd=False)  # noqa: SIM115
+        if number:
+            stream.reconfigure(write_through=unbuffered, line_buffering=number == 2)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    if os.environ.get("PYTHONWARNINGS") == "error":
+        warnings.simplefilter("error")
+    sys.argv = list(request["arguments"])
+    is_code = sys.argv[0] == "-c"
+    sys.path[0] = "" if is_code else os.path.dirname(os.path.abspath(sys.argv[0]))
+    sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    program = types.ModuleType("__main__")
+    if not is_code:
+        program.__file__ = sys.argv[0]
+    sys.modules["__main__"] = program
+
+
+if __name__ == "__main__":
+    what, path, *arguments = sys.argv[1:]
+    if what == "ask":
+        ask(path, arguments)
+    prepare(*serve(path))
+    if sys.argv[0] == "-c":
+        code, name = sys.argv.pop(1), "<string>"
+    else:
+        with open(sys.argv[0]) as file:
+            code, name = file.read(), sys.argv[0]
+    # at the top level, so that the interpreter ends as it does after any program
+    exec(compile(code, name, "exec"), vars(sys.modules["__main__"]))  # noqa: S102 - as python does
