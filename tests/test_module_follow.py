@@ -175,16 +175,33 @@ def test_a_new_parameter_of_a_part_that_another_optimiser_trains_does_not_join()
 def test_names_in_the_groups_follow() -> None:
     """An optimiser that was made with named parameters keeps the names of the new ones."""
     model = mlp()
-    optimiser = SGD(model.named_parameters(), 0.1)
+    whole = nn.ModuleDict({"body": model, "head": nn.Linear(2, 1)})
+    optimiser = Adam(whole.named_parameters(), 0.1)
     if "param_names" not in optimiser.param_groups[0]:
         pytest.skip("this version of torch keeps no names")
     change = with_layer(model)
     change.follow(optimiser)
+    whole["body"] = change.model
 
-    named = dict(change.model.named_parameters())
+    named = dict(whole.named_parameters())
     (group,) = optimiser.param_groups
     assert all(named[n] is p for n, p in zip(group["param_names"], group["params"], strict=True))
     assert {*group["param_names"]} == named.keys()
+
+
+def test_the_parameters_of_other_models_stay() -> None:
+    """If a part of a model is changed, its optimiser keeps the parameters and the states of the rest."""
+    model, x = mlp(), batch()
+    head = nn.Linear(2, 1).double()
+    optimiser = Adagrad([*model.parameters(), *head.parameters()], 0.1)
+    steps(nn.Sequential(model, head), optimiser, x, 2)
+    before = copy.deepcopy(optimiser.state[head.weight])
+    change = changed(model, [0, 1, 2, 3, 4, 0])
+    change.follow(optimiser, "reset")
+
+    assert optimiser.param_groups[0]["params"][-2:] == [*head.parameters()]
+    assert str(optimiser.state[head.weight]) == str(before)
+    steps(nn.Sequential(change.model, head), optimiser, x, 2)
 
 
 def test_the_policies() -> None:
@@ -230,7 +247,7 @@ def test_an_unknown_optimiser_is_refused_by_the_name_of_the_entry() -> None:
 
 
 def test_an_optimiser_follows_each_change_once() -> None:
-    """A second time, or before the first change, it holds other parameters than the parent, and is refused."""
+    """A second time, or before the first change, it holds no parameter of the parent, and is refused."""
     model, optimiser, _ = trained("Adam", (3, 4, 2), 0)
     change = changed(model, [0, 1, 2, 3, 0])
     change.follow(optimiser)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, get_args
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer
@@ -37,14 +38,14 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
     groups, or the nearest one of all. If the neighbour is not in this optimiser, neither is the new parameter.
 
     Args:
-        optimiser: the optimiser, which holds parameters of the parent.
+        optimiser: the optimiser, which holds parameters of the parent. Those of other models stay.
         parent: the model before the change.
         child: the model after it.
         entries: the map with an entry for each tensor that was filled from the parent.
         moments: what becomes of the moments.
 
     Raises:
-        ChangeError: if the optimiser holds other parameters, or its state cannot follow. It is then not modified.
+        ChangeError: if the optimiser holds no parameter of the parent, or its state cannot follow. It is then not modified.
     """
     # a wrapper, such as that of accelerate, shows the groups of the optimiser in it
     while isinstance(inner := getattr(optimiser, "optimizer", None), Optimizer):
@@ -59,40 +60,54 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
     for name, source in sources.items():
         followers.setdefault(source, []).append(name)
 
-    groups: list[list[str]] = []
-    state: dict[str, dict[str, Any]] = {}
+    if not any(id(p) in name_of for group in optimiser.param_groups for p in group["params"]):
+        raise ChangeError(
+            "the optimiser holds no parameter of the parent of the change; an optimiser follows each change once, in the order of the "
+            "changes"
+        )
+    groups: list[list[_Slot]] = []
     for group in optimiser.param_groups:
-        names: list[str] = []
-        for p in group["params"]:
+        slots: list[_Slot] = []
+        for p, label in zip(group["params"], group.get("param_names", [""] * len(group["params"])), strict=True):
             if id(p) not in name_of:
-                raise ChangeError(
-                    f"the optimiser holds a parameter of shape {tuple(p.shape)} that the parent of the change does not have; an optimiser "
-                    "follows each change once, in the order of the changes"
-                )
+                # a parameter of another part stays: the model that was changed may be a part of a larger one
+                slots.append(_Slot(p, label, "", optimiser.state.get(p)))
+                continue
             for name in followers.get(name_of[id(p)], ()):
-                names.append(name)
-                entry = entries[name]
+                state, entry = None, entries[name]
                 if p in optimiser.state and isinstance(entry, Take):
-                    state[name] = follow_state(optimiser, name, optimiser.state[p], entry, moments)
-        groups.append(names)
+                    state = follow_state(optimiser, name, optimiser.state[p], entry, moments)
+                slots.append(_Slot(parameters[name], label.removesuffix(name_of[id(p)]) + name, name, state))
+        groups.append(slots)
     for name in (name for name in parameters if name not in sources):
         neighbour = _neighbour(name, parameters, sources)
-        for names in groups:
-            if neighbour in names:
-                names.append(name)
+        for slots in groups:
+            beside = next((slot for slot in slots if neighbour and slot.name == neighbour), None)
+            if beside is not None:
+                slots.append(_Slot(parameters[name], beside.label.removesuffix(beside.name) + name, name, None))
 
     # Everything that can fail is done: from here on the optimiser is modified.
     optimiser.state.clear()
     initial = next((INITIAL[cls] for cls in type(optimiser).__mro__ if cls in INITIAL), None)
-    for group, names in zip(optimiser.param_groups, groups, strict=True):
-        group["params"][:] = [parameters[name] for name in names]
+    for group, slots in zip(optimiser.param_groups, groups, strict=True):
+        group["params"][:] = [slot.parameter for slot in slots]
         if "param_names" in group:
-            group["param_names"][:] = names
-        for name in names:
-            if state.get(name):
-                optimiser.state[parameters[name]] = state[name]
+            group["param_names"][:] = [slot.label for slot in slots]
+        for slot in slots:
+            if slot.state:
+                optimiser.state[slot.parameter] = slot.state
             elif initial is not None:
-                optimiser.state[parameters[name]] = initial(group, parameters[name])
+                optimiser.state[slot.parameter] = initial(group, slot.parameter)
+
+
+@attrs.frozen(eq=False)
+class _Slot:
+    """A parameter in a group of an optimiser: its name in the optimiser, if that has names, and in the child, and its state."""
+
+    parameter: nn.Parameter
+    label: str
+    name: str
+    state: dict[str, Any] | None
 
 
 def _neighbour(name: str, parameters: Mapping[str, Tensor], sources: Mapping[str, str]) -> str | None:
