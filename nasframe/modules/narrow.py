@@ -23,10 +23,10 @@ from nasframe.modules.units import (
     Units,
     chosen,
     consumers,
-    edits,
     places_of,
     positions,
     producers,
+    rewritten,
     size_at,
     sizes_from,
     slices,
@@ -98,7 +98,7 @@ class Narrow(ModuleMorphism):
         plan = {a: removal.units() for a, removal in removals.items()}
         entries = _with_merged(coupling, removals, takes(coupling, plan))
         claim = Claim.exact() if all(removal.exact for removal in removals.values()) else Claim.lossy()
-        return Rewrite(edits(coupling, plan), entries, claim)
+        return rewritten(coupling, plan, entries, claim)
 
 
 @attrs.frozen(eq=False)

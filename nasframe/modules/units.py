@@ -11,12 +11,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe.change.map import FRESH, ZERO, Take
+from nasframe.change.claim import Claim
+from nasframe.change.map import FRESH, ZERO, Map, Take
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
 from nasframe.modules.coupling import Coupling
-from nasframe.modules.edits import ModuleEdit, Resize, SetNumber
-from nasframe.modules.morphism import Place
+from nasframe.modules.edits import Resize, SetNumber
+from nasframe.modules.morphism import Place, Rewrite
+from nasframe.modules.numbers import numbers, questions
 
 
 @attrs.frozen(eq=False)
@@ -369,25 +371,22 @@ def _with(coupling: Coupling, keys: Mapping[tuple[str, int], str], atom: Axis) -
     return [key for key in keys if atom in coupling.axes[key[0]][key[1]].atoms()]
 
 
-def edits(coupling: Coupling, plan: Plan) -> tuple[ModuleEdit, ...]:
-    """Return the edits that give the child its shapes, and the numbers of its modules.
+def rewritten(coupling: Coupling, plan: Plan, entries: Map, claim: Claim) -> Rewrite:
+    """Return the rewrite with the edits that give the child its shapes, and its modules their numbers.
 
     Args:
         coupling: the coupling of the model.
         plan: the units of each atom that changes.
+        entries: the map.
+        claim: the claim.
     """
-    atoms, sizes = set(plan), {atom: len(units.index) for atom, units in plan.items()}
-    result: list[ModuleEdit] = [
-        Resize(name, tuple(axis.size_with(sizes) for axis in coupling.axes[name])) for name in touched(coupling, atoms)
-    ]
-    numbers = {}
-    for module, attribute, axis in coupling.module_numbers:
-        size = axis.size_with(sizes)
-        if size != axis.size:
-            # the shape that a LayerNorm keeps is a tuple
-            shape = isinstance(getattr(coupling.model.get_submodule(module), attribute), tuple)
-            numbers[module, attribute] = SetNumber(module, attribute, (size,) if shape else size)
-    return (*result, *numbers.values())
+    sizes = {atom: len(units.index) for atom, units in plan.items()}
+    shapes = {name: tuple(axis.size_with(sizes) for axis in coupling.axes[name]) for name in touched(coupling, set(plan))}
+    edits = (
+        *(Resize(name, shape) for name, shape in shapes.items()),
+        *(SetNumber(*number) for number in numbers(coupling, sizes)),
+    )
+    return Rewrite(edits, entries, claim, questions(coupling, sizes))
 
 
 def places_of(coupling: Coupling) -> Iterator[tuple[Place, int | None]]:

@@ -17,7 +17,7 @@ from nasframe.modules.axes import Axis
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
-from nasframe.modules.units import Plan, Units, chosen, edits, places_of, size_at, sizes_from, takes, tied
+from nasframe.modules.units import Plan, Units, chosen, places_of, rewritten, size_at, sizes_from, takes, tied
 from nasframe.seeds import Seed
 
 
@@ -85,7 +85,7 @@ class Widen(ModuleMorphism):
             ChangeError: if the layer cannot get this number of units in this form.
         """
         plan = self.plan(coupling, at, seed)
-        return Rewrite(edits(coupling, plan), takes(coupling, plan), Claim.exact())
+        return rewritten(coupling, plan, takes(coupling, plan), Claim.exact())
 
     def plan(self, coupling: Coupling, at: str, seed: Seed) -> Plan:
         """Return the units of the child for each atom that changes.
