@@ -62,7 +62,7 @@ def make(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
         )
         nn.init.normal_(model.heads.head.weight)  # zero by default, so that no gradient would arrive
         return model.double(), (torch.randn(2, 3, 16, 16).double(),)
-    return module_zoo.vision(name) if name in VISION else module_zoo.build(name)
+    return module_zoo.vision(name, size=64) if name in VISION else module_zoo.build(name)
 
 
 def single(coupling: Coupling) -> Coupling:

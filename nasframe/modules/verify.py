@@ -72,7 +72,8 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
     if not before:
         raise ChangeError("the model returns no tensors for the example, so that a change cannot be measured")
     worst = 0.0
-    for old, new in zip(before, after, strict=True):
+    rounding: list[float] | None = None
+    for number, (old, new) in enumerate(zip(before, after, strict=True)):
         if not old.numel():
             continue
         if not (old.is_floating_point() or old.is_complex()):
@@ -84,11 +85,35 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
         if not math.isfinite(difference):
             raise ChangeError(f"in {mode} mode the outputs of the child are not finite where those of its parent are")
         if claim.kind == "exact" and not difference <= tolerance(reference):
-            raise ClaimError(
-                f"the change claims to be exact, but in {mode} mode an output differs by {difference:.3g}, and rounding allows "
-                f"{tolerance(reference):.3g}; the model computes with a size in a way that its graph does not show"
-            )
+            rounding = _rounding(parent, example, training, before) if rounding is None else rounding
+            allowed = max(tolerance(reference), 8 * rounding[number])
+            if not difference <= allowed:
+                raise ClaimError(
+                    f"the change claims to be exact, but in {mode} mode an output differs by {difference:.3g}, and rounding allows "
+                    f"{allowed:.3g}; the model computes with a size in a way that its graph does not show"
+                )
         worst = max(worst, difference / max(float(reference.max()), torch.finfo(old.dtype).tiny))
+    return worst
+
+
+def _rounding(model: nn.Module, example: Example, training: bool, before: list[Tensor]) -> list[float]:
+    """Return how far each output moves if every parameter moves by one unit of rounding, up or down at random.
+
+    A model may enlarge rounding: BatchNorm over two values divides by their difference, and 50 layers of it turn 1e-16 into 1e-8. On
+    torchvision's models the distance of an exact change was below 0.8 times the larger of two such movements.
+    """
+    moved = copy.deepcopy(model)
+    worst = [0.0] * len(before)
+    for draw in range(2):
+        with torch.no_grad():
+            for (name, p), source in zip(moved.named_parameters(), model.parameters(), strict=True):
+                if p.is_floating_point():
+                    generator = Seed((0, "rounding", draw, name)).generator()
+                    signs = torch.randint(2, p.shape, generator=generator).to(p) * 2 - 1
+                    p.copy_(source * (1 + torch.finfo(p.dtype).eps * signs))
+        for i, (old, new) in enumerate(zip(before, outputs(moved, example, training), strict=True)):
+            if old.numel():
+                worst[i] = max(worst[i], float((new.double() - old.double()).nan_to_num().abs().max()))
     return worst
 
 

@@ -53,24 +53,27 @@ class Widen(ModuleMorphism):
             if place.refusal is not None:
                 yield place
                 continue
-            forms, reasons = [], []
+            forms, reasons, notes = [], [], [place.note]
             for form in ("replicate", "zero"):
                 try:
                     # twice as many: a factor that is possible wherever one is
                     trial = Widen(2 * place.size, form, factor=0 if factor is None else factor)
-                    ties = trial.plan(coupling, place.name, Seed((0,)))
+                    plan = trial.plan(coupling, place.name, Seed((0,)))
+                    open_numbers = rewritten(coupling, plan, {}, Claim.exact()).questions
                     forms.append(form)
                 except ChangeError as error:
                     reasons.append(str(error))
             if not forms:
                 yield attrs.evolve(place, refusal=reasons[0])
                 continue
-            notes = [place.note, " or ".join(forms)]
-            if any(atom.normalised for atom in ties):
-                notes.append(f"to a multiple only, {next(a.normalised for a in ties if a.normalised)}")
-            if len(ties) > 1:
-                reasons = [tie.reason for tie in coupling.equal if not ties.keys().isdisjoint(tie.first.atoms())]
-                notes.append(f"together with other axes, by {reasons[0]}")
+            notes.append(" or ".join(forms))
+            if any(atom.normalised for atom in plan):
+                notes.append(f"to a multiple only, {next(a.normalised for a in plan if a.normalised)}")
+            if len(plan) > 1:
+                ties = [tie.reason for tie in coupling.equal if not plan.keys().isdisjoint(tie.first.atoms())]
+                notes.append(f"together with other axes, by {ties[0]}")
+            if open_numbers:
+                notes.append(f"needs numbers={{{', '.join(f'{q.attribute!r}: ...' for q in open_numbers)}}}")
             yield attrs.evolve(place, note="; ".join(filter(None, notes)))
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
