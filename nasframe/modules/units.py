@@ -382,10 +382,8 @@ def rewritten(coupling: Coupling, plan: Plan, entries: Map, claim: Claim) -> Rew
     """
     sizes = {atom: len(units.index) for atom, units in plan.items()}
     shapes = {name: tuple(axis.size_with(sizes) for axis in coupling.axes[name]) for name in touched(coupling, set(plan))}
-    edits = (
-        *(Resize(name, shape) for name, shape in shapes.items()),
-        *(SetNumber(*number) for number in numbers(coupling, sizes)),
-    )
+    resized = tuple(Resize(name, shape) for name, shape in shapes.items())
+    edits = resized + tuple(SetNumber(*number) for number in numbers(coupling, sizes))
     return Rewrite(edits, entries, claim, questions(coupling, sizes))
 
 
