@@ -80,7 +80,7 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         >>> coupling.axes["2.weight"][0].frozen
         "it is an axis of the model's output"
     """
-    example = Example.of(example)
+    example = Example.of(example).copied()
     aliases = _aliases(model)
     names = {alias: name for name, all_names in aliases.items() for alias in all_names}
     held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from nasframe.errors import ChangeError
 
@@ -52,6 +53,14 @@ class Example:
             f"the example is of type {type(example).__name__}; give a tensor, a tuple of positional arguments such as (x,), or a "
             "dictionary of keyword arguments"
         )
+
+    def copied(self) -> Example:
+        """Return the same example with copies of the tensors, into which a model may write, and which are no views."""
+
+        def copy(value: Any) -> Any:
+            return value.detach().clone() if isinstance(value, Tensor) else value
+
+        return Example(tree_map(copy, self.args), tree_map(copy, dict(self.kwargs)))
 
     def call(self, model: nn.Module) -> Any:
         """Return what a model returns for the example."""

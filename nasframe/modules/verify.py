@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from nasframe.change.claim import Claim, tolerance
 from nasframe.change.map import Map, Set, Take
@@ -192,14 +192,8 @@ def _run(model: nn.Module, example: Example, training: bool) -> list[Tensor]:
     elif not training:
         model.eval()
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-    def copied(value: Any) -> Any:
-        # the forward may write into its inputs
-        return value.detach().clone() if isinstance(value, Tensor) else value
-
-    given = Example(tree_map(copied, example.args), tree_map(copied, dict(example.kwargs)))
     with _full_precision(), _fixed_generators(device), Means():
-        returned = given.call(model)
+        returned = example.copied().call(model)
     return [t for t in tree_leaves(returned) if isinstance(t, Tensor)]
 
 
