@@ -297,6 +297,18 @@ def test_an_average_follows(shape: tuple[int, int, int], seed: int, data: st.Dat
         change.follow(average)
 
 
+def test_a_copy_on_another_device_follows() -> None:
+    """A copy of the model need not be on the device of the model."""
+    model = mlp(norm=True)
+    copied = copy.deepcopy(model).to("meta")
+    change = changed(model, [0, 1, 2, 3, 4, 0, FRESH])
+    change.follow(copied)
+
+    assert {n: (t.shape, t.device.type) for n, t in copied.state_dict().items()} == {
+        n: (t.shape, "meta") for n, t in change.model.state_dict().items()
+    }
+
+
 @pytest.mark.parametrize("kind", ["state", "parameters"])
 def test_a_state_dictionary_follows(kind: str) -> None:
     """The state dictionary of an earlier model becomes one of the grown class, with the function of the earlier model."""

@@ -7,6 +7,7 @@ parent, because optimiser moments follow the gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
@@ -63,9 +64,9 @@ class Take:
         # last the new entries, which replace whatever was gathered there.
         taken = self.gather(source)
         if torch.is_tensor(self.value) or self.value != 1:  # a product with 1.0 would round a large integer
-            taken = taken * self.value
+            taken = taken * _at(self.value, taken)
         if self.offset is not None:
-            taken = taken + self.offset
+            taken = taken + _at(self.offset, taken)
         if taken.shape != fresh.shape:
             return taken  # `torch.where` would broadcast it; `apply` refuses it because of its shape
         new, zero = self.new_entries(taken)
@@ -89,8 +90,8 @@ class Take:
         # learning rates, 7.3 for b1 = 0.9 and b2 = 0.999. From the mean V of the other entries, gradients of at most r sqrt(V)
         # give |m| <= r sqrt(V) and v >= b2^t V after t steps: about r learning rates, while t is small against 1 / (1 - b2)
         # and against the steps so far (because of the bias correction of V).
-        factor = torch.as_tensor(self.gradient).sign() if power == 0 else self.gradient**power
-        taken = self.gather(source) * factor
+        taken, gradient = self.gather(source), _at(self.gradient, source)
+        taken = taken * (torch.as_tensor(gradient).sign() if power == 0 else gradient**power)
         new, zero = self.new_entries(taken)
         fresh = new | zero
         if power < 2:
@@ -105,7 +106,7 @@ class Take:
         for axis, index in enumerate(self.index):
             if index is not None:
                 # FRESH and ZERO are negative: they read position 0 here and are overwritten by the caller
-                source = source.index_select(axis, index.clamp(min=0))
+                source = source.index_select(axis, _at(index.clamp(min=0), source))
         return source
 
     def new_entries(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,11 +118,17 @@ class Take:
         zero = new
         for axis, index in enumerate(self.index):
             if index is not None:
+                index = _at(index, like)
                 shape = [1] * like.dim()
                 shape[axis] = -1
                 new = new | (index < 0).view(shape)
                 zero = zero | (index == ZERO).view(shape)
         return new, zero
+
+
+def _at(value: Any, like: Tensor) -> Any:
+    """Return a tensor on the device of another: an average of the weights or a moment may be kept elsewhere than the weights."""
+    return value.to(like.device) if isinstance(value, Tensor) else value
 
 
 @attrs.frozen(eq=False)
