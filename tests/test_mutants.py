@@ -1,13 +1,13 @@
 """Each law of the conformance kit detects the faults that it is there for.
 
-A quick run tries one mutant of each law. With `--nasframe-full` all mutants are tried, and each law must be the only one
-that detects one of its mutants: a law that detects nothing alone is to be merged with another.
+A quick run tries one mutant of each law. With `--nasframe-full` all mutants are tried, and each law must have a mutant that
+no other law detects: a law that detects nothing alone is to be merged with another.
 """
 
 from __future__ import annotations
 
 import pytest
-from mutants.system import KINDS, Mutant, mutants_of
+from mutants.system import CHECK, KINDS, Mutant, mutants_of
 
 from nasframe import installed
 from nasframe.testing.law import laws_of
@@ -38,10 +38,10 @@ def test_the_law_detects_the_fault(mutant: Mutant) -> None:
 
 
 def test_no_other_law_detects_all_of_its_faults(law: str) -> None:
-    """One mutant of the law at least is killed by this law alone."""
+    """One mutant of the law at least is missed by all other laws in a quick check, which is what authors of parts run."""
     killers: dict[str, list[str]] = {}
     for one in ALL:
-        if one.law == law and [law] not in killers.values():
-            killers[str(one)] = one.killers(installed())
+        if one.law == law and [] not in killers.values():
+            killers[str(one)] = [other for other in one.killers(installed(), profile=CHECK) if other != law]
 
-    assert [law] in killers.values(), killers
+    assert [] in killers.values(), killers

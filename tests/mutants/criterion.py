@@ -187,6 +187,20 @@ def expectant(of: Subject) -> Subject:
     return deciding(of, change)
 
 
+@mutant("criterion.unvalidated", "criterion", "epochs")
+def reporting(of: Subject) -> Subject:
+    """It reports the least validation loss of a retraining, which may have none."""
+
+    def change(self: Any, decide: Decide, state: Any, history: Any, proposals: Any) -> tuple[Any, Decision]:
+        new, decision = decide(state, history, proposals)
+        least = min((row.valid for row in history if row.valid is not None), default=None)
+        if history[-1].phase == "retune":
+            decision = attrs.evolve(decision, reason=decision.reason and f"{decision.reason}, at best {least:.6g}")
+        return new, decision
+
+    return deciding(of, change)
+
+
 @mutant("criterion.ends", "criterion", "epochs")
 def undeclared(of: Subject) -> Subject:
     """It does not declare that it ends phases."""

@@ -14,12 +14,14 @@ import pytest
 
 from nasframe import Part
 from nasframe.plugins import KINDS as INTERFACES, Plugins
-from nasframe.testing.check import QUICK, tried, tries
+from nasframe.testing.check import QUICK, Profile, tried, tries
 from nasframe.testing.strategies import clear_caches
 from nasframe.testing.subject import Subject, subject
 
-#: more cases than in a quick check, as the first one that kills a mutant ends the trial; it is not shown, so it is not shrunk
-PROFILE = attrs.evolve(QUICK, cases=25, shrinking=0.0)
+#: the cases of a check that authors of parts run; what kills a mutant is not shown, so it is not shrunk
+CHECK = attrs.evolve(QUICK, shrinking=0.0)
+#: more cases, as the first one that kills a mutant ends the trial
+PROFILE = attrs.evolve(CHECK, cases=25)
 #: "part" means the laws of parts of every kind
 KINDS = ("part", *INTERFACES)
 
@@ -62,10 +64,10 @@ class Mutant:
         if self.core:
             clear_caches()
 
-    def killers(self, plugins: Plugins, laws: list[str] | None = None) -> list[str]:
+    def killers(self, plugins: Plugins, laws: list[str] | None = None, profile: Profile = PROFILE) -> list[str]:
         """Return the ids of the laws that detect the fault, of all laws or of these."""
         with self.subject(plugins) as spoilt:
-            return [law.id for of, law in tries([spoilt], laws) if tried(of, law, PROFILE).status == "failed"]
+            return [law.id for of, law in tries([spoilt], laws) if tried(of, law, profile).status == "failed"]
 
 
 def mutant(law: str, kind: str, name: str) -> Callable[[Callable[[Subject], Subject]], Mutant]:
