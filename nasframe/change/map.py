@@ -69,8 +69,15 @@ class Take:
             taken = taken + _at(self.offset, taken)
         if taken.shape != fresh.shape:
             return taken  # `torch.where` would broadcast it; `apply` refuses it because of its shape
+        if not self.has_new:
+            return taken
         new, zero = self.new_entries(taken)
-        return torch.where(zero, torch.zeros_like(taken), torch.where(new, fresh, taken))
+        return torch.where(new, fresh, taken).masked_fill(zero, 0)
+
+    @property
+    def has_new(self) -> bool:
+        """Return whether there are entries without a source."""
+        return any(index is not None and bool((index < 0).any()) for index in self.index)
 
     def moment(self, source: Tensor, power: int) -> Tensor:
         """Return the optimiser moment of the child.
@@ -92,6 +99,8 @@ class Take:
         # and against the steps so far (because of the bias correction of V).
         taken, gradient = self.gather(source), _at(self.gradient, source)
         taken = taken * (torch.as_tensor(gradient).sign() if power == 0 else gradient**power)
+        if not self.has_new:
+            return taken
         new, zero = self.new_entries(taken)
         fresh = new | zero
         if power < 2:

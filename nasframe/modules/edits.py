@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -208,7 +208,7 @@ def _layer(values: Any) -> Layer:
     return Layer(values["type"], values["options"])
 
 
-def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed) -> nn.Module:
+def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed, filled: Container[str] = frozenset()) -> nn.Module:
     """Make edits on a model, in place, and return it.
 
     This is how a child gets its shapes, from a copy of its parent, and how a grown model is rebuilt from a fresh instance of its
@@ -218,6 +218,7 @@ def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed) -> nn.Modu
         model: the model. If an edit replaces the model itself, another module is returned.
         edits: the edits, in order.
         seed: the seed of the new values.
+        filled: the names of resized tensors of which every value will be set: none are drawn for them.
 
     Raises:
         ChangeError: if an edit does not fit the model.
@@ -237,7 +238,7 @@ def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed) -> nn.Modu
         if isinstance(edit, Resize):
             # found once for all resizes in a row: looking a tensor up under all its names reads the whole model
             places = _places(model) if places is None else places
-            _resize(model, edit, places, seed("resize", edit.name))
+            _resize(model, edit, places, None if edit.name in filled else seed("resize", edit.name))
         elif isinstance(edit, SetNumber):
             _set_number(model, edit)
         elif isinstance(edit, Replace | Beside):
@@ -270,7 +271,7 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return places
 
 
-def _resize(model: nn.Module, edit: Resize, places: dict[int, list[tuple[nn.Module, str]]], seed: Seed) -> None:
+def _resize(model: nn.Module, edit: Resize, places: dict[int, list[tuple[nn.Module, str]]], seed: Seed | None) -> None:
     path, _, name = edit.name.rpartition(".")
     module = _module(model, path)
     old = {**module._parameters, **module._buffers}.get(name)
@@ -291,10 +292,12 @@ def _resize(model: nn.Module, edit: Resize, places: dict[int, list[tuple[nn.Modu
         places.setdefault(id(new), []).append((holder, own))
 
 
-def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed) -> Tensor:
-    """Return a tensor of another shape with values that are distributed as those of `old`."""
+def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed | None) -> Tensor:
+    """Return a tensor of another shape with values that are distributed as those of `old`; without a seed they are arbitrary."""
+    layout = _layout(old)
     new = torch.empty(shape, dtype=old.dtype, device=old.device)
-    if old.is_meta:
+    new = new if layout is None else new.contiguous(memory_format=layout)
+    if old.is_meta or seed is None:
         return new
     values = old.detach().to(torch.promote_types(old.dtype, torch.float32))
     mean = values.mean() if old.numel() else torch.zeros(())
@@ -305,8 +308,7 @@ def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed) -> Tensor:
         # drawn on the CPU, so that the values do not depend on the device
         noise = torch.randn(shape, generator=seed.generator(), dtype=values.dtype)
         new += (noise.to(values.device) * values.std()).to(old.dtype)
-    layout = _layout(old)
-    return new if layout is None else new.contiguous(memory_format=layout)
+    return new
 
 
 def _set_number(model: nn.Module, edit: SetNumber) -> None:
