@@ -193,10 +193,12 @@ def _unify_products(a: Axis, b: Axis, where: str) -> None:
             unify(first, y, where)
             left.insert(0, rest)
         else:
-            return _freeze((a, b), f"two reshapes that do not fit meet at {where}")
+            xs, ys = [x], [y]
+            while (more := prod(y.size for y in ys) - prod(x.size for x in xs)) != 0:
+                (xs if more > 0 else ys).append((left if more > 0 else right).pop(0))
+            _freeze((*xs, *ys), f"two reshapes that do not fit meet at {where}")
         # an axis that occurs twice may have been divided meanwhile
         left, right = ([factor for axis in rest for factor in axis.factors()] for rest in (left, right))
-    return None
 
 
 def _unify_sums(a: Axis, b: Axis, where: str) -> None:
@@ -256,20 +258,31 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis
         where: the place in the user's code, for the reason if no unit is kept whole.
     """
     left = [factor for axis in axes for factor in axis.factors()]
-    after = []
-    for size in shape:
-        taken = list[Axis]()
-        need = size
-        while need > 1 and left:
+    todo = list(shape)
+    after = list[Axis]()
+    while todo:
+        size = todo.pop(0)
+        need, taken = size, list[Axis]()
+        while need > 1:
             factor = left.pop(0)
             if factor.size > need and factor.size % need == 0:
                 factor, rest = divide(factor, need, where)
                 left = [f for axis in (rest, *left) for f in axis.factors()]
-            if need % factor.size:
-                reason = f"a reshape that keeps no unit whole, at {where}"
-                _freeze(axes, reason)
-                return [Axis(n, frozen=reason) for n in shape]
             taken.append(factor)
+            if need % factor.size:
+                break
             need //= factor.size
-        after.append(product(taken))
+        else:
+            after.append(product(taken))
+            continue
+        # No unit is kept whole up to the next place where the axes before and after end together.
+        sizes = [size]
+        while (more := prod(sizes) - prod(factor.size for factor in taken)) != 0:
+            if more > 0:
+                taken.append(left.pop(0))
+            else:
+                sizes.append(todo.pop(0))
+        reason = f"a reshape that keeps no unit whole, at {where}"
+        _freeze(taken, reason)
+        after.extend(Axis(n, frozen=reason) for n in sizes)
     return after

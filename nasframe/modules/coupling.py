@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.fx.traceback import preserve_node_meta
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis, product
 from nasframe.modules.example import Example
-from nasframe.modules.provenance import Call, Listener, attributes_of, remembered
+from nasframe.modules.provenance import Call, Listener, attributes_of, remembered, users
 from nasframe.modules.rules import Trace, Value
 from nasframe.modules.rules.readings import Equal, Reading, ties
 from nasframe.modules.rules.trace import ModuleNumber, Source
@@ -106,7 +106,7 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         ),
         module_numbers=tuple({(n.module, n.attribute): n for n in numbers}.values()),
         norm_before=trace.norm_before,
-        unused=frozenset(tensors) - trace.used,
+        unused=frozenset(tensors) - _used(names, graphs.values()),
         readings=tuple({(r.expression, r.axis.find()): r for r in trace.readings if _may_change(r)}.values()),
         graphs=graphs,
     )
@@ -162,18 +162,28 @@ def _user_line(error: BaseException) -> str:
     line, traceback = "", error.__traceback__
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
-        if "/torch/" not in file and file != __file__:
+        if users(file):
             line = f" ({file.rpartition('/')[2]}:{traceback.tb_lineno})"
         traceback = traceback.tb_next
     return line
 
 
+def _used(names: Mapping[str, str], graphs: Iterable[ExportedProgram]) -> set[str]:
+    """Return the parameters and buffers that some node of a graph reads."""
+    return {
+        names[spec.target]
+        for exported in graphs
+        for spec, node in zip(exported.graph_signature.input_specs, exported.graph.find_nodes(op="placeholder"), strict=True)
+        if spec.target in names and node.users
+    }
+
+
 def _read(trace: Trace, exported: ExportedProgram, calls: Mapping[int, Call]) -> None:
     """Read one exported graph into the axes of the trace."""
-    places = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
+    places = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     inputs = []
     for spec in exported.graph_signature.input_specs:
-        shown = places[spec.arg.name]
+        shown = places[spec.arg.name].meta.get("val")
         if spec.target in trace.names and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = trace.names[spec.target]
             inputs.append(Value(trace.axes[name], [(name, k) for k in range(len(trace.axes[name]))], derived=True))

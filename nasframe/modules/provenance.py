@@ -11,6 +11,8 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import attrs
@@ -21,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from nasframe.modules.axes import Axis
+
+_HERE = str(Path(__file__).parent)
 
 
 @attrs.frozen
@@ -174,8 +178,10 @@ class Listener(TorchFunctionMode):
             shape = self._shape(args[0], args[0].shape)
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             return shape if dim is None else shape[dim]
-        number = len(self.calls)
         name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__"):  # a property, such as dtype or device
+            return func(*args, **kwargs)
+        number = len(self.calls)
         self.calls[number] = Call(name, args, kwargs, _user_line())
         with annotate({"call": number}):
             returned = func(*args, **kwargs)
@@ -190,14 +196,19 @@ class Listener(TorchFunctionMode):
         return torch.Size([Number.of(size, Size(call, output, dim, size)) for dim, size in enumerate(shape)])
 
 
+def users(file: str) -> bool:
+    """Return whether a file is neither torch's nor of this folder."""
+    return "/torch/" not in file and not file.startswith(_HERE)
+
+
 def _user_line() -> str:
-    """Return the innermost line of code outside torch and this file."""
-    frame = sys._getframe(1)
+    """Return the innermost line of the user's code."""
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if "/torch/" not in file and file != __file__:
+        if users(file):
             return f"{file.rpartition('/')[2]}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""
 
 

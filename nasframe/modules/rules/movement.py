@@ -19,6 +19,14 @@ def same(trace: Trace, input: Value) -> Value:
     return input
 
 
+@register_rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
+def made(trace: Trace, input: Value) -> Value:
+    """Make new axes: only the dtype and the device come from the input."""
+    value: Value = trace.like()
+    trace.made.update(value.axes)
+    return value
+
+
 @register_rule("view", "reshape", "_unsafe_view", "view_as", "reshape_as", "flatten", "unflatten", "ravel")
 def view(trace: Trace, input: Value) -> Value:
     """Couple a reshape. A parameter stays one as long as only axes of size 1 come or go."""

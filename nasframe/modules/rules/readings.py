@@ -33,24 +33,23 @@ class Equal(NamedTuple):
 
 #: the operations to which the code gives the sizes of all axes of their output
 SHAPES = frozenset(
-    [
-        "view",
-        "reshape",
-        "unflatten",
-        "expand",
-        "broadcast_to",
-        "zeros",
-        "ones",
-        "empty",
-        "full",
-        "rand",
-        "randn",
-        "arange",
-        "new_zeros",
-        "new_ones",
-        "new_empty",
-        "new_full",
-    ]
+    (
+        *(
+            "view",
+            "reshape",
+            "unflatten",
+            "expand",
+            "broadcast_to",
+            "zeros",
+            "ones",
+            "empty",
+            "full",
+            "rand",
+            "randn",
+            "arange",
+        ),
+        *("new_zeros", "new_ones", "new_empty", "new_full"),
+    )
 )
 
 

@@ -105,7 +105,6 @@ class Trace:
         self.equal: list[Equal] = []
         self.module_numbers: list[ModuleNumber] = []
         self.norm_before: dict[Source, tuple[str, ...]] = {}
-        self.used: set[str] = set()
         self.made: set[Axis] = set()
         self.readings: list[Reading] = []
         self._calls: Mapping[int, Call] = {}
@@ -249,7 +248,6 @@ class Trace:
         call = self._calls.get(number)
         self.where, self.module = place(node, call), _modules(node)[-1]
         inputs = list(_values((args, kwargs)))
-        self.used.update(source[0] for value in inputs for source in value.source if source)
         try:
             result = self._apply(node.target, args, kwargs)
         except AxisError as error:
