@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from nasframe.errors import ChangeError
-from nasframe.modules.edits import Insert, Layer, Replace, Resize, SetNumber, edit_from_dict, edit_to_dict, replay
+from nasframe.modules.edits import Beside, Insert, Layer, Replace, Resize, SetNumber, edit_from_dict, edit_to_dict, replay
 from nasframe.seeds import Seed
 
 SEED = Seed((0,))
@@ -24,12 +24,12 @@ numbers = st.recursive(
     lambda values: st.lists(values, max_size=3).map(tuple),
     max_leaves=4,
 )
+layers = st.lists(st.builds(Layer, names, st.dictionaries(names, numbers, max_size=2)), max_size=2).map(tuple)
 edits = st.one_of(
     st.builds(Resize, names, st.lists(st.integers(0, 9), max_size=4).map(tuple)),
     st.builds(SetNumber, names, names, numbers),
-    st.builds(
-        Replace, names, st.lists(st.builds(Layer, names, st.dictionaries(names, numbers, max_size=2)), max_size=2).map(tuple)
-    ),
+    st.builds(Replace, names, layers),
+    st.builds(Beside, names, layers),
     st.builds(Insert, names, names, names),
 )
 
@@ -44,7 +44,7 @@ def test_an_edit_survives_json(edit: Any) -> None:
     ("values", "message"),
     [
         (None, "None is no edit"),
-        ({"edit": "grow"}, "one of 'resize', 'set_number', 'replace', 'insert'"),
+        ({"edit": "grow"}, "one of 'resize', 'set_number', 'replace', 'beside', 'insert'"),
         ({"edit": []}, "is no edit"),
         ({"edit": "resize", "name": "a"}, "has the keys name, shape, not name"),
         ({"edit": "resize", "name": 1, "shape": [1]}, "has strings under name"),
