@@ -85,6 +85,15 @@ def test_a_child_shares_no_storage_with_its_parent() -> None:
     assert storages[0].isdisjoint(storages[1])
 
 
+def test_notes_on_parameters_stay() -> None:
+    """What a user noted on a parameter is noted on that of the child, whether it is resized or not."""
+    model = mlp()
+    model.inner.bias.no_decay, model.outer.bias.no_decay = "resized", "copied"
+    child = changed(model, [0, 1, 2, 3, 4, FRESH]).model
+
+    assert (child.inner.bias.no_decay, child.outer.bias.no_decay) == ("resized", "copied")
+
+
 def hand_written_path(x: Tensor) -> Tensor:
     keep = torch.rand(x.shape[0], 1, dtype=x.dtype) < 0.8
     return x * keep

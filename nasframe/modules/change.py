@@ -213,6 +213,9 @@ def changed_copy(model: nn.Module, edits: Iterable[ModuleEdit], entries: Map, se
             f"the model cannot be copied ({error}); tensors with a gradient function in its attributes, locks and open files are the "
             "usual reasons: remove them before the change"
         ) from error
+    # A copy of a parameter loses what a user noted on it, such as `bias.no_decay = True`.
+    for old, new in zip(model.parameters(), child.parameters(), strict=True):
+        vars(new).update(vars(old))
     # drawing the values that an entry sets as a whole would take most of the time
     filled = {name for name, entry in entries.items() if isinstance(entry, Set) or not entry.has_new}
     child = replay(child, edits, seed, filled)
