@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import nasframe
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
 from nasframe.modules.coupling import Coupling, couple
@@ -175,3 +176,39 @@ def test_the_model_keeps_its_plain_numbers() -> None:
 
     assert all(vars(module)[k] is v for name, module in model.named_modules() for k, v in before[name].items())
     assert type(model.config.heads) is int
+
+
+class Branch(nn.Module):
+    """A branch that reads its numbers from a configuration, which the whole model shares."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.a, self.b = nn.Linear(3, config.heads * 4), nn.Linear(config.heads * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).view(len(x), self.config.heads, -1).relu().flatten(1))
+
+
+class Branches(nn.Module):
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.first, self.second = Branch(config), Branch(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x)
+
+
+def test_a_shared_configuration_is_set_once_in_the_child() -> None:
+    """Modules that share a configuration grow together; the child has a configuration of its own, the parent keeps its."""
+    model, x = Branches(SimpleNamespace(heads=2)).double(), torch.randn(5, 3, dtype=torch.float64)
+
+    change = nasframe.widen(model, "first.a", to=3, factor=0, example=x)
+
+    assert (model.config.heads, change.model.config.heads) == (2, 3)
+    assert change.model.first.config is change.model.second.config is change.model.config
+    assert change.model.second.a.out_features == 12
+    assert "config.heads: 2 -> 3" in str(change)
+    with pytest.raises(ChangeError, match=r"no module of the model keeps a number of that name"):
+        nasframe.widen(model, "first.a", to=3, factor=0, example=x, numbers={"config.tails": 3})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nasframe.change.optimisers import Moments
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.modules.coupling import couple
-from nasframe.modules.edits import Beside, Insert, ModuleEdit, Replace, Resize, SetNumber, named_tensors, replay
+from nasframe.modules.edits import Beside, Insert, ModuleEdit, Replace, Resize, SetNumber, holder, named_tensors, replay
 from nasframe.modules.example import Example
 from nasframe.modules.follow import follow_copy, follow_optimiser, follow_state_dict
 from nasframe.modules.lineage import Step, append, shapes_of
@@ -116,7 +117,7 @@ class ModuleChange:
                 lines.append(f"  {name}: {old} -> {tuple(tensor.shape)}")
         for edit in self.edits:
             if isinstance(edit, SetNumber):
-                held = getattr(self.parent.get_submodule(edit.module), edit.attribute)
+                held = attrgetter(edit.attribute)(self.parent.get_submodule(edit.module))
                 lines.append(f"  {edit.module}.{edit.attribute}: {held} -> {edit.value}".replace("  .", "  "))
         count = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (self.parent, self.model)]
         lines.append(f"  parameters: {' -> '.join(count)}")
@@ -239,15 +240,16 @@ def answered(
     """
     given: dict[tuple[str, str], SetNumber] = {}
     for key, value in numbers.items():
-        path, _, attribute = key.rpartition(".")
+        # "heads" is an attribute of any module, "blocks.0.heads" of the module blocks.0, "config.heads" of what a module keeps
+        paths = [(name, module, key.removeprefix(f"{name}.") if name else key) for name, module in model.named_modules()]
         found = [
-            name
-            for name, module in model.named_modules()
-            if (name == path or not path) and isinstance(vars(module).get(attribute), int | float | tuple)
+            (name, attribute)
+            for name, module, attribute in paths
+            if isinstance(getattr(holder(module, attribute), attribute.rpartition(".")[2], None), int | float | tuple)
         ]
         if not found:
             raise ChangeError(f"numbers has the key {key!r}, but no module of the model keeps a number of that name")
-        given |= {(name, attribute): SetNumber(name, attribute, value) for name in found}
+        given |= {place: SetNumber(*place, value) for place in found}
     for question in questions:
         if (question.module, question.attribute) not in given:
             readings = " or ".join(map(str, question.readings)) or "unknown"

@@ -83,7 +83,7 @@ class SetNumber:
 
     Attributes:
         module: the name of the module.
-        attribute: the name of the attribute.
+        attribute: the name of the attribute; "config.n_head" for a number of an object that the module keeps.
         value: a number, a string, None, or a tuple of them.
     """
 
@@ -311,15 +311,36 @@ def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed | None) -> Tensor:
     return new
 
 
+def holder(module: nn.Module, attribute: str) -> Any:
+    """Return the object that keeps a number of a module: the module, or an object of the module such as a configuration.
+
+    Args:
+        module: the module.
+        attribute: the name of the attribute; "config.n_head" for the attribute n_head of the object `module.config`.
+    """
+    held: Any = module
+    for name in attribute.split(".")[:-1]:
+        held = getattr(held, name, None)
+        if isinstance(held, nn.Module):
+            return None
+    return held
+
+
 def _set_number(model: nn.Module, edit: SetNumber) -> None:
-    module = _module(model, edit.module)
+    held, name = holder(_module(model, edit.module), edit.attribute), edit.attribute.rpartition(".")[2]
     missing = object()
-    old = getattr(module, edit.attribute, missing)
+    old = getattr(held, name, missing)
     if old is missing or not isinstance(old, int | float | str | tuple | list | None):
-        held = "no attribute" if old is missing else f"a {type(old).__name__} as"
-        raise ChangeError(f"{edit.module or 'the model'} has {held} {edit.attribute!r}, and no number that can be set")
+        kept = "no attribute" if old is missing else f"a {type(old).__name__} as"
+        raise ChangeError(f"{edit.module or 'the model'} has {kept} {edit.attribute!r}, and no number that can be set")
     value: Any = list(edit.value) if isinstance(old, list) and isinstance(edit.value, tuple) else edit.value
-    setattr(module, edit.attribute, value)
+    try:
+        setattr(held, name, value)
+    except AttributeError as error:
+        raise ChangeError(
+            f"{edit.attribute!r} of {edit.module or 'the model'} cannot be set: {type(held).__name__} is frozen; keep the number as "
+            "an attribute of the module"
+        ) from error
 
 
 def _replace(model: nn.Module, edit: Replace | Beside, seed: Seed) -> nn.Module:

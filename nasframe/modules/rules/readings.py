@@ -140,4 +140,10 @@ def ties(readings: Sequence[Reading]) -> Iterator[Equal]:
             given = product((other, axis)) if expression.sign == "//" else total((other, axis))
         if whole is None or whole.size != given.size or whole.atoms() == given.atoms() or (whole.frozen and given.frozen):
             continue
-        yield Equal(whole, given, f"{expression} at {where}")
+        if isinstance(expression, Attribute):
+            reason = f"both have the size {expression}"
+        elif isinstance(expression, Axis):
+            reason = "the code gives one the size that it reads from the other,"
+        else:
+            reason = f"the code computes one size as {expression},"
+        yield Equal(whole, given, f"{reason} at {where}")
