@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from module_growth import new_parameters, require_exact, require_learning, step,
 from module_zoo import build, vision
 from torch import Tensor, nn
 
+from nasframe import add_path, pad_kernel, rebuild, widen
 from nasframe.errors import ChangeError
 from nasframe.modules.coupling import couple
 from nasframe.modules.deepen import Deepen, deepen
@@ -281,6 +283,41 @@ def test_changes_are_made_one_after_the_other() -> None:
         change = deepen(model, at, example=x)
         require_exact(change, x, within=0.0)
         model = change.model
+
+
+def test_changes_of_all_kinds_follow_each_other_and_are_rebuilt(tmp_path: Path) -> None:
+    """Widened, deepened, padded, and with a path: each is exact, and a new instance follows the lineage to the same outputs."""
+    model, x = build("resnet")
+    original, file = model, tmp_path / "lineage.json"
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(2):
+        step(model.train(), x)
+    for make in (
+        lambda m: deepen(m, "blocks.1", example=x),
+        lambda m: widen(m, "blocks.1.conv1", to=9, example=x),
+        lambda m: pad_kernel(m, "blocks.2.conv1", kernel=(5, 3), example=x),
+        lambda m: add_path(m, "blocks.2.conv2", width=3, example=x),
+        lambda m: deepen(m, "stem", example=x),
+        lambda m: widen(m, "blocks.2.conv2.1.0", to=5, example=x),
+        lambda m: deepen(m, "blocks.0", example=x),
+    ):
+        change = untouched(model, lambda make=make, model=model: make(model))
+        require_exact(change, x)
+        change.save(file)
+        change.follow(optimiser)
+        model = change.model
+        assert {id(p) for group in optimiser.param_groups for p in group["params"]} == {id(p) for p in model.parameters()}
+        step(model, x)
+        optimiser.zero_grad()
+        model(*x).square().mean().backward()
+        optimiser.step()
+
+    fresh, _ = build("resnet", seed=3)
+    rebuilt = rebuild(fresh, file)
+    rebuilt.load_state_dict(model.state_dict())
+    for training in (True, False):
+        assert torch.equal(rebuilt.train(training)(*x), model.train(training)(*x))
+    assert original.state_dict().keys() == build("resnet")[0].state_dict().keys()
 
 
 VISION: list[tuple[str, str, str | None]] = [

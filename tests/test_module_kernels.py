@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
@@ -17,6 +18,8 @@ from nasframe.modules.coupling import couple
 from nasframe.modules.kernels import Dilate, PadKernel, dilate, pad_kernel
 
 FULL = settings.default.max_examples > 8  # --hypothesis-profile=full
+#: what torch says of some convolutions that are drawn, once in each process
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -24,8 +27,19 @@ def example(*shape: int) -> tuple[Tensor]:
     return (torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),)
 
 
+@attrs.frozen(repr=False)
+class Made:
+    """A model that starts with a convolution, and an example; its repr is short, as hypothesis prints it."""
+
+    model: nn.Module
+    example: tuple[Tensor]
+
+    def __repr__(self) -> str:
+        return f"{self.model[0]} on {tuple(self.example[0].shape)}"
+
+
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[Tensor]]:
+def convolutions(draw: st.DrawFn) -> Made:
     """Draw a convolution with a BatchNorm, trained for a few steps, and an example on which the kernel has room to grow."""
     rank = draw(st.integers(1, 3))
 
@@ -51,7 +65,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[Tensor]]:
         torch.manual_seed(draw(st.integers(0, 9)))
         model = nn.Sequential(cls(2 * groups, groups, groups=groups, **options), norm(groups)).double()
     try:
-        return trained(model, x), x
+        return Made(trained(model, x), x)
     except RuntimeError:
         assume(False)  # torch refuses some combinations of sizes
         raise
@@ -79,9 +93,9 @@ def require_kept_taps(change: ModuleChange) -> None:
 
 @settings(max_examples=100 if FULL else 24)
 @given(convolutions(), st.data())
-def test_a_padded_kernel_computes_what_was_computed(made: tuple[nn.Module, tuple[Tensor]], data: st.DataObject) -> None:
+def test_a_padded_kernel_computes_what_was_computed(made: Made, data: st.DataObject) -> None:
     """For every rank, size, stride, dilation, padding and mode, also transposed; the new taps learn at once."""
-    model, x = made
+    model, x = made.model, made.example
     old = model[0].kernel_size
     more = tuple(data.draw(st.integers(0, 2 if d == 1 else 1)) for d in model[0].dilation)
     kernel = tuple(k + 2 * m for k, m in zip(old, more, strict=True))
@@ -107,9 +121,9 @@ def test_a_padded_kernel_computes_what_was_computed(made: tuple[nn.Module, tuple
 
 @settings(max_examples=100 if FULL else 12)
 @given(convolutions(), st.data())
-def test_a_dilated_kernel_is_written_as_a_dense_one(made: tuple[nn.Module, tuple[Tensor]], data: st.DataObject) -> None:
+def test_a_dilated_kernel_is_written_as_a_dense_one(made: Made, data: st.DataObject) -> None:
     """With a dilation that divides the old one, and with any where there is a single tap, nothing changes."""
-    model, x = made
+    model, x = made.model, made.example
     conv = model[0]
     wanted = tuple(
         data.draw(st.sampled_from([n for n in (1, 2, 3) if k == 1 or d % n == 0]))
