@@ -130,7 +130,7 @@ class Deepen(ModuleMorphism):
         """Return the layers that are put after a module, and the number of channels."""
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             raise ChangeError(
-                f"{at} is a {type(module).__name__}, and no layer after it starts as the identity: an nn.LSTM that is set to the identity "
+                f"{at} is of type {type(module).__name__}, and no layer after it starts as the identity: an nn.LSTM that is set to the identity "
                 "changes its input, and its gates get no gradient; deepen a layer before or after it"
             )
         calls.require_no_readers(at)

@@ -49,6 +49,8 @@ class AddPath(ModuleMorphism):
         """Yield all modules that are called, with the number of channels that they return."""
         calls = Calls(coupling)
         for name, module in coupling.model.named_modules():
+            if isinstance(module, nn.ModuleList | nn.ModuleDict):
+                continue  # a container without a forward
             try:
                 layers = self._layers(calls, name, module)
                 out = layers[-1].options.get("out_features", layers[-1].options.get("out_channels"))
