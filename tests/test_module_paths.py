@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from module_growth import require_exact, require_learning, trained, untouched
 from module_zoo import build, vision
 from torch import Tensor, nn
 
+from nasframe import deepen, pad_kernel, rebuild
 from nasframe.errors import ChangeError
 from nasframe.modules.coupling import couple
 from nasframe.modules.parallel import Parallel
@@ -78,6 +80,69 @@ def test_a_path_beside_parts_of_models_is_exact(name: str, at: str) -> None:
 
     require_exact(change, x, within=0.0)
     require_learning(change, x)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "shape"),
+    [
+        ("mlp", "a", (6, 11)),
+        ("mlp", "b", (3, 9)),
+        ("cnn", "conv2", None),
+        ("resnet", "blocks.0.conv1", (6, 9, 3, 3)),
+        ("gpt", "h.0.mlp.0", (16, 67)),
+        ("lstm", "embed", None),
+        ("gpt", "h.0.attn.c_attn", None),
+    ],
+)
+def test_a_concatenated_path_is_exact(name: str, at: str, shape: tuple[int, ...] | None) -> None:
+    """New channels come after the old ones, through norms and flattening, and are read with weights of zero; or it is refused."""
+    model, x = build(name)
+    if shape is None:
+        with pytest.raises(ChangeError, match=r"use form='sum'|real numbers"):
+            add_path(model, at, width=3, form="concatenate", example=x)
+        return
+    trained(model, x)
+    change = untouched(model, lambda: add_path(model, at, width=3, form="concatenate", example=x))
+
+    require_exact(change, x)
+    require_learning(change, x)
+    grown = [
+        n for n, p in change.model.named_parameters() if n in model.state_dict() and p.shape != model.state_dict()[n].shape
+    ]
+    assert shape in [tuple(change.model.get_parameter(n).shape) for n in grown]
+    assert f"{at}.0.weight" in change.model.state_dict()
+
+
+def test_a_concatenated_path_is_rebuilt(tmp_path: Path) -> None:
+    """A new instance follows the lineage of a concatenation, beside a transposed convolution and through a flattening, to the same outputs."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(
+            nn.ConvTranspose2d(2, 3, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(297, 2)
+        ).double()
+
+    x = example(2, 2, 4, 5)
+    model = make()
+    first = add_path(model, "0", width=2, form="concatenate", example=x)
+    second = add_path(first.model, "4", example=x)
+    for change in (first, second):
+        require_exact(change, x)
+        change.save(tmp_path / "lineage.json")
+    rebuilt = rebuild(make(), tmp_path / "lineage.json")
+    rebuilt.load_state_dict(second.model.state_dict())
+
+    assert torch.equal(rebuilt(*x), second.model(*x))
+
+
+def test_a_model_that_is_a_single_layer_is_changed_as_a_whole() -> None:
+    """The model itself has the name ""."""
+    conv, x = nn.Conv1d(2, 3, 3, padding=1).double(), example(2, 2, 6)
+    for change in (
+        add_path(conv, "", example=x),
+        deepen(conv, "", example=x),
+        pad_kernel(conv, "", kernel=5, example=x),
+    ):
+        require_exact(change, x)
 
 
 def test_a_path_follows_its_module() -> None:

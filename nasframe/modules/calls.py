@@ -239,3 +239,13 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
             f"; did you mean {' or '.join(map(repr, near))}?" if near else "; nasframe.places(model, example) lists the places"
         )
         raise ChangeError(f"the model has no module {name!r}{hint}") from None
+
+
+def within(module: str, name: str) -> str:
+    """Return the name in the model of what has a name in a module; the model itself has the name "".
+
+    Example:
+        >>> within("layer1.0", "conv1.weight"), within("", "conv1.weight")
+        ('layer1.0.conv1.weight', 'conv1.weight')
+    """
+    return f"{module}.{name}" if module else name

@@ -28,6 +28,7 @@ from nasframe.modules.calls import (
     line,
     operation,
     submodule,
+    within,
 )
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
@@ -115,7 +116,7 @@ class Deepen(ModuleMorphism):
     def _after(self, coupling: Coupling, at: str, module: nn.Module) -> Rewrite:
         calls = Calls(coupling)
         layers, channels = self._layers(calls, at, module)
-        start: dict[str, Take | Set] = {f"0.{name}": Take(f"{at}.{name}") for name in named_tensors(module)}
+        start: dict[str, Take | Set] = {f"0.{name}": Take(within(at, name)) for name in named_tensors(module)}
         for position, layer in enumerate(layers, 1):
             if layer.type in ("ReLU", "PReLU"):
                 continue  # PReLU is built with the slope 1
@@ -123,14 +124,14 @@ class Deepen(ModuleMorphism):
             # an identity matrix; that of a convolution lies in the middle tap
             (nn.init.dirac_ if weight.dim() > 2 else nn.init.eye_)(weight)
             start |= {f"{position}.weight": Set(weight), f"{position}.bias": Set(torch.zeros(channels))}
-        entries = {f"{name}.{tensor}": entry for name in calls.names(at) for tensor, entry in start.items()}
+        entries = {within(name, tensor): entry for name in calls.names(at) for tensor, entry in start.items()}
         return Rewrite((Replace(at, layers),), entries, Claim.exact())
 
     def _layers(self, calls: Calls, at: str, module: nn.Module) -> tuple[tuple[Layer, ...], int]:
         """Return the layers that are put after a module, and the number of channels."""
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             raise ChangeError(
-                f"{at} is of type {type(module).__name__}, and no layer after it starts as the identity: an nn.LSTM that is set to the identity "
+                f"{at} is of type {type(module).__name__}, and no layer after it starts as the identity: an nn.LSTM set to the identity "
                 "changes its input, and its gates get no gradient; deepen a layer before or after it"
             )
         calls.require_no_readers(at)
@@ -175,16 +176,14 @@ class Deepen(ModuleMorphism):
         numbered = names == [str(i) for i in range(len(names))]
         new = str(after) if numbered else next(n for i in range(len(names)) if (n := f"{name}_copy{i or ''}") not in names)
 
-        def prefix(block: str) -> str:
-            return f"{path}.{block}" if path else block
-
         entries: dict[str, Take | Set] = {}
         for position in range(after, len(names)) if numbered else ():
-            for tensor in named_tensors(model.get_submodule(prefix(names[position]))):
-                entries[f"{prefix(str(position + 1))}.{tensor}"] = Take(f"{prefix(names[position])}.{tensor}")
+            for tensor in named_tensors(model.get_submodule(within(path, names[position]))):
+                old, moved = (within(path, f"{block}.{tensor}") for block in (names[position], str(position + 1)))
+                entries[moved] = Take(old)
         for tensor, value in named_tensors(model.get_submodule(at)).items():
             start = torch.zeros_like(value) if f"{at}.{tensor}" in ends else value.detach()
-            entries[f"{prefix(new)}.{tensor}"] = Set(start)
+            entries[within(path, f"{new}.{tensor}")] = Set(start)
         edits: list[ModuleEdit] = [Insert(path, new, name)]
         holder = path.rpartition(".")[0]
         if isinstance(model.get_submodule(holder), nn.TransformerEncoder | nn.TransformerDecoder):

@@ -112,15 +112,17 @@ class Replace:
 
 @attrs.frozen
 class Beside:
-    """Put a `Parallel` of a module and a path beside it, whose outputs are added, in the place of the module.
+    """Put a `Parallel` of a module and a path beside it in the place of the module.
 
     Attributes:
         module: the name of the module, which becomes the first part.
         layers: the layers of the path, which follow the module as those of `Replace` do.
+        axis: the axis along which the outputs are concatenated, negative; None if they are added.
     """
 
     module: str
     layers: tuple[Layer, ...] = attrs.field(converter=_layers)
+    axis: int | None = None
 
 
 @attrs.frozen
@@ -173,7 +175,7 @@ def edit_from_dict(values: Any) -> ModuleEdit:
     fields = {f.name for f in attrs.fields(_KINDS[kind])}
     if given.keys() != fields:
         raise ChangeError(f"an edit {kind!r} has the keys {', '.join(sorted(fields))}, not {', '.join(sorted(given))}")
-    names = fields - {"shape", "value", "layers"}
+    names = fields - {"shape", "value", "layers", "axis"}
     if not all(isinstance(given[name], str) for name in names):
         raise ChangeError(f"an edit {kind!r} has strings under {', '.join(sorted(names))}, not those of {given!r}")
     if "shape" in given and not (
@@ -182,6 +184,8 @@ def edit_from_dict(values: Any) -> ModuleEdit:
         raise ChangeError(f"the shape {given['shape']!r} of an edit must be a list of numbers")
     if "value" in given and not _is_number(given["value"]):
         raise ChangeError(f"the value {given['value']!r} of an edit must be a number, a string, null, or a list of them")
+    if "axis" in given and not (given["axis"] is None or (type(given["axis"]) is int and given["axis"] < 0)):
+        raise ChangeError(f"the axis {given['axis']!r} of an edit must be a negative number or null")
     if "layers" in given:
         given["layers"] = (
             [_layer(layer) for layer in given["layers"]] if isinstance(given["layers"], list | tuple) else [_layer(None)]
@@ -358,7 +362,7 @@ def _replace(model: nn.Module, edit: Replace | Beside, seed: Seed) -> nn.Module:
         for parameter in layer.parameters():
             if parameter.dim() in layouts:
                 parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
-    new = nn.Sequential(module, *layers) if isinstance(edit, Replace) else Parallel([module, nn.Sequential(*layers)])
+    new = nn.Sequential(module, *layers) if isinstance(edit, Replace) else Parallel(module, nn.Sequential(*layers), edit.axis)
     for part in (new, *([new[1]] if isinstance(new, Parallel) else [])):
         part.training = module.training
     if not edit.module:

@@ -14,7 +14,7 @@ from nasframe.change.claim import Claim
 from nasframe.change.map import ZERO, Set, Take
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import flag
-from nasframe.modules.calls import Calls, submodule
+from nasframe.modules.calls import Calls, submodule, within
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import ModuleEdit, Resize, SetNumber
@@ -184,7 +184,8 @@ def _sharing(calls: Calls, coupling: Coupling, at: str) -> Mapping[str, _ConvNd]
         raise ChangeError(f"{at} is a {type(module).__name__}; only a convolution has a kernel")
     if "weight" not in module._parameters:
         raise ChangeError(f"the weight of {at} is computed by a parametrization; remove it before the change")
-    names = next(names for name, names in coupling.aliases.items() if f"{at}.weight" in (name, *names))
+    weight = within(at, "weight")
+    names = next(names for name, names in coupling.aliases.items() if weight in (name, *names))
     shared = {name.rpartition(".")[0]: coupling.model.get_submodule(name.rpartition(".")[0]) for name in names}
     for name, other in shared.items():
         if not isinstance(other, _ConvNd):
@@ -216,9 +217,9 @@ def _rewrite(coupling: Coupling, at: str, change: Callable[[str, _ConvNd], Kerne
         shape = (*weight.shape[:2], *map(len, kernel.taps))
         if shape != weight.shape:
             if not edits:
-                edits.append(Resize(f"{at}.weight", shape))
+                edits.append(Resize(within(at, "weight"), shape))
             index = tuple(torch.tensor(taps, device=weight.device) for taps in kernel.taps)
-            entries[f"{name}.weight"] = Take(f"{at}.weight", (None, None, *index))
+            entries[within(name, "weight")] = Take(within(at, "weight"), (None, None, *index))
         numbers = _numbers(module, kernel)
         _require_room(calls, name, module, numbers["_reversed_padding_repeated_twice"])
         edits += [SetNumber(name, key, _tuple(new)) for key, new in numbers.items() if getattr(module, key) != new]

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
 class Parallel(nn.ModuleList):
-    """A module and a path beside it, with the sum of their outputs.
+    """A module and a path beside it, whose outputs are added or concatenated.
 
     The module has the name "0" and the path the name "1".
 
+    Args:
+        module: the module.
+        path: the path.
+        axis: the axis along which the outputs are concatenated, negative, as `torch.cat` counts it; None to add them.
+
     Example:
-        >>> import torch
-        >>> Parallel([nn.Identity(), nn.ReLU()])(torch.tensor([-1.0, 2.0]))
+        >>> Parallel(nn.Identity(), nn.ReLU())(torch.tensor([-1.0, 2.0]))
         tensor([-1.,  4.])
+        >>> Parallel(nn.Identity(), nn.ReLU(), axis=-1)(torch.tensor([-1.0, 2.0]))
+        tensor([-1.,  2.,  0.,  2.])
     """
 
+    def __init__(self, module: nn.Module, path: nn.Module, axis: int | None = None) -> None:
+        super().__init__([module, path])
+        self.axis = axis
+
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the sum of the outputs.
+        """Return the sum or the concatenation of the outputs.
 
         Args:
             input: what both receive.
@@ -27,5 +38,10 @@ class Parallel(nn.ModuleList):
             **kwargs: what only the module receives.
         """
         module, path = self
-        added: Tensor = module(input, *args, **kwargs) + path(input)
-        return added
+        first, second = module(input, *args, **kwargs), path(input)
+        joined: Tensor = first + second if self.axis is None else torch.cat([first, second], self.axis)
+        return joined
+
+    def extra_repr(self) -> str:
+        """Return how the outputs are joined."""
+        return "" if self.axis is None else f"axis={self.axis}"

@@ -12,38 +12,43 @@ from torch.fx import Node
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from nasframe.change.claim import Claim
-from nasframe.change.map import Set, Take
+from nasframe.change.map import FRESH, Set, Take
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import number
-from nasframe.modules.calls import Calls, channel_axis, is_leaf, line, submodule
+from nasframe.interfaces.part import choice, number
+from nasframe.modules.calls import Calls, channel_axis, is_leaf, line, submodule, within
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
-from nasframe.modules.edits import Beside, Layer, named_tensors
+from nasframe.modules.edits import Beside, Layer, Resize, SetNumber, named_tensors
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.modules.widen import Widen
 from nasframe.seeds import Seed
 
 
 @attrs.frozen
 class AddPath(ModuleMorphism):
-    """Add a path with a hidden layer beside a layer or a block, whose output is added to it and starts at zero.
+    """Add a path with a hidden layer beside a layer or a block.
 
-    The path is a linear map to `width` units, ReLU, and a linear map of weights and biases that start at zero, so that the change is
-    exact in training and in evaluation mode. Its last layer gets a gradient at the first step, its first layer at the second. Beside a
-    convolution the first map is a convolution of the same kernel, stride, padding and dilation, and elsewhere a linear map of the
-    features, or a convolution with 3 taps along each axis. The place becomes a `Parallel` of the old module and the path.
+    The path is a linear map to `width` units, ReLU, and a linear map. Beside a convolution the first map is a convolution of the same
+    kernel, stride, padding and dilation, and elsewhere a linear map of the features, or a convolution with 3 taps along each axis.
+    The place becomes a `Parallel` of the old module and the path. Both forms are exact in training and in evaluation mode:
+
+        - "sum": the output of the path is added to that of the module. The last map of the path starts at zero; it gets a gradient at
+          the first step, and the first map at the second.
+        - "concatenate": the path returns `width` new channels, which come after those of an nn.Linear or a convolution. What reads
+          them is widened with weights of zero, as `Widen` with form="zero" does, and is refused where that is refused. The weights of
+          zero get a gradient at the first step, the path at the second.
 
     Refused: a layer whose parameters are read without calling it, a module that receives or returns several tensors, integers in, and
     another module than a convolution that changes the size of an image, where a path would have to guess the sizes for other inputs.
 
-    There is no form that concatenates: channels that are concatenated to those of a layer must be read by all that reads the layer,
-    which is what `nasframe.widen` with form="zero" does. A path with a hidden layer cannot be made of it; add it as a sum.
-
     Args:
         width: the number of hidden units; by default as many as the channels of the output.
+        form: how the outputs are joined, "sum" or "concatenate".
     """
 
     name: ClassVar[str] = "add_path"
     width: int | None = number(None, low=1, whole=True, optional=True)
+    form: str = choice("sum", "concatenate", default="sum")
 
     def places(self, coupling: Coupling) -> Iterator[Place]:
         """Yield all modules that are called, with the number of channels that they return."""
@@ -59,17 +64,58 @@ class AddPath(ModuleMorphism):
                 yield Place(name, 0, refusal=str(error))
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
-        """Return the edit that puts a path beside `at`, and the zeros with which its last layer starts."""
-        module = submodule(coupling.model, at)
-        calls = Calls(coupling)
+        """Return the edit that puts a path beside `at`, and the zeros with which its last layer, or what reads it, starts."""
+        module, calls = submodule(coupling.model, at), Calls(coupling)
         layers = self._layers(calls, at, module)
-        prefix = f"{at}." if at else ""
-        start: dict[str, Take | Set] = {f"0.{n}": Take(f"{prefix}{n}") for n in named_tensors(module)}
-        for name, shape in layers[-1].shapes().items():
-            start[f"1.{len(layers) - 1}.{name}"] = Set(torch.zeros(shape))
-        names = calls.names(at)
-        entries = {f"{name}.{tensor}".lstrip("."): entry for name in names for tensor, entry in start.items()}
-        return Rewrite((Beside(at, layers),), entries, Claim.exact())
+        start: dict[str, Take | Set] = {f"0.{name}": Take(within(at, name)) for name in named_tensors(module)}
+        if self.form == "sum":
+            for name, shape in layers[-1].shapes().items():
+                start[f"1.{len(layers) - 1}.{name}"] = Set(torch.zeros(shape))
+            entries = {within(name, tensor): entry for name in calls.names(at) for tensor, entry in start.items()}
+            return Rewrite((Beside(at, layers),), entries, Claim.exact())
+        entries = {within(at, tensor): entry for tensor, entry in start.items()}
+        return self._concatenated(coupling, at, module, layers, entries, seed)
+
+    def _concatenated(
+        self,
+        coupling: Coupling,
+        at: str,
+        module: nn.Module,
+        layers: tuple[Layer, ...],
+        entries: Mapping[str, Take | Set],
+        seed: Seed,
+    ) -> Rewrite:
+        """Return a widening in which a path computes the new units."""
+        if not isinstance(module, nn.Linear | _ConvNd) or getattr(module, "groups", 1) > 1:
+            raise ChangeError(
+                f"{at or 'the model'} is of type {type(module).__name__}; channels can be concatenated to those of an nn.Linear or a "
+                "convolution without groups; use form='sum'"
+            )
+        weight, produced = within(at, "weight"), 1 if isinstance(module, _ConvTransposeNd) else 0
+        out, width = module.weight.shape[produced], layers[-1].shapes()["weight"][0]
+        first, aliases = next((name, all) for name, all in coupling.aliases.items() if weight in (name, *all))
+        refused = ChangeError(
+            f"the channels of {at} are reshaped or split, or its weight has several uses, so that those of a path cannot come after them; "
+            "use form='sum'"
+        )
+        if coupling.axes[first][produced].find().form is not None or {*aliases} != {weight}:
+            raise refused
+        wide = Widen(to=out + width, form="zero").rewrite(coupling, at, seed)
+        entry = wide.map[weight]
+        index = entry.index if isinstance(entry, Take) else ()
+        at_end = torch.tensor([*range(out), *[FRESH] * width])
+        # the new units come after all others, and nothing else of the weight changes
+        if not all(i is None if k != produced else i is not None and torch.equal(i.cpu(), at_end) for k, i in enumerate(index)):
+            raise refused
+        held = {within(at, name) for name in named_tensors(module)}
+        edits = [
+            edit
+            for edit in wide.edits
+            if not (isinstance(edit, Resize) and edit.name in held) and not (isinstance(edit, SetNumber) and edit.module == at)
+        ]
+        others = {name: entry for name, entry in wide.map.items() if name not in held}
+        axis = -1 if isinstance(module, nn.Linear) else -len(module.kernel_size) - 1
+        return Rewrite((*edits, Beside(at, layers, axis)), others | dict(entries), Claim.exact(), wide.questions)
 
     def _layers(self, calls: Calls, at: str, module: nn.Module) -> tuple[Layer, ...]:
         """Return the layers of the path."""
@@ -89,6 +135,8 @@ class AddPath(ModuleMorphism):
         ((before, after),) = found
         channels, out = before.channels, after.channels
         width = self.width or out
+        if self.form == "concatenate":
+            out = width
         relu = Layer("ReLU")
         if isinstance(module, _ConvNd):
             rank = len(module.kernel_size)
@@ -144,6 +192,7 @@ def add_path(
     *,
     example: Any,
     width: int | None = None,
+    form: str = "sum",
     numbers: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> ModuleChange:
@@ -154,8 +203,10 @@ def add_path(
         at: the name of the layer or block.
         example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
         width: the number of hidden units of the path; by default as many as the channels of the output.
+        form: "sum": the output of the path is added, and starts at zero. "concatenate": the path returns `width` more channels, which
+            are read with weights of zero at first.
         numbers: the new values of numbers that the model's classes keep, by name.
-        seed: the seed of the path's first layer.
+        seed: the seed of the path.
 
     Raises:
         ChangeError: if a path cannot be added, with the reason.
@@ -172,4 +223,4 @@ def add_path(
           )
         )
     """
-    return grow(model, AddPath(width), at, example, numbers=numbers, seed=seed)
+    return grow(model, AddPath(width, form), at, example, numbers=numbers, seed=seed)
