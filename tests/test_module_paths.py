@@ -114,7 +114,7 @@ def test_a_concatenated_path_is_exact(name: str, at: str, shape: tuple[int, ...]
 
 
 def test_a_concatenated_path_is_rebuilt(tmp_path: Path) -> None:
-    """A new instance follows the lineage of a concatenation, beside a transposed convolution and through a flattening, to the same outputs."""
+    """A new instance follows the lineage of a concatenation, to a transposed convolution whose channels are flattened."""
 
     def make() -> nn.Module:
         return nn.Sequential(
