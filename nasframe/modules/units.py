@@ -45,12 +45,12 @@ class Units:
 #: the units of each atom that changes
 Plan = Mapping[Axis, Units]
 
-#: the layers whose units are not on the first axis of their weight
-_AXES = ((nn.Embedding, "weight", 1), (nn.EmbeddingBag, "weight", 1), (nn.RNNBase, "weight_hh_l0", 1))
+#: the numbers of torch's layers that count their units
+_COUNTS = ("out_features", "out_channels", "embedding_dim", "hidden_size")
 
 
-def locate(coupling: Coupling, at: str) -> tuple[str, int]:
-    """Return the tensor, and its axis, that a user's description of a place names.
+def locate(coupling: Coupling, at: str) -> Axis:
+    """Return the axis that a user's description of a place names.
 
     Args:
         coupling: the coupling of the model.
@@ -62,34 +62,33 @@ def locate(coupling: Coupling, at: str) -> tuple[str, int]:
     """
     names = {alias: name for name, aliases in coupling.aliases.items() for alias in aliases}
     name, colon, number = at.rpartition(":")
-    if not colon:
-        name, number = at, ""
-    axis: int | None = int(number) if number.isdecimal() else None
-    if name not in names:
+    if colon and name in names and number.isdecimal():
+        axes = coupling.axes[names[name]]
+        if int(number) >= len(axes):
+            raise ChangeError(f"{at!r}: {name} has {len(axes)} axes, counted from 0")
+        return axes[int(number)].find()
+    if at not in names:
         modules = dict(coupling.model.named_modules())
-        if name not in modules:
+        if at not in modules:
             raise ChangeError(
                 f"the model has neither a layer nor a tensor named {at!r}; nasframe.places(model, example) lists where it can grow"
             )
-        module = modules[name]
-        tensor, units = next(((t, k) for kind, t, k in _AXES if isinstance(module, kind)), ("weight", 0))
-        if isinstance(module, nn.MultiheadAttention):
-            tensor, units = "out_proj.weight", 1  # the heads, side by side
-        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
-            # A grouped transposed convolution has its outputs on two axes of its weight, and on the only one of its bias.
-            tensor, units = ("bias", 0) if module.bias is not None and module.groups > 1 else ("weight", 1)
-        name = f"{name}.{tensor}" if name else tensor
-        if name not in names:
+        counts = {number.attribute: number.axis for number in coupling.module_numbers if number.module == at}
+        if found := [counts[attribute] for attribute in _COUNTS if attribute in counts]:
+            return found[0].find()
+        prefix = f"{at}." if at else ""
+        if isinstance(modules[at], nn.MultiheadAttention):
+            return coupling.axes[names[f"{prefix}out_proj.weight"]][1].find()  # the heads, side by side
+        at = f"{prefix}weight"
+        if at not in names:
             raise ChangeError(
-                f"{at!r} is a {type(module).__name__} without a weight; name a layer inside it or before it. "
+                f"{at.removesuffix('.weight')!r} has no weight; name a layer inside it or before it. "
                 "nasframe.places(model, example) lists where the model can grow"
             )
-        axis = units if axis is None else axis
-    axis = axis or 0
-    first = names[name]
-    if axis >= len(coupling.axes[first]):
-        raise ChangeError(f"{at!r}: {name} has {len(coupling.axes[first])} axes, counted from 0")
-    return first, axis
+    axes = coupling.axes[names[at]]
+    if not axes:
+        raise ChangeError(f"{at!r} is a single number, and has no axis")
+    return axes[0].find()
 
 
 def atoms_of(axis: Axis) -> tuple[Axis, ...]:
@@ -120,8 +119,7 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
     Raises:
         ChangeError: if the place is refused, or the factor is missing or does not exist.
     """
-    name, number = locate(coupling, at)
-    axis = coupling.axes[name][number].find()
+    axis = locate(coupling, at)
     atoms = atoms_of(axis)
     if factor is not None:
         if factor >= len(atoms):
@@ -415,10 +413,9 @@ def _named(coupling: Coupling, name: str, k: int, atom: Axis) -> tuple[str, Axis
     for alias in coupling.aliases[name]:
         module = alias.rpartition(".")[0]
         try:
-            tensor, number = locate(coupling, module)
+            axis = locate(coupling, module)
         except ChangeError:
             continue
-        axis = coupling.axes[tensor][number].find()
         if atom in axis.atoms():
             return module, axis
     return f"{name}:{k}" if k else name, coupling.axes[name][k].find()
