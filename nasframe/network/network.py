@@ -22,8 +22,15 @@ from nasframe.seeds import Seed
 from nasframe.structure.address import Address
 from nasframe.structure.structure import Site, Structure
 
-#: the types of the collections that every module has
-_EMPTY = (dict, OrderedDict, set)
+#: the types of most attributes of modules
+_CONSTANT = frozenset({bool, int, float, str, type(None)})
+_EMPTY = frozenset({dict, OrderedDict, set})
+
+
+def _is_plain(cls: type[nn.Module]) -> bool:
+    """Return whether a copy of a module is a module of the same class with copies of its attributes."""
+    names = ("__deepcopy__", "__reduce_ex__", "__getstate__")
+    return issubclass(cls, Network) or all(getattr(cls, name, None) == getattr(nn.Module, name, None) for name in names)
 
 
 class Network(nn.Module):
@@ -75,19 +82,32 @@ class Network(nn.Module):
         self.body = self.backbone.body(structure)
         # by site and place, the names of a candidate's weights in all instances of its cell type
         self._weights: dict[str, list[list[str]]] = {a: [[] for _ in s.candidates] for a, s in self.sites.items()}
+        # by site, the names of its modules: a change looks for each site, and the modules of a network are many
+        self._mixed: dict[str, list[str]] = {}
         for name, module in self.named_modules():
-            if isinstance(module, MixedOperation) and module.address in self._weights:
+            if not isinstance(module, MixedOperation):
+                continue
+            self._mixed.setdefault(module.address, []).append(name)
+            if module.address in self._weights:
                 for names, (id, candidate) in zip(self._weights[module.address], module.candidates.items(), strict=True):
                     names += [f"{name}.candidates.{id}.{weight}" for weight, _ in candidate.named_parameters()]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Network:
-        # PyTorch gives each module a dozen dictionaries of hooks. Nearly all are empty, and to copy them in the general way takes
-        # longer than to copy all else. What is in the memo counts as copied.
-        for module in self.modules():
-            memo |= {id(value): type(value)() for value in vars(module).values() if type(value) in _EMPTY and not value}
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        vars(copied).update(copy.deepcopy(vars(self), memo))
+        # PyTorch gives each module two dozen attributes. Nearly all are constants or empty, and to copy them in the general way
+        # takes much longer than to copy the tensors. What is in the memo counts as copied.
+        plain = [module for module in self.modules() if _is_plain(type(module))]
+        memo |= {id(module): type(module).__new__(type(module)) for module in plain}
+        for module in plain:
+            attributes = vars(memo[id(module)])
+            for name, value in module.__getstate__().items():
+                kind = type(value)
+                if kind in _CONSTANT:
+                    attributes[name] = value
+                elif kind in _EMPTY and not value:
+                    attributes[name] = kind()
+                else:
+                    attributes[name] = copy.deepcopy(value, memo)
+        copied: Network = memo[id(self)]
         return copied
 
     @property
@@ -190,9 +210,10 @@ class Network(nn.Module):
 
     def mixed_operations(self, address: Address) -> Iterator[tuple[str, MixedOperation]]:
         """Yield the name and the module of a site in each instance of its cell type."""
-        for name, module in self.named_modules():
-            if isinstance(module, MixedOperation) and module.address == address:
-                yield name, module
+        for name in self._mixed.get(address, ()):
+            module = self.get_submodule(name)
+            assert isinstance(module, MixedOperation)
+            yield name, module
 
     def gates(self) -> Iterator[tuple[str, Gate]]:
         """Yield the name and the module of each gate."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -76,21 +76,18 @@ class Case(SearchCase):
         """Return a copy of the network before the change."""
         # a network that grew by the same morphism before shows faults that need a second change, such as ids that are used
         # again
-        parent = self.trained if self.before is None else _grown(self.strategy, self.part, self.place, self.before)
-        if parent is None:
+        if self.before is None:
+            parent = self.trained
+        elif (grown := _grown(self.strategy, self.part, self.place, self.before)) is not None:
+            parent = grown.copy()
+        else:
             reject()
-        parent = parent.copy()
         parent.network.train(self.training)
         return parent
 
     def proposals(self, trained: TrainedNetwork) -> list[Proposal]:
         """Return the proposals to a network, beginning with that of the case."""
         return _proposals(self.part, trained, self.place)
-
-    def edit(self, seed: Seed | None = None) -> Edit:
-        """Return the proposed edit."""
-        parent = self.parent
-        return _edit(self.part, parent.network.structure, self.proposals(parent)[0], seed or self.seed)
 
     def child(self, seed: Seed | None = None) -> tuple[TrainedNetwork, TrainedNetwork]:
         """Return the network before the change, and its child."""
@@ -100,8 +97,9 @@ class Case(SearchCase):
 
     def filling(self) -> tuple[Structure, Filling]:
         """Return the structure of the child, and how it is filled."""
-        edit = self.edit()
-        return edit.structure, _filling(edit, self.parent.network, self.seed)
+        parent = self.parent
+        edit = _edit(self.part, parent.network.structure, self.proposals(parent)[0], self.seed)
+        return edit.structure, _filling(edit, parent.network, self.seed)
 
 
 def _proposals(part: Morphism, trained: TrainedNetwork, place: int) -> list[Proposal]:
@@ -194,12 +192,15 @@ def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Stra
 
 def exercise(case: Case) -> dict[str, Any]:
     """Return the proposals, and everything about one change."""
-    parent, child = case.child()
+    parent = case.parent
+    found = case.proposals(parent)
+    edit = _edit(case.part, parent.network.structure, found[0], case.seed)
+    child = parent.after(edit, case.seed)
     return {
-        "the proposals": [attrs.asdict(p) for p in case.proposals(parent)],
+        "the proposals": [attrs.asdict(p) for p in found],
         "the structure": child.network.structure.to_json(),
         "the claim": repr(child.claim),
-        "the mixing weights": dict(case.filling()[1].mixing),
+        "the mixing weights": dict(_filling(edit, parent.network, case.seed).mixing),
         **{f"the child's {n}": t.detach() for n, t in tensors(child.network).items()},
     }
 
@@ -211,7 +212,7 @@ def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None
     """Try a change with a kind of claim: that of the case or, if it has another claim, that of another case."""
     for n in range(tries):
         # a fresh network shows at less cost whether it is worthwhile to train one
-        if _claims(_fresh_child(case), kind) and _claims((found := case.child())[1], kind):
+        if _fresh(case.strategy, case.part, case.place, case.seed)[0] == kind and _claims((found := case.child())[1], kind):
             try:
                 return holds(*found)
             except AssertionError as error:
@@ -222,9 +223,12 @@ def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None
     raise Inapplicable(f"it does not claim to be {kind}")
 
 
-def _fresh_child(case: Case) -> TrainedNetwork:
-    parent = trained_network(case.strategy, 0)
-    return _child(case.part, parent, case.proposals(parent)[0], case.seed)
+@cached
+def _fresh(strategy: Strategy, part: Morphism, place: int, seed: Seed) -> tuple[str | None, bool]:
+    """Return the kind of claim of a change of a fresh network, and whether it states mixing weights."""
+    parent = trained_network(strategy, 0)
+    filling = _filling(_edit(part, parent.network.structure, _proposals(part, parent, place)[0], seed), parent.network, seed)
+    return getattr(filling.claim, "kind", None), bool(filling.mixing)
 
 
 def _claims(child: TrainedNetwork, kind: str) -> bool:
@@ -335,7 +339,8 @@ def blind(case: Case) -> None:
 def refuses(case: Case) -> None:
     """An impossible request is refused with a ChangeError before a network is built, and not replaced by another one."""
     parent = case.parent
-    proposal, structure = case.proposals(parent)[0], case.edit().structure
+    proposal = case.proposals(parent)[0]
+    structure = _edit(case.part, parent.network.structure, proposal, case.seed).structure
     if not proposal.request:
         raise Inapplicable("its requests are empty")
 
@@ -368,7 +373,8 @@ def replay(case: Case) -> None:
     again = attrs.evolve(proposal, request=_json(proposal.request, "the request"))
     made = _child(case.part, parent, again, case.seed)
     require(made.network.structure == child.network.structure, f"{again.request} makes another structure")
-    different = [n for n, t in tensors(child.network).items() if not same(t, tensors(made.network)[n])]
+    expected, found = tensors(child.network), tensors(made.network)
+    different = [n for n, t in expected.items() if not same(t, found[n])]
     require(not different, f"{again.request} makes another child: {', '.join(different)} differ")
     structure = Structure.from_json(parent.network.structure.to_json(), case.subject.plugins.make)
     remade = _edit(case.part, structure, again, case.seed).structure
@@ -435,12 +441,12 @@ def seed(case: Case) -> None:
     chosen = case.seed, case.seed("another")
     for proposal in _some_proposals(case):
         child, drawn = _drawn(case, proposal, *chosen)
-        bare = [tensors(build(child.network.structure, s)) for s in chosen]
+        # the new entries are random if there are several values, and a new network of this structure draws them, too
+        several = {name: v for name, v in drawn.items() if len(v[1][v[0] & (v[1] != 0)].unique()) > 1}
+        bare = [tensors(build(child.network.structure, s)) for s in chosen] if several else [{}]
         random = {}
-        for name, (mask, first, second) in drawn.items():
-            # the new entries are random if there are several values, and a new network of this structure draws them, too
-            several = len(first[mask & (first != 0)].unique()) > 1
-            if several and name in bare[0] and not same(*(each[name][mask] for each in bare)):
+        for name, (mask, first, second) in several.items():
+            if name in bare[0] and not same(*(each[name][mask] for each in bare)):
                 random[name] = same(first[mask], second[mask])
         # a tensor that is set may have the same values on purpose
         kept = [name for name, is_same in random.items() if is_same and not isinstance(child.map.get(name), Set)]
@@ -466,14 +472,24 @@ def _drawn(case: Case, proposal: Proposal, *chosen: Seed) -> tuple[TrainedNetwor
     edits = [_edit(case.part, parent.network.structure, proposal, s) for s in chosen]
     if len({edit.structure for edit in edits}) > 1:
         raise Inapplicable("the structure of the child depends on the seed")
+    stated: list[Mapping[str, Tensor]] = []
+
+    def noted(edit: Edit) -> Edit:
+        def fill(parent: Network, child: Network) -> Filling:
+            filling = edit.fill(parent, child)
+            stated.append(filling.mixing)
+            return filling
+
+        return attrs.evolve(edit, fill=fill)
+
     # A fresh parent is enough: what is drawn does not depend on how it was trained.
-    children = [parent.after(edit, s) for edit, s in zip(edits, chosen, strict=True)]
-    stated = [_filling(edit, parent.network, s).mixing for edit, s in zip(edits, chosen, strict=True)]
+    children = [parent.after(noted(edit), s) for edit, s in zip(edits, chosen, strict=True)]
+    values = [tensors(child.network) for child in children]
     found = dict[str, tuple[Tensor, ...]]()
-    for name, first in tensors(children[0].network).items():
+    for name, first in values[0].items():
         mask = new_entries(children[0], name, first)
         if mask.any() and name.removeprefix("alphas.") not in stated[0]:
-            found[name] = (mask, *(tensors(child.network)[name].detach() for child in children))
+            found[name] = (mask, *(each[name].detach() for each in values))
     for address, first in stated[0].items():
         found[f"mixing/{address}"] = (torch.ones_like(first, dtype=torch.bool), *(each[address] for each in stated))
     return children[0], found
@@ -612,9 +628,9 @@ def mixing(case: Case) -> None:
 
     Their sum is one, unless the sites of the relaxation do not sum to one.
     """
-    structure, filling = case.filling()
-    if not filling.mixing:
+    if not _fresh(case.strategy, case.part, case.place, case.seed)[1]:
         raise Inapplicable("it states no mixing weights")
+    structure, filling = case.filling()
     sites = dict(structure.sites())
     for address, stated in filling.mixing.items():
         require(address in sites, f"mixing weights are stated for {address}; the child has {', '.join(sites)}")
