@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from module_zoo import build, vision
 from torch import nn
-from widening import Recurrent, check_equal, gradient_error, mlp, state, storages, trained
+from widening import Recurrent, check_equal, floats, gradient_error, mlp, state, storages, trained
 
-from nasframe import Seed
+from nasframe import Seed, Take
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.modules.change import answered, changed_copy
 from nasframe.modules.coupling import couple
@@ -171,6 +171,30 @@ def test_twins_part_where_their_shares_are_uneven(skew: float, kind: Any) -> Non
     assert min(apart) > 1e-3 if skew else max(apart) < 1e-9
 
 
+@pytest.mark.parametrize(
+    ("name", "at", "to"), [("mlp", "b", 9), ("lstm", "rnn", 11), ("gru", "rnn", 9), ("gpt", "h.0.mlp.0", 70)]
+)
+def test_new_units_learn(name: str, at: str, to: int) -> None:
+    """With outgoing weights of zero, every new entry of every tensor receives a gradient within three steps."""
+    model, example = build(name)
+    change = widen(trained(model, example), at, to=to, form="zero", example=example)
+    optimiser = torch.optim.SGD(change.model.parameters(), lr=0.1)
+    parameters = dict(change.model.named_parameters())
+    entries = {name: entry for name, entry in change.map.items() if isinstance(entry, Take) and name in parameters}
+    idle = {name: entry.new_entries(parameters[name])[0].clone() for name, entry in entries.items()}
+    assert any(bool(mask.any()) for mask in idle.values())
+
+    for _ in range(3):
+        optimiser.zero_grad()
+        sum((t - 1).square().mean() for t in floats(change.model(*example))).backward()  # type: ignore[union-attr]
+        for name, mask in idle.items():
+            mask &= parameters[name].grad == 0
+        optimiser.step()
+
+    assert [name for name, mask in idle.items() if bool(mask.any())] == []
+
+
+@settings(max_examples=settings.default.max_examples // 2)
 @given(sizes, forms, forms, st.integers(1, 3), st.integers(1, 3))
 def test_two_widenings_compose(hidden: int, first: dict[str, Any], second: dict[str, Any], a: int, b: int) -> None:
     """A widened model is widened again, in the same layer and in another, and still computes what the first one did."""

@@ -257,7 +257,6 @@ def narrow(
     example: Any,
     factor: int | None = None,
     numbers: Mapping[str, int] | None = None,
-    seed: int = 0,
 ) -> ModuleChange:
     """Return the change that narrows a layer of a model. The model is not modified.
 
@@ -272,7 +271,6 @@ def narrow(
         example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
         factor: which factor changes, where the axis is a product.
         numbers: for numbers that the model's classes keep and that cannot be found, the new values by name ("blocks.0.heads").
-        seed: the seed of all random draws.
 
     Raises:
         ChangeError: if the layer cannot be narrowed. The message has the reason, and the line of the model's code.
@@ -284,4 +282,4 @@ def narrow(
         >>> change.model[2].weight.shape, change.claim.kind
         (torch.Size([2, 3]), 'lossy')
     """
-    return grow(model, Narrow(to, tuple(remove), factor), at, example, numbers=numbers, seed=seed)
+    return grow(model, Narrow(to, tuple(remove), factor), at, example, numbers=numbers)

@@ -53,7 +53,10 @@ def places(model: nn.Module, example: Any, morphisms: Sequence[ModuleMorphism] |
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> print(places(model, torch.ones(5, 3)))  # doctest: +SKIP
+        >>> print(places(model, torch.ones(5, 3)))
+        widen
+          0       4  replicate or zero
+          2       2  refused: it is an axis of the model's output
     """
     coupling = couple(model, example)
     # the size of a morphism that only lists its places does not matter

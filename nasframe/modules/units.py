@@ -92,7 +92,7 @@ def locate(coupling: Coupling, at: str) -> Axis:
 
 
 def atoms_of(axis: Axis) -> tuple[Axis, ...]:
-    """Return the atoms of an axis that have more than one form to grow in: each once, in order."""
+    """Return the atoms of an axis in order, each once."""
     return tuple(dict.fromkeys(axis.atoms()))
 
 
@@ -139,7 +139,7 @@ def solve(axis: Axis, atom: Axis, size: int, sizes: Mapping[Axis, int]) -> int |
     """Return the size of an atom with which the axis has the given size, or None if there is no such whole number.
 
     Args:
-        axis: the axis, in which the atom occurs once in each product.
+        axis: the axis.
         atom: the atom.
         size: the size of the axis.
         sizes: the sizes of other atoms that change.
@@ -149,7 +149,9 @@ def solve(axis: Axis, atom: Axis, size: int, sizes: Mapping[Axis, int]) -> int |
     step = axis.size_with({**sizes, atom: 1}) - least
     if step <= 0 or (size - least) % step or size <= least:
         return None
-    return (size - least) // step
+    found = (size - least) // step
+    # an atom that occurs twice in a product gives another size
+    return found if axis.size_with({**sizes, atom: found}) == size else None
 
 
 def size_at(axis: Axis, atom: Axis, to: int, factor: int | None) -> int:
@@ -340,7 +342,11 @@ def positions(coupling: Coupling, name: str, axis: int, atom: Axis) -> Tensor:
 
 
 def labels(axis: Axis, atom: Axis) -> Tensor:
-    """Return for each position of an axis the unit of the atom to which it belongs, or -1."""
+    """Return for each position of an axis the unit of the atom to which it belongs, or -1.
+
+    Raises:
+        ChangeError: if the atom occurs twice in a product, so that a position belongs to two units.
+    """
     axis, atom = axis.find(), atom.find()
     if axis is atom:
         return torch.arange(atom.size)
@@ -349,6 +355,10 @@ def labels(axis: Axis, atom: Axis) -> Tensor:
     parts = [labels(part, atom) for part in axis.parts]
     if axis.form == "+":
         return torch.cat(parts)
+    if sum(bool((part >= 0).any()) for part in parts) > 1:
+        raise ChangeError(
+            f"an axis is the product {axis}, in which the same units occur twice: none of them can be removed alone"
+        )
     result = parts[0]
     for part in parts[1:]:
         result = torch.maximum(result[:, None], part[None]).flatten()

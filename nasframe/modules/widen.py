@@ -159,10 +159,12 @@ def shares(index: Tensor, skew: float) -> Tensor:
         >>> shares(torch.tensor([0, 1, 0, 0]), skew=0.25)
         tensor([ 0.8333,  1.0000,  0.3333, -0.1667], dtype=torch.float64)
     """
-    copies = torch.bincount(index)[index]
+    copies = torch.bincount(index)
     # which of its unit's copies each one is: no two of them may get the same share, as they would never become different
-    rank = (index[:, None] == index).tril(-1).sum(1)
-    return 1 / copies.double() + skew * (copies - 1 - 2 * rank)
+    order = torch.sort(index, stable=True).indices
+    rank = torch.empty_like(index)
+    rank[order] = torch.arange(len(index)) - (copies.cumsum(0) - copies)[index[order]]
+    return 1 / copies[index].double() + skew * (copies[index] - 1 - 2 * rank)
 
 
 def _check_tied(coupling: Coupling, atoms: set[Axis]) -> None:
