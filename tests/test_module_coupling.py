@@ -22,6 +22,7 @@ from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
 from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.rules import Trace, Value, register_rule
+from nasframe.modules.rules.trace import RULES
 
 
 @cache
@@ -192,6 +193,16 @@ OPERATIONS: dict[str, tuple[Tensor, nn.Module, list[int]]] = {
         sequences(), net(lambda x, t, a, b: b(torch.cat([t.weight.expand(2, -1, -1), a(x)], 1)), Table(1, 1, 6), nn.Linear(5, 6),
                          nn.Linear(6, 2)), [6],
     ),
+    "assigned slice": (rows(), net(lambda x, a, b: b(_assigned(a(x))), nn.Linear(5, 6), nn.Linear(6, 2)), [2, 4]),
+    "assigned entries": (
+        sequences(), net(lambda x, a, b, c: c(a(x).index_put((torch.tensor([0]),), b(x[0]))), nn.Linear(5, 6), nn.Linear(5, 6),
+                         nn.Linear(6, 2)), [6],
+    ),
+    "hardswish": (rows(), net(lambda x, a, b: b(F.hardswish(a(x))), nn.Linear(5, 6), nn.Linear(6, 2)), [6]),
+    "mask": (rows(), net(lambda x, a, b: b(a(x).masked_fill(a(x) < 0, 2.0)), nn.Linear(5, 6), nn.Linear(6, 2)), [6]),
+    "weight in pieces": (
+        rows(), net(lambda x, t, b: b(F.linear(x, t.weight[:4]) * F.linear(x, t.weight[4:])), Table(8, 5), nn.Linear(4, 2)), [4]
+    ),
     "movedim": (images(), net(lambda x, a, b: b(a(x).movedim(1, -1)), conv(3, 4), nn.Linear(4, 2)), [4]),
     "in place": (rows(), net(lambda x, a, b: b(a(x).relu_().mul_(2).clamp_(max=3)), nn.Linear(5, 6), nn.Linear(6, 2)), [6]),
     "no grad": (rows(), net(lambda x, a, b: b(a(x) * _without_gradient(a(x))), nn.Linear(5, 6), nn.Linear(6, 2)), [6]),
@@ -205,6 +216,13 @@ OPERATIONS: dict[str, tuple[Tensor, nn.Module, list[int]]] = {
         [2, 3, 6, 6],
     ),
 }  # fmt: skip
+
+
+def _assigned(h: Tensor) -> Tensor:
+    made = h.new_zeros(h.shape)
+    made[:, :2] = h[:, 4:]
+    made[:, 2:] = h[:, :4].relu()
+    return made
 
 
 def _without_gradient(x: Tensor) -> Tensor:
@@ -337,6 +355,33 @@ def test_permuted_units_do_not_change_random_networks(names: list[str], sizes: l
 
     assert_permutable(coupling)
     assert all(tuple(a.size for a in axes) == coupling.tensors[name].shape for name, axes in coupling.axes.items())
+
+
+def test_a_piece_of_a_weight_has_the_roles_of_its_axes() -> None:
+    """Rows of a weight that are used apart produce units, and its columns consume them."""
+    model = net(lambda x, a, t: F.linear(a(x), t.weight[:2]) + F.linear(a(x), t.weight[2:]), nn.Linear(5, 6), Table(4, 6))
+
+    coupling = couple(model, rows())
+
+    assert ("layers.1.weight", 0) in coupling.produced
+    assert ("layers.1.weight", 1) in coupling.consumed
+
+
+def test_a_rule_that_returns_other_sizes_is_refused() -> None:
+    """A rule whose outputs do not have the sizes of the operation's freezes the axes and says so."""
+    register_rule("expm1")(lambda trace, input: input.moved([0]))
+    try:
+        coupling = couple(net(lambda x, a, b: b(torch.expm1(a(x))), nn.Linear(5, 6), nn.Linear(6, 2)), rows())
+    finally:
+        RULES.pop("expm1")
+
+    assert "the rule of expm1 returned axes of the sizes [(4,)]" in str(coupling.axes["layers.0.weight"][0].frozen)
+
+
+def test_shapes_that_depend_on_values_are_refused() -> None:
+    """An operation whose output's shape depends on its values is refused with its line."""
+    with pytest.raises(ChangeError, match=r"depends on its values.*test_module_coupling.py"):
+        couple(net(lambda x, a: a(x)[a(x) > 0], nn.Linear(5, 6)), rows())
 
 
 def test_the_rows_of_a_layer_are_the_columns_of_the_next() -> None:

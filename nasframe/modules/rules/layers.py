@@ -106,6 +106,20 @@ def embedding(trace: Trace, weight: Value, indices: Value) -> Value:
     return Value([*indices.axes, trace.produce(weight, 1)])
 
 
+@register_rule("embedding_bag")
+def embedding_bag(trace: Trace, weight: Value) -> list[Value]:
+    """Couple the rows of which each bag is the sum, the mean or the largest entries."""
+    trace.freeze(weight.axes[0], "it is the range of an index")
+    bags, *others = trace.like(frozen=f"it is an axis of bags at {trace.where}")
+    return [Value([bags.axes[0], trace.produce(weight, 1)]), *others]
+
+
+@register_rule("outer", "ger")
+def outer(trace: Trace, input: Value, vec2: Value) -> Value:
+    """Combine the axes of two vectors."""
+    return Value([*input.axes, *vec2.axes])
+
+
 @register_rule("conv1d", "conv2d", "conv3d")
 def convolution(trace: Trace, input: Value, weight: Value, bias: Value | None, groups: int = 1) -> Value:
     """Couple a convolution, whose weight has the axes (output, input of one group, kernel)."""

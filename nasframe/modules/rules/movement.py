@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
+
 from nasframe.modules.axes import Axis, divide, product, reshape, total
 from nasframe.modules.rules.trace import Trace, Value, register_rule
 
@@ -153,8 +155,8 @@ def pieces(trace: Trace, input: Value, sizes: Sequence[int], dim: int) -> list[V
         return [input]
     axis, parts = input.axes[dim], [Axis(size) for size in sizes]
     trace.unify(axis, total(parts))
-    # A piece of a parameter is no longer the parameter along this axis, but still along all others.
-    return [input.replace(dim, part) for part in parts]
+    pieces = (input.replace(dim, part) for part in parts)
+    return [attrs.evolve(piece, source=input.source) for piece in pieces]  # to consume a piece is to consume that axis
 
 
 @register_rule("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split")
@@ -203,26 +205,33 @@ def unbind(trace: Trace, input: Value, dim: int = 0) -> list[Value]:
     return [select(trace, input, dim) for _ in trace.output]
 
 
-@register_rule("index", "index_put")
+@register_rule("index")
 def index(trace: Trace, input: Value, indices: Sequence[Value | None]) -> Value:
     """Freeze the axes that are indexed by a tensor; the axes of the index take their place."""
     taken = [k for k, i in enumerate(indices) if i is not None]
     for k in taken:
         trace.freeze(input.axes[k], "its entries are taken by an index")
-    if "put" in trace.operation:
-        return input
     kept = [k for k in range(len(input.axes)) if k not in taken]
     # Adjacent indices leave their axes in place; others move them to the front.
     front = taken[0] if taken == list(range(taken[0], taken[-1] + 1)) else 0
-    width = len(trace.output.shape) - len(kept)
-    given = trace.broadcast([i for i in indices if i is not None], trace.output.shape[front : front + width])
+    width = max(len(i.axes) for i in indices if i is not None)
+    shapes = [(1,) * (width - len(i.axes)) + i.shape for i in indices if i is not None]
+    given = trace.broadcast([i for i in indices if i is not None], [max(sizes) for sizes in zip(*shapes, strict=True)])
     rest = input.moved(kept)
     return Value(
         [*rest.axes[:front], *given.axes, *rest.axes[front:]], [*rest.source[:front], *[None] * width, *rest.source[front:]]
     )
 
 
-@register_rule("index_select", "take_along_dim", "gather", "scatter", "scatter_add", "index_add", "index_fill", "flip", "roll")
+@register_rule("index_put")
+def index_put(trace: Trace, input: Value, indices: Sequence[Value | None], values: Value) -> Value:
+    """Couple the values with the entries that they replace."""
+    replaced = index(trace, input, indices)
+    trace.broadcast([replaced, values], replaced.shape)
+    return input
+
+
+@register_rule("index_select", "take_along_dim", "gather", "index_fill", "flip", "roll")
 def entries(trace: Trace, input: Value, dim: int | None = None, dims: Sequence[int] = (), index: Value | None = None) -> Value:
     """Freeze an axis whose entries are taken or moved by number."""
     frozen = [dim] if dim is not None else dims or range(len(input.axes))

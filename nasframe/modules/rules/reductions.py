@@ -26,10 +26,13 @@ def reduce(trace: Trace, input: Value, dim: int | Sequence[int] | None = None, k
     return Value(axes) if isinstance(trace.output, Tensor) else [Value(axes) for _ in trace.output]
 
 
-@register_rule("max.other", "min.other")
-def elementwise(trace: Trace, input: Value, other: Value) -> Value:
-    """Couple two tensors entry by entry."""
-    return trace.broadcast([input, other], trace.output.shape)
+# torch tags most operations of this kind as pointwise; these have no such tag
+@register_rule(
+    "max.other", "min.other", "copy", "masked_fill", "hardswish", "floor_divide", "log_sigmoid", "rsub", "polar", "complex",
+)  # fmt: skip
+def elementwise(trace: Trace, inputs: list[Value]) -> Value:
+    """Couple tensors entry by entry."""
+    return trace.broadcast(inputs, trace.output.shape)
 
 
 @register_rule("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort", "topk")

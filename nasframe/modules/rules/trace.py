@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
+from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis, AxisError, unify
 from nasframe.modules.provenance import Call, Number, Size, expression_of, with_axes
 from nasframe.modules.rules.readings import Equal, Reading, sizes_given
@@ -285,12 +287,23 @@ class Trace:
             return self.opaque((args, kwargs), f"{target} has no rule")
         name = target._schema.name.removeprefix("aten::")
         self.operation = name
+        if self.output is None:  # an assertion
+            return None
+        if any(isinstance(size, torch.SymInt) for output in tree_leaves(self.output) for size in getattr(output, "shape", ())):
+            raise ChangeError(
+                f"the shape of what {target} returns depends on its values, at {self.where}; nasframe changes models "
+                "whose shapes do not"
+            )
         given = _bind(target._schema, args, kwargs)
         inputs = list(_values(given))
         rule = find_rule(name, target._schema.overload_name)
         if rule is not None:
             wanted = inspect.signature(rule).parameters
-            return rule(self, **{key: value for key, value in given.items() if key in wanted})
+            result = rule(self, **{key: value for key, value in ({"inputs": inputs} | given).items() if key in wanted})
+            shapes = [value.shape for value in _values(result)]
+            if shapes != [tuple(output.shape) for output in tree_leaves(self.output)]:
+                raise AxisError(f"the rule of {name} returned axes of the sizes {shapes}")
+            return result
         if not inputs:  # zeros, arange, ...: made by the code
             values = self.like()
             self.made.update(_axes(values))
@@ -312,14 +325,14 @@ class Trace:
 # The registry
 
 Rule = Callable[..., Any]
-_RULES: dict[str, Rule] = {}
+RULES: dict[str, Rule] = {}
 
 
 def register_rule(*operations: str) -> Callable[[Rule], Rule]:
     """Register the rule of one or more operations: which axes have the same units, and who produces and consumes them.
 
     A rule gets the `Trace` and those arguments of the operation that it names, and returns the value of each output. The argument
-    `self` of an operation is called `input`. A later rule replaces an earlier one.
+    `self` of an operation is called `input`, and `inputs` is the list of all tensors. A later rule replaces an earlier one.
 
     Args:
         operations: names such as "linear" for torch's ATen operations, "max.dim" for one overload, "library::name" for yours.
@@ -334,7 +347,7 @@ def register_rule(*operations: str) -> Callable[[Rule], Rule]:
     """
 
     def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(operations, rule))
+        RULES.update(dict.fromkeys(operations, rule))
         return rule
 
     return register
@@ -344,7 +357,7 @@ def find_rule(name: str, overload: str = "") -> Rule | None:
     """Return the rule of an operation, or None. An operation in place has the rule of the one that is not."""
     plain = name.removesuffix("_")
     names = (f"{name}.{overload}", f"{plain}.{overload}", name, plain)
-    return next((_RULES[n] for n in names if n in _RULES), None)
+    return next((RULES[n] for n in names if n in RULES), None)
 
 
 def place(node: Node, call: Call | None) -> str:
