@@ -13,7 +13,7 @@ from module_zoo import build, vision
 from torch import Tensor, nn
 
 from nasframe import deepen, pad_kernel, rebuild
-from nasframe.errors import ChangeError
+from nasframe.errors import ChangeError, DataError
 from nasframe.modules.coupling import couple
 from nasframe.modules.parallel import Parallel
 from nasframe.modules.paths import AddPath, add_path
@@ -164,6 +164,14 @@ def test_the_first_layer_follows_the_seed() -> None:
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_a_sum_is_never_broadcast() -> None:
+    """A path beside a pooling that left a small image as it was is refused on an image that it shrinks."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d(1)).double()
+    child = add_path(model, "1", example=example(1, 2, 1, 1)).model
+    with pytest.raises(DataError, match=r"returns the shape \(1, 3, 1, 1\) and the path beside it \(1, 3, 4, 5\)"):
+        child(*example(1, 2, 4, 5))
 
 
 def test_refusals_say_why() -> None:

@@ -75,7 +75,8 @@ class Deepen(ModuleMorphism):
     second.
 
     Both are exact in training and in evaluation mode. No BatchNorm is added after a layer: it would be exact in evaluation mode
-    only. New parameters have the dtype, device and memory format of the layer or block, and require gradients if it does.
+    only. (On a GPU that multiplies in TF32, the identity rounds what passes it, as any layer does there.) New parameters have the
+    dtype, device and memory format of the layer or block, and require gradients if it does.
 
     Refused:
         - a layer whose parameters are read without calling it, as nn.MultiheadAttention does with its out_proj

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasframe.errors import DataError
+
 
 class Parallel(nn.ModuleList):
     """A module and a path beside it, whose outputs are added or concatenated.
@@ -36,9 +38,18 @@ class Parallel(nn.ModuleList):
             input: what both receive.
             *args: what only the module receives.
             **kwargs: what only the module receives.
+
+        Raises:
+            DataError: if the outputs have different shapes, and are added.
         """
         module, path = self
         first, second = module(input, *args, **kwargs), path(input)
+        # a sum would broadcast: a path beside a global pooling, added on images of one pixel, would not shrink larger ones
+        if self.axis is None and first.shape != second.shape:
+            raise DataError(
+                f"for an input of shape {tuple(input.shape)} the module returns the shape {tuple(first.shape)} and the path beside it "
+                f"{tuple(second.shape)}, which cannot be added; the path was made for inputs whose size the module keeps"
+            )
         joined: Tensor = first + second if self.axis is None else torch.cat([first, second], self.axis)
         return joined
 
