@@ -177,6 +177,7 @@ def test_names_in_the_groups_follow() -> None:
     model = mlp()
     whole = nn.ModuleDict({"body": model, "head": nn.Linear(2, 1)})
     optimiser = Adam(whole.named_parameters(), 0.1)
+    steps(nn.Sequential(model, whole["head"].double()), optimiser, batch(), 1)
     if "param_names" not in optimiser.param_groups[0]:
         pytest.skip("this version of torch keeps no names")
     change = with_layer(model)
@@ -185,6 +186,7 @@ def test_names_in_the_groups_follow() -> None:
 
     named = dict(whole.named_parameters())
     (group,) = optimiser.param_groups
+    assert optimiser.state.keys() <= {*group["params"]}
     assert all(named[n] is p for n, p in zip(group["param_names"], group["params"], strict=True))
     assert {*group["param_names"]} == named.keys()
 
@@ -202,6 +204,17 @@ def test_the_parameters_of_other_models_stay() -> None:
     assert optimiser.param_groups[0]["params"][-2:] == [*head.parameters()]
     assert str(optimiser.state[head.weight]) == str(before)
     steps(nn.Sequential(change.model, head), optimiser, x, 2)
+
+
+def test_a_state_that_a_constructor_makes_is_made() -> None:
+    """Adagrad makes its states when it is made; a parameter without a source gets one with the settings of its group."""
+    model = mlp()
+    optimiser = Adagrad(model.parameters(), initial_accumulator_value=0.25)
+    change = with_layer(model)
+    change.follow(optimiser)
+
+    assert optimiser.state.keys() == {*change.model.parameters()}
+    assert torch.equal(optimiser.state[change.model.inner[2].bias]["sum"], torch.full((5,), 0.25, dtype=torch.float64))
 
 
 def test_the_policies() -> None:

@@ -99,6 +99,22 @@ def hand_written_path(x: Tensor) -> Tensor:
     return x * keep
 
 
+def with_generator(x: Tensor) -> Tensor:
+    return x * torch.empty_like(x).bernoulli_(0.5, generator=GENERATOR) + torch.rand(x.shape, generator=GENERATOR)
+
+
+class Inference(nn.Module):
+    """A module that runs in inference mode."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.module(x)
+
+
 DRAWS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dropout": (lambda: nn.Dropout(0.4), (3, 4)),
     "dropout of channels": (lambda: nn.Dropout2d(0.4), (3, 4, 2, 2)),
@@ -111,7 +127,12 @@ DRAWS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "noise": (lambda: Calls(lambda x: x + torch.randn_like(x) + torch.normal(0.0, 1.0, x.shape)), (3, 4)),
     "Gumbel": (lambda: Calls(lambda x: nn.functional.gumbel_softmax(x)), (3, 4)),
     "a permutation": (lambda: Calls(lambda x: x[torch.randperm(len(x))] + torch.randint(0, 5, x.shape)), (3, 4)),
-    "a generator": (lambda: Calls(lambda x: x * torch.empty_like(x).bernoulli_(0.5, generator=GENERATOR)), (3, 4)),
+    "a generator": (lambda: Calls(with_generator), (3, 4)),
+    # what PyTorch does not take apart there: the draws are within its operations
+    "inference mode": (
+        lambda: Inference(nn.Sequential(nn.Dropout(0.4), nn.AlphaDropout(0.4), nn.LSTM(4, 3, 2, dropout=0.5))),
+        (2, 3, 4),
+    ),
 }
 GENERATOR = torch.Generator().manual_seed(3)
 
@@ -131,7 +152,8 @@ def test_random_draws_are_replaced_by_their_means(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["dropout", "dropout of channels", "stochastic depth", "attention", "a recurrent network", "RReLU"]
+    "name",
+    ["dropout", "dropout of channels", "stochastic depth", "attention", "a recurrent network", "RReLU", "inference mode"],
 )
 def test_the_mean_of_dropout_is_its_input(name: str) -> None:
     """A model whose only difference between the modes is what it draws returns the same in both modes."""

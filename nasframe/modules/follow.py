@@ -21,7 +21,7 @@ from nasframe.errors import ChangeError
 from nasframe.modules.edits import ModuleEdit, named_tensors, replay
 from nasframe.seeds import Seed
 
-#: the states that optimisers make in their constructor, and not in the first step of a parameter
+#: the states that optimisers make in their constructor, and not (or only in recent versions of torch) in the first step of a parameter
 INITIAL: Mapping[type[Optimizer], Callable[[Mapping[str, Any], Tensor], dict[str, Any]]] = {
     Adagrad: lambda group, p: {
         "step": torch.tensor(0.0),

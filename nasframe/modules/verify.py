@@ -270,7 +270,7 @@ class Means(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded not in func.tags and name not in CREATE:
             return func(*args, **kwargs)
         # A generator of the user is not advanced.
-        kwargs.pop("generator", None)
+        kwargs |= {"generator": None} if "generator" in kwargs else {}
         names = [a.name for a in func._schema.arguments]
         given = {a.name: a.default_value for a in func._schema.arguments} | dict(zip(names, args, strict=False)) | kwargs
         if name in CREATE:
