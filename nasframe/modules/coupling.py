@@ -86,6 +86,12 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
     held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     tensors = {name: held[name] for name in aliases}
     trace = Trace(tensors, names)
+    for name, axes in trace.axes.items():
+        module, parametrised, rest = name.partition("parametrizations.")
+        if parametrised:
+            reason = f"{module}{rest.partition('.')[0]} has a parametrisation: remove it, change the model, and add it again"
+            for axis in axes:
+                axis.freeze(reason)
     graphs = {}
     for training in (True, False):
         graphs[training], calls = _export(model, example, training)

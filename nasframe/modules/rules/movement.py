@@ -74,7 +74,7 @@ def reverse(trace: Trace, input: Value) -> Value:
     return input.moved(reversed(range(len(input.axes))))
 
 
-@register_rule("mT", "adjoint")
+@register_rule("mT", "mH", "matrix_H", "adjoint")
 def matrix_transpose(trace: Trace, input: Value) -> Value:
     """Exchange the last two axes."""
     return transpose(trace, input, -2, -1)

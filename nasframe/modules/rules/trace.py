@@ -195,10 +195,16 @@ class Trace:
         return [self.like(o, frozen) for o in output] if isinstance(output, tuple | list) else None
 
     def opaque(self, arguments: Any, reason: str) -> Any:
-        """Freeze all axes of the arguments and return frozen outputs."""
+        """Freeze all axes of the arguments and return frozen outputs.
+
+        What is computed only from parameters that are frozen already, such as those of a parametrisation, is frozen for their reason.
+        """
+        values = list(_values(arguments))
+        held = [axis.frozen for value in values for axis in value.axes if axis.frozen]
+        said = held[0] if held and all(value.derived for value in values) else f"{reason} at {self.where}"
         for axis in _axes(arguments):
-            self.freeze(axis, reason)
-        return self.like(frozen=f"{reason} at {self.where}")
+            axis.freeze(said)
+        return self.like(frozen=said)
 
     def reads(self, *outputs: int) -> bool:
         """Return whether the model reads any of the operation's outputs of these numbers."""
@@ -287,7 +293,7 @@ class Trace:
             return self.opaque((args, kwargs), f"{target} has no rule")
         name = target._schema.name.removeprefix("aten::")
         self.operation = name
-        if self.output is None:  # an assertion
+        if not target._schema.returns:  # an assertion
             return None
         if any(isinstance(size, torch.SymInt) for output in tree_leaves(self.output) for size in getattr(output, "shape", ())):
             raise ChangeError(
