@@ -21,6 +21,7 @@ class Example:
         kwargs: the keyword arguments.
 
     Example:
+        >>> import torch
         >>> Example.of(torch.zeros(2, 3)).args[0].shape
         torch.Size([2, 3])
         >>> list(Example.of({"input_ids": torch.zeros(2, 3)}).kwargs)
