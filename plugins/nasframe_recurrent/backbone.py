@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Set
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from nasframe import (
@@ -76,8 +77,10 @@ class Recurrent(Backbone):
         body = RecurrentStack(structure, self.hidden, self.dropout)
         for layer in body.layers:
             assert isinstance(layer, RecurrentCell)
-            # The plan itself is kept and used by every later call.
-            plan_of(layer)  # refuses a `pointwise()` that does not fit its module, before anything is trained
+            # The plan refuses a `pointwise()` that does not fit its module, before anything is trained. It is kept and used by
+            # every later call; a network without values is never called.
+            if torch.get_default_device().type != "meta":
+                plan_of(layer)
         return body
 
     def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
