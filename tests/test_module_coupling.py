@@ -136,6 +136,13 @@ OPERATIONS: dict[str, tuple[Tensor, nn.Module, list[int]]] = {
     "matmul": (rows(), net(lambda x, a, t: a(x) @ t.weight, nn.Linear(5, 6), Table(6, 2)), [6]),
     "addmm": (rows(), net(lambda x, a, t, b: b(torch.addmm(a(x), x, t.weight)), nn.Linear(5, 6), Table(5, 6), nn.Linear(6, 2)), [6]),
     "einsum": (sequences(), net(lambda x, a, t: torch.einsum("btc,cd->btd", a(x), t.weight), nn.Linear(5, 6), Table(6, 2)), [6]),
+    "einsum without an arrow": (
+        rows(), net(lambda x, a, t: torch.einsum("bc,cd", a(x), t.weight), nn.Linear(5, 6), Table(6, 2)), [6]
+    ),
+    "root of mean square": (
+        rows(), net(lambda x, a, t, b: b(_scaled(a(x)) * t.weight), nn.Linear(5, 6), Table(6), nn.Linear(6, 2)), [6]
+    ),
+    "biased variance": (rows(), net(lambda x, a: a(x).var(-1, correction=0) + a(x).amax(-1), nn.Linear(5, 6)), [6]),
     "einsum heads": (
         sequences(),
         net(
@@ -219,6 +226,10 @@ OPERATIONS: dict[str, tuple[Tensor, nn.Module, list[int]]] = {
 }  # fmt: skip
 
 
+def _scaled(h: Tensor) -> Tensor:
+    return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
 def _assigned(h: Tensor) -> Tensor:
     made = h.new_zeros(h.shape)
     made[:, :2] = h[:, 4:]
@@ -249,7 +260,11 @@ def test_permuted_units_do_not_change_an_operation(name: str) -> None:
 #: by name: the input, the net, and the reason why the units of its first layer are frozen
 FROZEN: dict[str, tuple[Tensor, nn.Module, str]] = {
     "softmax": (rows(), net(lambda x, a, b: b(a(x).softmax(-1)), nn.Linear(5, 6), nn.Linear(6, 2)), "softmax over it"),
-    "mean": (rows(), net(lambda x, a: a(x).mean(-1), nn.Linear(5, 6)), "mean reduces it"),
+    "sum": (rows(), net(lambda x, a: a(x).sum(-1), nn.Linear(5, 6)), "sum reduces it"),
+    "unbiased variance": (rows(), net(lambda x, a: a(x).var(-1), nn.Linear(5, 6)), "var reduces it"),
+    "diagonal": (
+        rows(), net(lambda x, a, b: b(torch.einsum("bb,bc->bc", x @ x.T, a(x))), nn.Linear(5, 6), nn.Linear(6, 2)), "a diagonal"
+    ),
     "sort": (rows(), net(lambda x, a, b: b(a(x).sort(-1)[0]), nn.Linear(5, 6), nn.Linear(6, 2)), "sort depends on the order"),
     "flip": (rows(), net(lambda x, a, b: b(a(x).flip(-1)), nn.Linear(5, 6), nn.Linear(6, 2)), "flip takes its entries by number"),
     "select": (rows(), net(lambda x, a: a(x)[:, 2], nn.Linear(5, 6)), "an entry is selected by its number"),
@@ -290,7 +305,7 @@ def test_what_has_no_units_is_frozen_with_the_line(name: str) -> None:
 def test_computed_weights_are_refused_clearly() -> None:
     """The axes of a weight that is computed from parameters are frozen, and the reason says so."""
     for name, reason in (
-        ("mask of a weight", "the weight is computed from other parameters"),
+        ("mask of a weight", "the weight is no parameter but computed"),
         ("weight norm", "layers.1.weight has a parametrisation: remove it"),
     ):
         x, model, _ = FROZEN[name]
@@ -364,6 +379,15 @@ def test_permuted_units_do_not_change_random_networks(names: list[str], sizes: l
 
     assert_permutable(coupling)
     assert all(tuple(a.size for a in axes) == coupling.tensors[name].shape for name, axes in coupling.axes.items())
+
+
+def test_statistics_are_noted() -> None:
+    """Units over which a mean is taken are normalised: a normalisation that the user wrote counts as one."""
+    x, model, _ = OPERATIONS["root of mean square"]
+    coupling = couple(model, x)
+
+    assert "normalised over at the model (test_module_coupling.py:" in str(coupling.axes["layers.0.weight"][0].normalised)
+    assert coupling.axes["layers.0.weight"][1].normalised is None
 
 
 def test_a_piece_of_a_weight_has_the_roles_of_its_axes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nasframe.modules.axes import Axis, product
 from nasframe.modules.rules.trace import Trace, Value, register_rule
 
@@ -66,13 +68,16 @@ def baddbmm(trace: Trace, input: Value, batch1: Value, batch2: Value) -> Value:
 
 
 @register_rule("einsum")
-def einsum(trace: Trace, equation: str, tensors: list[Value]) -> Value:
+def einsum(trace: Trace, equation: str, tensors: list[Value]) -> Any:
     """Couple a sum of products. A letter that the output lacks is summed over: between two activations it is contracted."""
-    terms, _, output = equation.replace(" ", "").partition("->")
+    terms, arrow, output = equation.replace(" ", "").partition("->")
+    if not arrow:  # by convention the letters that occur once, in the order of the alphabet
+        once = sorted(letter for letter in set(terms) - {",", "."} if terms.count(letter) == 1)
+        output = "".join(["..." if "..." in terms else "", *once])
     letters = [_letters(term, tensor) for term, tensor in zip(terms.split(","), tensors, strict=True)]
-    if not output:
-        return trace.opaque(tensors, "einsum without an output")
     result = _letters(output, trace.like())
+    if any(len(set(term)) < len(term) for term in letters):
+        return trace.opaque(tensors, "einsum takes a diagonal")
     axes: dict[str, Axis] = {}
     for letter in dict.fromkeys(letter for term in letters for letter in term):
         found = [(tensor, term.index(letter)) for term, tensor in zip(letters, tensors, strict=True) if letter in term]

@@ -94,8 +94,9 @@ def sizes_given(
     elif operation == "repeat":
         new = len(after) - len(before)
         sizes = [*[1] * new, *(axis.size for axis in before)]
-        for count, axis, size in zip(integers, after, sizes, strict=False):
-            yield count, divide(axis, count, call.line)[0] if size > 1 else axis
+        if [count * size for count, size in zip(integers, sizes, strict=False)] == [axis.size for axis in after]:
+            for count, axis in zip(integers, after, strict=True):
+                yield count, divide(axis, count, call.line)[0]
     elif operation == "group_norm":
         yield integers[0], divide(before[1], integers[0], call.line)[0]
     elif operation in ("layer_norm", "rms_norm"):

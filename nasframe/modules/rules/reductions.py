@@ -11,17 +11,32 @@ from torch import Tensor
 from nasframe.modules.axes import Axis
 from nasframe.modules.rules.trace import Trace, Value, register_rule
 
+#: statistics that do not change if every unit is repeated equally often
+STATISTICS = ("mean", "amax", "amin", "aminmax", "var", "std", "var_mean", "std_mean")
+
 
 @register_rule(
-    "mean", "sum", "nansum", "prod.dim_int", "prod", "amax", "amin", "aminmax", "max", "min", "max.dim", "min.dim", "var", "std",
-    "var_mean", "std_mean", "linalg_vector_norm", "norm", "any", "all", "argmax", "argmin", "logsumexp", "median", "count_nonzero",
+    *STATISTICS, "sum", "nansum", "prod", "prod.dim_int", "max", "min", "max.dim", "min.dim", "linalg_vector_norm", "norm", "any",
+    "all", "argmax", "argmin", "logsumexp", "median", "median.dim", "count_nonzero",
 )  # fmt: skip
-def reduce(trace: Trace, input: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Any:
-    """Freeze the axes that are reduced."""
+def reduce(
+    trace: Trace,
+    input: Value,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    unbiased: bool = True,
+    correction: float | None = 1,
+) -> Any:
+    """Freeze the axes that are reduced, or note that statistics are taken along them."""
     n = len(input.axes)
     dims = range(n) if dim is None or dim == [] else [k % n for k in ([dim] if isinstance(dim, int) else dim)]
+    # dividing by n - 1 instead of n, a variance is another one after units are repeated
+    biased = not unbiased or correction == 0 or not trace.operation.startswith(("var", "std"))
     for k in dims:
-        trace.freeze(input.axes[k], f"{trace.operation} reduces it")
+        if trace.operation in STATISTICS and biased:
+            trace.normalise(input.axes[k])
+        else:
+            trace.freeze(input.axes[k], f"{trace.operation} reduces it")
     axes = [Axis(1) if k in dims else axis for k, axis in enumerate(input.axes) if keepdim or k not in dims]
     return Value(axes) if isinstance(trace.output, Tensor) else [Value(axes) for _ in trace.output]
 

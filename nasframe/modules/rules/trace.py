@@ -19,6 +19,8 @@ from nasframe.modules.axes import Axis, AxisError, unify
 from nasframe.modules.provenance import Call, Number, Size, expression_of, with_axes
 from nasframe.modules.rules.readings import Equal, Reading, sizes_given
 
+NORMS = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
+
 #: the name of a tensor of the model and the number of one of its axes
 Source = tuple[str, int]
 
@@ -133,7 +135,7 @@ class Trace:
             if norm:
                 self.norm_before[source] = norm
         elif weight.derived:
-            weight.axes[dim].freeze(f"the weight is computed from other parameters, at {self.where}")
+            weight.axes[dim].freeze(f"the weight is no parameter but computed, at {self.where}")
         else:
             self.contract(activation)
 
@@ -322,7 +324,11 @@ class Trace:
         """Return the affine parameters of the normalisation whose output only the current operation reads."""
         assert self._node is not None
         norm = self._node.args[0]
-        if not isinstance(norm, Node) or "norm" not in str(norm.target) or len(norm.users) != 1:
+        if (
+            not isinstance(norm, Node)
+            or len(norm.users) != 1
+            or getattr(norm.target, "__name__", "").partition(".")[0] not in NORMS
+        ):
             return ()
         held = (self._values[a] for a in norm.args if isinstance(a, Node))
         return tuple(source[0] for value in held for source in value.source[-1:] if source)
