@@ -357,16 +357,6 @@ def bounding(of: Subject, factor: float) -> Subject:
     return filling_by(only(of, "one"), change)
 
 
-@mutant("morphism.mixing", *NODE)
-def doubled(of: Subject) -> Subject:
-    """It states weights that sum to two."""
-
-    def change(filling: Filling, *_: Network) -> Filling:
-        return attrs.evolve(filling, mixing={address: 2 * w for address, w in filling.mixing.items()})
-
-    return filling_by(only(of, "one"), change)
-
-
 @mutant("morphism.alive", *CONVOLUTION)
 def dead(of: Subject) -> Subject:
     """Its new units start at zero on both sides."""

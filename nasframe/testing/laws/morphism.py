@@ -36,7 +36,7 @@ from nasframe.network.network import tensors
 from nasframe.testing import assertions
 from nasframe.testing.assertions import described, new_entries
 from nasframe.testing.cases import STEPS, SearchCase
-from nasframe.testing.compare import require, require_at_most, same
+from nasframe.testing.compare import require, same
 from nasframe.testing.law import Inapplicable, NoCases, law
 from nasframe.testing.saved import saved
 from nasframe.testing.strategies import cached, damaged, draw_one, seeds, trained_network
@@ -212,7 +212,7 @@ def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None
     """Try a change with a kind of claim: that of the case or, if it has another claim, that of another case."""
     for n in range(tries):
         # a fresh network shows at less cost whether it is worthwhile to train one
-        if _fresh(case.strategy, case.part, case.place, case.seed)[0] == kind and _claims((found := case.child())[1], kind):
+        if _fresh_claim(case.strategy, case.part, case.place, case.seed) == kind and _claims((found := case.child())[1], kind):
             try:
                 return holds(*found)
             except AssertionError as error:
@@ -224,11 +224,11 @@ def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None
 
 
 @cached
-def _fresh(strategy: Strategy, part: Morphism, place: int, seed: Seed) -> tuple[str | None, bool]:
-    """Return the kind of claim of a change of a fresh network, and whether it states mixing weights."""
+def _fresh_claim(strategy: Strategy, part: Morphism, place: int, seed: Seed) -> str | None:
+    """Return the kind of claim of a change of a fresh network."""
     parent = trained_network(strategy, 0)
     filling = _filling(_edit(part, parent.network.structure, _proposals(part, parent, place)[0], seed), parent.network, seed)
-    return getattr(filling.claim, "kind", None), bool(filling.mixing)
+    return getattr(filling.claim, "kind", None)
 
 
 def _claims(child: TrainedNetwork, kind: str) -> bool:
@@ -620,31 +620,6 @@ def _bounded(parent: TrainedNetwork, child: TrainedNetwork) -> str | None:
         factors = dict.fromkeys((1.0, 10.0), math.inf if before else LOOSE)
         nearest = max(nearest, assertions.assert_tight(child, node, limit, factors, before))
     return f"but a bound is over {LOOSE:g} times the largest error found" if nearest > LOOSE else None
-
-
-@law("morphism.mixing", "what is added to some mixing weights is not taken from the others, or some are zero")
-def mixing(case: Case) -> None:
-    """The mixing weights that an edit states for a site are one for each candidate, and positive.
-
-    Their sum is one, unless the sites of the relaxation do not sum to one.
-    """
-    if not _fresh(case.strategy, case.part, case.place, case.seed)[1]:
-        raise Inapplicable("it states no mixing weights")
-    structure, filling = case.filling()
-    sites = dict(structure.sites())
-    for address, stated in filling.mixing.items():
-        require(address in sites, f"mixing weights are stated for {address}; the child has {', '.join(sites)}")
-        wanted = (len(sites[Address(address)].candidates),)
-        require(stated.shape == wanted, f"those of {address} have the shape {tuple(stated.shape)}, not {wanted}")
-        require(
-            bool((stated > 0).all()), f"those of {address} are {stated.tolist()}; a candidate with weight zero never trains"
-        )
-        if not getattr(case.strategy.relaxation, "sums_to_one", True):
-            continue
-        distance = abs(float(stated.sum()) - 1)
-        require_at_most(
-            f"the distance of their sum from one at {address}", distance, tolerance(torch.ones((), dtype=stated.dtype))
-        )
 
 
 # ------------------------------------------------------------------------------------------------------ how a child trains
