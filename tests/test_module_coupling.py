@@ -217,6 +217,11 @@ OPERATIONS: dict[str, tuple[Tensor, nn.Module, list[int]]] = {
     "lstm cell": (rows(), net(lambda x, c, b: b(c(x, c(x))[0]), nn.LSTMCell(5, 6), nn.Linear(6, 2)), [6]),
     "gru cell": (rows(), net(lambda x, c, b: b(c(x, x.new_zeros(4, 6))), nn.GRUCell(5, 6), nn.Linear(6, 2)), [6]),
     "last state": (sequences(), net(lambda x, r, b: b(r(x)[1][-1]), nn.GRU(5, 6, 2, batch_first=True), nn.Linear(6, 2)), [6]),
+    "attention with weights": (
+        sequences(),
+        net(lambda x, a, m, b: b(m(a(x), a(x), a(x))[0]), nn.Linear(5, 6), nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 2)),
+        [2, 3, 3, 6, 6],
+    ),
     "attention": (
         sequences(),
         net(lambda x, a, m, b: b(m(*[a(x)] * 3, need_weights=False)[0]), nn.Linear(5, 6), nn.MultiheadAttention(6, 2, batch_first=True),

@@ -75,7 +75,7 @@ class Net(nn.Module):
         super().__init__()
         self.kind = kind
         self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
-        self.heads, self.size, self.half, self.parts = 2, 4, 4, (2, 4)
+        self.heads, self.size, self.half, self.parts, self.whole = 2, 4, 4, (2, 4), 8
         self.config = SimpleNamespace(heads=2, name="net")
         self.unflatten = nn.Unflatten(1, (2, 4))
 
@@ -97,6 +97,11 @@ class Net(nn.Module):
             h = h + torch.zeros(self.half + 4)
         elif self.kind == "shape":
             h = h.view(len(h), self.heads, h.shape[1] // self.heads).relu().flatten(1)
+        elif self.kind == "halves":
+            half = h.shape[-1] // 2
+            h = torch.cat([-h[:, half:], h[:, :half]], 1)
+        elif self.kind == "leading sizes":
+            h = h.view(-1, h.size(-1)).view(x.size()[:-1] + (self.whole,))  # noqa: RUF005
         elif self.kind == "literal":
             h = h.view(-1, self.heads, 4).relu().flatten(1)
         return self.b(h)
@@ -119,6 +124,7 @@ def coupled(kind: str) -> Coupling:
         ("configuration", (1, 6), {}),
         ("constant", (0, 9), {"half": 5}),
         ("literal", (0, 6), {"heads": 6}),
+        ("leading sizes", (0, 9), {"whole": 9}),
     ],
 )
 def test_numbers_follow_from_the_code(kind: str, changed: tuple[int, int], expected: dict[str, int]) -> None:
@@ -129,6 +135,19 @@ def test_numbers_follow_from_the_code(kind: str, changed: tuple[int, int], expec
     assert users(coupling, {coupling.axes["a.weight"][0].atoms()[index]: size}) == expected
     assert questions(coupling, {}) == ()
     assert numbers(coupling, {}) == ()
+
+
+def test_halves_that_the_code_computes_stay_halves() -> None:
+    """Where the code splits an axis at its middle, both halves are noted to have the same size."""
+    coupling = coupled("halves")
+    first, second = coupling.axes["a.weight"][0].summands()
+    tie = next(e for e in coupling.equal if "shape" not in e.reason)
+
+    assert "the code computes one size as (4+4) // 2" in tie.reason
+    assert tie.first.size_with({first: 6, second: 6}) == tie.second.size_with({first: 6, second: 6}) == 12
+    with pytest.raises(ChangeError, match=r"\(4\+4\) // 2, which would be 5 instead of 6"):
+        numbers(coupling, {first: 6})
+    assert users(coupling, {first: 6, second: 6}) == {}
 
 
 def test_torchs_unflatten_follows() -> None:
