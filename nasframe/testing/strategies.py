@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, Phase, Verbosity, given, reject, settings, strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from nasframe import Address, Backbone, Optimiser, Seed, Strategy, Structure, Task
+from nasframe import Address, Backbone, Network, Optimiser, Seed, Strategy, Structure, Task
 from nasframe.errors import NonFiniteError
 from nasframe.testing.compare import largest
 from nasframe.testing.fakes import AdamDescent, Endless, Keep, Sigmoids
@@ -122,6 +122,12 @@ def trained_network(strategy: Strategy, steps: int = 20) -> TrainedNetwork:
     if found is None:
         reject()
     return found.copy()
+
+
+@cached
+def supernet(strategy: Strategy) -> Network:
+    """Return the untrained network of a search, for its sites and shapes: it is shared and must not be changed."""
+    return TrainedNetwork.of(strategy, 0).network
 
 
 @cached

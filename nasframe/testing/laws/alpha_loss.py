@@ -17,6 +17,7 @@ from nasframe.errors import NasframeError
 from nasframe.testing.cases import SearchCase
 from nasframe.testing.compare import require, require_at_most, require_like, undeclared
 from nasframe.testing.law import Inapplicable, law
+from nasframe.testing.strategies import supernet
 from nasframe.testing.subject import Subject
 
 Tensors = Mapping[str, Tensor]
@@ -30,7 +31,7 @@ class Case(SearchCase):
         """Return alphas and further parameters, different ones for each purpose."""
         generator = Seed((self.strategy.seed, "alphas", *purpose)).generator()
         found = {}
-        for name, alpha in self.trained.network.alphas.items():
+        for name, alpha in supernet(self.strategy).alphas.items():
             found[name] = scale * torch.randn(alpha.shape, generator=generator, dtype=torch.float64).to(dtype)
         if not found:
             raise Inapplicable("no site of the supernet is undecided")
@@ -38,7 +39,7 @@ class Case(SearchCase):
 
     def losses(self, alphas: Tensors) -> Iterator[tuple[str, Tensor]]:
         """Yield the loss at the beginning, the middle and the end of a phase, and in one without a length if it works there."""
-        network = self.trained.network
+        network = supernet(self.strategy)
         assert network.relaxation is not None
         for progress in (0.0, 0.5, 1.0) if self.part.needs_progress else (0.0, 0.5, 1.0, None):
             mixing = network.relaxation.mixing(network.sites, alphas, None)

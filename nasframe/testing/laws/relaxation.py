@@ -21,7 +21,7 @@ from nasframe.testing.cases import SearchCase
 from nasframe.testing.compare import differences, largest, require, require_at_most, require_like, undeclared
 from nasframe.testing.fakes import AdamDescent
 from nasframe.testing.law import Inapplicable, law
-from nasframe.testing.strategies import removals
+from nasframe.testing.strategies import removals, supernet
 from nasframe.testing.subject import Subject
 
 Tensors = Mapping[str, Tensor]
@@ -34,7 +34,7 @@ class Case(SearchCase):
     @property
     def sites(self) -> dict[Address, Site]:
         """Return the undecided sites of the supernet."""
-        found = self.trained.network.sites
+        found = dict(supernet(self.strategy).sites)
         if not found:
             raise Inapplicable("no site of the supernet is undecided")
         return found
@@ -42,7 +42,7 @@ class Case(SearchCase):
     def alphas(self, *purpose: str, dtype: torch.dtype = torch.float64, scale: float = 1.0) -> dict[str, Tensor]:
         """Return alphas and further parameters, different ones for each purpose."""
         generator = Seed((self.strategy.seed, "alphas", *purpose)).generator()
-        shapes = {name: alpha.shape for name, alpha in self.trained.network.alphas.items()}
+        shapes = {name: alpha.shape for name, alpha in supernet(self.strategy).alphas.items()}
         return {
             name: scale * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
             for name, shape in shapes.items()
@@ -289,9 +289,10 @@ def follows(case: Case) -> None:
 @law("relaxation.steps", "the sample of a step is drawn anew at every call of a loss")
 def steps(case: Case) -> None:
     """In a step of a search, each loss has one sample: it has the same value and gradient at every call."""
-    if not case.trained.network.alphas:
+    trained = case.trained
+    if not trained.network.alphas:
         raise Inapplicable("no site of the supernet is undecided")
-    problem = case.trained.next_problem()
+    problem = trained.next_problem()
     for what, loss in {"training": problem.train, "validation": problem.valid}.items():
         found = []
         for _ in range(2):
