@@ -187,7 +187,7 @@ def channel_axis(node: Node) -> int | None:
     """Return the axis of a node's output along which its channels or features lie, or None if it is not known.
 
     The axis follows from the operation that the output comes from: axis 1 after a convolution of a batch, the last one after a
-    linear map. Pointwise operations, dropout and permutations are followed back to such an operation.
+    linear map. Pointwise operations, dropout, permutations and the like are followed back to such an operation.
     """
     name = operation(node)
     value: Any = node.meta.get("val")
@@ -203,7 +203,7 @@ def channel_axis(node: Node) -> int | None:
     if name in CHANNELS_LAST:
         return rank - 1
     if name in ("permute", "transpose"):
-        source = channel_axis(node.all_input_nodes[0])
+        along = channel_axis(node.all_input_nodes[0])
         args: Any = node.args
         if name == "permute":
             order = [d % rank for d in args[1]]
@@ -211,7 +211,21 @@ def channel_axis(node: Node) -> int | None:
             a, b = (d % rank for d in args[1:3])
             order = list(range(rank))
             order[a], order[b] = b, a
-        return order.index(source) if source is not None else None
+        return order.index(along) if along is not None else None
+    if name in ("cat", "concat", "expand", "slice"):  # the other axes, or more channels along the same one
+        return next((axis for i in node.all_input_nodes if (axis := channel_axis(i)) is not None), None)
+    if name in (
+        "flatten",
+        "reshape",
+        "view",
+    ):  # the axes after the channels, or before them, may be taken apart or put together
+        source = node.all_input_nodes[0]
+        before, along = source.meta["val"].shape, channel_axis(source)
+        if along is None:
+            return None
+        if before[: along + 1] == value.shape[: along + 1]:
+            return along
+        return rank - 1 if along == len(before) - 1 and before[-1] == value.shape[-1] else None
     if is_pointwise(node) or name in SAME or name in DROPOUTS:
         same = [i for i in node.all_input_nodes if getattr(i.meta.get("val"), "shape", None) == value.shape]
         return next((axis for axis in map(channel_axis, same) if axis is not None), None)

@@ -120,6 +120,10 @@ class AddPath(ModuleMorphism):
     def _layers(self, calls: Calls, at: str, module: nn.Module) -> tuple[Layer, ...]:
         """Return the layers of the path."""
         where = at or "the model"
+        if isinstance(module, nn.RNNBase):
+            raise ChangeError(
+                f"{where} is of type {type(module).__name__} and returns a tuple; add a path to the layer before or after it"
+            )
         if is_leaf(module):
             calls.require_no_readers(at)
         found = set()
@@ -182,7 +186,8 @@ def _channels(where: str, node: Node, module: nn.Module) -> _Shape:
     elif isinstance(module, nn.Linear | nn.LayerNorm | nn.RMSNorm):
         axis = len(shape) - 1
     if axis is None:
-        raise ChangeError(f"it does not follow from the graph along which axis the channels lie at {where} ({line(node)})")
+        what = "the input of the model" if node.op == "placeholder" else line(node)
+        raise ChangeError(f"it does not follow from the graph along which axis the channels lie at {where} ({what})")
     return _Shape(len(shape), axis, shape[axis], (*shape[:axis], *shape[axis + 1 :]))
 
 
