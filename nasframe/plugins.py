@@ -42,7 +42,12 @@ from nasframe.interfaces import (
     task,
 )
 from nasframe.interfaces.part import KIND, NUMBER, Part, from_plain
+from nasframe.modules.deepen import Deepen
+from nasframe.modules.kernels import Dilate, PadKernel
 from nasframe.modules.morphism import ModuleMorphism
+from nasframe.modules.narrow import Narrow
+from nasframe.modules.paths import AddPath
+from nasframe.modules.widen import Widen
 from nasframe.search.evaluators import Table, Train
 from nasframe.search.plan import STEPS
 
@@ -143,7 +148,13 @@ def _core_examples() -> Examples:
 
 
 #: the parts that come with the core
-CORE = Plugin("nasframe", "nasframe", version("nasframe"), (Train, Table), examples=_core_examples)
+CORE = Plugin(
+    "nasframe",
+    "nasframe",
+    version("nasframe"),
+    (Train, Table, Widen, Narrow, Deepen, PadKernel, Dilate, AddPath),
+    examples=_core_examples,
+)
 
 
 def interface_of(part: type[Part]) -> str:

@@ -7,13 +7,32 @@ import itertools
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from nasframe.modules.deepen import Deepen
+from nasframe.modules.kernels import Dilate, PadKernel
+from nasframe.modules.narrow import Narrow
+from nasframe.modules.paths import AddPath
+from nasframe.modules.widen import Widen
 from nasframe.search.evaluators import Table
 from nasframe.testing.examples import Examples
+from nasframe.testing.models import models
 
 
 def examples() -> Examples:
-    """Return tables of all architectures of short chains, on which the laws of evaluators are tried."""
-    return Examples(parts={Table: st.integers(1, 3).flatmap(_tables)})
+    """Return tables of all architectures of short chains for the laws of evaluators, and the morphisms of any module with its models."""
+    return Examples(
+        parts={
+            Table: st.integers(1, 3).flatmap(_tables),
+            # models have up to 3 units
+            Widen: st.builds(Widen, st.integers(4, 6), skew=st.sampled_from([0.0, 0.1]))
+            | st.builds(Widen, st.integers(4, 6), st.just("zero")),
+            Narrow: st.builds(Narrow, st.integers(1, 2)) | st.builds(Narrow, remove=st.just((0,))),
+            Deepen: st.builds(Deepen, st.sampled_from([1, 3])),
+            PadKernel: st.builds(PadKernel, st.sampled_from([5, 7, (5, 3)])),
+            Dilate: st.sampled_from([Dilate(1), Dilate(1, lossy=True), Dilate(2), Dilate(3, lossy=True)]),
+            AddPath: st.builds(AddPath, st.none() | st.integers(1, 3)),
+        },
+        models=models(),
+    )
 
 
 def _tables(nodes: int) -> SearchStrategy[Table]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 from hypothesis.strategies import SearchStrategy
+from torch import nn
 
 from nasframe import Backbone, Operation, Part, Strategy, Task
 
@@ -29,6 +30,23 @@ class Habitat:
 
     backbone: type[Backbone]
     strategies: Callable[[tuple[Operation, ...]], SearchStrategy[Strategy]]
+
+
+@attrs.frozen
+class Model:
+    """A small model, which need not be a network of a search, on which laws try morphisms of modules.
+
+    Args:
+        build: a function of the sizes that returns a new model and its example: a tensor, a tuple of arguments, or a dictionary of
+            keyword arguments. It draws from torch's global generator only, and in float32.
+        sizes: the arguments of the function.
+    """
+
+    build: Callable[..., tuple[nn.Module, Any]]
+    sizes: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.build.__name__}({', '.join(map(str, self.sizes))})"
 
 
 @attrs.frozen
@@ -55,6 +73,7 @@ class Examples:
     Args:
         parts: strategies of parts with different options. A part without one is tried with the defaults of its options.
         habitats: searches with the backbones of the plugin. The operations and morphisms of all plugins are tried there.
+        models: strategies of models, on which the morphisms of modules of all plugins are tried, beside those of nasframe.
         sources: for a task, a function that writes two sources of data into a folder, which differ in the test split
             alone, and returns a task for each.
         waivers: laws that parts are known to break.
@@ -62,5 +81,6 @@ class Examples:
 
     parts: Mapping[type[Part], SearchStrategy[Any]] = attrs.field(factory=dict)
     habitats: tuple[Habitat, ...] = ()
+    models: tuple[SearchStrategy[Model], ...] = ()
     sources: Mapping[type[Task], Callable[[Path], tuple[Task, Task]]] = attrs.field(factory=dict)
     waivers: tuple[Waiver, ...] = ()

@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 
 from nasframe import Backbone, Operation, Part, Strategy, Task
 from nasframe.plugins import Plugin, Plugins
-from nasframe.testing.examples import Examples, Habitat, Waiver
+from nasframe.testing.examples import Examples, Habitat, Model, Waiver
 from nasframe.testing.law import NoCases
 
 
@@ -27,6 +27,7 @@ class Subject:
         parts: a strategy of such parts; None if they have options without defaults and the plugin has no examples of them.
         default: the options that are tried with their default only, because the plugin has no examples of the part.
         habitats: those of the plugin, and then those of all others.
+        models: strategies of models: those of the plugin, and then those of all others.
         operations: a strategy for each operation of the plugin.
         other_operations: a strategy for each operation of the other plugins.
         sources: the sources of a task (see `Examples`).
@@ -40,6 +41,7 @@ class Subject:
     parts: SearchStrategy[Any] | None
     default: tuple[str, ...]
     habitats: tuple[Habitat, ...]
+    models: tuple[SearchStrategy[Model], ...]
     operations: tuple[SearchStrategy[Any], ...]
     other_operations: tuple[SearchStrategy[Any], ...]
     sources: Callable[[Path], tuple[Task, Task]] | None
@@ -92,6 +94,7 @@ def subject(cls: type[Part], plugin: Plugin, plugins: Plugins, examples: Example
         parts=_parts(cls, given),
         default=() if cls in given.parts else tuple(f.name for f in attrs.fields(cls)),  # type: ignore[arg-type]
         habitats=(*given.habitats, *(habitat for theirs in others.values() for habitat in theirs.habitats)),
+        models=(*given.models, *(models for theirs in others.values() for models in theirs.models)),
         operations=tuple(_operations((*plugin.parts, *given.parts), given)),
         other_operations=tuple(parts for other, theirs in others.items() for parts in _operations(other.parts, theirs)),
         sources=given.sources.get(cls) if issubclass(cls, Task) else None,
