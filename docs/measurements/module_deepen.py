@@ -23,6 +23,7 @@ from module_widen import SMALL, VISION, make, single
 
 from nasframe import ModuleMorphism
 from nasframe.errors import ChangeError, ClaimError
+from nasframe.modules.calls import is_leaf
 from nasframe.modules.change import ModuleChange, make as make_change
 from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.deepen import Deepen
@@ -82,12 +83,16 @@ def main() -> None:
         coupling = couple(*make(name))
         couplings = {"float64": coupling, "float32": single(coupling)}
         for label, morphism in {
-            "deepen": Deepen(),
+            "deepen, layer": Deepen(),
+            "deepen, block": Deepen(),
             "pad_kernel, 9": PadKernel(9),
             "dilate, 2, lossy": Dilate(2, lossy=True),
             "add_path, 8": AddPath(8),
         }.items():
             listed = [*morphism.places(coupling)]
+            if isinstance(morphism, Deepen):
+                layers = {name for name, module in coupling.model.named_modules() if is_leaf(module)}
+                listed = [place for place in listed if (place.name in layers) == (label == "deepen, layer")]
             refused: dict[str, list[str]] = {}
             for place in listed:
                 if place.refusal is not None:
