@@ -244,6 +244,7 @@ SHAPES: tuple[tuple[type[nn.Module], str, str, int], ...] = (
     (nn.Bilinear, "in1_features", "weight", 1),
     (nn.Bilinear, "in2_features", "weight", 2),
     (nn.Embedding, "embedding_dim", "weight", 1),
+    (nn.EmbeddingBag, "embedding_dim", "weight", 1),
     (nn.modules.batchnorm._NormBase, "num_features", "weight", 0),
     (nn.modules.batchnorm._NormBase, "num_features", "running_mean", 0),
     (nn.GroupNorm, "num_channels", "weight", 0),
