@@ -136,6 +136,16 @@ OPERATIONS: dict[str, tuple[Tensor, nn.Module, list[int]]] = {
     "matmul": (rows(), net(lambda x, a, t: a(x) @ t.weight, nn.Linear(5, 6), Table(6, 2)), [6]),
     "addmm": (rows(), net(lambda x, a, t, b: b(torch.addmm(a(x), x, t.weight)), nn.Linear(5, 6), Table(5, 6), nn.Linear(6, 2)), [6]),
     "einsum": (sequences(), net(lambda x, a, t: torch.einsum("btc,cd->btd", a(x), t.weight), nn.Linear(5, 6), Table(6, 2)), [6]),
+    "product of batches": (
+        sequences(), net(lambda x, a, b: b(torch.baddbmm(a(x), x[:, :, :4], a(x))), nn.Linear(5, 6), nn.Linear(6, 2)), [6]
+    ),
+    "transposed matrices": (sequences(), net(lambda x, a, b: b(a(x).mT.relu().mT), nn.Linear(5, 6), nn.Linear(6, 2)), [6]),
+    "outer product": (
+        rows(), net(lambda x, a, t, b: b(torch.outer(a(x)[0], t.weight).flatten()), nn.Linear(5, 3), Table(4), nn.Linear(12, 2)), [3, 4]
+    ),
+    "bag of embeddings": (
+        torch.tensor([[1, 2, 0], [0, 3, 3]]), net(lambda x, e, b: b(e(x)), nn.EmbeddingBag(4, 6), nn.Linear(6, 2)), [6]
+    ),
     "einsum without an arrow": (
         rows(), net(lambda x, a, t: torch.einsum("bc,cd", a(x), t.weight), nn.Linear(5, 6), Table(6, 2)), [6]
     ),
@@ -274,7 +284,7 @@ FROZEN: dict[str, tuple[Tensor, nn.Module, str]] = {
     "flip": (rows(), net(lambda x, a, b: b(a(x).flip(-1)), nn.Linear(5, 6), nn.Linear(6, 2)), "flip takes its entries by number"),
     "select": (rows(), net(lambda x, a: a(x)[:, 2], nn.Linear(5, 6)), "an entry is selected by its number"),
     "index": (rows(), net(lambda x, a: a(x)[:, torch.tensor([0, 2])], nn.Linear(5, 6)), "its entries are taken by an index"),
-    "constant": (rows(), net(lambda x, a, b: b(a(x) * torch.arange(6)), nn.Linear(5, 6), nn.Linear(6, 2)), ""),
+    "loss": (rows(), net(lambda x, a: F.mse_loss(a(x), x[:, :1] * torch.ones(6)), nn.Linear(5, 6)), "a loss is computed from it"),
     "no rule": (
         rows(), net(lambda x, a, b: b(torch.fft.rfft(a(x)).real), nn.Linear(5, 6), nn.Linear(4, 2)), "has no rule"
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,6 +186,19 @@ def test_one_number_for_two_axes_that_part_is_refused() -> None:
 
     with pytest.raises(ChangeError, match=r"h\.0\.attn\.n_embd is the size of two axes that would differ: 32 at .*, 16 at"):
         numbers(coupling, {query: 16})
+
+
+def test_objects_that_cannot_be_copied_are_left_alone() -> None:
+    """A logger and an object with a lock, which a module keeps, are as before."""
+    model = Net("slice")
+    model.log, model.locked = logging.getLogger("net"), SimpleNamespace(lock=threading.Lock(), count=3)
+    level = model.log.level
+
+    coupling = couple(model, torch.zeros(5, 3))
+
+    assert type(model.log.level) is int
+    assert (model.log.level, model.locked.count) == (level, 3)
+    assert users(coupling, {coupling.axes["a.weight"][0].atoms()[0]: 6}) == {"half": 6}
 
 
 def test_the_model_keeps_its_plain_numbers() -> None:

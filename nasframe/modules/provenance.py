@@ -240,14 +240,23 @@ def _remembering(value: Any, attribute: Attribute, copies: dict[int, Any]) -> An
     plain = type(value).__module__.partition(".")[0] not in ("torch", "builtins")
     if plain and not isinstance(value, type | nn.Module) and not callable(value) and "." not in attribute.name:
         if id(value) not in copies:  # an object such as a configuration, which several modules may share
-            numbers = {k: v for k, v in getattr(value, "__dict__", {}).items() if type(v) is int}
-            copies[id(value)] = value
-            if numbers:
-                copies[id(value)] = copied = copy.copy(value)
-                for k, v in numbers.items():
-                    vars(copied)[k] = Number.of(v, attrs.evolve(attribute, name=f"{attribute.name}.{k}"))
+            copies[id(value)] = _remembering_object(value, attribute)
         return copies[id(value)]
     return value
+
+
+def _remembering_object(value: Any, attribute: Attribute) -> Any:
+    """Return a copy of an object whose numbers are remembered, or the object itself if it has none or cannot be copied."""
+    numbers = {k: v for k, v in getattr(value, "__dict__", {}).items() if type(v) is int}
+    try:
+        copied = copy.copy(value) if numbers else value
+    except Exception:  # a lock, a connection, or whatever a user keeps
+        return value
+    if copied is value or vars(copied) is vars(value):  # a logger, a member of an enumeration
+        return value
+    for name, number in numbers.items():
+        vars(copied)[name] = Number.of(number, attrs.evolve(attribute, name=f"{attribute.name}.{name}"))
+    return copied
 
 
 def with_axes(expression: Expression, axis_of: Callable[[Size], Axis | None]) -> Expression:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from nasframe.modules.axes import Axis, divide, product, reshape, total
-from nasframe.modules.rules.trace import Trace, Value, register_rule
+from nasframe.modules.rules.trace import Source, Trace, Value, register_rule
 
 
 @register_rule(
@@ -98,14 +98,22 @@ def squeeze(trace: Trace, input: Value, dim: int | list[int] | None = None) -> V
 @register_rule("expand", "expand_as", "broadcast_to")
 def expand(trace: Trace, input: Value) -> Value:
     """Repeat axes of size 1."""
-    shape = trace.output.shape
-    new = len(shape) - len(input.axes)
-    axes, source = [*[None] * new, *input.axes], [*[None] * new, *input.source]
-    kept = [axis is not None and axis.size == size for axis, size in zip(axes, shape, strict=True)]
-    return Value(
-        [axis if axis and keep else Axis(size) for axis, keep, size in zip(axes, kept, shape, strict=True)],
-        [s if keep else None for s, keep in zip(source, kept, strict=True)],
-    )
+    return _expanded(input, trace.output.shape)
+
+
+@register_rule("broadcast_tensors")
+def broadcast_tensors(trace: Trace, tensors: list[Value]) -> list[Value]:
+    """Repeat axes of size 1 of several tensors."""
+    return [_expanded(value, output.shape) for value, output in zip(tensors, trace.output, strict=True)]
+
+
+def _expanded(value: Value, shape: Sequence[int]) -> Value:
+    axes, source = list[Axis](), list[Source | None]()
+    for k, size in enumerate(shape, start=len(value.axes) - len(shape)):
+        kept = k >= 0 and value.axes[k].size == size
+        axes.append(value.axes[k] if kept else Axis(size))
+        source.append(value.source[k] if kept else None)
+    return Value(axes, source)
 
 
 @register_rule("repeat", "tile")
@@ -262,14 +270,13 @@ def pad(trace: Trace, input: Value, pad: Sequence[int], mode: str = "constant") 
         if before == after == 0:
             continue
         if mode != "constant" or before < 0 or after < 0:
-            return padded(trace, input)
+            return _padded(trace, input)
         ends = (Axis(n, frozen=f"it is added by padding at {trace.where}") for n in (before, after))
         value = value.replace(-k, total([next(ends), input.axes[-k], next(ends)]))
     return value
 
 
-@register_rule(*(f"{mode}_pad{n}d" for mode in ("reflection", "replication") for n in (1, 2, 3)), "_pad_circular")
-def padded(trace: Trace, input: Value) -> Value:
+def _padded(trace: Trace, input: Value) -> Value:
     """Freeze an axis whose own entries are repeated at its ends."""
     value = input
     for k, size in enumerate(trace.output.shape):
