@@ -91,7 +91,7 @@ def test_workers_collect_the_same(
     other = "\nCall = attrs.make_class('Call', {}, bases=(Calm,), frozen=True)\nCall.name = 'call'\n"
     install("sound", SOUND.replace("[Calm]", "{Calm, Call}") + other)
     done = pytester.runpytest_inprocess(
-        "--nasframe", "sound", "-n", "2", "--max-worker-restart", "0", "-W", "error", "-k", "legal"
+        "--nasframe", "sound", "-n", "2", "--max-worker-restart", "0", "-W", "error", "-k", "frozen"
     )
 
     done.assert_outcomes(passed=2)
