@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hand_made import ByHand, batch, changed, mlp
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
-from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop, lr_scheduler
+from torch.optim import LBFGS, SGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop, lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nasframe.change.claim import Claim
@@ -19,6 +21,7 @@ from nasframe.change.optimisers import POWERS
 from nasframe.errors import ChangeError
 from nasframe.modules.change import make
 from nasframe.modules.edits import Layer, Replace
+from nasframe.modules.lineage import rebuild
 from nasframe.modules.morphism import Rewrite
 
 Factory = Callable[..., Optimizer]
@@ -172,6 +175,56 @@ def test_a_new_parameter_of_a_part_that_another_optimiser_trains_does_not_join()
     assert counts == [len([*change.model.inner.parameters()]), 2]
 
 
+def by_dim(model: nn.Module) -> list[dict[str, Any]]:
+    matrices, others = ([p for p in model.parameters() if (p.dim() > 1) == matrix] for matrix in (True, False))
+    return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+
+
+GROUPS: dict[str, Callable[[nn.Module], Any]] = {
+    "one group": lambda model: model.parameters(),
+    "weights and biases": by_dim,
+    "sorted by name": lambda model: [p for _, p in sorted(model.named_parameters())],
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+def test_training_is_resumed_with_a_new_optimiser(groups: str, tmp_path: Path) -> None:
+    """A rebuilt model and a new optimiser that load what was saved after a change go on as the old ones, bit for bit."""
+    model, x = mlp(hidden=3, outputs=3), batch()
+    optimiser = AdamW(GROUPS[groups](model), 0.01)
+    steps(model, optimiser, x, 3)
+    change = with_layer(model)
+    change.follow(optimiser)
+    change.save(tmp_path / "lineage.json")
+    model = change.model
+    steps(model, optimiser, x, 3)
+
+    resumed = rebuild(mlp(hidden=3, outputs=3, seed=1), tmp_path / "lineage.json")
+    resumed.load_state_dict(model.state_dict())
+    its = AdamW(GROUPS[groups](resumed), 0.01)
+    its.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    steps(model, optimiser, x, 3)
+    steps(resumed, its, x, 3)
+    for (name, p), q in zip(model.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_the_order_of_a_group_is_kept() -> None:
+    """New parameters are in the order of the child between those of other models, and last in a group with an order of its own."""
+    model, other = mlp(), mlp(seed=1)
+    first, last = [*other.inner.parameters()], [*other.outer.parameters()]
+    old = [*model.parameters()]
+    whole, reverse = Adam([*first, *old, *last], 0.1), Adam(old[::-1], 0.1)
+    change = with_layer(model)
+    new = [*change.model.parameters()]
+    added = [p for p in new if id(p) in {id(q) for q in change.model.inner[1:].parameters()}]
+    for optimiser in (whole, reverse):
+        change.follow(optimiser)
+
+    assert [*map(id, whole.param_groups[0]["params"])] == [*map(id, (*first, *new, *last))]
+    assert [*map(id, reverse.param_groups[0]["params"][-len(added) :])] == [*map(id, added)]
+
+
 def test_names_in_the_groups_follow() -> None:
     """An optimiser that was made with named parameters keeps the names of the new ones."""
     model = mlp()
@@ -243,7 +296,10 @@ def test_an_unknown_optimiser_is_refused_by_the_name_of_the_entry() -> None:
     steps(model, optimiser, x, 1)
     change = changed(model, [0, 1, 2, 3, 4, 0])
     before = copy.deepcopy(optimiser.state_dict())
-    with pytest.raises(ChangeError, match=r"Adadelta keeps '\w+' for inner\.weight, .*POWERS\[Adadelta\]"):
+    with pytest.raises(
+        ChangeError,
+        match=r"keeps 'square_avg', 'acc_delta', .*moments='reset'.*POWERS\[Adadelta\] = {'square_avg': \.\.\., 'acc_delta'",
+    ):
         change.follow(optimiser)
     assert [*optimiser.param_groups[0]["params"]] == [*model.parameters()]
     assert str(optimiser.state_dict()) == str(before)
@@ -257,6 +313,27 @@ def test_an_unknown_optimiser_is_refused_by_the_name_of_the_entry() -> None:
         assert len(optimiser.state[again.model.inner.bias]["acc_delta"]) == 7
     finally:
         del POWERS[Adadelta]
+
+
+def test_lbfgs_is_refused() -> None:
+    """The state of LBFGS belongs to all parameters together, so that not even a new one can be made in place."""
+    model = mlp()
+    optimiser = LBFGS(model.parameters())
+    change = changed(model, [0, 1, 2, 3, 4, 0])
+    for moments in ("carried", "reset"):
+        with pytest.raises(ChangeError, match="LBFGS keeps one state"):
+            change.follow(optimiser, moments)
+    assert optimiser.param_groups[0]["params"] == [*model.parameters()]
+
+
+def test_an_entry_of_another_shape_gets_no_power() -> None:
+    """Adafactor averages over rows and columns, which no power describes."""
+    model, x = mlp(), batch()
+    optimiser = Adafactor(model.parameters())
+    steps(model, optimiser, x, 1)
+    with pytest.raises(ChangeError, match=r"'row_var', 'col_var', 'variance'.*moments='reset'") as error:
+        changed(model, [0, 1, 2, 3, 4, 0]).follow(optimiser)
+    assert "POWERS" not in str(error.value)
 
 
 def test_an_optimiser_follows_each_change_once() -> None:
@@ -338,3 +415,40 @@ def test_a_state_dictionary_follows(kind: str) -> None:
     assert torch.allclose(grown.eval()(x), earlier(x), rtol=1e-12, atol=1e-12)
     with pytest.raises(ChangeError, match=r"inner\.weight is"):
         change.follow(values)
+
+
+def test_the_parent_itself_is_not_modified() -> None:
+    """The parent, the child and models with tensors of them are refused, also after a change that keeps the shapes."""
+    for index in ([0, 1, 2, 3, 4, 0], [4, 3, 2, 1, 0]):
+        model = mlp(norm=True)
+        before = copy.deepcopy(model.state_dict())
+        change = changed(model, index)
+        after = copy.deepcopy(change.model.state_dict())
+        shared = copy.deepcopy(model)
+        shared.outer.bias.data = model.outer.bias.data
+        for target in (model, change.model, nn.Sequential(*model), shared):
+            with pytest.raises(ChangeError, match=r"write model = change\.model"):
+                change.follow(target)
+        for held, wanted in ((model, before), (change.model, after)):
+            assert all(torch.equal(t, wanted[name]) for name, t in held.state_dict().items())
+
+
+def test_a_dictionary_may_hold_the_tensors_of_the_parent() -> None:
+    """The entries of parent.state_dict() become those of the child, and the parent stays as it was."""
+    model = mlp(norm=True)
+    before = copy.deepcopy(model.state_dict())
+    change = changed(model, [4, 3, 2, 1, 0])
+    values = model.state_dict()
+    change.follow(values)
+
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert all(torch.equal(t, values[name]) for name, t in change.model.state_dict().items())
+    storages = {t.untyped_storage()._cdata for m in (model, change.model) for t in m.state_dict().values()}
+    assert storages.isdisjoint(t.untyped_storage()._cdata for t in values.values())
+
+
+def test_the_state_dictionary_of_an_optimiser_is_refused() -> None:
+    """It does not say whose its entries are."""
+    model, optimiser, _ = trained("Adam", (3, 4, 2), 0)
+    with pytest.raises(ChangeError, match="give the optimiser itself"):
+        changed(model, [0, 1, 2, 3, 0]).follow(optimiser.state_dict())

@@ -44,39 +44,60 @@ def powers_of(optimiser: Optimizer) -> Mapping[str, int] | None:
     return next((POWERS[cls] for cls in type(optimiser).__mro__ if cls in POWERS), None)
 
 
-def follow_state(
-    optimiser: Optimizer, name: str, state: Mapping[str, Any], entry: Take, moments: Moments = "carried"
-) -> dict[str, Any]:
+def _follows(optimiser: Optimizer, key: str, value: Any) -> bool:
+    """Return whether it is known how an entry of a state follows a change: a moment with its power, a step count, or a plain number."""
+    powers = powers_of(optimiser)
+    return (
+        not torch.is_tensor(value)  # a number, or the momentum of an SGD without momentum
+        or (powers is not None and key in powers)
+        or (value.dim() == 0 and (powers is not None or key == "step"))
+    )
+
+
+def check_state(optimiser: Optimizer) -> None:
+    """Check that it is known how the state of an optimiser follows a change.
+
+    Raises:
+        ChangeError: if the state has entries that `POWERS` does not list for the class of the optimiser.
+    """
+    unknown = {
+        key: value.shape == parameter.shape
+        for parameter, state in optimiser.state.items()
+        for key, value in state.items()
+        if not _follows(optimiser, key, value)
+    }
+    if unknown:
+        kind, known = type(optimiser).__name__, ", ".join(cls.__name__ for cls in POWERS)
+        powers = ", ".join(f"{key!r}: ..." for key in unknown)
+        hint = (
+            f", or add to nasframe.change.optimisers which power of the gradient each averages: POWERS[{kind}] = {{{powers}}}, with 1 for "
+            "gradients, 2 for their squares, and 0 for ratios of gradients"
+        )
+        raise ChangeError(
+            f"{kind} keeps {', '.join(map(repr, unknown))}, and it is not known how that follows the gradient; let its state start anew "
+            f"with follow(optimizer, moments='reset'), use one of {known}{hint if all(unknown.values()) else ''}"
+        )
+
+
+def follow_state(optimiser: Optimizer, state: Mapping[str, Any], entry: Take, moments: Moments = "carried") -> dict[str, Any]:
     """Return the state of a parameter of the child.
 
     Args:
-        optimiser: the optimiser.
-        name: the name of the parameter, for messages.
+        optimiser: the optimiser, whose state was checked by `check_state`.
         state: the state of the parameter from which it was filled.
         entry: the entry of the map by which it was filled.
         moments: what becomes of the moments; "reset" returns an empty state.
-
-    Raises:
-        ChangeError: if the state has an entry that `POWERS` does not list for the class of the optimiser.
     """
     if moments == "reset":
         return {}
-    powers, kind = powers_of(optimiser), type(optimiser).__name__
+    powers = powers_of(optimiser) or {}
     followed: dict[str, Any] = {}
     for key, value in state.items():
-        if powers is not None and key in powers and torch.is_tensor(value):
+        if key in powers and torch.is_tensor(value):
             moment = entry.moment(value, powers[key])
             followed[key] = torch.zeros_like(moment) if moments == "zeroed" and powers[key] < 2 else moment
-        elif not torch.is_tensor(value):  # a number, or the momentum of an SGD without momentum
-            followed[key] = value
-        elif value.dim() == 0 and (powers is not None or key == "step"):
-            followed[key] = value.clone()
         else:
-            raise ChangeError(
-                f"{kind} keeps {key!r} for {name}, and it is not known which power of the gradient that averages; use one of "
-                f"{', '.join(cls.__name__ for cls in POWERS)}, let its state start anew (moments='reset'), or add the powers: "
-                f"nasframe.change.optimisers.POWERS[{kind}] = {{{key!r}: 1}}"
-            )
+            followed[key] = value.clone() if torch.is_tensor(value) else value
     return followed
 
 
@@ -98,7 +119,8 @@ def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named:
     """
     # an optimiser that has not made a step yet has no state, and neither has its successor
     source = named_state(old, old_named)
+    check_state(old)
     for name, parameter in new_named:
         entry = full.get(name)
         if isinstance(entry, Take) and entry.source in source:
-            new.state[parameter] = follow_state(old, name, source[entry.source], entry)
+            new.state[parameter] = follow_state(old, source[entry.source], entry)

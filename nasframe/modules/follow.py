@@ -11,12 +11,12 @@ from typing import Any, get_args
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.optim import Adagrad, Optimizer
+from torch.optim import LBFGS, Adagrad, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from nasframe.change.fill import fill
 from nasframe.change.map import Map, Take
-from nasframe.change.optimisers import Moments, follow_state
+from nasframe.change.optimisers import Moments, check_state, follow_state
 from nasframe.errors import ChangeError
 from nasframe.modules.edits import ModuleEdit, named_tensors, replay
 from nasframe.seeds import Seed
@@ -37,6 +37,9 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
     group of its neighbour: the nearest parameter before it with the same number of axes, since weights and biases are often in different
     groups, or the nearest one of all. If the neighbour is not in this optimiser, neither is the new parameter.
 
+    A group in the order of the parent's `parameters()`, or of its sorted names, gets the order of the child's, because PyTorch loads the
+    state of an optimiser by position. In a group with another order, new parameters come last.
+
     Args:
         optimiser: the optimiser, which holds parameters of the parent. Those of other models stay.
         parent: the model before the change.
@@ -50,6 +53,11 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
     # a wrapper, such as that of accelerate, shows the groups of the optimiser in it
     while isinstance(inner := getattr(optimiser, "optimizer", None), Optimizer):
         optimiser = inner
+    if isinstance(optimiser, LBFGS):
+        raise ChangeError(
+            "LBFGS keeps one state for all parameters together, which cannot follow; make a new one after the change: "
+            "optimizer = torch.optim.LBFGS(change.model.parameters(), ...)"
+        )
     if moments not in get_args(Moments):
         raise ChangeError(f"moments is {moments!r}; it must be one of {', '.join(map(repr, get_args(Moments)))}")
     name_of = {id(p): name for name, p in parent.named_parameters()}
@@ -65,6 +73,8 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
             "the optimiser holds no parameter of the parent of the change; an optimiser follows each change once, in the order of the "
             "changes"
         )
+    if moments != "reset":
+        check_state(optimiser)
     groups: list[list[_Slot]] = []
     for group in optimiser.param_groups:
         slots: list[_Slot] = []
@@ -76,15 +86,19 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
             for name in followers.get(name_of[id(p)], ()):
                 state, entry = None, entries[name]
                 if p in optimiser.state and isinstance(entry, Take):
-                    state = follow_state(optimiser, name, optimiser.state[p], entry, moments)
+                    state = follow_state(optimiser, optimiser.state[p], entry, moments)
                 slots.append(_Slot(parameters[name], label.removesuffix(name_of[id(p)]) + name, name, state))
         groups.append(slots)
+    added: list[list[_Slot]] = [[] for _ in groups]
     for name in (name for name in parameters if name not in sources):
         neighbour = _neighbour(name, parameters, sources)
-        for slots in groups:
+        for slots, new in zip(groups, added, strict=True):
             beside = next((slot for slot in slots if neighbour and slot.name == neighbour), None)
             if beside is not None:
-                slots.append(_Slot(parameters[name], beside.label.removesuffix(beside.name) + name, name, None))
+                new.append(_Slot(parameters[name], beside.label.removesuffix(beside.name) + name, name, None))
+    for group, slots, new in zip(optimiser.param_groups, groups, added, strict=True):
+        held = [name_of[id(p)] for p in group["params"] if id(p) in name_of]
+        slots[:] = _merged(slots, new, held, [*name_of.values()], [*parameters])
 
     # Everything that can fail is done: from here on the optimiser is modified.
     optimiser.state.clear()
@@ -108,6 +122,33 @@ class _Slot:
     label: str
     name: str
     state: dict[str, Any] | None
+
+
+def _merged(slots: list[_Slot], added: list[_Slot], held: list[str], before: list[str], after: list[str]) -> list[_Slot]:
+    """Return the slots of a group with the added ones, in the order of the child's parameters if the group had that of the parent's.
+
+    Args:
+        slots: the slots of the group without the added ones.
+        added: the slots of new parameters.
+        held: the names in the parent of the group's old parameters, in their order.
+        before: the names of all parameters of the parent.
+        after: the names of all parameters of the child.
+    """
+    arrangements: tuple[Callable[[list[str]], list[str]], ...] = (list, sorted)
+    for arranged in arrangements:
+        old, new = ({name: i for i, name in enumerate(arranged(names))} for names in (before, after))
+        if held == sorted(held, key=old.__getitem__):
+            # Parameters of other models stay in the front or at the end of the group, or before the parameter that follows them.
+            keys, key = [], float("inf")
+            for slot in reversed(slots):
+                key = new[slot.name] if slot.name else key
+                keys.append(key)
+            keys.reverse()
+            first = next((i for i, slot in enumerate(slots) if slot.name), 0)
+            keys[:first] = [-1.0] * first
+            keys += [new[slot.name] for slot in added]
+            return [slot for _, slot in sorted(zip(keys, [*slots, *added], strict=True), key=lambda pair: pair[0])]
+    return [*slots, *added]
 
 
 def _neighbour(name: str, parameters: Mapping[str, Tensor], sources: Mapping[str, str]) -> str | None:
@@ -134,10 +175,18 @@ def follow_copy(copied: nn.Module, parent: nn.Module, child: nn.Module, entries:
         edits: the edits of the change.
 
     Raises:
-        ChangeError: if it is no copy of the parent. It is then not modified.
+        ChangeError: if it is no copy of the parent, or is the parent itself. It is then not modified.
     """
     module = copied.module if isinstance(copied, AveragedModel) else copied
     before = named_tensors(module)
+    # by storage, because a detached tensor or a view is another object with the same values
+    modules = {id(m) for m in (*parent.modules(), *child.modules())}
+    storages = {_storage(t) for m in (parent, child) for t in named_tensors(m).values()}
+    if any(id(m) in modules for m in module.modules()) or any(t.numel() and _storage(t) in storages for t in before.values()):
+        raise ChangeError(
+            "this is the parent or the child of the change, or has tensors of them; neither is modified: write model = change.model, and "
+            "let a copy follow, such as an AveragedModel"
+        )
     _check_same("the copy of the model", before, named_tensors(parent))
     # cloned, because a tensor that keeps its shape is filled in place while others still read it
     old = {id(t): t.detach().clone() for t in before.values()}
@@ -160,7 +209,7 @@ def follow_state_dict(values: MutableMapping[str, Tensor], parent: nn.Module, ch
     """Change a state dictionary of the parent, or a dictionary of its parameters, to one of the child, in place.
 
     Args:
-        values: the dictionary, with tensors that differ from those of the parent.
+        values: the dictionary. Its entries are replaced, and their tensors are not modified: it may hold those of the parent.
         parent: the model before the change.
         child: the model after it.
         entries: the map with an entry for each tensor that was filled from the parent.
@@ -168,6 +217,11 @@ def follow_state_dict(values: MutableMapping[str, Tensor], parent: nn.Module, ch
     Raises:
         ChangeError: if it does not have the names and shapes of the parent. It is then not modified.
     """
+    if values.keys() == {"state", "param_groups"}:
+        raise ChangeError(
+            "this is the state dictionary of an optimiser, which does not refer to its parameters; give the optimiser itself, as "
+            "change.follow(optimizer), and take its state_dict() afterwards"
+        )
     before: Mapping[str, Tensor] = parent.state_dict()
     template: Mapping[str, Tensor] = child.state_dict()
     if values.keys() != before.keys() and values.keys() == dict(parent.named_parameters()).keys():
@@ -178,6 +232,10 @@ def follow_state_dict(values: MutableMapping[str, Tensor], parent: nn.Module, ch
     fill(dict(values), new, {name: e for name, e in entries.items() if name in new and _source(e) in values})
     values.clear()
     values.update(new)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _source(entry: Any) -> Any:
