@@ -280,6 +280,28 @@ class TestTake:
             for tensor, entry in zip((filled, first, second), expected, strict=True):
                 require_at_most(f"the distance at {i}, {j}", float((tensor[i, j] - entry).abs()), 1e-13)
 
+    @given(st.data(), seeds())
+    def test_what_is_added_is_a_product_with_matrices(self, data: st.DataObject, seed: Seed) -> None:
+        """With further positions, an entry is linear in the source: value * A source B^T. Moments are those of the index alone."""
+        shape = data.draw(st.tuples(sizes(), sizes()))
+        index, added, matrices = [], [], []
+        for n in shape:
+            first = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=4))
+            row = st.lists(st.sampled_from([ZERO, *range(n)]), min_size=len(first), max_size=len(first))
+            rows = data.draw(st.none() | st.lists(row, min_size=1, max_size=3))
+            matrix = torch.zeros(len(first), n).double()
+            for positions in [first, *(rows or [])]:
+                for i, position in enumerate(positions):
+                    matrix[i, position] += position >= 0
+            index.append(torch.tensor(first))
+            added.append(None if rows is None else torch.tensor(rows))
+            matrices.append(matrix)
+        source, value = _noise(seed("s"), *shape), data.draw(st.floats(-2, 2))
+        take = Take("source", tuple(index), value, added=tuple(added))
+        expected = value * matrices[0] @ source @ matrices[1].T
+        require_at_most("the distance", float((take(source, expected) - expected).abs().max()), 1e-12)
+        assert torch.equal(take.moment(source, 1), source[index[0]][:, index[1]])
+
 
 BETAS = [(0.9, 0.999), (0.5, 0.9), (0.0, 0.9), (0.95, 0.99)]
 

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, strategies as st
 from module_zoo import build
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from widening import Recurrent, check_equal, gradient_error, mlp, outputs, state, storages, trained
 
+from nasframe.change.claim import tolerance
 from nasframe.errors import ChangeError
 from nasframe.modules.narrow import narrow
 from nasframe.modules.widen import widen
@@ -149,6 +151,39 @@ def test_copies_with_unrelated_outgoing_weights_are_merged() -> None:
     assert change.claim.kind == "exact"
     check_equal(model, change.model, example)
     assert torch.allclose(change.model[2].weight[:, 1], model[2].weight[:, [1, 3]].sum(1), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "size", "wide", "options"),
+    [
+        ("mlp", "b", 6, 9, {}),
+        ("cnn", "conv1", 2, 4, {"factor": 2}),
+        ("gpt kept head size", "h.0.attn.c_attn", 2, 3, {"factor": 0}),
+        ("lstm normalised", "embed", 8, 24, {}),
+    ],
+)
+def test_an_average_keeps_its_function(name: str, at: str, size: int, wide: int, options: dict[str, Any]) -> None:
+    """An average of the weights gets the sums of its copies' outgoing weights, as do state dictionaries, and not those of the model."""
+    model, example = build(name)
+    model = trained(model, example)
+    average = AveragedModel(model)
+    with torch.no_grad():
+        for key, p in average.module.named_parameters():
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(key)), dtype=p.dtype)
+    values = {key: tensor.clone() for key, tensor in average.module.state_dict().items()}
+    before = outputs(average.module, example, False)
+
+    grown = widen(model, at, to=wide, example=example, **options)
+    change = narrow(grown.model, at, to=size, example=example, **options)
+    for step in (grown, change):
+        step.follow(average)
+        step.follow(values)
+
+    assert change.claim.kind == "exact"
+    for first, second in zip(before, outputs(average.module, example, False), strict=True):
+        assert float((first - second).abs().max()) <= tolerance(first)
+    for key, tensor in average.module.state_dict().items():
+        assert torch.equal(values[key], tensor), key
 
 
 @given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 9))

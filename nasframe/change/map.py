@@ -26,7 +26,7 @@ ZERO = -2
 
 @attrs.frozen(eq=False)
 class Take:
-    """Fill a tensor of the child with `value` * source[`index`] + `offset`.
+    """Fill a tensor of the child with `value` * (source[`index`] + source[`added`]) + `offset`.
 
     Attributes:
         source: the name of the tensor in the parent.
@@ -36,6 +36,9 @@ class Take:
         gradient: the factor of the gradient. In Net2Wider, where a unit is split into two, the incoming weights are copied and their
             gradient is halved: `value` is 1 and `gradient` 0.5. First moments follow the gradient, second moments its square.
         offset: added to the tensor, if given.
+        added: for each axis, None or a matrix whose rows are further positions in the source, one for each position of `index`, with ZERO
+            where nothing is added. So the outgoing weights of a unit and of the copies of it that are removed become their sum.
+            Gradients and moments are those at `index`: the outgoing weights of copies get equal gradients, and so does the sum.
 
     Example:
         Move the rows of a weight, and add a row that is zero:
@@ -52,6 +55,7 @@ class Take:
     value: float | Tensor = 1.0
     gradient: float | Tensor = 1.0
     offset: Tensor | None = None
+    added: tuple[Tensor | None, ...] = ()
 
     def __call__(self, source: Tensor, fresh: Tensor) -> Tensor:
         """Return the tensor of the child.
@@ -60,9 +64,9 @@ class Take:
             source: the tensor of the parent.
             fresh: the fresh initialisation of the child.
         """
-        # First the old entries in their new places, then the factor and the offset, which concern old entries only, and
+        # First the old entries in their new places, with what is added, then the factor and the offset, which concern old entries only, and
         # last the new entries, which replace whatever was gathered there.
-        taken = self.gather(source)
+        taken = self._sum(source)
         if torch.is_tensor(self.value) or self.value != 1:  # a product with 1.0 would round a large integer
             taken = taken * _at(self.value, taken)
         if self.offset is not None:
@@ -116,6 +120,19 @@ class Take:
             if index is not None:
                 # FRESH and ZERO are negative: they read position 0 here and are overwritten by the caller
                 source = source.index_select(axis, _at(index.clamp(min=0), source))
+        return source
+
+    def _sum(self, source: Tensor) -> Tensor:
+        """Return the entries of the source in the order of the child, with those that are added to them."""
+        if not self.added:
+            return self.gather(source)
+        # axis by axis, so that an entry that is added along two axes is added once for each pair of positions
+        for axis, (index, rows) in enumerate(zip(self.index, self.added, strict=True)):
+            taken = source if index is None else source.index_select(axis, _at(index.clamp(min=0), source))
+            for row in () if rows is None else _at(rows, source):
+                nothing = (row < 0).view([-1 if k == axis else 1 for k in range(source.dim())])
+                taken = taken + source.index_select(axis, row.clamp(min=0)).masked_fill(nothing, 0)
+            source = taken
         return source
 
     def new_entries(self, like: Tensor) -> tuple[Tensor, Tensor]:

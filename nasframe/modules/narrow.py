@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe.change.claim import Claim, tolerance
-from nasframe.change.map import Take
+from nasframe.change.map import ZERO, Take
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import number
 from nasframe.modules.axes import Axis
@@ -228,24 +229,51 @@ def _copies(coupling: Coupling, atom: Axis) -> list[list[int]]:
 
 def _with_merged(coupling: Coupling, removals: Mapping[Axis, _Removal], entries: Mapping[str, Take]) -> dict[str, Take]:
     """Return the entries of the map, in which the outgoing weights of removed copies are added to those of the units that remain."""
-    result = dict(entries)
-    sums: dict[str, Tensor] = {}
+    # for each axis, the positions of the parent that are added at a position, that position first, and by what their sum is divided
+    sums: dict[str, dict[int, dict[int, tuple[list[int], int]]]] = {}
     for atom, removal in removals.items():
         bound = tied(coupling, {atom})
-        for key in consumers(coupling, atom):
-            for name, axis in [(norm, 0) for norm in bound.get(key, ())] or [key]:
-                total = sums.setdefault(name, coupling.tensors[name].detach().clone())
-                at = positions(coupling, name, axis, atom)
-                before = total.clone()
-                for unit, (parts, divisor) in removal.merged.items():
-                    added = torch.stack([before.index_select(axis, at[part]) for part in parts]).sum(0) / divisor
-                    total.index_copy_(axis, at[unit], added)
-    for name, total in sums.items():
-        # an offset, because each entry of a tensor has one source in the map
-        offset = result[name].gather(total - coupling.tensors[name].detach())
-        if bool(offset.any()):
-            result |= {alias: attrs.evolve(result[alias], offset=offset) for alias in coupling.aliases[name]}
+        keys = [[(norm, 0) for norm in bound.get(key, ())] or [key] for key in consumers(coupling, atom)]
+        # each once: a norm may feed two consumers
+        for name, axis in dict.fromkeys(key for each in keys for key in each):
+            found = sums.setdefault(name, {}).setdefault(axis, {})
+            before = dict(found)
+            at = positions(coupling, name, axis, atom).tolist()
+            for unit, (parts, divisor) in removal.merged.items():
+                others = [part for part in parts if part != unit]
+                for k, position in enumerate(at[unit]):
+                    # along a product of two atoms, each position may itself be a sum already
+                    each = [before.get(at[part][k], ([at[part][k]], 1)) for part in (unit, *others)]
+                    found[position] = ([p for sources, _ in each for p in sources], divisor * each[0][1])
+    result = dict(entries)
+    for name, axes in sums.items():
+        entry = _added(entries[name], axes, coupling.tensors[name])
+        result |= {alias: attrs.evolve(entry, source=alias) for alias in coupling.aliases[name]}
     return result
+
+
+def _added(entry: Take, axes: Mapping[int, Mapping[int, tuple[Sequence[int], int]]], tensor: Tensor) -> Take:
+    """Return the entry of a tensor in which sums take the place of entries.
+
+    Args:
+        entry: the entry.
+        axes: for each axis, by position in the parent, the positions that are added there and by what their sum is divided.
+        tensor: the tensor of the parent.
+    """
+    added: list[Tensor | None] = [None] * tensor.dim()
+    value = torch.ones((), dtype=torch.float64)
+    for axis, sums in axes.items():
+        index = entry.index[axis]
+        assert index is not None  # the axis shrinks
+        found = [sums.get(position, ([position], 1)) for position in index.tolist()]
+        rows = itertools.zip_longest(*(sources[1:] for sources, _ in found), fillvalue=ZERO)
+        if matrix := [*rows]:
+            added[axis] = torch.tensor(matrix, device=tensor.device)
+        divisors = torch.tensor([divisor for _, divisor in found], dtype=torch.float64)
+        value = value / divisors.view([-1 if k == axis else 1 for k in range(tensor.dim())])
+    if all(rows is None for rows in added):
+        return entry
+    return attrs.evolve(entry, added=tuple(added), value=entry.value * value.to(tensor))
 
 
 def narrow(
