@@ -27,6 +27,8 @@ ARCHITECTURES = (
     "vgg11_bn",
 )  # fmt: skip
 
+#: for tests whose examples take long
+half = settings(max_examples=settings().max_examples // 2)
 sizes = st.integers(1, 5)
 forms = st.sampled_from([{"form": "replicate"}, {"form": "replicate", "skew": 0.3}, {"form": "zero"}])
 
@@ -104,6 +106,7 @@ def test_transposed_convolutions(groups: int, bias: bool) -> None:
     assert child[0].out_channels == child[3].in_channels == 8
 
 
+@half
 @given(sizes, st.sampled_from([nn.LayerNorm, nn.RMSNorm]), st.integers(2, 3))
 def test_only_equal_replication_passes_a_norm_over_the_units(hidden: int, norm: Any, times: int) -> None:
     """Units that are normalised over are replicated to a multiple of their number; anything else is refused."""
@@ -194,7 +197,7 @@ def test_new_units_learn(name: str, at: str, to: int) -> None:
     assert [name for name, mask in idle.items() if bool(mask.any())] == []
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@half
 @given(sizes, forms, forms, st.integers(1, 3), st.integers(1, 3))
 def test_two_widenings_compose(hidden: int, first: dict[str, Any], second: dict[str, Any], a: int, b: int) -> None:
     """A widened model is widened again, in the same layer and in another, and still computes what the first one did."""
