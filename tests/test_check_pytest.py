@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch._dynamo  # noqa: F401 - the first step of training imports it, and it cannot be imported twice
 from broken import SOUND, UNSOUND, WAIVING, Install, installer
 
 from nasframe.plugins import CORE, discover
