@@ -396,6 +396,18 @@ def test_permuted_units_do_not_change_random_networks(names: list[str], sizes: l
     assert all(tuple(a.size for a in axes) == coupling.tensors[name].shape for name, axes in coupling.axes.items())
 
 
+def test_an_index_produces_no_units() -> None:
+    """The axes of a buffer that only indexes another tensor are no units that could grow."""
+    positions = nn.Module()
+    positions.register_buffer("index", torch.tensor([1, 0, 2, 2]))
+    model = net(lambda x, t, p, a, b: b(a(x) + t.weight[p.index]), Table(3, 6), positions, nn.Linear(5, 6), nn.Linear(6, 2))
+
+    coupling = couple(model, rows())
+
+    assert ("layers.1.index", 0) not in coupling.produced
+    assert ("layers.0.weight", 1) in coupling.produced
+
+
 def test_statistics_are_noted() -> None:
     """Units over which a mean is taken are normalised: a normalisation that the user wrote counts as one."""
     x, model, _ = OPERATIONS["root of mean square"]

@@ -224,7 +224,9 @@ def index(trace: Trace, input: Value, indices: Sequence[Value | None]) -> Value:
     front = taken[0] if taken == list(range(taken[0], taken[-1] + 1)) else 0
     width = max(len(i.axes) for i in indices if i is not None)
     shapes = [(1,) * (width - len(i.axes)) + i.shape for i in indices if i is not None]
-    given = trace.broadcast([i for i in indices if i is not None], [max(sizes) for sizes in zip(*shapes, strict=True)])
+    given = trace.broadcast(
+        [Value(i.axes) for i in indices if i is not None], [max(sizes) for sizes in zip(*shapes, strict=True)]
+    )
     rest = input.moved(kept)
     return Value(
         [*rest.axes[:front], *given.axes, *rest.axes[front:]], [*rest.source[:front], *[None] * width, *rest.source[front:]]
@@ -249,7 +251,7 @@ def entries(trace: Trace, input: Value, dim: int | None = None, dims: Sequence[i
         if trace.output.shape[k] != input.axes[k].size:
             value = value.replace(k, trace.like(frozen=f"{trace.operation} takes entries at {trace.where}").axes[k])
     if index is not None and len(index.axes) == len(value.axes):
-        return trace.broadcast([Value(value.axes), index], trace.output.shape)
+        return trace.broadcast([Value(value.axes), Value(index.axes)], trace.output.shape)
     return value
 
 
