@@ -541,8 +541,8 @@ def test_users_register_rules_of_their_operations() -> None:
     assert ("layers.1.weight", 0) in coupling.produced
 
 
-def test_a_model_that_cannot_be_traced_is_refused_with_the_line() -> None:
-    """A branch on data is refused, with what torch says and the line of the user's code; the model is as before."""
+def test_a_model_that_cannot_be_traced_is_refused_with_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A branch on data is refused, with what torch says and the line of the user's code; no graph is printed, the model is as before."""
     model = net(lambda x, a: a(x) if x.sum() > 0 else x, nn.Linear(5, 5))
 
     with pytest.raises(
@@ -550,6 +550,17 @@ def test_a_model_that_cannot_be_traced_is_refused_with_the_line() -> None:
     ):
         couple(model, rows())
     assert model.training
+    assert "def forward" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", [torch.zeros(3, 4), (), (torch.zeros(3, 5), None)])
+def test_a_wrong_example_is_named_as_the_cause(example: Any) -> None:
+    """Wrong sizes or numbers of arguments are no limit of torch.export."""
+    model = net(lambda x, a: a(x), nn.Linear(5, 5))
+
+    with pytest.raises(ChangeError, match="the model cannot be called with this example in training mode: ") as error:
+        couple(model, example)
+    assert isinstance(example, tuple) or "(test_module_coupling.py:" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "convnext_tiny", "swin_t"])

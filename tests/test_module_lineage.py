@@ -11,6 +11,7 @@ import pytest
 import torch
 from hand_made import batch, changed, mlp
 from hypothesis import given, strategies as st
+from torch import nn
 
 from nasframe.change.map import FRESH
 from nasframe.errors import ChangeError
@@ -63,7 +64,8 @@ def test_changes_are_added_in_order_only(tmp_path: Path) -> None:
     saved(path)
     before = path.read_bytes()
     with pytest.raises(
-        ChangeError, match=r"not the parent of this change: inner\.weight is \(6, 3\), and \(5, 3\) in the parent"
+        ChangeError,
+        match=r"not the parent of this change: inner\.weight is \(6, 3\), and \(5, 3\) in the parent; .*earlier run, delete it",
     ):
         changed(mlp(), [0, 1, 2, 3, 4, 1]).save(path)
 
@@ -100,6 +102,13 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         rebuild(mlp(norm=True), path)
     with pytest.raises(ChangeError, match="cannot read the lineage"):
         rebuild(mlp(), tmp_path / "none.json")
+
+
+def test_a_class_is_refused(tmp_path: Path) -> None:
+    """An instance is needed, and the message says so."""
+    saved(path := tmp_path / "lineage.json")
+    with pytest.raises(ChangeError, match="was given the class Linear; give a new instance"):
+        rebuild(nn.Linear, path)
 
 
 def replaced(plain: Any, value: Any, *path: Any) -> Any:

@@ -285,7 +285,7 @@ def test_what_does_not_run_is_refused_with_its_line() -> None:
     model.tanh = Reads()
     with pytest.raises(ChangeError, match=r"the child does not run in evaluation mode.*test_module_verify\.py:\d+: shape"):
         changed(model, [0, 1, 2, 3, 4, 0])
-    with pytest.raises(ChangeError, match="the model does not run on the example in training mode"):
+    with pytest.raises(ChangeError, match="the model cannot be called with this example in training mode"):
         make(mlp(norm=True), ByHand(), "inner", Rewrite((), {}, Claim.exact()), batch(size=1))
     with pytest.raises(ChangeError, match="returns the shapes"):
         make(

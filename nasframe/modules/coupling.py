@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 import attrs
@@ -21,6 +23,7 @@ from nasframe.modules.provenance import Call, Listener, attributes_of, remembere
 from nasframe.modules.rules import Trace, Value
 from nasframe.modules.rules.readings import Equal, Reading, ties
 from nasframe.modules.rules.trace import ModuleNumber, Source
+from nasframe.modules.verify import outputs
 
 
 @attrs.frozen(eq=False)
@@ -70,7 +73,7 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         example: what to call it with: a tensor, a tuple of arguments, a dictionary of keyword arguments, or an `Example`.
 
     Raises:
-        ChangeError: if the module cannot be traced.
+        ChangeError: if the module cannot be called with the example, or not be traced.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -133,19 +136,48 @@ def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 def _export(model: nn.Module, example: Example, training: bool) -> tuple[ExportedProgram, Mapping[int, Call]]:
     """Return the graph of a model in one mode, and the calls in the user's code that made its nodes."""
-    with _restored(model), remembered(model), preserve_node_meta(), Listener() as listener, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for module in model.modules():
-            module.training = training
-        try:
+    mode = f"in {'training' if training else 'evaluation'} mode"
+    try:
+        with (
+            _restored(model),
+            remembered(model),
+            preserve_node_meta(),
+            Listener() as listener,
+            warnings.catch_warnings(),
+            redirect_stderr(StringIO()),  # where torch.export prints the graph that it could not complete
+        ):
+            warnings.simplefilter("ignore")
+            for module in model.modules():
+                module.training = training
             exported = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
-        except Exception as error:  # whatever the user's forward and torch.export raise
-            line = next(iter(str(error).strip().splitlines()), "")
-            raise ChangeError(
-                f"torch.export cannot trace the model in {'training' if training else 'evaluation'} mode: "
-                f"{type(error).__name__}: {line}{_user_line(error)}; nasframe changes models that torch.export can trace"
-            ) from error
+    except Exception as error:  # whatever the user's forward and torch.export raise
+        # a model that does not run at all is a wrong example far more often than a limit of torch.export
+        if (wrong := _call_error(model, example, training)) is not None:
+            raise ChangeError(f"the model cannot be called with this example {mode}: {_first_line(wrong)}") from wrong
+        raise ChangeError(
+            f"torch.export cannot trace the model {mode}: {_first_line(error)}; nasframe changes models that torch.export can trace"
+        ) from error
     return exported, listener.calls
+
+
+def _call_error(model: nn.Module, example: Example, training: bool) -> Exception | None:
+    """Return the error that a call of the model with the example raises, or None."""
+    try:
+        copied = copy.deepcopy(model)
+    except Exception:  # then it cannot be called without modifying it
+        return None
+    try:
+        outputs(copied, example, training)
+    except ChangeError:  # it draws random numbers that have no mean
+        return None
+    except Exception as error:
+        return error
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    """Return the kind and the first line of an error, with the line of the user's code that raised it."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}{_user_line(error)}"
 
 
 @contextmanager

@@ -82,7 +82,13 @@ def append(path: Path, before: Shapes, step: Step) -> None:
         ChangeError: if the file cannot be read or written, or ends with other shapes than `before`. It is then as it was.
     """
     lineage = read(path) if path.exists() else Lineage(before)
-    _check_shapes(f"{path} ends with a model that is not the parent of this change", lineage.shapes, before, "the parent")
+    _check_shapes(
+        f"{path} ends with a model that is not the parent of this change",
+        lineage.shapes,
+        before,
+        "the parent; save() adds a change to the lineage of the changes before it: if this file is of an earlier run, delete it or give "
+        "another name",
+    )
     plain = {
         "format": FORMAT,
         "start": lineage.start,
@@ -168,6 +174,11 @@ def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
             model = nasframe.rebuild(Net(), "lineage.json")
             model.load_state_dict(torch.load("weights.pt"))
     """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ChangeError(
+            f"rebuild() was given {kind}; give a new instance of the original class, such as rebuild(Net(), path)"
+        )
     lineage = read(Path(path))
     _check_shapes(f"the model is not the one at the start of {path}", shapes_of(model), lineage.start, "the file")
     model = copy.deepcopy(model)

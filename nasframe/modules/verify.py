@@ -60,7 +60,7 @@ def distances(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
 
 def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Claim, training: bool) -> float:
     mode = "training" if training else "evaluation"
-    with _errors(f"the model does not run on the example in {mode} mode"):
+    with _errors(f"the model cannot be called with this example in {mode} mode"):
         before = outputs(parent, example, training)
     with _errors(f"the child does not run in {mode} mode: its code uses a size, or a module, in a way that was not recognised"):
         after = outputs(child, example, training)
