@@ -46,7 +46,7 @@ class Narrow(ModuleMorphism):
     another unit (all incoming weights are equal), as the other one gets the outgoing weights of both. Over units that are
     normalised, all units must lose the same share of their copies. If any other unit is removed, the change is lossy.
 
-    Attributes:
+    Args:
         to: the new number of units. Dead units are removed first, then copies, then the units with the smallest norm of outgoing
             weights.
         remove: the numbers of the units to remove, instead of `to`.

@@ -29,7 +29,7 @@ class Widen(ModuleMorphism):
     incoming weights of new units are random. Units over which the model normalises (LayerNorm, RMSNorm, within a group of GroupNorm)
     can only be replicated to a multiple of their number, in equal shares: anything else would change the mean and the variance.
 
-    Attributes:
+    Args:
         to: the new number of units; the new size of the chosen factor, if there is one.
         form: "replicate" or "zero".
         skew: how unevenly the outgoing weights are divided among m copies: copy j = 0, ..., m - 1 gets 1/m + skew (m - 1 - 2j) of
