@@ -153,6 +153,52 @@ def test_copies_with_unrelated_outgoing_weights_are_merged() -> None:
     assert torch.allclose(change.model[2].weight[:, 1], model[2].weight[:, [1, 3]].sum(1), rtol=0, atol=1e-15)
 
 
+@given(st.integers(2, 6), st.integers(1, 8), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 9))
+def test_copies_that_differ_by_rounding_are_merged(hidden: int, more: int, dtype: torch.dtype, seed: int) -> None:
+    """Copies whose incoming weights differ by rounding are merged, and units that differ by more are not."""
+    torch.manual_seed(seed)
+    x = torch.randn(16, 3, dtype=dtype)
+    model = widen(mlp(3, hidden).to(dtype), "0", to=hidden + more, example=(x,), seed=seed).model
+    eps = torch.finfo(dtype).eps
+    with torch.no_grad():
+        for p in model[0].parameters():
+            p *= 1 + 4 * eps * torch.randn(p.shape, dtype=dtype)
+
+    change = narrow(model, "0", to=hidden, example=(x,))
+
+    assert max(change.distances.eval, change.distances.train) < 1000 * eps
+    assert torch.allclose(change.model[2].weight.sum(1), model[2].weight.sum(1), rtol=0, atol=100 * eps)
+    with torch.no_grad():
+        model[0].weight *= 1 + 1e-3 * torch.randn(model[0].weight.shape, dtype=dtype)
+    assert narrow(model, "0", to=hidden, example=(x,)).claim.kind == "lossy"
+
+
+class Enlarged(nn.Module):
+    """A function with a derivative of 1e6."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(1e6 * x)
+
+
+def test_rounding_that_a_model_enlarges_makes_a_narrowing_lossy() -> None:
+    """Copies that differ by rounding are merged also where the outputs move by more than an exact change allows."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*mlp(3, 4).double(), Enlarged())
+    example = (1e-6 * torch.randn(6, 3, dtype=torch.float64),)
+    with torch.no_grad():
+        model[2].bias.zero_()
+        model[0].bias.zero_()
+    wide = widen(model, "0", to=8, example=example).model
+    with torch.no_grad():
+        wide[0].bias[4:] += 2e-14
+
+    change = narrow(wide, "0", to=4, example=example)
+
+    assert change.claim.kind == "lossy"
+    assert 0 < change.distances.eval < 1e-4
+    assert torch.allclose(change.model[2].weight, model[2].weight, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("name", "at", "size", "wide", "options"),
     [

@@ -13,6 +13,7 @@ from widening import Recurrent, check_equal, floats, gradient_error, mlp, state,
 
 from nasframe import Seed, Take
 from nasframe.errors import ChangeError, ClaimError
+from nasframe.modules.axes import Axis
 from nasframe.modules.change import answered, changed_copy
 from nasframe.modules.coupling import couple
 from nasframe.modules.example import Example
@@ -233,6 +234,19 @@ def test_the_same_seed_copies_the_same_units() -> None:
     first, same, other = (child[0].weight for child in children)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+@given(st.integers(1, 8), st.integers(1, 20), st.integers(0, 99))
+def test_units_are_copied_equally_often(size: int, more: int, seed: int) -> None:
+    """The numbers of copies of two units differ by at most one, whatever the seed."""
+    atom = Axis(size)
+
+    index = Widen(size + more)._units(atom, size + more, Seed((seed,))).index
+
+    copies = torch.bincount(index, minlength=size)
+    assert len(index) == size + more
+    assert torch.equal(index[:size], torch.arange(size))
+    assert int(copies.max() - copies.min()) <= 1
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from nasframe.change.claim import Claim
 from nasframe.change.fill import fill
 from nasframe.change.map import Map, Set, Take
 from nasframe.change.optimisers import Moments
-from nasframe.errors import ChangeError
+from nasframe.errors import ChangeError, ClaimError
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.modules.coupling import couple
 from nasframe.modules.edits import Beside, Insert, ModuleEdit, Replace, Resize, SetNumber, holder, named_tensors, replay
@@ -195,14 +195,21 @@ def make(
         raise ChangeError(f"{short_name(morphism)} resizes {', '.join(missing)} without an entry of its map that fills them")
     child = changed_copy(model, edits, rewrite.map, Seed((seed, "values")))
     given = Example.of(example)
-    measured = distances(model, child, given, rewrite.claim)
+    claim = rewrite.claim
+    try:
+        measured = distances(model, child, given, claim)
+    except ClaimError:
+        if rewrite.otherwise is None:
+            raise
+        claim = rewrite.otherwise
+        measured = distances(model, child, given, claim)
     if unused := _never_called(child, _added(edits), given):
         raise ChangeError(
             f"{', '.join(unused)} would never be called, and so never learn: the code of the model runs its modules in another way than "
             "in the order of their container, for example by number; a number that it keeps can be given as numbers={...}"
         )
     full = complete(rewrite.map, model, child)
-    return ModuleChange(child, model, morphism, at, rewrite.claim, full, measured, edits, seed)
+    return ModuleChange(child, model, morphism, at, claim, full, measured, edits, seed)
 
 
 def changed_copy(model: nn.Module, edits: Iterable[ModuleEdit], entries: Map, seed: Seed) -> nn.Module:

@@ -58,12 +58,14 @@ class Rewrite:
             with the same name; if the parent has none, it keeps its fresh initialisation.
         claim: how far the change preserves the function.
         questions: numbers that the user must give.
+        otherwise: the claim if the measured distance is larger than `claim` allows; None if such a change is wrong.
     """
 
     edits: tuple[ModuleEdit, ...]
     map: Map
     claim: Claim
     questions: tuple[Question, ...] = ()
+    otherwise: Claim | None = None
 
 
 class ModuleMorphism(Part):

@@ -43,8 +43,12 @@ class Narrow(ModuleMorphism):
     """Narrow a layer: some of its units are removed.
 
     Removing a dead unit is exact: all of its outgoing weights are zero, or its activation is always zero. So is removing a copy of
-    another unit (all incoming weights are equal), as the other one gets the outgoing weights of both. Over units that are
-    normalised, all units must lose the same share of their copies. If any other unit is removed, the change is lossy.
+    another unit, as the other one gets the outgoing weights of both. Over units that are normalised, all units must lose the same
+    share of their copies. If any other unit is removed, the change is lossy.
+
+    Two units are copies if all of their incoming weights are equal within rounding: they differ by at most 256 eps times the largest
+    one of their tensor (or of the weights, for a bias), where eps is that of the dtype. Copies that are trained with equal shares
+    remain copies. They are merged even if the model enlarges their rounding, so that the change is lossy.
 
     Args:
         to: the new number of units. Dead units are removed first, then copies, then the units with the smallest norm of outgoing
@@ -99,7 +103,10 @@ class Narrow(ModuleMorphism):
         plan = {a: removal.units() for a, removal in removals.items()}
         entries = _with_merged(coupling, removals, takes(coupling, plan))
         claim = Claim.exact() if all(removal.exact for removal in removals.values()) else Claim.lossy()
-        return rewritten(coupling, plan, entries, claim)
+        rewrite = rewritten(coupling, plan, entries, claim)
+        # a model may enlarge the rounding by which copies differ
+        rounded = any(removal.rounded for removal in removals.values())
+        return attrs.evolve(rewrite, otherwise=Claim.lossy()) if rounded else rewrite
 
 
 @attrs.frozen(eq=False)
@@ -112,6 +119,7 @@ class _Removal:
         merged: for a unit that replaces removed copies, the units whose outgoing weights it gets, and by what their sum is divided.
         ratio: for each unit that remains, the size of its outgoing weights after the change, relative to that before.
         exact: whether the function stays as it is.
+        rounded: whether a removed copy differs by rounding from the unit that replaces it.
     """
 
     atom: Axis
@@ -119,17 +127,19 @@ class _Removal:
     merged: Mapping[int, tuple[Sequence[int], int]]
     ratio: Tensor
     exact: bool
+    rounded: bool
 
     @classmethod
     def choose(cls, coupling: Coupling, atom: Axis, size: int, given: Sequence[int]) -> _Removal:
         """Return the removal of the given units, or else of those that are needed least."""
         outgoing = _outgoing(coupling, atom)
-        classes = _copies(coupling, atom)
+        incoming = _incoming(coupling, atom)
+        classes = [[unit] for unit in range(atom.size)] if incoming is None else _copies(incoming)
         # a dead unit still enters the mean and the variance
         dead = _dead(coupling, atom, outgoing) if atom.normalised is None else set()
         removed = set(given) or cls._least(atom, size, outgoing, dead, classes)
         merged: dict[int, tuple[Sequence[int], int]] = {}
-        exact = True
+        exact, rounded = True, False
         for members in classes:
             left = [unit for unit in members if unit not in removed]
             gone = [unit for unit in members if unit in removed and unit not in dead]
@@ -141,6 +151,8 @@ class _Removal:
                 shared = {unit: [unit, *gone[i :: len(left)]] for i, unit in enumerate(left)}
                 merged |= {unit: (parts, 1) for unit, parts in shared.items() if len(parts) > 1}
             exact = exact and (bool(left) or not gone)
+            if incoming is not None and left and gone:
+                rounded = rounded or not bool((incoming[members] == incoming[members[0]]).all())
             if atom.normalised is not None:
                 exact = exact and len(left) * atom.size == len(members) * size
         keep = [unit for unit in range(atom.size) if unit not in removed]
@@ -150,7 +162,7 @@ class _Removal:
             if unit in merged and square:
                 parts, divisor = merged[unit]
                 ratio[row] = float((outgoing[list(parts)].sum(0) * outgoing[unit]).sum()) / divisor / square
-        return cls(atom, torch.tensor(keep), merged, ratio, exact)
+        return cls(atom, torch.tensor(keep), merged, ratio, exact, rounded)
 
     @staticmethod
     def _least(atom: Axis, size: int, outgoing: Tensor, dead: set[int], classes: Sequence[Sequence[int]]) -> set[int]:
@@ -211,20 +223,49 @@ def _dead(coupling: Coupling, atom: Axis, outgoing: Tensor) -> set[int]:
     return dead | constant
 
 
-def _copies(coupling: Coupling, atom: Axis) -> list[list[int]]:
-    """Return the units in classes with equal incoming weights."""
+def _incoming(coupling: Coupling, atom: Axis) -> Tensor | None:
+    """Return what produces each unit, one row for each, in multiples of what rounding may change; None if units cannot be merged."""
     bound = tied(coupling, {atom})
     if any(not norms for norms in bound.values()):
-        return [[unit] for unit in range(atom.size)]  # outgoing weights that are tied cannot be added
+        return None  # outgoing weights that are tied cannot be added
     moved = {norm for norms in bound.values() for norm in norms}
-    rows = [slices(coupling, name, axis, atom).double() for name, axis in producers(coupling, atom) if name not in moved]
+    rows = [slices(coupling, name, axis, atom).cpu() for name, axis in producers(coupling, atom) if name not in moved]
+    names = [name for name, _ in producers(coupling, atom) if name not in moved]
     if not rows:
-        return [[unit] for unit in range(atom.size)]
-    _, of = torch.unique(torch.cat([row.cpu() for row in rows], 1), dim=0, return_inverse=True)
-    classes: dict[int, list[int]] = {}
-    for unit, row in enumerate(of.tolist()):
-        classes.setdefault(row, []).append(unit)
-    return list(classes.values())
+        return None
+    # a buffer of integers has no rounding, and any difference counts
+    scales = [tolerance(row) if row.is_floating_point() else 0.5 for row in rows]
+    # A bias is added to a product with weights and rounded with it: one before a BatchNorm consists of nothing but rounding.
+    least = max((scale for name, scale in zip(names, scales, strict=True) if coupling.tensors[name].dim() > 1), default=0.0)
+    scales = [
+        scale if coupling.tensors[name].dim() > 1 else max(scale, least) for name, scale in zip(names, scales, strict=True)
+    ]
+    return torch.cat([row.double() / scale for row, scale in zip(rows, scales, strict=True)], 1)
+
+
+def _copies(incoming: Tensor) -> list[list[int]]:
+    """Return the units in classes whose incoming weights are equal but for rounding.
+
+    Args:
+        incoming: the incoming weights of each unit, one row for each, in multiples of what rounding may change.
+    """
+    # Rows that differ by at most 1 in each entry differ by at most |v|_1 in their product with a vector v, so that only
+    # neighbours in the order of these products need to be compared.
+    vector = torch.randn(incoming.shape[1], generator=Seed((0, "copies")).generator(), dtype=torch.float64)
+    keys = incoming @ vector
+    window = float(vector.abs().sum()) * (1 + 1e-9)
+    classes: list[list[int]] = []
+    first = 0
+    for unit in keys.argsort(stable=True).tolist():
+        while first < len(classes) and float(keys[unit] - keys[classes[first][0]]) > window:
+            first += 1
+        near = [members[0] for members in classes[first:]]
+        same = ((incoming[near] - incoming[unit]).abs() <= 1).all(1).nonzero().flatten().tolist() if near else []
+        if same:
+            classes[first + same[0]].append(unit)
+        else:
+            classes.append([unit])
+    return sorted(sorted(members) for members in classes)
 
 
 def _with_merged(coupling: Coupling, removals: Mapping[Axis, _Removal], entries: Mapping[str, Take]) -> dict[str, Take]:
@@ -289,6 +330,7 @@ def narrow(
     """Return the change that narrows a layer of a model. The model is not modified.
 
     The change is exact if only dead units and copies of other units are removed. Otherwise it is lossy, and has the measured distance.
+    A copy is a unit whose incoming weights are those of another unit, within rounding (256 eps times the largest one of their tensor).
 
     Args:
         model: any module that `torch.export` can trace.

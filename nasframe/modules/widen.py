@@ -25,8 +25,9 @@ from nasframe.seeds import Seed
 class Widen(ModuleMorphism):
     """Widen a layer: its new units are copies of old ones, or new ones with outgoing weights of zero.
 
-    Both forms are exact. With "replicate", the outgoing weights of a unit are divided among it and its copies. With "zero", the
-    incoming weights of new units are random. Units over which the model normalises (LayerNorm, RMSNorm, within a group of GroupNorm)
+    Both forms are exact. With "replicate", the outgoing weights of a unit are divided among it and its copies. The numbers of copies
+    of two units differ by at most one; which units get one more is drawn. With "zero", the incoming weights of new units are
+    random. Units over which the model normalises (LayerNorm, RMSNorm, within a group of GroupNorm)
     can only be replicated to a multiple of their number, in equal shares: anything else would change the mean and the variance.
 
     Args:
@@ -142,7 +143,9 @@ class Widen(ModuleMorphism):
             # every unit equally often: the mean and the variance over the units stay as they are
             index = old.repeat(size // atom.size)
         else:
-            index = torch.cat([old, torch.randint(atom.size, (more,), generator=seed.generator())])
+            # every unit equally often, and which units once more is drawn
+            drawn = torch.randperm(atom.size, generator=seed.generator())[: more % atom.size]
+            index = torch.cat([old.repeat(size // atom.size), drawn])
         share = shares(index, self.skew)
         # The outgoing weights of a copy are a share of the unit's, so the gradient of its incoming weights is the same share.
         return Units(index, share, share)
@@ -197,7 +200,8 @@ def widen(
         at: the name of the layer to widen, or of a tensor, as listed by `nasframe.places`.
         to: the new number of units; the new size of the chosen factor, if there is one.
         example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
-        form: "replicate": new units are copies of old ones, which share their outgoing weights. "zero": new units are random, with
+        form: "replicate": new units are copies of old ones, which share their outgoing weights; each unit is copied equally often, and
+            which units once more is drawn. "zero": new units are random, with
             outgoing weights of zero.
         skew: how unevenly the outgoing weights are divided among copies. Copies with equal shares never become different.
         factor: which factor changes, where the axis is a product.
