@@ -274,6 +274,25 @@ def test_infinite_and_integer_outputs_are_compared() -> None:
         distances(Masked(0.0), Masked(1e-3), example, Claim.exact())
 
 
+def test_a_number_of_a_class_can_be_given() -> None:
+    """A number that the class of a module keeps does not follow; the message names it, and it can be given."""
+
+    class Reads(nn.Module):
+        width = 5
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(-1, self.width)
+
+    model = mlp()
+    model.tanh = Reads()
+    with pytest.raises(
+        ChangeError, match=r"the child does not run .*class of a module keeps .*numbers={'width': \.\.\.} \(test_mod"
+    ):
+        changed(model, [0, 1, 2, 3, 4, 0])
+    assert changed(model, [0, 1, 2, 3, 4, 0], numbers={"width": 6}).model.tanh.width == 6
+    assert Reads.width == 5
+
+
 def test_what_does_not_run_is_refused_with_its_line() -> None:
     """If the child does not run, the message has the line of the user's code; if the parent does not, it says so."""
 

@@ -115,8 +115,9 @@ class ModuleChange:
             old = "new" if source is None else str(tuple(source.shape))
             if old != str(tuple(tensor.shape)):
                 lines.append(f"  {name}: {old} -> {tuple(tensor.shape)}")
+        lines += [f"  {old}* -> {new}*{' (copied)' if copied else ''}" for old, new, copied in _renamed(self.map)]
         for edit in self.edits:
-            if isinstance(edit, SetNumber):
+            if isinstance(edit, SetNumber) and not any(name.startswith("_") for name in edit.attribute.split(".")):
                 held = attrgetter(edit.attribute)(self.parent.get_submodule(edit.module))
                 lines.append(f"  {edit.module}.{edit.attribute}: {held} -> {edit.value}".replace("  .", "  "))
         count = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (self.parent, self.model)]
@@ -124,7 +125,50 @@ class ModuleChange:
         lines.append(
             f"  distance of the outputs: {self.distances.eval:.1e} in evaluation, {self.distances.train:.1e} in training"
         )
+        if _equal_copies(self.map):
+            lines.append("  copies of units have equal shares, and stay equal in training unless dropout or noise parts them")
         return "\n".join(lines)
+
+
+def _renamed(entries: Map) -> list[tuple[str, str, bool]]:
+    """Return the prefixes of names before and after a change, and whether it copied what also has its old name."""
+    found: dict[tuple[str, str, bool], None] = {}
+    for name, entry in entries.items():
+        if not isinstance(entry, Take) or entry.source == name:
+            continue
+        old, new = entry.source.split("."), name.split(".")
+        while old and new and old[-1] == new[-1]:
+            old.pop()
+            new.pop()
+        kept = entries.get(entry.source)
+        copied = isinstance(kept, Take) and kept.source == entry.source
+        found["".join(f"{part}." for part in old), "".join(f"{part}." for part in new), copied] = None
+    return [*found]
+
+
+def _equal_copies(entries: Map) -> bool:
+    """Return whether units were copied, and all copies of a unit have the same factors of values and gradients."""
+    found = False
+    for entry in entries.values():
+        for axis, index in enumerate(entry.index if isinstance(entry, Take) else ()):
+            if index is None:
+                continue
+            units, unit = index.unique(return_inverse=True)
+            if not bool((unit.bincount()[units >= 0] > 1).any()):
+                continue
+            found = True
+            for factor in (entry.value, entry.gradient):
+                dim = axis - len(entry.index) + (factor.dim() if isinstance(factor, Tensor) else 0)
+                if not isinstance(factor, Tensor) or dim < 0 or factor.shape[dim] == 1:
+                    continue
+                first = torch.full_like(units, len(index)).scatter_reduce(
+                    0, unit, torch.arange(len(index), device=unit.device), "amin"
+                )
+                same = factor == factor.index_select(dim, first[unit].to(factor.device))
+                old = (index >= 0).to(factor.device).view([-1 if d == dim else 1 for d in range(factor.dim())])
+                if not bool((same | ~old).all()):
+                    return False
+    return found
 
 
 def grow(

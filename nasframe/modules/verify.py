@@ -62,7 +62,12 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
     mode = "training" if training else "evaluation"
     with _errors(f"the model cannot be called with this example in {mode} mode"):
         before = outputs(parent, example, training)
-    with _errors(f"the child does not run in {mode} mode: its code uses a size, or a module, in a way that was not recognised"):
+    # torch.export shows what an instance keeps, and not the constants of its class
+    kept = ", ".join(f"{name!r}: ..." for name in _class_numbers(child))
+    hint = f"; a number that the class of a module keeps can be given, as numbers={{{kept}}}" if kept else ""
+    with _errors(
+        f"the child does not run in {mode} mode: its code uses a size, or a module, in a way that was not recognised{hint}"
+    ):
         after = outputs(child, example, training)
     if [tuple(t.shape) for t in before] != [tuple(t.shape) for t in after]:
         raise ChangeError(
@@ -94,6 +99,12 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
                 )
         worst = max(worst, difference / max(float(reference.max()), torch.finfo(old.dtype).tiny))
     return worst
+
+
+def _class_numbers(model: nn.Module) -> list[str]:
+    """Return the names of the whole numbers that the classes of a model's modules keep, other than those of torch."""
+    classes = {cls for module in model.modules() for cls in type(module).__mro__ if not cls.__module__.startswith("torch.")}
+    return sorted({name for cls in classes for name, value in vars(cls).items() if type(value) is int and name[0] != "_"})
 
 
 def _rounding(model: nn.Module, example: Example, training: bool, before: list[Tensor]) -> list[float]:
