@@ -149,8 +149,8 @@ def _renamed(entries: Map) -> list[tuple[str, str, bool]]:
 def _equal_copies(entries: Map) -> bool:
     """Return whether units were copied, and all copies of a unit have the same factors of values and gradients."""
     found = False
-    for entry in entries.values():
-        for axis, index in enumerate(entry.index if isinstance(entry, Take) else ()):
+    for entry in (entry for entry in entries.values() if isinstance(entry, Take)):
+        for axis, index in enumerate(entry.index):
             if index is None:
                 continue
             units, unit = index.unique(return_inverse=True)
@@ -164,6 +164,7 @@ def _equal_copies(entries: Map) -> bool:
                 first = torch.full_like(units, len(index)).scatter_reduce(
                     0, unit, torch.arange(len(index), device=unit.device), "amin"
                 )
+                # each entry against the first one of the same unit
                 same = factor == factor.index_select(dim, first[unit].to(factor.device))
                 old = (index >= 0).to(factor.device).view([-1 if d == dim else 1 for d in range(factor.dim())])
                 if not bool((same | ~old).all()):
