@@ -22,7 +22,7 @@ def examples() -> Examples:
     return Examples(
         parts={
             Table: st.integers(1, 3).flatmap(_tables),
-            # models have up to 3 units
+            # models have 1 or 3 units
             Widen: st.builds(Widen, st.integers(4, 6), skew=st.sampled_from([0.0, 0.1]))
             | st.builds(Widen, st.integers(4, 6), st.just("zero")),
             Narrow: st.builds(Narrow, st.integers(1, 2)) | st.builds(Narrow, remove=st.just((0,))),
