@@ -255,8 +255,8 @@ def test_the_units_with_the_smallest_outgoing_weights_are_removed(hidden: int, f
     [
         ("0", {}, "either `to`"),
         ("0", {"to": 2, "remove": [1]}, "either `to`"),
-        ("0", {"to": 4}, "fewer than that"),
-        ("0", {"remove": [0, 1, 2, 3]}, "fewer than that"),
+        ("0", {"to": 4}, "fewer than 4"),
+        ("0", {"remove": [0, 1, 2, 3]}, "fewer than 4"),
         ("0", {"remove": [7]}, "no unit 7"),
         ("2", {"to": 1}, "output"),
     ],

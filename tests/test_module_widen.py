@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from nasframe.errors import ChangeError, ClaimError
 from nasframe.modules.axes import Axis
 from nasframe.modules.change import answered, changed_copy
 from nasframe.modules.coupling import couple
+from nasframe.modules.deepen import deepen
 from nasframe.modules.example import Example
 from nasframe.modules.units import places_of
 from nasframe.modules.verify import distances, gradient_distance
@@ -260,6 +262,8 @@ def test_units_are_copied_equally_often(size: int, more: int, seed: int) -> None
         ("0", {"to": 9, "form": "zero", "skew": 0.1}, "skew is 0.1"),
         ("0.weight:1", {"to": 9}, "input"),
         ("0.weight:2", {"to": 9}, "has 2 axes"),
+        ("model.0", {"to": 9}, "did you mean '0'"),
+        ("", {"to": 9}, "a layer inside it, such as '0'"),
     ],
 )
 def test_refusals(at: str, options: dict[str, Any], message: str) -> None:
@@ -271,6 +275,40 @@ def test_refusals(at: str, options: dict[str, Any], message: str) -> None:
         widen(model, at, example=(torch.randn(6, 3, dtype=torch.float64),), **options)
 
     assert all(torch.equal(before[name], tensor) for name, tensor in state(model).items())
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "to", "message"),
+    [
+        (
+            "llama",
+            "layers.1.k",
+            3,
+            r"has 8 units, which are \(2\*\(2\+2\)\), .* with factor=0 it has 2; widening needs more than 8",
+        ),
+        ("llama", "layers.1.v", 3, "with factor=0 it has 2"),
+        ("llama", "layers.1.k", 9, "with factor=0 it has 2; their number changes in steps of 4, and cannot become 9"),
+        ("llama", "layer.1.k", 9, r"did you mean 'layers\.1\.k'"),
+        ("llama", "k", 9, r"did you mean 'layers\.0\.k'"),
+    ],
+)
+def test_messages_name_what_is_meant(name: str, at: str, to: int, message: str) -> None:
+    """Where a size or a name does not fit, the message has what `to` counts, the factor that can change, and the nearest names."""
+    model, example = build(name)
+
+    with pytest.raises(ChangeError, match=message):
+        widen(model, at, to=to, example=example)
+
+
+def test_a_layer_is_given_by_name() -> None:
+    """A layer itself is refused with the name to write; a layer that was deepened is now in a container, and its new name is suggested."""
+    example = (torch.randn(6, 3, dtype=torch.float64),)
+    model = nn.Sequential(OrderedDict(first=nn.Linear(3, 4), act=nn.ReLU(), last=nn.Linear(4, 2))).double()
+
+    with pytest.raises(ChangeError, match="give the name of a layer, such as 'first'"):
+        widen(model, model.first, to=6, example=example)  # type: ignore[arg-type]
+    with pytest.raises(ChangeError, match=r"name a layer inside it, such as 'first\.0'"):
+        widen(deepen(model, "first", example=example).model, "first", to=6, example=example)
 
 
 @pytest.mark.parametrize(

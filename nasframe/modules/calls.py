@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -248,11 +249,21 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        near = difflib.get_close_matches(name, [n for n, _ in model.named_modules()], n=3)
-        hint = (
-            f"; did you mean {' or '.join(map(repr, near))}?" if near else "; nasframe.places(model, example) lists the places"
-        )
+        hint = suggestion(name, [n for n, _ in model.named_modules()])
         raise ChangeError(f"the model has no module {name!r}{hint}") from None
+
+
+def suggestion(name: str, names: Sequence[str]) -> str:
+    """Return the end of a message about a name that does not exist: the names that may have been meant.
+
+    Args:
+        name: the name.
+        names: the names that exist.
+    """
+    # "model.conv" for "conv", or "conv" for "blocks.0.conv", has little in common with it as a text
+    near = [n for n in names if n and (name.endswith(f".{n}") or n.endswith(f".{name}"))]
+    near = (near or difflib.get_close_matches(name, names, n=3))[:3]
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "; nasframe.places(model, example) lists the places"
 
 
 def within(module: str, name: str) -> str:

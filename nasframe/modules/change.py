@@ -203,6 +203,9 @@ def grow(
             model = change.model
     """
     refuse_unsupported(model)
+    if not isinstance(at, str):
+        name = next((name for name, module in model.named_modules() if module is at), None) or "conv"
+        raise ChangeError(f"at is of type {type(at).__name__}; give the name of a layer, such as {name!r}")
     example = Example.of(example)
     rewrite = morphism.rewrite(couple(model, example), at, Seed((seed, "rewrite")))
     return make(model, morphism, at, rewrite, example, numbers=numbers, seed=seed)

@@ -22,8 +22,10 @@ from nasframe.modules.edits import named_tensors
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
 from nasframe.modules.units import (
     Units,
+    atoms_of,
     chosen,
     consumers,
+    counted,
     places_of,
     positions,
     producers,
@@ -88,12 +90,15 @@ class Narrow(ModuleMorphism):
         axis, atom = chosen(coupling, at, self.factor)
         if self.to is not None:
             before, after = atom.size if self.factor is not None else axis.size, self.to
-            size = size_at(axis, atom, self.to, self.factor) if after < before else atom.size
+            size = size_at(at, axis, atom, self.to, self.factor) if after < before else atom.size
         else:
             before, after = atom.size, atom.size - len(set(self.remove))
             size = after
         if not 0 < after < before:
-            raise ChangeError(f"{at!r} has {before} units; narrowing leaves fewer than that and at least 1, and not {after}")
+            factor = self.factor if self.to is not None else atoms_of(axis).index(atom)
+            raise ChangeError(
+                f"{counted(at, axis, atom, factor)}; narrowing leaves fewer than {before} and at least 1, and not {after}"
+            )
         if wrong := [unit for unit in self.remove if not 0 <= unit < atom.size]:
             raise ChangeError(f"{at!r} has the units 0 to {atom.size - 1}; there is no unit {wrong[0]}")
         sizes = sizes_from(coupling, atom, size)

@@ -15,6 +15,7 @@ from nasframe.change.claim import Claim
 from nasframe.change.map import FRESH, ZERO, Map, Take
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
+from nasframe.modules.calls import suggestion
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import Resize, SetNumber
 from nasframe.modules.morphism import Place, Rewrite
@@ -70,9 +71,7 @@ def locate(coupling: Coupling, at: str) -> Axis:
     if at not in names:
         modules = dict(coupling.model.named_modules())
         if at not in modules:
-            raise ChangeError(
-                f"the model has neither a layer nor a tensor named {at!r}; nasframe.places(model, example) lists where it can grow"
-            )
+            raise ChangeError(f"the model has neither a layer nor a tensor named {at!r}{suggestion(at, [*modules, *names])}")
         counts = {number.attribute: number.axis for number in coupling.module_numbers if number.module == at}
         if found := [counts[attribute] for attribute in _COUNTS if attribute in counts]:
             return found[0].find()
@@ -81,9 +80,11 @@ def locate(coupling: Coupling, at: str) -> Axis:
             return coupling.axes[names[f"{prefix}out_proj.weight"]][1].find()  # the heads, side by side
         at = f"{prefix}weight"
         if at not in names:
+            layer = at.removesuffix(".weight")
+            inside = next((name for name in modules if name.startswith(prefix) and f"{name}.weight" in names), None)
+            hint = f"a layer inside it, such as {inside!r}" if inside else "a layer before it"
             raise ChangeError(
-                f"{at.removesuffix('.weight')!r} has no weight; name a layer inside it or before it. "
-                "nasframe.places(model, example) lists where the model can grow"
+                f"{layer!r} has no weight; name {hint}. nasframe.places(model, example) lists where the model can grow"
             )
     axes = coupling.axes[names[at]]
     if not axes:
@@ -126,6 +127,8 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
             raise ChangeError(f"factor is {factor}, but the axis of {at!r} is {axis}: its factors are 0 to {len(atoms) - 1}")
         return axis, atoms[factor]
     free = [atom for atom in atoms if refusal(coupling, atom) is None]
+    # without those that another axis keeps from changing: one that can change at all can double
+    free = [atom for atom in free if _can_double(coupling, atom)] or free
     if len(free) == 1:
         return axis, free[0]
     if not free:
@@ -133,6 +136,34 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
         raise ChangeError(f"{at!r} cannot change its size: {'; '.join(reasons)}")
     listed = ", ".join(f"factor={i} ({atom.size})" for i, atom in enumerate(atoms) if atom in free)
     raise ChangeError(f"the axis of {at!r} is {axis}, and several of its factors can change; choose one: {listed}")
+
+
+def _can_double(coupling: Coupling, atom: Axis) -> bool:
+    try:
+        sizes_from(coupling, atom, 2 * atom.size)
+    except ChangeError:
+        return False
+    return True
+
+
+def counted(at: str, axis: Axis, atom: Axis, factor: int | None) -> str:
+    """Return how many units a place has, as `to` counts them, for a message.
+
+    Args:
+        at: the place.
+        axis: the axis at the place.
+        atom: the atom that is to change.
+        factor: the chosen factor.
+    """
+    atoms = atoms_of(axis)
+    if len(atoms) == 1:
+        return f"{at!r} has {axis.size} units"
+    if factor is not None:
+        return f"with factor={factor}, {at!r} has {atom.size} units"
+    return (
+        f"{at!r} has {axis.size} units, which are {axis}, and without factor `to` counts all of them; with factor={atoms.index(atom)} "
+        f"it has {atom.size}"
+    )
 
 
 def solve(axis: Axis, atom: Axis, size: int, sizes: Mapping[Axis, int]) -> int | None:
@@ -154,10 +185,11 @@ def solve(axis: Axis, atom: Axis, size: int, sizes: Mapping[Axis, int]) -> int |
     return found if axis.size_with({**sizes, atom: found}) == size else None
 
 
-def size_at(axis: Axis, atom: Axis, to: int, factor: int | None) -> int:
+def size_at(at: str, axis: Axis, atom: Axis, to: int, factor: int | None) -> int:
     """Return the number of units of the chosen atom with which a place has the size `to`.
 
     Args:
+        at: the place.
         axis: the axis at the place.
         atom: the atom that is to change.
         to: the new size of the axis, or of the atom if a factor was chosen.
@@ -171,9 +203,7 @@ def size_at(axis: Axis, atom: Axis, to: int, factor: int | None) -> int:
     size = solve(axis, atom, to, {})
     if size is None:
         step = axis.size_with({atom: atom.size + 1}) - axis.size
-        raise ChangeError(
-            f"the axis is {axis}, of size {axis.size}: it changes in steps of {step}, and {to} is not one of them"
-        )
+        raise ChangeError(f"{counted(at, axis, atom, None)}; their number changes in steps of {step}, and cannot become {to}")
     return size
 
 

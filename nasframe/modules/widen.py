@@ -17,7 +17,7 @@ from nasframe.modules.axes import Axis
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
-from nasframe.modules.units import Plan, Units, chosen, places_of, rewritten, size_at, sizes_from, takes, tied
+from nasframe.modules.units import Plan, Units, chosen, counted, places_of, rewritten, size_at, sizes_from, takes, tied
 from nasframe.seeds import Seed
 
 
@@ -110,9 +110,9 @@ class Widen(ModuleMorphism):
         before = atom.size if self.factor is not None else axis.size
         if self.to <= before:
             raise ChangeError(
-                f"{at!r} has {before} units; widening needs more than that, and `to` is {self.to}. See nasframe.narrow"
+                f"{counted(at, axis, atom, self.factor)}; widening needs more than {before}, and `to` is {self.to}. See nasframe.narrow"
             )
-        sizes = sizes_from(coupling, atom, size_at(axis, atom, self.to, self.factor))
+        sizes = sizes_from(coupling, atom, size_at(at, axis, atom, self.to, self.factor))
         for atom, size in sizes.items():
             self._check(atom, size)
         if self.form == "replicate":
