@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,26 @@ def test_a_new_parameter_joins_the_group_of_its_neighbour() -> None:
     name_of = {id(p): n for n, p in grown.named_parameters()}
     assert [{name_of[id(p)] for p in group["params"]} for group in optimiser.param_groups] == expected
     assert [(group["weight_decay"], group["lr"]) for group in optimiser.param_groups] == [(0.1, 1e-3), (0.0, 0.5)]
+
+
+def test_a_new_parameter_without_a_like_before_it_joins_the_group_of_its_kind() -> None:
+    """A scale after a layer without a bias joins the biases that come later if they have a group, and else the layer's group."""
+    for split in (True, False):
+        model = nn.Sequential(OrderedDict(inner=nn.Linear(3, 5, bias=False), outer=nn.Linear(5, 2))).double()
+        weights, bias = [model.inner.weight, model.outer.weight], [model.outer.bias]
+        optimiser = SGD(
+            [{"params": weights}, {"params": bias}] if split else [{"params": weights[:1]}, {"params": weights[1:] + bias}]
+        )
+        rewrite = Rewrite(
+            (Replace("inner", (Layer("PReLU", {"init": 1.0}),)),), {"inner.0.weight": Take("inner.weight")}, Claim.lossy()
+        )
+        change = make(model, ByHand(), "inner", rewrite, batch())
+        change.follow(optimiser)
+
+        first, second = (group["params"] for group in optimiser.param_groups)
+        scale = change.model.inner[1].weight
+        assert any(p is scale for p in (second if split else first))
+        assert not any(p is scale for p in (first if split else second))
 
 
 def test_a_new_parameter_of_a_part_that_another_optimiser_trains_does_not_join() -> None:

@@ -34,8 +34,10 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
     """Let an optimiser of the parent optimise the child, in place.
 
     The parameter groups and their settings stay. A parameter takes the place of the one from which it was filled. A new one joins the
-    group of its neighbour: the nearest parameter before it with the same number of axes, since weights and biases are often in different
-    groups, or the nearest one of all. If the neighbour is not in this optimiser, neither is the new parameter.
+    group of its neighbour: for a weight (two axes or more) the nearest weight before it, and for a bias or a scale the nearest one of
+    those, since the two are often in different groups. If none comes before it, the neighbour is the nearest parameter of all, or, where
+    the groups separate the two kinds, the nearest one of its kind. If the neighbour is not in this optimiser, neither is the new
+    parameter.
 
     A group in the order of the parent's `parameters()`, or of its sorted names, gets the order of the child's, because PyTorch loads the
     state of an optimiser by position. In a group with another order, new parameters come last.
@@ -91,7 +93,7 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
         groups.append(slots)
     added: list[list[_Slot]] = [[] for _ in groups]
     for name in (name for name in parameters if name not in sources):
-        neighbour = _neighbour(name, parameters, sources)
+        neighbour = _neighbour(name, parameters, sources, groups)
         for slots, new in zip(groups, added, strict=True):
             beside = next((slot for slot in slots if neighbour and slot.name == neighbour), None)
             if beside is not None:
@@ -151,15 +153,27 @@ def _merged(slots: list[_Slot], added: list[_Slot], held: list[str], before: lis
     return [*slots, *added]
 
 
-def _neighbour(name: str, parameters: Mapping[str, Tensor], sources: Mapping[str, str]) -> str | None:
+def _neighbour(
+    name: str, parameters: Mapping[str, Tensor], sources: Mapping[str, str], groups: list[list[_Slot]]
+) -> str | None:
     """Return the parameter with a source whose group a new parameter joins."""
     names = [*parameters]
     place, of = names.index(name), parameters[name]
     others = [n for n in (*reversed(names[:place]), *names[place:]) if n in sources]
     # A frozen parameter is in no optimiser, and its new neighbour is to be trained.
     others = [n for n in others if parameters[n].requires_grad or not of.requires_grad]
-    alike = [n for n in others if n in names[:place] and parameters[n].dim() == of.dim()]
-    return next(iter(alike or others), None)
+    alike = [n for n in others if (parameters[n].dim() > 1) == (of.dim() > 1)]
+    before = {*names[:place]}
+    if (nearest := next((n for n in alike if n in before), None)) is not None:
+        return nearest
+    nearest = next(iter(others), None)
+    held = [{slot.name for slot in slots if slot.name} for slots in groups]
+    # Where the group of the nearest parameter has weights only and another one biases only, or the other way round, the groups
+    # were made by the number of axes.
+    if any(nearest in group and group.isdisjoint(alike) for group in held):
+        separate = set().union(*(group for group in held if group <= {*alike}))
+        return next((n for n in alike if n in separate), nearest)
+    return nearest
 
 
 def follow_copy(copied: nn.Module, parent: nn.Module, child: nn.Module, entries: Map, edits: Iterable[ModuleEdit]) -> None:
