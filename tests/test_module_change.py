@@ -1,14 +1,16 @@
-"""What a change of a model prints."""
+"""What a change of a model prints, and what it refuses."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hand_made import ByHand, batch, changed, mlp
 from torch import nn
 
 from nasframe.change.claim import Claim
 from nasframe.change.map import FRESH, Set, Take
-from nasframe.modules.change import make
+from nasframe.errors import ChangeError
+from nasframe.modules.change import grow, make
 from nasframe.modules.edits import Insert, Layer, Replace
 from nasframe.modules.morphism import Rewrite
 
@@ -25,6 +27,13 @@ def test_a_change_prints_shapes_numbers_and_distances() -> None:
     assert "_cache" not in str(change)
     assert change.model.tanh._cache == 6
     assert "distance of the outputs" in lines[-1]
+
+
+def test_a_class_instead_of_a_model_is_refused() -> None:
+    """The message says that an instance is needed."""
+    for model, message in ((nn.Linear, "the model is the class Linear"), ({}, "the model is a dict")):
+        with pytest.raises(ChangeError, match=message):
+            grow(model, ByHand(), "", batch())
 
 
 def test_a_change_prints_what_got_another_name() -> None:

@@ -322,6 +322,9 @@ def refuse_unsupported(model: nn.Module) -> None:
     Raises:
         ChangeError: with what to write instead.
     """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ChangeError(f"the model is {kind}; give an instance of torch.nn.Module, such as Net()")
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         name = type(model).__name__
         raise ChangeError(
