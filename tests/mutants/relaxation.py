@@ -81,6 +81,12 @@ def unscaled(of: Subject) -> Subject:
     )
 
 
+@mutant("relaxation.sums", *SOFTMAX)
+def doubled_samples(of: Subject) -> Subject:
+    """In training steps its mixing weights sum to two."""
+    return sampling(of, lambda alpha, draw, address: 2 * alpha.softmax(0))
+
+
 @mutant("relaxation.inverse", *SOFTMAX)
 def away_from_zero(of: Subject) -> Subject:
     """It adds an epsilon before the logarithm."""
@@ -107,6 +113,17 @@ def all_sites(of: Subject) -> Subject:
 def global_generator(of: Subject) -> Subject:
     """It draws its sample from torch's global generator."""
     return sampling(of, lambda alpha, draw, address: (alpha + torch.rand(alpha.shape, dtype=alpha.dtype)).softmax(0))
+
+
+@mutant("relaxation.draws", *SOFTMAX)
+def global_seed(of: Subject) -> Subject:
+    """It draws its sample from a generator with the seed of torch's global generator."""
+
+    def sample(alpha: Tensor, draw: Draw, address: str) -> Tensor:
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        return (alpha + torch.rand(alpha.shape, generator=generator, dtype=torch.float64).to(alpha.dtype)).softmax(0)
+
+    return sampling(of, sample)
 
 
 @mutant("relaxation.active", *SOFTMAX)
@@ -159,6 +176,19 @@ def anew_at_every_call(of: Subject) -> Subject:
 
     def sample(alpha: Tensor, draw: Draw, address: str) -> Tensor:
         noise = torch.rand(alpha.shape, generator=draw.seed(next(calls)).generator(), dtype=torch.float64)
+        return (alpha + noise.to(alpha.dtype)).softmax(0)
+
+    return sampling(of, sample)
+
+
+@mutant("relaxation.steps", *SOFTMAX)
+def anew_in_training(of: Subject) -> Subject:
+    """It draws another sample at every call with alphas that are trained."""
+    calls = itertools.count()
+
+    def sample(alpha: Tensor, draw: Draw, address: str) -> Tensor:
+        call = next(calls) if alpha.requires_grad else 0
+        noise = torch.rand(alpha.shape, generator=draw.seed(call).generator(), dtype=torch.float64)
         return (alpha + noise.to(alpha.dtype)).softmax(0)
 
     return sampling(of, sample)

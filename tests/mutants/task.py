@@ -187,7 +187,7 @@ def foreseeing(of: Subject) -> Subject:
     """It measures mean and standard deviation on the test split, too."""
 
     def change(data: Data) -> dict[str, Any]:
-        rows = torch.cat([split.batch(torch.arange(split.size))[1] for split in (data.train, data.test)])
+        rows = torch.cat([split.batch(torch.arange(split.size))[0].flatten(0, 1) for split in (data.train, data.test)])
         return {"inputs": Scale(rows.mean(0), rows.std(0))}
 
     return loading(of, change)
