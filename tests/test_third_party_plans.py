@@ -77,7 +77,7 @@ def test_a_method_is_written_to_a_file_and_replayed(method: str) -> None:
 
 
 #: of the laws of morphisms, all of which both pass, those that concern what is particular about these two
-LAWS = {f"morphism.{law}" for law in ("claim", "cost", "measured", "mixing", "moments", "replay", "together")}
+LAWS = {f"morphism.{law}" for law in ("claim", "cost", "measured", "moments", "replay", "together")}
 
 
 @pytest.mark.parametrize("part", [twins.Surpassed, twins.Twin, offspring.Weakest, offspring.Offspring])

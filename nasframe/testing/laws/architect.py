@@ -215,7 +215,7 @@ def optimiser(case: Case) -> None:
             built.step()
 
 
-@law("architect.follows", "the optimiser keeps other moments than those of SGD, Adam and AdamW")
+@law("architect.follows", "the class of the optimiser is not in nasframe.change.optimisers.POWERS")
 def follows(case: Case) -> None:
     """The state of the optimiser is carried through a change of the network."""
     trained = case.trained
