@@ -358,7 +358,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "hook of a gradient": (with_gradient_hook, r"inner\.weight has hooks"),
     "compiled": (compiled, r"torch\.compile\(change\.model\)"),
     "compiled in place": (compiled_in_place, "inner was compiled in place"),
-    "half precision": (lambda: mlp().bfloat16(), "bfloat16, in which an exact change cannot be told"),
+    "half precision": (lambda: mlp().bfloat16(), "bfloat16, in which rounding is so large"),
     "data parallel": (lambda: nn.DataParallel(mlp()), r"model\.module"),
 }
 

@@ -146,7 +146,7 @@ def test_recurrent_layers(
 
 
 def test_a_projected_lstm_is_refused() -> None:
-    """An LSTM with a projection has two sizes, which are not told apart."""
+    """An LSTM with a projection has two sizes, and is refused."""
     model = nn.LSTM(3, 6, proj_size=2, batch_first=True).double()
 
     with pytest.raises(ChangeError):

@@ -366,8 +366,8 @@ def refuse_unsupported(model: nn.Module) -> None:
             )
         if tensor.is_floating_point() and torch.finfo(tensor.dtype).eps > 1e-4:
             raise ChangeError(
-                f"{name} has the dtype {tensor.dtype}, in which an exact change cannot be told from a wrong one; keep the parameters in "
-                "float32 (torch.autocast computes in lower precision), or change model.float() and convert the child"
+                f"{name} has the dtype {tensor.dtype}, in which rounding is so large that a wrong change would pass as exact; keep the "
+                "parameters in float32 (torch.autocast computes in lower precision), or change model.float() and convert the child"
             )
 
 

@@ -172,7 +172,7 @@ def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
             torch.save(change.model.state_dict(), "weights.pt")
 
             model = nasframe.rebuild(Net(), "lineage.json")
-            model.load_state_dict(torch.load("weights.pt"))
+            model.load_state_dict(torch.load("weights.pt", weights_only=True))
     """
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
