@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from torch import Tensor, nn
 
-from nasframe.errors import StructureError
+from nasframe.errors import ChangeError, StructureError
 from nasframe.network.mixing import readable
 from nasframe.network.outputs import Outputs
 from nasframe.structure.address import Address
@@ -21,7 +21,8 @@ class Backbone(BackboneBase):
 
     Required: `name`, the class variable `inputs` (the states that a cell receives), `initial`, `body`, `grown` and `derive`.
     Optional: `outputs` (by default, a cell outputs its last node), `space` (by default, an architecture keeps one candidate of
-    each site), and `run` with `slow_parts`, which compute the same faster.
+    each site), `run` with `slow_parts`, which compute the same faster, and what lets networks grow beside their nodes: `widths`
+    with `example`, and `deepened`.
 
     Example:
         `nasframe.testing.fakes.Chain` is a complete backbone. Its growth, where each node reads the node before::
@@ -75,6 +76,38 @@ class Backbone(BackboneBase):
         Raises:
             ChangeError: if the cell cannot grow.
         """
+
+    def widths(self, structure: Structure) -> Mapping[str, int]:
+        """Return the present widths of a structure's network, by the name of the backbone's field that sets them. Optional.
+
+        A larger value of such a field makes tensors of the same names with larger shapes, and changes no cell. Which units of
+        which tensors belong together is read from a network that is traced with `example`.
+
+        Args:
+            structure: the structure, whose backbone is this one.
+        """
+        return {}
+
+    def example(self, structure: Structure) -> Tensor:
+        """Return small inputs with which a network of the structure can be traced. Needed with `widths`.
+
+        Args:
+            structure: the structure, whose backbone is this one.
+        """
+        raise ChangeError(
+            f"backbone {self.name!r} has widths and no inputs to trace a network with; implement example(structure), which returns "
+            "inputs of the shape and dtype that the networks have, with few examples"
+        )
+
+    def deepened(self, structure: Structure) -> Sequence[Structure]:
+        """Return the structures with one more layer or cell, whose networks compute the same at first. Optional.
+
+        What is new is behind gates, which start at zero, and all other tensors keep their names and shapes.
+
+        Args:
+            structure: the structure, whose backbone is this one.
+        """
+        return ()
 
     def require_sizes(self, sizes: Mapping[str, int], *names: str) -> tuple[tuple[str, int], ...]:
         """Return the sizes with these names, for `Structure.sizes`.

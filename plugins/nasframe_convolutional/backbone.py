@@ -214,6 +214,14 @@ class DartsConvolutional(Backbone):
         taken = {i for s in cell.sites for i in s.inputs} if self.output == "loose_ends" else set()
         return tuple(node.id for node in cell.nodes if node.id not in taken)
 
+    def widths(self, structure: Structure) -> Mapping[str, int]:
+        """Return the number of channels of the first cell, of which all others are multiples."""
+        return {"channels": self.channels}
+
+    def example(self, structure: Structure) -> Tensor:
+        """Return two images."""
+        return torch.zeros(2, *(structure.size(name) for name in ("channels", "height", "width")))
+
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return all candidates but the strongest ones of each node's two strongest edges, without zero (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing, 2, distinct=True)

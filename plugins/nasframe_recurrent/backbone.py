@@ -105,6 +105,16 @@ class Recurrent(Backbone):
         outputs = self.outputs(old)
         return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))
 
+    def widths(self, structure: Structure) -> Mapping[str, int]:
+        """Return n_h."""
+        return {"hidden": self.hidden or structure.size("inputs")}
+
+    def example(self, structure: Structure) -> Tensor:
+        """Return two examples of two time steps: the second step is the first one that reads a state other than zero."""
+        if "tokens" in dict(structure.sizes):
+            return torch.zeros(2, 2, dtype=torch.long)
+        return torch.zeros(2, 2, structure.size("inputs"))
+
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return all candidates but the strongest of each node, where zero does not count (Liu et al. 2019, 2.4)."""
         return all_but_strongest(structure, mixing)
