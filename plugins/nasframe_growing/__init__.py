@@ -6,9 +6,20 @@ import nasframe
 from nasframe.interfaces.criterion import AllOf, AnyOf
 from nasframe_growing.criteria import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from nasframe_growing.node import NodeGrowth
+from nasframe_growing.operators import OperatorGrowth
 from nasframe_growing.plans import End, Retrain, Stage
 
-__all__ = ["Epochs", "MaxNodes", "MaxParameters", "MaxSeconds", "MaxUpdates", "NoBetter", "NodeGrowth", "Patience"]
+__all__ = [
+    "Epochs",
+    "MaxNodes",
+    "MaxParameters",
+    "MaxSeconds",
+    "MaxUpdates",
+    "NoBetter",
+    "NodeGrowth",
+    "OperatorGrowth",
+    "Patience",
+]
 
 
 @nasframe.hookimpl
@@ -17,6 +28,7 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
     composed: list[type[nasframe.Part]] = [AnyOf, AllOf]
     return [
         NodeGrowth,
+        OperatorGrowth,
         Patience,
         Epochs,
         NoBetter,
