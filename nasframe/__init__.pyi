@@ -22,7 +22,7 @@ from .interfaces.reproduction import Reproduction as Reproduction
 from .interfaces.task import Data as Data, Split as Split, Task as Task
 from .modules.change import ModuleChange as ModuleChange, grow as grow
 from .modules.deepen import deepen as deepen
-from .modules.kernels import dilate as dilate, pad_kernel as pad_kernel
+from .modules.kernels import crop_kernel as crop_kernel, dilate as dilate, pad_kernel as pad_kernel
 from .modules.lineage import rebuild as rebuild
 from .modules.morphism import ModuleMorphism as ModuleMorphism
 from .modules.narrow import narrow as narrow

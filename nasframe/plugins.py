@@ -43,7 +43,7 @@ from nasframe.interfaces import (
 )
 from nasframe.interfaces.part import KIND, NUMBER, Part, from_plain
 from nasframe.modules.deepen import Deepen
-from nasframe.modules.kernels import Dilate, PadKernel
+from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.morphism import ModuleMorphism
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
@@ -152,7 +152,7 @@ CORE = Plugin(
     "nasframe",
     "nasframe",
     version("nasframe"),
-    (Train, Table, Widen, Narrow, Deepen, PadKernel, Dilate, AddPath),
+    (Train, Table, Widen, Narrow, Deepen, PadKernel, CropKernel, Dilate, AddPath),
     examples=_core_examples,
 )
 

@@ -28,7 +28,7 @@ from nasframe.modules.edits import Beside, Insert, ModuleEdit, Replace, Resize, 
 from nasframe.modules.example import Example
 from nasframe.modules.follow import follow_copy, follow_optimiser, follow_state_dict
 from nasframe.modules.lineage import Step, append, shapes_of
-from nasframe.modules.morphism import ModuleMorphism, Question, Rewrite
+from nasframe.modules.morphism import ModuleMorphism, Question, Rewrite, Undo
 from nasframe.modules.verify import Distances, distances, outputs
 from nasframe.seeds import Seed
 
@@ -47,6 +47,8 @@ class ModuleChange:
         distances: how far the outputs on the example moved.
         edits: the edits that gave the model its shapes.
         seed: the seed of the new values.
+        example: the inputs on which the change was measured.
+        undo: what reverts the change; None if no morphism does.
     """
 
     model: nn.Module
@@ -58,6 +60,39 @@ class ModuleChange:
     distances: Distances
     edits: tuple[ModuleEdit, ...]
     seed: int
+    example: Example = attrs.field(repr=False)
+    undo: Undo | None = None
+
+    def undone(self) -> ModuleChange:
+        """Return the change that reverts this one: from `model`, as it is now, to the shapes of `parent`. Neither is modified.
+
+        Directly after the change, the outputs of the parent are restored. If the model has learned since then, so has what was added:
+        the change back is usually lossy, and has the measured distance. The numbers that the change has set get their old values.
+
+        Raises:
+            ChangeError: if no morphism reverts the change, or it is refused for the model as it is now.
+
+        Example:
+            Take a growth back that did not help, and go on with what the old units have learned::
+
+                back = change.undone()
+                model = back.model
+                back.follow(optimizer)
+        """
+        if self.undo is None:
+            raise ChangeError(
+                f"no morphism reverts {short_name(self.morphism)} at {self.at or 'the model'}; change.parent is the model before the change"
+            )
+        rewrite = self.undo.morphism.rewrite(couple(self.model, self.example), self.undo.at, Seed((self.seed, "rewrite")))
+        # Numbers that a user gave do not follow from the code, but those before the change are known.
+        set_before = dict.fromkeys((e.module, e.attribute) for e in self.edits if isinstance(e, SetNumber))
+        restored = tuple(
+            SetNumber(module, name, attrgetter(name)(self.parent.get_submodule(module))) for module, name in set_before
+        )
+        kept = tuple(e for e in rewrite.edits if not (isinstance(e, SetNumber) and (e.module, e.attribute) in set_before))
+        asked = tuple(q for q in rewrite.questions if (q.module, q.attribute) not in set_before)
+        rewrite = attrs.evolve(rewrite, edits=(*kept, *restored), questions=asked)
+        return make(self.model, self.undo.morphism, self.undo.at, rewrite, self.example, seed=self.seed)
 
     def follow(self, target: Any, moments: Moments = "carried") -> None:
         """Let what refers to the parent refer to the new model, in place.
@@ -257,7 +292,7 @@ def make(
             "in the order of their container, for example by number; a number that it keeps can be given as numbers={...}"
         )
     full = complete(rewrite.map, model, child)
-    return ModuleChange(child, model, morphism, at, claim, full, measured, edits, seed)
+    return ModuleChange(child, model, morphism, at, claim, full, measured, edits, seed, given, rewrite.undo)
 
 
 def changed_copy(model: nn.Module, edits: Iterable[ModuleEdit], entries: Map, seed: Seed) -> nn.Module:

@@ -18,7 +18,7 @@ from nasframe.modules.calls import Calls, submodule, within
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import ModuleEdit, Resize, SetNumber
-from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite, Undo
 from nasframe.seeds import Seed
 
 Sizes = int | tuple[int, ...]
@@ -78,7 +78,10 @@ class PadKernel(ModuleMorphism):
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
         """Return the edits that enlarge the kernel at `at`, and the map that puts the old one into its middle."""
-        return _rewrite(coupling, at, self._kernel, Claim.exact())
+        rewrite = _rewrite(coupling, at, self._kernel, Claim.exact())
+        module = submodule(coupling.model, at)
+        assert isinstance(module, _ConvNd)
+        return attrs.evolve(rewrite, undo=Undo(CropKernel(module.kernel_size), at))
 
     def _kernel(self, at: str, module: _ConvNd) -> Kernel:
         wanted = _per_axis("kernel", self.kernel, at, module)
@@ -97,6 +100,58 @@ class PadKernel(ModuleMorphism):
             return Kernel(tuple(taps), module.dilation, "same")
         steps = zip(_padding(module), more, module.dilation, strict=True)
         return Kernel(tuple(taps), module.dilation, tuple(p + m * d for p, m, d in steps))
+
+
+@attrs.frozen
+class CropKernel(ModuleMorphism):
+    """Remove the outer taps of the kernel of a convolution, and as much padding around its input.
+
+    This is exact if all removed taps are zero, as they are directly after `PadKernel`, and otherwise lossy with the measured distance.
+
+    Args:
+        kernel: the new kernel size, for all axes or one for each.
+    """
+
+    name: ClassVar[str] = "crop_kernel"
+    kernel: Sizes = attrs.field(validator=sizes)
+
+    def places(self, coupling: Coupling) -> Iterator[Place]:
+        """Yield the convolutions, with the size of their kernel along the first axis."""
+        for place in _places(coupling, lambda module: f"kernel {module.kernel_size}"):
+            module = coupling.model.get_submodule(place.name)
+            single = place.refusal is None and all(n < 3 for n in module.kernel_size)
+            yield attrs.evolve(place, refusal="no axis of the kernel has 3 taps") if single else place
+
+    def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
+        """Return the edits that make the kernel at `at` smaller, and the map that takes its middle."""
+        rewrite = _rewrite(coupling, at, self._kernel, Claim.lossy())
+        (entry,) = {entry.source: entry for entry in rewrite.map.values() if isinstance(entry, Take)}.values()
+        weight = coupling.model.get_parameter(entry.source).detach()
+        kept = int(entry.gather(weight).count_nonzero())
+        return attrs.evolve(rewrite, claim=Claim.exact()) if kept == int(weight.count_nonzero()) else rewrite
+
+    def _kernel(self, at: str, module: _ConvNd) -> Kernel:
+        wanted = _per_axis("kernel", self.kernel, at, module)
+        for size, old in zip(wanted, module.kernel_size, strict=True):
+            if size > old or (old - size) % 2:
+                allowed = ", ".join(str(n) for n in range(old, 0, -2))
+                raise ChangeError(
+                    f"the kernel of {at} has {old} taps along an axis and cannot be cropped to {size}: the taps in the middle remain; "
+                    f"write one of {allowed}"
+                )
+        if wanted == module.kernel_size:
+            raise ChangeError(f"the kernel of {at} has the size {wanted} already")
+        fewer = [(old - size) // 2 for size, old in zip(wanted, module.kernel_size, strict=True)]
+        taps = tuple(tuple(range(m, old - m)) for m, old in zip(fewer, module.kernel_size, strict=True))
+        if module.padding == "same":
+            return Kernel(taps, module.dilation, "same")
+        padding = [p - m * d for p, m, d in zip(_padding(module), fewer, module.dilation, strict=True)]
+        if min(padding) < 0:
+            raise ChangeError(
+                f"with the kernel {wanted} the output of {at} would be larger: the padding of {_padding(module)} is too small to be "
+                "reduced with the kernel"
+            )
+        return Kernel(taps, module.dilation, tuple(padding))
 
 
 @attrs.frozen
@@ -125,7 +180,12 @@ class Dilate(ModuleMorphism):
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
         """Return the edits that change the dilation at `at`, and the map that moves the taps."""
-        return _rewrite(coupling, at, self._kernel, Claim.lossy() if self.lossy else Claim.exact())
+        rewrite = _rewrite(coupling, at, self._kernel, Claim.lossy() if self.lossy else Claim.exact())
+        if not self.lossy:
+            return rewrite  # the taps between the old ones are new
+        module = submodule(coupling.model, at)
+        assert isinstance(module, _ConvNd)
+        return attrs.evolve(rewrite, undo=Undo(Dilate(module.dilation, lossy=True), at))
 
     def _kernel(self, at: str, module: _ConvNd) -> Kernel:
         wanted = _per_axis("dilation", self.dilation, at, module)
@@ -284,6 +344,33 @@ def pad_kernel(
         Conv2d(1, 1, kernel_size=(5, 3), stride=(1, 1), padding=(2, 1))
     """
     return grow(model, PadKernel(kernel), at, example, numbers=numbers, seed=seed)
+
+
+def crop_kernel(
+    model: nn.Module, at: str, *, kernel: Sizes, example: Any, numbers: Mapping[str, int] | None = None, seed: int = 0
+) -> ModuleChange:
+    """Return the change that removes the outer taps of the kernel of a convolution. The model is not modified.
+
+    The change is exact if the removed taps are zero. Otherwise it is lossy, and has the measured distance.
+
+    Args:
+        model: any module that `torch.export` can trace.
+        at: the name of the convolution.
+        kernel: the new kernel size, for all axes or one for each, such as (3, 1).
+        example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
+        numbers: the new values of numbers that the model's classes keep, by name.
+        seed: the seed of all random draws; a cropped kernel draws nothing.
+
+    Raises:
+        ChangeError: if the kernel cannot be made smaller, with the reason.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2))
+        >>> change = crop_kernel(model, "0", kernel=(3, 1), example=torch.ones(1, 1, 8, 8))
+        >>> change.model[0], change.claim.kind
+        (Conv2d(1, 1, kernel_size=(3, 1), stride=(1, 1), padding=(1, 0)), 'lossy')
+    """
+    return grow(model, CropKernel(kernel), at, example, numbers=numbers, seed=seed)
 
 
 def dilate(

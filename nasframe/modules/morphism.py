@@ -48,6 +48,19 @@ class Question:
     readings: Sequence[int]
 
 
+@attrs.frozen
+class Undo:
+    """What reverts a change: another morphism, and its place in the child.
+
+    Attributes:
+        morphism: the morphism.
+        at: the place.
+    """
+
+    morphism: ModuleMorphism
+    at: str
+
+
 @attrs.frozen(eq=False)
 class Rewrite:
     """What a morphism does to a model: the edits that give a copy its shapes, and the map that fills it.
@@ -59,6 +72,8 @@ class Rewrite:
         claim: how far the change preserves the function.
         questions: numbers that the user must give.
         otherwise: the claim if the measured distance is larger than `claim` allows; None if such a change is wrong.
+        undo: what reverts the change; None if no morphism does. Directly after the change it restores all shapes of the parent, its
+            outputs, and its tensors up to rounding (see `ModuleChange.undone`).
     """
 
     edits: tuple[ModuleEdit, ...]
@@ -66,6 +81,7 @@ class Rewrite:
     claim: Claim
     questions: tuple[Question, ...] = ()
     otherwise: Claim | None = None
+    undo: Undo | None = None
 
 
 class ModuleMorphism(Part):

@@ -147,7 +147,8 @@ class _Removal:
         exact, rounded = True, False
         for members in classes:
             left = [unit for unit in members if unit not in removed]
-            gone = [unit for unit in members if unit in removed and unit not in dead]
+            gone = [unit for unit in members if unit in removed]
+            needed = any(unit not in dead for unit in gone)
             if left and gone and atom.normalised is not None:
                 # shares must be equal, see `Widen`
                 merged |= {unit: (members, len(left)) for unit in left}
@@ -155,8 +156,8 @@ class _Removal:
                 # each removed copy to another one that remains, so that their shares stay as different as they are
                 shared = {unit: [unit, *gone[i :: len(left)]] for i, unit in enumerate(left)}
                 merged |= {unit: (parts, 1) for unit, parts in shared.items() if len(parts) > 1}
-            exact = exact and (bool(left) or not gone)
-            if incoming is not None and left and gone:
+            exact = exact and (bool(left) or not needed)
+            if incoming is not None and left and needed:
                 rounded = rounded or not bool((incoming[members] == incoming[members[0]]).all())
             if atom.normalised is not None:
                 exact = exact and len(left) * atom.size == len(members) * size

@@ -16,7 +16,8 @@ from nasframe.interfaces.part import choice, number
 from nasframe.modules.axes import Axis
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
-from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite, Undo
+from nasframe.modules.narrow import Narrow
 from nasframe.modules.units import Plan, Units, chosen, counted, places_of, rewritten, size_at, sizes_from, takes, tied
 from nasframe.seeds import Seed
 
@@ -89,7 +90,11 @@ class Widen(ModuleMorphism):
             ChangeError: if the layer cannot get this number of units in this form.
         """
         plan = self.plan(coupling, at, seed)
-        return rewritten(coupling, plan, takes(coupling, plan), Claim.exact())
+        rewrite = rewritten(coupling, plan, takes(coupling, plan), Claim.exact())
+        _, atom = chosen(coupling, at, self.factor)
+        # new units come after all old ones
+        new = tuple(range(atom.size, len(plan[atom].index)))
+        return attrs.evolve(rewrite, undo=Undo(Narrow(remove=new, factor=self.factor), at))
 
     def plan(self, coupling: Coupling, at: str, seed: Seed) -> Plan:
         """Return the units of the child for each atom that changes.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from nasframe.modules.deepen import Deepen
-from nasframe.modules.kernels import Dilate, PadKernel
+from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
 from nasframe.modules.widen import Widen
@@ -28,6 +28,7 @@ def examples() -> Examples:
             Narrow: st.builds(Narrow, st.integers(1, 2)) | st.builds(Narrow, remove=st.just((0,))),
             Deepen: st.builds(Deepen, st.sampled_from([1, 3])),
             PadKernel: st.builds(PadKernel, st.sampled_from([5, 7, (5, 3)])),
+            CropKernel: st.sampled_from([CropKernel(1), CropKernel((1, 3))]),
             Dilate: st.sampled_from([Dilate(1), Dilate(1, lossy=True), Dilate(2), Dilate(3, lossy=True)]),
             AddPath: st.builds(AddPath, st.none() | st.integers(1, 3)),
         },

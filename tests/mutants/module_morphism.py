@@ -17,7 +17,8 @@ from nasframe.errors import ChangeError
 from nasframe.modules import change as changes
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import Layer, Replace
-from nasframe.modules.morphism import Rewrite
+from nasframe.modules.morphism import Rewrite, Undo
+from nasframe.modules.narrow import Narrow
 from nasframe.modules.verify import Distances
 from nasframe.testing.subject import Subject
 
@@ -97,6 +98,19 @@ def hooked(patch: pytest.MonkeyPatch) -> None:
 
     changes_of = changes.changed_copy
     patch.setattr("nasframe.modules.change.changed_copy", changed_copy)
+
+
+@mutant("module_morphism.undo", *WIDEN)
+def mistaken(of: Subject) -> Subject:
+    """It declares that removing the first units reverts it, and the new ones remain."""
+
+    def change(rewrite: Rewrite, _: Coupling) -> Rewrite:
+        assert rewrite.undo is not None
+        assert isinstance(rewrite.undo.morphism, Narrow)
+        first = tuple(range(len(rewrite.undo.morphism.remove)))
+        return attrs.evolve(rewrite, undo=Undo(attrs.evolve(rewrite.undo.morphism, remove=first), rewrite.undo.at))
+
+    return rewriting(only(of, to=6, form="zero"), change)
 
 
 @mutant("module_morphism.untouched", *WIDEN)

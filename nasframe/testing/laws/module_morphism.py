@@ -24,7 +24,7 @@ from nasframe.modules.edits import edit_to_dict, named_tensors
 from nasframe.modules.example import Example
 from nasframe.modules.lineage import rebuild as rebuilt_by
 from nasframe.modules.morphism import ModuleMorphism, Rewrite
-from nasframe.modules.verify import gradient_distance, outputs
+from nasframe.modules.verify import distances, gradient_distance, outputs
 from nasframe.testing import cases as all_cases
 from nasframe.testing.compare import MODES, differences, require, require_at_most, same
 from nasframe.testing.examples import Model
@@ -313,6 +313,37 @@ def composition(case: Case) -> None:
     if refused is not None:
         raise AssertionError(f"the child cannot be changed again: {refused}") from refused
     raise Inapplicable("it has no place in the child")
+
+
+@law(
+    "module_morphism.undo", "the declared `undo` removes other units or taps than those that were added, or merges them wrongly"
+)
+def undo(case: Case) -> None:
+    """Directly after a change, undoing it restores the shapes, the numbers, the outputs and, up to rounding, the tensors of the parent.
+
+    It holds in float64 and float32, in training and in evaluation mode, where a morphism declares what reverts its change.
+    """
+    coupling = case.coupling(case.data.draw(st.sampled_from([torch.float64, torch.float32])))
+    found = next(_possible(case.part, coupling, case.place, case.seed), None)
+    if found is not None and found[1].undo is None:
+        raise Inapplicable("it declares no morphism that reverts it")
+    change = case.change(coupling)
+    try:
+        back = change.undone()
+        distances(change.parent, back.model, coupling.example, Claim.exact())
+    except ChangeError as error:
+        raise AssertionError(f"undoing the change at {change.at!r} does not restore the parent: {error}") from error
+    before, after = named_tensors(change.parent), named_tensors(back.model)
+    require(
+        before.keys() == after.keys(), f"the names of the tensors are {', '.join(after)}, and {', '.join(before)} in the parent"
+    )
+    for name, tensor in before.items():
+        shapes = tuple(tensor.shape), tuple(after[name].shape)
+        require(shapes[0] == shapes[1], f"{name} had the shape {shapes[0]}, and has {shapes[1]} after the change was undone")
+        if tensor.is_floating_point():
+            require_at_most(f"the distance of {name}", float((after[name] - tensor).detach().abs().max()), tolerance(tensor))
+    described = [[(name, str(module)) for name, module in model.named_modules()] for model in (change.parent, back.model)]
+    require(described[0] == described[1], "a module describes itself in another way after the change was undone")
 
 
 @law("module_morphism.untouched", "`rewrite` or `places` writes into `coupling.model`; it must return edits and a map instead")
