@@ -118,8 +118,9 @@ class CropKernel(ModuleMorphism):
     def places(self, coupling: Coupling) -> Iterator[Place]:
         """Yield the convolutions, with the size of their kernel along the first axis."""
         for place in _places(coupling, lambda module: f"kernel {module.kernel_size}"):
-            module = coupling.model.get_submodule(place.name)
-            single = place.refusal is None and all(n < 3 for n in module.kernel_size)
+            weight = coupling.model.get_submodule(place.name).weight
+            assert isinstance(weight, torch.Tensor)
+            single = place.refusal is None and max(weight.shape[2:]) < 3
             yield attrs.evolve(place, refusal="no axis of the kernel has 3 taps") if single else place
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
