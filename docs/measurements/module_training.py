@@ -221,6 +221,65 @@ def text(folder: str, size: int) -> Data:
     return Data(batch, validation, test, int(characters.max()) + 1)
 
 
+@attrs.frozen
+class Arm:
+    """How training goes on after a growth.
+
+    Attributes:
+        moments: what becomes of the optimiser: a policy of `ModuleChange.follow`, or "rebuilt".
+        warm_up: the number of updates over which the learning rate rises linearly.
+        factor: the factor of the learning rate.
+        outgoing: the factor of the learning rate of the outgoing weights of what was copied.
+        noise: the standard deviation of normal noise that is added to each weight, as a share of that of its tensor.
+    """
+
+    moments: Any
+    warm_up: int = 0
+    factor: float = 1.0
+    outgoing: float = 1.0
+    noise: float = 0.0
+
+    def rate(self, update: int) -> float:
+        """Return the factor of the learning rate at an update, counted from 0."""
+        return self.factor * min(1.0, (update + 1) / self.warm_up if self.warm_up else 1.0)
+
+    def __str__(self) -> str:
+        parts = {
+            "warm-up": self.warm_up > 0,
+            "half the rate": self.factor == 0.5,
+            "half the rate for outgoing weights": self.outgoing == 0.5,
+            f"noise {self.noise}": self.noise > 0,
+        }
+        return ", ".join([self.moments, *(part for part, holds in parts.items() if holds)])
+
+
+#: a rebuilt optimiser is a reset one, bit for bit; this number of updates shows it
+CHECKED = 20
+CARRIED, ZEROED, RESET, REBUILT = map(Arm, ("carried", "zeroed", "reset", "rebuilt"))
+CARRIED_WARM, RESET_WARM = Arm("carried", warm_up=WARM_UP), Arm("reset", warm_up=WARM_UP)
+HALF, OUTGOING, NOISE = Arm("carried", factor=0.5), Arm("carried", outgoing=0.5), Arm("carried", noise=0.05)
+ALL = (CARRIED, ZEROED, RESET, REBUILT, CARRIED_WARM, RESET_WARM, HALF)
+#: the arms of the model that does not grow
+NONE = (CARRIED, REBUILT, HALF)
+
+Step = Callable[[nn.Module, Tensor], ModuleChange]
+
+
+@attrs.frozen(eq=False)
+class Growth:
+    """A growth and what is compared after it.
+
+    Attributes:
+        steps: the changes of which it consists, each as a function of the model and an example.
+        arms: the arms.
+        scratch: whether a model of the grown shapes is trained from scratch; other growths may lead to the same shapes.
+    """
+
+    steps: Sequence[Step]
+    arms: Sequence[Arm]
+    scratch: bool = False
+
+
 @attrs.frozen(eq=False)
 class Task:
     """A model, its data and the changes by which it grows.
@@ -232,8 +291,7 @@ class Task:
         load: returns the data in a folder, with batches of a size.
         size: the number of examples of a batch.
         rate: the learning rate.
-        growths: for each growth the changes it consists of, each as a function of the model and an example.
-        scratch: the growths whose shapes are also trained from scratch; two growths may lead to the same shapes.
+        growths: the growths by name.
     """
 
     name: str
@@ -242,11 +300,10 @@ class Task:
     load: Callable[[str, int], Data]
     size: int
     rate: float
-    growths: Mapping[str, Sequence[Callable[[nn.Module, Tensor], ModuleChange]]]
-    scratch: tuple[str, ...]
+    growths: Mapping[str, Growth]
 
 
-def wider(sizes: Mapping[str, int], **options: Any) -> list[Callable[[nn.Module, Tensor], ModuleChange]]:
+def wider(sizes: Mapping[str, int], **options: Any) -> list[Step]:
     """Return the changes that widen layers to these sizes."""
     return [
         functools.partial(lambda model, x, at, to: nasframe.widen(model, at, to=to, example=x, **options), at=at, to=to)
@@ -254,7 +311,7 @@ def wider(sizes: Mapping[str, int], **options: Any) -> list[Callable[[nn.Module,
     ]
 
 
-def deeper(at: str) -> list[Callable[[nn.Module, Tensor], ModuleChange]]:
+def deeper(at: str) -> list[Step]:
     """Return the change that adds a layer or a block after this one."""
     return [lambda model, x: nasframe.deepen(model, at, example=x)]
 
@@ -269,12 +326,11 @@ TASKS = (
         size=32,
         rate=3e-3,
         growths={
-            "channels, skew 0.2": wider(CHANNELS, skew=0.2),
-            "channels, zero": wider(CHANNELS, form="zero"),
-            "channels, equal shares": wider(CHANNELS),
-            "a convolution deeper": deeper("norm2"),
+            "channels, skew 0.2": Growth(wider(CHANNELS, skew=0.2), (*ALL, OUTGOING), scratch=True),
+            "channels, zero": Growth(wider(CHANNELS, form="zero"), ALL),
+            "channels, equal shares": Growth(wider(CHANNELS), (CARRIED, OUTGOING)),
+            "a convolution deeper": Growth(deeper("norm2"), ALL, scratch=True),
         },
-        scratch=("channels, skew 0.2", "a convolution deeper"),
     ),
     Task(
         "GPT",
@@ -284,12 +340,13 @@ TASKS = (
         size=8,
         rate=3e-3,
         growths={
-            "MLPs, skew 0.2": wider(HIDDEN, skew=0.2),
-            "MLPs, zero": wider(HIDDEN, form="zero"),
-            "model width": wider({"wte": 96}),
-            "a block deeper": deeper("blocks.1"),
+            "MLPs, skew 0.2": Growth(
+                wider(HIDDEN, skew=0.2), (CARRIED, ZEROED, RESET, REBUILT, RESET_WARM, HALF, OUTGOING), scratch=True
+            ),
+            "MLPs, zero": Growth(wider(HIDDEN, form="zero"), (CARRIED, RESET)),
+            "model width": Growth(wider({"wte": 96}), (CARRIED, OUTGOING, NOISE)),
+            "a block deeper": Growth(deeper("blocks.1"), (CARRIED, ZEROED, RESET, CARRIED_WARM, HALF), scratch=True),
         },
-        scratch=("MLPs, skew 0.2", "a block deeper"),
     ),
     Task(
         "MLP",
@@ -297,52 +354,15 @@ TASKS = (
         default,
         images,
         size=32,
-        rate=1e-3,
-        growths={"units, skew 0.2": wider(UNITS, skew=0.2), "units, zero": wider(UNITS, form="zero")},
-        scratch=("units, skew 0.2",),
+        rate=3e-3,
+        growths={
+            "units, skew 0.2": Growth(
+                wider(UNITS, skew=0.2), (CARRIED, ZEROED, RESET, REBUILT, RESET_WARM, HALF, OUTGOING), scratch=True
+            ),
+            "units, zero": Growth(wider(UNITS, form="zero"), (CARRIED, RESET)),
+        },
     ),
 )
-
-
-@attrs.frozen
-class Arm:
-    """How training goes on after a growth.
-
-    Attributes:
-        moments: what becomes of the optimiser: a policy of `ModuleChange.follow`, or "rebuilt".
-        warm_up: the number of updates over which the learning rate rises linearly.
-        factor: the factor of the learning rate.
-        noise: the standard deviation of normal noise that is added to each weight, as a share of that of its tensor.
-    """
-
-    moments: Any
-    warm_up: int = 0
-    factor: float = 1.0
-    noise: float = 0.0
-
-    def rate(self, update: int) -> float:
-        """Return the factor of the learning rate at an update, counted from 0."""
-        return self.factor * min(1.0, (update + 1) / self.warm_up if self.warm_up else 1.0)
-
-    def __str__(self) -> str:
-        parts = [self.moments, "warm-up" if self.warm_up else "", "half the rate" if self.factor == 0.5 else ""]
-        return ", ".join(filter(None, [*parts, f"noise {self.noise}" if self.noise else ""]))
-
-
-ARMS = (
-    *map(Arm, ("carried", "zeroed", "reset", "rebuilt")),
-    Arm("carried", warm_up=WARM_UP),
-    Arm("reset", warm_up=WARM_UP),
-    Arm("carried", factor=0.5),
-)
-#: the arms of growths that need fewer: copies with equal shares remain equal, unless noise is added
-FEWER: Mapping[str, Sequence[Arm]] = {
-    "channels, equal shares": ARMS[:1],
-    "MLPs, zero": ARMS[:4],
-    "model width": (ARMS[0], ARMS[2], ARMS[-1], Arm("carried", noise=0.05)),
-}
-#: a rebuilt optimiser is a reset one, bit for bit; as many updates show it
-CHECKED = 20
 
 
 def numbers(values: Iterable[float]) -> tuple[float, ...]:
@@ -444,7 +464,7 @@ def train(model: nn.Module, optimiser: Optimizer, task: Task, batches: Iterable[
     model.train()
     for update, batch in enumerate(batches):
         for group in optimiser.param_groups:
-            group["lr"] = task.rate * arm.rate(update)
+            group["lr"] = task.rate * arm.rate(update) * group.get("factor", 1.0)
         loss = loss_of(model, batch)
         optimiser.zero_grad()
         loss.backward()
@@ -480,6 +500,24 @@ def apart(changes: Sequence[ModuleChange], model: nn.Module) -> float | None:
     return math.sqrt(difference / total) if total else None
 
 
+def outgoing(changes: Sequence[ModuleChange]) -> list[nn.Parameter]:
+    """Return the parameters of the grown model that are divided among copies: their entries of a map have another factor than 1."""
+    divided = {
+        name
+        for change in changes
+        for name, entry in change.map.items()
+        if isinstance(entry, Take) and (isinstance(entry.value, Tensor) or entry.value != 1)
+    }
+    return [p for name, p in changes[-1].model.named_parameters() if name in divided]
+
+
+def slow_down(optimiser: Optimizer, parameters: Sequence[nn.Parameter], factor: float) -> None:
+    """Move parameters from the only group of an optimiser to a new one, whose learning rate `train` multiplies by a factor."""
+    (group,) = optimiser.param_groups
+    group["params"] = [p for p in group["params"] if not any(p is q for q in parameters)]
+    optimiser.add_param_group({"params": parameters, "factor": factor})
+
+
 @attrs.frozen(eq=False)
 class Runner:
     """The arms of a task and a seed.
@@ -509,20 +547,20 @@ class Runner:
         with Seed((self.seed, "model")).as_global():
             small = self.task.make(self.data.classes)
         trained, optimiser = small, Adam(small.parameters(), lr=self.task.rate)
-        train(trained, optimiser, self.task, self.batches(0, self.steps), Arm("carried"))
-        for moments in self._missing("none"):
+        train(trained, optimiser, self.task, self.batches(0, self.steps), CARRIED)
+        for arm in (arm for arm in NONE if str(arm) in self._missing("none")):
             model, its = copy.deepcopy((trained, optimiser))
-            its = its if moments == "carried" else Adam(model.parameters(), lr=self.task.rate)
-            self._go_on(model, its, "none", Arm(moments))
-        for growth, steps in self.task.growths.items():
-            if not self._missing(growth):
+            its = Adam(model.parameters(), lr=self.task.rate) if arm.moments == "rebuilt" else its
+            self._go_on(model, its, "none", arm)
+        for name, growth in self.task.growths.items():
+            if not self._missing(name):
                 continue
-            changes = self._grown(trained, steps, growth)
-            for arm in FEWER.get(growth, ARMS):
-                if str(arm) in self._missing(growth):
-                    self._arm(changes, optimiser, growth, arm)
-            if growth in self.task.scratch:
-                self._from_scratch(changes[-1].model, growth)
+            changes = self._grown(trained, growth.steps, name)
+            for arm in growth.arms:
+                if str(arm) in self._missing(name):
+                    self._arm(changes, optimiser, name, arm)
+            if growth.scratch:
+                self._from_scratch(changes[-1].model, name)
         for name in self._missing("GroMo"):
             start = time.process_time()
             model = gromo_grown(trained, self.data, self.seed, name)
@@ -530,20 +568,20 @@ class Runner:
             if (self.task.name, f"GroMo, {name}") not in self.records.times:
                 before, after = map(self._update_time, (trained, model))
                 self.records.add(Times(self.task.name, f"GroMo, {name}", before, after, change, 0.0, 0.0))
-            self._go_on(model, Adam(model.parameters(), lr=self.task.rate), "GroMo", Arm("rebuilt"), name)
+            self._go_on(model, Adam(model.parameters(), lr=self.task.rate), "GroMo", REBUILT, name)
 
     def _missing(self, growth: str) -> list[str]:
         """Return the names of the arms of a growth whose results are not in the file."""
         if growth == "none":
-            names = ["carried", "rebuilt"]
+            names = [*map(str, NONE)]
         elif growth == "GroMo":
             names = [*GROMO] if self.task.name == "MLP" and importlib.util.find_spec("gromo") else []
         else:
-            names = [str(arm) for arm in FEWER.get(growth, ARMS)]
-            names += [f"from scratch{by}" for by in BUDGETS if growth in self.task.scratch]
+            names = [str(arm) for arm in self.task.growths[growth].arms]
+            names += [f"from scratch{by}" for by in BUDGETS if self.task.growths[growth].scratch]
         return [name for name in names if (self.task.name, self.seed, growth, name) not in self.records.results]
 
-    def _grown(self, model: nn.Module, steps: Sequence[Callable[..., ModuleChange]], growth: str) -> list[ModuleChange]:
+    def _grown(self, model: nn.Module, steps: Sequence[Step], growth: str) -> list[ModuleChange]:
         """Return the changes of a growth, and write down how long they took."""
         x = self.data.batch(Seed((self.seed, "example")))[0][:8]
         changes: list[ModuleChange] = []
@@ -572,7 +610,7 @@ class Runner:
         optimiser, times = Adam(model.parameters(), lr=1e-5), []
         for batch in self.batches(0, min(30, self.steps)):
             start = time.process_time()
-            train(model, optimiser, self.task, [batch], Arm("carried"))
+            train(model, optimiser, self.task, [batch], CARRIED)
             times.append(time.process_time() - start)
         return statistics.median(times)
 
@@ -585,6 +623,8 @@ class Runner:
         else:
             for change in changes:
                 change.follow(optimiser, arm.moments)
+        if arm.outgoing != 1:
+            slow_down(optimiser, outgoing(changes), arm.outgoing)
         generator = Seed((self.seed, "noise")).generator()
         with torch.no_grad():
             for p in (p for p in model.parameters() if arm.noise and p.dim() > 1):
@@ -613,7 +653,7 @@ class Runner:
         optimiser, done = Adam(model.parameters(), lr=self.task.rate), 0
         ends = {by: budget(self.records.times[self.task.name, growth], self.steps) for by, budget in BUDGETS.items()}
         for by, end in sorted(ends.items(), key=lambda item: item[1]):
-            train(model, optimiser, self.task, self.batches(done, end), Arm("carried"))
+            train(model, optimiser, self.task, self.batches(done, end), CARRIED)
             done = end
             if f"from scratch{by}" in self._missing(growth):
                 self._record(model, growth, f"from scratch{by}", end, (), None)
@@ -752,14 +792,14 @@ def rates(task: Task, data: Data, updates: int) -> Iterator[str]:
     with seed.as_global():
         small = task.make(data.classes)
         grown = small
-        for step in next(iter(task.growths.values())):
+        for step in next(iter(task.growths.values())).steps:
             grown = step(grown, data.batch(seed)[0][:8]).model
         grown = copy.deepcopy(grown).apply(task.initialise)
     for rate in (1e-3, 3e-3, 1e-2):
         losses = []
         for model in copy.deepcopy((small, grown)):
             batches = (data.batch(seed("batch", update)) for update in range(updates))
-            train(model, Adam(model.parameters()), attrs.evolve(task, rate=rate), batches, Arm("carried"))
+            train(model, Adam(model.parameters()), attrs.evolve(task, rate=rate), batches, CARRIED)
             losses.append(f"{score(model, data.validation)[0]:.4f}")
         yield f"| {task.name} | {rate} | {' | '.join(losses)} |"
 
@@ -771,12 +811,13 @@ DRAWN = {
     "reset": "#b4540a",
     "carried, warm-up": "#86a5c6",
     "carried, half the rate": "#8f5fa8",
+    "carried, half the rate for outgoing weights": "#c2528b",
 }
 
 
 def draw(records: Records, task: Task, path: Path) -> None:
     """Draw the difference of the training loss to the model that did not grow, averaged over seeds and five updates."""
-    growths = [g for g in task.growths if len(FEWER.get(g, ARMS)) > 1]
+    growths = [*task.growths]
     with style():
         figure = blank(2.4 * len(growths) + 0.4, 2.6, layout="constrained")
         panels = figure.subplots(1, len(growths), sharey=True, squeeze=False)[0]
