@@ -90,7 +90,7 @@ def without_gradient(change: ModuleChange, example: Any, within: int = 2) -> lis
     child = copy.deepcopy(change.model).train()
     waiting = dict.fromkeys(new_parameters(change))
     for _ in range(within):
-        for name, gradient in step(child, example, rate=0.5).items():
+        for name, gradient in step(child, example).items():
             if name in waiting and bool(gradient.abs().max() > 0):
                 del waiting[name]
     return [*waiting]

@@ -257,11 +257,13 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple
     return _drawn(make, seed, dtype), tuple(x.to(dtype) if x.is_floating_point() else x for x in example())
 
 
-def vision(name: str, seed: int = 0, dtype: torch.dtype = torch.float64, size: int = 32) -> tuple[nn.Module, tuple[Tensor]]:
-    """Return a classifier of torchvision and an example of two images."""
+def vision(
+    name: str, seed: int = 0, dtype: torch.dtype = torch.float64, size: int = 32, **options: Any
+) -> tuple[nn.Module, tuple[Tensor]]:
+    """Return a classifier of torchvision and an example of two images. The options are those of its constructor."""
     import torchvision
 
-    model = _drawn(lambda: torchvision.models.get_model(name, weights=None), seed, dtype)
+    model = _drawn(lambda: torchvision.models.get_model(name, weights=None, **options), seed, dtype)
     return model, (torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=dtype),)
 
 

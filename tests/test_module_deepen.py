@@ -123,6 +123,17 @@ def test_a_layer_after_a_convolution_is_exact(rank: int, kernel: int) -> None:
         assert [type(m) for m in change.model[int(at)][1:]] == kinds
 
 
+@pytest.mark.parametrize("follows", [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Dropout(0.5)], ids=lambda m: type(m).__name__)
+def test_no_slope_is_added_that_cannot_learn(follows: nn.Module) -> None:
+    """Where ReLU and a pooling or dropout leave no negative value, a new activation is ReLU: the slope of PReLU would get no gradient."""
+    x = example(2, 3, 4, 4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), follows, nn.Conv2d(4, 2, 1), nn.Flatten()).double()
+    change = deepen(trained(model, x), "2", example=x)
+
+    require_exact(change, x, within=0.0)
+    assert not any(isinstance(module, nn.PReLU) for module in change.model.modules())
+
+
 @pytest.mark.parametrize(
     ("name", "at"),
     [

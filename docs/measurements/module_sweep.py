@@ -1,24 +1,32 @@
-"""Couple torchvision's classification architectures, and check the couplings by permuting and widening.
+"""Couple every classification architecture of torchvision, and check the coupling by permuting and widening.
 
-    PYTHONPATH=tests python docs/measurements/module_sweep.py --parameters 3e7
+    PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl
+    PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl --table
 
-For each architecture the script prints a row: the seconds of two traces and of reading them, the places at which units are produced and
-how many of them are free, how far the outputs move (relative to the largest) when the units of all free atoms are permuted at once in
-all tensors that carry them, and how widening two places by replication and by zeros ended. The reasons for frozen places follow.
-A distance above 1e-9, and a change that claims to be exact and is not, are WRONG.
+The first command adds a line to the file for each architecture that the file does not have, smallest first. Each one runs in a process
+of its own, so that its memory is returned. A line has the seconds of two traces and of reading them; the places at which units are
+produced and how many of them are free; how far the outputs move (relative to the largest) when the units of all free atoms are permuted
+at once in all tensors that carry them; and how widening some places in three forms ended. The second command prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import json
+import resource
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
+from typing import Any
 
+import attrs
 import module_zoo
 import torch
 import torchvision
-from module_widen import FORMS, Row, general, measure
+from module_distances import WIDENINGS, attempt, general, wider
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torchvision.models import get_model_weights, list_models
@@ -28,16 +36,12 @@ from nasframe.modules.axes import Axis
 from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.units import places_of
 
-#: the smallest resolutions that the architectures accept, where 64 pixels are too few or another number is built in
-RESOLUTION = {
-    "inception_v3": 299,
-    "maxvit_t": 224,
-    "vit_b_16": 224,
-    "vit_b_32": 224,
-    "vit_l_16": 224,
-    "vit_l_32": 224,
-    "vit_h_14": 224,
-}
+#: two images of this size, or of 64 pixels. Vision transformers are built for the size, which is that of 16 or 4 patches.
+PIXELS = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 56}
+#: models with more parameters are measured in float32
+FLOAT64 = 2.5e8
+#: models with more parameters are measured without gradients
+GRADIENTS = 3e7
 
 
 def order(axis: Axis, orders: dict[Axis, Tensor]) -> Tensor:
@@ -67,47 +71,117 @@ def permuted_distance(coupling: Coupling) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(after, before, strict=True))
 
 
+def sizes() -> dict[str, int]:
+    """Return the number of parameters of each architecture, smallest first."""
+    found = {n: int(get_model_weights(n).DEFAULT.meta["num_params"]) for n in list_models(module=torchvision.models)}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def measure(name: str, places: int) -> dict[str, Any]:
+    """Return what was measured for an architecture, as JSON values.
+
+    Args:
+        name: the architecture.
+        places: how many of its free places are widened in each form.
+    """
+    parameters = sizes()[name]
+    pixels = PIXELS.get(name, 64)
+    dtype = torch.float64 if parameters <= FLOAT64 else torch.float32
+    options = {"image_size": pixels} if name.startswith("vit") else {}
+    model, example = module_zoo.vision(name, dtype=dtype, size=pixels, **options)
+    line: dict[str, Any] = {"architecture": name, "parameters": parameters, "dtype": str(dtype).removeprefix("torch.")}
+    start = time.process_time()
+    try:
+        coupling = couple(model, example)
+    except ChangeError as error:
+        return line | {"refused": str(error)}
+    line["seconds"] = time.process_time() - start
+    listed = list(places_of(coupling))
+    free = [(place, factor) for place, factor in listed if place.refusal is None]
+    line |= {"places": len(listed), "free": len(free)}
+    line["frozen"] = collections.Counter(general(place.refusal) for place, _ in listed if place.refusal is not None)
+    couplings, start = {str(line["dtype"]): coupling}, time.process_time()
+    places = min(places, len(free))
+    line["attempts"] = [
+        {"form": label, **attrs.asdict(attempt(couplings, place.name, wider(place, factor, **form), parameters <= GRADIENTS))}
+        for place, factor in [free[int((i + 0.5) * len(free) / places)] for i in range(places)]
+        for label, form in WIDENINGS.items()
+    ]
+    line["widening seconds"] = time.process_time() - start
+    # the last, as it changes the model
+    line["permuted"] = permuted_distance(coupling)
+    line["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return line
+
+
+def sweep(path: Path, names: list[str], places: int) -> None:
+    """Add a line to the file for each architecture that it does not have."""
+    done = {json.loads(line)["architecture"] for line in path.read_text().splitlines()} if path.exists() else set()
+    for name in names or [*sizes()]:
+        if name in done:
+            continue
+        command = [sys.executable, __file__, str(path), name, "--one", "--places", str(places)]
+        process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        line = process.stdout.splitlines()[-1] if process.returncode == 0 else None
+        with path.open("a") as file:
+            error = {"architecture": name, "crashed": f"{process.returncode}: {process.stderr[-3000:]}"}
+            file.write((line or json.dumps(error)) + "\n")
+
+
+def table(path: Path) -> None:
+    """Print a row for each architecture, what is wrong, and the reasons for refusals."""
+    print("| architecture | parameters | dtype | seconds | places | free | permuted | attempts | exact | refused | wrong |")
+    print("| --- " * 11 + "|")
+    totals: collections.Counter[str] = collections.Counter()
+    reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    faults = []
+    lines = {line["architecture"]: line for line in map(json.loads, path.read_text().splitlines())}
+    for name, line in lines.items():
+        totals["architectures"] += 1
+        if "places" not in line:
+            faults.append(f"{name}: {line.get('crashed') or line['refused']}")
+            continue
+        counts = collections.Counter(a["outcome"] for a in line["attempts"])
+        if line["permuted"] > (1e-9 if line["dtype"] == "float64" else 1e-3):
+            counts["wrong"] += 1
+            faults.append(f"{name}: permuted, its outputs move by {line['permuted']:.0e}")
+        for a in line["attempts"]:
+            if a["outcome"] in ("wrong", "crashed"):
+                faults.append(f"{name}: {a['form']} at {a['place']}: {a['reason']}")
+            elif a["outcome"] == "refused":
+                reasons[f"{a['form']}: {general(a['reason'])}"][name] += 1
+        for reason, n in line["frozen"].items():
+            reasons[f"frozen: {reason}"][name] += n
+        totals.update(counts)
+        totals["attempts"] += len(line["attempts"])
+        ended = f"{len(line['attempts'])} | {counts['exact']} | {counts['refused']} | {counts['wrong'] + counts['crashed']}"
+        found = f"{line['seconds']:.0f} | {line['places']} | {line['free']} | {line['permuted']:.0e}"
+        print(f"| {name} | {line['parameters'] / 1e6:.1f} M | {line['dtype']} | {found} | {ended} |")
+    print(f"\n{dict(totals)}\n")
+    for fault in faults:
+        print(f"- WRONG {fault}")
+    for reason, names in reasons.items():
+        print(f"- {reason}: {names.total()} in {len(names)} architectures ({', '.join([*names][:4])})")
+    if missing := [name for name in sizes() if name not in lines]:
+        print(f"\nnot measured: {', '.join(missing)}")
+
+
 def main() -> None:
-    """Print a row for each architecture, and the reasons for frozen places."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*")
-    parser.add_argument(
-        "--parameters", type=float, default=float("inf"), help="the most parameters of a model that is measured"
-    )
-    parser.add_argument("--places", type=int, default=2, help="how many places of a model are widened in each form")
+    """Measure architectures, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="the file with a line for each architecture")
+    parser.add_argument("models", nargs="*", help="the architectures, by default all")
+    parser.add_argument("--places", type=int, default=3, help="how many places of a model are widened in each form")
+    parser.add_argument("--table", action="store_true", help="print the table instead")
+    parser.add_argument("--one", action="store_true", help="measure one architecture, and print its line")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    sizes = {n: get_model_weights(n).DEFAULT.meta["num_params"] for n in list_models(module=torchvision.models)}
-    names = options.models or [n for n in sorted(sizes, key=sizes.__getitem__) if sizes[n] <= options.parameters]
-    print("| architecture | parameters | seconds | places | free | permuted | exact | refused | wrong |")
-    print("| --- " * 9 + "|")
-    reasons: dict[str, list[str]] = collections.defaultdict(list)
-    for name in names:
-        model, example = module_zoo.vision(name, size=RESOLUTION.get(name, 64))
-        start = time.perf_counter()
-        try:
-            coupling = couple(model, example)
-        except ChangeError as error:
-            print(f"| {name} | {sizes[name] / 1e6:.1f} M | not traced: {error} |", flush=True)
-            continue
-        seconds = time.perf_counter() - start
-        places = list(places_of(coupling))
-        free = [(place, factor) for place, factor in places if place.refusal is None]
-        for place, _ in places:
-            if place.refusal is not None:
-                reasons[general(place.refusal)].append(name)
-        row = Row()
-        for place, factor in free[:: -(-len(free) // options.places)] if options.places else []:
-            for form in ("replicate", "zero"):
-                for reason in measure({"float64": coupling}, place, factor, FORMS[form], row):
-                    reasons[f"{form}: {general(reason)}"].append(name)
-        moved = permuted_distance(coupling)
-        wrong = row.wrong + (moved > 1e-9)
-        counts = f"{len(places)} | {len(free)} | {moved:.0e} | {row.exact} | {row.refused} | {wrong}"
-        print(f"| {name} | {sizes[name] / 1e6:.1f} M | {seconds:.1f} | {counts} |", flush=True)
-    for reason, found in reasons.items():
-        count = collections.Counter(found)
-        print(f"\n- {reason}: {', '.join(f'{name} ({n})' for name, n in count.items())}")
+    if options.table:
+        table(options.file)
+    elif options.one:
+        print(json.dumps(measure(options.models[0], options.places)))
+    else:
+        sweep(options.file, options.models, options.places)
 
 
 if __name__ == "__main__":

@@ -42,3 +42,4 @@ def fill(
                 )
             # a copy in place, so that the child shares no storage with its parent
             child[name].copy_(value)
+            del value  # before the next one is computed: tensors may be large

@@ -72,11 +72,20 @@ class Take:
         if self.offset is not None:
             taken = taken + _at(self.offset, taken)
         if taken.shape != fresh.shape:
-            return taken  # `torch.where` would broadcast it; `apply` refuses it because of its shape
+            return taken  # `apply` refuses it because of its shape
         if not self.has_new:
             return taken
-        new, zero = self.new_entries(taken)
-        return torch.where(new, fresh, taken).masked_fill(zero, 0)
+        # `taken` is no view of the source, because an axis was indexed. It is written in place, and slice by slice, as
+        # masks and a second copy of the largest tensors would double the memory of a change. Zeros come last: an entry is
+        # zero if one of its axes says so.
+        for axis, index in enumerate(self.index):
+            if index is not None:
+                rows = _at((index < 0).nonzero().flatten(), taken)
+                taken.index_copy_(axis, rows, fresh.index_select(axis, rows).to(taken.dtype))
+        for axis, index in enumerate(self.index):
+            if index is not None:
+                taken.index_fill_(axis, _at((index == ZERO).nonzero().flatten(), taken), 0)
+        return taken
 
     @property
     def has_new(self) -> bool:
@@ -128,10 +137,12 @@ class Take:
             return self.gather(source)
         # axis by axis, so that an entry that is added along two axes is added once for each pair of positions
         for axis, (index, rows) in enumerate(zip(self.index, self.added, strict=True)):
-            taken = source if index is None else source.index_select(axis, _at(index.clamp(min=0), source))
+            if index is None and rows is None:
+                continue
+            taken = source.clone() if index is None else source.index_select(axis, _at(index.clamp(min=0), source))
             for row in () if rows is None else _at(rows, source):
-                nothing = (row < 0).view([-1 if k == axis else 1 for k in range(source.dim())])
-                taken = taken + source.index_select(axis, row.clamp(min=0)).masked_fill(nothing, 0)
+                found = (row >= 0).nonzero().flatten()
+                taken.index_add_(axis, found, source.index_select(axis, row[found]))
             source = taken
         return source
 

@@ -297,6 +297,15 @@ def make(
 
 def changed_copy(model: nn.Module, edits: Iterable[ModuleEdit], entries: Map, seed: Seed) -> nn.Module:
     """Return a copy of a model with these edits, filled from it."""
+    # drawing the values that an entry sets as a whole would take most of the time
+    filled = {name for name, entry in entries.items() if isinstance(entry, Set) or not entry.has_new}
+    child = replay(_copied(model), edits, seed, filled)
+    fill(named_tensors(model), named_tensors(child), entries)
+    return child
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a copy of a model, with what a user noted on its parameters, such as `bias.no_decay = True`."""
     try:
         child = copy.deepcopy(model)
     except Exception as error:
@@ -304,13 +313,8 @@ def changed_copy(model: nn.Module, edits: Iterable[ModuleEdit], entries: Map, se
             f"the model cannot be copied ({error}); tensors with a gradient function in its attributes, locks and open files are the "
             "usual reasons: remove them before the change"
         ) from error
-    # A copy of a parameter loses what a user noted on it, such as `bias.no_decay = True`.
     for old, new in zip(model.parameters(), child.parameters(), strict=True):
         vars(new).update(vars(old))
-    # drawing the values that an entry sets as a whole would take most of the time
-    filled = {name for name, entry in entries.items() if isinstance(entry, Set) or not entry.has_new}
-    child = replay(child, edits, seed, filled)
-    fill(named_tensors(model), named_tensors(child), entries)
     return child
 
 

@@ -52,6 +52,26 @@ ZERO_AT_ZERO = (
 )
 #: operations with values of at least zero, so that ReLU leaves them as they are
 NOT_NEGATIVE = RECTIFIERS | {"hardsigmoid", "sigmoid", "softplus"}
+#: operations whose values are of at least zero if those of their first argument are
+KEEP_SIGN = (
+    SAME
+    | {"dropout", "feature_dropout", "native_dropout"}
+    | {
+        "flatten",
+        "getitem",
+        "mean",
+        "permute",
+        "reshape",
+        "select",
+        "slice",
+        "squeeze",
+        "sum",
+        "transpose",
+        "unsqueeze",
+        "view",
+    }
+    | {f"{kind}_pool{rank}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for rank in (1, 2, 3)}
+)
 
 
 def odd(instance: Any, attribute: Any, value: Any) -> None:
@@ -66,8 +86,9 @@ class Deepen(ModuleMorphism):
 
     **After a layer** (Chen et al. 2016, Net2DeeperNet) the layer l becomes nn.Sequential(l, activation, identity), where the identity
     is a linear map of the channels, or a convolution with a single 1 in the middle of its kernel. The activation is ReLU where
-    nothing but ReLU (or ReLU6) reads the output, because relu(relu(z)) = relu(z), and otherwise PReLU with the slope 1, which is the
-    identity at first and learns its slope. After an activation, the new layer comes first and its activation second.
+    nothing but ReLU (or ReLU6) reads the output, because relu(relu(z)) = relu(z), or where no output is negative, as after ReLU and
+    a pooling. Otherwise it is PReLU with the slope 1, which is the identity at first and learns its slope. After an activation, the
+    new layer comes first and its activation second.
 
     **A block** within an nn.Sequential or an nn.ModuleList is copied, and the copy is put right after it. The block must compute
     its input plus branches (x + f(x), perhaps with ReLU around the sum), and the parameters that end the branches of the copy
@@ -161,12 +182,14 @@ class Deepen(ModuleMorphism):
             identity = Layer(f"Conv{rank - axis - 1}d", options)
         else:
             raise ChangeError(f"the channels of {at} lie along axis {axis} of {rank}, where torch has no layer that mixes them")
+        # PReLU would never get a gradient where no value is negative.
+        rectified = all(map(_is_not_negative, outputs))
         # The new layer is put so that each two linear maps have an activation between them.
         if not list(module.parameters()) and all(is_pointwise(node) for call in found for node in call.nodes):
-            rectified = all(operation(o) in NOT_NEGATIVE and (operation(o) != "hardtanh" or is_rectifier(o)) for o in outputs)
             return (identity, Layer("ReLU") if rectified else Layer("PReLU", {"init": 1.0})), channels
         users = [user for call in found for user in call.users()]
-        return (Layer("ReLU") if all(map(is_rectifier, users)) else Layer("PReLU", {"init": 1.0}), identity), channels
+        rectified = rectified or all(map(is_rectifier, users))
+        return (Layer("ReLU") if rectified else Layer("PReLU", {"init": 1.0}), identity), channels
 
     def _copy(self, coupling: Coupling, at: str) -> Rewrite:
         model = coupling.model
@@ -190,6 +213,14 @@ class Deepen(ModuleMorphism):
         if isinstance(model.get_submodule(holder), nn.TransformerEncoder | nn.TransformerDecoder):
             edits.append(SetNumber(holder, "num_layers", len(names) + 1))
         return Rewrite(tuple(edits), entries, Claim.exact())
+
+
+def _is_not_negative(node: Node) -> bool:
+    """Return whether the values of a node are of at least zero, whatever the weights are."""
+    name = operation(node)
+    if name in KEEP_SIGN:
+        return bool(node.all_input_nodes) and _is_not_negative(node.all_input_nodes[0])
+    return name in NOT_NEGATIVE and (name != "hardtanh" or is_rectifier(node))
 
 
 def zeroed(calls: Calls, model: nn.Module, at: str) -> tuple[str, ...]:

@@ -311,7 +311,7 @@ def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed | None) -> Tensor:
     if isinstance(old, nn.Parameter) and old.is_floating_point() and old.numel() > 1:
         # drawn on the CPU, so that the values do not depend on the device
         noise = torch.randn(shape, generator=seed.generator(), dtype=values.dtype)
-        new += (noise.to(values.device) * values.std()).to(old.dtype)
+        new += noise.to(values.device).mul_(values.std()).to(old.dtype)
     return new
 
 
