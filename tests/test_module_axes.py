@@ -8,7 +8,7 @@ from math import prod
 import pytest
 from hypothesis import assume, given, strategies as st
 
-from nasframe.modules.axes import Axis, AxisError, product, reshape, total, unify
+from nasframe.modules.axes import Axis, AxisError, flattened, product, reshape, total, unify
 
 Label = frozenset[tuple[int, int]]
 
@@ -128,6 +128,76 @@ def test_any_reshape_keeps_the_order_or_freezes(shape: list[int], wanted: list[i
     assert [axis.size for axis in result] == after
     if not any(axis.frozen for axis in result):
         assert flat(result) == flat(axes)
+
+
+def grown(*expressions: Sequence[Axis]) -> list[set[int]]:
+    """For each atom that may grow, the numbers of entries of each list of axes if the atom had twice as many and one more."""
+    atoms = dict.fromkeys(atom for axes in expressions for axis in axes for atom in axis.atoms() if not atom.frozen)
+    return [{prod(axis.size_with({atom: 2 * atom.size + 1}) for axis in axes) for axes in expressions} for atom in atoms]
+
+
+@given(shapes, st.lists(st.sampled_from([1, 1, 2, 3, 4, 6, 8, 12]), max_size=5))
+def test_a_reshape_loses_no_axis(shape: list[int], wanted: list[int]) -> None:
+    """Whichever atom grows, also one of size 1, there are as many entries before a reshape as after it."""
+    count = prod(shape)
+    after = [n for n in wanted if n <= count]
+    while after and count % prod(after):
+        after.pop()
+    after.append(count // prod(after))
+    axes = [Axis(n) for n in shape]
+
+    result = reshape(axes, after, "there")
+
+    assert [axis.size for axis in result] == after
+    assert all(len(counts) == 1 for counts in grown(axes, result))
+    again = reshape(result, shape, "back")
+    assert [axis.size for axis in again] == shape
+    assert all(len(counts) == 1 for counts in grown(axes, result, again))
+
+
+@given(shapes, st.lists(st.integers(0, 9), max_size=2))
+def test_flattening_and_back_finds_every_axis_of_size_1(shape: list[int], frozen: list[int]) -> None:
+    """Axes of size 1 that are flattened and viewed again are the same axes, also beside those that may not grow."""
+    axes = [Axis(n, frozen="it is an input" if k in frozen else None) for k, n in enumerate(shape)]
+
+    back = reshape(reshape(axes, [shape[0], prod(shape[1:])], "flatten"), shape, "back")
+
+    first = 1 if shape[0] > 1 else 0
+    assert not any(atom.frozen for k, axis in enumerate(axes) if k >= first and k not in frozen for atom in axis.atoms())
+    assert all(axis.find() is old.find() for axis, old in zip(back, axes, strict=True) if axis.size > 1)
+    assert all(len(counts) == 1 for counts in grown(axes, back))
+
+
+@st.composite
+def with_ones(draw: st.DrawFn, axis: Axis) -> Axis:
+    """A product of an axis and axes of size 1 before or after it."""
+    before, after = ([Axis(1) for _ in range(draw(st.integers(0, 2)))] for _ in range(2))
+    return flattened([*before, *axis.factors(), *after])
+
+
+@given(st.data(), sizes)
+def test_unified_axes_grow_alike(data: st.DataObject, size: int) -> None:
+    """Whichever atom grows, also one of size 1, axes that were unified keep the same size as each other."""
+    found = [data.draw(with_ones(data.draw(expressions(size)))) for _ in range(3)]
+    a, b, c = found
+
+    unify(a, b, "here")
+    unify(c, b, "here")
+    unify(a, c, "here")
+
+    assert all(len(counts) == 1 for counts in grown([a], [b], [c]))
+    if not any(atom.frozen for axis in found for atom in axis.atoms() if atom.size > 1):
+        assert labels(a) == labels(b) == labels(c)
+
+
+def test_an_axis_that_is_also_a_product_of_itself_has_no_second_factor() -> None:
+    """One head times its size meets the size alone: there can be one head only."""
+    (heads, size) = reshape([Axis(8)], (1, 8), "view")
+
+    unify(flattened([heads, size]), size, "sum")
+
+    assert heads.frozen == "it has the size 1 at sum"
+    assert size.frozen is None
 
 
 def test_a_reshape_freezes_only_what_it_cuts() -> None:

@@ -65,10 +65,14 @@ class Axis:
         return axis
 
     def factors(self) -> list[Axis]:
-        """Return the axis as a list of axes that are no products, without those of size 1."""
+        """Return the axis as a list of axes that are no products.
+
+        A factor of size 1 is listed if it may grow, such as the heads of an attention with one head. An axis of size 1 that is no
+        product has no factors.
+        """
         axis = self.find()
         if axis.form == "*":
-            return [factor for part in axis.parts for factor in part.factors()]
+            return _factors(axis.parts)
         return [] if axis.size == 1 else [axis]
 
     def summands(self) -> list[Axis]:
@@ -122,9 +126,27 @@ class Axis:
         return f"({axis.form.join(map(repr, axis.parts))})"
 
 
+def _factors(axes: Iterable[Axis]) -> list[Axis]:
+    """Return the factors of a product of axes, with those axes of size 1 that may grow."""
+    return [factor for axis in axes for factor in axis.factors() or [axis.find()] if factor.size > 1 or not factor.frozen]
+
+
 def product(axes: Iterable[Axis]) -> Axis:
-    """Return the axis that flattening the given axes makes, the last one varying fastest."""
-    factors = [factor for axis in axes for factor in axis.factors()]
+    """Return the axis that flattening the given axes makes, the last one varying fastest. Axes of size 1 are left out."""
+    return flattened(axis for axis in axes if axis.size > 1)
+
+
+def flattened(axes: Iterable[Axis]) -> Axis:
+    """Return the axis that flattening the given axes makes. Those of size 1 are left out if they may not grow.
+
+    Example:
+        One channel of 12 pixels may become several:
+
+        >>> channels, pixels = Axis(1), Axis(12)
+        >>> flattened([channels, pixels]).size_with({channels: 3})
+        36
+    """
+    factors = _factors(axes)
     if len(factors) == 1:
         return factors[0]
     axis = Axis(prod(factor.size for factor in factors))
@@ -162,8 +184,11 @@ def unify(a: Axis, b: Axis, where: str) -> None:
         raise AxisError(f"axes of {a.size} and {b.size} entries meet at {where}")
     if a.form is not None and b.form is None:
         a, b = b, a
-    if a.form is None:
-        a.become("=", (b,))  # b cannot contain a: all parts of an expression are smaller than the whole
+    if a.form is None and a in b.atoms():
+        # All parts of an expression are smaller than the whole, but for a product with factors of size 1: those may not grow.
+        _freeze((atom for atom in b.atoms() if atom is not a), f"it has the size 1 at {where}")
+    elif a.form is None:
+        a.become("=", (b,))
     elif a.form == b.form == "*":
         _unify_products(a, b, where)
     elif a.form == b.form == "+":
@@ -180,9 +205,20 @@ def _freeze(axes: Iterable[Axis], reason: str) -> None:
 
 
 def _unify_products(a: Axis, b: Axis, where: str) -> None:
-    """Unify factor by factor from the left; a factor that is larger than the other one is divided."""
+    """Unify factor by factor from the left; a factor that is larger than the other one is divided.
+
+    Factors of size 1 are unified with those at the same place, and frozen if there are not as many.
+    """
     left, right = a.factors(), b.factors()
-    while left and right:
+    while left or right:
+        ones = _leading_ones(left), _leading_ones(right)
+        if len(ones[0]) == len(ones[1]):
+            for x, y in zip(*ones, strict=True):
+                unify(x, y, where)
+        else:
+            _freeze((*ones[0], *ones[1]), f"it has the size 1 at {where}")
+        if not left:
+            break
         x, y = left.pop(0), right.pop(0)
         if x.size < y.size:
             x, y, left, right = y, x, right, left
@@ -198,7 +234,14 @@ def _unify_products(a: Axis, b: Axis, where: str) -> None:
                 (xs if more > 0 else ys).append((left if more > 0 else right).pop(0))
             _freeze((*xs, *ys), f"two reshapes that do not fit meet at {where}")
         # an axis that occurs twice may have been divided meanwhile
-        left, right = ([factor for axis in rest for factor in axis.factors()] for rest in (left, right))
+        left, right = _factors(left), _factors(right)
+
+
+def _leading_ones(factors: list[Axis]) -> list[Axis]:
+    """Remove the factors of size 1 from the beginning of a list, and return them."""
+    count = next((i for i, factor in enumerate(factors) if factor.size > 1), len(factors))
+    ones, factors[:] = factors[:count], factors[count:]
+    return ones
 
 
 def _unify_sums(a: Axis, b: Axis, where: str) -> None:
@@ -223,8 +266,13 @@ def _distribute(summed: Axis, multiplied: Axis, where: str) -> None:
 
     The first factor becomes a sum. A summand x_i of one entry counts the pieces of a concatenation, as in q, k, v = (1 + 1 + 1) * size.
     """
-    first, *others = multiplied.factors()
-    rest = product(others)
+    factors = multiplied.factors()
+    _freeze(_leading_ones(factors), f"it has the size 1 at {where}")
+    first, *others = factors
+    if all(axis.size == 1 for axis in others):
+        _freeze(others, f"it has the size 1 at {where}")
+        return unify(summed, first, where)
+    rest = flattened(others)
     counts, groups, group = [], [], list[Axis]()
     for summand in summed.summands():
         group.append(summand)
@@ -238,7 +286,7 @@ def _distribute(summed: Axis, multiplied: Axis, where: str) -> None:
     pieces = [Axis(n, frozen=f"it counts the pieces of a concatenation at {where}" if n == 1 else None) for n in counts]
     unify(first, total(pieces), where)
     for piece, group in zip(pieces, groups, strict=True):
-        unify(product((piece, rest)), total(group), where)
+        unify(flattened((piece, rest)), total(group), where)
     return None
 
 
@@ -252,28 +300,41 @@ def divide(axis: Axis, first: int, where: str) -> tuple[Axis, Axis]:
 def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis]:
     """Return the axes of a tensor after a reshape, which divides the given axes where it must.
 
+    An axis of size 1 stays one where there is one at the same place after the reshape. Otherwise it becomes a factor of the axis that
+    follows, such as a single channel that is flattened; and a new one is a factor of the axis that follows, such as a single head.
+
     Args:
         axes: the axes before.
         shape: the sizes after.
         where: the place in the user's code, for the reason if no unit is kept whole.
     """
-    left = [factor for axis in axes for factor in axis.factors()]
+    left = [factor for axis in axes for factor in axis.factors() or [axis.find()]]
     todo = list(shape)
-    after = list[Axis]()
+    after, new = list[Axis](), list[Axis]()
     while todo:
         size = todo.pop(0)
-        need, taken = size, list[Axis]()
+        if size == 1:
+            if not left or left[0].size > 1:
+                new.append(Axis(1))
+            after.append(left.pop(0) if left and left[0].size == 1 else new[-1])
+            continue
+        need, taken = size, _leading_ones(left)
+        if new:
+            rest = Axis(left[0].size)
+            unify(left[0], flattened([*new, rest]), where)
+            left[:1] = rest.factors()
+            new.clear()
         while need > 1:
             factor = left.pop(0)
             if factor.size > need and factor.size % need == 0:
                 factor, rest = divide(factor, need, where)
-                left = [f for axis in (rest, *left) for f in axis.factors()]
+                left = [f for axis in (rest, *left) for f in axis.factors() or [axis.find()]]
             taken.append(factor)
             if need % factor.size:
                 break
             need //= factor.size
         else:
-            after.append(product(taken))
+            after.append(flattened(taken))
             continue
         # No unit is kept whole up to the next place where the axes before and after end together.
         sizes = [size]
@@ -285,4 +346,7 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis
         reason = f"a reshape that keeps no unit whole, at {where}"
         _freeze(taken, reason)
         after.extend(Axis(n, frozen=reason) for n in sizes)
+    _freeze(new, f"it is added with the size 1 at {where}")
+    if left and after:
+        after[-1] = flattened([after[-1], *left])
     return after

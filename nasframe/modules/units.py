@@ -129,6 +129,9 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
     free = [atom for atom in atoms if refusal(coupling, atom) is None]
     # without those that another axis keeps from changing: one that can change at all can double
     free = [atom for atom in free if _can_double(coupling, atom)] or free
+    if axis.form == "*":
+        # a single head, or a single group, is not what `to` means unless it is chosen
+        free = [atom for atom in free if atom.size > 1] or free
     if len(free) == 1:
         return axis, free[0]
     if not free:

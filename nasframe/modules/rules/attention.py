@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nasframe.modules.axes import Axis, product
+from nasframe.modules.axes import Axis, flattened
 from nasframe.modules.rules.trace import Trace, Value, register_rule
 
 
@@ -16,7 +16,7 @@ def scaled_dot_product_attention(
     for other in (key, value):
         for k in range(-len(other.axes), -2):
             grouped = enable_gqa and k == -3 and query.axes[k].size != other.axes[k].size
-            axis = product([other.axes[k], Axis(query.axes[k].size // other.axes[k].size)]) if grouped else other.axes[k]
+            axis = flattened([other.axes[k], Axis(query.axes[k].size // other.axes[k].size)]) if grouped else other.axes[k]
             trace.unify(query.axes[k], axis)
     trace.unify(key.axes[-2], value.axes[-2])
     trace.freeze(key.axes[-2], "softmax over it")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from nasframe.modules.axes import Axis, divide, product, reshape, total
+from nasframe.modules.axes import Axis, divide, flattened, product, reshape, total
 from nasframe.modules.rules.trace import Source, Trace, Value, register_rule
 
 
@@ -34,11 +34,11 @@ def view(trace: Trace, input: Value) -> Value:
     """Couple a reshape. A parameter stays one as long as only axes of size 1 come or go."""
     shape = trace.output.shape
     axes = reshape(input.axes, shape, trace.where)
-    large = [source for source, size in zip(input.source, input.shape, strict=True) if size > 1]
     if [n for n in input.shape if n > 1] != [n for n in shape if n > 1]:
         return Value(axes)
-    sources = iter(large)
-    return Value(axes, [next(sources) if size > 1 else None for size in shape])
+    large = iter(source for source, size in zip(input.source, input.shape, strict=True) if size > 1)
+    small = {axis.find(): source for axis, source in zip(input.axes, input.source, strict=True) if axis.size == 1}
+    return Value(axes, [next(large) if axis.size > 1 else small.get(axis.find()) for axis in axes])
 
 
 @register_rule("permute")
@@ -84,7 +84,8 @@ def matrix_transpose(trace: Trace, input: Value) -> Value:
 def unsqueeze(trace: Trace, input: Value, dim: int) -> Value:
     """Add an axis of size 1."""
     k = dim % (len(input.axes) + 1)
-    return Value([*input.axes[:k], Axis(1), *input.axes[k:]], [*input.source[:k], None, *input.source[k:]])
+    added = Axis(1, frozen=f"it is added with the size 1 at {trace.where}")
+    return Value([*input.axes[:k], added, *input.axes[k:]], [*input.source[:k], None, *input.source[k:]])
 
 
 @register_rule("squeeze")
@@ -92,25 +93,30 @@ def squeeze(trace: Trace, input: Value, dim: int | list[int] | None = None) -> V
     """Remove axes of size 1."""
     n = len(input.axes)
     dims = range(n) if dim is None else [k % n for k in ([dim] if isinstance(dim, int) else dim)]
-    return input.moved(k for k in range(n) if not (k in dims and input.axes[k].size == 1))
+    removed = {k for k in dims if input.axes[k].size == 1}
+    for k in removed:
+        trace.freeze(input.axes[k], "it has the size 1 and is removed")
+    return input.moved(k for k in range(n) if k not in removed)
 
 
 @register_rule("expand", "expand_as", "broadcast_to")
 def expand(trace: Trace, input: Value) -> Value:
     """Repeat axes of size 1."""
-    return _expanded(input, trace.output.shape)
+    return _expanded(trace, input, trace.output.shape)
 
 
 @register_rule("broadcast_tensors")
 def broadcast_tensors(trace: Trace, tensors: list[Value]) -> list[Value]:
     """Repeat axes of size 1 of several tensors."""
-    return [_expanded(value, output.shape) for value, output in zip(tensors, trace.output, strict=True)]
+    return [_expanded(trace, value, output.shape) for value, output in zip(tensors, trace.output, strict=True)]
 
 
-def _expanded(value: Value, shape: Sequence[int]) -> Value:
+def _expanded(trace: Trace, value: Value, shape: Sequence[int]) -> Value:
     axes, source = list[Axis](), list[Source | None]()
     for k, size in enumerate(shape, start=len(value.axes) - len(shape)):
         kept = k >= 0 and value.axes[k].size == size
+        if k >= 0 and not kept:
+            trace.freeze(value.axes[k], "it has the size 1 and is repeated")
         axes.append(value.axes[k] if kept else Axis(size))
         source.append(value.source[k] if kept else None)
     return Value(axes, source)
@@ -123,15 +129,16 @@ def repeat(trace: Trace, input: Value, repeats: Sequence[int] = (), dims: Sequen
     n = max(len(counts), len(input.axes))
     counts = [*[1] * (n - len(counts)), *counts]
     axes = [*[Axis(1) for _ in range(n - len(input.axes))], *input.axes]
-    return Value([axis if count == 1 else product([Axis(count), axis]) for count, axis in zip(counts, axes, strict=True)])
+    return Value([axis if count == 1 else flattened([Axis(count), axis]) for count, axis in zip(counts, axes, strict=True)])
 
 
 @register_rule("repeat_interleave.self_int")
 def repeat_interleave(trace: Trace, input: Value, repeats: int, dim: int | None) -> Value:
     """Repeat each entry: (axis * count)."""
+    counts = [Axis(repeats)] if repeats > 1 else []
     if dim is None:
-        return Value([product([*input.axes, Axis(repeats)])])
-    return input.replace(dim, product([input.axes[dim], Axis(repeats)]))
+        return Value([flattened([*input.axes, *counts])])
+    return input.replace(dim, flattened([input.axes[dim], *counts]))
 
 
 @register_rule("cat", "concat", "concatenate")
@@ -298,7 +305,8 @@ def channel_shuffle(trace: Trace, input: Value, groups: int) -> Value:
 @register_rule("pixel_shuffle")
 def pixel_shuffle(trace: Trace, input: Value, upscale_factor: int) -> Value:
     """Couple (channels * r * r, height, width) with (channels, height * r, width * r)."""
-    channels, squared = divide(input.axes[-3], input.axes[-3].size // upscale_factor**2, trace.where)
+    channels, squared = Axis(input.axes[-3].size // upscale_factor**2), Axis(upscale_factor**2)
+    trace.unify(input.axes[-3], flattened([channels, squared]))
     trace.freeze(squared, "it becomes space")
     return Value([*input.axes[:-3], channels, *trace.like(frozen=f"it is space at {trace.where}").axes[-2:]])
 
@@ -308,5 +316,5 @@ def pixel_unshuffle(trace: Trace, input: Value, downscale_factor: int) -> Value:
     """Couple (channels, height * r, width * r) with (channels * r * r, height, width)."""
     squared = Axis(downscale_factor**2, frozen=f"it was space at {trace.where}")
     return Value(
-        [*input.axes[:-3], product([input.axes[-3], squared]), *trace.like(frozen=f"it is space at {trace.where}").axes[-2:]]
+        [*input.axes[:-3], flattened([input.axes[-3], squared]), *trace.like(frozen=f"it is space at {trace.where}").axes[-2:]]
     )

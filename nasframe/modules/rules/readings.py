@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from nasframe.modules.axes import Axis, divide, product, total
+from nasframe.modules.axes import Axis, divide, flattened, total
 from nasframe.modules.provenance import Attribute, Call, Expression, Number, Result
 
 
@@ -56,7 +56,7 @@ SHAPES = frozenset(
 def sizes_given(
     operation: str, call: Call, given: dict[str, Any], before: tuple[Axis, ...], after: Any
 ) -> Iterator[tuple[int, Axis]]:
-    """Yield the integers of a call that are the size of an axis, with the axis.
+    """Yield the integers of a call that are the size of an axis, with the axis; many of them only where some come from attributes.
 
     Args:
         operation: the name of the ATen operation that the call makes.
@@ -66,13 +66,13 @@ def sizes_given(
         after: the axes of its output; a list of them for several outputs.
     """
     integers = call.integers()
-    if not any(isinstance(i, Number) for i in integers) and not call.slices():
-        return
     if operation in SHAPES and call.name not in ("flatten", "view_as", "expand_as"):
         sizes = integers[1:] if call.name == "unflatten" else integers
         if len(sizes) >= len(after) or call.name == "unflatten":
             start = given["dim"] % len(before) if call.name == "unflatten" else 0
             yield from zip(sizes, after[start:], strict=False)
+    elif not any(isinstance(i, Number) for i in integers) and not call.slices():
+        return
     elif operation in ("split", "split_with_sizes"):
         dim = given.get("dim", 0)
         pieces = [axes[dim] for axes in after]
@@ -125,7 +125,7 @@ def ties(readings: Sequence[Reading]) -> Iterator[Equal]:
     def axis_of(expression: Expression) -> Axis | None:
         if isinstance(expression, Result) and expression.sign in ("*", "+"):
             left, right = axis_of(expression.left), axis_of(expression.right)
-            return None if left is None or right is None else (product if expression.sign == "*" else total)((left, right))
+            return None if left is None or right is None else (flattened if expression.sign == "*" else total)((left, right))
         if isinstance(expression, int):
             return Axis(expression, frozen="it is a number in the code") if expression > 0 else None
         return (
@@ -138,7 +138,7 @@ def ties(readings: Sequence[Reading]) -> Iterator[Equal]:
             whole, other = axis_of(expression.left), axis_of(expression.right)
             if other is None:
                 continue
-            given = product((other, axis)) if expression.sign == "//" else total((other, axis))
+            given = flattened((other, axis)) if expression.sign == "//" else total((other, axis))
         if whole is None or whole.size != given.size or whole.atoms() == given.atoms() or (whole.frozen and given.frozen):
             continue
         if isinstance(expression, Attribute):

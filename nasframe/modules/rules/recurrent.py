@@ -43,7 +43,8 @@ def recurrent(
     for state in hx if isinstance(hx, list) else [hx]:
         for axis in hidden:
             _state(trace, state.axes[-1], axis)
-    states = trace.like(list(trace.output[1:]))
+    counted = f"it counts layers and directions at {trace.where}"
+    states = [s.replace(0, Axis(s.shape[0], frozen=counted)) for s in trace.like(list(trace.output[1:]))]
     if len(hidden) > 1 and trace.reads(*range(1, len(trace.output))):
         for other in hidden[1:]:  # the last states of all layers are entries of one tensor
             trace.unify(hidden[0], other)

@@ -37,7 +37,8 @@ def reduce(
             trace.normalise(input.axes[k])
         else:
             trace.freeze(input.axes[k], f"{trace.operation} reduces it")
-    axes = [Axis(1) if k in dims else axis for k, axis in enumerate(input.axes) if keepdim or k not in dims]
+    kept = f"{trace.operation} leaves the size 1 at {trace.where}"
+    axes = [Axis(1, frozen=kept) if k in dims else axis for k, axis in enumerate(input.axes) if keepdim or k not in dims]
     return Value(axes) if isinstance(trace.output, Tensor) else [Value(axes) for _ in trace.output]
 
 

@@ -178,6 +178,9 @@ class Trace:
         """
         axes = []
         for k in range(-len(shape), 0):
+            for value in values:
+                if len(value.axes) >= -k and value.axes[k].size == 1 != shape[k]:
+                    self.freeze(value.axes[k], "it has the size 1 and is repeated")
             here = [v for v in values if len(v.axes) >= -k and v.axes[k].size == shape[k]]
             for value in here:
                 self.unify(here[0].axes[k], self.produce(value, k))
@@ -277,7 +280,10 @@ class Trace:
             return
         after = result.axes if isinstance(result, Value) else [value.axes for value in _values(result)]
         for integer, axis in sizes_given(self.operation, call, _bind(target._schema, args, kwargs), before, after):
-            if isinstance(integer, Number):
+            if not isinstance(integer, Number):
+                if self.operation in ("view", "reshape", "unflatten") and integer == axis.size == 1:
+                    self.freeze(axis, "the code gives it the size 1")
+            else:
                 reading = Reading(with_axes(expression_of(integer), self._axis_of), axis, self.where)
                 if reading not in self.readings:
                     self.readings.append(reading)
