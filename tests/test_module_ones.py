@@ -186,7 +186,7 @@ def test_a_place_that_cannot_grow_has_a_reason() -> None:
     example = batch(2, 2, 2, 4)
     for part, at, channels, reason in (
         ("squeeze", "1.conv", 1, "is removed at 1"),
-        ("literal", "1.conv", 1, "the code gives it the size 1 at 1"),
+        ("literal", "0", 1, "the code gives it the size 1 at 1"),
         ("mask", "1.mask", 2, "is repeated at 1"),
     ):
         model = nn.Sequential(nn.Conv2d(2, channels, 1), Part(part, channels), Part("end", channels)).double()
