@@ -1,0 +1,171 @@
+"""Splitting matrices of the candidates of a network, from one backward pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe import Address, Network, Operation, Pointwise, Seed, Structure
+from nasframe_splitting.kernels import SplittingMatrices
+
+#: a candidate: the address of its site and its id
+Key = tuple[Address, int]
+
+
+@attrs.frozen(eq=False)
+class _Call:
+    """A call of a candidate, at one time step of a recurrent network."""
+
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+
+
+def second_derivatives(description: Pointwise, *arguments: Tensor) -> Tensor:
+    """Return d^2 o / dz_j dz_k of a pointwise function for each pair of its terms, of shape (terms, terms, *shape of a term).
+
+    Autograd computes them, so that they need nothing but the function itself.
+
+    Args:
+        description: the description.
+        *arguments: the terms z_1, ..., z_k and h, of one shape.
+    """
+    with torch.enable_grad():
+        terms = [z.detach().requires_grad_() for z in arguments[:-1]]
+        value = description.function(*terms, arguments[-1].detach())
+        # Entries do not mix, so that the gradient of a sum over all entries holds the derivative of each.
+        first = _gradients(value, terms, create_graph=True)
+    return torch.stack([torch.stack(_gradients(slope, terms)) for slope in first])
+
+
+def _gradients(value: Tensor, terms: Sequence[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
+    if not value.requires_grad:  # it does not depend on the terms
+        return tuple(torch.zeros_like(z) for z in terms)
+    # retained, because the next slope may share a part of the graph
+    ones = torch.ones_like(value)
+    return torch.autograd.grad(value, terms, ones, create_graph=create_graph, retain_graph=True, materialize_grads=True)
+
+
+@functools.lru_cache(maxsize=256)
+def unsplittable(operation: Operation) -> str | None:
+    """Return why the units of an operation cannot be split; None if they can.
+
+    Example:
+        >>> from nasframe_recurrent import Relu, Tanh
+        >>> unsplittable(Tanh())
+        >>> unsplittable(Relu())
+        "'relu' is linear in its weights almost everywhere, so that its splitting matrices are zero"
+    """
+    description = operation.pointwise()
+    if description is None:
+        return f"{operation.name!r} does not implement pointwise(), so that it is not known how it depends on its weights"
+    names = _parameters(description)
+    if not names:
+        return f"{operation.name!r} has no weights"
+    if len(set(names)) < len(names):
+        return f"{operation.name!r} uses a parameter in two terms, and the rows of one unit would not be independent"
+    # The second derivative is tried at random numbers, because no operation declares it.
+    generator = Seed(("curvature",)).generator()
+    arguments = [2 * torch.randn(256, generator=generator, dtype=torch.float64) for _ in (*description.terms, "h")]
+    if not bool(second_derivatives(description, *arguments).any()):
+        return f"{operation.name!r} is linear in its weights almost everywhere, so that its splitting matrices are zero"
+    return None
+
+
+def splittable(structure: Structure) -> Iterator[Key]:
+    """Yield the candidates whose units can be split, in the order of the structure."""
+    for address, site in structure.sites():
+        for candidate in site.candidates:
+            if unsplittable(candidate.operation) is None:
+                yield address, candidate.id
+
+
+def _parameters(description: Pointwise) -> list[str]:
+    """Return the names of the parameters theta, term by term, the bias of a term last."""
+    return [name for term in description.terms for name in (*term.weights, term.bias) if name is not None]
+
+
+def rows(description: Pointwise, module: nn.Module) -> Tensor:
+    """Return theta_u for each unit u of an operation, of shape (units, size): its row of each weight and its bias, term by term."""
+    parameters = [module.get_parameter(name).detach() for name in _parameters(description)]
+    return torch.cat([p.unsqueeze(1) if p.dim() == 1 else p for p in parameters], 1)
+
+
+def parameters_of(description: Pointwise, module: nn.Module, theta: Tensor) -> dict[str, Tensor]:
+    """Return the inverse of `rows`: for each parameter its part of theta, in its shape, by name.
+
+    Args:
+        description: the description of the operation.
+        module: the module of the operation, for the shapes.
+        theta: a tensor of shape (units, size).
+    """
+    shapes = {name: module.get_parameter(name).shape for name in _parameters(description)}
+    parts = theta.split([shape[1] if len(shape) == 2 else 1 for shape in shapes.values()], 1)
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def splitting_matrices(
+    network: Network, loss: Callable[[], Tensor], candidates: Collection[Key]
+) -> Mapping[Key, Sequence[SplittingMatrices]]:
+    """Return the splitting matrices of candidates, for each instance of their cell type, from one backward pass.
+
+    The gradient with respect to the output of a candidate is that of the whole loss, also through later time steps and through the
+    mixing weights. A candidate that the loss does not compute has no matrices.
+
+    Args:
+        network: the network, which computes in its readable form (`network.fast` is false).
+        loss: a function that returns the loss of the network.
+        candidates: the candidates, which can be split.
+    """
+    keys = [key for key in splittable(network.structure) if key in candidates]
+    modules = {key: [mixture.candidates[str(key[1])] for _, mixture in network.mixed_operations(key[0])] for key in keys}
+    calls: dict[nn.Module, list[_Call]] = {module: [] for instances in modules.values() for module in instances}
+    handles = [m.register_forward_hook(lambda m, inputs, output: calls[m].append(_Call(inputs, output))) for m in calls]
+    try:
+        value = loss()
+    finally:
+        for handle in handles:
+            handle.remove()
+    outputs = [call.output for made in calls.values() for call in made]
+    slopes = iter(torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ())
+    by_module = {module: torch.cat([next(slopes) for _ in made]) for module, made in calls.items() if made}
+
+    found: dict[Key, list[SplittingMatrices]] = {}
+    for key, instances in modules.items():
+        description = _operation(network.structure, key).pointwise()
+        if description is not None and all(module in by_module for module in instances):
+            found[key] = [_matrices(description, module, calls[module], by_module[module]) for module in instances]
+    return found
+
+
+def _operation(structure: Structure, key: Key) -> Operation:
+    return next(c.operation for c in structure.cell(key[0].cell).site(key[0].id).candidates if c.id == key[1])
+
+
+def _matrices(description: Pointwise, module: nn.Module, calls: Sequence[_Call], slopes: Tensor) -> SplittingMatrices:
+    """Return the splitting matrices of one module.
+
+    Args:
+        description: the description of the operation.
+        module: its module.
+        calls: its calls, the samples of all of which are added.
+        slopes: dL/do of all calls, of shape (samples, units).
+    """
+    # each input over all calls, of shape (samples, width)
+    inputs = [torch.cat([x.detach() for x in each]) for each in zip(*(call.inputs for call in calls), strict=True)]
+    features, terms = [], []
+    for term in description.terms:
+        read: list[tuple[Tensor, Tensor]] = [
+            (x, module.get_parameter(name)) for x, name in zip(inputs, term.weights, strict=True) if name is not None
+        ]
+        if term.bias is not None:
+            read.append((slopes.new_ones(len(slopes), 1), module.get_parameter(term.bias).unsqueeze(1)))
+        x = torch.cat([slopes.new_empty(len(slopes), 0), *(x for x, _ in read)], 1)
+        theta = torch.cat([slopes.new_empty(slopes.shape[1], 0), *(w.detach() for _, w in read)], 1)
+        features.append(x)
+        terms.append(x @ theta.mT)
+    h = inputs[-1][:, -slopes.shape[1] :]
+    return SplittingMatrices(features, slopes * second_derivatives(description, *terms, h))

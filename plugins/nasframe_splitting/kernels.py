@@ -1,0 +1,177 @@
+"""Splitting matrices and their least eigenvalues (Wu, Wang & Liu 2019; Jie & Gao 2021, Eqs. 10 and 11).
+
+A unit s(x) = sigma(theta x) is split into two with the parameters theta + eps v and theta - eps v, each with half the outgoing weight.
+By Taylor's formula the odd powers of eps cancel, and the loss L changes by
+
+    eps^2 / 2  v^T S v + O(eps^4)    with    S = sum_b dL/ds(b) sigma''(theta x_b) x_b x_b^T,
+
+the splitting matrix (Eq. 10). It is not the Hessian of the loss. Its least eigenvalue is the splitting index of the unit, and v is best
+chosen as the eigenvector (Eq. 11). If several units are split at once, the changes add up to O(eps^4), as each alters its output
+by O(eps^2) only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe import Seed
+
+#: the largest number of entries of a temporary tensor where matrices are formed, unless a single unit needs more
+CHUNK = 1 << 24
+
+
+def _tuple_of(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensors)
+
+
+@attrs.frozen(eq=False)
+class SplittingMatrices:
+    """The splitting matrices S_u of the units u of a layer, which are kept as sums of outer products.
+
+    The parameters of a unit may occur in several linear terms z_j = theta_j x_j of a function sigma(z_1, z_2, ...), as in a highway. Then
+    theta = (theta_1, theta_2, ...), and S_u has the blocks
+
+        S_u[j, k] = sum_b c_jk[b, u] x_j[b] x_k[b]^T,    c_jk[b, u] = dL/ds_u(b) d^2 sigma / dz_j dz_k.
+
+    Tensors may have leading axes, along which layers are independent, such as the groups of a convolution.
+
+    Args:
+        features: x_j for each term, of shape (..., samples, d_j), with a column of ones for a bias.
+        coefficients: c_jk for each pair of terms, of shape (terms, terms, ..., samples, units).
+
+    Example:
+        >>> matrices = SplittingMatrices([torch.tensor([[1.0, 2.0]])], torch.tensor([[[[3.0]]]]))
+        >>> matrices.form()
+        tensor([[[ 3.,  6.],
+                 [ 6., 12.]]])
+    """
+
+    features: tuple[Tensor, ...] = attrs.field(converter=_tuple_of)
+    coefficients: Tensor
+
+    @property
+    def size(self) -> int:
+        """Return the number of parameters of a unit, the rows of S_u."""
+        return sum(x.shape[-1] for x in self.features)
+
+    @property
+    def units(self) -> int:
+        """Return the number of units along the last axis of the coefficients."""
+        return self.coefficients.shape[-1]
+
+    def form(self, units: slice = slice(None)) -> Tensor:
+        """Return the matrices S_u of some units, of shape (..., units, size, size)."""
+        # One product of matrices for each pair of terms: the scaled features of all units lie one below the other.
+        rows = []
+        for x, of_term in zip(self.features, self.coefficients, strict=True):
+            blocks = []
+            for y, c in zip(self.features, of_term, strict=True):
+                scaled = c[..., units].mT.unsqueeze(-2) * x.mT.unsqueeze(-3)  # (..., units, d_j, samples)
+                blocks.append((scaled.flatten(-3, -2) @ y).unflatten(-2, scaled.shape[-3:-1]))
+            rows.append(torch.cat(blocks, -1))
+        return torch.cat(rows, -2)
+
+    def product(self, v: Tensor) -> Tensor:
+        """Return S_u v_u for each unit without forming S_u; v and the result have the shape (..., units, size).
+
+        It takes two products of matrices for each term: sum_b x_j[b] c_jk[b, u] (x_k[b] v_u).
+        """
+        parts = v.split([x.shape[-1] for x in self.features], -1)
+        projected = [x @ part.mT for x, part in zip(self.features, parts, strict=True)]  # (..., samples, units)
+        return torch.cat(
+            [
+                sum(c * p for c, p in zip(of_term, projected, strict=True)).mT @ x
+                for x, of_term in zip(self.features, self.coefficients, strict=True)
+            ],
+            -1,
+        )
+
+    def chunks(self) -> Iterator[slice]:
+        """Yield slices of the units whose matrices can be formed together in little memory."""
+        entries = self.coefficients[0, 0, ..., 0].numel() // self.coefficients.shape[-2] * self.size
+        step = max(1, CHUNK // max(1, entries * max(self.size, self.coefficients.shape[-2])))
+        for start in range(0, self.units, step):
+            yield slice(start, start + step)
+
+
+@attrs.frozen(eq=False)
+class Eigenpairs:
+    """The least eigenvalue of each splitting matrix, and its eigenvector.
+
+    Attributes:
+        values: the splitting indices lambda_min, of shape (..., units).
+        vectors: the eigenvectors v_min of length 1, of shape (..., units, size); their sign is arbitrary.
+    """
+
+    values: Tensor
+    vectors: Tensor
+
+
+def exact_eigenpairs(matrices: SplittingMatrices) -> Eigenpairs:
+    """Return the least eigenpairs by forming the matrices, some units at a time, and decomposing them."""
+    found = []
+    for units in matrices.chunks():
+        values, vectors = torch.linalg.eigh(matrices.form(units))
+        found.append((values[..., 0], vectors[..., 0]))  # in ascending order
+    return Eigenpairs(torch.cat([values for values, _ in found], -1), torch.cat([vectors for _, vectors in found], -2))
+
+
+def lanczos_eigenpairs(matrices: SplittingMatrices, steps: int, seed: Seed) -> Eigenpairs:
+    """Return approximate least eigenpairs by the method of Lanczos, for all units at once and without forming the matrices.
+
+    The value is a Ritz value, which is never below lambda_min, and the vector v has it as its quotient v^T S v. So the predicted change
+    of the loss is right for this vector, also where the vector is still far from v_min.
+
+    Args:
+        matrices: the splitting matrices.
+        steps: the dimension of the Krylov space. With `matrices.size` steps the pairs are exact.
+        seed: the seed of the first vector.
+    """
+    generator, like = seed.generator(), matrices.coefficients
+    shape = (*like.shape[2:-2], matrices.units, matrices.size)
+    steps = min(steps, matrices.size)
+    basis = like.new_zeros((*shape[:-1], steps, shape[-1]))
+    diagonal, off = [], list[Tensor]()
+
+    def drawn() -> Tensor:
+        # in float64 on the CPU, so that the first vector is the same for every dtype and device
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(like)
+
+    def orthogonalised(w: Tensor, known: Tensor) -> Tensor:
+        # twice: after one pass, rounding leaves a part of what was removed
+        for _ in range(2):
+            w = w - torch.einsum("...k,...kd->...d", torch.einsum("...kd,...d->...k", known, w), known)
+        return w
+
+    q = torch.nn.functional.normalize(drawn(), dim=-1)
+    for step in range(steps):
+        basis[..., step, :] = q
+        w = matrices.product(q)
+        diagonal.append((w * q).sum(-1))
+        if step + 1 == steps:
+            break
+        known, scale = basis[..., : step + 1, :], torch.linalg.vector_norm(w, dim=-1)
+        w = orthogonalised(w, known)
+        norm = torch.linalg.vector_norm(w, dim=-1)
+        # The Krylov space is complete where nothing but rounding is left: another direction is drawn, which is not connected with it.
+        complete = norm <= 16 * torch.finfo(w.dtype).eps * scale
+        if bool(complete.any()):
+            w = torch.where(complete.unsqueeze(-1), orthogonalised(drawn(), known), w)
+        off.append(norm.masked_fill(complete, 0.0))
+        q = torch.nn.functional.normalize(w, dim=-1)
+    tridiagonal = torch.diag_embed(torch.stack(diagonal, -1))
+    if off:
+        tridiagonal = tridiagonal + torch.diag_embed(torch.stack(off, -1), -1)  # eigh reads the lower half
+    values, vectors = torch.linalg.eigh(tridiagonal)
+    return Eigenpairs(values[..., 0], torch.einsum("...k,...kd->...d", vectors[..., 0], basis))
+
+
+def least_eigenpairs(matrices: SplittingMatrices, steps: int | None, seed: Seed) -> Eigenpairs:
+    """Return the least eigenpairs: by Lanczos with a number of steps, or exactly for None and where that takes as many steps."""
+    if steps is None or steps >= matrices.size:
+        return exact_eigenpairs(matrices)
+    return lanczos_eigenpairs(matrices, steps, seed)

@@ -1,0 +1,244 @@
+"""Splitting of all units of an operation at once (Jie & Gao 2021, 2.3 and 3.2.2, Eqs. 11 and 21)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe import (
+    Address,
+    Candidate,
+    Claim,
+    Context,
+    Edit,
+    Filling,
+    Morphism,
+    Network,
+    Proposal,
+    Seed,
+    Structure,
+    Take,
+    flag,
+    number,
+)
+from nasframe.errors import ChangeError
+from nasframe.network.network import count_parameters, tensors
+from nasframe.structure.editing import candidate_at, site_at
+from nasframe_splitting.candidates import Key, parameters_of, rows, splittable, splitting_matrices, unsplittable
+from nasframe_splitting.kernels import Eigenpairs, least_eigenpairs
+
+#: a step is accepted if the loss falls by this fraction of the prediction at least
+ACCEPTED = 0.5
+#: the number of times that a step is halved before the split is not proposed
+HALVINGS = 10
+
+
+@attrs.frozen
+class Split(Morphism):
+    """Split all units of an operation: a second candidate of the same operation, each with half the mixing weight (Eq. 21).
+
+    The parameters of unit u become theta_u + eps v_u in the one candidate and theta_u - eps v_u in the other, where v_u belongs to the
+    least eigenvalue lambda_u of the splitting matrix (Eqs. 10 and 11; for recurrent cells, over all time steps). Units with
+    lambda_u >= 0 would only make the loss larger: they get a random direction instead, shorter by the factor `noise`, so that their
+    halves are no copies, which would stay equal for ever.
+
+    The predicted decrease of the loss is the gain, eps^2 / 2 times the sum of the negative -lambda_u. All units of one batch are measured
+    by one backward pass; the gain holds for this batch, and noise in it makes it look larger than that of the whole data.
+    The step eps begins at its largest value and is halved until the loss of the batch falls by half of the prediction. A split for which
+    this does not succeed is not proposed, nor is one of an operation that is linear in its weights (`unsplittable`).
+
+    The claim is lossy: the change is of the order eps^2, but it is not meant to preserve the function, and no operation bounds its
+    second derivative.
+
+    Args:
+        eps: the largest step.
+        exact: whether the least eigenvalues and their vectors are computed by decomposing the splitting matrices.
+        steps: otherwise, the number of steps of the method of Lanczos, which approximates them.
+        batches: the number of training batches on which they are measured.
+        proposals: the largest number of operations that are proposed, those with the least sum of negative eigenvalues.
+        noise: the length of the direction of units whose eigenvalue is not negative.
+    """
+
+    name: ClassVar[str] = "split"
+    eps: float = number(1.0, low=0.0)
+    exact: bool = flag(default=False)
+    steps: int = number(32, low=1, whole=True)
+    batches: int = number(1, low=1, whole=True)
+    proposals: int = number(3, low=1, whole=True)
+    noise: float = number(1e-3, low=0.0)
+
+    def admits(self, structure: Structure) -> bool:
+        """Return whether there is an operation whose units can be split."""
+        return any(True for _ in splittable(structure))
+
+    def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
+        """Return the splits that lower the loss of the measured batch, that of the largest predicted decrease first."""
+        left = set(splittable(structure))
+        keys = [key for key in splittable(context.structure) if key in left]
+        if not keys or context.relaxation is None:  # without a relaxation, two candidates cannot share a site
+            return []
+        found = context.remember("splitting indices", lambda: self._indices(context, keys))
+        negative = dict(zip(keys, found.tolist(), strict=True))
+        chosen = [key for key in sorted(keys, key=lambda key: negative[key]) if negative[key] < 0][: self.proposals]
+
+        proposals, before = [], count_parameters(structure, context.relaxation)
+        for address, id in chosen:
+            context.remember(f"direction {address} {id}", partial(self._direction, context, (address, id)))
+            step = partial(self._step, context, (address, id), negative[address, id])
+            eps, _ = context.remember(f"step {address} {id}", step)
+            if eps > 0:
+                cost = count_parameters(_split(structure, address, id)[0], context.relaxation) - before
+                gain = predicted_decrease(float(eps), negative[address, id])
+                proposals.append(Proposal({"site": address, "candidate": id}, gain=gain, cost=cost))
+        return sorted(proposals, key=lambda proposal: -proposal.gain)
+
+    def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
+        """Return the edit that splits a candidate."""
+        address, id = request.get("site"), request.get("candidate")
+        edited, old, new = _split(structure, address, id)
+        if (reason := unsplittable(old.operation)) is not None:
+            raise ChangeError(f"candidate {id} of {address} cannot be split: {reason}")
+        names = (f"direction {address} {id}", f"step {address} {id}")
+        if not set(names) <= evidence.keys():
+            raise ChangeError(
+                f"there is no direction in which to split candidate {id} of {address}: the evidence lacks {' and '.join(names)}, which "
+                "propose() measures; give the evidence of the proposal"
+            )
+        direction, eps, site = evidence[names[0]], float(evidence[names[1]][0]), Address(str(address))
+
+        def fill(parent: Network, child: Network) -> Filling:
+            overrides: dict[str, Take] = {}
+            for prefix, module, moves in _moves(parent, (site, old.id), eps * direction):
+                for key in tensors(module):
+                    for candidate, sign in ((old, 1), (new, -1)):
+                        # half the mixing weight, and so half the gradient
+                        move = sign * moves[key] if key in moves else None
+                        entry = Take(f"{prefix}.{old.id}.{key}", gradient=0.5, offset=move)
+                        overrides[f"{prefix}.{candidate.id}.{key}"] = entry
+            return Filling(Claim.lossy(), overrides, {site: _halved(parent, structure, site, old.id)})
+
+        return Edit(edited, fill)
+
+    # measurements
+
+    def _indices(self, context: Context, keys: Sequence[Key]) -> Tensor:
+        """Return the sum of the negative splitting indices of each candidate, over its units and the instances of its cell."""
+        pairs = self._eigenpairs(context, keys)
+        sums = [sum(float(each.values.clamp(max=0).double().sum()) for each in pairs.get(key, ())) for key in keys]
+        return torch.tensor(sums, dtype=torch.float64)
+
+    def _direction(self, context: Context, key: Key) -> Tensor:
+        """Return the directions of all units of a candidate, the instances of its cell one after the other, as a vector."""
+        generator = context.seed("noise", *key).generator()
+        found = []
+        for pairs in self._eigenpairs(context, [key])[key]:
+            noise = torch.randn(pairs.vectors.shape, generator=generator, dtype=torch.float64).to(pairs.vectors)
+            noise = self.noise * nn.functional.normalize(noise, dim=-1)
+            found.append(torch.where((pairs.values < 0).unsqueeze(-1), pairs.vectors, noise).flatten())
+        return torch.cat(found)
+
+    def _eigenpairs(self, context: Context, keys: Sequence[Key]) -> Mapping[Key, Sequence[Eigenpairs]]:
+        matrices = splitting_matrices(context.network, lambda: self._loss(context), keys)
+        # the same seed for all candidates: a candidate has the same eigenpairs alone and together with others
+        return {
+            k: [least_eigenpairs(m, None if self.exact else self.steps, context.seed("lanczos")) for m in each]
+            for k, each in matrices.items()
+        }
+
+    def _step(self, context: Context, key: Key, negative: float) -> Tensor:
+        """Return the accepted step of a split and the measured decrease of the loss at it; both are 0 if no step is accepted."""
+        direction = context.remember(f"direction {key[0]} {key[1]}", lambda: self._direction(context, key))
+        with torch.no_grad():
+            before = float(self._loss(context))
+            for halving in range(HALVINGS + 1):
+                eps = self.eps / 2**halving
+                handles = []
+                for _, module, moves in _moves(context.network, key, eps * direction):
+                    halves = [_moved(module, moves, sign) for sign in (1, -1)]
+                    handles.append(module.register_forward_hook(_averaging(halves)))
+                try:
+                    decrease = before - float(self._loss(context))
+                finally:
+                    for handle in handles:
+                        handle.remove()
+                if decrease >= ACCEPTED * predicted_decrease(eps, negative):
+                    return torch.tensor([eps, decrease], dtype=torch.float64)
+        return torch.zeros(2, dtype=torch.float64)
+
+    def _loss(self, context: Context) -> Tensor:
+        """Return the mean training loss of the batches, in evaluation mode: dropout would hide what a small step changes."""
+        problems = [context.problem(n) for n in range(self.batches)]
+        return torch.stack([p.train(p.weights, p.alphas) for p in problems]).mean()
+
+
+def predicted_decrease(eps: float, negative: float) -> float:
+    """Return -eps^2 / 2 times the sum of the negative splitting indices, by which the loss falls up to O(eps^4)."""
+    return -(eps**2) / 2 * negative
+
+
+def _split(structure: Structure, address: Any, id: Any) -> tuple[Structure, Candidate, Candidate]:
+    """Return the structure in which a candidate is followed by a second one of the same operation, and both."""
+    site, old = site_at(structure, address), candidate_at(structure, address, id)
+    new = Candidate(structure.next_id, old.operation)
+    place = site.candidates.index(old) + 1
+    edited = attrs.evolve(site, candidates=(*site.candidates[:place], new, *site.candidates[place:]))
+    return structure.replace_site(Address(str(address)), edited, 1), old, new
+
+
+def _halved(parent: Network, structure: Structure, address: Address, id: int) -> Tensor:
+    """Return the mixing weights of a site in which a candidate was split, before which others may have been removed.
+
+    Args:
+        parent: the network with the present mixing weights.
+        structure: the structure that is split.
+        address: the address of the site.
+        id: the id of the candidate.
+    """
+    ids = [c.id for c in site_at(structure, address).candidates]
+    if len(ids) == 1:  # a candidate that is alone counts fully
+        weights = torch.ones(1)
+    else:
+        before = [c.id for c in site_at(parent.structure, address).candidates]
+        weights = parent.mixing()[address][[before.index(i) for i in ids]]
+        if parent.relaxation is not None and parent.relaxation.sums_to_one:
+            weights = weights / weights.sum()
+    place = ids.index(id)
+    half = weights[place : place + 1] / 2
+    return torch.cat([weights[:place], half, half, weights[place + 1 :]])
+
+
+def _moves(network: Network, key: Key, direction: Tensor) -> Iterator[tuple[str, nn.Module, Mapping[str, Tensor]]]:
+    """Yield the module of a candidate in each instance of its cell, with the name of its parent and the moves of its parameters.
+
+    Args:
+        network: the network.
+        key: the candidate.
+        direction: how the parameters of all units move, the instances one after the other, as a vector.
+    """
+    description, start = candidate_at(network.structure, *key).operation.pointwise(), 0
+    assert description is not None, "an operation without a description is refused before"
+    for name, mixture in network.mixed_operations(key[0]):
+        module = mixture.candidates[str(key[1])]
+        theta = rows(description, module)
+        part = direction[start : start + theta.numel()].view(theta.shape).to(theta)
+        start += theta.numel()
+        yield f"{name}.candidates", module, parameters_of(description, module, part)
+
+
+def _moved(module: nn.Module, moves: Mapping[str, Tensor], sign: int) -> nn.Module:
+    """Return a copy of a module whose parameters are moved."""
+    moved = copy.deepcopy(module)
+    for name, move in moves.items():
+        moved.get_parameter(name).data += sign * move
+    return moved
+
+
+def _averaging(halves: Sequence[nn.Module]) -> Callable[..., Tensor]:
+    """Return a hook that replaces the output of a module by the mean of the outputs of others, as two equal mixing weights do."""
+    return lambda module, inputs, output: sum(half(*inputs) for half in halves) / len(halves)

@@ -1,0 +1,379 @@
+"""Splitting steepest descent: the splitting matrices, their least eigenvalues, and what a split does to the loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from nasframe_recurrent import (
+    Darts,
+    IdentityEdge,
+    IdentityHighway,
+    Prod,
+    Relu,
+    ReluHighway,
+    Sigmoid,
+    SigmoidEdge,
+    Sum,
+    Tanh,
+    TanhHighway,
+    TwoToOne,
+)
+from nasframe_splitting import (
+    Split,
+    SplittingMatrices,
+    candidates,
+    exact_eigenpairs,
+    kernels,
+    lanczos_eigenpairs,
+    morphism,
+    splittable,
+    splitting_matrices,
+    unsplittable,
+)
+from recurrent import Centred, strategy
+from splitters import Softplus, Tied, Wave
+from torch import Tensor, nn
+
+from nasframe import Backbone, Edit, Filling, Network, Seed
+from nasframe.change.apply import apply
+from nasframe.errors import ChangeError
+from nasframe.testing.trained import TrainedNetwork
+
+SEED = Seed(("splitting",))
+TWO_TO_ONE = TwoToOne(3, 2, 0.4, (Sum(), Sigmoid(), Tanh(), Softplus(), Wave(), Relu()))
+DARTS = Darts(3, 1, 0.0, "mean", (SigmoidEdge(), TanhHighway(), IdentityHighway(), IdentityEdge()))
+
+
+def trained(backbone: Backbone, steps: int = 5) -> TrainedNetwork:
+    """Return a network with three time steps that has trained."""
+    return TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), steps)
+
+
+def loss_of(parent: TrainedNetwork, network: Network) -> Tensor:
+    """Return the training loss of a network in evaluation mode, as a function of its tensors."""
+    inputs, targets = parent.data.train.batch(torch.arange(parent.data.train.size))
+    return parent.data.objective(network.eval()(inputs, network.mixing()), targets)
+
+
+def readable(parent: TrainedNetwork) -> Network:
+    network = copy.deepcopy(parent.network)
+    network.fast = False
+    return network
+
+
+def matrices_of(parent: TrainedNetwork) -> dict[candidates.Key, SplittingMatrices]:
+    network = readable(parent)
+    found = splitting_matrices(network, lambda: loss_of(parent, network), [*splittable(network.structure)])
+    return {key: matrices for key, (matrices,) in found.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- definitions
+
+
+def by_definition(parent: TrainedNetwork, key: candidates.Key) -> Tensor:
+    """Return the Hessian at V = 0 of the loss in which the candidate is split into theta + V and theta - V, unit by unit.
+
+    The loss depends on V through the mean of the two halves, which is even in V. So its Hessian has no other part than the splitting
+    matrices, and is zero between different units.
+    """
+    network = readable(parent)
+    ((_, mixture),) = network.mixed_operations(key[0])
+    module, half = mixture.candidates[str(key[1])], copy.deepcopy(mixture.candidates[str(key[1])])
+    description = candidates._operation(network.structure, key).pointwise()
+    assert description is not None
+    theta = candidates.rows(description, module)
+
+    def split(v: Tensor) -> Tensor:
+        def hook(m: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            halves = [candidates.parameters_of(description, module, theta + sign * v) for sign in (1, -1)]
+            return sum(torch.func.functional_call(half, tensors, inputs) for tensors in halves) / 2  # type: ignore[return-value]
+
+        handle = module.register_forward_hook(hook)
+        try:
+            return loss_of(parent, network)
+        finally:
+            handle.remove()
+
+    hessian = torch.autograd.functional.hessian(split, torch.zeros_like(theta))
+    units = range(len(theta))
+    between = torch.stack([hessian[u, :, v] for u in units for v in units if u != v])
+    torch.testing.assert_close(between, torch.zeros_like(between), rtol=0, atol=1e-15)
+    return torch.stack([hessian[u, :, u] for u in units])
+
+
+def assert_matrices(backbone: Backbone) -> None:
+    """Assert that the splitting matrices of all candidates are those of the definition."""
+    parent = trained(backbone)
+    found = matrices_of(parent)
+    # the first candidate of each operation: those further back in the network are reached through more of it
+    for key in {candidates._operation(parent.network.structure, key): key for key in reversed(found)}.values():
+        torch.testing.assert_close(found[key].form(), by_definition(parent, key), rtol=1e-9, atol=1e-13)
+
+
+def assert_theorem(backbone: Backbone) -> None:
+    """Assert that the loss changes by eps^2/2 times the sum of lambda_min, up to an error that falls as eps^4."""
+    parent = trained(backbone)
+    before = loss_of(parent, parent.network).item()
+    for key, matrices in matrices_of(parent).items():
+        pairs = exact_eigenpairs(matrices)
+        errors = []
+        for eps in (0.2, 0.1, 0.05):
+            child = split(parent, key, pairs.vectors.flatten(), eps)
+            change = loss_of(parent, child).item() - before
+            predicted = eps**2 / 2 * float(pairs.values.sum())
+            errors.append(abs(change - predicted))
+        assert errors[0] < 0.1 * abs(0.2**2 / 2 * float(pairs.values.sum())), (key, errors)
+        for coarse, fine in zip(errors, errors[1:], strict=False):
+            assert 14 < coarse / fine < 18, (key, errors)
+
+
+def split(parent: TrainedNetwork, key: candidates.Key, direction: Tensor, eps: float) -> Network:
+    """Return the network after the split of a candidate."""
+    evidence = {f"direction {key[0]} {key[1]}": direction, f"step {key[0]} {key[1]}": torch.tensor([eps, 0.0])}
+    edit = Split().edit(parent.network.structure, {"site": key[0], "candidate": key[1]}, evidence, SEED)
+    return apply(parent.network, edit, SEED).child
+
+
+class TestTheorem:
+    @pytest.mark.parametrize("backbone", [TWO_TO_ONE, DARTS], ids=["two_to_one", "darts"])
+    def test_the_matrices_are_those_of_the_definition(self, backbone: Backbone) -> None:
+        """Through time, for several terms, and through mixing weights, S_u is the Hessian of the loss of the split network."""
+        assert_matrices(backbone)
+
+    @pytest.mark.parametrize("backbone", [TWO_TO_ONE, DARTS], ids=["two_to_one", "darts"])
+    def test_the_loss_changes_as_predicted(self, backbone: Backbone) -> None:
+        """The loss of the child differs from eps^2/2 times the sum of lambda_min by an error that falls as eps^4."""
+        assert_theorem(backbone)
+
+    @pytest.mark.parametrize("operation", [Sum(), Prod(), Relu(), IdentityEdge(), Centred(), Tied()], ids=lambda o: o.name)
+    def test_what_cannot_be_split_says_why(self, operation: Any) -> None:
+        """What is linear in its weights, has none, says nothing about them, or uses one twice is not split, with the reason."""
+        reasons = {
+            "sum": "linear in its weights almost everywhere",
+            "prod": "linear in its weights almost everywhere",
+            "relu": "linear in its weights almost everywhere",
+            "identity_edge": "has no weights",
+            "centred": "does not implement pointwise",
+            "tied": "in two terms",
+        }
+        assert reasons[operation.name] in (unsplittable(operation) or "")
+
+    @pytest.mark.parametrize("operation", [Sigmoid(), Softplus(), Wave(), ReluHighway()], ids=lambda o: o.name)
+    def test_what_is_curved_can_be_split(self, operation: Any) -> None:
+        """A smooth activation can be split, and so can a highway around ReLU, whose gate is smooth."""
+        assert unsplittable(operation) is None
+
+    def test_a_request_without_its_evidence_is_refused(self) -> None:
+        """A split needs a direction, and an operation that can be split."""
+        structure = trained(TWO_TO_ONE, 0).network.structure
+        with pytest.raises(ChangeError, match="evidence lacks direction layer0/n0 1 and step layer0/n0 1"):
+            Split().edit(structure, {"site": "layer0/n0", "candidate": 1}, {}, SEED)
+        with pytest.raises(ChangeError, match="'sum' is linear in its weights"):
+            Split().edit(structure, {"site": "layer0/n0", "candidate": 0}, {}, SEED)
+
+
+class TestProposals:
+    def test_the_step_lowers_the_loss_by_half_of_the_prediction(self) -> None:
+        """Of each proposal, the child's loss on the measured batch is lower by what was measured, at least half of the gain."""
+        parent = trained(TWO_TO_ONE, 30)
+        parent.network.eval()
+        found = parent.proposals(Split(exact=True))
+        assert 1 <= len(found) <= 3
+        assert [p.gain for p in found] == sorted((p.gain for p in found), reverse=True)
+        # the batch of the measurement is a function of the seed
+        (inputs, targets), _ = parent.measured(lambda context: context.batch("train"))
+
+        def loss(network: Network) -> float:
+            return parent.data.objective(network(inputs, network.mixing()), targets).item()
+
+        for proposal in found:
+            edit = Split().edit(parent.network.structure, proposal.request, proposal.evidence, SEED)
+            decrease = loss(parent.network) - loss(apply(parent.network, edit, SEED).child)
+            _, measured = proposal.evidence[f"step {proposal.request['site']} {proposal.request['candidate']}"].tolist()
+            assert decrease == pytest.approx(measured, rel=1e-9)
+            assert decrease >= 0.5 * proposal.gain > 0
+
+    def test_units_that_are_not_worth_splitting_are_no_copies(self) -> None:
+        """Units whose index is not negative move in a random direction that is a thousand times shorter."""
+        parent = trained(TWO_TO_ONE, 30)
+        found = parent.proposals(Split(exact=True, proposals=99))
+        directions = [v.view(3, -1).norm(dim=1) for p in found for name, v in p.evidence.items() if "direction" in name]
+        lengths = torch.cat(directions)
+        assert bool(((lengths - 1).abs() < 1e-9).logical_or((lengths - 1e-3).abs() < 1e-9).all())
+        assert 0 < int((lengths < 0.5).sum()) < len(lengths)
+
+
+# ----------------------------------------------------------------------------------------------------------------- kernels
+
+
+def random_matrices(units: int = 5, samples: int = 40, widths: tuple[int, ...] = (6, 4), groups: int = 2) -> SplittingMatrices:
+    """Return matrices of several groups and terms with random features and coefficients."""
+    generator = SEED("matrices", units, samples).generator()
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    c = drawn(len(widths), len(widths), groups, samples, units)
+    return SplittingMatrices([drawn(groups, samples, d) for d in widths], c + c.transpose(0, 1))
+
+
+class TestKernels:
+    def test_the_products_are_the_sums_of_outer_products(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Forming S_u, also some units at a time, and multiplying by it without forming it, agree with the definition."""
+        matrices = random_matrices()
+        x = torch.cat(matrices.features, -1)
+        widths = torch.tensor([f.shape[-1] for f in matrices.features])
+        term = torch.repeat_interleave(torch.arange(len(widths)), widths)  # the term of each row
+        c = matrices.coefficients[term[:, None], term[None, :]]  # (size, size, groups, samples, units)
+        wanted = torch.einsum("degbu,gbd,gbe->gude", c, x, x)
+        torch.testing.assert_close(matrices.form(), wanted)
+        v = torch.randn(2, 5, 10, generator=SEED.generator(), dtype=torch.float64)
+        torch.testing.assert_close(matrices.product(v), torch.einsum("gude,gue->gud", wanted, v))
+        monkeypatch.setattr(kernels, "CHUNK", 1)
+        assert len([*matrices.chunks()]) == 5
+        torch.testing.assert_close(exact_eigenpairs(matrices).values, torch.linalg.eigvalsh(wanted)[..., 0])
+
+    def test_lanczos_is_exact_with_as_many_steps_as_rows(self) -> None:
+        """With `size` steps, eigenvalues and vectors are the exact ones; with fewer, the value is v^T S v and never too small."""
+        matrices = random_matrices()
+        exact = exact_eigenpairs(matrices)
+        full = lanczos_eigenpairs(matrices, 99, SEED)
+        torch.testing.assert_close(full.values, exact.values)
+        torch.testing.assert_close((full.vectors * exact.vectors).sum(-1).abs(), torch.ones(2, 5, dtype=torch.float64))
+        for steps in (1, 3, 6):
+            part = lanczos_eigenpairs(matrices, steps, SEED)
+            torch.testing.assert_close((matrices.product(part.vectors) * part.vectors).sum(-1), part.values)
+            assert bool((part.values >= exact.values - 1e-12).all())
+
+    @pytest.mark.parametrize("samples", [0, 1, 3])
+    def test_lanczos_goes_on_where_the_krylov_space_is_complete(self, samples: int) -> None:
+        """Matrices of low rank, also zero, have the least eigenvalue 0 where no other is negative."""
+        matrices = random_matrices(samples=samples, widths=(10,))
+        positive = SplittingMatrices(matrices.features, matrices.coefficients.abs())
+        for each in (matrices, positive):
+            torch.testing.assert_close(lanczos_eigenpairs(each, 10, SEED).values, exact_eigenpairs(each).values)
+
+
+# ----------------------------------------------------------------------------------------------------------------- mutants
+
+
+def first_derivatives(patch: pytest.MonkeyPatch) -> None:
+    """The coefficients have sigma' instead of sigma''."""
+
+    def wrong(description: Any, *arguments: Tensor) -> Tensor:
+        terms = [z.detach().requires_grad_() for z in arguments[:-1]]
+        value = description.function(*terms, arguments[-1])
+        slopes = torch.stack(torch.autograd.grad(value, terms, torch.ones_like(value)))
+        return slopes.unsqueeze(0).expand(len(terms), *slopes.shape)
+
+    patch.setattr(candidates, "second_derivatives", wrong)
+
+
+def no_mixed_derivatives(patch: pytest.MonkeyPatch) -> None:
+    """Terms are taken as independent: the blocks beside the diagonal are zero."""
+    honest = candidates.second_derivatives
+
+    def wrong(*arguments: Any) -> Tensor:
+        found = honest(*arguments)
+        return found * torch.eye(len(found), dtype=found.dtype).view(len(found), len(found), *[1] * (found.dim() - 2))
+
+    patch.setattr(candidates, "second_derivatives", wrong)
+
+
+def last_time_step(patch: pytest.MonkeyPatch) -> None:
+    """Only the last time step counts."""
+    honest = candidates._matrices
+
+    def wrong(description: Any, module: nn.Module, calls: Any, slopes: Tensor) -> SplittingMatrices:
+        return honest(description, module, calls[-1:], slopes[-len(calls[-1].output) :])
+
+    patch.setattr(candidates, "_matrices", wrong)
+
+
+def no_bias(patch: pytest.MonkeyPatch) -> None:
+    """The bias counts as constant."""
+    honest = candidates._matrices
+
+    def wrong(*arguments: Any) -> SplittingMatrices:
+        found = honest(*arguments)
+        return attrs.evolve(found, features=[torch.where((x == 1).all(0), 0.0, x) for x in found.features])
+
+    patch.setattr(candidates, "_matrices", wrong)
+
+
+def mean_of_samples(patch: pytest.MonkeyPatch) -> None:
+    """The samples are averaged, although the loss is a mean already."""
+    honest = candidates._matrices
+
+    def wrong(*arguments: Any) -> SplittingMatrices:
+        found = honest(*arguments)
+        return attrs.evolve(found, coefficients=found.coefficients / found.coefficients.shape[-2])
+
+    patch.setattr(candidates, "_matrices", wrong)
+
+
+def one_direction(patch: pytest.MonkeyPatch) -> None:
+    """Both halves move in the same direction."""
+    honest = Split.edit
+
+    def wrong(self: Split, *arguments: Any) -> Edit:
+        edit = honest(self, *arguments)
+
+        def fill(parent: Network, child: Network) -> Filling:
+            filling = edit.fill(parent, child)
+            by_source = {entry.source: entry for entry in filling.overrides.values()}  # type: ignore[union-attr]
+            same = {name: by_source[entry.source] for name, entry in filling.overrides.items()}  # type: ignore[union-attr]
+            return attrs.evolve(filling, overrides=same)
+
+        return attrs.evolve(edit, fill=fill)
+
+    patch.setattr(Split, "edit", wrong)
+
+
+def half_a_step(patch: pytest.MonkeyPatch) -> None:
+    """The distance of the halves from each other is eps, and not that from the parent."""
+    honest = morphism._moves
+    patch.setattr(morphism, "_moves", lambda network, key, direction: honest(network, key, direction / 2))
+
+
+def largest_eigenvalue(patch: pytest.MonkeyPatch) -> None:
+    """The largest eigenvalue is taken for the least, with the vector of the least."""
+    honest = torch.linalg.eigh
+    patch.setattr(torch.linalg, "eigh", lambda S: (honest(S)[0].flip(-1), honest(S)[1]))
+
+
+def assert_both() -> None:
+    assert_matrices(WAVES)
+    assert_theorem(WAVES)
+
+
+#: one operation with two terms, in one layer, which is enough to detect each fault
+WAVES = TwoToOne(3, 1, 0.0, (Wave(), Sum()))
+FAULTS = (
+    first_derivatives,
+    no_mixed_derivatives,
+    last_time_step,
+    no_bias,
+    mean_of_samples,
+    one_direction,
+    half_a_step,
+    largest_eigenvalue,
+)
+
+
+def test_the_assertions_hold_without_a_fault() -> None:
+    """What detects the faults holds for the plugin as it is."""
+    assert_both()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_fault_is_detected(fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fault breaks the matrices or the theorem."""
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        assert_both()
