@@ -14,11 +14,12 @@ from torch import Tensor
 from nasframe.change.claim import Claim, tolerance
 from nasframe.change.edit import Edit, Filling
 from nasframe.change.fill import fill
-from nasframe.change.map import Map, Set, Take, derive_map
+from nasframe.change.map import FRESH, Map, Set, Take, derive_map
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.interfaces.part import short_name
 from nasframe.network.network import Network, build, tensors
 from nasframe.seeds import Seed
+from nasframe.structure.address import Address
 
 
 @attrs.frozen(eq=False)
@@ -63,7 +64,7 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         old, new = tensors(parent), tensors(child)
         fill(old, new, full, _hint)
         # last the alphas of the stated mixing weights, as they may depend on the alphas that stay
-        alphas = {f"alphas.{name}": Set(value) for name, value in _inverted(child, filling).items()}
+        alphas = {f"alphas.{n}": _alpha_entry(parent, child, n, v, filling) for n, v in _inverted(child, filling).items()}
         # An edit that gives the alphas themselves has the last word: inverting the relaxation could lose digits of what
         # it copied.
         alphas = {name: entry for name, entry in alphas.items() if name not in filling.overrides}
@@ -82,6 +83,35 @@ def _inverted(child: Network, filling: Filling) -> Mapping[str, Tensor]:
             f"the relaxation {short_name(child.relaxation)!r} has no alphas for the mixing weights of the change ({error}); use a "
             "morphism that states no mixing weights, such as growth behind a gate (form = 'gate'), or another relaxation"
         ) from error
+
+
+def _alpha_entry(parent: Network, child: Network, name: str, value: Tensor, filling: Filling) -> Take | Set:
+    """Return the entry that gives alphas a value; those of candidates whose mixing weights stay keep their moments.
+
+    Args:
+        parent: the network before the change.
+        child: the network after it; values that have no source in the parent are written into it.
+        name: the address of a site, or the name of a further parameter of the relaxation.
+        value: the alphas.
+        filling: states the mixing weights.
+    """
+    if name not in filling.mixing or name not in parent.alphas:
+        return Set(value)
+    address = Address(name)
+    before = {c.id: i for i, c in enumerate(parent.sites[address].candidates)}
+    old, stated = parent.mixing()[name], filling.mixing[name].to(value)
+    positions = [before.get(candidate.id, FRESH) for candidate in child.sites[address].candidates]
+    # The gradient of an alpha depends on the mixing weight of its candidate: where that changes, moments do not fit.
+    near = tolerance(old)
+    index = torch.tensor(
+        [i if i >= 0 and abs(float(old[i]) - w) <= near else FRESH for i, w in zip(positions, stated.tolist(), strict=True)],
+        device=value.device,
+    )
+    if not bool((index >= 0).any()):
+        return Set(value)
+    child.alphas[name].copy_(value)
+    source = f"alphas.{name}"
+    return Take(source, (index,), offset=value - Take(source, (index,))(parent.alphas[name], value))
 
 
 def _hint(name: str, entry: Take | Set) -> str:

@@ -92,8 +92,8 @@ class SplittingMatrices:
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the units whose matrices can be formed together in little memory."""
-        entries = self.coefficients[0, 0, ..., 0].numel() // self.coefficients.shape[-2] * self.size
-        step = max(1, CHUNK // max(1, entries * max(self.size, self.coefficients.shape[-2])))
+        groups, samples = self.coefficients.shape[2:-2].numel(), self.coefficients.shape[-2]
+        step = max(1, CHUNK // (groups * self.size * max(self.size, samples)))
         for start in range(0, self.units, step):
             yield slice(start, start + step)
 
