@@ -11,14 +11,18 @@ from nasframe_splitting.kernels import (
     lanczos_eigenpairs,
     least_eigenpairs,
 )
+from nasframe_splitting.module_layers import Layer, layer_matrices, layers
 from nasframe_splitting.morphism import Split
 
 __all__ = [
     "Eigenpairs",
+    "Layer",
     "Split",
     "SplittingMatrices",
     "exact_eigenpairs",
     "lanczos_eigenpairs",
+    "layer_matrices",
+    "layers",
     "least_eigenpairs",
     "splittable",
     "splitting_matrices",
