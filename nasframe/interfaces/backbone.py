@@ -100,12 +100,13 @@ class Backbone(BackboneBase):
         )
 
     def deepened(self, structure: Structure) -> Sequence[Structure]:
-        """Return the structures with one more layer or cell, whose networks compute the same at first. Optional.
+        """Return the structures with one more layer or cell, at each place where it can start as the identity. Optional.
 
-        What is new is behind gates, which start at zero, and all other tensors keep their names and shapes.
+        A network of such a structure has all tensors of the old one, under their names. With these, and the initial values of
+        all others, its outputs are the same: what is new is behind a gate (`nasframe.network.mixing.Gate`), which starts at zero.
 
         Args:
-            structure: the structure, whose backbone is this one.
+            structure: the structure to extend.
         """
         return ()
 

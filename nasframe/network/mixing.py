@@ -153,7 +153,7 @@ class Gate(nn.Module):
     The trained number g starts at 0, where the state is exactly h.
 
     Args:
-        address: the address of the node.
+        address: the address of the node, or of a layer or cell that a backbone added.
     """
 
     def __init__(self, address: Address) -> None:

@@ -206,12 +206,10 @@ class Changer:
 
     def fold(self, state: State, *, why: str, seed: Seed) -> Changed:
         """Fold gates into the operations behind them, and return the record."""
-        structure = state.network.structure
-        edit = fold_gates(structure)
-        gated = [address for address, node in structure.nodes() if node.inherits]
-        kept = [address for address, node in edit.structure.nodes() if node.inherits]
-        request = {"folded": sorted({*gated} - {*kept}), "kept": kept}
-        change = apply(state.network, edit, seed)
+        change = apply(state.network, fold_gates(structure), seed)
+        # from the networks, because a backbone may have gates that belong to no node
+        gated, kept = ({gate.address: None for _, gate in each.gates()} for each in (state.network, change.child))
+        request = {"folded": sorted({*gated} - {*kept}), "kept": [*kept]}
         return self._put(state, change, {}, change="fold", by="fold", why=why, seed=seed.key, request=request)
 
     def _put(self, state: State, made: Change, evidence: Mapping[str, Tensor], **fields: Any) -> Changed:

@@ -106,16 +106,16 @@ class Comparison:
         strategy = self.loop.strategy
         if self.state.trials:
             # an architecture has fewer nodes than its space where no output depends on a node
-            space = strategy.backbone.space(self._supernet(strategy.nodes))
+            space = self.state.network.backbone.space(self._supernet(strategy.nodes))
             return space.architecture(space.random(seed))
         nodes = min(len(cell.nodes) for _, cell in self.state.network.structure.cells)
         return random_architecture(strategy, self._supernet(nodes), seed)
 
     def _supernet(self, nodes: int) -> Structure:
         """Return the supernet with so many nodes in each cell, or as many as the found architecture has there if that is more."""
-        found, backbone = self.state.network.structure, self.loop.strategy.backbone
-        # Random architectures are drawn from a space of the same size as the found one: a larger or smaller cell would
-        # compare sizes and not searching.
+        found, backbone = self.state.network.structure, self.state.network.backbone
+        # Random architectures are drawn from a space of the same size as the found one, in the same backbone: a larger or smaller
+        # network would compare sizes and not searching.
         structure = backbone.initial(self.loop.data.sizes, nodes)
         for type, cell in found.cells:
             # growth may have given one cell type more nodes than another

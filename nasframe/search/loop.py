@@ -76,8 +76,10 @@ class Loop:
 
     def space(self, state: State) -> Space:
         """Return the architectures that trials choose from: those of the network, or of the first supernet if that is decided."""
-        backbone, structure = self.strategy.backbone, state.network.structure
-        return backbone.space(backbone.initial(self.data.sizes, self.strategy.nodes) if structure.decided else structure)
+        structure, first = state.network.structure, self.strategy.backbone
+        if structure.decided:
+            return first.space(first.initial(self.data.sizes, self.strategy.nodes))
+        return state.network.backbone.space(structure)
 
     def sized(self, state: State) -> Strategy:
         """Return the strategy with the batch size of the present state, for what is trained outside of the phases of the plan.
@@ -369,7 +371,7 @@ class Loop:
         if step.derive and not state.network.structure.decided:
             mixing = mixing_weights(state.network)
             # a pruner may leave several candidates at a site, or more edges than an architecture has
-            rest = self.strategy.backbone.derive(state.network.structure, mixing)
+            rest = state.network.backbone.derive(state.network.structure, mixing)
             seed, why = self.change_seed(state), "what the pruner left undecided"
             records.append(changer.remove(state, rest, by="derive", why=why, seed=seed))
         if step.restart:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nasframe.interfaces.backbone import Backbone
 from nasframe.search.strategy import Strategy
 from nasframe.seeds import Seed
 from nasframe.structure.editing import remove_from
@@ -16,11 +17,11 @@ from nasframe.structure.structure import Structure
 def random_architecture(strategy: Strategy, structure: Structure, seed: Seed) -> Structure:
     """Return a random architecture of a supernet.
 
-    The mixing weights of each site are drawn uniformly from the simplex, and the strategy's pruner and backbone derive the
-    architecture from them as they do at the end of a search.
+    The mixing weights of each site are drawn uniformly from the simplex, and the strategy's pruner and the structure's backbone
+    derive the architecture from them as they do at the end of a search.
 
     Args:
-        strategy: gives the pruner and the backbone.
+        strategy: gives the pruner.
         structure: the structure of the supernet.
         seed: the seed of the mixing weights.
     """
@@ -30,7 +31,8 @@ def random_architecture(strategy: Strategy, structure: Structure, seed: Seed) ->
     pruned = remove_from(structure, strategy.pruner.remove(structure, _weights(structure, draws)))
     if pruned.decided:
         return pruned
-    return remove_from(pruned, strategy.backbone.derive(pruned, _weights(pruned, draws)))
+    assert isinstance(pruned.backbone, Backbone)
+    return remove_from(pruned, pruned.backbone.derive(pruned, _weights(pruned, draws)))
 
 
 def _weights(structure: Structure, draws: Tensor) -> Mapping[str, Tensor]:

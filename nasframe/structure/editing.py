@@ -34,6 +34,12 @@ class GrownStructure:
     inherits: tuple[str, ...] = ()
     mixing: Mapping[Address, Mapping[int, float]] = attrs.field(factory=dict)
 
+    def gated(self) -> Structure:
+        """Return the structure in which the new node is behind a gate that passes on what it inherits."""
+        cell = self.structure.cell(self.node.cell)
+        nodes = tuple(attrs.evolve(n, inherits=self.inherits) if n.id == self.node.id else n for n in cell.nodes)
+        return self.structure.replace_cell(self.node.cell, attrs.evolve(cell, nodes=nodes))
+
 
 def add_node(
     structure: Structure, cell: str, wiring: Callable[[str], Mapping[str, tuple[str, ...]]], operations: Sequence[Operation]

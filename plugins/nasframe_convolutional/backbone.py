@@ -32,7 +32,17 @@ from nasframe.network.mixing import MixedOperation, readable
 from nasframe.network.outputs import Outputs
 from nasframe.structure.editing import operations_validator
 from nasframe_convolutional.adjust import channels_last_is_safe
-from nasframe_convolutional.cell import Auxiliary, CifarStem, Classifier, Head, ImageCell, ImageNetStem, channels_of
+from nasframe_convolutional.cell import (
+    AddedCell,
+    Auxiliary,
+    CifarStem,
+    Classifier,
+    Head,
+    ImageCell,
+    ImageNetStem,
+    Units,
+    channels_of,
+)
 from nasframe_convolutional.operations import AvgPool, Identity, MaxPool, SeparableConvolution, Zero
 
 STEMS: Mapping[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
@@ -71,6 +81,8 @@ class DartsConvolutional(Backbone):
         drop_path: the probability that an edge is dropped for an example in training (never an identity). It rises linearly from 0
             over the optimiser's `epochs`, if these are given.
         operations: the candidates of every edge, built with `channels`, `stride` and `affine`.
+        added: the places of the cells behind which the network grew by a normal cell, in the order of growth, counted from 0. Each
+            is behind a gate (`nasframe_convolutional.cell.AddedCell`).
     """
 
     name: ClassVar[str] = "darts_convolutional"
@@ -83,6 +95,25 @@ class DartsConvolutional(Backbone):
     auxiliary: float = number(0.0, low=0.0)
     drop_path: float = number(0.0, low=0.0, high=1.0)
     operations: tuple[Operation, ...] = nested("operation", default=DARTS, validator=operations_validator(1))
+    added: tuple[int, ...] = attrs.field(default=())
+
+    @added.validator
+    def _check_added(self, attribute: object, value: object) -> None:
+        if not isinstance(value, tuple) or any(type(place) is not int or place not in self.places for place in value):
+            raise ValueError(
+                f"added is {value!r}; it must list the places of normal cells behind which a cell can be added. With {self.cells} cells "
+                f"these are {[*self.places]}"
+            )
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Return the places of the cells behind which a normal cell can be added.
+
+        These are the normal cells behind another normal cell, and the last cell if it is normal: what is read behind them has the
+        shape of the output of a normal cell, however the cell types grow.
+        """
+        plan, last = self.plan, self.cells - 1
+        return tuple(i for i in range(1, self.cells) if plan[i] == "normal" and (plan[i - 1] == "normal" or i == last))
 
     @property
     def plan(self) -> tuple[str, ...]:
@@ -108,7 +139,7 @@ class DartsConvolutional(Backbone):
         stem, middle = STEMS[self.stem](structure.size("channels"), self.channels), 2 * self.cells // 3
         # both inputs of the first cell are outputs of the stem, with the same number of channels
         before = last = channels_of("stem", channels=stem.channels)
-        halved, channels, cells = stem.halved, self.channels, []
+        halved, channels, cells, behind = stem.halved, self.channels, [], []
         size = (structure.size("height"), structure.size("width"))
         # the stem for ImageNet halves the resolution three times
         for _ in range(3 if halved else 0):
@@ -117,32 +148,42 @@ class DartsConvolutional(Backbone):
         for place, type in enumerate(self.plan):
             if type == "reduction":
                 channels, size = 2 * channels, half(size)
-            cell = structure.cell(type)
-            outputs, mean = self.outputs(cell), self.output == "mean"
-            cells.append(
-                ImageCell(
-                    type,
-                    cell,
-                    outputs,
-                    mean=mean,
-                    sources=(before, last),
-                    halved=halved,
-                    channels=channels,
-                    affine=self.affine,
-                    drop_path=self.drop_path,
-                    mixed_operation=self.mixed_operation,
-                )
-            )
+            cells.append(self._cell(structure, type, (before, last), halved, channels))
             # behind a reduction, the earlier input of the next cell has twice the resolution of the later one
             halved = type == "reduction"
             # Channels are labelled by the node that makes them, so that after a growth the consumers find the old ones by
             # their labels. A mean keeps its label however many nodes it is taken of.
-            before, last = last, channels_of(*(("mean",) if mean else outputs), channels=channels)
+            made_by = ("mean",) if self.output == "mean" else self.outputs(structure.cell(type))
+            before, last = last, channels_of(*made_by, channels=channels)
+            behind.append((before, last, channels))
             if place == middle and self.auxiliary:
                 auxiliary = Auxiliary(last, size, structure.size("classes"), normalised=self.stem == "cifar")
         head = Head(last, structure.size("classes"))
+        added = []
+        for turn, place in enumerate(self.added):
+            before, last, channels = behind[place]
+            at_end = place == self.cells - 1
+            # at the end the inputs of an added cell are those of an ordinary stack: the last cell and the one before it
+            sources = (last if at_end and place in self.added[:turn] else before, last)
+            cell = self._cell(structure, "normal", sources, False, channels)
+            added.append(AddedCell(cell, Address.of("normal", f"added{turn}"), place, at_end))
         images = structure.size("channels")
-        return Classifier(images, stem, cells, head, auxiliary=auxiliary, middle=middle, weight=self.auxiliary)
+        return Classifier(images, stem, cells, added, head, auxiliary=auxiliary, middle=middle, weight=self.auxiliary)
+
+    def _cell(self, structure: Structure, type: str, sources: tuple[Units, Units], halved: bool, channels: int) -> ImageCell:
+        cell = structure.cell(type)
+        return ImageCell(
+            type,
+            cell,
+            self.outputs(cell),
+            mean=self.output == "mean",
+            sources=sources,
+            halved=halved,
+            channels=channels,
+            affine=self.affine,
+            drop_path=self.drop_path,
+            mixed_operation=self.mixed_operation,
+        )
 
     def mixed_operation(self, address: Address, site: Site, **sizes: int) -> MixedOperation:
         """Return the module of an edge in one cell: the sum of its candidates, times their mixing weights.
@@ -202,6 +243,11 @@ class DartsConvolutional(Backbone):
             return GrownStructure(child, node)
         outputs = self.outputs(structure.cell(cell))
         return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))
+
+    def deepened(self, structure: Structure) -> Sequence[Structure]:
+        """Return the structures with one more normal cell, behind each cell where its inputs and its output have one shape."""
+        deeper = (attrs.evolve(self, added=(*self.added, place)) for place in self.places)
+        return tuple(attrs.evolve(structure, backbone=backbone) for backbone in deeper)
 
     def _extended(self, structure: Structure, type: str) -> tuple[Structure, Address]:
         old = structure.cell(type)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from nasframe import Cell, Site
+from nasframe import Address, Cell, Site
 from nasframe.errors import DataError
 from nasframe.network.axes import Axis, consumes
 from nasframe.network.cell import CellModule, mean
-from nasframe.network.mixing import MixedOperation, MixingWeights
+from nasframe.network.mixing import Gate, MixedOperation, MixingWeights
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe_convolutional.adjust import FactorisedReduction, Projection, channels_last_is_safe
 
@@ -90,6 +90,29 @@ class ImageCell(CellModule):
             for name, module in adjust.named_modules()
             if isinstance(module, nn.Conv2d)
         }
+
+
+class AddedCell(nn.Module):
+    """A cell that was added to a network behind a gate g, without a change of what the network computes.
+
+    The outputs (b, l) of the two cells before it become ((1 - g) b + g l, (1 - g) l + g cell(b, l)). At g = 0, the initial value,
+    this is (b, l), and at g = 1 the ordinary stack of cells, (l, cell(b, l)).
+
+    Args:
+        cell: the cell, whose output has the shape of its later input.
+        address: the address of the gate.
+        place: the place of the cell behind which this one is.
+        at_end: whether no cell but added ones follow. Then the head does not read b, which may have another shape and becomes l.
+    """
+
+    def __init__(self, cell: ImageCell, address: Address, place: int, at_end: bool) -> None:
+        super().__init__()
+        self.cell, self.gate, self.place, self.at_end = cell, Gate(address), place, at_end
+
+    def forward(self, mixing: MixingWeights, before: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inputs of the next cell from the outputs of the two cells before this one."""
+        computed = self.gate(last, self.cell(mixing, before, last))
+        return last if self.at_end else self.gate(before, last), computed
 
 
 def is_identity(site: Site, stride: int) -> bool:
@@ -209,6 +232,7 @@ class Classifier(nn.Module):
 
     Args:
         channels: the number of channels of the images.
+        added: the cells that were added, in the order in which they were.
         weight: the factor of the auxiliary head's loss.
     """
 
@@ -217,6 +241,7 @@ class Classifier(nn.Module):
         channels: int,
         stem: nn.Module,
         cells: Sequence[ImageCell],
+        added: Sequence[AddedCell],
         head: Head,
         *,
         auxiliary: Auxiliary | None,
@@ -225,6 +250,8 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.stem, self.cells, self.head, self.auxiliary = channels, stem, nn.ModuleList(cells), head, auxiliary
+        # apart from the others, whose names stay as they were
+        self.added = nn.ModuleList(added)
         self.middle, self.weight = middle, weight
         # found once: the modules of a body never change
         self.channels_last = channels_last_is_safe(self)
@@ -244,6 +271,9 @@ class Classifier(nn.Module):
             aside = None
             for place, cell in enumerate(self.cells):
                 before, last = last, cell(shares, before, last)
+                for added in self.added:
+                    if added.place == place:
+                        before, last = added(shares, before, last)
                 if self.training and self.auxiliary is not None and place == self.middle:
                     aside = self.auxiliary(last)
         except ValueError as error:

@@ -12,6 +12,7 @@ from nasframe import Part
 from nasframe.interfaces.criterion import AllOf, AnyOf
 from nasframe.testing.examples import Examples
 from nasframe_growing.criteria import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
+from nasframe_growing.depth import DepthGrowth
 from nasframe_growing.node import NodeGrowth
 from nasframe_growing.operators import OperatorGrowth
 
@@ -42,6 +43,7 @@ def examples() -> Examples:
         parts={
             NodeGrowth: GROWTH,
             OperatorGrowth: OPERATORS,
+            DepthGrowth: st.just(DepthGrowth()),
             **CRITERIA,
             AnyOf: st.builds(AnyOf, SEVERAL),
             AllOf: st.builds(AllOf, SEVERAL),

@@ -122,9 +122,7 @@ class NodeGrowth(Morphism):
         if not grown.inherits:
             return grown
         if self.form == "gate":
-            cell = grown.structure.cell(type)
-            nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node.id else n for n in cell.nodes)
-            return attrs.evolve(grown, structure=grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes)))
+            return attrs.evolve(grown, structure=grown.gated())
         if not grown.mixing:
             new = grown.structure.sites_of(grown.node).values()
             able = any(c.operation.residual is not None for site in new for c in site.candidates)

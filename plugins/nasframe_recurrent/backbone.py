@@ -39,7 +39,7 @@ class Recurrent(Backbone):
     Args:
         hidden: n_h, the width of the state; if it is left out, n_x, such as the number of columns (Jie & Gao 2021, Table 2).
         layers: the number of stacked cells. Each is a cell type ("layer0", "layer1", ...) with its structure and its alphas.
-        dropout: the dropout probability on the output of every layer.
+        dropout: the dropout probability on the output of every layer but one that the layer above it inherits.
     """
 
     hidden: int | None = number(None, low=1, whole=True, optional=True)
@@ -86,11 +86,7 @@ class Recurrent(Backbone):
     def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
         """Return the outputs of the body, with each layer computed in its fast form where it has one."""
         assert isinstance(body, RecurrentStack)
-        states = body.embed(inputs)
-        for layer in body.layers:
-            assert isinstance(layer, RecurrentCell)
-            states = body.dropout(run_layer(layer, states, mixing))
-        return body.head(states)
+        return body.through(inputs, lambda layer, states: run_layer(layer, states, mixing))
 
     def slow_parts(self, structure: Structure) -> Sequence[str]:
         """Return a sentence for each layer that has no fast form, with the reason."""
@@ -114,6 +110,20 @@ class Recurrent(Backbone):
         if "tokens" in dict(structure.sizes):
             return torch.zeros(2, 2, dtype=torch.long)
         return torch.zeros(2, 2, structure.size("inputs"))
+
+    def deepened(self, structure: Structure) -> Sequence[Structure]:
+        """Return the structure with one more layer on top, of as many nodes as the layer below it.
+
+        Node 0 inherits x, and each further node what the cell would output without it, so that the layer returns its inputs as
+        long as all of its gates are zero.
+        """
+        type, below = f"layer{self.layers}", structure.cells[-1][1]
+        deeper = attrs.evolve(self, layers=self.layers + 1)
+        child = attrs.evolve(structure, backbone=deeper, cells=(*structure.cells, (type, Cell())))
+        for _ in below.nodes:
+            grown = self.grown(child, type)
+            child = attrs.evolve(grown, inherits=grown.inherits or ("x",)).gated()
+        return (child,)
 
     def derive(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return all candidates but the strongest of each node, where zero does not count (Liu et al. 2019, 2.4)."""

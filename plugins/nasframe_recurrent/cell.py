@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class TiedHead(nn.Linear):
 
 
 class RecurrentStack(nn.Module):
-    """Layers of recurrent cells, dropout on the output of each, and a linear head.
+    """Layers of recurrent cells, dropout on the output of each that the layer above does not inherit, and a linear head.
 
     Where the task has tokens, the head also embeds them (`TiedHead`).
     """
@@ -77,6 +77,9 @@ class RecurrentStack(nn.Module):
             for i, (type, cell) in enumerate(structure.cells)
         )
         self.dropout = nn.Dropout(dropout)
+        # A layer that inherits x returns it at first, with dropout on its output: dropout below it would be a second one.
+        above = [cell for _, cell in structure.cells[1:]]
+        self.dropped = [*(all("x" not in node.inherits for node in cell.nodes) for cell in above), True]
         self.head = TiedHead(hidden, tokens) if tokens else nn.Linear(hidden, structure.size("outputs"))
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -85,10 +88,16 @@ class RecurrentStack(nn.Module):
 
     def forward(self, inputs: Tensor, mixing: MixingWeights) -> Tensor:
         """Return outputs of shape (time, batch, n_y) from inputs of shape (time, batch, n_x)."""
+        return self.through(inputs, lambda layer, states: unroll(layer, states, mixing))
+
+    def through(self, inputs: Tensor, compute: Callable[[RecurrentCell, Tensor], Tensor]) -> Tensor:
+        """Return the outputs for inputs of shape (time, batch, n_x), where `compute` returns the states of a layer from its inputs."""
         states = self.embed(inputs)
-        for layer in self.layers:
+        for layer, dropped in zip(self.layers, self.dropped, strict=True):
             assert isinstance(layer, RecurrentCell)
-            states = self.dropout(unroll(layer, states, mixing))
+            states = compute(layer, states)
+            if dropped:
+                states = self.dropout(states)
         return self.head(states)
 
 

@@ -27,7 +27,7 @@ class Darts(Recurrent):
     """
 
     name: ClassVar[str] = "darts_recurrent"
-    inputs: ClassVar[tuple[str, ...]] = ("xh",)
+    inputs: ClassVar[tuple[str, ...]] = ("x", "xh")
     output: str = choice("last", "mean", "later", default="last")
     operations: tuple[Operation, ...] = nested(
         "operation",

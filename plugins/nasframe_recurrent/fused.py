@@ -206,6 +206,11 @@ def stack_parameters(
     of_state: list[Tensor | None] = []
     biases: list[Tensor | None] = []
     for slot in plan.slots:
+        if slot.site is None:
+            of_x.append(torch.eye(n_h, n_x, dtype=like.dtype, device=like.device))
+            of_state.append(None)
+            biases.append(None)
+            continue
         module = _mixed_operation(cell, slot.site).candidates[slot.candidate]
         of_x.append(_sum([attrgetter(w)(module) if i == "x" else attrgetter(w)(module)[:, :n_x] for w, i in slot.x]))
         of_state.append(_sum([attrgetter(w)(module)[:, n_x:] if i == "xh" else attrgetter(w)(module) for w, i in slot.state]))

@@ -8,7 +8,7 @@ contributions,
 
 each of which is computed from one earlier state, i < j. M[j, k] is the mixing weight of a candidate, times g of the gate of its
 node. A state that is inherited is a contribution as well: it has no terms, y_k = s_i, and its weight is (1 - g) / (number of
-inherited states).
+inherited states). Where x is inherited, y_k = a_k with W_x = 1.
 
 One call for each contribution would be many small calls. Therefore all that is computed from one state is laid out together
 (`Step`):
@@ -30,7 +30,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Cell, Pointwise
+from nasframe import Cell, Pointwise, Term
 from nasframe_recurrent.edges import IDENTITY_DESCRIPTION
 
 
@@ -40,21 +40,26 @@ class NoPlanError(Exception):
 
 @attrs.frozen
 class Slot:
-    """A term of a candidate: n_h rows of the stacked terms.
+    """A term of a candidate or of an inherited input: n_h rows of the stacked terms.
 
     Args:
-        site: the id of the site.
+        site: the id of the site; None for the input x that a node inherits, whose map is the identity.
         candidate: the id of the candidate.
         x: the maps of x, each by the name of its parameter and the input that it is applied to ("x", or "xh", which is [x, h]).
         state: the maps of the state that the step computes from, in the same notation.
         bias: the name of the bias, or None.
     """
 
-    site: str
+    site: str | None
     candidate: str
     x: tuple[tuple[str, str], ...]
     state: tuple[tuple[str, str], ...]
     bias: str | None
+
+
+#: the input x, as a node inherits it
+X = Slot(None, "", (("", "x"),), (), None)
+X_DESCRIPTION = Pointwise((Term((None,)),), lambda a, h: a, lambda a, h: (a, 1.0, 0.0))
 
 
 @attrs.frozen
@@ -321,4 +326,6 @@ def _of_inherited_states(cell: Cell, number: Mapping[str, int]) -> Iterator[Cont
     # the factors 1 - g follow the factors g
     for gate, node in enumerate(gated, len(gated) + 1):
         for state in node.inherits:
-            yield Contribution(number[state], number[node.id], IDENTITY_DESCRIPTION, (), next(weights), gate)
+            # x is no state: it is a term without a state, which is computed with those of state 0
+            description, slots = (X_DESCRIPTION, (X,)) if state == "x" else (IDENTITY_DESCRIPTION, ())
+            yield Contribution(number.get(state, 0), number[node.id], description, slots, next(weights), gate)

@@ -109,13 +109,6 @@ def _require_valid(structure: Structure) -> None:
         require(len({*named}) == len(named) > 0, f"outputs() of cell {type!r} are {named}: none, or some twice")
 
 
-def _gated(grown: GrownStructure, type: str) -> Structure:
-    """Return a grown structure with a gate at the new node."""
-    cell = grown.structure.cell(type)
-    nodes = tuple(attrs.evolve(n, inherits=grown.inherits) if n.id == grown.node.id else n for n in cell.nodes)
-    return grown.structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
-
-
 def _changed(parent: TrainedNetwork, structure: Structure) -> TrainedNetwork:
     """Return the network with another structure, in which what is new has its initial values and alphas of zero."""
     return parent.after(Edit(structure, lambda parent, child: Filling(Claim.lossy())))
@@ -342,7 +335,7 @@ def birth(case: Case) -> None:
     found = _grown(case.part, structure, type)
     require(bool(found.inherits) or not found.mixing, "it has mixing weights for the new node, but inherits nothing")
     # Behind a gate of zero the new node returns what it inherits, whatever its new candidates compute.
-    child = _changed(trained, _gated(found, type))
+    child = _changed(trained, found.gated())
     # A tensor under another name would start anew, although the outputs may be equal by chance.
     lost = tensors(trained.network).keys() - tensors(child.network).keys()
     require(not lost, f"the grown network lacks {', '.join(sorted(lost))}")
@@ -489,7 +482,7 @@ def _grow(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
         found = case.part.grown(trained.network.structure, type)
     except ChangeError:
         return trained
-    return _changed(trained, _gated(found, type))
+    return _changed(trained, found.gated())
 
 
 def _prune(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
