@@ -206,7 +206,7 @@ class Changer:
 
     def fold(self, state: State, *, why: str, seed: Seed) -> Changed:
         """Fold gates into the operations behind them, and return the record."""
-        change = apply(state.network, fold_gates(structure), seed)
+        change = apply(state.network, fold_gates(state.network.structure), seed)
         # from the networks, because a backbone may have gates that belong to no node
         gated, kept = ({gate.address: None for _, gate in each.gates()} for each in (state.network, change.child))
         request = {"folded": sorted({*gated} - {*kept}), "kept": [*kept]}

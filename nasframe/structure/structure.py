@@ -17,7 +17,7 @@ import attrs
 
 from nasframe.errors import PluginError, StrategyError, StructureError
 from nasframe.interfaces.operation import Operation
-from nasframe.interfaces.part import Part, to_plain
+from nasframe.interfaces.part import Part, short_name, to_plain
 from nasframe.structure.address import Address
 
 #: the version of the JSON form
@@ -250,7 +250,8 @@ class Structure(Unchanging):
         if dict(self.cells).keys() != dict(other.cells).keys():
             raise StructureError(
                 f"the structure has the cell types {', '.join(dict(self.cells))}, but backbone {backbone.name!r} has "
-                f"{', '.join(dict(other.cells))}; give a backbone of the kind that the cells were found in"
+                f"{', '.join(dict(other.cells))}; give a backbone of the kind that the cells were found in, such as "
+                f"{short_name(self.backbone)}"
             )
         # Widths and depth belong to the backbone, and not to the cells, so that the cells can move as they are.
         moved = attrs.evolve(self, backbone=other.backbone, sizes=other.sizes)
