@@ -68,6 +68,26 @@ def one_too_many(of: Subject) -> Subject:
     return overriding(of, initial=initial)
 
 
+@mutant("backbone.deepened", *CHAIN)
+def open_at_once(of: Subject) -> Subject:
+    """The last node of a new layer has no gate."""
+    honest: Any = of.cls
+
+    def deepened(self: Any, structure: Structure) -> Sequence[Structure]:
+        (child,) = honest.deepened(self, structure)
+        type, cell = child.cells[-1]
+        nodes = (*cell.nodes[:-1], attrs.evolve(cell.nodes[-1], inherits=()))
+        return (child.replace_cell(type, attrs.evolve(cell, nodes=nodes)),)
+
+    return overriding(of, deepened=deepened)
+
+
+@mutant("backbone.deepened", *CHAIN)
+def dropped_twice(of: Subject) -> Subject:
+    """Dropout is applied below and above a layer that returns its inputs."""
+    return building(of, lambda body, structure: setattr(body, "dropped", [True] * len(structure.cells)))
+
+
 @mutant("backbone.sizes", *CHAIN)
 def made_up(of: Subject) -> Subject:
     """A size that the task does not give is taken to be one."""

@@ -12,7 +12,7 @@ from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Address, Claim, Edit, Filling, GrownStructure, Network, Seed, Space, Structure, build
+from nasframe import Address, Backbone, Claim, Edit, Filling, GrownStructure, Network, Seed, Space, Structure, build
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
@@ -72,6 +72,7 @@ def exercise(case: Case) -> dict[str, Any]:
         "the output of a call": _output(trained.network.eval(), trained.inputs(), trained.mixing()).detach(),
         "derive()": [(a, sorted(ids)) for a, ids in case.part.derive(structure, _equal_mixing(structure)).items()],
         "slow_parts()": [*case.part.slow_parts(structure)],
+        "deepened()": [deeper.to_dict() for deeper in case.part.deepened(structure)],
     }
     for type, cell in structure.cells:
         found[f"outputs() of {type}"] = case.part.outputs(cell)
@@ -362,6 +363,39 @@ def birth(case: Case) -> None:
 
 
 @law(
+    "backbone.deepened",
+    "a new layer has a node without a gate, dropout or a projection of its inputs, or its modules change the names of others",
+)
+def deepened(case: Case) -> None:
+    """A deepened network has more tensors than the old one, all of the old one, and the same outputs; its old cells are unchanged.
+
+    After further training its fast form computes what the modules do.
+    """
+    trained = case.trained
+    old = trained.network.structure
+    structure = _deeper(case, old)
+    if structure is None:
+        raise Inapplicable("deepened() returns no structure")
+    _require_valid(structure)
+    require(structure.cells[: len(old.cells)] == old.cells, "old cells are changed, or in another order")
+    assertions.assert_ids_not_reused([old, structure])
+    child = _changed(trained, structure)
+    before, after = tensors(trained.network).keys(), tensors(child.network).keys()
+    require(not before - after, f"the deepened network lacks {', '.join(sorted(before - after))}")
+    require(bool(after - before), "the deepened network has nothing that the old one lacks")
+    assertions.assert_exact(trained, child)
+    # gates of zero hide how the fast form computes what is behind them
+    assertions.assert_fast_form(_train(case, child))
+
+
+def _deeper(case: Case, structure: Structure) -> Structure | None:
+    """Draw one of the structures with one more layer or cell; None if there is none."""
+    assert isinstance(structure.backbone, Backbone)
+    found = structure.backbone.deepened(structure)
+    return case.data.draw(st.sampled_from(found)) if found else None
+
+
+@law(
     "backbone.derive", "derive() keeps equal candidates, lets zero win, or removes all candidates of a node with equal weights"
 )
 def derive(case: Case) -> None:
@@ -457,7 +491,7 @@ def history(case: Case) -> None:
     """
     # The networks so far; None among the events goes back to the one before, as an undone change does.
     path = [case.trained]
-    drawn = case.data.draw(st.lists(st.sampled_from([_train, _grow, _prune, _save, None]), max_size=EVENTS))
+    drawn = case.data.draw(st.lists(st.sampled_from([_train, _grow, _deepen, _prune, _save, None]), max_size=EVENTS))
     for event in (_train, _grow, *drawn, _prune, _grow):
         if event is not None:
             path.append(event(case, path[-1].copy()))
@@ -483,6 +517,11 @@ def _grow(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
     except ChangeError:
         return trained
     return _changed(trained, found.gated())
+
+
+def _deepen(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
+    structure = _deeper(case, trained.network.structure)
+    return trained if structure is None else _changed(trained, structure)
 
 
 def _prune(case: Case, trained: TrainedNetwork) -> TrainedNetwork:
