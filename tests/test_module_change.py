@@ -31,7 +31,7 @@ def test_a_change_prints_shapes_numbers_and_distances() -> None:
 
 def test_a_class_instead_of_a_model_is_refused() -> None:
     """The message says that an instance is needed."""
-    for model, message in ((nn.Linear, "the model is the class Linear"), ({}, "the model is a dict")):
+    for model, message in ((nn.Linear, "the model is the class Linear"), ({}, "the model is of type dict")):
         with pytest.raises(ChangeError, match=message):
             grow(model, ByHand(), "", batch())
 

@@ -116,7 +116,7 @@ def batch(*shape: int) -> tuple[Tensor]:
 def check_places(model: nn.Module, example: tuple[Any, ...]) -> set[tuple[str, int]]:
     """Widen a model at every place that is not refused, assert that it is exact, and return names and sizes of these places."""
     found = set()
-    for place in places(model, example):
+    for place in places(model, example)["widen"]:
         if place.refusal is not None:
             continue
         found.add((place.name, place.size))
@@ -190,5 +190,5 @@ def test_a_place_that_cannot_grow_has_a_reason() -> None:
         ("mask", "1.mask", 2, "is repeated at 1"),
     ):
         model = nn.Sequential(nn.Conv2d(2, channels, 1), Part(part, channels), Part("end", channels)).double()
-        refusals = [str(place.refusal) for place in places(model, example) if place.name == at]
+        refusals = [str(place.refusal) for place in places(model, example)["widen"] if place.name == at]
         assert any(reason in refusal for refusal in refusals), refusals

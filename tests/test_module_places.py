@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from module_zoo import NAMES, build
 from torch import nn
 
-from nasframe import Seed
+from nasframe import Seed, installed
 from nasframe.errors import ChangeError
 from nasframe.modules.change import changed_copy
 from nasframe.modules.coupling import couple
+from nasframe.modules.deepen import deepen
 from nasframe.modules.example import Example
-from nasframe.modules.narrow import Narrow
-from nasframe.modules.places import places
+from nasframe.modules.kernels import crop_kernel, dilate, pad_kernel
+from nasframe.modules.narrow import Narrow, narrow
+from nasframe.modules.paths import add_path
+from nasframe.modules.places import SHIPPED, places
 from nasframe.modules.verify import distances, gradient_distance
-from nasframe.modules.widen import Widen
+from nasframe.modules.widen import Widen, widen
 
 
 def test_the_table_of_an_mlp() -> None:
@@ -28,6 +33,12 @@ def test_the_table_of_an_mlp() -> None:
         "widen",
         "  0       4  replicate or zero",
         "  2       2  refused: it is an axis of the model's output",
+        "narrow       1 place (1 refused): 0",
+        "deepen       3 places: 0, 1, 2",
+        "pad_kernel   none",
+        "crop_kernel  none",
+        "dilate       none",
+        "add_path     4 places: (the model), 0, 1, 2",
     ]
 
 
@@ -35,7 +46,7 @@ def test_factors_and_norms_are_listed() -> None:
     """Where an axis is a product, each factor is listed, and whether only a multiple of its units is possible."""
     model, example = build("cnn")
 
-    listed = [p for p in places(model, example) if p.name == "conv1"]
+    listed = [p for p in places(model, example)["widen"] if p.name == "conv1"]
 
     assert [p.size for p in listed] == [2, 2, 2]
     assert ["a multiple" in p.note for p in listed] == [False, False, True]
@@ -76,3 +87,43 @@ def test_places_of_several_morphisms() -> None:
     assert list(found.places) == ["widen", "narrow"]
     assert found.places["widen"][0].refusal is None
     assert found.places["narrow"][0].refusal == "there is only one unit"
+    assert str(found["narrow"]).splitlines()[1] == "  0       1  refused: there is only one unit"
+    with pytest.raises(ChangeError, match="'deepen' is not listed; write one of 'widen', 'narrow'"):
+        found["deepen"]
+
+
+def test_every_morphism_that_comes_with_nasframe_is_listed() -> None:
+    """A morphism that is added to the core is in the table as well."""
+    assert sorted(morphism.name for morphism in SHIPPED) == sorted(installed().names("module_morphism"))
+
+
+def test_a_table_of_a_large_model_is_short() -> None:
+    """Of the morphisms after the first, two lines of names are printed, and all of them if one is chosen."""
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.ReLU()) for _ in range(30)))
+
+    found = places(model, torch.ones(5, 3))
+
+    (line,) = [line for line in str(found).splitlines() if line.startswith("deepen")]
+    assert line.startswith("deepen       90 places: 0, 0.0, 0.1")
+    assert max(map(len, str(found).splitlines())) <= 120
+    assert str(found).splitlines()[-1].endswith(" ...")
+    assert len(str(found["deepen"]).splitlines()) > 90
+
+
+@pytest.mark.parametrize("function", [places, couple, widen, narrow, deepen, pad_kernel, crop_kernel, dilate, add_path])
+def test_a_class_instead_of_a_model_is_refused(function: Any) -> None:
+    """Every function that changes a model, or lists where it can change, says that an instance is needed."""
+    at: dict[str, Any] = {} if function in (places, couple) else {"at": "0"}
+    if function in (pad_kernel, crop_kernel, dilate):
+        at["dilation" if function is dilate else "kernel"] = 3
+    if function in (widen, narrow):
+        at["to"] = 3
+
+    with pytest.raises(ChangeError, match=r"the model is the class Linear; give an instance .* such as Net\(\)"):
+        function(nn.Linear, example=torch.ones(5, 3), **at)
+
+
+def test_a_model_that_cannot_change_at_all_is_refused() -> None:
+    """What every change would refuse, such as a compiled model, is refused before places are listed."""
+    with pytest.raises(ChangeError, match=r"result of torch\.compile"):
+        places(torch.compile(nn.Linear(3, 4)), torch.ones(5, 3))

@@ -23,7 +23,7 @@ from nasframe.change.map import Map, Set, Take
 from nasframe.change.optimisers import Moments
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.interfaces.part import short_name, to_plain
-from nasframe.modules.coupling import couple
+from nasframe.modules.coupling import couple, require_module
 from nasframe.modules.edits import Beside, Insert, ModuleEdit, Replace, Resize, SetNumber, holder, named_tensors, replay
 from nasframe.modules.example import Example
 from nasframe.modules.follow import follow_copy, follow_optimiser, follow_state_dict
@@ -361,9 +361,7 @@ def refuse_unsupported(model: nn.Module) -> None:
     Raises:
         ChangeError: with what to write instead.
     """
-    if not isinstance(model, nn.Module):
-        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise ChangeError(f"the model is {kind}; give an instance of torch.nn.Module, such as Net()")
+    require_module(model)
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         name = type(model).__name__
         raise ChangeError(

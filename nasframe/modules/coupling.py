@@ -83,6 +83,7 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         >>> coupling.axes["2.weight"][0].frozen
         "it is an axis of the model's output"
     """
+    require_module(model)
     example = Example.of(example).copied()
     aliases = _aliases(model)
     names = {alias: name for name, all_names in aliases.items() for alias in all_names}
@@ -119,6 +120,17 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         readings=tuple({(r.expression, r.axis.find()): r for r in trace.readings if _may_change(r)}.values()),
         graphs=graphs,
     )
+
+
+def require_module(model: Any) -> None:
+    """Check that a model is a module, and not its class or something else.
+
+    Raises:
+        ChangeError: with what to give.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"of type {type(model).__name__}"
+        raise ChangeError(f"the model is {kind}; give an instance of torch.nn.Module, such as Net()")
 
 
 def _may_change(reading: Reading) -> bool:
