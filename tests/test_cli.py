@@ -342,7 +342,10 @@ ERRORS = {
         "error: the architecture nowhere cannot be read: [Errno 2] No such file or directory: 'nowhere'; give a file that a run",
     ),
     "nothing to retrain by": (["retrain", "nowhere"], "Missing option '--strategy'"),
-    "missing plugin": (["--without", "nasframe_pruning", "search"], "error: there is no pruner 'strongest'; there are: none"),
+    "missing plugin": (
+        ["--without", "nasframe_pruning", "search"],
+        "error: there is no pruner 'strongest'; there are: threshold",
+    ),
 }
 
 

@@ -219,7 +219,9 @@ def test_an_unknown_name_suggests_the_nearest(install) -> None:
 
     with pytest.raises(UnknownNameError, match=r"there is no backbone 'two_to_on'; did you mean 'two_to_one'\?"):
         plugins.get("backbone", "two_to_on")
-    with pytest.raises(UnknownNameError, match=r"there is no pruner 'xyz'; there are: strongest; plugin stranger_broken"):
+    with pytest.raises(
+        UnknownNameError, match=r"there is no pruner 'xyz'; there are: strongest, threshold; plugin stranger_broken"
+    ):
         plugins.get("pruner", "xyz")
     with pytest.raises(
         UnknownNameError, match=r"no operation 'relu:a=1'; the options of .* are written as a table: \{name='relu', \.\.\.\}"

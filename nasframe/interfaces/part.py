@@ -190,7 +190,9 @@ def short_name(part: Part) -> str:
     """Return the name of a part and the options that differ from their default, for example "separable kernel=5"."""
 
     def written(value: Any) -> str:
-        return ",".join(map(str, value)) if isinstance(value, tuple) and value else str(value)
+        if isinstance(value, Part):
+            return short_name(value)
+        return ",".join(map(written, value)) if isinstance(value, tuple) and value else str(value)
 
     kind: Any = type(part)
     values = ((f, getattr(part, f.name)) for f in attrs.fields(kind))

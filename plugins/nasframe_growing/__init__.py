@@ -1,18 +1,26 @@
-"""Growth of a network by nodes, layers and cells, and the criteria that decide when to grow and when to stop (Jie & Gao 2021, 3.2)."""
+"""Growth of a network by nodes, operations, layers and cells, and the criteria that decide when (Jie & Gao 2021, 3.2)."""
 
 from __future__ import annotations
 
 import nasframe
 from nasframe.interfaces.criterion import AllOf, AnyOf
+from nasframe_growing.combination import Combination, Combine
 from nasframe_growing.criteria import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from nasframe_growing.depth import DepthGrowth
+from nasframe_growing.dynamic import Dynamic
 from nasframe_growing.node import NodeGrowth
 from nasframe_growing.operators import OperatorGrowth
 from nasframe_growing.plans import End, Retrain, Stage
+from nasframe_growing.resampling import Resampling
+from nasframe_growing.threshold import GrowOperator, PruneOperator, Threshold
 
 __all__ = [
+    "Combination",
+    "Combine",
     "DepthGrowth",
+    "Dynamic",
     "Epochs",
+    "GrowOperator",
     "MaxNodes",
     "MaxParameters",
     "MaxSeconds",
@@ -21,17 +29,26 @@ __all__ = [
     "NodeGrowth",
     "OperatorGrowth",
     "Patience",
+    "PruneOperator",
+    "Resampling",
+    "Threshold",
 ]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the morphism, the criteria and the plans."""
+    """Return the morphisms, the operation, the pruner, the criteria and the plans."""
     composed: list[type[nasframe.Part]] = [AnyOf, AllOf]
     return [
         NodeGrowth,
         OperatorGrowth,
         DepthGrowth,
+        Resampling,
+        Combine,
+        Combination,
+        Threshold,
+        GrowOperator,
+        PruneOperator,
         Patience,
         Epochs,
         NoBetter,
@@ -42,5 +59,6 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
         Stage,
         End,
         Retrain,
+        Dynamic,
         *composed,
     ]
