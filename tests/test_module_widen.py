@@ -21,7 +21,7 @@ from nasframe.modules.deepen import deepen
 from nasframe.modules.example import Example
 from nasframe.modules.units import places_of
 from nasframe.modules.verify import distances, gradient_distance
-from nasframe.modules.widen import Widen, shares, widen
+from nasframe.modules.widen import Widen, _units, shares, widen
 
 #: one of each family of torchvision's classifiers, which run at 32 x 32 pixels
 ARCHITECTURES = (
@@ -243,7 +243,7 @@ def test_units_are_copied_equally_often(size: int, more: int, seed: int) -> None
     """The numbers of copies of two units differ by at most one, whatever the seed."""
     atom = Axis(size)
 
-    index = Widen(size + more)._units(atom, size + more, Seed((seed,))).index
+    index = _units(atom, size + more, "replicate", 0.0, Seed((seed,))).index
 
     copies = torch.bincount(index, minlength=size)
     assert len(index) == size + more

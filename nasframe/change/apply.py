@@ -60,7 +60,7 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         # later entries win: first names and labels, then what the edit says
         # The edit may have written initial values into the child already. That is safe, because they are new parameters:
         # an entry of the map would overwrite them.
-        full = derive_map(parent, child) | dict(filling.overrides)
+        full = derive_map(parent, child, filling.overrides)
         old, new = tensors(parent), tensors(child)
         fill(old, new, full, _hint)
         # last the alphas of the stated mixing weights, as they may depend on the alphas that stay

@@ -7,6 +7,7 @@ parent, because optimiser moments follow the gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -183,7 +184,7 @@ class Set:
 Map = Mapping[str, Take | Set]
 
 
-def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
+def derive_map(parent: Network, child: Network, given: Map = MappingProxyType({})) -> dict[str, Take | Set]:
     """Return the map that follows from names and axis labels.
 
     A tensor with the same name and labels is copied. With the same name and other labels, it is gathered by label. A new name has no
@@ -192,6 +193,7 @@ def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
     Args:
         parent: the network before the change.
         child: the network after it, not filled.
+        given: entries that take precedence; a tensor that has one needs no labels.
 
     Raises:
         ChangeError: if a tensor has another shape and no labels, or labels that do not fit its shape.
@@ -199,9 +201,9 @@ def derive_map(parent: Network, child: Network) -> dict[str, Take | Set]:
     # Names hold the ids of candidates, which are never reused: a name that both networks have is the same parameter.
     old, new = tensors(parent), tensors(child)
     old_axes, new_axes = axes_of(parent), axes_of(child)
-    derived: dict[str, Take | Set] = {}
+    derived = dict(given)
     # A tensor that only the parent has is dropped: the candidate to which it belonged was removed.
-    for name in (name for name in new if name in old):
+    for name in (name for name in new if name in old and name not in given):
         # without labels both are None, which is enough where the shapes are the same
         before, after = old_axes.get(name), new_axes.get(name)
         # equal labels in the same order: a plain copy, for which the labels need not be checked

@@ -107,10 +107,6 @@ class Widen(ModuleMorphism):
         Raises:
             ChangeError: if the layer cannot get this number of units in this form.
         """
-        if self.form == "zero" and self.skew:
-            raise ChangeError(
-                f"skew is {self.skew}, but with form='zero' no outgoing weights are divided; leave out skew, or use form='replicate'"
-            )
         axis, atom = chosen(coupling, at, self.factor)
         before = atom.size if self.factor is not None else axis.size
         if self.to <= before:
@@ -118,42 +114,64 @@ class Widen(ModuleMorphism):
                 f"{counted(at, axis, atom, self.factor)}; widening needs more than {before}, and `to` is {self.to}. See nasframe.narrow"
             )
         sizes = sizes_from(coupling, atom, size_at(at, axis, atom, self.to, self.factor))
-        for atom, size in sizes.items():
-            self._check(atom, size)
-        if self.form == "replicate":
-            _check_tied(coupling, set(sizes))
-        return {a: self._units(a, size, seed("units", i)) for i, (a, size) in enumerate(sizes.items())}
+        return widened(coupling, sizes, form=self.form, skew=self.skew, seed=seed)
 
-    def _check(self, atom: Axis, size: int) -> None:
-        if size < atom.size:
-            raise ChangeError(f"an axis of size {atom.size} would have to shrink to {size}")
-        if atom.normalised is None:
-            return
-        where = f"the {atom.size} units are {atom.normalised}"
-        if self.form == "zero":
-            raise ChangeError(f"{where}: new units would change the mean and the variance; use form='replicate'")
-        if size % atom.size:
-            raise ChangeError(f"{where}: their number can only become a multiple of {atom.size}, and not {size}")
-        if self.skew:
-            raise ChangeError(
-                f"{where}: with uneven shares the output would be exact, but the gradients of copies would not be multiples of "
-                "the parent's; leave out skew"
-            )
 
-    def _units(self, atom: Axis, size: int, seed: Seed) -> Units:
-        old, more = torch.arange(atom.size), size - atom.size
-        if self.form == "zero":
-            return Units.copied(torch.cat([old, torch.full((more,), FRESH)]))
-        if atom.normalised is not None:
-            # every unit equally often: the mean and the variance over the units stay as they are
-            index = old.repeat(size // atom.size)
-        else:
-            # every unit equally often, and which units once more is drawn
-            drawn = torch.randperm(atom.size, generator=seed.generator())[: more % atom.size]
-            index = torch.cat([old.repeat(size // atom.size), drawn])
-        share = shares(index, self.skew)
-        # The outgoing weights of a copy are a share of the unit's, so the gradient of its incoming weights is the same share.
-        return Units(index, share, share)
+def widened(coupling: Coupling, sizes: Mapping[Axis, int], *, form: str, skew: float, seed: Seed) -> Plan:
+    """Return the units of the child for each atom that gets more of them.
+
+    Args:
+        coupling: the coupling of the model.
+        sizes: the new number of units of each atom that changes.
+        form: "replicate" or "zero"; see `Widen`.
+        skew: how unevenly the outgoing weights are divided among copies; see `Widen`.
+        seed: the seed of the draw of the units that are copied.
+
+    Raises:
+        ChangeError: if an atom cannot get this number of units in this form.
+    """
+    if form == "zero" and skew:
+        raise ChangeError(
+            f"skew is {skew}, but with form='zero' no outgoing weights are divided; leave out skew, or use form='replicate'"
+        )
+    for atom, size in sizes.items():
+        _check(atom, size, form, skew)
+    if form == "replicate":
+        _check_tied(coupling, set(sizes))
+    return {a: _units(a, size, form, skew, seed("units", i)) for i, (a, size) in enumerate(sizes.items())}
+
+
+def _check(atom: Axis, size: int, form: str, skew: float) -> None:
+    if size < atom.size:
+        raise ChangeError(f"an axis of size {atom.size} would have to shrink to {size}")
+    if atom.normalised is None:
+        return
+    where = f"the {atom.size} units are {atom.normalised}"
+    if form == "zero":
+        raise ChangeError(f"{where}: new units would change the mean and the variance; use form='replicate'")
+    if size % atom.size:
+        raise ChangeError(f"{where}: their number can only become a multiple of {atom.size}, and not {size}")
+    if skew:
+        raise ChangeError(
+            f"{where}: with uneven shares the output would be exact, but the gradients of copies would not be multiples of "
+            "the parent's; leave out skew"
+        )
+
+
+def _units(atom: Axis, size: int, form: str, skew: float, seed: Seed) -> Units:
+    old, more = torch.arange(atom.size), size - atom.size
+    if form == "zero":
+        return Units.copied(torch.cat([old, torch.full((more,), FRESH)]))
+    if atom.normalised is not None:
+        # every unit equally often: the mean and the variance over the units stay as they are
+        index = old.repeat(size // atom.size)
+    else:
+        # every unit equally often, and which units once more is drawn
+        drawn = torch.randperm(atom.size, generator=seed.generator())[: more % atom.size]
+        index = torch.cat([old.repeat(size // atom.size), drawn])
+    share = shares(index, skew)
+    # The outgoing weights of a copy are a share of the unit's, so the gradient of its incoming weights is the same share.
+    return Units(index, share, share)
 
 
 def shares(index: Tensor, skew: float) -> Tensor:

@@ -202,6 +202,21 @@ class Context:
         found = self.network(inputs, self.mixing)
         return losses(found.outputs if isinstance(found, AuxiliaryOutputs) else found, targets)
 
+    @property
+    def learning_rate(self) -> float:
+        """Return the learning rate of the weights at the beginning of a phase."""
+        return self._trainer.optimiser.learning_rate
+
+    def training_loss(self, network: Network, number: int = 0) -> Tensor:
+        """Return the loss of a network on a training batch, without augmentation, as a differentiable function of its weights.
+
+        Args:
+            network: `network`, or another one, such as the child of a change of it.
+            number: the number of the batch, as for `batch`.
+        """
+        batch, noise = self.batch("train", number), self.seed("noise", "train", number)
+        return self._trainer.loss(batch, noise, network, network.mixing())
+
     def problem(self, number: int = 0) -> Bilevel:
         """Return the bilevel problem on the tensors of `network` and on the training and validation batch of a number.
 

@@ -6,6 +6,7 @@ Each raises an AssertionError that says what was measured and what is allowed. M
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
@@ -27,6 +28,7 @@ from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.change.map import Map
 from nasframe.change.optimisers import named_state, powers_of
+from nasframe.modules.verify import Means
 from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import tensors
 from nasframe.search.state import GROUPS, Snapshot, copied, rebuilt
@@ -115,8 +117,12 @@ def assert_no_forward(parent: TrainedNetwork, make: Make, seed: Seed = EDIT) -> 
 
 
 def output_distance(parent: TrainedNetwork, child: TrainedNetwork, training: bool = False) -> float:
-    """Return the largest difference of the outputs of two networks on the validation split."""
-    return largest(child.outputs(training) - parent.outputs(training))
+    """Return the largest difference of the outputs of two networks on the validation split.
+
+    In training mode random draws are replaced by their means: networks of different shapes draw other numbers.
+    """
+    with Means() if training else contextlib.nullcontext():
+        return largest(child.outputs(training) - parent.outputs(training))
 
 
 def assert_exact(parent: TrainedNetwork, child: TrainedNetwork, allowed: float | None = None) -> None:
@@ -382,7 +388,8 @@ def assert_gradients_follow(parent: TrainedNetwork, child: TrainedNetwork) -> No
     too, as second moments follow them.
     """
     # Both at the same examples, before any step. New entries have no counterpart and are left out.
-    before, after = parent.gradients(), child.gradients()
+    with Means():
+        before, after = parent.gradients(), child.gradients()
     scale = torch.stack([gradient.abs().max() for gradient in before.values()])
     for name, entry in child.map.items():
         if name in after and isinstance(entry, Take):

@@ -1,4 +1,4 @@
-"""Growth of a network by nodes, operations, layers and cells, and the criteria that decide when (Jie & Gao 2021, 3.2)."""
+"""Growth of a network by nodes, operations, width, layers and cells, and the criteria that decide when (Jie & Gao 2021, 3.2)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nasframe_growing.operators import OperatorGrowth
 from nasframe_growing.plans import End, Retrain, Stage
 from nasframe_growing.resampling import Resampling
 from nasframe_growing.threshold import GrowOperator, PruneOperator, Threshold
+from nasframe_growing.width import WidthGrowth
 
 __all__ = [
     "Combination",
@@ -32,6 +33,7 @@ __all__ = [
     "PruneOperator",
     "Resampling",
     "Threshold",
+    "WidthGrowth",
 ]
 
 
@@ -43,6 +45,7 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
         NodeGrowth,
         OperatorGrowth,
         DepthGrowth,
+        WidthGrowth,
         Resampling,
         Combine,
         Combination,

@@ -17,6 +17,7 @@ from nasframe_growing.node import NodeGrowth
 from nasframe_growing.operators import OperatorGrowth
 from nasframe_growing.resampling import Resampling
 from nasframe_growing.threshold import GrowOperator, PruneOperator, Threshold
+from nasframe_growing.width import WidthGrowth
 
 CRITERIA: dict[type[Part], SearchStrategy[Any]] = {
     Patience: st.builds(Patience, st.integers(1, 4)),
@@ -39,6 +40,7 @@ OPERATORS = st.sampled_from(
         OperatorGrowth("fresh", "drawn", threshold=0.1, most=3, replace=True),
     ]
 )
+WIDTH = st.sampled_from([WidthGrowth(), WidthGrowth(form="replicate", skew=0.2)])
 THRESHOLDS = st.builds(Threshold, st.sampled_from([0.1, 0.3, 0.5]), st.sampled_from([0.4, 1.0]), st.booleans())
 #: operations of other plugins, of two inputs and of one, of which combinations consist where these plugins are installed
 FAMILIES = (("tanh", "sigmoid", "relu", "sum"), ("tanh_edge", "relu_edge", "identity_edge"))
@@ -62,6 +64,7 @@ def examples() -> Examples:
             NodeGrowth: GROWTH,
             OperatorGrowth: OPERATORS,
             DepthGrowth: st.just(DepthGrowth()),
+            WidthGrowth: WIDTH,
             Resampling: st.sampled_from([Resampling(), Resampling(4, sigma=0.0)]),
             Threshold: THRESHOLDS,
             Combination: combinations(),

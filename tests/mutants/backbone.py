@@ -329,6 +329,24 @@ def respaced(cls: type[Space], space: Space) -> Space:
     return cls(space.supernet, space.keep)
 
 
+@mutant("backbone.widths", *CHAIN)
+def of_the_inputs(of: Subject) -> Subject:
+    """The width is that of the inputs, also where the field says otherwise."""
+    return overriding(of, widths=lambda self, structure: {"hidden": structure.size("inputs")})
+
+
+@mutant("backbone.widths", "backbone", "darts_convolutional")
+def cells_as_width(of: Subject) -> Subject:
+    """The number of cells is a width."""
+    return overriding(of, widths=lambda self, structure: {"channels": self.channels, "cells": self.cells})
+
+
+@mutant("backbone.example", *EDGES)
+def without_time(of: Subject) -> Subject:
+    """The example has no axis of time."""
+    return overriding(of, example=lambda self, structure: torch.zeros(2, structure.size("inputs")))
+
+
 @mutant("backbone.derived", *EDGES)
 def all_inputs(of: Subject) -> Subject:
     """The nodes of the space keep all of their inputs."""

@@ -17,6 +17,7 @@ from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
 from nasframe.interfaces.part import short_name
+from nasframe.modules.networks import wider
 from nasframe.network.network import tensors, unallocated
 from nasframe.search.state import Snapshot, copied, rebuilt
 from nasframe.structure.editing import remove_from
@@ -465,6 +466,49 @@ def space(case: Case) -> None:
         # With all of its nodes, an architecture has one description.
         whole = len([*architecture.nodes()]) == len([*supernet.nodes()])
         require(found == picks or not whole, f"the architecture of {picks} has the picks {found}, too")
+
+
+@law("backbone.widths", "a width is not the field's value (it was left out), or a larger one renames tensors or shrinks some")
+def widths(case: Case) -> None:
+    """With a larger width, the backbone has the same cells, and networks of the same tensors, some of them larger and none smaller.
+
+    The width is then the larger one, and other widths are as they were.
+    """
+    structure = case.trained.network.structure
+    present = dict(case.part.widths(structure))
+    before = {name: tensor.shape for name, tensor in tensors(unallocated(structure)).items()}
+    for field, width in present.items():
+        child = wider(structure, field, width + case.data.draw(st.integers(1, 3)))
+        require(child.cells == structure.cells, f"with another {field} the cells differ")
+        assert isinstance(child.backbone, Backbone)
+        found = dict(child.backbone.widths(child))
+        wanted = present | {field: getattr(child.backbone, field)}
+        require(found == wanted, f"of the structure with a larger {field} the widths are {found}, not {wanted}")
+        after = {name: tensor.shape for name, tensor in tensors(unallocated(child)).items()}
+        require(before.keys() == after.keys(), f"the names of these tensors depend on {field}: {before.keys() ^ after.keys()}")
+        wrong = [n for n, s in before.items() if len(s) != len(after[n]) or any(map(int.__gt__, s, after[n]))]
+        require(not wrong, f"with a larger {field}, {', '.join(wrong)} have fewer entries or other axes")
+        require(before != after, f"with a larger {field} all tensors have the same shapes")
+    if not present:
+        raise Inapplicable("it has no widths")
+
+
+@law("backbone.example", "example() has the axes of another layout, or numbers where the task has tokens")
+def example(case: Case) -> None:
+    """A network of a structure with widths can be called with its example in both modes, as with the inputs of the task."""
+    trained = case.trained
+    network = trained.network
+    if not case.part.widths(network.structure):
+        raise Inapplicable("it has no widths")
+    found, inputs = case.part.example(network.structure), trained.inputs()
+    require(
+        found.is_floating_point() == inputs.is_floating_point(),
+        f"the example is in {found.dtype}, the inputs in {inputs.dtype}",
+    )
+    require(found.dim() == inputs.dim(), f"the example has the shape {tuple(found.shape)}, the inputs {tuple(inputs.shape)}")
+    for training in MODES.values():
+        with torch.no_grad():
+            network.train(training)(found.to(inputs.dtype), trained.mixing())
 
 
 @law("backbone.derived", "space() has fewer architectures than derive() returns: compare the number of sites that a node keeps")
