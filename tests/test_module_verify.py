@@ -199,6 +199,18 @@ def test_a_false_claim_is_refused() -> None:
     assert change.distances.eval == change.distances.train > 0.01
 
 
+def test_outputs_of_zero_verify_nothing() -> None:
+    """An exact change of a model whose last layer is zero is refused, as a wrong one would not be seen; a lossy one is not."""
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    wrong = copy.deepcopy(model)
+    nn.init.zeros_(wrong[0].weight)
+    with pytest.raises(ChangeError, match="nothing but zeros"):
+        distances(model, wrong, Example.of(x), Claim.exact())
+    assert distances(model, wrong, Example.of(x), Claim.lossy()).eval == 0.0
+
+
 def test_a_claim_holds_in_both_modes() -> None:
     """Wrong statistics of a BatchNorm are seen in evaluation mode only, and copies with uneven scales in both."""
     model = mlp(norm=True)

@@ -53,12 +53,20 @@ def distances(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
 
     Raises:
         ClaimError: if the claim is exact and the outputs differ by more than rounding.
-        ChangeError: if one of them does not run on the example, or the outputs of the child are not finite.
+        ChangeError: if one of them does not run on the example, the outputs of the child are not finite, or the claim is exact and
+            those of the parent are zero, so that nothing can be seen of a change.
     """
-    return Distances(*(_distance(parent, child, example, claim, training) for training in (False, True)))
+    found = [_distance(parent, child, example, claim, training) for training in (False, True)]
+    if claim.kind == "exact" and not any(shown for _, shown in found):
+        raise ChangeError(
+            "the model returns nothing but zeros for the example, so that a wrong change would pass as exact; make the change after a step "
+            "of training, or give the last layer other weights than zeros first"
+        )
+    return Distances(*(distance for distance, _ in found))
 
 
-def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Claim, training: bool) -> float:
+def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Claim, training: bool) -> tuple[float, bool]:
+    """Return the distance of the outputs in one mode, and whether there are outputs other than zero, on which it can be seen."""
     mode = "training" if training else "evaluation"
     with _errors(f"the model cannot be called with this example in {mode} mode"):
         before = outputs(parent, example, training)
@@ -98,7 +106,7 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
                     f"{allowed:.3g}; the model computes with a size in a way that its graph does not show"
                 )
         worst = max(worst, difference / max(float(reference.max()), torch.finfo(old.dtype).tiny))
-    return worst
+    return worst, any(bool(old.any()) for old in before)
 
 
 def _class_numbers(model: nn.Module) -> list[str]:
