@@ -279,4 +279,8 @@ def _drawn(make: Callable[[], nn.Module], seed: int, dtype: torch.dtype) -> nn.M
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
                 module.running_mean.normal_()
                 module.running_var.uniform_(0.5, 2.0)
+        for parameter in model.parameters():
+            # the head of a vision transformer: all outputs would be zero
+            if parameter.dim() > 1 and not parameter.any():
+                nn.init.normal_(parameter)
     return model

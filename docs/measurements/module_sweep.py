@@ -89,8 +89,6 @@ def measure(name: str, places: int) -> dict[str, Any]:
     dtype = torch.float64 if parameters <= FLOAT64 else torch.float32
     options = {"image_size": pixels} if name.startswith("vit") else {}
     model, example = module_zoo.vision(name, dtype=dtype, size=pixels, **options)
-    if options:
-        torch.nn.init.normal_(model.heads.head.weight)  # zero by default, so that all outputs would be zero
     line: dict[str, Any] = {"architecture": name, "parameters": parameters, "dtype": str(dtype).removeprefix("torch.")}
     start = time.process_time()
     try:
