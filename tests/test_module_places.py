@@ -104,7 +104,7 @@ def test_a_table_of_a_large_model_is_short() -> None:
     found = places(model, torch.ones(5, 3))
 
     (line,) = [line for line in str(found).splitlines() if line.startswith("deepen")]
-    assert line.startswith("deepen       90 places: 0, 0.0, 0.1")
+    assert line.startswith("deepen       60 places (30 refused): 0.0, 0.1")
     assert max(map(len, str(found).splitlines())) <= 120
     assert str(found).splitlines()[-1].endswith(" ...")
     assert len(str(found["deepen"]).splitlines()) > 90
