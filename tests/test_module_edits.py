@@ -13,7 +13,18 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
 from nasframe.errors import ChangeError
-from nasframe.modules.edits import Beside, Insert, Layer, Replace, Resize, SetNumber, edit_from_dict, edit_to_dict, replay
+from nasframe.modules.edits import (
+    Beside,
+    Insert,
+    Layer,
+    Replace,
+    Resize,
+    SetNumber,
+    Stack,
+    edit_from_dict,
+    edit_to_dict,
+    replay,
+)
 from nasframe.seeds import Seed
 
 SEED = Seed((0,))
@@ -30,6 +41,7 @@ edits = st.one_of(
     st.builds(SetNumber, names, names, numbers),
     st.builds(Replace, names, layers),
     st.builds(Beside, names, layers),
+    st.builds(Stack, names, layers),
     st.builds(Insert, names, names, names),
 )
 
@@ -44,7 +56,7 @@ def test_an_edit_survives_json(edit: Any) -> None:
     ("values", "message"),
     [
         (None, "None is no edit"),
-        ({"edit": "grow"}, "one of 'resize', 'set_number', 'replace', 'beside', 'insert'"),
+        ({"edit": "grow"}, "one of 'resize', 'set_number', 'replace', 'beside', 'stack', 'insert'"),
         ({"edit": []}, "is no edit"),
         ({"edit": "resize", "name": "a"}, "has the keys name, shape, not name"),
         ({"edit": "resize", "name": 1, "shape": [1]}, "has strings under name"),

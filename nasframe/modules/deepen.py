@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -32,7 +32,7 @@ from nasframe.modules.calls import (
 )
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
-from nasframe.modules.edits import Insert, Layer, ModuleEdit, Replace, SetNumber, named_tensors
+from nasframe.modules.edits import Insert, Layer, ModuleEdit, Replace, SetNumber, Stack, named_tensors
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
 from nasframe.seeds import Seed
 
@@ -95,13 +95,17 @@ class Deepen(ModuleMorphism):
     start at zero: the last weight and bias, or ConvNeXt's scale. These get a gradient at the first step, the others at the
     second.
 
-    Both are exact in training and in evaluation mode. No BatchNorm is added after a layer: it would be exact in evaluation mode
+    **After a recurrent layer** f (nn.RNN, nn.LSTM or nn.GRU) comes a second one g, whose outputs are added through a linear map P that
+    starts at zero: h + P g(h) with h = f(x). P gets a gradient at the first step, g at the second. The layer becomes a `Stacked`. It
+    is refused where the code gives the layer a state or uses the last state that it returns: g would not go on from its own.
+
+    All are exact in training and in evaluation mode. No BatchNorm is added after a layer: it would be exact in evaluation mode
     only. (On a GPU that multiplies in TF32, the identity rounds what passes it, as any layer does there.) New parameters have the
     dtype, device and memory format of the layer or block, and require gradients if it does.
 
     Refused:
         - a layer whose parameters are read without calling it, as nn.MultiheadAttention does with its out_proj
-        - nn.RNN, nn.LSTM and nn.GRU: an nn.LSTM set to the identity moves its input, and its gates get no gradient
+        - nn.RNNCell, nn.LSTMCell and nn.GRUCell, whose state the code of the model keeps
         - a block without a path that carries its input unchanged: one that normalises last, or that changes the size
         - a block in an nn.ModuleDict or another container that does not say in which order its blocks run
 
@@ -123,7 +127,8 @@ class Deepen(ModuleMorphism):
             try:
                 if is_leaf(module):
                     layers, size = self._layers(calls, name, module)
-                    note = f"followed by {' and '.join(layer.type for layer in layers)}"
+                    residual = " in a residual branch" if isinstance(module, nn.RNNBase) else ""
+                    note = f"followed by {' and '.join(layer.type for layer in layers)}{residual}"
                 else:
                     note = f"copied, with zeros in {', '.join(zeroed(calls, coupling.model, name))}"
                 yield Place(name, size, note)
@@ -139,6 +144,10 @@ class Deepen(ModuleMorphism):
         calls = Calls(coupling)
         layers, channels = self._layers(calls, at, module)
         start: dict[str, Take | Set] = {f"0.{name}": Take(within(at, name)) for name in named_tensors(module)}
+        if isinstance(module, nn.RNNBase):
+            start |= {f"2.{name}": Set(torch.zeros(shape)) for name, shape in layers[1].shapes().items()}
+            entries = {within(name, tensor): entry for name in calls.names(at) for tensor, entry in start.items()}
+            return Rewrite((Stack(at, layers),), entries, Claim.exact())
         for position, layer in enumerate(layers, 1):
             if layer.type in ("ReLU", "PReLU"):
                 continue  # PReLU is built with the slope 1
@@ -151,13 +160,15 @@ class Deepen(ModuleMorphism):
 
     def _layers(self, calls: Calls, at: str, module: nn.Module) -> tuple[tuple[Layer, ...], int]:
         """Return the layers that are put after a module, and the number of channels."""
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        if isinstance(module, nn.RNNCellBase):
             raise ChangeError(
-                f"{at} is of type {type(module).__name__}, and no layer after it starts as the identity: an nn.LSTM set to the identity "
-                "changes its input, and its gates get no gradient; deepen a layer before or after it"
+                f"{at} is of type {type(module).__name__}, whose state the code of the model keeps; a layer after it would need a "
+                "state as well; deepen a layer before or after it"
             )
         calls.require_no_readers(at)
         found = calls.of(at)
+        if isinstance(module, nn.RNNBase):
+            return _recurrent(at, module, found)
         for call in found:
             if len(call.outputs) != 1:
                 raise ChangeError(f"{len(call.outputs)} tensors that {at} returns are used; a layer can follow one tensor only")
@@ -221,6 +232,27 @@ def _is_not_negative(node: Node) -> bool:
     if name in KEEP_SIGN:
         return bool(node.all_input_nodes) and _is_not_negative(node.all_input_nodes[0])
     return name in NOT_NEGATIVE and (name != "hardtanh" or is_rectifier(node))
+
+
+def _recurrent(at: str, module: nn.RNNBase, calls: Sequence[Call]) -> tuple[tuple[Layer, ...], int]:
+    """Return the recurrent layer and the linear map that are put on top of a recurrent layer, and the number of its features."""
+    kind = next((cls.__name__ for cls in (nn.RNN, nn.LSTM, nn.GRU) if isinstance(module, cls)), None)
+    if kind is None:
+        raise ChangeError(f"{at} is of type {type(module).__name__}; a layer can follow an nn.RNN, nn.LSTM or nn.GRU")
+    for call in calls:
+        # the outputs of all steps are the first thing that the layer returns, and its last state comes after
+        if len(call.inputs) > 1 or [output.args[1:] for output in call.outputs] != [(0,)]:
+            raise ChangeError(
+                f"the code gives {at} a state or uses the state that it returns ({line(call.nodes[-1])}); a layer on top of it would "
+                "need a state as well; deepen a layer before or after it"
+            )
+    units = module.proj_size or module.hidden_size
+    features = units * (2 if module.bidirectional else 1)
+    options = {"input_size": features, "hidden_size": units}
+    options |= {name: getattr(module, name) for name in ("bias", "batch_first", "bidirectional")}
+    if isinstance(module, nn.RNN):
+        options["nonlinearity"] = module.nonlinearity
+    return (Layer(kind, options), Layer("Linear", {"in_features": features, "out_features": features})), features
 
 
 def zeroed(calls: Calls, model: nn.Module, at: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nasframe.errors import ChangeError
 from nasframe.modules.parallel import Parallel
+from nasframe.modules.stacked import Stacked
 from nasframe.seeds import Seed
 
 Number = int | float | bool | str | None | tuple[Any, ...]
@@ -126,6 +127,19 @@ class Beside:
 
 
 @attrs.frozen
+class Stack:
+    """Put a `Stacked` of a recurrent layer, a second one and a linear map in the place of the layer.
+
+    Attributes:
+        module: the name of the recurrent layer, which becomes the first part.
+        layers: the second recurrent layer and the linear map, which follow the module as those of `Replace` do.
+    """
+
+    module: str
+    layers: tuple[Layer, ...] = attrs.field(converter=_layers)
+
+
+@attrs.frozen
 class Insert:
     """Insert a copy of a block in the nn.Sequential or nn.ModuleList that contains the block.
 
@@ -141,13 +155,14 @@ class Insert:
     copy_of: str
 
 
-ModuleEdit = Resize | SetNumber | Replace | Beside | Insert
+ModuleEdit = Resize | SetNumber | Replace | Beside | Stack | Insert
 
 _KINDS: Mapping[str, type[Any]] = {
     "resize": Resize,
     "set_number": SetNumber,
     "replace": Replace,
     "beside": Beside,
+    "stack": Stack,
     "insert": Insert,
 }
 
@@ -245,7 +260,7 @@ def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed, filled: Co
             _resize(model, edit, places, None if edit.name in filled else seed("resize", edit.name))
         elif isinstance(edit, SetNumber):
             _set_number(model, edit)
-        elif isinstance(edit, Replace | Beside):
+        elif isinstance(edit, Replace | Beside | Stack):
             model, places = _replace(model, edit, seed("replace", number)), None
         else:
             _insert(model, edit)
@@ -347,7 +362,7 @@ def _set_number(model: nn.Module, edit: SetNumber) -> None:
         ) from error
 
 
-def _replace(model: nn.Module, edit: Replace | Beside, seed: Seed) -> nn.Module:
+def _replace(model: nn.Module, edit: Replace | Beside | Stack, seed: Seed) -> nn.Module:
     module = _module(model, edit.module)
     with seed.as_global():
         layers = [layer.build() for layer in edit.layers]
@@ -362,7 +377,13 @@ def _replace(model: nn.Module, edit: Replace | Beside, seed: Seed) -> nn.Module:
         for parameter in layer.parameters():
             if parameter.dim() in layouts:
                 parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
-    new = nn.Sequential(module, *layers) if isinstance(edit, Replace) else Parallel(module, nn.Sequential(*layers), edit.axis)
+    new: nn.Module
+    if isinstance(edit, Replace):
+        new = nn.Sequential(module, *layers)
+    elif isinstance(edit, Beside):
+        new = Parallel(module, nn.Sequential(*layers), edit.axis)
+    else:
+        new = _stacked(module, layers)
     for part in (new, *([new[1]] if isinstance(new, Parallel) else [])):
         part.training = module.training
     if not edit.module:
@@ -373,6 +394,13 @@ def _replace(model: nn.Module, edit: Replace | Beside, seed: Seed) -> nn.Module:
             if child is module and parent is not new:
                 parent._modules[name] = new
     return model
+
+
+def _stacked(module: nn.Module, layers: Sequence[nn.Module]) -> Stacked:
+    if len(layers) != 2 or not all(isinstance(part, nn.RNNBase) for part in (module, layers[0])):
+        kinds = ", ".join(type(part).__name__ for part in (module, *layers))
+        raise ChangeError(f"a recurrent layer can be stacked with a recurrent layer and a linear map, and not {kinds}")
+    return Stacked(module, *layers)  # type: ignore[arg-type]
 
 
 def _layout(tensor: Tensor) -> torch.memory_format | None:
