@@ -12,6 +12,7 @@ from nasframe import Backbone, Claim, Context, Edit, Filling, Morphism, Proposal
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import short_name
 from nasframe.network.network import count_parameters
+from nasframe_growing.gain import gain
 
 
 @attrs.frozen
@@ -35,12 +36,14 @@ class DepthGrowth(Morphism):
         return True
 
     def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
-        """Return one proposal for each place that the backbone offers."""
-        before = count_parameters(structure, context.relaxation)
-        return [
-            Proposal({"place": place}, cost=count_parameters(child, context.relaxation) - before)
-            for place, child in enumerate(_deepened(structure))
-        ]
+        """Return one proposal for each place that the backbone offers; its gain is the squared gradient of the gates."""
+        proposals, before = [], count_parameters(structure, context.relaxation)
+        for place, child in enumerate(_deepened(structure)):
+            request = {"place": place}
+            edit = self.edit(structure, request, {}, context.seed)
+            cost = count_parameters(child, context.relaxation) - before
+            proposals.append(Proposal(request, gain(context, structure, edit, f"place {place}"), cost))
+        return proposals
 
     def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
         """Return the edit that adds a layer or a cell at a place; everything else stays as it is."""
