@@ -115,6 +115,15 @@ def test_composing_in_python(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "".join(blocks("composing.md", "output"))
 
 
+def test_growing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocks run one after the other, and print the text below them."""
+    names: dict[str, Any] = {}
+    for code in blocks("growing.md", "python"):
+        exec(compile(code, "growing.md", "exec"), names)  # noqa: S102 - the docs are ours
+
+    assert capsys.readouterr().out == "".join(blocks("growing.md", "output"))
+
+
 def test_ask_and_tell() -> None:
     """The architect of the page fulfils the laws, and its search ends."""
     names: dict[str, Any] = {"__name__": "ask_tell_page"}
