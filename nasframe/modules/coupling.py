@@ -39,6 +39,7 @@ class Coupling:
         produced: where each axis (tensor, number) is used that produces its units, such as the rows of a linear layer.
         consumed: where each axis is used that is summed over, such as the columns of a linear layer.
         contracted: the atoms over which two activations are multiplied and summed, and where.
+        scaled: those of them of which each such sum is divided by the root of its size, as attention scores are.
         equal: axes whose sizes a module ties beyond their units.
         module_numbers: what torch's modules keep as numbers.
         norm_before: for an axis that consumes, the affine parameters of the normalisation if that alone feeds it.
@@ -55,6 +56,7 @@ class Coupling:
     produced: Mapping[Source, str]
     consumed: Mapping[Source, str]
     contracted: Mapping[Axis, str]
+    scaled: frozenset[Axis]
     equal: tuple[Equal, ...]
     module_numbers: tuple[ModuleNumber, ...]
     norm_before: Mapping[Source, tuple[str, ...]]
@@ -101,6 +103,7 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         graphs[training], calls = _export(model, example, training)
         _read(trace, graphs[training], calls)
     trace.equal.extend(ties(trace.readings))
+    scaled = {root: {a for axis, _, by in trace.contracted if by is root for a in axis.atoms()} for root in (True, False)}
     numbers = [*trace.module_numbers, *_attention_numbers(model, trace), *_shape_numbers(model, trace)]
     return Coupling(
         model=model,
@@ -110,7 +113,8 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
         axes=trace.axes,
         produced=trace.produced,
         consumed=trace.consumed,
-        contracted={atom: where for axis, where in reversed(trace.contracted) for atom in axis.atoms()},
+        contracted={atom: where for axis, where, _ in reversed(trace.contracted) for atom in axis.atoms()},
+        scaled=frozenset(scaled[True] - scaled[False]),
         equal=tuple(
             {(e.first.find(), e.second.find()): e for e in trace.equal if e.first.find() is not e.second.find()}.values()
         ),

@@ -130,8 +130,9 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
     # without those that another axis keeps from changing: one that can change at all can double
     free = [atom for atom in free if _can_double(coupling, atom)] or free
     if axis.form == "*":
-        # a single head, or a single group, is not what `to` means unless it is chosen
+        # a single head, or a single group, is not what `to` means unless it is chosen, and neither is the head size beside heads
         free = [atom for atom in free if atom.size > 1] or free
+    free = [atom for atom in free if atom not in coupling.scaled] or free
     if len(free) == 1:
         return axis, free[0]
     if not free:
@@ -239,7 +240,8 @@ def sizes_from(coupling: Coupling, atom: Axis, size: int) -> dict[Axis, int]:
                     reasons = dict.fromkeys(filter(None, (refusal(coupling, a) for a in atoms_of(other) if a not in sizes)))
                     why = f": {'; '.join(reasons)}" if reasons else f", which is {other}"
                     raise ChangeError(f"{tie.reason}: an axis of size {other.size} cannot become {target}{why}")
-                partner = next(iter(fitting))
+                # an atom of both axes would change the first one as well; and the number of heads is changed rather than their size
+                partner = min(fitting, key=lambda a: (a in one.atoms(), a in coupling.scaled))
                 sizes[partner] = fitting[partner]
                 waiting.append(partner)
     for atom in sizes:

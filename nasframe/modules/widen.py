@@ -13,6 +13,7 @@ from nasframe.change.claim import Claim
 from nasframe.change.map import FRESH
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import choice, number
+from nasframe.modules.attention import growing, rescaled
 from nasframe.modules.axes import Axis
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
@@ -51,6 +52,7 @@ class Widen(ModuleMorphism):
         Args:
             coupling: the coupling of the model.
         """
+        coupling = growing(coupling)
         for place, factor in places_of(coupling):
             if place.refusal is not None:
                 yield place
@@ -71,6 +73,8 @@ class Widen(ModuleMorphism):
             notes.append(" or ".join(forms))
             if any(atom.normalised for atom in plan):
                 notes.append(f"to a multiple only, {next(a.normalised for a in plan if a.normalised)}")
+            if not coupling.scaled.isdisjoint(plan):
+                notes.append("the queries are multiplied by the root of the growth")
             if len(plan) > 1:
                 ties = [tie.reason for tie in coupling.equal if not plan.keys().isdisjoint(tie.first.atoms())]
                 notes.append(f"together with other axes, by {ties[0]}")
@@ -89,8 +93,11 @@ class Widen(ModuleMorphism):
         Raises:
             ChangeError: if the layer cannot get this number of units in this form.
         """
+        coupling = growing(coupling)
         plan = self.plan(coupling, at, seed)
-        rewrite = rewritten(coupling, plan, takes(coupling, plan), Claim.exact())
+        rewrite = rewritten(coupling, plan, rescaled(coupling, plan, takes(coupling, plan)), Claim.exact())
+        if not coupling.scaled.isdisjoint(plan):
+            return rewrite  # a narrowing would have to scale the queries back
         _, atom = chosen(coupling, at, self.factor)
         # new units come after all old ones
         new = tuple(range(atom.size, len(plan[atom].index)))

@@ -8,11 +8,17 @@ from nasframe.modules.rules.trace import Trace, Value, register_rule
 
 @register_rule("scaled_dot_product_attention")
 def scaled_dot_product_attention(
-    trace: Trace, query: Value, key: Value, value: Value, attn_mask: Value | None = None, enable_gqa: bool = False
+    trace: Trace,
+    query: Value,
+    key: Value,
+    value: Value,
+    attn_mask: Value | None = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Value:
     """Couple softmax(q k^T / sqrt(d)) v with the axes (..., heads, position, d)."""
     trace.unify(query.axes[-1], key.axes[-1])
-    trace.contract(query.axes[-1])
+    trace.contract(query.axes[-1], scaled=scale is None)
     for other in (key, value):
         for k in range(-len(other.axes), -2):
             grouped = enable_gqa and k == -3 and query.axes[k].size != other.axes[k].size

@@ -105,7 +105,7 @@ class Trace:
         self.axes = {name: tuple(Axis(size) for size in tensor.shape) for name, tensor in tensors.items()}
         self.produced: dict[Source, str] = {}
         self.consumed: dict[Source, str] = {}
-        self.contracted: list[tuple[Axis, str]] = []
+        self.contracted: list[tuple[Axis, str, bool]] = []
         self.equal: list[Equal] = []
         self.module_numbers: list[ModuleNumber] = []
         self.norm_before: dict[Source, tuple[str, ...]] = {}
@@ -147,9 +147,9 @@ class Trace:
             self.produced.setdefault(source, self.where)
         return weight.axes[dim]
 
-    def contract(self, axis: Axis) -> None:
-        """Note that two activations are multiplied and summed over the axis."""
-        self.contracted.append((axis, self.where))
+    def contract(self, axis: Axis, scaled: bool = False) -> None:
+        """Note that two activations are multiplied and summed over the axis, and whether the sum is divided by the root of its size."""
+        self.contracted.append((axis, self.where, scaled))
 
     def freeze(self, axis: Axis, reason: str) -> None:
         """Freeze an axis; the place is added to the reason."""
