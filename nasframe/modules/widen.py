@@ -32,6 +32,10 @@ class Widen(ModuleMorphism):
     random. Units over which the model normalises (LayerNorm, RMSNorm, within a group of GroupNorm)
     can only be replicated to a multiple of their number, in equal shares: anything else would change the mean and the variance.
 
+    The head size E of attention grows where `scaled_dot_product_attention` divides the scores by the root of E, and its queries and keys
+    come directly from linear layers: the queries are multiplied by sqrt(E' / E), where E' is the new size. With rotary positions, a norm
+    or a scale of the code, E stays as it is.
+
     Args:
         to: the new number of units; the new size of the chosen factor, if there is one.
         form: "replicate" or "zero".
