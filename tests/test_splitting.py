@@ -125,7 +125,7 @@ def assert_theorem(backbone: Backbone) -> None:
         pairs = exact_eigenpairs(matrices)
         errors = []
         for eps in (0.1, 0.05, 0.025):
-            child = split(parent, key, pairs.vectors.flatten(), eps)
+            child = split(parent, key, pairs, eps)
             change = loss_of(parent, child).item() - before
             predicted = eps**2 / 2 * float(pairs.values.sum())
             errors.append(abs(change - predicted))
@@ -134,9 +134,10 @@ def assert_theorem(backbone: Backbone) -> None:
             assert 14 < coarse / fine < 18, (key, errors)
 
 
-def split(parent: TrainedNetwork, key: candidates.Key, direction: Tensor, eps: float) -> Network:
+def split(parent: TrainedNetwork, key: candidates.Key, pairs: Eigenpairs, eps: float) -> Network:
     """Return the network after the split of a candidate."""
-    evidence = {f"direction {key[0]} {key[1]}": direction, f"step {key[0]} {key[1]}": torch.tensor([eps, 0.0])}
+    direction = torch.cat([pairs.values.unsqueeze(-1), pairs.vectors], -1).flatten()
+    evidence = {f"direction {key[0]} {key[1]}": direction, f"step {key[0]} {key[1]}": torch.tensor([eps])}
     edit = Split().edit(parent.network.structure, {"site": key[0], "candidate": key[1]}, evidence, SEED)
     return apply(parent.network, edit, SEED).child
 
@@ -196,9 +197,12 @@ class TestProposals:
         for proposal in found:
             edit = Split().edit(parent.network.structure, proposal.request, proposal.evidence, SEED)
             decrease = loss(parent.network) - loss(apply(parent.network, edit, SEED).child)
-            _, measured = proposal.evidence[f"step {proposal.request['site']} {proposal.request['candidate']}"].tolist()
+            _, predicted, measured = proposal.evidence[
+                f"step {proposal.request['site']} {proposal.request['candidate']}"
+            ].tolist()
             assert decrease == pytest.approx(measured, rel=1e-9)
             assert decrease >= 0.5 * proposal.gain > 0
+            assert proposal.gain == predicted
 
     def test_units_that_are_not_worth_splitting_are_no_copies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Units whose index is not negative move in a random direction that is a thousand times shorter."""
@@ -212,7 +216,7 @@ class TestProposals:
         monkeypatch.setattr(morphism, "least_eigenpairs", first_is_positive)
         for proposal in trained(WAVES, 30).proposals(Split(exact=True)):
             direction = next(v for name, v in proposal.evidence.items() if "direction" in name).view(3, -1)
-            torch.testing.assert_close(direction.norm(dim=1), torch.tensor([1e-3, 1.0, 1.0], dtype=torch.float64))
+            torch.testing.assert_close(direction[:, 1:].norm(dim=1), torch.tensor([1e-3, 1.0, 1.0], dtype=torch.float64))
 
 
 # ----------------------------------------------------------------------------------------------------------------- kernels
@@ -345,7 +349,12 @@ def one_direction(patch: pytest.MonkeyPatch) -> None:
 def half_a_step(patch: pytest.MonkeyPatch) -> None:
     """The distance of the halves from each other is eps, and not that from the parent."""
     honest = morphism._moves
-    patch.setattr(morphism, "_moves", lambda network, key, direction: honest(network, key, direction / 2))
+
+    def wrong(*arguments: Any) -> Any:
+        for move in honest(*arguments):
+            yield attrs.evolve(move, directions={name: d / 2 for name, d in move.directions.items()})
+
+    patch.setattr(morphism, "_moves", wrong)
 
 
 def largest_eigenvalue(patch: pytest.MonkeyPatch) -> None:

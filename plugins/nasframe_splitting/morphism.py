@@ -37,6 +37,8 @@ from nasframe_splitting.kernels import Eigenpairs, least_eigenpairs
 ACCEPTED = 0.5
 #: the number of times that a step is halved before the split is not proposed
 HALVINGS = 10
+#: the number of steps of the method of Lanczos by which operations are ranked, before the directions of the best are measured
+RANKING_STEPS = 4
 
 
 @attrs.frozen
@@ -48,8 +50,9 @@ class Split(Morphism):
     lambda_u >= 0 would only make the loss larger: they get a random direction instead, shorter by the factor `noise`, so that their
     halves are no copies, which would stay equal for ever.
 
-    The predicted decrease of the loss is the gain, eps^2 / 2 times the sum of the negative -lambda_u. All units of one batch are measured
-    by one backward pass; the gain holds for this batch, and noise in it makes it look larger than that of the whole data.
+    The gain is the predicted decrease of the loss, -eps^2 / 2 times the sum of the negative lambda_u. It holds for the batch that it was
+    measured on, and because of the noise in a batch it is larger than the decrease on the whole data. One backward pass and a few
+    steps of the method of Lanczos rank all operations; the directions of the best ones are then measured one by one.
     The step eps begins at its largest value and is halved until the loss of the batch falls by half of the prediction. A split for which
     this does not succeed is not proposed, nor is one of an operation that is linear in its weights (`unsplittable`).
 
@@ -59,7 +62,8 @@ class Split(Morphism):
     Args:
         eps: the largest step.
         exact: whether the least eigenvalues and their vectors are computed by decomposing the splitting matrices.
-        steps: otherwise, the number of steps of the method of Lanczos, which approximates them.
+        steps: otherwise, the number of steps of the method of Lanczos, which approximates them. Fewer steps give a direction with
+            a smaller decrease, and the gain is that of this direction.
         batches: the number of training batches on which they are measured.
         proposals: the largest number of operations that are proposed, those with the least sum of negative eigenvalues.
         noise: the length of the direction of units whose eigenvalue is not negative.
@@ -90,11 +94,10 @@ class Split(Morphism):
         proposals, before = [], count_parameters(structure, context.relaxation)
         for address, id in chosen:
             context.remember(f"direction {address} {id}", partial(self._direction, context, (address, id)))
-            step = partial(self._step, context, (address, id), negative[address, id])
-            eps, _ = context.remember(f"step {address} {id}", step)
+            step = context.remember(f"step {address} {id}", partial(self._step, context, (address, id)))
+            eps, gain, _ = step.tolist()
             if eps > 0:
                 cost = count_parameters(_split(structure, address, id)[0], context.relaxation) - before
-                gain = predicted_decrease(float(eps), negative[address, id])
                 proposals.append(Proposal({"site": address, "candidate": id}, gain=gain, cost=cost))
         return sorted(proposals, key=lambda proposal: -proposal.gain)
 
@@ -114,13 +117,13 @@ class Split(Morphism):
 
         def fill(parent: Network, child: Network) -> Filling:
             overrides: dict[str, Take] = {}
-            for prefix, module, moves in _moves(parent, (site, old.id), eps * direction):
-                for key in tensors(module):
-                    for candidate, sign in ((old, 1), (new, -1)):
+            for move in _moves(parent, (site, old.id), direction):
+                for name in tensors(move.module):
+                    for candidate, step in ((old, eps), (new, -eps)):
                         # half the mixing weight, and so half the gradient
-                        move = sign * moves[key] if key in moves else None
-                        entry = Take(f"{prefix}.{old.id}.{key}", gradient=0.5, offset=move)
-                        overrides[f"{prefix}.{candidate.id}.{key}"] = entry
+                        offset = step * move.directions[name] if name in move.directions else None
+                        entry = Take(f"{move.prefix}.{old.id}.{name}", gradient=0.5, offset=offset)
+                        overrides[f"{move.prefix}.{candidate.id}.{name}"] = entry
             return Filling(Claim.lossy(), overrides, {site: _halved(parent, structure, site, old.id)})
 
         return Edit(edited, fill)
@@ -128,58 +131,58 @@ class Split(Morphism):
     # measurements
 
     def _indices(self, context: Context, keys: Sequence[Key]) -> Tensor:
-        """Return the sum of the negative splitting indices of each candidate, over its units and the instances of its cell."""
-        pairs = self._eigenpairs(context, keys)
+        """Return the sum of the negative splitting indices of each candidate, over its units and the instances of its cell.
+
+        They are approximated from above, so that an operation that is worth splitting may be overlooked, and no other one chosen.
+        """
+        pairs = self._eigenpairs(context, keys, RANKING_STEPS)
         sums = [sum(float(each.values.clamp(max=0).double().sum()) for each in pairs.get(key, ())) for key in keys]
         return torch.tensor(sums, dtype=torch.float64)
 
     def _direction(self, context: Context, key: Key) -> Tensor:
-        """Return the directions of all units of a candidate, the instances of its cell one after the other, as a vector."""
+        """Return the splitting index and the direction of each unit of a candidate, of all instances of its cell, as a vector."""
         generator = context.seed("noise", *key).generator()
         found = []
-        for pairs in self._eigenpairs(context, [key])[key]:
+        for pairs in self._eigenpairs(context, [key], self.steps)[key]:
             noise = torch.randn(pairs.vectors.shape, generator=generator, dtype=torch.float64).to(pairs.vectors)
             noise = self.noise * nn.functional.normalize(noise, dim=-1)
-            found.append(torch.where((pairs.values < 0).unsqueeze(-1), pairs.vectors, noise).flatten())
+            values = pairs.values.unsqueeze(-1)
+            found.append(torch.cat([values, torch.where(values < 0, pairs.vectors, noise)], -1).flatten())
         return torch.cat(found)
 
-    def _eigenpairs(self, context: Context, keys: Sequence[Key]) -> Mapping[Key, Sequence[Eigenpairs]]:
+    def _eigenpairs(self, context: Context, keys: Sequence[Key], steps: int) -> Mapping[Key, Sequence[Eigenpairs]]:
         matrices = splitting_matrices(context.network, lambda: self._loss(context), keys)
         # the same seed for all candidates: a candidate has the same eigenpairs alone and together with others
         return {
-            k: [least_eigenpairs(m, None if self.exact else self.steps, context.seed("lanczos")) for m in each]
+            k: [least_eigenpairs(m, None if self.exact else steps, context.seed("lanczos")) for m in each]
             for k, each in matrices.items()
         }
 
-    def _step(self, context: Context, key: Key, negative: float) -> Tensor:
-        """Return the accepted step of a split and the measured decrease of the loss at it; both are 0 if no step is accepted."""
-        direction = context.remember(f"direction {key[0]} {key[1]}", lambda: self._direction(context, key))
+    def _step(self, context: Context, key: Key) -> Tensor:
+        """Return the accepted step of a split, the predicted and the measured decrease of the loss; zeros if no step is accepted."""
+        direction = context.remember(f"direction {key[0]} {key[1]}", partial(self._direction, context, key))
+        moves = [*_moves(context.network, key, direction)]
+        negative = sum(float(move.indices.clamp(max=0).double().sum()) for move in moves)
         with torch.no_grad():
             before = float(self._loss(context))
             for halving in range(HALVINGS + 1):
                 eps = self.eps / 2**halving
-                handles = []
-                for _, module, moves in _moves(context.network, key, eps * direction):
-                    halves = [_moved(module, moves, sign) for sign in (1, -1)]
-                    handles.append(module.register_forward_hook(_averaging(halves)))
+                halves = [[move.moved(sign * eps) for sign in (1, -1)] for move in moves]
+                handles = [m.module.register_forward_hook(_averaging(h)) for m, h in zip(moves, halves, strict=True)]
                 try:
-                    decrease = before - float(self._loss(context))
+                    measured = before - float(self._loss(context))
                 finally:
                     for handle in handles:
                         handle.remove()
-                if decrease >= ACCEPTED * predicted_decrease(eps, negative):
-                    return torch.tensor([eps, decrease], dtype=torch.float64)
-        return torch.zeros(2, dtype=torch.float64)
+                predicted = -(eps**2) / 2 * negative
+                if measured >= ACCEPTED * predicted > 0:
+                    return torch.tensor([eps, predicted, measured], dtype=torch.float64)
+        return torch.zeros(3, dtype=torch.float64)
 
     def _loss(self, context: Context) -> Tensor:
         """Return the mean training loss of the batches, in evaluation mode: dropout would hide what a small step changes."""
         problems = [context.problem(n) for n in range(self.batches)]
         return torch.stack([p.train(p.weights, p.alphas) for p in problems]).mean()
-
-
-def predicted_decrease(eps: float, negative: float) -> float:
-    """Return -eps^2 / 2 times the sum of the negative splitting indices, by which the loss falls up to O(eps^4)."""
-    return -(eps**2) / 2 * negative
 
 
 def _split(structure: Structure, address: Any, id: Any) -> tuple[Structure, Candidate, Candidate]:
@@ -213,30 +216,42 @@ def _halved(parent: Network, structure: Structure, address: Address, id: int) ->
     return torch.cat([weights[:place], half, half, weights[place + 1 :]])
 
 
-def _moves(network: Network, key: Key, direction: Tensor) -> Iterator[tuple[str, nn.Module, Mapping[str, Tensor]]]:
-    """Yield the module of a candidate in each instance of its cell, with the name of its parent and the moves of its parameters.
+@attrs.frozen(eq=False)
+class _Move:
+    """How the units of a candidate move, in one instance of its cell type.
 
-    Args:
-        network: the network.
-        key: the candidate.
-        direction: how the parameters of all units move, the instances one after the other, as a vector.
+    Attributes:
+        prefix: the name of the candidates' parent in the network.
+        module: the module of the candidate.
+        indices: the splitting index of each unit.
+        directions: the direction of each unit, by the names of the parameters and in their shapes.
     """
+
+    prefix: str
+    module: nn.Module
+    indices: Tensor
+    directions: Mapping[str, Tensor]
+
+    def moved(self, step: float) -> nn.Module:
+        """Return a copy of the module with parameters that are moved by a step in their direction."""
+        # a copy is made while the module has no hook, which would be copied
+        moved = copy.deepcopy(self.module)
+        for name, direction in self.directions.items():
+            moved.get_parameter(name).data += step * direction
+        return moved
+
+
+def _moves(network: Network, key: Key, direction: Tensor) -> Iterator[_Move]:
+    """Yield how a candidate moves in each instance of its cell, from what `Split` measures as the direction."""
     description, start = candidate_at(network.structure, *key).operation.pointwise(), 0
     assert description is not None, "an operation without a description is refused before"
     for name, mixture in network.mixed_operations(key[0]):
         module = mixture.candidates[str(key[1])]
         theta = rows(description, module)
-        part = direction[start : start + theta.numel()].view(theta.shape).to(theta)
-        start += theta.numel()
-        yield f"{name}.candidates", module, parameters_of(description, module, part)
-
-
-def _moved(module: nn.Module, moves: Mapping[str, Tensor], sign: int) -> nn.Module:
-    """Return a copy of a module whose parameters are moved."""
-    moved = copy.deepcopy(module)
-    for name, move in moves.items():
-        moved.get_parameter(name).data += sign * move
-    return moved
+        units, size = theta.shape
+        part = direction[start : start + units * (1 + size)].view(units, 1 + size).to(theta)
+        start += part.numel()
+        yield _Move(f"{name}.candidates", module, part[:, 0], parameters_of(description, module, part[:, 1:]))
 
 
 def _averaging(halves: Sequence[nn.Module]) -> Callable[..., Tensor]:

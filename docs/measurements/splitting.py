@@ -1,0 +1,184 @@
+"""Measure the speed and the errors of the least eigenvalues of splitting matrices, and what looking for a split costs in a search.
+
+    python docs/measurements/splitting.py
+
+One thread, float32, random inputs and a softplus layer. Times are the medians of the processor time in milliseconds, all variants
+interleaved; the time of autograd is that of some units, times their number. Errors are relative to eigenvalues in float64. Memory is
+the peak of a separate process minus what it held before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from nasframe_recurrent import Darts, TwoToOne
+from nasframe_splitting import (
+    Eigenpairs,
+    SplittingMatrices,
+    exact_eigenpairs,
+    lanczos_eigenpairs,
+    least_eigenpairs,
+    splittable,
+    splitting_matrices,
+)
+from nasframe_splitting.morphism import RANKING_STEPS
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss, softplus
+
+from nasframe import Backbone, Network, Seed, build, installed
+
+SEED = Seed(("splitting",))
+#: (units, inputs, batch): the reference, and a half of each
+LAYERS = ((128, 256, 1024), (64, 256, 1024), (128, 128, 1024), (128, 256, 512))
+STEPS = (4, 8, 16, 24, 32, 64)
+#: units for which autograd computes Hessians
+MEASURED = 2
+#: (n_x = n_h, time, batch)
+SIZES = ((7, 10, 50), (128, 35, 32))
+
+
+def main() -> None:
+    """Measure and print one row for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.memory:
+        print(held(options.memory[0], *map(int, options.memory[1:])))
+        return
+    print(f"torch {torch.__version__}, 1 thread, float32, {options.rounds} rounds; milliseconds of processor time, medians")
+    for sizes in LAYERS:
+        eigenpairs(*sizes, rounds=options.rounds)
+    for units, inputs in ((64, 256), (128, 256), (128, 512), (128, 1024)):
+        command = [sys.executable, __file__, "--memory"]
+        found = {
+            how: subprocess.run([*command, how, str(units), str(inputs), "256"], capture_output=True, text=True, check=True)  # noqa: S603
+            for how in ("exact", "lanczos")
+        }
+        shown = "  ".join(f"{how} {float(done.stdout):.0f}" for how, done in found.items())
+        print(f"units {units}, inputs {inputs}, batch 256: memory in MiB  {shown}", flush=True)
+    for backbone in (TwoToOne(), Darts()):
+        for width, steps, batch in SIZES:
+            looking(backbone, width, steps, batch, options.rounds)
+
+
+def layer(units: int, inputs: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the inputs of a softplus layer, its weight, and the gradient of a loss with respect to its output."""
+    generator = SEED(units, inputs, batch).generator()
+    x = torch.randn(batch, inputs, generator=generator)
+    weight = torch.randn(units, inputs, generator=generator) / inputs**0.5
+    head = torch.randn(units, 10, generator=generator) / units**0.5
+    s = softplus(x @ weight.T).requires_grad_()
+    (g,) = torch.autograd.grad(cross_entropy(s @ head, torch.randint(10, (batch,), generator=generator)), s)
+    return x, weight, g
+
+
+def matrices_of(x: Tensor, weight: Tensor, g: Tensor) -> SplittingMatrices:
+    """Return the splitting matrices of a softplus layer."""
+    p = torch.sigmoid(x @ weight.T)
+    return SplittingMatrices([x], (g * p * (1 - p))[None, None])
+
+
+def eigenpairs(units: int, inputs: int, batch: int, *, rounds: int) -> None:
+    """Print the time and the errors of each way to the least eigenpairs of a layer."""
+    x, weight, g = layer(units, inputs, batch)
+    matrices = matrices_of(x, weight, g)
+    reference = exact_eigenpairs(matrices_of(x.double(), weight.double(), g.double()))
+
+    def hessians() -> None:
+        for unit in range(MEASURED):
+            hessian: Any = torch.autograd.functional.hessian
+            hessian(lambda theta, unit=unit: (g[:, unit] * softplus(x @ theta)).sum(), weight[unit])
+
+    ways: dict[str, Callable[[], Any]] = {"autograd": hessians, "exact": lambda: exact_eigenpairs(matrices)}
+    ways |= {f"Lanczos {steps}": partial(lanczos_eigenpairs, matrices, steps, SEED) for steps in STEPS}
+    times = measured(ways, rounds)
+    autograd = times.pop("autograd") * units / MEASURED
+    print(f"units {units}, inputs {inputs}, batch {batch}: Hessians by autograd {autograd:.0f}", flush=True)
+    for name, milliseconds in times.items():
+        found: Eigenpairs = ways[name]()
+        errors = (found.values.double() / reference.values - 1).abs()
+        cosines = (found.vectors.double() * reference.vectors).sum(-1).abs()
+        print(
+            f"  {name:<11} {milliseconds:8.1f}  1/{autograd / milliseconds:<5.0f} error {errors.median():.1e} median, "
+            f"{errors.max():.1e} worst; cosine {cosines.median():.6f} median, {cosines.min():.4f} worst",
+            flush=True,
+        )
+
+
+def measured(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the median of the milliseconds of processor time of each way."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            start = time.process_time()
+            run()
+            times[name].append((time.process_time() - start) * 1e3)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def held(how: str, units: int, inputs: int, batch: int) -> float:
+    """Return the MiB that computing the least eigenpairs of a layer adds to the peak of this process."""
+    least_eigenpairs(matrices_of(*layer(2, 2, 2)), None if how == "exact" else 1, SEED)  # what torch allocates at first use
+    matrices = matrices_of(*layer(units, inputs, batch))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    least_eigenpairs(matrices, None if how == "exact" else 16, SEED)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def looking(backbone: Backbone, width: int, steps: int, batch: int, rounds: int) -> None:
+    """Print the time of ranking all operations of a supernet beside that of a training step."""
+    relaxation = installed().make("relaxation", "softmax")
+    network = build(backbone.initial({"inputs": width, "outputs": width}, 4), SEED, relaxation=relaxation)  # type: ignore[arg-type]
+    inputs, targets = (torch.randn(steps, batch, width, generator=SEED(name).generator()) for name in ("inputs", "targets"))
+    alphas = [*network.alphas.values()]
+    weights = [p for name, p in network.named_parameters() if not name.startswith("alphas.")]
+    optimiser = torch.optim.Adam(network.parameters(), 0.0)
+    keys = [*splittable(network.structure)]
+
+    def loss() -> Tensor:
+        return mse_loss(network(inputs, network.mixing()), targets)
+
+    def step() -> None:
+        network.fast = True
+        for parameters in (alphas, weights):
+            for parameter, slope in zip(parameters, torch.autograd.grad(loss(), parameters), strict=True):
+                parameter.grad = slope
+            optimiser.step()
+            optimiser.zero_grad()
+
+    def matrices() -> Mapping[Any, Any]:
+        network.fast = False
+        return splitting_matrices(network, loss, keys)
+
+    def look() -> None:
+        for each in matrices().values():
+            for one in each:
+                least_eigenpairs(one, RANKING_STEPS, SEED)
+
+    def readable_step() -> None:
+        network.fast = False
+        torch.autograd.grad(loss(), weights)
+
+    ways = {"step": step, "backward pass in the readable form": readable_step, "coefficients": matrices, "look": look}
+    times = measured(ways, rounds)
+    shown = "  ".join(f"{name} {milliseconds:.1f}" for name, milliseconds in times.items())
+    print(
+        f"{backbone.name}, 4 nodes, n_h {width}, T {steps}, batch {batch}, {len(keys)} operations: "
+        f"looking takes {times['look'] / times['step']:.2f} steps  {shown}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
