@@ -10,13 +10,13 @@ the peak of a separate process minus what it held before.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,12 +34,12 @@ from nasframe_splitting.morphism import RANKING_STEPS
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss, softplus
 
-from nasframe import Backbone, Network, Seed, build, installed
+from nasframe import Backbone, Seed, build, installed
 
 SEED = Seed(("splitting",))
 #: (units, inputs, batch): the reference, and a half of each
 LAYERS = ((128, 256, 1024), (64, 256, 1024), (128, 128, 1024), (128, 256, 512))
-STEPS = (4, 8, 16, 24, 32, 64)
+STEPS = (4, 16, 24, 28, 32, 64)
 #: units for which autograd computes Hessians
 MEASURED = 2
 #: (n_x = n_h, time, batch)
@@ -50,23 +50,19 @@ def main() -> None:
     """Measure and print one row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.memory:
-        print(held(options.memory[0], *map(int, options.memory[1:])))
+        print(held(*options.memory))
         return
     print(f"torch {torch.__version__}, 1 thread, float32, {options.rounds} rounds; milliseconds of processor time, medians")
     for sizes in LAYERS:
         eigenpairs(*sizes, rounds=options.rounds)
-    for units, inputs in ((64, 256), (128, 256), (128, 512), (128, 1024)):
-        command = [sys.executable, __file__, "--memory"]
-        found = {
-            how: subprocess.run([*command, how, str(units), str(inputs), "256"], capture_output=True, text=True, check=True)  # noqa: S603
-            for how in ("exact", "lanczos")
-        }
-        shown = "  ".join(f"{how} {float(done.stdout):.0f}" for how, done in found.items())
-        print(f"units {units}, inputs {inputs}, batch 256: memory in MiB  {shown}", flush=True)
+    for units, inputs in ((128, 1024), (256, 1024), (128, 2048), (256, 2048)):
+        command = [sys.executable, __file__, "--memory", str(units), str(inputs), "256"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        print(f"units {units}, inputs {inputs}, batch 256: Lanczos 16 takes {float(done.stdout):.0f} MiB", flush=True)
     for backbone in (TwoToOne(), Darts()):
         for width, steps, batch in SIZES:
             looking(backbone, width, steps, batch, options.rounds)
@@ -127,19 +123,25 @@ def measured(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def held(how: str, units: int, inputs: int, batch: int) -> float:
-    """Return the MiB that computing the least eigenpairs of a layer adds to the peak of this process."""
-    least_eigenpairs(matrices_of(*layer(2, 2, 2)), None if how == "exact" else 1, SEED)  # what torch allocates at first use
+def held(units: int, inputs: int, batch: int) -> float:
+    """Return the MiB at the peak of computing the least eigenpairs of a layer, beyond those before it."""
+    lanczos_eigenpairs(matrices_of(*layer(2, 40, 40)), 16, SEED)  # what torch allocates at its first use
     matrices = matrices_of(*layer(units, inputs, batch))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    least_eigenpairs(matrices, None if how == "exact" else 16, SEED)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is measured from here
+    before = peak()
+    lanczos_eigenpairs(matrices, 16, SEED)
+    return (peak() - before) / 1024
+
+
+def peak() -> int:
+    """Return the largest memory of this process in KiB."""
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def looking(backbone: Backbone, width: int, steps: int, batch: int, rounds: int) -> None:
     """Print the time of ranking all operations of a supernet beside that of a training step."""
     relaxation = installed().make("relaxation", "softmax")
-    network = build(backbone.initial({"inputs": width, "outputs": width}, 4), SEED, relaxation=relaxation)  # type: ignore[arg-type]
+    network = build(backbone.initial({"inputs": width, "outputs": width}, 4), SEED, relaxation=relaxation)
     inputs, targets = (torch.randn(steps, batch, width, generator=SEED(name).generator()) for name in ("inputs", "targets"))
     alphas = [*network.alphas.values()]
     weights = [p for name, p in network.named_parameters() if not name.startswith("alphas.")]

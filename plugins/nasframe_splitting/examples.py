@@ -9,7 +9,7 @@ from nasframe_splitting.morphism import Split
 
 
 def examples() -> Examples:
-    """Return splits with exact and approximate eigenvectors."""
-    return Examples(
-        parts={Split: st.builds(Split, exact=st.booleans(), steps=st.sampled_from([2, 32]), batches=st.integers(1, 2))}
-    )
+    """Return splits that are measured on one batch or two."""
+    # Matrices of small networks are always decomposed, whatever the number of steps. Few different options, because the kit looks for
+    # networks that can be split for each.
+    return Examples(parts={Split: st.sampled_from([Split(proposals=1), Split(batches=2, proposals=2)])})

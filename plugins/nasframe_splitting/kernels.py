@@ -12,16 +12,20 @@ by O(eps^2) only.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nasframe import Seed
 
 #: the largest number of entries of a temporary tensor where matrices are formed, unless a single unit needs more
 CHUNK = 1 << 24
+#: matrices with so many rows or fewer are decomposed, which takes less time than the method of Lanczos
+SMALL = 32
 
 
 def _tuple_of(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -82,13 +86,11 @@ class SplittingMatrices:
         """
         parts = v.split([x.shape[-1] for x in self.features], -1)
         projected = [x @ part.mT for x, part in zip(self.features, parts, strict=True)]  # (..., samples, units)
-        return torch.cat(
-            [
-                sum(c * p for c, p in zip(of_term, projected, strict=True)).mT @ x
-                for x, of_term in zip(self.features, self.coefficients, strict=True)
-            ],
-            -1,
-        )
+        found = []
+        for x, of_term in zip(self.features, self.coefficients, strict=True):
+            scaled = [c * p for c, p in zip(of_term, projected, strict=True)]
+            found.append(functools.reduce(torch.add, scaled).mT @ x)
+        return torch.cat(found, -1)
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the units whose matrices can be formed together in little memory."""
@@ -129,40 +131,47 @@ def lanczos_eigenpairs(matrices: SplittingMatrices, steps: int, seed: Seed) -> E
     Args:
         matrices: the splitting matrices.
         steps: the dimension of the Krylov space. With `matrices.size` steps the pairs are exact.
-        seed: the seed of the first vector.
+        seed: the seed of the random vectors.
     """
     generator, like = seed.generator(), matrices.coefficients
     shape = (*like.shape[2:-2], matrices.units, matrices.size)
     steps = min(steps, matrices.size)
     basis = like.new_zeros((*shape[:-1], steps, shape[-1]))
-    diagonal, off = [], list[Tensor]()
+    diagonal, off = list[Tensor](), list[Tensor]()
 
     def drawn() -> Tensor:
-        # in float64 on the CPU, so that the first vector is the same for every dtype and device
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(like)
+        # in float64 on the CPU, so that the vectors are the same for every dtype and device
+        vectors = torch.randn(shape, generator=generator, dtype=torch.float64).to(like)
+        return functional.normalize(vectors, dim=-1)
 
     def orthogonalised(w: Tensor, known: Tensor) -> Tensor:
-        # twice: after one pass, rounding leaves a part of what was removed
-        for _ in range(2):
-            w = w - torch.einsum("...k,...kd->...d", torch.einsum("...kd,...d->...k", known, w), known)
-        return w
+        return w - torch.einsum("...k,...kd->...d", torch.einsum("...kd,...d->...k", known, w), known)
 
-    q = torch.nn.functional.normalize(drawn(), dim=-1)
+    # A start close to v_min spares steps. The random part reaches what is orthogonal to the most negative sample.
+    q = functional.normalize(_most_negative(matrices) + 0.3 * drawn(), dim=-1)
     for step in range(steps):
         basis[..., step, :] = q
         w = matrices.product(q)
+        scale = torch.linalg.vector_norm(w, dim=-1)
         diagonal.append((w * q).sum(-1))
         if step + 1 == steps:
             break
-        known, scale = basis[..., : step + 1, :], torch.linalg.vector_norm(w, dim=-1)
+        # the recurrence of three terms, and what rounding leaves of the vectors before them
+        w = w - diagonal[-1].unsqueeze(-1) * q
+        if off:
+            w = w - off[-1].unsqueeze(-1) * basis[..., step - 1, :]
+        known, before = basis[..., : step + 1, :], torch.linalg.vector_norm(w, dim=-1)
         w = orthogonalised(w, known)
         norm = torch.linalg.vector_norm(w, dim=-1)
+        if bool((norm < 0.5 * before).any()):  # little is left, and rounding is a part of it
+            w = orthogonalised(w, known)
+            norm = torch.linalg.vector_norm(w, dim=-1)
         # The Krylov space is complete where nothing but rounding is left: another direction is drawn, which is not connected with it.
         complete = norm <= 16 * torch.finfo(w.dtype).eps * scale
         if bool(complete.any()):
-            w = torch.where(complete.unsqueeze(-1), orthogonalised(drawn(), known), w)
+            w = torch.where(complete.unsqueeze(-1), orthogonalised(orthogonalised(drawn(), known), known), w)
         off.append(norm.masked_fill(complete, 0.0))
-        q = torch.nn.functional.normalize(w, dim=-1)
+        q = functional.normalize(w, dim=-1)
     tridiagonal = torch.diag_embed(torch.stack(diagonal, -1))
     if off:
         tridiagonal = tridiagonal + torch.diag_embed(torch.stack(off, -1), -1)  # eigh reads the lower half
@@ -170,8 +179,24 @@ def lanczos_eigenpairs(matrices: SplittingMatrices, steps: int, seed: Seed) -> E
     return Eigenpairs(values[..., 0], torch.einsum("...k,...kd->...d", vectors[..., 0], basis))
 
 
+def _most_negative(matrices: SplittingMatrices) -> Tensor:
+    """Return for each unit x[b] / |x[b]| of the sample b with the most negative part of S_u, of shape (..., units, size).
+
+    With y = x[b] / |x[b]|, the quotient of the sample's part of S_u is sum_jk c_jk[b, u] |x_j[b]|^2 |x_k[b]|^2 / |x[b]|^2.
+    """
+    squares = [x.square().sum(-1, keepdim=True) for x in matrices.features]
+    parts = [
+        c * p * q
+        for p, of_term in zip(squares, matrices.coefficients, strict=True)
+        for q, c in zip(squares, of_term, strict=True)
+    ]
+    sample = (torch.stack(parts).sum(0) / torch.stack(squares).sum(0)).argmin(-2).unsqueeze(-1)  # (..., units, 1)
+    chosen = torch.cat([x.take_along_dim(sample, -2) for x in matrices.features], -1)
+    return functional.normalize(chosen, dim=-1)
+
+
 def least_eigenpairs(matrices: SplittingMatrices, steps: int | None, seed: Seed) -> Eigenpairs:
-    """Return the least eigenpairs: by Lanczos with a number of steps, or exactly for None and where that takes as many steps."""
-    if steps is None or steps >= matrices.size:
+    """Return the least eigenpairs by a number of steps of the method of Lanczos, or exactly for None and for small matrices."""
+    if steps is None or matrices.size <= max(SMALL, steps):
         return exact_eigenpairs(matrices)
     return lanczos_eigenpairs(matrices, steps, seed)

@@ -91,11 +91,14 @@ class Split(Morphism):
         negative = dict(zip(keys, found.tolist(), strict=True))
         chosen = [key for key in sorted(keys, key=lambda key: negative[key]) if negative[key] < 0][: self.proposals]
 
-        proposals, before = [], count_parameters(structure, context.relaxation)
+        steps = {}
         for address, id in chosen:
             context.remember(f"direction {address} {id}", partial(self._direction, context, (address, id)))
             step = context.remember(f"step {address} {id}", partial(self._step, context, (address, id)))
-            eps, gain, _ = step.tolist()
+            steps[address, id] = step.tolist()
+        # last, because this is called again after each value that is measured
+        proposals, before = [], count_parameters(structure, context.relaxation)
+        for (address, id), (eps, gain, _) in steps.items():
             if eps > 0:
                 cost = count_parameters(_split(structure, address, id)[0], context.relaxation) - before
                 proposals.append(Proposal({"site": address, "candidate": id}, gain=gain, cost=cost))
