@@ -24,7 +24,7 @@ from nasframe.modules.coupling import couple
 from nasframe.modules.larger import sizes_between
 from nasframe.network.network import tensors
 from nasframe.testing import assertions
-from nasframe.testing.fakes import Shares
+from nasframe.testing.fakes import Chain, Shares
 from nasframe.testing.trained import TrainedNetwork
 
 SEED = Seed(("width",))
@@ -138,6 +138,8 @@ def test_options() -> None:
     assert [requests(by=by) for by in (1.0, 1.4, 1.5, 4.0)] == [[4], [4], [4], [12]]
     assert (requests(limit=6), requests(limit=5)) == ([6], [])
     assert not WidthGrowth(limit=5).admits(parent.network.structure)
+    with pytest.raises(ChangeError, match="backbone 'chain' has no width"):
+        WidthGrowth().admits(Chain().initial({"inputs": 3, "outputs": 1}, nodes=1))
     structure = parent.network.structure
     for request, message in [
         ({"field": "channels", "to": 6}, "has no width 'channels'; it has hidden"),
@@ -174,7 +176,7 @@ def test_shapes_that_are_not_of_more_units_are_refused() -> None:
     for other, message in [
         ({"0.weight": (4, 5)}, "axis 1 of 0.weight has 3 entries, and 5 .* it is an axis of the model's input"),
         ({"0.weight": (6, 3)}, "and other tensors give them other numbers"),
-        ({"0.bias": ()}, "0.bias has 1 axes, and does not exist in the larger model"),
+        ({"0.bias": ()}, "0.bias has 1 axes, and none in the larger model"),
     ]:
         with pytest.raises(ChangeError, match=message):
             sizes_between(coupling, shapes | other)

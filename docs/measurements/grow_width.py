@@ -96,12 +96,12 @@ def plan(search: int, tune: int) -> Plan:
 
 def settings() -> Mapping[str, Setting]:
     """Return the settings by name; that of Fashion-MNIST where its file is present."""
-    found = {"weather": Setting(Forecasting(), TwoToOne(), "hidden", (8, 16, 32), 25, 64, 5)}
+    found = {"weather": Setting(Forecasting(), TwoToOne(), "hidden", (8, 16, 32), 15, 64, 3)}
     file = Path(os.environ.get("NASFRAME_DATA", "data")) / "fashion_mnist_12k.npz"
     if file.exists():
         operations = (Zero(), MaxPool(), Identity(), SeparableConvolution(3, expansion=(1,)))
         cells = DartsConvolutional(cells=3, operations=operations)
-        found["images"] = Setting(Images(npz=str(file), train=800), cells, "channels", (4, 8), 4, 64, 2)
+        found["images"] = Setting(Images(npz=str(file), train=800), cells, "channels", (4, 8), 2, 64, 1)
     return found
 
 

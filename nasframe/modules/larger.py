@@ -33,6 +33,7 @@ def enlarged(
         ChangeError: if the shapes are not those of more units, or an axis cannot grow in this form.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from nasframe.modules.coupling import couple
         >>> def mlp(hidden):
@@ -40,7 +41,7 @@ def enlarged(
         >>> small, large = mlp(2), mlp(5)
         >>> coupling = couple(small, torch.zeros(1, 3))
         >>> tensors = [dict(model.named_parameters()) for model in (small, large)]
-        >>> [*enlarged(coupling, *tensors, form="zero", skew=0.0, seed=nasframe.Seed((0,)))]
+        >>> [*enlarged(coupling, *tensors, form="zero", skew=0.0, seed=Seed((0,)))]
         ['0.weight', '0.bias', '2.weight']
     """
     sizes = sizes_between(coupling, {name: tensor.shape for name, tensor in child.items()})
@@ -49,7 +50,7 @@ def enlarged(
         shape, found = tuple(coupling.tensors[name].shape), tuple(parent[name].shape) if name in parent else None
         if found != shape:
             raise ChangeError(
-                f"{name} has the shape {shape} in the model that was traced, and {found or 'does not exist'} in the one to enlarge; make "
+                f"{name} has the shape {shape} in the model that was traced, and {found or 'none'} in the one to enlarge; make "
                 "the changes one after the other, and not as one change"
             )
     # the traced model may have another dtype and device, which the entries take from the tensors
@@ -70,18 +71,19 @@ def sizes_between(coupling: Coupling, shapes: Mapping[str, Sequence[int]]) -> di
     for name, before in coupling.axes.items():
         after = shapes.get(name, ())
         if len(after) != len(before):
-            raise ChangeError(f"{name} has {len(before)} axes, and {len(after) or 'does not exist'} in the larger model")
+            raise ChangeError(f"{name} has {len(before)} axes, and {len(after) or 'none'} in the larger model")
         axes += [(f"axis {k} of {name}", axis, size) for k, (axis, size) in enumerate(zip(before, after, strict=True))]
-    # what may not change is known from the beginning; each axis with a single atom of unknown size gives that size
+    # what may not change is known from the beginning
     atoms = [atom for _, axis, _ in axes for atom in atoms_of(axis)]
     sizes = {atom: atom.size for atom in atoms if refusal(coupling, atom) is not None}
-    found = sizes
-    while found:
-        found = {}
-        for _, axis, size in axes:
-            unknown = [atom for atom in atoms_of(axis) if atom not in sizes]
-            if len(unknown) == 1 and (solved := solve(axis, unknown[0], size, sizes)) is not None:
-                found[unknown[0]] = solved
+
+    def solved() -> dict[Axis, int]:
+        """Return the sizes that follow from an axis with a single atom of unknown size."""
+        single = [(axis, unknown, size) for _, axis, size in axes if len(unknown := {*atoms_of(axis)} - sizes.keys()) == 1]
+        found = {atom: solve(axis, atom, size, sizes) for axis, (atom,), size in single}
+        return {atom: size for atom, size in found.items() if size is not None}
+
+    while found := solved():
         sizes |= found
     for where, axis, size in axes:
         if axis.size_with(sizes) != size:

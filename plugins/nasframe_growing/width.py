@@ -22,6 +22,7 @@ from nasframe import (
     choice,
     number,
 )
+from nasframe.errors import ChangeError
 from nasframe.modules.larger import enlarged
 from nasframe.modules.networks import coupled, wider
 from nasframe.network.network import count_parameters, tensors, unallocated
@@ -52,7 +53,7 @@ class WidthGrowth(Morphism):
     skew: float = number(0.0, low=0.0, high=1.0)
 
     def admits(self, structure: Structure) -> bool:
-        """Return whether there is a width to grow; raise a ChangeError if it cannot grow in this form."""
+        """Return whether a width may grow; raise a ChangeError if the backbone has none, or it cannot grow in this form."""
         return bool([*self._children(structure)])
 
     def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
@@ -75,8 +76,14 @@ class WidthGrowth(Morphism):
         Raises:
             ChangeError: if the network cannot have this width.
         """
-        assert isinstance(structure.backbone, Backbone)
-        for field, width in structure.backbone.widths(structure).items():
+        backbone = structure.backbone
+        assert isinstance(backbone, Backbone)
+        if not (widths := backbone.widths(structure)):
+            raise ChangeError(
+                f"backbone {backbone.name!r} has no width that can grow (Backbone.widths); leave out the morphism {self.name!r}, or "
+                "choose another backbone"
+            )
+        for field, width in widths.items():
             to = max(round(self.by * width), width + 1)
             if self.limit is None or to <= self.limit:
                 child = wider(structure, field, to)
