@@ -8,7 +8,7 @@ import attrs
 import convolutional
 import pytest
 import torch
-from nasframe_growing import NodeGrowth, WidthGrowth
+from nasframe_growing import DepthGrowth, NodeGrowth, WidthGrowth
 from nasframe_recurrent import Prod, Sum, Tanh, TwoToOne
 from nasframe_recurrent.operations import TwoInputOperation
 from recurrent import make, specimen, strategy
@@ -63,18 +63,19 @@ def test_growth_is_exact_and_training_goes_on(name: str, form: str) -> None:
     assert sum(p.numel() for p in child.network.parameters()) > sum(p.numel() for p in parent.network.parameters())
 
 
-def test_all_growths_one_after_another() -> None:
-    """By width, by a node, by width again: each is exact, and afterwards the network can be pruned and built again from its JSON."""
-    parent = small()
-    for morphism in (WidthGrowth(), NodeGrowth(form="gate"), WidthGrowth(1.0, form="replicate", skew=0.2)):
+@pytest.mark.parametrize("images", [False, True])
+def test_all_growths_one_after_another(images: bool) -> None:
+    """By width, a node, depth, and width again: each is exact, and the result can be pruned, and built again from its JSON."""
+    parent = convolutional.trained() if images else small()
+    for morphism in (WidthGrowth(), NodeGrowth(form="gate"), DepthGrowth(), WidthGrowth(1.0, form="replicate", skew=0.2)):
         child = grown(parent, morphism)
         assertions.assert_exact(parent, child)
         parent = child.train(2)
-    structure = parent.network.structure
-    assert structure.backbone.hidden == 7
-    pruned = parent.after(remove_candidates(structure, structure.backbone.derive(structure, parent.mixing())))
+    structure, backbone = parent.network.structure, parent.network.backbone
+    assert backbone.widths(structure) == ({"channels": 5} if images else {"hidden": 7})
+    pruned = parent.after(remove_candidates(structure, backbone.derive(structure, parent.mixing())))
     assert pruned.network.structure.decided
-    assertions.assert_reconstructed(pruned.train(2), make)
+    assertions.assert_reconstructed(pruned.train(2), convolutional.PLUGINS.make if images else make)
 
 
 def test_copies_part() -> None:
