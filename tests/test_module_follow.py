@@ -310,6 +310,56 @@ def test_the_policies() -> None:
         change.follow(optimiser, "dropped")
 
 
+@pytest.mark.parametrize("name", ["Adam", "Adam with amsgrad", "AdamW"])
+@pytest.mark.parametrize("moments", ["carried", "zeroed"])
+def test_new_entries_are_normalised_by_gradients_of_theirs(name: str, moments: Any) -> None:
+    """After a long training, new units take steps of about a learning rate, however small or large their gradients are.
+
+    A mutant without `recount` keeps the step count and the mean of the second moments, so that steps are short at small gradients.
+    """
+    for size, recounted in ((1e-6, True), (1e-2, True), (1.0, True), (1e3, True), (1e-6, False)):
+        model, x = mlp(3, 4, 2), batch(3)
+        optimiser = OPTIMISERS[name](model.parameters())
+        steps(model, optimiser, x, 60)
+        change = changed(model, [0, 1, FRESH, 2, 3])
+        with pytest.MonkeyPatch.context() as patch:
+            if not recounted:
+                patch.setattr("nasframe.modules.follow.recount", lambda *_: None)
+            change.follow(optimiser, moments)
+        weight, moves = change.model.inner.weight, []
+        for _ in range(20):
+            before = weight.detach().clone()
+            for p in change.model.parameters():
+                p.grad = torch.full_like(p, size)
+            optimiser.step()
+            moves.append(float((weight.detach() - before)[2].abs().max()) / 0.01)
+        if recounted:
+            assert min(moves) > 0.4
+            assert max(moves) < 1.2
+        else:
+            assert max(moves) < 0.1
+
+
+@pytest.mark.parametrize("name", ["Adam", "Adam with amsgrad", "AdamW"])
+def test_old_entries_keep_their_corrected_moments_beside_new_ones(name: str) -> None:
+    """The moments of old entries, with the correction of their bias, are what they were; without new entries the count is, too."""
+    model, optimiser, _ = trained(name, (3, 4, 2), 0)
+    steps(model, optimiser, batch(3), 60)
+    before = copy.deepcopy(optimiser.state[model.inner.weight])
+    change = changed(model, [0, 1, FRESH, 2, 3])
+    change.follow(optimiser)
+    after = optimiser.state[change.model.inner.weight]
+
+    assert (float(before["step"]), float(after["step"])) == (67, 10)
+    for key, b in {"exp_avg": 0.9, "exp_avg_sq": 0.999, "max_exp_avg_sq": 0.999}.items():
+        if key in before:
+            corrected = [state[key] / (1 - b ** float(state["step"])) for state in (before, after)]
+            assert torch.allclose(corrected[1][[0, 1, 3, 4]], corrected[0], rtol=1e-12)
+            assert torch.count_nonzero(after[key][2]) == 0
+    untouched = optimiser.state[change.model.outer.bias]
+    assert float(untouched["step"]) == 67
+
+
 def test_an_unknown_optimiser_is_refused_by_the_name_of_the_entry() -> None:
     """An optimiser whose state cannot follow is not modified, starts anew on request, and follows once its powers are known."""
     model, x = mlp(), batch()

@@ -518,6 +518,16 @@ def slow_down(optimiser: Optimizer, parameters: Sequence[nn.Parameter], factor: 
     optimiser.add_param_group({"params": parameters, "factor": factor})
 
 
+def arms_of(task: Task, growth: str) -> list[str]:
+    """Return the names of the arms of a growth."""
+    if growth == "none":
+        return [*map(str, NONE)]
+    if growth == "GroMo":
+        return [*GROMO] if task.name == "MLP" else []
+    scratch = [f"from scratch{by}" for by in BUDGETS if task.growths[growth].scratch]
+    return [*map(str, task.growths[growth].arms), *scratch]
+
+
 @attrs.frozen(eq=False)
 class Runner:
     """The arms of a task and a seed.
@@ -572,13 +582,7 @@ class Runner:
 
     def _missing(self, growth: str) -> list[str]:
         """Return the names of the arms of a growth whose results are not in the file."""
-        if growth == "none":
-            names = [*map(str, NONE)]
-        elif growth == "GroMo":
-            names = [*GROMO] if self.task.name == "MLP" and importlib.util.find_spec("gromo") else []
-        else:
-            names = [str(arm) for arm in self.task.growths[growth].arms]
-            names += [f"from scratch{by}" for by in BUDGETS if self.task.growths[growth].scratch]
+        names = arms_of(self.task, growth) if growth != "GroMo" or importlib.util.find_spec("gromo") else []
         return [name for name in names if (self.task.name, self.seed, growth, name) not in self.records.results]
 
     def _grown(self, model: nn.Module, steps: Sequence[Step], growth: str) -> list[ModuleChange]:
@@ -719,14 +723,13 @@ def mean_and_error(values: Sequence[float], form: str) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):{form.lstrip('+')}}"
 
 
-def groups_of(records: Records, task: str) -> Iterator[tuple[str, str, list[Result]]]:
+def groups_of(records: Records, task: Task) -> Iterator[tuple[str, str, list[Result]]]:
     """Yield for each growth and arm of a task the results of all seeds."""
-    found: dict[tuple[str, str], list[Result]] = {}
-    for (name, _, growth, arm), result in records.results.items():
-        if name == task:
-            found.setdefault((growth, arm), []).append(result)
-    for (growth, arm), results in found.items():
-        yield growth, arm, results
+    for growth in ("none", *task.growths, "GroMo"):
+        for arm in arms_of(task, growth):
+            found = [r for r in records.results.values() if (r.task, r.growth, r.arm) == (task.name, growth, arm)]
+            if found:
+                yield growth, arm, sorted(found, key=lambda r: r.seed)
 
 
 def differences(records: Records, results: Sequence[Result]) -> list[list[float]]:
@@ -735,12 +738,12 @@ def differences(records: Records, results: Sequence[Result]) -> list[list[float]
     return [[a - b for a, b in zip(r.losses, losses, strict=False)] for r, losses in zip(results, kept, strict=True)]
 
 
-def report(records: Records, task: str) -> Iterator[str]:
+def report(records: Records, task: Task) -> Iterator[str]:
     """Yield the lines of the tables of a task."""
-    some = next(iter(r for r in records.results.values() if r.task == task and r.losses))
+    some = next(iter(r for r in records.results.values() if r.task == task.name and r.losses))
     shown = [step for step in SHOWN if step < len(some.losses)]
-    spans = [(1, 20), (21, 100), (1, 100)]
-    yield f"\n### {task}: training loss after the growth, minus that without growth\n"
+    spans = [(1, 20), (21, 100), (101, 299)]
+    yield f"\n### {task.name}: training loss after the growth, minus that without growth\n"
     yield "| growth | optimiser | " + " | ".join([*map(str, shown), *(f"mean {a} to {b}" for a, b in spans)]) + " |"
     yield "| --- | --- |" + " --- |" * (len(shown) + len(spans))
     for growth, arm, results in groups_of(records, task):
@@ -749,17 +752,17 @@ def report(records: Records, task: str) -> Iterator[str]:
         found = differences(records, results)
         cells = [mean_and_error([d[k] for d in found], "+.3f") if k < len(found[0]) else "" for k in shown]
         cells += [
-            mean_and_error([statistics.mean(d[a : b + 1]) for d in found], "+.4f") if b < len(found[0]) else ""
+            mean_and_error([statistics.mean(d[a : b + 1]) for d in found], "+.3f") if b < len(found[0]) else ""
             for a, b in spans
         ]
         yield f"| {growth} | {arm} | " + " | ".join(cells) + " |"
-    yield f"\n### {task}: at the end\n"
+    yield f"\n### {task.name}: at the end\n"
     yield "| growth | optimiser | updates | parameters | validation loss | minus no growth | test loss | test accuracy | copies apart |"
     yield "| --- |" + " --- |" * 8
     for growth, arm, results in groups_of(records, task):
         if arm == "rebuilt" and growth != "none":
             continue
-        kept = [records.results[task, r.seed, "none", "carried"].validation[0] for r in results]
+        kept = [records.results[task.name, r.seed, "none", "carried"].validation[0] for r in results]
         parted = [r.apart for r in results if r.apart is not None]
         cells = [
             f"{results[0].updates}",
@@ -771,17 +774,17 @@ def report(records: Records, task: str) -> Iterator[str]:
             f"{statistics.mean(parted):.1e}" if parted else "",
         ]
         yield f"| {growth} | {arm} | " + " | ".join(cells) + " |"
-    yield f"\n### {task}: CPU time\n"
+    yield f"\n### {task.name}: CPU time\n"
     heads = ["growth", "update before, ms", "update after, ms", "growth, s", "tracing, s", "verifying, s", "growth in updates"]
     yield f"| {' | '.join(heads)} |"
     yield "| --- |" + " --- |" * 6
-    for t in (t for t in records.times.values() if t.task == task):
+    for t in (t for t in records.times.values() if t.task == task.name):
         cells = [f"{1000 * t.before:.1f}", f"{1000 * t.after:.1f}", *(f"{s:.2f}" for s in (t.change, t.trace, t.verify))]
         yield f"| {t.growth} | " + " | ".join([*cells, f"{t.change / t.after:.0f}"]) + " |"
     resets = [
         records.results[r.task, r.seed, r.growth, "reset"].losses[: len(r.losses)] == r.losses
         for r in records.results.values()
-        if r.task == task and r.arm == "rebuilt" and r.growth != "none"
+        if r.task == task.name and r.arm == "rebuilt" and r.growth != "none"
     ]
     yield f"\nA reset optimiser and a rebuilt one had the same losses, bit for bit, in {sum(resets)} of {len(resets)} runs."
 
@@ -819,10 +822,10 @@ def draw(records: Records, task: Task, path: Path) -> None:
     """Draw the difference of the training loss to the model that did not grow, averaged over seeds and five updates."""
     growths = [*task.growths]
     with style():
-        figure = blank(2.4 * len(growths) + 0.4, 2.6, layout="constrained")
+        figure = blank(2.0 * len(growths) + 0.4, 2.6, layout="constrained")
         panels = figure.subplots(1, len(growths), sharey=True, squeeze=False)[0]
         for axes, growth in zip(panels, growths, strict=True):
-            for name, found, results in groups_of(records, task.name):
+            for name, found, results in groups_of(records, task):
                 if name != growth or found not in DRAWN:
                     continue
                 rows = np.array(differences(records, results))[:, :101]
@@ -839,8 +842,7 @@ def draw(records: Records, task: Task, path: Path) -> None:
             axes.set_xlabel("updates after the growth")
         panels[0].set_ylabel("training loss minus no growth")
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5, columnspacing=1.4, handlelength=1.6)
-        figure.set_dpi(110)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, columnspacing=1.4, handlelength=1.6)
         save(figure, path)
 
 
@@ -869,7 +871,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Runner(task, task.load(folder, task.size), seed, updates, records).run()
             print(f"{task.name}, seed {seed}: {time.process_time() - start:.0f} s", file=sys.stderr, flush=True)
     for task in tasks:
-        print("\n".join(report(records, task.name)))
+        print("\n".join(report(records, task)))
         if options.pictures:
             draw(records, task, options.pictures / f"growth-in-training-{task.name}.png")
 

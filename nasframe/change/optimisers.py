@@ -30,6 +30,9 @@ POWERS: dict[type[Optimizer], Mapping[str, int]] = {
     Adagrad: {"sum": 2},
 }
 
+#: the optimisers whose step count only corrects the bias of their moments, so that it may be lowered together with them
+CORRECTED: tuple[type[Optimizer], ...] = (Adam, AdamW)
+
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 Factory = Callable[[NamedParameters], Optimizer]
 
@@ -99,6 +102,40 @@ def follow_state(optimiser: Optimizer, state: Mapping[str, Any], entry: Take, mo
         else:
             followed[key] = value.clone() if torch.is_tensor(value) else value
     return followed
+
+
+def recount(optimiser: Optimizer, group: Mapping[str, Any], state: dict[str, Any], entry: Take) -> None:
+    """Let the new entries of a parameter of the child be normalised by gradients of theirs, by a lower step count, in place.
+
+    Adam divides its moments by 1 - b^t, which corrects their bias after t steps. The entries of a tensor share the count t, so new
+    entries of an old tensor are not corrected: with a second moment of zero they make steps of up to 7.3 learning rates, and with that
+    of the old entries (`Take.moment`) their steps are short for hundreds of updates, because the gradients of a new unit are small
+    at first: its outgoing weights start at zero. After this function the state is that of an Adam which has made only
+    t = 1 / (1 - b1) steps, over as many gradients as the first moment averages. In them the new entries had gradients of zero, and
+    the old ones have the same corrected moments as before. If g is the constant gradient of a new entry, its k-th step is
+    (1 - b1^k) / (1 - b1^(t + k)) * sqrt((1 - b2^(t + k)) / (1 - b2^k)) learning rates, whatever the size of g: between 0.48 and 1.13
+    for the defaults of Adam.
+
+    Nothing happens without new entries, or where the count does more than to correct the bias.
+
+    Args:
+        optimiser: the optimiser.
+        group: the parameter group, which holds the b1 and b2.
+        state: the state of the parameter of the child, as `follow_state` returned it.
+        entry: the entry of the map by which the parameter was filled.
+    """
+    if not isinstance(optimiser, CORRECTED) or not entry.has_new or "exp_avg" not in state:
+        return
+    b1, b2 = map(float, group["betas"])
+    old = float(state["step"])
+    count = min(old, max(1, round(1 / (1 - b1))))
+    if not count:
+        return  # no step was made
+    fresh = torch.logical_or(*entry.new_entries(state["exp_avg"]))
+    for key, b in (("exp_avg", b1), ("exp_avg_sq", b2), ("max_exp_avg_sq", b2)):
+        if key in state:
+            state[key] = (state[key] * ((1 - b**count) / (1 - b**old))).masked_fill(fresh, 0.0)
+    state["step"] = torch.full_like(state["step"], count) if torch.is_tensor(state["step"]) else count
 
 
 def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named: NamedParameters, full: Map) -> None:
