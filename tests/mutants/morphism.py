@@ -14,6 +14,7 @@ from torch import nn
 
 from mutants.system import core_mutant, mutant, overriding
 from nasframe import (
+    FRESH,
     ZERO,
     Address,
     Candidate,
@@ -34,7 +35,7 @@ from nasframe.network.mixing import Gate
 from nasframe.network.network import tensors
 from nasframe.testing.subject import Subject
 
-NODE, CONVOLUTION = ("morphism", "node"), ("morphism", "convolution")
+NODE, CONVOLUTION, WIDTH = ("morphism", "node"), ("morphism", "convolution"), ("morphism", "width")
 
 
 def only(of: Subject, backbones: str = "", **options: Any) -> Subject:
@@ -56,6 +57,10 @@ def filling_by(of: Subject, change: Callable[[Filling, Network, Network], Fillin
         return attrs.evolve(edit, fill=lambda parent, child: change(edit.fill(parent, child), parent, child))
 
     return editing(of, edit)
+
+
+def _taken(filling: Filling) -> dict[str, Take]:
+    return {name: entry for name, entry in filling.overrides.items() if isinstance(entry, Take)}
 
 
 def proposing(of: Subject, change: Callable[[Proposal], Proposal]) -> Subject:
@@ -331,8 +336,21 @@ def without_buffers(patch: pytest.MonkeyPatch) -> None:
     honest = maps.derive_map
     patch.setattr(
         "nasframe.change.apply.derive_map",
-        lambda parent, child: {n: e for n, e in honest(parent, child).items() if n in dict(child.named_parameters())},
+        lambda parent, child, given: {
+            n: e for n, e in honest(parent, child, given).items() if n in dict(child.named_parameters())
+        },
     )
+
+
+@mutant("morphism.exact", *WIDTH)
+def outgoing_at_random(of: Subject) -> Subject:
+    """The outgoing weights of new units are random."""
+
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        index = {n: tuple(i if i is None else i.clamp(min=FRESH) for i in e.index) for n, e in _taken(filling).items()}
+        return attrs.evolve(filling, overrides={n: attrs.evolve(e, index=index[n]) for n, e in _taken(filling).items()})
+
+    return filling_by(only(of, "two_to_one"), change)
 
 
 @mutant("morphism.bound", *NODE)
@@ -418,6 +436,16 @@ def halved(of: Subject) -> Subject:
         return attrs.evolve(filling, overrides={**entries, **taken})
 
     return filling_by(of, change)
+
+
+@mutant("morphism.gradient", *WIDTH)
+def undivided(of: Subject) -> Subject:
+    """Its map says that copies of a unit have the gradient of the unit, and not their share of it."""
+
+    def change(filling: Filling, parent: Network, child: Network) -> Filling:
+        return attrs.evolve(filling, overrides={n: attrs.evolve(e, gradient=1.0) for n, e in _taken(filling).items()})
+
+    return filling_by(only(of, "two_to_one", form="replicate", skew=0.2), change)
 
 
 @mutant("morphism.seed", *CONVOLUTION)
