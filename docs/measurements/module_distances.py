@@ -1,9 +1,11 @@
 """Apply every morphism of modules to models, and measure how far the outputs move, and the gradients from what the map states.
 
     PYTHONPATH=tests python docs/measurements/module_distances.py distances.jsonl
+    PYTHONPATH=tests python docs/measurements/module_distances.py distances.jsonl --morphism widen --places 1000 mobilenet_v2
 
 Each morphism is applied at the places that it lists for a model: at all of them, or for the models of `LARGE` at as many as `--places`
-says, evenly distributed. Each model and morphism adds a line to the file, and those that it has are not measured again. At the end two
+says, evenly distributed. Each model and morphism adds a line to the file, and models that it has are not measured again. The second
+command measures some morphisms of a model anew, whose later lines replace the earlier ones. At the end two
 tables are printed, with a row for each morphism, and for each model and morphism. They have the number of places, and the largest
 distances of the outputs in evaluation and training mode, in float64 and in float32, and of the gradients in training mode (float64).
 The reasons for refusals follow. A change that claims to be exact and is not, gradients that differ from the map by more than 1e-7, and
@@ -129,7 +131,9 @@ def wider(place: Place, factor: int | None, **form: Any) -> list[Widen]:
 
 def general(reason: str) -> str:
     """Return a reason without the numbers and names of its place, so that equal reasons are counted together."""
-    reason = re.sub(r" at [\w.]+(?: \w+)? \(([\w.]+):\d+\)", r" (\1)", reason)
+    reason = re.sub(r"(?: at [\w.]+(?: \w+)?)? \([\w.]+:\d+\)", "", reason)
+    reason = re.sub(r"^'?[\w.]+'? (?=cannot|is of type|is called with|receives|changes|is in a)", "* ", reason)
+    reason = re.sub(r"'?\b(?!nn\.)\w+(?:\.\w+)*\.(?!py\b)\w+\b'?", "*", reason)
     return re.sub(r"\b\d+\b", "N", reason)
 
 
@@ -229,17 +233,18 @@ def trials(couplings: Couplings) -> Iterator[tuple[str, list[Trial]]]:
         yield label, [(place, lambda morphism=morphism: (couplings, [morphism])) for place in places]
 
 
-def measure(model: str, places: int) -> Iterator[dict[str, Any]]:
+def measure(model: str, places: int, prefix: str = "") -> Iterator[dict[str, Any]]:
     """Yield what was measured for each morphism of a model, as JSON values.
 
     Args:
         model: the name of the model.
         places: the most places at which each morphism is applied.
+        prefix: the beginning of the labels of the morphisms.
     """
     coupling = couple(*make(model))
     couplings = {"float64": coupling, "float32": single(coupling)}
     for label, listed in trials(couplings):
-        if ("zeros between" in label) != ("dilated" in model):
+        if ("zeros between" in label) != ("dilated" in model) or not label.startswith(prefix):
             continue
         start = time.process_time()
         free = [trial for trial in listed if trial[0].refusal is None]
@@ -258,7 +263,7 @@ def numbers(attempts: Sequence[Mapping[str, Any]]) -> str:
 
 def table(lines: Sequence[Mapping[str, Any]]) -> None:
     """Print a row for each morphism and claim, one for each model, morphism and claim, and the reasons for refusals."""
-    heads = ["claim", "places", "free", "measured", "refused then", "wrong", *COLUMNS]
+    heads = ["claim", "places", "free", "measured", "refused when made", "wrong", *COLUMNS]
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for line in lines:
         groups.setdefault(line["morphism"], []).append(line)
@@ -269,7 +274,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> None:
         wrong = found.pop("wrong", 0) + found.pop("crashed", 0)
         refused = found.pop("refused", 0)
         places, free = (sum(line[key] for line in group) for key in ("places", "free"))
-        for claim in found or [""]:
+        for claim in found or [""] * bool(places):
             of = [a for a in attempts if a["outcome"] == claim]
             print(f"| {first} | {claim} | {places} | {free} | {len(of)} | {refused} | {wrong} | {numbers(of)} |")
 
@@ -283,15 +288,15 @@ def table(lines: Sequence[Mapping[str, Any]]) -> None:
         for a in line["attempts"]:
             if a["outcome"] in ("wrong", "crashed"):
                 print(f"\nWRONG {line['model']}: {line['morphism']} at {a['place']}: {a['reason']}")
-    print("\n| morphism | places | reason | models |\n| --- | --- | --- | --- |")
-    for label, group in groups.items():
-        reasons: dict[str, collections.Counter[str]] = {}
-        for line in group:
-            refused = collections.Counter(general(a["reason"]) for a in line["attempts"] if a["outcome"] == "refused")
-            for reason, count in (refused + collections.Counter(line["refused"])).items():
-                reasons.setdefault(reason, collections.Counter())[line["model"]] += count
-        for reason, models in sorted(reasons.items(), key=lambda item: -item[1].total()):
-            print(f"| {label} | {models.total()} | {reason} | {', '.join(models)} |")
+    print("\n| refused | morphisms | models | reason |\n| --- | --- | --- | --- |")
+    reasons: dict[str, collections.Counter[tuple[str, str]]] = collections.defaultdict(collections.Counter)
+    for line in lines:
+        when_made = [a["reason"] for a in line["attempts"] if a["outcome"] == "refused"]
+        for reason in [*when_made, *collections.Counter(line["refused"]).elements()]:
+            reasons[general(reason)][line["morphism"].partition(",")[0], line["model"]] += 1
+    for reason, found in sorted(reasons.items(), key=lambda item: -item[1].total()):
+        morphisms, models = (", ".join(dict.fromkeys(names)) for names in zip(*found, strict=True))
+        print(f"| {found.total()} | {morphisms} | {models} | {reason} |")
     print(f"\n{sum(line['seconds'] for line in lines):.0f} seconds")
 
 
@@ -301,15 +306,19 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="the file with a line for each model and morphism")
     parser.add_argument("models", nargs="*", default=[*SMALL, *DILATED, *VISION])
     parser.add_argument("--places", type=int, default=4, help="the most places of a large model at which a morphism is applied")
+    parser.add_argument(
+        "--morphism", default="", help="measure only those with this beginning, also of models that the file has"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
 
     def read() -> list[dict[str, Any]]:
-        return [*map(json.loads, options.file.read_text().splitlines())] if options.file.exists() else []
+        lines = [*map(json.loads, options.file.read_text().splitlines())] if options.file.exists() else []
+        return [*{(line["model"], line["morphism"]): line for line in lines}.values()]
 
     for model in options.models:
-        if model not in {line["model"] for line in read()}:
-            for line in measure(model, options.places if model in LARGE else 10**6):
+        if options.morphism or model not in {line["model"] for line in read()}:
+            for line in measure(model, options.places if model in LARGE else 10**6, options.morphism):
                 with options.file.open("a") as file:
                     file.write(json.dumps(line) + "\n")
     table(read())

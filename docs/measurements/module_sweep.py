@@ -151,7 +151,7 @@ def table(path: Path) -> None:
             elif a["outcome"] == "refused":
                 reasons[f"{a['form']}: {general(a['reason'])}"][name] += 1
         for reason, n in line["frozen"].items():
-            reasons[f"frozen: {reason}"][name] += n
+            reasons[f"not free: {general(reason)}"][name] += n
         totals.update(counts)
         totals["attempts"] += len(line["attempts"])
         ended = f"{len(line['attempts'])} | {counts['exact']} | {counts['refused']} | {counts['wrong'] + counts['crashed']}"
