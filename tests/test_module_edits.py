@@ -114,6 +114,22 @@ def test_new_values_are_distributed_as_the_old_ones() -> None:
     assert not torch.equal(*values)
 
 
+@pytest.mark.parametrize(("value", "std"), [(0.0, 1.0), (-0.5, 0.5)])
+def test_new_units_differ_where_old_weights_do_not(value: float, std: float) -> None:
+    """Weights that are all equal, such as a single one or those of a dead unit, get new ones that differ; biases and scales do not."""
+    for inputs in (1, 3):
+        model = nn.Sequential(nn.Linear(inputs, 1), nn.LayerNorm(1))
+        nn.init.constant_(model[0].weight, value)
+        nn.init.constant_(model[0].bias, value)
+        replay(
+            model, [Resize(n, (900, inputs)[: 1 + n.startswith("0.w")]) for n in ("0.weight", "0.bias", "1.weight")], Seed((0,))
+        )
+
+        assert float(model[0].weight.detach().std()) == pytest.approx(std, rel=0.1)
+        assert {*model[0].bias.tolist()} == {value}
+        assert {*model[1].weight.tolist()} == {1.0}
+
+
 def test_the_seed_decides_the_new_values() -> None:
     """The same seed gives the same bytes, another seed others, whatever the global generator does."""
 

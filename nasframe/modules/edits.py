@@ -67,7 +67,8 @@ class Layer:
 class Resize:
     """Give a parameter or a buffer another shape, under all its names if it is tied.
 
-    New values are drawn from the normal distribution with the mean and std of the old ones; those of a buffer are their mean.
+    New values are drawn from the normal distribution with the mean and std of the old ones; if these are all equal, with their size or
+    else 1 as std for a weight, and none for a bias or a scale. New values of a buffer are the mean.
 
     Attributes:
         name: the name of the tensor.
@@ -323,10 +324,14 @@ def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed | None) -> Tensor:
     mean = torch.nan_to_num(mean, nan=0.0, posinf=0.0, neginf=0.0)
     new.fill_(mean.item())
     # Buffers are statistics or constants: a random variance could be negative.
-    if isinstance(old, nn.Parameter) and old.is_floating_point() and old.numel() > 1:
+    if isinstance(old, nn.Parameter) and old.is_floating_point() and (old.numel() > 1 or old.dim() > 1):
+        std = values.std().item() if old.numel() > 1 else 0.0
+        if not std and old.dim() > 1:
+            # the weights of units must differ, or the units would stay equal
+            std = abs(mean.item()) or 1.0
         # drawn on the CPU, so that the values do not depend on the device
         noise = torch.randn(shape, generator=seed.generator(), dtype=values.dtype)
-        new += noise.to(values.device).mul_(values.std()).to(old.dtype)
+        new += noise.to(values.device).mul_(std).to(old.dtype)
     return new
 
 
