@@ -43,11 +43,14 @@ from splitters import Softplus, Tied, Wave
 from torch import Tensor, nn
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Backbone, Edit, Filling, Network, Search, Seed
+from nasframe import FRESH, Backbone, Edit, Filling, Network, Search, Seed, Structure, Take
 from nasframe.change.apply import apply
+from nasframe.change.edit import combine, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.records import Changed
 from nasframe.search.replay import replay
+from nasframe.testing import assertions
+from nasframe.testing.fakes import Scripted
 from nasframe.testing.trained import TrainedNetwork
 
 SEED = Seed(("splitting",))
@@ -140,10 +143,14 @@ def assert_theorem(backbone: Backbone) -> None:
 
 def split(parent: TrainedNetwork, key: candidates.Key, pairs: Eigenpairs, eps: float) -> Network:
     """Return the network after the split of a candidate."""
+    return apply(parent.network, split_edit(parent.network.structure, key, pairs, eps), SEED).child
+
+
+def split_edit(structure: Structure, key: candidates.Key, pairs: Eigenpairs, eps: float) -> Edit:
+    """Return the edit that splits a candidate."""
     direction = torch.cat([pairs.values.unsqueeze(-1), pairs.vectors], -1).flatten()
     evidence = {f"direction {key[0]} {key[1]}": direction, f"step {key[0]} {key[1]}": torch.tensor([eps])}
-    edit = Split().edit(parent.network.structure, {"site": key[0], "candidate": key[1]}, evidence, SEED)
-    return apply(parent.network, edit, SEED).child
+    return Split().edit(structure, {"site": key[0], "candidate": key[1]}, evidence, SEED)
 
 
 class TestTheorem:
@@ -224,14 +231,42 @@ class TestProposals:
 
     def test_a_search_with_splits_resumes_and_replays(self) -> None:
         """A search in which operations are split ends in the same bytes from every event, and its lineage needs no data."""
-        toy = toy_strategy(growth=(Split(proposals=1),), plan="end", backbone=TwoToOne(hidden=2, operations=(Tanh(), Sum())))
+        fields: dict[str, Any] = {"plan": "end", "criterion": Scripted(growths=1)}
+        toy = toy_strategy(
+            growth=(Split(batches=2, proposals=1),), backbone=TwoToOne(hidden=2, operations=(Tanh(), Sum())), **fields
+        )
         records = check_resumes_everywhere(toy, PLUGINS)
         grown = [r for r in records if isinstance(r, Changed) and r.change == "grow"]
-        assert {r.by for r in grown} == {"split proposals=1"}
+        assert {r.by for r in grown} == {"split batches=2 proposals=1"}
         search = Search(toy)
         search.run()
         state = search.state
         assert [*replay(search.strategy, state.lineage, state.evidence, PLUGINS)][-1] == search.network.structure
+
+    @pytest.mark.parametrize("kept", [(1,), (1, 2, 3)])
+    def test_the_halves_share_the_weight_that_a_removal_leaves(self, kept: tuple[int, ...]) -> None:
+        """Where candidates are removed in the same change, also all others, the halves have half of the renormalised weight."""
+        parent = trained(TWO_TO_ONE)
+        key = next(splittable(parent.network.structure))
+        gone = {c.id for c in parent.network.structure.cell(key[0].cell).site(key[0].id).candidates} - {*kept}
+        removal = remove_candidates(parent.network.structure, {key[0]: gone})
+        pairs = exact_eigenpairs(matrices_of(parent)[key])
+        child = apply(parent.network, combine([removal, split_edit(removal.structure, key, pairs, 0.1)]), SEED).child
+        before = parent.mixing()[key[0]][list(kept)]
+        weights = before / before.sum()
+        wanted = torch.cat([weights[:1] / 2, weights[:1] / 2, weights[1:]])
+        torch.testing.assert_close(child.mixing()[key[0]].detach(), wanted)
+
+    def test_the_other_alphas_keep_their_moments(self) -> None:
+        """The alphas of candidates whose mixing weights stay keep their moments; those of the halves start anew."""
+        parent = trained(TWO_TO_ONE)
+        key = next(splittable(parent.network.structure))
+        child = parent.after(split_edit(parent.network.structure, key, exact_eigenpairs(matrices_of(parent)[key]), 0.1))
+        entry = child.map[f"alphas.{key[0]}"]
+        assert isinstance(entry, Take)
+        assert entry.index[0] is not None
+        assert entry.index[0].tolist() == [0, FRESH, FRESH, 2, 3, 4, 5]
+        assertions.assert_moments_follow(parent, child)
 
 
 # ----------------------------------------------------------------------------------------------------------------- kernels

@@ -39,7 +39,7 @@ from nasframe import Backbone, Seed, build, installed
 SEED = Seed(("splitting",))
 #: (units, inputs, batch): the reference, and a half of each
 LAYERS = ((128, 256, 1024), (64, 256, 1024), (128, 128, 1024), (128, 256, 512))
-STEPS = (4, 16, 24, 28, 32, 64)
+STEPS = (4, 16, 24, 30, 40, 64)
 #: units for which autograd computes Hessians
 MEASURED = 2
 #: (n_x = n_h, time, batch)

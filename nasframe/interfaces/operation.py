@@ -25,7 +25,7 @@ class Operation(Part):
     - `residual`: the operation can act as the identity, so that a new node can start without changing the network, and a gate
       can be folded into its parameters.
     - `magnitude` and `identity_error`: bounds, from which the claim of an approximate growth is computed.
-    - `pointwise`: the fast form of recurrent cells.
+    - `pointwise`: the fast form of recurrent cells, and splitting.
 
     Example:
         >>> import attrs
@@ -75,8 +75,8 @@ class Operation(Part):
     def pointwise(self) -> Pointwise | None:
         """Return what the module computes as linear maps and an elementwise function. Optional.
 
-        A recurrent cell runs as fused kernels if all its operations implement this. It is not verified during a search; run
-        `nasframe check`.
+        A recurrent cell runs as fused kernels if all its operations implement this, and the units of an operation can be split
+        (`nasframe_splitting`). It is not verified during a search; run `nasframe check`.
         """
         return None
 

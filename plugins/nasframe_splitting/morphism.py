@@ -72,7 +72,7 @@ class Split(Morphism):
     name: ClassVar[str] = "split"
     eps: float = number(1.0, low=0.0)
     exact: bool = flag(default=False)
-    steps: int = number(32, low=1, whole=True)
+    steps: int = number(30, low=1, whole=True)
     batches: int = number(1, low=1, whole=True)
     proposals: int = number(3, low=1, whole=True)
     noise: float = number(1e-3, low=0.0)
