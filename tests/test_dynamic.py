@@ -22,6 +22,7 @@ from nasframe_growing import (
     PruneOperator,
     Resampling,
     Threshold,
+    operators,
 )
 from nasframe_recurrent import Darts, IdentityEdge, Sigmoid, Tanh, TanhEdge, ZeroEdge
 from test_resume import check_resumes_everywhere
@@ -123,6 +124,23 @@ def test_the_final_model_is_used_like_any_other(backbone: str, tmp_path: Path) -
 def test_a_dynamic_search_resumes_at_every_event() -> None:
     """From each event, growth and pruning of operators in mid-phase included, a search goes on to the same bytes."""
     assert check_resumes_everywhere(darts(criterion=Scripted(epochs=3, growths=0))) >= 12
+
+
+@pytest.mark.parametrize("form", ["copy", "fresh"])
+def test_growing_and_pruning_do_not_alternate(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twin that is pruned is not grown again, while without that rule it is grown and pruned in turns until the phase ends."""
+    growth = (OperatorGrowth(form, threshold=0.7, share=0.45, sigma=0.05),)
+    plan = Dynamic(growth=growth, pruner=Threshold(0.4 if form == "copy" else 0.35, 9.0)).steps()
+
+    def changed() -> list[tuple[bool, bool]]:
+        search = Search(darts(plan=plan, criterion=Scripted(epochs=9, growths=0)))
+        search.run()
+        return [(bool(r.added), bool(r.removed)) for r in changes(search, "edit") if r.phase == "search"]
+
+    pruned, grown = (False, True), (True, False)
+    assert changed() == [pruned, grown, pruned]
+    monkeypatch.setattr(operators, "to_plain", lambda operation: "forgotten")
+    assert changed() == [pruned, grown] * 4
 
 
 @pytest.mark.parametrize("backbone", SEARCHES)

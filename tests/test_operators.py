@@ -181,6 +181,8 @@ def test_a_decided_site_grows_to_two() -> None:
             assertions.assert_exact(architecture, child)
             assert len(candidates(child, address)) == 2
             assert torch.allclose(child.mixing()[address], torch.tensor([0.5, 0.5], dtype=torch.float64))
+            fresh = grown(architecture, place, form="fresh", share=0.1)  # a weight that float32 does not have
+            assert torch.allclose(fresh.mixing()[address], torch.tensor([0.9, 0.1], dtype=torch.float64))
             return
     pytest.fail("no site has an activation")
 

@@ -232,7 +232,7 @@ def remaining(parent: Network, address: Address, ids: Sequence[int]) -> tuple[Te
         raise ChangeError(
             f"candidate {new[0]} of {address} is added in the same change; let one change add to a site once, and the next one again"
         )
-    weights = parent.mixing()[address] if len(present) > 1 else torch.ones(1)
+    weights = parent.mixing()[address] if len(present) > 1 else torch.ones(1, dtype=torch.float64)
     kept = weights[[present.index(id) for id in ids]]
     if len(ids) < len(present) and (parent.relaxation is None or parent.relaxation.sums_to_one):
         kept = kept / kept.sum()
