@@ -90,7 +90,7 @@ def test_the_morphism_of_the_plugins_page() -> None:
     assert all(torch.equal(child.mixing()[address], weights) for address, weights in parent.mixing().items())
 
 
-@pytest.mark.parametrize("page", ["python.md", "images.md", "runs.md", "checking.md", "modules.md"])
+@pytest.mark.parametrize("page", ["python.md", "images.md", "runs.md", "checking.md", "modules.md", "operators.md"])
 def test_the_blocks_of_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of the page run one after the other, with a file of the shipped series beside them."""
     monkeypatch.chdir(tmp_path)
