@@ -23,7 +23,7 @@ from torch.nn import functional
 from nasframe import Seed
 
 #: the largest number of entries of a temporary tensor where matrices are formed, unless a single unit needs more
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 #: matrices with so many rows or fewer are decomposed, which takes less time than the method of Lanczos
 SMALL = 32
 
