@@ -123,7 +123,7 @@ def test_the_final_model_is_used_like_any_other(backbone: str, tmp_path: Path) -
 
 def test_a_dynamic_search_resumes_at_every_event() -> None:
     """From each event, growth and pruning of operators in mid-phase included, a search goes on to the same bytes."""
-    assert check_resumes_everywhere(darts(criterion=Scripted(epochs=3, growths=0))) >= 12
+    assert check_resumes_everywhere(darts(criterion=Scripted(epochs=3, growths=1))) >= 20
 
 
 @pytest.mark.parametrize("form", ["copy", "fresh"])
