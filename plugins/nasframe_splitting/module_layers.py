@@ -114,6 +114,15 @@ def layer_matrices(
         coupling: the coupling of the model with the batch as its example.
         loss: a function from what the model returns to the loss.
         chosen: the layers; by default all that can be split.
+
+    Example:
+        Two weights and a bias of each of three units:
+
+        >>> from nasframe.modules.coupling import couple
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+        >>> matrices = layer_matrices(couple(net, torch.randn(8, 2)), lambda outputs: outputs.square().mean())
+        >>> matrices["0.weight"].form().shape
+        torch.Size([1, 3, 3, 3])
     """
     chosen = [layer for layer in layers(coupling) if layer.refusal is None] if chosen is None else chosen
     program, calls = coupling.graphs[False], [call for layer in chosen for call in layer.calls]
