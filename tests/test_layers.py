@@ -38,6 +38,7 @@ THIRD_PARTIES = (
     "offspring.py",
     "perturbation.py",
     "proportional.py",
+    "splitters.py",
     "steepest.py",
     "third_party_relaxations.py",
     "twins.py",
