@@ -841,8 +841,9 @@ def draw(records: Records, task: Task, path: Path) -> None:
             axes.set_title(growth, fontsize=8)
             axes.set_xlabel("updates after the growth")
         panels[0].set_ylabel("training loss minus no growth")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, columnspacing=1.4, handlelength=1.6)
+        lines = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        legend = [(lines[name], name) for name in DRAWN if name in lines]
+        figure.legend(*zip(*legend, strict=True), loc="outside lower center", ncols=3, columnspacing=1.4, handlelength=1.6)
         save(figure, path)
 
 
