@@ -47,6 +47,7 @@ from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.morphism import ModuleMorphism
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
+from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import Widen
 from nasframe.search.evaluators import Table, Train
 from nasframe.search.plan import STEPS
@@ -152,7 +153,7 @@ CORE = Plugin(
     "nasframe",
     "nasframe",
     version("nasframe"),
-    (Train, Table, Widen, Narrow, Deepen, PadKernel, CropKernel, Dilate, AddPath),
+    (Train, Table, Widen, Narrow, Deepen, PadKernel, CropKernel, Dilate, AddPath, Unwrap),
     examples=_core_examples,
 )
 

@@ -21,6 +21,7 @@ from nasframe.modules.edits import (
     Resize,
     SetNumber,
     Stack,
+    Unwrap,
     edit_from_dict,
     edit_to_dict,
     replay,
@@ -42,6 +43,7 @@ edits = st.one_of(
     st.builds(Replace, names, layers),
     st.builds(Beside, names, layers),
     st.builds(Stack, names, layers),
+    st.builds(Unwrap, names),
     st.builds(Insert, names, names, names),
 )
 
@@ -56,7 +58,7 @@ def test_an_edit_survives_json(edit: Any) -> None:
     ("values", "message"),
     [
         (None, "None is no edit"),
-        ({"edit": "grow"}, "one of 'resize', 'set_number', 'replace', 'beside', 'stack', 'insert'"),
+        ({"edit": "grow"}, "one of 'resize', 'set_number', 'replace', 'beside', 'stack', 'unwrap', 'insert'"),
         ({"edit": []}, "is no edit"),
         ({"edit": "resize", "name": "a"}, "has the keys name, shape, not name"),
         ({"edit": "resize", "name": 1, "shape": [1]}, "has strings under name"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,11 +13,15 @@ from widening import check_equal, mlp, trained
 
 from nasframe import Claim
 from nasframe.errors import ChangeError
+from nasframe.modules.change import grow
 from nasframe.modules.deepen import deepen
 from nasframe.modules.edits import named_tensors
 from nasframe.modules.kernels import crop_kernel, dilate, pad_kernel
 from nasframe.modules.lineage import rebuild
 from nasframe.modules.narrow import narrow
+from nasframe.modules.paths import add_path
+from nasframe.modules.places import places
+from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import widen
 
 
@@ -139,6 +144,59 @@ def test_what_no_morphism_reverts_is_refused() -> None:
     example = batch(6, 3)
     model = trained(mlp(3, 4), example)
 
-    for change in (deepen(model, "0", example=example), narrow(model, "0", to=2, example=example)):
-        with pytest.raises(ChangeError, match=r"no morphism reverts (deepen|narrow to=2) at 0; change\.parent"):
+    for change in (add_path(model, "0", form="concatenate", example=example), narrow(model, "0", to=2, example=example)):
+        with pytest.raises(
+            ChangeError, match=r"no morphism reverts (add_path form=concatenate|narrow to=2) at 0; change\.parent"
+        ):
             change.undone()
+
+
+class Language(nn.Module):
+    """A recurrent layer and a linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.rnn(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "at"), [(deepen, "0"), (deepen, "1"), (add_path, "0"), (add_path, ""), (deepen, "rnn"), (add_path, "out")]
+)
+def test_added_layers_and_paths_are_removed(make: Any, at: str, tmp_path: Any) -> None:
+    """Directly after the change the model is the old one; after training, what the old layers have learned remains."""
+    fresh, example = (Language(), batch(6, 5, 3)) if at in ("rnn", "out") else (mlp(3, 4), batch(6, 3))
+    model = trained(copy.deepcopy(fresh), example)
+    change = make(model, at, example=example)
+
+    check_restored(model, change.undone().model, example)
+
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
+    change.follow(optimiser)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (change.model(*example) - 1).square().mean().backward()
+        optimiser.step()
+    back = change.undone()
+    back.follow(optimiser)
+    assert back.claim == Claim.lossy()
+    assert {id(p) for group in optimiser.param_groups for p in group["params"]} == {id(p) for p in back.model.parameters()}
+    learned = dict(change.model.named_parameters())
+    assert all(torch.equal(p, learned[back.map[name].source]) for name, p in back.model.named_parameters())
+    change.save(tmp_path / "lineage.json")
+    back.save(tmp_path / "lineage.json")
+    assert str(rebuild(fresh, tmp_path / "lineage.json")) == str(model)
+
+
+def test_a_container_whose_first_part_returns_another_shape_is_refused() -> None:
+    """The message has both shapes, and the table of places has the reason; another module is no container."""
+    model, example = mlp(3, 4).double(), batch(6, 3)
+
+    with pytest.raises(ChangeError, match=r"the model returns the shapes \[\(6, 2\)\], and its first part \[\(6, 4\)\]"):
+        grow(model, Unwrap(), "", example)
+    with pytest.raises(ChangeError, match=r"0 is of type Linear; name an nn\.Sequential"):
+        grow(model, Unwrap(), "0", example)
+    (place,) = places(model, example)["unwrap"]
+    assert "its first part" in str(place.refusal)

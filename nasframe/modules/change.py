@@ -24,7 +24,19 @@ from nasframe.change.optimisers import Moments
 from nasframe.errors import ChangeError, ClaimError
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.modules.coupling import couple, require_module
-from nasframe.modules.edits import Beside, Insert, ModuleEdit, Replace, Resize, SetNumber, Stack, holder, named_tensors, replay
+from nasframe.modules.edits import (
+    Beside,
+    Insert,
+    ModuleEdit,
+    Replace,
+    Resize,
+    SetNumber,
+    Stack,
+    Unwrap,
+    holder,
+    named_tensors,
+    replay,
+)
 from nasframe.modules.example import Example
 from nasframe.modules.follow import follow_copy, follow_optimiser, follow_state_dict
 from nasframe.modules.lineage import Step, append, shapes_of
@@ -446,7 +458,7 @@ def _refuse_held_elsewhere(model: nn.Module, edits: Iterable[ModuleEdit]) -> Non
     tensors = named_tensors(model)
     storages = {t.untyped_storage()._cdata: name for name, t in tensors.items() if t.numel()}
     resized = {id(tensors[e.name]) for e in edits if isinstance(e, Resize) and e.name in tensors}
-    replaced = {id(model.get_submodule(e.module)) for e in edits if isinstance(e, Replace | Beside | Stack)}
+    replaced = {id(model.get_submodule(e.module)) for e in edits if isinstance(e, Replace | Beside | Stack | Unwrap)}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if attribute in ("_parameters", "_buffers", "_modules") or (

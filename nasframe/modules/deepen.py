@@ -33,7 +33,8 @@ from nasframe.modules.calls import (
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import Insert, Layer, ModuleEdit, Replace, SetNumber, Stack, named_tensors
-from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite, Undo
+from nasframe.modules.unwrap import Unwrap
 from nasframe.seeds import Seed
 
 #: layers that multiply their input by a weight and add a bias: zeros in both make their output zero
@@ -147,7 +148,7 @@ class Deepen(ModuleMorphism):
         if isinstance(module, nn.RNNBase):
             start |= {f"2.{name}": Set(torch.zeros(shape)) for name, shape in layers[1].shapes().items()}
             entries = {within(name, tensor): entry for name in calls.names(at) for tensor, entry in start.items()}
-            return Rewrite((Stack(at, layers),), entries, Claim.exact())
+            return Rewrite((Stack(at, layers),), entries, Claim.exact(), undo=Undo(Unwrap(), at))
         for position, layer in enumerate(layers, 1):
             if layer.type in ("ReLU", "PReLU"):
                 continue  # PReLU is built with the slope 1
@@ -156,7 +157,7 @@ class Deepen(ModuleMorphism):
             (nn.init.dirac_ if weight.dim() > 2 else nn.init.eye_)(weight)
             start |= {f"{position}.weight": Set(weight), f"{position}.bias": Set(torch.zeros(channels))}
         entries = {within(name, tensor): entry for name in calls.names(at) for tensor, entry in start.items()}
-        return Rewrite((Replace(at, layers),), entries, Claim.exact())
+        return Rewrite((Replace(at, layers),), entries, Claim.exact(), undo=Undo(Unwrap(), at))
 
     def _layers(self, calls: Calls, at: str, module: nn.Module) -> tuple[tuple[Layer, ...], int]:
         """Return the layers that are put after a module, and the number of channels."""

@@ -141,6 +141,17 @@ class Stack:
 
 
 @attrs.frozen
+class Unwrap:
+    """Put the first part of an nn.Sequential, a `Parallel` or a `Stacked` in its place: the inverse of `Replace`, `Beside` and `Stack`.
+
+    Attributes:
+        module: the name of the container.
+    """
+
+    module: str
+
+
+@attrs.frozen
 class Insert:
     """Insert a copy of a block in the nn.Sequential or nn.ModuleList that contains the block.
 
@@ -156,7 +167,7 @@ class Insert:
     copy_of: str
 
 
-ModuleEdit = Resize | SetNumber | Replace | Beside | Stack | Insert
+ModuleEdit = Resize | SetNumber | Replace | Beside | Stack | Unwrap | Insert
 
 _KINDS: Mapping[str, type[Any]] = {
     "resize": Resize,
@@ -164,6 +175,7 @@ _KINDS: Mapping[str, type[Any]] = {
     "replace": Replace,
     "beside": Beside,
     "stack": Stack,
+    "unwrap": Unwrap,
     "insert": Insert,
 }
 
@@ -263,6 +275,8 @@ def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed, filled: Co
             _set_number(model, edit)
         elif isinstance(edit, Replace | Beside | Stack):
             model, places = _replace(model, edit, seed("replace", number)), None
+        elif isinstance(edit, Unwrap):
+            model, places = _unwrap(model, edit), None
         else:
             _insert(model, edit)
             places = None
@@ -391,14 +405,25 @@ def _replace(model: nn.Module, edit: Replace | Beside | Stack, seed: Seed) -> nn
         new = _stacked(module, layers)
     for part in (new, *([new[1]] if isinstance(new, Parallel) else [])):
         part.training = module.training
-    if not edit.module:
+    return _put(model, module, new)
+
+
+def _put(model: nn.Module, module: nn.Module, new: nn.Module) -> nn.Module:
+    """Return the model with another module in all places of one of its modules."""
+    if module is model:
         return new
-    # a module may be used in several places
     for parent in [*model.modules()]:
         for name, child in [*parent._modules.items()]:
             if child is module and parent is not new:
                 parent._modules[name] = new
     return model
+
+
+def _unwrap(model: nn.Module, edit: Unwrap) -> nn.Module:
+    container = _module(model, edit.module)
+    if not isinstance(container, nn.Sequential | nn.ModuleList) or not len(container):
+        raise ChangeError(f"{edit.module or 'the model'} is a {type(container).__name__}, which has no first part")
+    return _put(model, container, next(container.children()))
 
 
 def _stacked(module: nn.Module, layers: Sequence[nn.Module]) -> Stacked:

@@ -19,7 +19,8 @@ from nasframe.modules.calls import Calls, channel_axis, is_leaf, line, submodule
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import Beside, Layer, Resize, SetNumber, named_tensors
-from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite, Undo
+from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import Widen
 from nasframe.seeds import Seed
 
@@ -72,7 +73,7 @@ class AddPath(ModuleMorphism):
             for name, shape in layers[-1].shapes().items():
                 start[f"1.{len(layers) - 1}.{name}"] = Set(torch.zeros(shape))
             entries = {within(name, tensor): entry for name in calls.names(at) for tensor, entry in start.items()}
-            return Rewrite((Beside(at, layers),), entries, Claim.exact())
+            return Rewrite((Beside(at, layers),), entries, Claim.exact(), undo=Undo(Unwrap(), at))
         entries = {within(at, tensor): entry for tensor, entry in start.items()}
         return self._concatenated(coupling, at, module, layers, entries, seed)
 

@@ -17,6 +17,7 @@ from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.morphism import ModuleMorphism, Place
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
+from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import Widen
 
 #: the morphisms that come with nasframe; where one applies does not depend on the sizes that it is given
@@ -28,6 +29,7 @@ SHIPPED: tuple[ModuleMorphism, ...] = (
     CropKernel(kernel=1),
     Dilate(),
     AddPath(),
+    Unwrap(),
 )
 #: the width of the table
 COLUMNS = 120
@@ -116,6 +118,7 @@ def places(model: nn.Module, example: Any, morphisms: Sequence[ModuleMorphism] =
         crop_kernel  none
         dilate       none
         add_path     4 places: (the model), 0, 1, 2
+        unwrap       none (1 refused)
         >>> print(found["deepen"])
         deepen
           0       4  followed by ReLU and Linear

@@ -11,6 +11,7 @@ from nasframe.modules.deepen import Deepen
 from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
+from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import Widen
 from nasframe.search.evaluators import Table
 from nasframe.testing.examples import Examples
@@ -31,6 +32,7 @@ def examples() -> Examples:
             CropKernel: st.sampled_from([CropKernel(1), CropKernel((1, 3))]),
             Dilate: st.sampled_from([Dilate(1), Dilate(1, lossy=True), Dilate(2), Dilate(3, lossy=True)]),
             AddPath: st.builds(AddPath, st.none() | st.integers(1, 3)),
+            Unwrap: st.just(Unwrap()),
         },
         models=models(),
     )

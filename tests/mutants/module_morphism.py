@@ -22,7 +22,7 @@ from nasframe.modules.narrow import Narrow
 from nasframe.modules.verify import Distances
 from nasframe.testing.subject import Subject
 
-WIDEN, DEEPEN, DILATE = ("module_morphism", "widen"), ("module_morphism", "deepen"), ("module_morphism", "dilate")
+WIDEN, NARROW, DEEPEN, DILATE = (("module_morphism", name) for name in ("widen", "narrow", "deepen", "dilate"))
 
 
 def only(of: Subject, **options: Any) -> Subject:
@@ -87,7 +87,7 @@ def constant(of: Subject) -> Subject:
     return taking(only(of, to=6, form="zero"), change)
 
 
-@core_mutant("module_morphism.composition", *DEEPEN)
+@core_mutant("module_morphism.composition", *NARROW)
 def hooked(patch: pytest.MonkeyPatch) -> None:
     """A child keeps a hook with which it was watched."""
 
