@@ -20,8 +20,9 @@ def gain(context: Context, structure: Structure, edit: Edit, name: str) -> float
     gradients of the gates.
 
     The gradients are those of one training batch, in evaluation mode, and eta is the learning rate at which a phase begins. So the gain
-    compares growths with each other, also those of different morphisms. It is no forecast of the loss: it knows the first step only,
-    and neither the moments and the normalisation of Adam nor noise. In particular it does not see what new units become later, whose
+    compares growths with each other, also those of different morphisms. It is no forecast of the loss. It knows the first step only,
+    and neither the moments nor the normalisation of Adam. It is about the loss of that batch, so that the noise of its gradient adds to
+    it; on all training examples the same step gains less. In particular it does not see what new units become later, whose
     incoming weights have no gradient as long as their outgoing weights are zero.
 
     Args:
