@@ -186,9 +186,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:
-    """Return the mean of some values with its standard error."""
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.{digits}f} ± {error:.{digits}f}"
+    """Return the mean of some values with its standard error, if there are several."""
+    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{error}"
 
 
 def report(name: str, setting: Setting, found: Mapping[tuple[str, int], dict[str, Any]]) -> str:
@@ -203,6 +203,7 @@ def report(name: str, setting: Setting, found: Mapping[tuple[str, int], dict[str
         [
             arm,
             *(spread([r["curve"][e] for r in results]) for e in ends),
+            spread([min(r["curve"][: ends[-1] + 1]) for r in results]),
             spread([r["end"] for r in results]),
             str(results[0]["parameters"]),
         ]
@@ -228,7 +229,7 @@ def report(name: str, setting: Setting, found: Mapping[tuple[str, int], dict[str
             f"## {name}: {setting.field} {sizes}",
             f"Largest of {len(grown)} growths: " + ", ".join(f"{key} {value:.1e}" for key, value in worst.items()),
             f"Validation loss: moved by {moved:.1e} at most, relative to its value before.",
-            table(["search", *(f"epoch {e + 1}" for e in ends), "at the end", "parameters at the end"], losses),
+            table(["search", *(f"epoch {e + 1}" for e in ends), "least", "at the end", "parameters at the end"], losses),
             table(["growth", "seed", "predicted gain", "step of SGD", "step of Adam", f"after {setting.epochs} epochs"], gains),
         ]
     )
