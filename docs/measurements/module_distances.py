@@ -1,7 +1,7 @@
 """Apply every morphism of modules to models, and measure how far the outputs move, and the gradients from what the map states.
 
     PYTHONPATH=tests python docs/measurements/module_distances.py distances.jsonl
-    PYTHONPATH=tests python docs/measurements/module_distances.py distances.jsonl --morphism widen --places 1000 mobilenet_v2
+    PYTHONPATH=tests python docs/measurements/module_distances.py distances.jsonl mobilenet_v2 --morphism widen --places 1000
 
 Each morphism is applied at the places that it lists for a model: at all of them, or for the models of `LARGE` at as many as `--places`
 says, evenly distributed. Each model and morphism adds a line to the file, and models that it has are not measured again. The second
@@ -131,7 +131,7 @@ def wider(place: Place, factor: int | None, **form: Any) -> list[Widen]:
 
 def general(reason: str) -> str:
     """Return a reason without the numbers and names of its place, so that equal reasons are counted together."""
-    reason = re.sub(r"(?: at [\w.]+(?: \w+)?)? \([\w.]+:\d+\)", "", reason)
+    reason = re.sub(r"(?: at [\w.]+(?: \w+)?)? \([\w.]+\.py(?::\d+)?\)", "", reason)
     reason = re.sub(r"^'?[\w.]+'? (?=cannot|is of type|is called with|receives|changes|is in a)", "* ", reason)
     reason = re.sub(r"'?\b(?!nn\.)\w+(?:\.\w+)*\.(?!py\b)\w+\b'?", "*", reason)
     return re.sub(r"\b\d+\b", "N", reason)

@@ -135,7 +135,8 @@ def table(path: Path) -> None:
     totals: collections.Counter[str] = collections.Counter()
     reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     faults = []
-    lines = {line["architecture"]: line for line in map(json.loads, path.read_text().splitlines())}
+    found = {line["architecture"]: line for line in map(json.loads, path.read_text().splitlines())}
+    lines = {name: found[name] for name in sizes() if name in found}
     for name, line in lines.items():
         totals["architectures"] += 1
         if "places" not in line:
@@ -155,13 +156,14 @@ def table(path: Path) -> None:
         totals.update(counts)
         totals["attempts"] += len(line["attempts"])
         ended = f"{len(line['attempts'])} | {counts['exact']} | {counts['refused']} | {counts['wrong'] + counts['crashed']}"
-        found = f"{line['seconds']:.0f} | {line['places']} | {line['free']} | {line['permuted']:.0e}"
-        print(f"| {name} | {line['parameters'] / 1e6:.1f} M | {line['dtype']} | {found} | {ended} |")
+        coupled = f"{line['seconds']:.0f} | {line['places']} | {line['free']} | {line['permuted']:.0e}"
+        print(f"| {name} | {line['parameters'] / 1e6:.1f} M | {line['dtype']} | {coupled} | {ended} |")
     print(f"\n{dict(totals)}\n")
     for fault in faults:
         print(f"- WRONG {fault}")
-    for reason, names in reasons.items():
-        print(f"- {reason}: {names.total()} in {len(names)} architectures ({', '.join([*names][:4])})")
+    print("\n| refused | architectures | for example | reason |\n| --- | --- | --- | --- |")
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        print(f"| {names.total()} | {len(names)} | {', '.join([*names][:3])} | {reason} |")
     if missing := [name for name in sizes() if name not in lines]:
         print(f"\nnot measured: {', '.join(missing)}")
 
