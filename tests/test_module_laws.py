@@ -88,7 +88,8 @@ def test_another_morphism_is_tried_on_its_models() -> None:
     report = check(Rescale, examples=examples(Rescale), profile=FEW)
 
     assert report.ok, report.text()
-    assert {one.status for one in report.outcomes} == {"passed"}
+    # it declares no morphism that reverts it
+    assert {one.status for one in report.outcomes if one.law != "module_morphism.undo"} == {"passed"}
 
 
 def test_a_wrong_claim_is_found() -> None:
