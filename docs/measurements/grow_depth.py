@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -44,20 +45,22 @@ def plan(grows: bool, epochs: int, tuning: int) -> Plan:
 
 def strategies(data: str, seed: int) -> dict[str, Strategy]:
     """Return the search that grows, the one that does not, and the one that is deep from the beginning."""
+    parts: dict[str, Any] = {
+        "architect": FirstOrder(Optimiser(learning_rate=3e-3)),
+        "criterion": Epochs(1),  # each phase has its own
+        "pruner": Strongest(),
+        "growth": (DepthGrowth(),),
+        "nodes": 2,
+        "seed": seed,
+    }
     if data == "weather":
-        shallow = Strategy(
-            task=Forecasting(), backbone=TwoToOne(hidden=16), nodes=2, optimiser=Optimiser(), seed=seed,
-            architect=FirstOrder(Optimiser(learning_rate=3e-3)), criterion=Epochs(1), pruner=Strongest(), growth=(DepthGrowth(),),
-        )  # fmt: skip
-        deep, epochs, tuning = attrs.evolve(shallow.backbone, layers=3), 20, 20
+        shallow = Strategy(task=Forecasting(), backbone=TwoToOne(hidden=16), **parts)
+        deep, epochs, tuning = attrs.evolve(shallow.backbone, layers=3), 10, 10
     else:
-        images = Images(npz=str(Path(os.environ["NASFRAME_DATA"], "fashion_mnist_12k.npz")), train=2000, validation=0.5)
-        operations = (Identity(), SeparableConvolution(3), AvgPool(3), Zero())
-        shallow = Strategy(
-            task=images, backbone=DartsConvolutional(4, 4, operations=operations), nodes=2, batch=50, optimiser=Optimiser(), seed=seed,
-            architect=FirstOrder(Optimiser(learning_rate=3e-3)), criterion=Epochs(1), pruner=Strongest(), growth=(DepthGrowth(),),
-        )  # fmt: skip
-        deep, epochs, tuning = attrs.evolve(shallow.backbone, cells=6), 3, 3
+        images = Images(npz=str(Path(os.environ["NASFRAME_DATA"], "fashion_mnist_12k.npz")), train=1000, validation=0.5)
+        backbone = DartsConvolutional(4, 4, operations=(Identity(), SeparableConvolution(3), AvgPool(3), Zero()))
+        shallow = Strategy(task=images, backbone=backbone, batch=25, optimiser=Optimiser(learning_rate=3e-3), **parts)
+        deep, epochs, tuning = attrs.evolve(backbone, cells=6), 3, 3
     return {
         "grows": attrs.evolve(shallow, plan=plan(True, epochs, tuning)),
         "shallow": attrs.evolve(shallow, plan=plan(False, epochs, tuning)),
