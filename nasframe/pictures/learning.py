@@ -178,4 +178,5 @@ def _count_nodes(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Cha
     top.set_xticks([at for at, _ in shown], [text for _, text in shown])
     top.tick_params(length=0, pad=1)
     top.spines["top"].set_visible(False)
-    top.set_xlabel("nodes in " + " + ".join(map(plain, epochs[0].nodes)))
+    # the last growth may have added a cell type
+    top.set_xlabel("nodes in " + " + ".join(map(plain, counted[-1][1])))

@@ -163,7 +163,7 @@ class DartsConvolutional(Backbone):
         for turn, place in enumerate(self.added):
             before, last, channels = behind[place]
             at_end = place == self.cells - 1
-            # at the end the inputs of an added cell are those of an ordinary stack: the last cell and the one before it
+            # what precedes a further cell at the end is the last cell of the plan, and not the one before that
             sources = (last if at_end and place in self.added[:turn] else before, last)
             cell = self._cell(structure, "normal", sources, False, channels)
             added.append(AddedCell(cell, Address.of("normal", f"added{turn}"), place, at_end))
