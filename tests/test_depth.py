@@ -10,14 +10,14 @@ import pytest
 import torch
 from convolutional import Blobs, image_strategy, small
 from nasframe_convolutional import DartsConvolutional, Identity, SeparableConvolution, Zero
-from nasframe_growing import DepthGrowth, NodeGrowth, WidthGrowth
+from nasframe_growing import DepthGrowth, NodeGrowth
 from nasframe_recurrent import Darts, TwoToOne
 from recurrent import strategy
 from test_resume import check_resumes_everywhere
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Backbone, Morphism, Network, Search, Seed, Strategy, Structure, build
+from nasframe import Backbone, Network, Search, Seed, Strategy, Structure, build
 from nasframe.change.edit import fold_gates, remove_candidates
 from nasframe.errors import ChangeError, StructureError
 from nasframe.interfaces.part import to_plain
@@ -62,21 +62,16 @@ def opened(network: Network, g: float) -> Network:
     return network
 
 
-def growths(backbone: Backbone) -> list[tuple[Morphism, dict[str, Any]]]:
-    """Return growths and requests; images only grow by depth and nodes, because tracing a deep network takes seconds."""
-    if isinstance(backbone, DartsConvolutional):
-        place = {"place": len(backbone.places) - 1}
-        return [(GROWTH, place), (NodeGrowth("gate"), {"cell": "normal"}), (GROWTH, place)]
-    deeper, node = (GROWTH, {"place": 0}), (NodeGrowth("gate"), {"cell": f"layer{backbone.layers}"})
-    return [deeper, node, deeper, (WidthGrowth(), {"field": "hidden", "to": 5})]
-
-
 @pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
 def test_growths_one_after_another(backbone: Backbone) -> None:
-    """Depth, a node, depth again and width are exact in both modes, gradients and moments follow, and the fast form remains right."""
+    """Depth, a node and depth again are exact in both modes, gradients and moments follow, and the fast form remains right."""
     parent = trained(backbone)
-    for turn, (growth, request) in enumerate(growths(backbone)):
-        child = parent.after(growth.edit(parent.network.structure, request, {}, Seed((turn,))))
+    for turn, growth in enumerate((GROWTH, NodeGrowth("gate"), GROWTH)):
+        structure = parent.network.structure
+        # the last place, and the type that the new layer or cell has
+        type = "normal" if isinstance(backbone, DartsConvolutional) else structure.cells[-1][0]
+        request = {"place": len(structure.backbone.deepened(structure)) - 1} if growth is GROWTH else {"cell": type}
+        child = parent.after(growth.edit(structure, request, {}, Seed((turn,))))
         assertions.assert_exact(parent, child)
         assertions.assert_gradients_follow(parent, child)
         assertions.assert_moments_follow(parent, child)
