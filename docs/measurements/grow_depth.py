@@ -57,7 +57,7 @@ def strategies(data: str, seed: int) -> dict[str, Strategy]:
         shallow = Strategy(task=Forecasting(), backbone=TwoToOne(hidden=16), **parts)
         deep, epochs, tuning = attrs.evolve(shallow.backbone, layers=3), 10, 10
     else:
-        images = Images(npz=str(Path(os.environ["NASFRAME_DATA"], "fashion_mnist_12k.npz")), train=1000, validation=0.5)
+        images = Images(npz=str(Path(os.environ["NASFRAME_DATA"], "fashion_mnist_12k.npz")), train=600, validation=0.5)
         backbone = DartsConvolutional(4, 4, operations=(Identity(), SeparableConvolution(3), AvgPool(3), Zero()))
         shallow = Strategy(task=images, backbone=backbone, batch=25, optimiser=Optimiser(learning_rate=3e-3), **parts)
         deep, epochs, tuning = attrs.evolve(backbone, cells=6), 3, 3
