@@ -207,6 +207,7 @@ def stack_parameters(
     biases: list[Tensor | None] = []
     for slot in plan.slots:
         if slot.site is None:
+            # the identity: x has the width n_h where a node inherits it
             of_x.append(torch.eye(n_h, n_x, dtype=like.dtype, device=like.device))
             of_state.append(None)
             biases.append(None)
