@@ -42,11 +42,14 @@ class Morphism(Part):
 
     `propose` may measure on a running search; `edit` then follows from the request and from what was measured, without data.
 
-    Required: `name`, `propose` and `edit`. Optional: `admits`. A growth is an edit that adds nodes, candidates or units; the core
-    adds it to the lineage, builds and fills the child, and carries the optimiser states.
+    Required: `name`, `propose` and `edit`. Optional: `admits` and `claims`. A growth is an edit that adds nodes, candidates or units; the
+    core adds it to the lineage, builds and fills the child, and carries the optimiser states.
     """
 
     kind: ClassVar[str] = "morphism"
+
+    #: optional: the kinds of claim that its changes can have. The laws do not look for others
+    claims: ClassVar[tuple[str, ...]] = ("exact", "approximate", "lossy")
 
     def admits(self, structure: Structure) -> bool:
         """Return whether the morphism may propose changes of a structure, before the search trains. Optional.

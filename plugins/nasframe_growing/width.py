@@ -47,6 +47,7 @@ class WidthGrowth(Morphism):
     """
 
     name: ClassVar[str] = "width"
+    claims: ClassVar[tuple[str, ...]] = ("exact",)
     by: float = number(2.0, low=1.0)
     limit: int | None = number(None, low=1, whole=True, optional=True)
     form: str = choice("zero", "replicate", default="zero")

@@ -294,6 +294,12 @@ def vague(of: Subject) -> Subject:
     return filling_by(of, lambda filling, *_: attrs.evolve(filling, claim=Claim("nearly")))
 
 
+@mutant("morphism.claim", *WIDTH)
+def undeclared(of: Subject) -> Subject:
+    """It claims to be lossy, and declares that it is always exact."""
+    return filling_by(only(of, "two_to_one"), lambda filling, *_: attrs.evolve(filling, claim=Claim.lossy()))
+
+
 @mutant("morphism.exact", *CONVOLUTION)
 def without_statistics(of: Subject) -> Subject:
     """It leaves the running statistics of BatchNorms at their defaults."""

@@ -210,6 +210,8 @@ Holds = Callable[[TrainedNetwork, TrainedNetwork], str | None]
 
 def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None:
     """Try a change with a kind of claim: that of the case or, if it has another claim, that of another case."""
+    if kind not in case.part.claims:
+        raise Inapplicable(f"its claims are {', '.join(case.part.claims)}")
     for n in range(tries):
         # a fresh network shows at less cost whether it is worthwhile to train one
         if _fresh_claim(case.strategy, case.part, case.place, case.seed) == kind and _claims((found := case.child())[1], kind):
@@ -552,6 +554,7 @@ def claim(case: Case) -> None:
     ways = "write Claim.exact(), Claim.approximate({address of a node: bound}) or Claim.lossy()"
     require(isinstance(made, Claim), f"the claim is {made!r}; {ways}")
     require(made.kind in ("exact", "approximate", "lossy"), f"the claim is of the kind {made.kind!r}; {ways}")
+    require(made.kind in case.part.claims, f"the claim is {made.kind}, which is not among its `claims` {case.part.claims}")
     # Without a bound an approximate claim says nothing, and with one another claim would be weaker than it says.
     require(bool(made.bounds) == (made.kind == "approximate"), f"an {made.kind} claim has the bounds {made.bounds}; {ways}")
     wrong = _misplaced(child, made)
