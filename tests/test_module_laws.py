@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nasframe import Claim, ModuleMorphism, Seed, Take
 from nasframe.errors import ChangeError
 from nasframe.modules.coupling import Coupling
-from nasframe.modules.morphism import Place, Rewrite
+from nasframe.modules.morphism import Place, Rewrite, Undo
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.examples import Examples, Model
 
@@ -54,7 +54,7 @@ class Rescale(ModuleMorphism):
         """Return the map that moves the factor."""
         if at not in [place.name for place in self.places(coupling)]:
             raise ChangeError(f"{at!r} is no scale")
-        return Rewrite((), self.entries(), Claim.exact())
+        return Rewrite((), self.entries(), Claim.exact(), undo=Undo(attrs.evolve(self, factor=1 / self.factor), at))
 
     def entries(self) -> dict[str, Take]:
         """Return the entries of the map: the gradient of a scale grows with the other one."""

@@ -129,10 +129,10 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
     free = [atom for atom in atoms if refusal(coupling, atom) is None]
     # without those that another axis keeps from changing: one that can change at all can double
     free = [atom for atom in free if _can_double(coupling, atom)] or free
-    if axis.form == "*":
-        # a single head, or a single group, is not what `to` means unless it is chosen, and neither is the head size beside heads
-        free = [atom for atom in free if atom.size > 1] or free
+    # the size of heads is not what `to` means beside their number, unless it is chosen, and neither is a factor of size 1
     free = [atom for atom in free if atom not in coupling.scaled] or free
+    if axis.form == "*":
+        free = [atom for atom in free if atom.size > 1] or free
     if len(free) == 1:
         return axis, free[0]
     if not free:
