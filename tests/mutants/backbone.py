@@ -85,7 +85,11 @@ def open_at_once(of: Subject) -> Subject:
 @mutant("backbone.deepened", *CHAIN)
 def dropped_twice(of: Subject) -> Subject:
     """Dropout is applied below and above a layer that returns its inputs."""
-    return building(of, lambda body, structure: setattr(body, "dropped", [True] * len(structure.cells)))
+
+    def dropping(body: nn.Module, structure: Structure) -> None:
+        body.dropped, body.dropout = [True] * len(structure.cells), nn.Dropout(0.4)
+
+    return building(of, dropping)
 
 
 @mutant("backbone.sizes", *CHAIN)
