@@ -80,6 +80,13 @@ def test_growths_one_after_another(backbone: Backbone) -> None:
     assertions.assert_reconstructed(parent, PLUGINS.make)
 
 
+def test_dropout_is_applied_once() -> None:
+    """In training mode an added layer passes on what was dropped below it, and drops nothing more."""
+    parent = trained(TwoToOne(3, 1, 0.4))
+
+    torch.testing.assert_close(deeper(parent).outputs(True), parent.outputs(True), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("place", [0, 1])
 def test_open_gates_make_the_ordinary_stack_of_cells(place: int) -> None:
     """At g = 1 an added cell has the outputs of the two cells before it as inputs, and so have the cells behind it."""

@@ -82,16 +82,6 @@ def open_at_once(of: Subject) -> Subject:
     return overriding(of, deepened=deepened)
 
 
-@mutant("backbone.deepened", *CHAIN)
-def dropped_twice(of: Subject) -> Subject:
-    """Dropout is applied below and above a layer that returns its inputs."""
-
-    def dropping(body: nn.Module, structure: Structure) -> None:
-        body.dropped, body.dropout = [True] * len(structure.cells), nn.Dropout(0.4)
-
-    return building(of, dropping)
-
-
 @mutant("backbone.sizes", *CHAIN)
 def made_up(of: Subject) -> Subject:
     """A size that the task does not give is taken to be one."""

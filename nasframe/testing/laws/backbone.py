@@ -365,7 +365,7 @@ def birth(case: Case) -> None:
 
 @law(
     "backbone.deepened",
-    "a new layer has a node without a gate, dropout or a projection of its inputs, or its modules change the names of others",
+    "a new layer has a node without a gate or a projection of its inputs, or its modules change the names of others",
 )
 def deepened(case: Case) -> None:
     """A deepened network has more tensors than the old one, all of the old one, and the same outputs; its old cells are unchanged.
