@@ -205,3 +205,10 @@ def test_a_search_grows_in_width_and_resumes() -> None:
     search.run()
     assert search.network.structure.backbone.hidden == 12
     assert search.network.structure.decided
+
+
+def test_one_channel_does_not_grow() -> None:
+    """With one channel a depthwise convolution is like a dense one: the backbone names no width, and the growth is refused."""
+    assert WidthGrowth().admits(convolutional.trained(channels=2).network.structure)
+    with pytest.raises(ChangeError, match="no width that can grow"):
+        WidthGrowth().admits(convolutional.trained(channels=1).network.structure)

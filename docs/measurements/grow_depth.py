@@ -28,7 +28,7 @@ from nasframe_images import Images
 from nasframe_pruning import Strongest
 from nasframe_recurrent import TwoToOne
 
-from nasframe import Optimiser, Search, Strategy
+from nasframe import Backbone, Optimiser, Search, Strategy
 from nasframe.records import Changed, EpochEnded
 from nasframe.search.plan import Change, Plan, Train
 from nasframe.search.state import trainer
@@ -55,12 +55,14 @@ def strategies(data: str, seed: int) -> dict[str, Strategy]:
     }
     if data == "weather":
         shallow = Strategy(task=Forecasting(), backbone=TwoToOne(hidden=16), **parts)
-        deep, epochs, tuning = attrs.evolve(shallow.backbone, layers=3), 10, 10
+        deep: Backbone = TwoToOne(hidden=16, layers=3)
+        epochs, tuning = 10, 10
     else:
         images = Images(npz=str(Path(os.environ["NASFRAME_DATA"], "fashion_mnist_12k.npz")), train=600, validation=0.5)
         backbone = DartsConvolutional(4, 4, operations=(Identity(), SeparableConvolution(3), AvgPool(3), Zero()))
         shallow = Strategy(task=images, backbone=backbone, batch=25, optimiser=Optimiser(learning_rate=3e-3), **parts)
-        deep, epochs, tuning = attrs.evolve(backbone, cells=6), 3, 3
+        deep = attrs.evolve(backbone, cells=6)
+        epochs, tuning = 3, 3
     return {
         "grows": attrs.evolve(shallow, plan=plan(True, epochs, tuning)),
         "shallow": attrs.evolve(shallow, plan=plan(False, epochs, tuning)),
@@ -72,14 +74,15 @@ def measure(strategy: Strategy) -> dict[str, object]:
     """Run one search and return what was measured."""
     search = Search(strategy)
 
-    def loss() -> float:
+    def loss() -> float | None:  # None without a validation split
         return trainer(strategy, search.data).measure(search.network)[0]
 
     growths, before, gates, losses = list[dict[str, object]](), None, dict[str, list[float]](), dict[str, list[float]]()
     for event in search:
         if isinstance(event, EpochEnded):
             before = event.valid
-            losses.setdefault(event.phase, []).append(event.valid)
+            assert before is not None, "the search diverged"
+            losses.setdefault(event.phase, []).append(before)
             gates["tuned" if event.phase == "tune" else "searched"] = [
                 round(gate.g.item(), 4) for _, gate in search.network.gates()
             ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import functools
 import json
 import re
 import time
@@ -145,7 +146,7 @@ def make(name: str) -> tuple[nn.Module, tuple[Any, ...]]:
         model: nn.Module = VisionTransformer(
             image_size=16, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=10
         )
-        nn.init.normal_(model.heads.head.weight)  # zero by default, so that no gradient would arrive
+        nn.init.normal_(model.get_parameter("heads.head.weight"))  # zero by default, so that no gradient would arrive
         return model.double(), (torch.randn(2, 3, 16, 16).double(),)
     model, example = module_zoo.vision(name, size=64) if name in VISION else module_zoo.build(name)
     if dilated:
@@ -199,8 +200,12 @@ def trials(couplings: Couplings) -> Iterator[tuple[str, list[Trial]]]:
     """Yield the label of each morphism, with its places and what is tried there."""
     coupling = couplings["float64"]
     listed = [*places_of(coupling)]
+
+    def widened(place: Place, factor: int | None, form: Mapping[str, Any]) -> tuple[Couplings, Sequence[ModuleMorphism]]:
+        return couplings, wider(place, factor, **form)
+
     for label, form in WIDENINGS.items():
-        yield f"widen, {label}", [(p, lambda p=p, f=f, form=form: (couplings, wider(p, f, **form))) for p, f in listed]
+        yield f"widen, {label}", [(p, functools.partial(widened, p, f, form)) for p, f in listed]
 
     def narrowed(place: Place, factor: int | None, change: Callable[[Coupling, Iterable[Axis]], Coupling]) -> Any:
         to = place.size - place.size // 2
@@ -216,7 +221,7 @@ def trials(couplings: Couplings) -> Iterator[tuple[str, list[Trial]]]:
         "narrow, dead units": with_dead_units,
         "narrow, any units": lambda each, atoms: each,
     }.items():
-        yield label, [(p, lambda p=p, f=f, change=change: narrowed(p, f, change)) for p, f in more]
+        yield label, [(p, functools.partial(narrowed, p, f, change)) for p, f in more]
     layers = {name for name, module in coupling.model.named_modules() if is_leaf(module)}
     joined = {name for name, module in coupling.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     others: list[tuple[str, ModuleMorphism, Callable[[str], bool]]] = [
@@ -230,7 +235,7 @@ def trials(couplings: Couplings) -> Iterator[tuple[str, list[Trial]]]:
     ]
     for label, morphism, applies in others:
         places = [place for place in morphism.places(coupling) if applies(place.name)]
-        yield label, [(place, lambda morphism=morphism: (couplings, [morphism])) for place in places]
+        yield label, [(place, functools.partial(lambda morphism: (couplings, [morphism]), morphism)) for place in places]
 
 
 def measure(model: str, places: int, prefix: str = "") -> Iterator[dict[str, Any]]:

@@ -261,8 +261,9 @@ class DartsConvolutional(Backbone):
         return tuple(node.id for node in cell.nodes if node.id not in taken)
 
     def widths(self, structure: Structure) -> Mapping[str, int]:
-        """Return the number of channels of the first cell, of which all others are multiples."""
-        return {"channels": self.channels}
+        """Return the number of channels of the first cell, of which all others are multiples; nothing if it is 1."""
+        # The depthwise convolution of a single channel is like a dense one, so how its weight grows cannot be seen.
+        return {"channels": self.channels} if self.channels > 1 else {}
 
     def example(self, structure: Structure) -> Tensor:
         """Return two images."""

@@ -25,6 +25,7 @@ class DepthGrowth(Morphism):
     """
 
     name: ClassVar[str] = "depth"
+    claims: ClassVar[tuple[str, ...]] = ("exact",)
 
     def admits(self, structure: Structure) -> bool:
         """Return True; raise a ChangeError if the backbone offers no place for a layer or a cell."""
