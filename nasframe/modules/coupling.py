@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
@@ -65,7 +65,11 @@ class Coupling:
     graphs: Mapping[bool, ExportedProgram]
 
 
-def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mapping[str, Any]) -> Coupling:
+def couple(
+    model: nn.Module,
+    example: Example | Tensor | tuple[Any, ...] | Mapping[str, Any],
+    modes: Sequence[bool] = (True, False),
+) -> Coupling:
     """Return which axes of a module's tensors carry the same units.
 
     The module is exported in training and in evaluation mode, and both graphs are read into the same axes. It is left as it is.
@@ -73,6 +77,7 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
     Args:
         model: any module that torch.export can trace.
         example: what to call it with: a tensor, a tuple of arguments, a dictionary of keyword arguments, or an `Example`.
+        modes: the modes to trace: True for training, False for evaluation.
 
     Raises:
         ChangeError: if the module cannot be called with the example, or not be traced.
@@ -99,7 +104,7 @@ def couple(model: nn.Module, example: Example | Tensor | tuple[Any, ...] | Mappi
             for axis in axes:
                 axis.freeze(reason)
     graphs = {}
-    for training in (True, False):
+    for training in modes:
         graphs[training], calls = _export(model, example, training)
         _read(trace, graphs[training], calls)
     trace.equal.extend(ties(trace.readings))

@@ -30,7 +30,9 @@ def coupled(structure: Structure) -> Coupling:
     assert isinstance(backbone, Backbone)
     with torch.device("meta"):
         mixing = {address: torch.ones(len(site.candidates)) for address, site in structure.sites() if not site.decided}
-    coupling = couple(unallocated(structure), (backbone.example(structure).to("meta"), mixing))
+    # Tracing takes most of the time of a growth. Evaluation mode is left out: a search measures every change in that mode, and refuses
+    # it if a module computes something else there.
+    coupling = couple(unallocated(structure), (backbone.example(structure).to("meta"), mixing), modes=(True,))
     return attrs.evolve(coupling, graphs={})  # by far the largest part, which nobody reads any more
 
 
