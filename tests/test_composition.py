@@ -18,7 +18,7 @@ from nasframe_growing import NodeGrowth
 from perturbation import DartsPT
 from test_resume import digest
 from third_party_relaxations import Concrete, HardGumbel, IndependentSigmoids, OverNode
-from twins import OperatorGrowth
+from twins import GrowingTwins
 
 from nasframe import AskTellArchitect, Data, Search, Strategy, installed
 from nasframe.records import Record
@@ -211,7 +211,7 @@ def plans(proposer: AskTellArchitect) -> dict[str, Plan]:
         "stage": STAGE,
         "end": END,
         "darts_pt": DartsPT(epochs=1, tuning=1).steps(),
-        "operator_growth": OperatorGrowth(epochs=2, threshold=0.05).steps(),
+        "growing_twins": GrowingTwins(epochs=2, threshold=0.05).steps(),
         "cycles": (
             Repeat(
                 steps=(attrs.evolve(supernet, grace=1), Change(grow=True, growth=GATE, reset=BOTH[1:])), until="times", times=2

@@ -198,5 +198,5 @@ def test_a_container_whose_first_part_returns_another_shape_is_refused() -> None
         grow(model, Unwrap(), "", example)
     with pytest.raises(ChangeError, match=r"0 is of type Linear; name an nn\.Sequential"):
         grow(model, Unwrap(), "0", example)
-    (place,) = places(model, example)["unwrap"]
+    (place,) = places(model, example, (Unwrap(),))
     assert "its first part" in str(place.refusal)

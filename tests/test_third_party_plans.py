@@ -37,9 +37,9 @@ def darts_pt() -> Strategy:
     return toy_strategy(plan=perturbation.DartsPT(epochs=1, tuning=1).steps(), nodes=2, **QUIET)
 
 
-def operator_growth() -> Strategy:
+def growing_twins() -> Strategy:
     """Return the growth of operators, of which one is equal to the threshold from the beginning."""
-    return toy_strategy(plan=twins.OperatorGrowth(epochs=4, threshold=0.15, times=2).steps(), **QUIET)
+    return toy_strategy(plan=twins.GrowingTwins(epochs=4, threshold=0.15, times=2).steps(), **QUIET)
 
 
 def prune_and_replace() -> Strategy:
@@ -54,7 +54,7 @@ def prune_and_replace() -> Strategy:
     )
 
 
-METHODS = {"darts_pt": darts_pt, "operator_growth": operator_growth, "prune_and_replace": prune_and_replace}
+METHODS = {"darts_pt": darts_pt, "growing_twins": growing_twins, "prune_and_replace": prune_and_replace}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -113,7 +113,7 @@ def test_one_site_is_decided_after_each_tuning() -> None:
 
 def test_operators_grow_while_the_criterion_lets_them() -> None:
     """The criterion counts in the memory of its step: after two growths in mid-phase it refuses the third."""
-    search = Search(operator_growth())
+    search = Search(growing_twins())
     search.run()
     grown = changes(search, "edit")
 
@@ -146,7 +146,7 @@ def test_nothing_is_tried_twice_at_a_site() -> None:
 
 def test_the_page_has_the_plans_of_the_methods() -> None:
     """The examples in docs/plans.md are the plans that the recipes return for the same options."""
-    methods = (perturbation.DartsPT(), twins.OperatorGrowth(), offspring.PruneAndReplace())
+    methods = (perturbation.DartsPT(), twins.GrowingTwins(), offspring.PruneAndReplace())
     texts = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     plans = [Strategy.from_dict(toy_strategy().to_dict() | tomllib.loads(text), ALL).plan for text in texts]
 

@@ -109,10 +109,10 @@ class Twin(Morphism):
 
 
 @attrs.frozen
-class OperatorGrowth(PlanRecipe):
+class GrowingTwins(PlanRecipe):
     """A supernet whose operations grow while it trains; then its architecture is tuned."""
 
-    name: ClassVar[str] = "operator_growth"
+    name: ClassVar[str] = "growing_twins"
     epochs: int = number(50, low=1, whole=True)
     threshold: float = number(0.5, low=0.0, high=1.0)
     times: int = number(3, low=1, whole=True)
@@ -136,4 +136,4 @@ EXAMPLES = Examples(
         Surpassed: st.builds(Surpassed, st.floats(0.2, 0.9), st.integers(1, 3)),
     }
 )
-PLUGIN = Plugin("twins", "tests", "0", (Surpassed, Twin, OperatorGrowth))
+PLUGIN = Plugin("twins", "tests", "0", (Surpassed, Twin, GrowingTwins))

@@ -17,10 +17,10 @@ from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.morphism import ModuleMorphism, Place
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
-from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import Widen
 
 #: the morphisms that come with nasframe; where one applies does not depend on the sizes that it is given
+# `Unwrap` is left out: it removes layers, trained ones as well as those that a change has added, and is there to undo a change.
 SHIPPED: tuple[ModuleMorphism, ...] = (
     Widen(to=1),
     Narrow(to=1),
@@ -29,7 +29,6 @@ SHIPPED: tuple[ModuleMorphism, ...] = (
     CropKernel(kernel=1),
     Dilate(),
     AddPath(),
-    Unwrap(),
 )
 #: the width of the table
 COLUMNS = 120
@@ -99,7 +98,7 @@ def places(model: nn.Module, example: Any, morphisms: Sequence[ModuleMorphism] =
     Args:
         model: any module that `torch.export` can trace.
         example: arguments with which the model can be called: a tensor, a tuple of them, or a dictionary of keyword arguments.
-        morphisms: the morphisms whose places are listed; by default all that come with nasframe.
+        morphisms: the morphisms whose places are listed; by default those that come with nasframe, without `Unwrap`.
 
     Raises:
         ChangeError: if the model cannot be traced, or would be refused at every place.
@@ -118,7 +117,6 @@ def places(model: nn.Module, example: Any, morphisms: Sequence[ModuleMorphism] =
         crop_kernel  none
         dilate       none
         add_path     4 places: (the model), 0, 1, 2
-        unwrap       none (1 refused)
         >>> print(found["deepen"])
         deepen
           0       4  followed by ReLU and Linear

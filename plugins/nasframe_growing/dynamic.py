@@ -33,14 +33,16 @@ class Dynamic(PlanRecipe):
 
     Args:
         growth: what adds to a site within a phase.
-        pruner: what removes candidates.
+        pruner: what removes candidates; `Threshold(below=0.0)` removes none.
     """
 
     name: ClassVar[str] = "dynamic"
     growth: tuple[Morphism, ...] = nested(
         "morphism", default=(OperatorGrowth(threshold=1.5, relative=True),), validator=_morphisms
     )
-    pruner: Pruner = nested("pruner", default=Threshold(0.25, 1.5, relative=True))
+    pruner: Pruner = nested(
+        "pruner", default=Threshold(0.25, 1.5, relative=True), validator=attrs.validators.instance_of(Pruner)
+    )
 
     def __attrs_post_init__(self) -> None:
         for part in self.growth:
