@@ -1,6 +1,6 @@
 """Let searches grow in width, and compare them with searches that stay small and with searches that are large from the start.
 
-    NASFRAME_DATA=... python docs/measurements/grow_width.py --results /tmp/grow_width.jsonl
+    NASFRAME_DATA=... python docs/measurements/grow_width.py --results grow_width.jsonl
 
 The searches run on the shipped weather series (n_h = 8, 16, 32) and on images of Fashion-MNIST (C = 4, 8), where its file is present. All
 searches of a task take equally many updates. The result of each one is added to the file, and a search that is in it already is not

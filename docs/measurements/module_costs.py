@@ -51,7 +51,7 @@ def peak(model: nn.Module, rewrite: Rewrite) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         child = changed_copy(model, rewrite.edits, rewrite.map, Seed((0, "values")))
     events = profiler.profiler.kineto_results.events()
-    # what PyTorch's allocator has given, and with a negative number what it got back
+    # the bytes of each allocation by PyTorch, negative where memory is freed
     sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()) if e.name() == "[memory]"]
     before, after = named_tensors(model), named_tensors(child)
     changed = {

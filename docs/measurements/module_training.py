@@ -1,6 +1,6 @@
 """Grow models in the middle of their training with Adam, on real data, and compare what becomes of the optimiser.
 
-    NASFRAME_DATA=... python docs/measurements/module_training.py --results /tmp/module_training.jsonl --pictures docs/pictures
+    NASFRAME_DATA=... python docs/measurements/module_training.py --results module_training.jsonl --pictures docs/pictures
 
 Three models in plain PyTorch are trained, grown and trained for as many updates again: a CNN and an MLP on 10,000 images of
 Fashion-MNIST (fashion_mnist_12k.npz), and a GPT on the characters of tiny Shakespeare (tinyshakespeare.txt.gz). All arms of a seed go on
@@ -81,7 +81,7 @@ class MLP(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention."""
+    """Self-attention in which each position reads itself and the positions before it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ class Deepen(ModuleMorphism):
 
     **After a recurrent layer** f (nn.RNN, nn.LSTM or nn.GRU) comes a second one g, whose outputs are added through a linear map P that
     starts at zero: h + P g(h) with h = f(x). P gets a gradient at the first step, g at the second. The layer becomes a `Stacked`. It
-    is refused where the code gives the layer a state or uses the last state that it returns: g would not go on from its own.
+    is refused where the code gives the layer a state or uses the last state that it returns: g would lose its state between calls.
 
     All are exact in training and in evaluation mode. No BatchNorm is added after a layer: it would be exact in evaluation mode
     only. (On a GPU that multiplies in TF32, the identity rounds what passes it, as any layer does there.) New parameters have the

@@ -409,7 +409,7 @@ def _replace(model: nn.Module, edit: Replace | Beside | Stack, seed: Seed) -> nn
 
 
 def _put(model: nn.Module, module: nn.Module, new: nn.Module) -> nn.Module:
-    """Return the model with another module in all places of one of its modules."""
+    """Return the model in which a module is replaced under all of its names."""
     if module is model:
         return new
     for parent in [*model.modules()]:

@@ -109,8 +109,8 @@ class DartsConvolutional(Backbone):
     def places(self) -> tuple[int, ...]:
         """Return the places of the cells behind which a normal cell can be added.
 
-        These are the normal cells behind another normal cell, and the last cell if it is normal: what is read behind them has the
-        shape of the output of a normal cell, however the cell types grow.
+        These are the normal cells behind another normal cell, and the last cell if it is normal: the cells behind
+        them then read outputs of the shape of a normal cell's, however the cell types grow.
         """
         plan, last = self.plan, self.cells - 1
         return tuple(i for i in range(1, self.cells) if plan[i] == "normal" and (plan[i - 1] == "normal" or i == last))

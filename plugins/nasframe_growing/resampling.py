@@ -37,7 +37,7 @@ class Resampling(Morphism):
 
     A candidate that is drawn k times of N has k copies with the mixing weight 1 / N each; one that is not drawn is removed. So the
     expectation of the site is what it computed before. The number of candidates may be kept or changed (3.2.4). Copies differ by noise
-    (`nasframe_growing.operators.copies`). A drawing of nothing but zero, or of what the site has already, is not proposed.
+    (`nasframe_growing.operators.copies`). A drawing is not proposed if all of it is zero, or if it leaves the site as it is.
 
     Args:
         draws: N; None for the number of candidates that the site has.

@@ -56,7 +56,7 @@ class Threshold(Pruner):
                 continue
             weak = [entry for entry in weighed if entry[0] < self.below * entry[1]]
             operations = [c for site in sites.values() for c in site.candidates]
-            # the operations of the node, or, if it has nothing but zero, what it has
+            # the operations of the node without zero, or all of them if there is no other
             protected = [c for c in operations if not c.operation.zero] or operations
             if {c.id for c in protected} <= {entry[3].id for entry in weak}:
                 strongest = max((e for e in weak if e[3] in protected), key=lambda entry: entry[0])

@@ -102,7 +102,7 @@ class Recurrent(Backbone):
         return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))
 
     def widths(self, structure: Structure) -> Mapping[str, int]:
-        """Return n_h."""
+        """Return the width of the state, n_h, by its field."""
         return {"hidden": self.hidden or structure.size("inputs")}
 
     def example(self, structure: Structure) -> Tensor:
