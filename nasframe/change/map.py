@@ -103,8 +103,9 @@ class Take:
             power: the power of the gradient that the moment averages, 1 or 2; 0 if it averages ratios of gradients, which keep the
                 sign of the gradient only.
         """
-        # Why the second moment of a new entry does not start at 0: the entry shares the step count of its tensor, so Adam does
-        # not correct its bias. From v = 0, with d = b1 / sqrt(b2), Cauchy-Schwarz gives
+        # Why the second moment of a new entry does not start at 0: the entry shares the step count of its tensor, so its bias is
+        # not corrected. (Where the count can be lowered, both start at 0; see `optimisers.follow_state`.) From v = 0, with
+        # d = b1 / sqrt(b2), Cauchy-Schwarz gives
         #     |m| <= (1 - b1) sum_k d^k b2^(k/2) |g_k| <= (1 - b1) / sqrt(1 - d^2) * sqrt(sum_k b2^k g_k^2),
         # and v = (1 - b2) sum_k b2^k g_k^2, so a step |m| / sqrt(v) may be as long as
         #     (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2))
@@ -115,8 +116,7 @@ class Take:
         taken = taken * (torch.as_tensor(gradient).sign() if power == 0 else gradient**power)
         if not self.has_new:
             return taken
-        new, zero = self.new_entries(taken)
-        fresh = new | zero
+        fresh, _ = self.new_entries(taken)
         if power < 2:
             return taken.masked_fill(fresh, 0.0)
         # Where every entry is new there is no mean of old ones in this tensor; the mean of the whole source has the right

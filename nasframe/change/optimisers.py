@@ -30,7 +30,8 @@ POWERS: dict[type[Optimizer], Mapping[str, int]] = {
     Adagrad: {"sum": 2},
 }
 
-#: the optimisers whose step count only corrects the bias of their moments, so that it may be lowered together with them
+#: the optimisers whose step count only corrects the bias of their moments. It is lowered where a tensor gets new entries, and the
+#: moments are scaled with it, so that the corrected moments of old entries stay.
 CORRECTED: tuple[type[Optimizer], ...] = (Adam, AdamW)
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -82,11 +83,17 @@ def check_state(optimiser: Optimizer) -> None:
         )
 
 
-def follow_state(optimiser: Optimizer, state: Mapping[str, Any], entry: Take, moments: Moments = "carried") -> dict[str, Any]:
+def follow_state(
+    optimiser: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], entry: Take, moments: Moments = "carried"
+) -> dict[str, Any]:
     """Return the state of a parameter of the child.
+
+    Moments follow the gradient by the map (`Take.moment`). New entries of an old tensor share its step count, by which Adam corrects
+    the bias of moments that started at zero. Their moments are zero, and the count is lowered (see `CORRECTED`).
 
     Args:
         optimiser: the optimiser, whose state was checked by `check_state`.
+        group: the parameter group, which has the settings of the optimiser.
         state: the state of the parameter from which it was filled.
         entry: the entry of the map by which it was filled.
         moments: what becomes of the moments; "reset" returns an empty state.
@@ -101,37 +108,27 @@ def follow_state(optimiser: Optimizer, state: Mapping[str, Any], entry: Take, mo
             followed[key] = torch.zeros_like(moment) if moments == "zeroed" and powers[key] < 2 else moment
         else:
             followed[key] = value.clone() if torch.is_tensor(value) else value
+    if entry.has_new and isinstance(optimiser, CORRECTED) and "exp_avg" in followed:
+        _lower_count(followed, entry, *map(float, group["betas"]))
     return followed
 
 
-def recount(optimiser: Optimizer, group: Mapping[str, Any], state: dict[str, Any], entry: Take) -> None:
-    """Let the new entries of a parameter of the child be normalised by gradients of theirs, by a lower step count, in place.
+def _lower_count(state: dict[str, Any], entry: Take, b1: float, b2: float) -> None:
+    """Let the new entries of a parameter be normalised by gradients of theirs, by a lower step count, in place.
 
-    Adam divides its moments by 1 - b^t, which corrects their bias after t steps. The entries of a tensor share the count t, so new
-    entries of an old tensor are not corrected: with a second moment of zero they make steps of up to 7.3 learning rates, and with that
-    of the old entries (`Take.moment`) their steps are short for hundreds of updates, because the gradients of a new unit are small
-    at first: its outgoing weights start at zero. After this function the state is that of an Adam which has made only
-    t = 1 / (1 - b1) steps, over as many gradients as the first moment averages. In them the new entries had gradients of zero, and
-    the old ones have the same corrected moments as before. If g is the constant gradient of a new entry, its k-th step is
-    (1 - b1^k) / (1 - b1^(t + k)) * sqrt((1 - b2^(t + k)) / (1 - b2^k)) learning rates, whatever the size of g: between 0.48 and 1.13
-    for the defaults of Adam.
-
-    Nothing happens without new entries, or where the count does more than to correct the bias.
-
-    Args:
-        optimiser: the optimiser.
-        group: the parameter group, which holds the b1 and b2.
-        state: the state of the parameter of the child, as `follow_state` returned it.
-        entry: the entry of the map by which the parameter was filled.
+    Adam divides its moments by 1 - b^t, which corrects their bias after t steps. New entries are not corrected at the count of the old
+    ones: with a second moment of zero they make steps of up to 7.3 learning rates, and with that of the old entries their steps are
+    short for hundreds of updates, because the gradients of a new unit are small at first: its outgoing weights start at zero. After
+    this function the state is that of an Adam which has made only t = 1 / (1 - b1) steps, over as many gradients as the first moment
+    averages. In them the new entries had gradients of zero, and the old ones have the same corrected moments as before. If g is the
+    constant gradient of a new entry, its k-th step is (1 - b1^k) / (1 - b1^(t + k)) * sqrt((1 - b2^(t + k)) / (1 - b2^k)) learning
+    rates, whatever the size of g: between 0.48 and 1.13 for the defaults of Adam.
     """
-    if not isinstance(optimiser, CORRECTED) or not entry.has_new or "exp_avg" not in state:
-        return
-    b1, b2 = map(float, group["betas"])
     old = float(state["step"])
     count = min(old, max(1, round(1 / (1 - b1))))
     if not count:
         return  # no step was made
-    fresh = torch.logical_or(*entry.new_entries(state["exp_avg"]))
+    fresh, _ = entry.new_entries(state["exp_avg"])
     for key, b in (("exp_avg", b1), ("exp_avg_sq", b2), ("max_exp_avg_sq", b2)):
         if key in state:
             state[key] = (state[key] * ((1 - b**count) / (1 - b**old))).masked_fill(fresh, 0.0)
@@ -156,8 +153,9 @@ def carry(old: Optimizer, old_named: NamedParameters, new: Optimizer, new_named:
     """
     # an optimiser that has not made a step yet has no state, and neither has its successor
     source = named_state(old, old_named)
+    group_of = {id(p): group for group in new.param_groups for p in group["params"]}
     check_state(old)
     for name, parameter in new_named:
         entry = full.get(name)
         if isinstance(entry, Take) and entry.source in source:
-            new.state[parameter] = follow_state(old, source[entry.source], entry)
+            new.state[parameter] = follow_state(old, group_of[id(parameter)], source[entry.source], entry)

@@ -115,7 +115,7 @@ class ModuleChange:
             moments: what becomes of the moments of an optimiser. "carried": they follow the map, first moments as the gradient and second
                 moments as its square. "zeroed": first moments and momentum start at zero, second moments and step counts are
                 carried. "reset": the state starts anew, as that of a new optimiser. Where an old tensor gets new entries, the step count of
-                Adam and AdamW is lowered, and the moments are scaled with it (see `nasframe.change.optimisers.recount`).
+                Adam and AdamW is lowered, and the moments are scaled with it (see `nasframe.change.optimisers.CORRECTED`).
 
         Raises:
             ChangeError: if the target cannot follow. It is then not modified.

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from nasframe.change.fill import fill
 from nasframe.change.map import Map, Take
-from nasframe.change.optimisers import Moments, check_state, follow_state, recount
+from nasframe.change.optimisers import Moments, check_state, follow_state
 from nasframe.errors import ChangeError
 from nasframe.modules.edits import ModuleEdit, named_tensors, replay
 from nasframe.seeds import Seed
@@ -88,8 +88,7 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
             for name in followers.get(name_of[id(p)], ()):
                 state, entry = None, entries[name]
                 if p in optimiser.state and isinstance(entry, Take):
-                    state = follow_state(optimiser, optimiser.state[p], entry, moments)
-                    recount(optimiser, group, state, entry)
+                    state = follow_state(optimiser, group, optimiser.state[p], entry, moments)
                 slots.append(_Slot(parameters[name], label.removesuffix(name_of[id(p)]) + name, name, state))
         groups.append(slots)
     added: list[list[_Slot]] = [[] for _ in groups]

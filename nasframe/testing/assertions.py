@@ -21,12 +21,12 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.optim import Adam, AdamW
 
 from nasframe import Address, Bound, Edit, Network, Seed, Set, Structure, Take
 from nasframe.change.apply import Change, apply
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
-from nasframe.change.map import Map
 from nasframe.change.optimisers import named_state, powers_of
 from nasframe.modules.verify import Means
 from nasframe.network.mixing import MixedOperation
@@ -400,22 +400,20 @@ def assert_gradients_follow(parent: TrainedNetwork, child: TrainedNetwork) -> No
                 require_at_most(f"the distance of the gradient^{power} of {name}, {described(entry)},", distance, allowed)
 
 
-def assert_moments_follow(parent: TrainedNetwork, child: TrainedNetwork, map: Map | None = None) -> None:
+def assert_moments_follow(parent: TrainedNetwork, child: TrainedNetwork) -> None:
     """Assert that the optimisers of the child have the state of the parent's, taken as the map of the change says.
 
-    Step counts are equal, first moments follow the gradient and second moments its square.
-
-    Args:
-        parent: the parent.
-        child: the child.
-        map: the map from parent to child, by default that of the change of which the child is the result.
+    For old entries, first moments follow the gradient and second moments its square; those of Adam are compared after its correction
+    of their bias. New entries have moments of zero. The step count of Adam is at most 1 / (1 - b1) for a tensor with new entries, so
+    that it corrects their bias, too; all others are those of the parent.
     """
-    full = child.map if map is None else map
     for group, named in GROUPS.items():
-        powers = powers_of(parent.state.optimisers[group]) or {}
+        optimiser = parent.state.optimisers[group]
+        powers = powers_of(optimiser) or {}
+        betas = optimiser.param_groups[0]["betas"] if isinstance(optimiser, Adam | AdamW) else ()
         states = [named_state(each.state.optimisers[group], named(each.network)) for each in (parent, child)]
         for name, _ in named(child.network):
-            entry = full.get(name)
+            entry = child.map.get(name)
             if not isinstance(entry, Take) or entry.source not in states[0]:
                 continue
             before, after = states[0][entry.source], states[1].get(name, {})
@@ -424,13 +422,20 @@ def assert_moments_follow(parent: TrainedNetwork, child: TrainedNetwork, map: Ma
             )
             for key, value in before.items():
                 expected, found = torch.as_tensor(value), torch.as_tensor(after[key])
+                what = f"{key} of {name}, {described(entry)},"
                 if key in powers:
-                    old = ~entry.new_entries(found)[0]
-                    expected = (entry.gather(expected) * entry.gradient ** powers[key])[old]
-                    found = found[old]
+                    new, _ = entry.new_entries(found)
+                    require(not found[new].any(), f"{what} is not zero in new entries")
+                    expected, found = (entry.gather(expected) * entry.gradient ** powers[key])[~new], found[~new]
+                    if betas:
+                        b = betas[powers[key] - 1]
+                        expected, found = (
+                            m / (1 - b ** float(state["step"])) for m, state in ((expected, before), (found, after))
+                        )
+                elif key == "step" and betas and entry.has_new:
+                    expected = expected.clamp(max=max(1, round(1 / (1 - betas[0]))))
                 allowed = tolerance(expected) if expected.numel() else 0.0
-                what = f"the distance of {key} of {name}, {described(entry)},"
-                require_at_most(f"{what} from that of the parent", largest(found - expected), allowed)
+                require_at_most(f"the distance of {what} from that of the parent", largest(found - expected), allowed)
 
 
 def described(entry: Take | Set | None) -> str:

@@ -522,6 +522,26 @@ def dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("nasframe.search.state.carry", lambda *_: None)
 
 
+@core_mutant("morphism.moments", *WIDTH)
+def continued(patch: pytest.MonkeyPatch) -> None:
+    """New entries start with the step count of the old ones and the mean of their second moments."""
+    patch.setattr("nasframe.change.optimisers.CORRECTED", ())
+
+
+@core_mutant("morphism.moments", *WIDTH)
+def recounted(patch: pytest.MonkeyPatch) -> None:
+    """The moments of a tensor with new entries are scaled for a lower step count, which is not lowered."""
+
+    def carry(old: Any, old_named: Any, new: Any, new_named: Any, full: Any) -> None:
+        optimisers.carry(old, old_named, new, new_named, full)
+        before = optimisers.named_state(old, old_named)
+        for name, parameter in new_named:
+            if parameter in new.state and name in before:
+                new.state[parameter]["step"] = before[name]["step"].clone()
+
+    patch.setattr("nasframe.search.state.carry", carry)
+
+
 @core_mutant("morphism.moments", *NODE)
 def neighbours(patch: pytest.MonkeyPatch) -> None:
     """The optimiser has the moments of the next tensor of the same shape."""

@@ -697,7 +697,10 @@ def gradient(case: Case) -> None:
 
 @law("morphism.moments", "a tensor is copied with `Set`, which resets the moments of the optimiser, where `Take` carries them")
 def moments(case: Case) -> None:
-    """The child keeps the optimiser's moments of everything that it has from its parent, taken as the map says."""
+    """The child keeps the optimiser's moments of everything that it has from its parent, taken as the map says.
+
+    New entries of an old tensor have none, and a step count at which Adam corrects that.
+    """
     parent, child = case.child()
     # a tensor of the parent that no entry takes has lost its moments: right if it is gone, wrong if its numbers were copied
     taken = {entry.source for entry in child.map.values() if isinstance(entry, Take)}
