@@ -273,7 +273,7 @@ class TestConcatenation:
     @few
     @given(typed(parents("concatenation")))
     def test_values_and_moments_keep_their_places(self, typed: Any) -> None:
-        """Old entries keep value, moments and step count to the bit; new columns are zero, with the mean second moment."""
+        """After few steps, old entries keep value, moments and step count to the bit; new columns are zero, with moments of zero."""
         parent, type = typed
         for name, count in parent.network.named_buffers():
             if name.endswith("num_batches_tracked"):
@@ -283,8 +283,7 @@ class TestConcatenation:
         for name, tensor in before.items():
             assert torch.equal(tensor, after[name][corner(tensor)]), name
             if tensor.shape != after[name].shape:
-                fresh = tensor.mean() if "exp_avg_sq" in name else 0.0
-                assert (after[name][:, tensor.shape[1] :] == fresh).all(), name
+                assert not after[name][:, tensor.shape[1] :].any(), name
 
     @few
     @given(typed(parents("concatenation")))

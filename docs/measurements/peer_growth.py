@@ -159,9 +159,14 @@ class Running:
     bound: float | None = None
 
     def moments(self) -> dict[tuple[str, str], Tensor]:
-        """Return the moments that the optimisers hold for the network's current parameters."""
-        states = [(name, o.state.get(p, {})) for name, p in self.network.named_parameters() for o in self.optimisers]
-        return {(name, key): state[key].clone() for name, state in states for key in MOMENTS if key in state}
+        """Return Adam's moments of the network's current parameters, after the correction of their bias."""
+        return {
+            (name, key): state[key] / (1 - b ** float(state["step"]))
+            for name, parameter in self.network.named_parameters()
+            for optimiser in self.optimisers
+            if (state := optimiser.state.get(parameter))
+            for key, b in zip(MOMENTS, optimiser.param_groups[0]["betas"], strict=True)
+        }
 
     def reached(self, new: Mapping[str, Tensor], steps: int = 3) -> float:
         """Return the share of the new entries that receive a non-zero gradient in one of the next steps.
@@ -195,7 +200,7 @@ class Growth:
         losses: the relative change of the loss, on the training and on the validation split.
         added: the number of new entries of the parameters.
         reached: the share of the new entries that received a non-zero gradient within three steps.
-        kept: the share of the parent's moments that the optimiser still holds for the same entries.
+        kept: the share of the parent's moments that are the same in the child, after the correction of their bias.
         bound: the largest error of the new node as a share of its bound, if the growth claims one.
     """
 
@@ -221,7 +226,10 @@ def measured(parent: Running, grow: Callable[[], Running]) -> Growth:
     for name, shape in shapes.items():
         new[name][_block(shape)] = False
     now = child.moments()
-    kept = [now[key][_block(old.shape)] == old if key in now else torch.zeros(old.shape) for key, old in moments.items()]
+    kept = [
+        torch.isclose(now[key][_block(old.shape)], old, atol=0.0) if key in now else torch.zeros(old.shape)
+        for key, old in moments.items()
+    ]
     return Growth(
         distance={m: float((child.outputs(t) - outputs[m]).abs().max() / outputs[m].abs().max()) for m, t in MODES.items()},
         losses=tuple(after / before - 1 for before, after in zip(losses, child.losses(), strict=True)),
