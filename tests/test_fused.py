@@ -15,7 +15,7 @@ import nasframe_recurrent.cell
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from nasframe_growing import NodeGrowth
+from nasframe_growing import Combination, NodeGrowth
 from nasframe_recurrent import (
     Darts,
     IdentityEdge,
@@ -37,7 +37,7 @@ from nasframe_recurrent import (
 )
 from nasframe_recurrent.edges import EdgeOperation
 from nasframe_recurrent.operations import TwoInputOperation, weight_matrix
-from nasframe_recurrent.plan import plan_cell
+from nasframe_recurrent.plan import plan_cell, summands_of
 from recurrent import Centred, strategy
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -144,10 +144,13 @@ class Fan(TwoToOne):
         return {node: ("x", cell.nodes[0].id if cell.nodes else "h")}
 
 
-TWO = (Sigmoid(), Tanh(), Relu(), Sum(), Prod(), MinimalGate())
+#: weighted sums, also of sums and of an operation with itself
+SUM_OF_TWO = Combination((Tanh(), Sum(), Combination((MinimalGate(), Tanh()))))
+SUM_OF_ONE = Combination((IdentityEdge(), Combination((TanhEdge(), ReluEdge())), TanhEdge()))
+TWO = (Sigmoid(), Tanh(), Relu(), Sum(), Prod(), MinimalGate(), SUM_OF_TWO)
 EDGES = (SigmoidEdge(), TanhEdge(), ReluEdge(), IdentityEdge(), ZeroEdge())
 HIGHWAYS = (SigmoidHighway(), TanhHighway(), ReluHighway(), IdentityHighway())
-ONE = (*EDGES, *HIGHWAYS, MinimalEdge(), One())
+ONE = (*EDGES, *HIGHWAYS, MinimalEdge(), One(), SUM_OF_ONE)
 
 
 def subsets(operations: Sequence[Operation]) -> st.SearchStrategy[tuple[Operation, ...]]:
@@ -399,9 +402,19 @@ class TestMutants:
     @both
     def test_a_gate_is_forgotten(self, backbone: Any) -> None:
         def fault(original: Any, cell: Any, *args: Any) -> Tensor:
-            return original(SimpleNamespace(sites=cell.sites, gates={}), *args)
+            return original(SimpleNamespace(cell=cell.cell, sites=cell.sites, gates={}), *args)
 
         self.caught("contribution_weights", fault, backbone, "values of output")
+
+    @both
+    def test_the_gradient_of_the_weight_of_a_sum_is_forgotten(self, backbone: Any) -> None:
+        def fault(original: Any, weight: Tensor, candidates: Sequence[Candidate], mixed: Any) -> Tensor:
+            factors = original(torch.ones_like(weight), candidates, mixed)
+            places = [place for place, candidate in enumerate(candidates) for _ in summands_of(candidate)]
+            found: Tensor = factors * weight[places].detach()
+            return found
+
+        self.caught("_of_summands", fault, backbone, "gradients of")
 
     @both
     def test_a_weight_is_transposed_in_the_backward_pass(self, backbone: Any) -> None:

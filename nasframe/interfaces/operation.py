@@ -26,6 +26,7 @@ class Operation(Part):
       can be folded into its parameters.
     - `magnitude` and `identity_error`: bounds, from which the claim of an approximate growth is computed.
     - `pointwise`: the fast form of recurrent cells, and splitting.
+    - `summands`: the fast form of an operation that is a weighted sum of others.
 
     Example:
         >>> import attrs
@@ -79,6 +80,14 @@ class Operation(Part):
         (`nasframe_splitting`). It is not verified during a search; run `nasframe check`.
         """
         return None
+
+    def summands(self) -> Sequence[Operation]:
+        """Return the operations o_i of a module that computes w_1 o_1 + ... + w_n o_n; none, the default, if it is no such sum. Optional.
+
+        The module then has the modules of the o_i in `operations`, an `nn.ModuleList`, and the w_i in a parameter `weights`, both in this
+        order. A recurrent cell computes the o_i in its fast form if each of them implements `pointwise`.
+        """
+        return ()
 
     def cost(self, *shapes: Sequence[int], **sizes: Any) -> Cost:
         """Return the cost of the module, without computing it.

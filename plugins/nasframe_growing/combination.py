@@ -82,6 +82,10 @@ class Combination(Operation):
         """Return the module, freshly initialised, with equal weights of sum 1."""
         return CombinedOperations([operation.build(**sizes) for operation in self.operations])
 
+    def summands(self) -> Sequence[Operation]:
+        """Return the operations."""
+        return self.operations
+
     def magnitude(self, module: nn.Module) -> Bound | None:
         """Return the bound sum_i |w_i| |o_i|, if all operations have one."""
         assert isinstance(module, CombinedOperations)

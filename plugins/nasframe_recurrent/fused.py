@@ -30,20 +30,20 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nasframe import Cell
+from nasframe import Candidate, Cell, Operation
 from nasframe.network.mixing import Gate, MixedOperation, active_of, unbound
 from nasframe.network.pointwise import check_pointwise
 from nasframe_recurrent.cell import RecurrentCell, unroll
-from nasframe_recurrent.plan import CellPlan, plan_cell
+from nasframe_recurrent.plan import CellPlan, plan_cell, summands_of
 
 #: The backward pass computes the derivatives of the functions for a chunk of time steps: as many as have this number of entries
 #: of y, or, if these are more, this fraction of all time steps. The memory for a chunk is then small beside what the forward
@@ -129,12 +129,12 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
     # structure.
     if plan is None:
         for site in cell.cell.sites:
-            for candidate in site.candidates:
-                description = candidate.operation.pointwise()
+            for path, operation in itertools.chain.from_iterable(map(summands_of, site.candidates)):
+                description = operation.pointwise()
                 if description is not None:
-                    module = _mixed_operation(cell, site.id).candidates[str(candidate.id)]
+                    module = _mixed_operation(cell, site.id).candidates.get_submodule(path)
                     widths = [cell.widths[name] for name in site.inputs]
-                    check_pointwise(candidate.operation.name, description, module, widths, cell.hidden)
+                    check_pointwise(operation.name, description, module, widths, cell.hidden)
         plan = _plans[cell] = plan_cell(cell.cell, cell.outputs)
     return plan
 
@@ -174,13 +174,17 @@ def contribution_weights(
         mixing: the mixing weights of each undecided site, by address.
         chosen: the positions of the candidates that the plan computes, for each site; None for all.
     """
-    sites = [_mixed_operation(cell, id) for id in cell.sites]
-    # One flat vector of all weights, in the numbering of `Contribution.weight`: candidates in the order of the sites,
-    # then inherited states. The plan says for each contribution where its weight goes, so that M is one gather and one
+    # One flat vector of all weights, in the numbering of `Contribution.weight`: summands of the candidates in the order of the
+    # sites, then inherited states. The plan says for each contribution where its weight goes, so that M is one gather and one
     # scatter.
-    weights = [mixing[site.address] if len(site.candidates) > 1 else like.new_ones(1) for site in sites]
-    if chosen is not None:
-        weights = [weight[list(places)] for weight, places in zip(weights, chosen, strict=True)]
+    weights: list[Tensor] = []
+    for number, site in enumerate(cell.cell.sites):
+        mixed = _mixed_operation(cell, site.id)
+        weight = mixing[mixed.address] if len(mixed.candidates) > 1 else like.new_ones(1)
+        candidates = site.candidates
+        if chosen is not None:
+            weight, candidates = weight[[*chosen[number]]], tuple(candidates[place] for place in chosen[number])
+        weights.append(_of_summands(weight, candidates, mixed))
     # index 0 of the factors is 1, for nodes without a gate; then g of each gate, then 1 - g
     entry, weight, gate = plan.entries.to(like.device)
     values = torch.cat([*weights, like.new_tensor(plan.inherited)]).index_select(0, weight)
@@ -190,6 +194,23 @@ def contribution_weights(
     # contributions that share a row and a node add up in one entry
     M = like.new_zeros(plan.states * plan.rows).index_add(0, entry, values)
     return M.view(plan.states, plan.rows)
+
+
+def _of_summands(weight: Tensor, candidates: Sequence[Candidate], mixed: MixedOperation) -> Tensor:
+    """Return the weights of all summands of some candidates of a site, in the order of `summands_of`, from those of the candidates."""
+
+    def within(factor: Tensor, operation: Operation, module: nn.Module) -> Iterator[Tensor]:
+        if not (summands := operation.summands()):
+            yield factor
+        else:
+            for w, summand, child in zip(module.weights, summands, module.operations, strict=True):  # type: ignore[arg-type]
+                yield from within(factor * w, summand, child)
+
+    # without sums, which is nearly always, no tensor is taken apart
+    if not any(candidate.operation.summands() for candidate in candidates):
+        return weight
+    parts = zip(weight, candidates, strict=True)
+    return torch.stack([p for w, c in parts for p in within(w, c.operation, mixed.candidates[str(c.id)])])
 
 
 def stack_parameters(
@@ -212,7 +233,7 @@ def stack_parameters(
             of_state.append(None)
             biases.append(None)
             continue
-        module = _mixed_operation(cell, slot.site).candidates[slot.candidate]
+        module = _mixed_operation(cell, slot.site).candidates.get_submodule(slot.module)
         of_x.append(_sum([attrgetter(w)(module) if i == "x" else attrgetter(w)(module)[:, :n_x] for w, i in slot.x]))
         of_state.append(_sum([attrgetter(w)(module)[:, n_x:] if i == "xh" else attrgetter(w)(module) for w, i in slot.state]))
         biases.append(None if slot.bias is None else attrgetter(slot.bias)(module))

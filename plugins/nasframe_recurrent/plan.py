@@ -7,8 +7,9 @@ contributions,
     s_j = sum_k M[j, k] y_k,      y_k = f_k(a_k, s_i),      a_k = W_x x + W s_i + b,
 
 each of which is computed from one earlier state, i < j. M[j, k] is the mixing weight of a candidate, times g of the gate of its
-node. A state that is inherited is a contribution as well: it has no terms, y_k = s_i, and its weight is (1 - g) / (number of
-inherited states). Where x is inherited, y_k = a_k with W_x = 1.
+node. A candidate that is a weighted sum of operations (`Operation.summands`) makes one contribution for each of them, whose weight
+is multiplied by that in the sum. A state that is inherited is a contribution as well: it has no terms, y_k = s_i, and its weight is
+(1 - g) / (number of inherited states). Where x is inherited, y_k = a_k with W_x = 1.
 
 One call for each contribution would be many small calls. Therefore all that is computed from one state is laid out together
 (`Step`):
@@ -30,7 +31,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Cell, Pointwise, Term
+from nasframe import Candidate, Cell, Operation, Pointwise, Term
 from nasframe_recurrent.edges import IDENTITY_DESCRIPTION
 
 
@@ -44,14 +45,15 @@ class Slot:
 
     Args:
         site: the id of the site; None for the input x that a node inherits, whose map is the identity.
-        candidate: the id of the candidate.
+        module: the path of the operation's module among the candidates of the site: the id of a candidate, and of a summand what follows
+            it, as in "3.operations.0".
         x: the maps of x, each by the name of its parameter and the input that it is applied to ("x", or "xh", which is [x, h]).
         state: the maps of the state that the step computes from, in the same notation.
         bias: the name of the bias, or None.
     """
 
     site: str | None
-    candidate: str
+    module: str
     x: tuple[tuple[str, str], ...]
     state: tuple[tuple[str, str], ...]
     bias: str | None
@@ -64,14 +66,15 @@ X_DESCRIPTION = Pointwise((Term((None,)),), lambda a, h: a, lambda a, h: (a, 1.0
 
 @attrs.frozen
 class Contribution:
-    """What one candidate, or one inherited state, adds to a node.
+    """What one candidate, or a summand of it, or one inherited state, adds to a node.
 
     Args:
         state: the number of the state that it is computed from.
         node: the number of the node that it is added to.
         description: the terms and the function.
         slots: the terms, in the order of the arguments of the function.
-        weight: the index of its weight: mixing weights of all candidates, in order, then 1 / n for each inherited state of n.
+        weight: the index of its weight: the weights of all summands of all candidates, in order, then 1 / n for each inherited state
+            of n.
         gate: the index of the factor of its gate in 1, g_1, g_2, ..., 1 - g_1, 1 - g_2, ...
     """
 
@@ -289,14 +292,30 @@ def _lay_out(
     return tuple(calls), slots, rows
 
 
+def summands_of(candidate: Candidate) -> Iterator[tuple[str, Operation]]:
+    """Yield the operations that a candidate is a weighted sum of, each with the path of its module; itself if it is no sum.
+
+    Summands may be sums, too.
+    """
+
+    def within(path: str, operation: Operation) -> Iterator[tuple[str, Operation]]:
+        summands = operation.summands()
+        if not summands:
+            yield path, operation
+        for place, summand in enumerate(summands):
+            yield from within(f"{path}.operations.{place}", summand)
+
+    return within(str(candidate.id), candidate.operation)
+
+
 def _of_candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Contribution]:
-    """Yield the contribution of each candidate that is not zero."""
+    """Yield the contribution of each summand of each candidate that is not zero."""
     gated = [node.id for node in cell.nodes if node.inherits]
-    candidates = ((site, candidate) for site in cell.sites for candidate in site.candidates)
+    summands = ((site, *summand) for site in cell.sites for c in site.candidates for summand in summands_of(c))
     # zero candidates are counted, too, as they have a mixing weight
-    for weight, (site, candidate) in enumerate(candidates):
+    for weight, (site, path, operation) in enumerate(summands):
         # By convention the last input is the state: [x, h] and h at the first node, a node elsewhere.
-        operation, state = candidate.operation, number.get(site.inputs[-1])
+        state = number.get(site.inputs[-1])
         if operation.zero:
             continue
         description, subject = operation.pointwise(), f"operation {operation.name!r} at {site.id}"
@@ -310,7 +329,7 @@ def _of_candidates(cell: Cell, number: Mapping[str, int]) -> Iterator[Contributi
             of_state = tuple((name, input) for name, input in maps if input in number)
             if any(number[input] != state for _, input in of_state):
                 raise NoPlanError(f"{subject} has a linear map of a state that is not its last input")
-            slots.append(Slot(site.id, str(candidate.id), of_x, of_state, term.bias))
+            slots.append(Slot(site.id, path, of_x, of_state, term.bias))
         if state is None:
             raise NoPlanError(f"the last input of {subject} is {site.inputs[-1]!r}, which is not a state")
         # 0 is the factor 1, of nodes without a gate
@@ -322,7 +341,7 @@ def _of_inherited_states(cell: Cell, number: Mapping[str, int]) -> Iterator[Cont
     """Yield the contribution of each state that a node inherits."""
     gated = [node for node in cell.nodes if node.inherits]
     # the weights of inherited states follow those of all candidates
-    weights = itertools.count(sum(len(site.candidates) for site in cell.sites))
+    weights = itertools.count(sum(1 for site in cell.sites for c in site.candidates for _ in summands_of(c)))
     # the factors 1 - g follow the factors g
     for gate, node in enumerate(gated, len(gated) + 1):
         for state in node.inherits:

@@ -203,6 +203,12 @@ def another(of: Subject) -> Subject:
     return overriding(of, pointwise=pointwise)
 
 
+@mutant("operation.pointwise", "operation", "combination")
+def exchanged(of: Subject) -> Subject:
+    """Its summands are in another order than their weights and modules."""
+    return overriding(of, summands=lambda self: self.operations[::-1])
+
+
 @mutant("operation.derivatives", *TANH)
 def slope(of: Subject) -> Subject:
     """It describes the derivative of a sigmoid."""

@@ -421,15 +421,31 @@ def residual(case: Case) -> None:
 
 @law("operation.pointwise", "a term names another parameter, or the function is not the one that the module computes")
 def pointwise(case: Case) -> None:
-    """The pointwise description computes the same as the module, in both modes."""
-    description = case.part.pointwise()
-    if description is None:
-        raise Inapplicable("it does not implement pointwise()")
+    """What the fast form computes, from the pointwise description or those of the summands, is what the module does, in both modes."""
     for name, training in MODES.items():
         placed = case.placed(training)
-        arguments, out = _arguments(description, placed), placed.module(*placed.inputs)
-        distance = largest(description.function(*arguments) - out)
-        require_at_most(f"the distance of the outputs in {name} mode", distance, tolerance(out))
+        found = _described(case.part, placed)
+        if found is None:
+            raise Inapplicable("it implements neither pointwise() nor summands() that do")
+        out = placed.module(*placed.inputs)
+        require_at_most(f"the distance of the outputs in {name} mode", largest(found - out), tolerance(out))
+
+
+def _described(part: Operation, placed: Placed) -> Tensor | None:
+    """Return the output of a module as its operation describes it; None if there is no description."""
+    if summands := part.summands():
+        weights, modules = placed.module.weights, placed.module.operations
+        assert isinstance(weights, Tensor), "a module with summands has a parameter `weights`"
+        assert isinstance(modules, nn.ModuleList), "a module with summands has its modules in `operations`"
+        count = len(summands)
+        require(
+            len(weights) == len(modules) == count, f"it has {count} summands, {len(weights)} weights and {len(modules)} modules"
+        )
+        terms = [_described(o, attrs.evolve(placed, module=m)) for o, m in zip(summands, modules, strict=True)]
+        known = [w * term for w, term in zip(weights, terms, strict=True) if term is not None]
+        return sum(known[1:], known[0]) if len(known) == count else None
+    description = part.pointwise()
+    return None if description is None else description.function(*_arguments(description, placed))
 
 
 def _arguments(description: Pointwise, placed: Placed) -> list[Tensor]:
