@@ -195,7 +195,7 @@ def _renamed(entries: Map) -> list[tuple[str, str, bool]]:
 
 
 def _equal_copies(entries: Map) -> bool:
-    """Return whether units were copied, and all copies of a unit have the same factors of values and gradients."""
+    """Return whether units were copied, and all copies of a unit have the same factors of values and gradients, and the same offset."""
     found = False
     for entry in (entry for entry in entries.values() if isinstance(entry, Take)):
         for axis, index in enumerate(entry.index):
@@ -205,7 +205,7 @@ def _equal_copies(entries: Map) -> bool:
             if not bool((unit.bincount()[units >= 0] > 1).any()):
                 continue
             found = True
-            for factor in (entry.value, entry.gradient):
+            for factor in (entry.value, entry.gradient, entry.offset):
                 dim = axis - len(entry.index) + (factor.dim() if isinstance(factor, Tensor) else 0)
                 if not isinstance(factor, Tensor) or dim < 0 or factor.shape[dim] == 1:
                     continue

@@ -13,24 +13,31 @@ from nasframe_splitting.kernels import (
 )
 from nasframe_splitting.module_layers import Layer, layer_matrices, layers
 from nasframe_splitting.morphism import Split
+from nasframe_splitting.steepest import UnitSplit, split
+from nasframe_splitting.units import SplitUnits, UnitLayer, unit_layers
 
 __all__ = [
     "Eigenpairs",
     "Layer",
     "Split",
+    "SplitUnits",
     "SplittingMatrices",
+    "UnitLayer",
+    "UnitSplit",
     "exact_eigenpairs",
     "lanczos_eigenpairs",
     "layer_matrices",
     "layers",
     "least_eigenpairs",
+    "split",
     "splittable",
     "splitting_matrices",
+    "unit_layers",
     "unsplittable",
 ]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the morphism."""
-    return [Split]
+    """Return the morphisms."""
+    return [Split, SplitUnits]

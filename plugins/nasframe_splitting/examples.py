@@ -1,4 +1,4 @@
-"""The options that the conformance kit draws for the morphism."""
+"""The options that the conformance kit draws for the morphisms."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from hypothesis import strategies as st
 
 from nasframe.testing.examples import Examples
 from nasframe_splitting.morphism import Split
+from nasframe_splitting.units import SplitUnits
 
 
 def examples() -> Examples:
-    """Return one split: the kit looks for networks that can be split for each of different options, which takes long."""
-    return Examples(parts={Split: st.just(Split(proposals=2))})
+    """Return one split of operations, since the kit looks long for networks that can be split for each of different options."""
+    return Examples(
+        parts={Split: st.just(Split(proposals=2)), SplitUnits: st.builds(SplitUnits, st.sampled_from([0.0, 0.1, 0.5]))}
+    )

@@ -81,22 +81,20 @@ def layers(coupling: Coupling) -> Iterator[Layer]:
         0.weight None
         2.weight it is not followed by an elementwise function: its output is read by the output of the model
     """
-    program = coupling.graphs[False]
-    first = {alias: name for name, names in coupling.aliases.items() for alias in names}
-    held = {n: first[target] for n, target in program.graph_signature.inputs_to_parameters.items() if target in first}
+    held = graph_parameters(coupling)
     readers: dict[str, list[Node]] = {}
-    for node in program.graph.find_nodes(op="placeholder"):
+    for node in coupling.graphs[False].graph.find_nodes(op="placeholder"):
         if node.name in held:
             readers.setdefault(held[node.name], []).extend(node.users)
     for weight, nodes in readers.items():
-        found = [node for node in nodes if operation(node) in LAYERS and _name(held, node, "weight") == weight]
+        found = [node for node in nodes if operation(node) in LAYERS and parameter_of(held, node, "weight") == weight]
         if not found:
             continue
-        bias = _name(held, found[0], "bias")
+        bias = parameter_of(held, found[0], "bias")
         others = [n for n in (*nodes, *readers.get(bias or "", ())) if n not in found]
         kinds = {(operation(n), argument(n, "bias")) for n in found}
         if others:
-            reason = f"its parameters are also read by {_described(others[0])}"
+            reason = f"its parameters are also read by {described(others[0])}"
             yield Layer(weight, bias, refusal=reason)
         elif len(kinds) > 1 or (bias is None and argument(found[0], "bias") is not None):
             yield Layer(weight, bias, refusal="its calls differ in their operation or bias, or the bias is computed")
@@ -197,7 +195,7 @@ def _followed(coupling: Coupling, z: Node) -> tuple[LayerCall, str | None]:
         ):
             inside[node] = None
     ends = [node for node in inside if any(user not in inside for user in node.users)]
-    outside = [_described(user) for node in ends for user in node.users if user not in inside]
+    outside = [described(user) for node in ends for user in node.users if user not in inside]
     call = LayerCall(z, tuple(node for node in inside if node is not z))
     if ends == [z]:
         return call, f"it is not followed by an elementwise function: its output is read by {outside[0]}"
@@ -272,11 +270,25 @@ def _units_last(z: Node, value: Tensor) -> Tensor:
     return value.movedim(-rank - 1, -1).flatten(0, -2)
 
 
-def _name(held: Mapping[str, str], node: Node, name: str) -> str | None:
-    """Return the name of the parameter that is an argument of a layer; None if there is none, or it is computed."""
+def graph_parameters(coupling: Coupling) -> dict[str, str]:
+    """Return the parameters that a graph reads, by the names of its placeholders."""
+    first = {alias: name for name, names in coupling.aliases.items() for alias in names}
+    found = coupling.graphs[False].graph_signature.inputs_to_parameters
+    return {node: first[target] for node, target in found.items() if target in first}
+
+
+def parameter_of(held: Mapping[str, str], node: Node, name: str) -> str | None:
+    """Return the name of the parameter that is an argument of a layer; None if there is none, or it is computed.
+
+    Args:
+        held: the parameters of the graph, see `graph_parameters`.
+        node: the call of the layer.
+        name: the name of the argument, such as "weight".
+    """
     found = argument(node, name)
     return held.get(found.name) if isinstance(found, Node) else None
 
 
-def _described(node: Node) -> str:
+def described(node: Node) -> str:
+    """Return the operation of a node and its line in the user's code, for a message."""
     return "the output of the model" if node.op == "output" else f"{operation(node)} ({line(node)})"

@@ -1,0 +1,242 @@
+"""Splitting of single units of any module: a unit theta becomes theta + eps v and theta - eps v, each with half the outgoing weights.
+
+Where the next layers are linear in the units, they see the mean of the two halves, so the loss changes as the splitting matrices
+predict (see `nasframe_splitting.kernels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.nn import functional
+
+from nasframe import Claim, ModuleMorphism, Seed, number
+from nasframe.errors import ChangeError
+from nasframe.modules.axes import Axis
+from nasframe.modules.calls import DROPOUTS, SAME, argument, operation
+from nasframe.modules.coupling import Coupling
+from nasframe.modules.morphism import Place, Rewrite
+from nasframe.modules.units import Units, atoms_of, expand, locate, positions, refusal, rewritten, sizes_from, takes, tied
+from nasframe.modules.widen import shares
+from nasframe_splitting.module_layers import Layer, described, graph_parameters, layers, parameter_of
+
+#: operations that are linear in each unit in evaluation mode. Max pooling is so for a small eps, which changes the position of a largest
+#: entry only where two of them are almost equal.
+LINEAR = SAME | DROPOUTS | {
+    *(f"{kind}_pool{n}d" for kind in ("avg", "adaptive_avg", "max") for n in (1, 2, 3)),
+    "cat", "chunk", "concat", "expand", "flatten", "flip", "getitem", "mean", "narrow", "pad", "permute", "reshape", "select", "slice",
+    "split", "squeeze", "stack", "sum", "transpose", "unbind", "unflatten", "unsqueeze", "view",
+}  # fmt: skip
+#: layers that return sums over the units of their inputs
+SUMS = frozenset({"linear", *(f"conv{n}d" for n in (1, 2, 3)), *(f"conv_transpose{n}d" for n in (1, 2, 3))})
+
+
+@attrs.frozen(eq=False)
+class UnitLayer:
+    """A layer whose units can be split one by one, or the reason why they cannot.
+
+    Attributes:
+        name: the name of the layer; that of its weight if the weight has another name than "weight".
+        layer: the parameters and calls of the layer.
+        atom: the units, which may be fewer than the rows of the weight: with groups of channels, an axis is a product of two numbers of
+            units, and the larger one is chosen.
+        refusal: why the units cannot be split; None if they can.
+    """
+
+    name: str
+    layer: Layer
+    atom: Axis
+    refusal: str | None = None
+
+
+@attrs.frozen(eq=False)
+class Halves:
+    """The units of a layer that are split, and how.
+
+    Attributes:
+        of: the layer.
+        units: the numbers of the units.
+        directions: v for each row of the weight, of shape (groups, units of a group, size), as `Layer.parts` has it. It counts for the
+            rows of the units that are split only.
+    """
+
+    of: UnitLayer
+    units: tuple[int, ...]
+    directions: Tensor
+
+
+@attrs.frozen
+class SplitUnits(ModuleMorphism):
+    """Split units of layers that a smooth elementwise function follows: theta + eps v and theta - eps v, with half the outgoing weights.
+
+    By itself it draws the directions v at random. `nasframe_splitting.split` measures the units and directions that lower the loss most.
+
+    With eps=0 the two halves are copies, and the change is exact. Otherwise the outputs move by O(eps^2), and the change is lossy.
+
+    A unit can be split if all that its activation passes through, up to the weights of the next layers, is linear in it: pooling, dropout,
+    reshaping, concatenation. So units of a residual stream, units that are multiplied with others, and units that are normalised are
+    refused with the reason, as are those of a layer that is linear in its weights almost everywhere, such as one with ReLU.
+
+    Args:
+        eps: the length of the step of each unit.
+        units: the layers and the numbers of the units to split, as ("conv1", (0, 3)). By default all units of the layer, or of all
+            layers of the module, that is the place.
+    """
+
+    name: ClassVar[str] = "split_units"
+    eps: float = number(0.1, low=0.0)
+    units: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def places(self, coupling: Coupling) -> Iterator[Place]:
+        """Yield the layers, with the number of their units.
+
+        Args:
+            coupling: the coupling of the model.
+        """
+        for found in unit_layers(coupling):
+            yield Place(found.name, found.atom.size, refusal=found.refusal)
+
+    def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
+        """Return the edits and the map of a split in random directions.
+
+        Args:
+            coupling: the coupling of the model.
+            at: the name of a layer, or of a module that contains layers; "" for the model.
+            seed: the seed of the directions.
+
+        Raises:
+            ChangeError: if there is no such layer, or its units cannot be split.
+        """
+        found = {each.name: each for each in unit_layers(coupling) if not at or f"{each.name}.".startswith(f"{at}.")}
+        if not found:
+            locate(coupling, at)  # says what is wrong with a name that does not exist
+            raise ChangeError(f"{at!r} is, or contains, no linear layer and no convolution in one or two dimensions")
+        chosen = dict(self.units) or {
+            each.name: tuple(range(each.atom.size)) for each in found.values() if each.refusal is None
+        }
+        if not chosen:
+            raise ChangeError(f"no units of {at or 'the model'!r} can be split: {reasons([*found.values()])}")
+        halves = []
+        for name, units in chosen.items():
+            if name not in found:
+                raise ChangeError(
+                    f"units has {name!r}, which is no layer of {at or 'the model'!r}; its layers are {', '.join(found)}"
+                )
+            each = found[name]
+            if each.refusal is not None:
+                raise ChangeError(f"the units of {name!r} cannot be split: {each.refusal}")
+            if wrong := [unit for unit in units if not 0 <= unit < each.atom.size]:
+                raise ChangeError(f"{name!r} has the units 0 to {each.atom.size - 1}; there is no unit {wrong[0]}")
+            weight = coupling.tensors[each.layer.weight].detach()
+            size = weight[0].numel() + (each.layer.bias is not None)
+            drawn = torch.randn(1, len(weight), size, generator=seed(name).generator(), dtype=torch.float64)
+            halves.append(Halves(each, tuple(units), functional.normalize(drawn, dim=-1).to(weight)))
+        return split_along(coupling, halves, self.eps)
+
+
+def reasons(found: Sequence[UnitLayer]) -> str:
+    """Return why layers are refused, for a message."""
+    return "; ".join(f"{each.name}: {each.refusal}" for each in found if each.refusal is not None)
+
+
+def unit_layers(coupling: Coupling) -> Iterator[UnitLayer]:
+    """Yield the layers with their units, also those whose units cannot be split.
+
+    Args:
+        coupling: the coupling of the model.
+
+    Example:
+        >>> from nasframe.modules.coupling import couple
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))
+        >>> for found in unit_layers(couple(net, torch.zeros(4, 2))):
+        ...     print(found.name, found.atom.size, found.refusal is None)
+        0 3 True
+        2 1 False
+    """
+    owners: dict[Axis, str] = {}
+    for layer in layers(coupling):
+        module, _, last = layer.weight.rpartition(".")
+        name = module if last == "weight" else layer.weight
+        axis = coupling.axes[layer.weight][0].find()
+        free = [atom for atom in atoms_of(axis) if refusal(coupling, atom) is None]
+        atom = max(free or atoms_of(axis), key=lambda atom: atom.size)
+        reason = layer.refusal or _refusal(coupling, layer, atom)
+        if reason is None and owners.setdefault(atom, name) != name:
+            reason = f"its units are those of {owners[atom]}, too"
+        yield UnitLayer(name, layer, atom, reason)
+
+
+def _refusal(coupling: Coupling, layer: Layer, atom: Axis) -> str | None:
+    """Return why the units of a layer that has splitting matrices cannot be split; None if they can."""
+    if (reason := refusal(coupling, atom)) is not None:
+        return reason
+    if atom.normalised is not None:
+        return f"its units are {atom.normalised}"
+    if tied(coupling, {atom}):
+        return "the outgoing weights of its units are also the incoming weights of others"
+    try:
+        if len(sizes_from(coupling, atom, atom.size + 1)) > 1:
+            return "other axes of the model change together with its units"
+        positions(coupling, layer.weight, 0, atom)
+    except ChangeError as error:
+        return str(error)
+    # Everything that reads the activation, up to the layers that sum over its units, must be linear in it.
+    held, inside = graph_parameters(coupling), {node for call in layer.calls for node in call.function}
+    waiting = [call.function[-1] for call in layer.calls]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        for reader in node.users:
+            if reader in inside or reader in seen or _sums(coupling, held, reader, node, atom):
+                continue
+            if operation(reader) not in LINEAR:
+                how = "does not sum over its units" if operation(reader) in SUMS else "is not linear in it"
+                return f"its activation is read by {described(reader)}, which {how}"
+            seen.add(reader)
+            waiting.append(reader)
+    return None
+
+
+def _sums(coupling: Coupling, held: Mapping[str, str], reader: Node, node: Node, atom: Axis) -> bool:
+    """Return whether an operation is a layer that sums over the units of its input, such as a convolution that is not depthwise."""
+    if operation(reader) not in SUMS or argument(reader, "input") is not node:
+        return False
+    weight = parameter_of(held, reader, "weight")
+    return weight is not None and any(
+        (weight, k) in coupling.consumed and atom in axis.atoms() for k, axis in enumerate(coupling.axes[weight])
+    )
+
+
+def split_along(coupling: Coupling, halves: Sequence[Halves], eps: float) -> Rewrite:
+    """Return the edits and the map of a split. The new units come after all old ones, and have the parameters theta - eps v.
+
+    Args:
+        coupling: the coupling of the model.
+        halves: the units and their directions, at most once for each layer.
+        eps: the length of the step.
+    """
+    plan = {}
+    for each in halves:
+        index = torch.cat([torch.arange(each.of.atom.size), torch.tensor(each.units, dtype=torch.long)])
+        # Each half has half the outgoing weights, and so half the gradient.
+        share = shares(index, 0.0)
+        plan[each.of.atom] = Units(index, share, share)
+    entries = takes(coupling, plan)
+    copied = {atom: Units.copied(units.index) for atom, units in plan.items()}
+    for each in halves if eps else ():
+        of, index = each.of, plan[each.of.atom].index
+        sign = torch.zeros(len(index), dtype=torch.float64)
+        sign[list(each.units)], sign[of.atom.size :] = 1.0, -1.0
+        # of each row of the child's weight, which may be several for a unit
+        sign = expand(coupling.axes[of.layer.weight][0], {**copied, of.atom: Units(index, sign, sign)}).value
+        for name, direction in of.layer.parts(each.directions, coupling).items():
+            entry = entries[name]
+            # The step is divided, as the weight is, among the halves of those units that the layer reads.
+            offset = eps * sign.to(direction).view(-1, *[1] * (direction.dim() - 1)) * entry.gather(direction) * entry.value
+            entries |= {alias: attrs.evolve(entries[alias], offset=offset) for alias in coupling.aliases[name]}
+    return rewritten(coupling, plan, entries, Claim.lossy() if eps else Claim.exact())
