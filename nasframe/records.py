@@ -138,6 +138,22 @@ class StageEnded(Record):
 
 
 @attrs.frozen(kw_only=True)
+class Refused(Record):
+    """A growth that a change of the plan was to make and that was impossible. The network is as it would be without the growth.
+
+    Attributes:
+        by: the names of the morphisms.
+        why: the reasons.
+    """
+
+    kind: ClassVar[str] = "refused"
+    journal: ClassVar[str | None] = "history"
+
+    by: str
+    why: str
+
+
+@attrs.frozen(kw_only=True)
 class Started(Record):
     """The first record of a lineage, with the structure from which all others follow."""
 
@@ -185,7 +201,7 @@ class Changed(Record):
         change: what was done: "grow", "remove", "edit" (candidates removed and proposals carried out in one change), "fold"
             (gates into their nodes), "restore" (the best network so far), "restart" (the same structure with fresh weights),
             "trial" (the network of the best trial) or "hand over" (the best network of the run).
-        by: the name of the part that asked for it.
+        by: the name of the part that decided it, such as a pruner or a morphism; of several, separated by commas.
         why: the reason.
         request: what the part was asked to do, from which the change can be repeated.
         claim: how far the change preserves the function.
@@ -194,6 +210,10 @@ class Changed(Record):
         added: the candidates that are new, by address and id: their operation and their mixing weight.
         removed: the candidates that are gone, by address and id: their operation.
         valid_before, valid_after: the validation loss before and after a change that removes candidates.
+        predicted: the gain of a growth, predicted and measured on the same training batch: how much smaller the loss is after the growth
+            and one step of gradient descent than after that step alone (`nasframe.search.gain.gain_of`). Candidates that the
+            same change removes are missing in both. None for changes that add nothing.
+        realised: the same difference, measured by taking both steps.
         alternatives: the close decisions of a removal.
         parent, child: the digests of the structures.
         seed: the key of the change's seed.
@@ -214,6 +234,8 @@ class Changed(Record):
     removed: Mapping[str, Mapping[str, Mapping[str, Any]]] = attrs.field(factory=dict)
     valid_before: float | None = attrs.field(default=None, converter=finite)
     valid_after: float | None = attrs.field(default=None, converter=finite)
+    predicted: float | None = attrs.field(default=None, converter=finite)
+    realised: float | None = attrs.field(default=None, converter=finite)
     alternatives: tuple[Alternative, ...] = attrs.field(default=(), converter=_alternatives)
     parent: str
     child: str
@@ -313,7 +335,10 @@ class Evaluated(Record):
 #: the classes by their name in JSON
 KINDS: dict[str, type[Record]] = {
     cls.kind: cls
-    for cls in (Stepped, Measured, EpochEnded, StageEnded, Started, Changed, Finished, TrialArrived, TrialEnded, Evaluated)
+    for cls in (
+        *(Stepped, Measured, EpochEnded, StageEnded, Refused, Started, Changed),
+        *(Finished, TrialArrived, TrialEnded, Evaluated),
+    )
 }
 #: the names of the journals
 JOURNALS = ("history", "lineage", "trials", "evaluations")

@@ -9,14 +9,15 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 from nasframe_bilevel import FirstOrder, Softmax
-from nasframe_growing import NodeGrowth
+from nasframe_growing import NodeGrowth, OperatorGrowth
 from nasframe_pruning import Strongest
+from test_resume import check_resumes_everywhere
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Search
 from nasframe.errors import ChangeError, StrategyError
 from nasframe.plugins import Plugin, Plugins
-from nasframe.records import Changed, EpochEnded, StageEnded
+from nasframe.records import Changed, EpochEnded, Refused, StageEnded
 from nasframe.run.folder import Folder
 from nasframe.search.plan import Change, Plan, Repeat, Restore, Train
 from nasframe.testing.fakes import Keep, Scripted
@@ -105,9 +106,13 @@ def test_a_growth_that_the_relaxation_refuses_ends_the_search(gate: bool) -> Non
         assert "form = 'gate'" in stages[0].reason
 
 
+def refusals(search: Search) -> list[Refused]:
+    return [r for r in search.state.history if isinstance(r, Refused)]
+
+
 @pytest.mark.parametrize("per", ["network", "site"])
 def test_a_change_leaves_out_growths_that_the_relaxation_refuses(per: str) -> None:
-    """A change of the plan makes the first proposal that can be made; without any, a needed one ends the repeat."""
+    """A change of the plan makes the first proposal that can be made; without any, a needed one ends the repeat, with the reason."""
     grow = Change(grow=True, growth=(NodeGrowth("noise"),), per=per, needed=True)
     plan = (Repeat(steps=(TRAIN, grow)), DERIVE, Train(phase="tune", epochs=1, competes=True), Restore())
     architect = FirstOrder(relaxation=Rigid())
@@ -116,3 +121,45 @@ def test_a_change_leaves_out_growths_that_the_relaxation_refuses(per: str) -> No
 
     assert not [r for r in search.state.lineage if isinstance(r, Changed) and r.change in ("grow", "edit")]
     assert search.network.structure.decided
+    (record,) = refusals(search)
+    assert (record.by, record.phase) == ("node", "change")
+    assert "node: the relaxation 'rigid' has no alphas" in record.why
+
+
+def test_an_impossible_growth_within_a_phase_leaves_a_record() -> None:
+    """The phase goes on, and each change whose growth is impossible says why; what the pruner removes is removed all the same."""
+    change = Change(prune=True, pruner=Strongest(keep=2), grow=True, growth=(NodeGrowth("noise"),))
+    train = attrs.evolve(TRAIN, epochs=3, during=(change,))
+    strategy = toy_strategy(
+        architect=FirstOrder(relaxation=Rigid()), plan=(train, DERIVE, Restore()), growth=(), criterion=Scripted(epochs=9)
+    )
+    check_resumes_everywhere(strategy)
+    search = Search(strategy)
+    search.run()
+    made = [(r.change, r.by) for r in search.state.lineage if isinstance(r, Changed) and r.phase == "search"]
+
+    assert [(r.phase, r.epoch, r.by) for r in refusals(search)] == [("search", 1, "node"), ("search", 2, "node")]
+    assert made == [("edit", "strongest")]
+
+
+def test_a_needed_growth_that_nothing_proposes_leaves_a_record() -> None:
+    """Where no morphism proposes a change, that is the reason."""
+    grow = Change(grow=True, growth=(OperatorGrowth(threshold=1.0),), needed=True)
+    plan = (Repeat(steps=(TRAIN, grow)), DERIVE, TRAIN, Restore())
+    search = Search(toy_strategy(plan=plan, growth=(), criterion=Scripted(epochs=9)))
+    search.run()
+
+    assert [r.why for r in refusals(search)] == ["no morphism proposes a change"]
+
+
+@pytest.mark.parametrize("keep", [2, 9])
+def test_a_change_names_who_decided(keep: int) -> None:
+    """The pruner if it removes anything, and the morphism that adds."""
+    pruner, morphism = Strongest(keep=keep), OperatorGrowth(sigma=0.0)
+    change = Change(prune=True, pruner=pruner, grow=True, growth=(morphism,))
+    search = Search(toy_strategy(plan=(TRAIN, change, DERIVE, TRAIN, Restore()), growth=(), criterion=Scripted(epochs=9)))
+    search.run()
+
+    (record,) = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
+    assert bool(record.removed) == (keep == 2)
+    assert record.by == ("strongest, operator sigma=0.0" if keep == 2 else "operator sigma=0.0")

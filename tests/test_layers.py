@@ -23,6 +23,7 @@ MODULES = {
     "nasframe.errors",
     "nasframe.records",
     "nasframe.search.evaluate",
+    "nasframe.search.gain",
     "nasframe.search.plan",
     "nasframe.search.pool",
     "nasframe.search.bilevel",

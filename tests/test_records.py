@@ -19,6 +19,7 @@ from nasframe.records import (
     Finished,
     Measured,
     Record,
+    Refused,
     StageEnded,
     Started,
     Stepped,
@@ -48,6 +49,7 @@ RECORDS = st.one_of(
         EpochEnded, **PLACE, **ENDED, train=NUMBERS, valid=NUMBERS, diverged=st.booleans(), scores=SCORES, mixing=WEIGHTS
     ),
     st.builds(StageEnded, **PLACE, **ENDED, valid=NUMBERS),
+    st.builds(Refused, **PLACE, by=TEXT, why=TEXT),
     st.builds(Started, **PLACE, structure=TABLES),
     st.builds(
         Changed,
@@ -63,6 +65,8 @@ RECORDS = st.one_of(
         removed=CANDIDATES,
         valid_before=NUMBERS,
         valid_after=NUMBERS,
+        predicted=NUMBERS,
+        realised=NUMBERS,
         alternatives=st.lists(st.builds(Alternative, TEXT, TEXT, TEXT, st.floats(0, 1), NUMBERS), max_size=2),
         parent=TEXT,
         child=TEXT,
@@ -103,6 +107,7 @@ def test_each_kind_has_one_class() -> None:
         "measured": None,
         "epoch": "history",
         "stage": "history",
+        "refused": "history",
         "start": "lineage",
         "change": "lineage",
         "finished": None,

@@ -31,6 +31,7 @@ KEYS = (
     "evaluator",
     "in_flight",
     "pruner",
+    "currency",
     "plan",
     "nodes",
     "seed",

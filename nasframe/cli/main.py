@@ -121,6 +121,11 @@ EPILOG = (
 )
 @click.option("--pruner", type=PartType(), help="Which candidates to remove.")
 @click.option(
+    "--currency",
+    type=click.Choice(["stated", "parameters", "flops"]),
+    help="What changes are compared by: the gains that morphisms state, or a measured gain per parameter or FLOP.",
+)
+@click.option(
     "--plan",
     type=PartType(),
     help="What the search goes through, such as 'stage' (prune after each stage), 'end', or 'trials' (of what an architect proposes).",

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nasframe.records import Changed, EpochEnded, Evaluated, Finished, Record, StageEnded, Stepped, TrialEnded
+from nasframe.records import Changed, EpochEnded, Evaluated, Finished, Record, Refused, StageEnded, Stepped, TrialEnded
 from nasframe.run.summary import remarks_of, written
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -84,6 +84,8 @@ class Watch:
             self.say(_trial(event))
         elif isinstance(event, StageEnded):
             self.say(f"stage {event.stage}: {event.decision}: {event.reason}")
+        elif isinstance(event, Refused):
+            self.say(f"  {event.by}: no growth: {event.why}")
         elif isinstance(event, Changed):
             self.say(_change(event))
             for remark in remarks_of(event):

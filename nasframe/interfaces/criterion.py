@@ -101,8 +101,8 @@ class GrowthCriterion(Part):
         """Return the next state and the decision after the last record of the history.
 
         The last record is an `EpochEnded`, or a `StageEnded` that comes with proposals (see `nasframe.records`). Proposals are
-        sorted: the largest gain first; among equal gains the morphism that made the fewest growths so far, then the one that
-        comes first in the strategy.
+        sorted: the largest gain, or gain per cost, first; among equal ones the morphism that made the fewest growths so far, then
+        the one that comes first in the strategy.
 
         Args:
             state: None at first, then what the last call returned; it consists of JSON values.

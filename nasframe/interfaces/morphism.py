@@ -21,11 +21,12 @@ class Proposal:
     """A change that a morphism could carry out.
 
     The proposal with the largest gain is carried out. Morphisms whose gains are equal take turns: the one that made the fewest
-    growths so far comes first, then the one that comes first in the strategy.
+    growths so far comes first, then the one that comes first in the strategy. A strategy with another `currency` than "stated" measures
+    the gains of all proposals itself, and compares gains per cost.
 
     Attributes:
         request: what to do, as JSON values, for example {"cell": "layer0"}. `Morphism.edit` receives it.
-        gain: the expected decrease of the loss; 0 if the morphism does not estimate it.
+        gain: the expected decrease of the loss (`nasframe.search.gain`); 0 if the morphism does not estimate it.
         cost: the number of new parameters.
         evidence: the tensors that were measured for the proposal, on training or validation data, by name. The search adds the
             values that the morphism remembered (`Context.remember`).

@@ -25,6 +25,7 @@ from nasframe.records import (
     Finished,
     Measured,
     Record,
+    Refused,
     StageEnded,
     Stepped,
     TrialArrived,
@@ -249,7 +250,8 @@ class Keeper:
         # Steps are counted over the whole run, so that commits fall on the same updates after a resume.
         due = isinstance(record, Stepped) and self.every is not None and record.updates % self.every == 0
         if due or isinstance(
-            record, Measured | EpochEnded | StageEnded | Changed | TrialArrived | TrialEnded | Evaluated | Finished
+            record,
+            Measured | EpochEnded | StageEnded | Refused | Changed | TrialArrived | TrialEnded | Evaluated | Finished,
         ):
             self.commit()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from typing import Any
@@ -18,9 +19,10 @@ from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.network.network import Network
 from nasframe.records import Alternative, Changed
+from nasframe.search.gain import Descent, gain_of
 from nasframe.search.state import Snapshot, State, rebuilt, succeed
 from nasframe.search.strategy import Strategy
-from nasframe.search.trainer import Trainer, forward_of, mixing_weights
+from nasframe.search.trainer import Trainer, forward_of, keyed_batch, mixing_weights
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
 from nasframe.structure.editing import remove_from
@@ -47,8 +49,17 @@ class Changer:
         """Carry out a proposal of a morphism and return the record."""
         edit = morphism.edit(state.network.structure, proposal.request, proposal.evidence, seed)
         change = apply(state.network, edit, seed)
-        request, by = dict(proposal.request), short_name(morphism)
-        return self._put(state, change, proposal.evidence, change="grow", by=by, why=why, seed=seed.key, request=request)
+        return self._put(
+            state,
+            change,
+            proposal.evidence,
+            change="grow",
+            by=short_name(morphism),
+            why=why,
+            seed=seed.key,
+            request=dict(proposal.request),
+            **self._gain(state, state.network, change, seed),
+        )
 
     def remove(
         self,
@@ -141,6 +152,11 @@ class Changer:
         # a growth alone is not expected to move the loss; a removal is, also where a growth follows it in the same change
         before = self.loss(state.network) if gone else None
         after = None if before is None else self.loss(made.child)
+        worth = dict[str, float]()
+        if growths:
+            # what the growths are compared with has neither the removed candidates nor the former alphas
+            rest = edited(state.network.structure, gone, (), seed, reset_alphas="alphas" in reset)
+            worth = self._gain(state, apply(state.network, rest, seed).child, made, seed)
         return self._put(
             state,
             made,
@@ -152,6 +168,7 @@ class Changer:
             request=request,
             valid_before=before,
             valid_after=after,
+            **worth,
         )
 
     def best_change(
@@ -164,9 +181,10 @@ class Changer:
         needed: bool,
         seed: Seed,
         reset: Sequence[str],
+        by: str,
         **fields: Any,
-    ) -> Changed | None:
-        """Make a change with the best proposals that can be carried out, and return its record; None if there is nothing to do.
+    ) -> tuple[Changed | None, list[str]]:
+        """Make a change with the best proposals that can be carried out.
 
         Args:
             state: the state of the run.
@@ -176,24 +194,35 @@ class Changer:
             needed: whether nothing is done where no proposal can be carried out.
             seed: the seed of the change.
             reset: what begins anew, as for `change`.
+            by: the name of the part that asked for the removal, or of the step.
             fields: the further arguments of `change`.
+
+        Returns:
+            The record, None if there is nothing to do, and the reasons why proposals cannot be carried out.
         """
-        network = state.network
+        network, refused = state.network, list[str]()
 
         def possible(growth: tuple[Morphism, Proposal]) -> bool:
             try:
                 edit = edited(network.structure, gone, [growth], seed, reset_alphas="alphas" in reset)
                 return bool(apply(network, edit, seed))
-            except (ChangeError, StructureError):
+            except (ChangeError, StructureError) as error:
+                refused.append(f"{growth[0].name}: {error}")
                 return False
 
         while True:
             # the others were made for a network that does not exist any more after the first change
-            growths = _first_of_each_site(network.structure, gone, proposals, seed) if per == "site" else [*proposals[:1]]
+            growths = [*proposals[:1]]
+            if per == "site":
+                growths, unfit = _first_of_each_site(network.structure, gone, proposals, seed)
+                refused += unfit
             if not growths and (needed or not (gone or reset)):
-                return None
+                return None, refused
+            # whoever decided: the pruner if anything is removed, and the morphisms
+            names = [*([by] if gone or not growths else []), *(short_name(morphism) for morphism, _ in growths)]
+            decided = ", ".join(dict.fromkeys(names))
             try:
-                return self.change(state, gone, growths, seed=seed, reset=reset, **fields)
+                return self.change(state, gone, growths, seed=seed, reset=reset, by=decided, **fields), refused
             except ClaimError:
                 raise  # a fault of the morphism, and not a growth that is impossible
             except (ChangeError, StructureError):
@@ -211,6 +240,28 @@ class Changer:
         gated, kept = ({gate.address: None for _, gate in each.gates()} for each in (state.network, change.child))
         request = {"folded": sorted({*gated} - {*kept}), "kept": [*kept]}
         return self._put(state, change, {}, change="fold", by="fold", why=why, seed=seed.key, request=request)
+
+    def _gain(self, state: State, parent: Network, made: Change, seed: Seed) -> dict[str, float]:
+        """Return the predicted and the realised gain of a growth, on the batch of `nasframe.search.gain.gains`.
+
+        Args:
+            state: the state of the run.
+            parent: the network that is compared with the child.
+            made: the growth.
+            seed: the seed of the change.
+        """
+        if not state.batch:  # a plan may begin with a growth, before a rule has decided the batch size
+            return {}
+        trainer = self.trainer
+        batch, noise = keyed_batch(trainer.data.train, seed("batch", "train"), 0, state.batch), seed("noise", "train", 0)
+
+        def loss(network: Network) -> Tensor:
+            return trainer.loss(batch, noise, network, network.mixing())
+
+        rate = trainer.optimiser.learning_rate
+        before, after = (Descent.of(copy.deepcopy(each).eval(), loss, rate) for each in (parent, made.child))
+        pairs = (before.loss, before.squares), (after.loss, after.squares)
+        return {"predicted": gain_of(*pairs, rate, made.claim.kind == "exact"), "realised": before.after - after.after}
 
     def _put(self, state: State, made: Change, evidence: Mapping[str, Tensor], **fields: Any) -> Changed:
         """Measure a change, put its child in its parent's place and return the record; a refused change leaves the state as it was.
@@ -351,22 +402,23 @@ def _first_of_each_site(
     gone: Mapping[Address, AbstractSet[int]],
     proposals: Sequence[tuple[Morphism, Proposal]],
     seed: Seed,
-) -> list[tuple[Morphism, Proposal]]:
-    """Return the proposals that change no site which an earlier one changes. A proposal that does not fit is left out."""
-    left = remove_from(structure, gone) if gone else structure
+) -> tuple[list[tuple[Morphism, Proposal]], list[str]]:
+    """Return the proposals that change no site which an earlier one changes, and the reasons why others do not fit."""
+    left, unfit = remove_from(structure, gone) if gone else structure, list[str]()
     chosen, before, taken = list[tuple[Morphism, Proposal]](), dict(left.sites()), set[Address]()
     for growth in proposals:
         morphism, proposal = growth
         try:
             edit = morphism.edit(left, proposal.request, proposal.evidence, seed("edit", len(chosen)))
-        except (ChangeError, StructureError):
+        except (ChangeError, StructureError) as error:
+            unfit.append(f"{morphism.name}: {error}")
             continue
         after = dict(edit.structure.sites())
         touched = {a for a in before.keys() | after.keys() if before.get(a) != after.get(a)}
         if taken.isdisjoint(touched):
             taken |= touched
             chosen.append(growth)
-    return chosen
+    return chosen, unfit
 
 
 def harmful(before: float | None, after: float | None) -> bool:

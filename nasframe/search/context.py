@@ -20,7 +20,7 @@ from nasframe.network.network import Network, set_progress
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import Changed, Record, Started
 from nasframe.search.bilevel import problem
-from nasframe.search.trainer import Trainer, Training, mixing_weights, shuffled
+from nasframe.search.trainer import Trainer, Training, keyed_batch, mixing_weights
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
 from nasframe.structure.structure import Structure
@@ -50,7 +50,7 @@ class Context:
     the search nor a global generator, and the test split cannot be reached.
 
     Attributes:
-        history: the records of epochs and stages so far.
+        history: the records of epochs, stages and refused growths so far.
         lineage: the record of the first structure and those of all changes so far.
         position: where the search is: its stage, phase, epoch and number of updates.
         progress: the completed fraction of the phase, from 0 to 1; None if the phase has no fixed length.
@@ -154,12 +154,7 @@ class Context:
         examples = self._split(split)
         if not (size or self._training.batch):
             raise StrategyError("a part asked for a batch before the search has decided how large batches are: give a `size`")
-        size = min(size or self._training.batch, examples.size)
-        # Batch number n is a function of the seed and n alone. A part may ask for batches in any order, and gets the same
-        # ones after an interruption.
-        turn, place = divmod(number, examples.size // size)
-        order = shuffled(self.seed("batch", split, turn), examples.size)
-        return examples.batch(order[place * size : (place + 1) * size])
+        return keyed_batch(examples, self.seed("batch", split), number, size or self._training.batch)
 
     def loss(self, key: str, mixing: Mapping[str, Tensor] | None = None, split: str = "validation") -> float:
         """Return the mean loss of the search's network over a whole split, in evaluation mode; it is remembered.

@@ -28,10 +28,11 @@ from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build
-from nasframe.records import Changed, EpochEnded, Finished, Record, StageEnded, Stepped, finite
+from nasframe.records import Changed, EpochEnded, Finished, Record, Refused, StageEnded, Stepped, finite
 from nasframe.search.changes import Changer, sizes
 from nasframe.search.choose import ranked
 from nasframe.search.context import Context
+from nasframe.search.gain import gains
 from nasframe.search.measuring import asked
 from nasframe.search.plan import Change, Fold, Judge, Move, Restore, Train, Trials, at, following, leave
 from nasframe.search.pool import Workers
@@ -103,7 +104,7 @@ class Loop:
         Whenever a record is yielded, the state is complete: a search that continues from it comes to the same bytes.
         """
         # a resumed search goes on from the time it had spent; the clock's values mean nothing in another process
-        spent = (r.readings.get("seconds") or 0.0 for r in state.history)
+        spent = (r.readings.get("seconds") or 0.0 for r in state.history if not isinstance(r, Refused))
         # The readings of the clock are in the history, whatever criterion took them.
         started = self.clock() - max(spent, default=0.0)
         yield from attrs.evolve(self, clock=lambda: self.clock() - started)._run(state)
@@ -151,11 +152,11 @@ class Loop:
         return Changer(self.strategy, trainer(self.strategy, self.data, at(self.strategy.plan, state.place)))
 
     def _asked(
-        self, state: State, question: Callable[[Context], T], by: str
+        self, state: State, question: Callable[[Context], T], by: str, seed: Seed | None = None
     ) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
         """Return the answer of a part that measures, and its evidence; `by` names the part in this decision."""
         # `due` differs between the changes that a phase makes after the same epoch
-        seed = self.seed("measure", by, len(state.lineage), state.phase, state.updates, state.due)
+        seed = seed or self.seed("measure", by, len(state.lineage), state.phase, state.updates, state.due)
         trainer, progress = self._at(state).trainer, None
         if isinstance(at(self.strategy.plan, state.place), Train):
             progress = trainer.progress(state)
@@ -280,7 +281,7 @@ class Loop:
         readings, _ = yield from self._asked(state, criterion.measure, "criterion")
         record = StageEnded(**state.position, valid=min(losses, default=None), **sizes(state.network), readings=readings)
         # Before the decision, which may be to prefer one proposal to another.
-        proposals, refused = yield from self._proposals(state, growth, state.network.structure)
+        proposals, refused, compared = yield from self._proposals(state, growth, state.network.structure)
         # the criterion decides in any case, so that its memory does not depend on other reasons to stop
         memory, decision = self._decide(state, step, record, [p for _, p in proposals])
         if state.stopping is not None:
@@ -289,7 +290,8 @@ class Loop:
             asked = "no morphism proposes a change" if growth else "nothing is to grow"
             decision = Decision("stop", reason="; ".join([asked, *refused]))
         elif decision.next is None:
-            ended = next(r.reason for r in reversed(state.history) if r.decision == "end")  # the phase before
+            # the phase before
+            ended = next(r.reason for r in reversed(state.history) if isinstance(r, EpochEnded) and r.decision == "end")
             decision = Decision("continue", reason=f"{ended}, and no criterion says stop")
         changes: list[Record] = []
         if decision.next != "stop":
@@ -297,7 +299,8 @@ class Loop:
             chosen = proposals.pop(decision.what or 0)
             for morphism, proposal in (chosen, *proposals):
                 try:
-                    changes = [self._grow(state, morphism, proposal, decision.reason)]
+                    with_gains = attrs.evolve(proposal, evidence={**proposal.evidence, **compared})
+                    changes = [self._grow(state, morphism, with_gains, decision.reason)]
                     break
                 except ClaimError:
                     raise  # a fault of the morphism, and not a growth that is impossible
@@ -316,12 +319,13 @@ class Loop:
 
     def _proposals(
         self, state: State, growth: Sequence[Morphism], structure: Structure
-    ) -> Generator[Record, None, tuple[list[tuple[Morphism, Proposal]], list[str]]]:
-        """Return what the morphisms propose, the first choice first, and the reasons of those that cannot propose anything.
+    ) -> Generator[Record, None, tuple[list[tuple[Morphism, Proposal]], list[str], Mapping[str, Tensor]]]:
+        """Return what the morphisms propose, the first choice first, the reasons of those that cannot propose anything, and the gains.
 
-        A morphism that could change the network at first may be unable to change the grown one.
+        A morphism that could change the network at first may be unable to change the grown one. The gains are those that were measured to
+        compare the proposals.
         """
-        proposals, refused = [], []
+        proposals, refused = list[tuple[Morphism, Proposal]](), []
         for place, morphism in enumerate(growth):
             propose = partial(morphism.propose, structure=structure)
             try:
@@ -331,7 +335,17 @@ class Loop:
                 refused.append(f"{morphism.name}: {error}")
         # counted in the lineage, which survives an interruption
         used = Counter(by for r in state.lineage if isinstance(r, Changed) for by in grown_by(r))
-        return ranked(proposals, used), refused
+        currency, seed = self.strategy.currency, self.change_seed(state)
+        if currency == "stated":
+            return ranked(proposals, used), refused, {}
+
+        def compared(context: Context) -> list[tuple[float, float]]:
+            return gains(context, structure, proposals, currency, seed)
+
+        # with the seed of the change, on whose batch the gain of the change is measured once more (`Changer`)
+        values, evidence = yield from self._asked(state, compared, "gains", seed)
+        valued = [(m, attrs.evolve(p, gain=gain)) for (m, p), (gain, _) in zip(proposals, values, strict=True)]
+        return ranked(valued, used, [cost for _, cost in values]), refused, evidence
 
     def _grow(self, state: State, morphism: Morphism, proposal: Proposal, reason: str) -> Record:
         return self._at(state).grow(state, morphism, proposal, why=reason, seed=self.change_seed(state))
@@ -339,7 +353,8 @@ class Loop:
     def _change(self, state: State, step: Change) -> Iterator[Record]:
         """Make a change of the plan, or, within a phase, the first one of those that are due."""
         during = isinstance(at(self.strategy.plan, state.place), Train)
-        changer, records, shot, missed = self._at(state), list[Record](), None, False
+        changer, shot, missed = self._at(state), None, False
+        records, refused = list[Record](), list[str]()
         gone: Mapping[Address, AbstractSet[int]] = {}
         evidence: Mapping[str, Tensor] = {}
         pruner = step.pruner or self.strategy.pruner
@@ -348,24 +363,33 @@ class Loop:
             gone = pruner.remove(state.network.structure, scores)
         seed, why = self.change_seed(state), _why(state, step, during)
         if step.grow or step.reset:
-            proposals = list[tuple[Morphism, Proposal]]()
+            proposals, growth = list[tuple[Morphism, Proposal]](), step.growth or self.strategy.growth
             if step.grow:
                 left = remove_from(state.network.structure, gone) if gone else state.network.structure
-                proposals, _ = yield from self._proposals(state, step.growth or self.strategy.growth, left)
-            made = changer.best_change(
+                proposals, refused, compared = yield from self._proposals(state, growth, left)
+                evidence = {**evidence, **compared}
+            made, impossible = changer.best_change(
                 state,
                 gone,
                 proposals,
                 per=step.per,
                 needed=step.needed,
                 reset=step.reset,
-                by=pruner.name if step.prune else step.name,
+                by=pruner.name if gone else step.name,
                 why=why,
                 seed=seed,
                 evidence=evidence,
             )
+            refused += impossible
             missed = step.needed and made is None
-            records += [] if made is None else [made]
+            if missed and not proposals:
+                refused.insert(0, "no morphism proposes a change")
+            if made is not None:
+                records.append(made)
+            if refused and (made is None or not grown_by(made)):
+                kept = Refused(**state.position, by=", ".join(map(short_name, growth)), why="; ".join(dict.fromkeys(refused)))
+                state.keep(kept)
+                records.append(kept)
         elif step.prune:
             records.append(changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence, scores=scores))
         if step.derive and not state.network.structure.decided:

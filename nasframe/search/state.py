@@ -16,7 +16,7 @@ from nasframe.errors import CheckpointError, StrategyError, StructureError
 from nasframe.interfaces.task import Data
 from nasframe.network.network import Network, build, tensors
 from nasframe.plugins import Plugins
-from nasframe.records import Changed, EpochEnded, Evaluated, Record, StageEnded, Started, TrialEnded
+from nasframe.records import Changed, EpochEnded, Evaluated, Record, Refused, StageEnded, Started, TrialEnded
 from nasframe.search.memory import check_memory
 from nasframe.search.optimiser import Optimiser
 from nasframe.search.plan import Position, Repeat, Step, Train, Trials, at, decides_surely, enter, walk
@@ -63,7 +63,7 @@ class State(Training[Network]):
         diverged: whether no training of the final architecture had a finite validation loss.
         memory: the states of the criteria, JSON values: that of the "strategy", and those of steps that have their own.
         asking: what a step of trials has in flight; None outside of such a step.
-        history: the records of epochs and stages.
+        history: the records of epochs, stages and refused growths.
         lineage: the record of the first structure and those of all changes.
         trials: the records of the trials of all steps.
         evaluations: the records of the comparison.
@@ -84,7 +84,7 @@ class State(Training[Network]):
     diverged: bool = False
     memory: dict[str, Any] = attrs.field(factory=dict)
     asking: TrialState | None = None
-    history: list[EpochEnded | StageEnded] = attrs.field(factory=list)
+    history: list[EpochEnded | StageEnded | Refused] = attrs.field(factory=list)
     lineage: list[Started | Changed] = attrs.field(factory=list)
     trials: list[TrialEnded] = attrs.field(factory=list)
     evaluations: list[Evaluated] = attrs.field(factory=list)

@@ -58,6 +58,9 @@ class Strategy:
         pruner: selects the candidates to remove.
         growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
             of equal gain take turns. Without a morphism nothing grows.
+        currency: what proposals are compared by: "stated", the gains that their morphisms state, of which some state none; "parameters",
+            a gain that is measured for all of them alike (`nasframe.search.gain`), per new parameter; or "flops", per new
+            floating-point operation of one prediction.
         plan: the steps of the search, or, in a strategy file, the name of a plan: "stage" prunes and tunes after each stage, before
             it is judged and grown; "end" prunes and tunes the best network when the search is over; "trials" evaluates what the
             architect proposes. The default is "trials" for an architect that proposes, and "end" for one that moves alphas.
@@ -91,6 +94,7 @@ class Strategy:
     criterion: GrowthCriterion = nested("criterion")
     pruner: Pruner = nested("pruner")
     growth: tuple[Morphism, ...] = nested("morphism", default=())
+    currency: str = choice("stated", "parameters", "flops", default="stated")
     plan: tuple[Step, ...] = nested("step", default=attrs.Factory(lambda self: default_plan(self.architect), takes_self=True))
     evaluator: Evaluator = nested("evaluator", default=Train())
     in_flight: int = number(4, low=1, high=1024, whole=True)

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from nasframe.interfaces.architect import Architect
 from nasframe.interfaces.relaxation import Draw
-from nasframe.interfaces.task import Data
+from nasframe.interfaces.task import Data, Split
 from nasframe.network.network import Network, set_progress
 from nasframe.search.batches import batches
 from nasframe.search.bilevel import Batch, Forward, added_loss, alternating_step, idle_weights, problem, weights_step
@@ -230,6 +230,22 @@ class Trainer:
 
         loss, scores = self.data.measure(outputs, self.data.validation)
         return (loss, scores) if math.isfinite(loss) else (None, {})
+
+
+def keyed_batch(split: Split, seed: Seed, number: int, size: int) -> Batch:
+    """Return a batch (inputs, targets) of a split in a random order, without augmentation.
+
+    Args:
+        split: the examples.
+        seed: the seed of the order. If fewer than `size` examples are left in it, the next batch begins a new one.
+        number: the number of the batch, from 0.
+        size: the number of examples. A small split gives smaller batches.
+    """
+    size = min(size, split.size)
+    # Batch number n is a function of the seed and n alone. A part may ask for batches in any order, and gets the same
+    # ones after an interruption.
+    turn, place = divmod(number, split.size // size)
+    return split.batch(shuffled(seed(turn), split.size)[place * size : (place + 1) * size])
 
 
 def shuffled(seed: Seed, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from nasframe import Backbone, Claim, Context, Edit, Filling, Morphism, Proposal
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import short_name
 from nasframe.network.network import count_parameters
-from nasframe_growing.gain import gain
+from nasframe.search.gain import gain
 
 
 @attrs.frozen

@@ -26,7 +26,7 @@ from nasframe.errors import ChangeError
 from nasframe.modules.larger import enlarged
 from nasframe.modules.networks import coupled, wider
 from nasframe.network.network import count_parameters, tensors, unallocated
-from nasframe_growing.gain import gain
+from nasframe.search.gain import gain
 
 
 @attrs.frozen

@@ -1,0 +1,182 @@
+"""The gain of a growth: the currency in which growths of all kinds are compared."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from nasframe.change.apply import apply
+from nasframe.change.claim import Claim
+from nasframe.change.edit import Edit, Filling
+from nasframe.errors import ChangeError, ClaimError, StructureError
+from nasframe.interfaces.morphism import Morphism, Proposal
+from nasframe.interfaces.part import short_name
+from nasframe.network.cost import cost
+from nasframe.network.network import Network, unallocated
+from nasframe.network.outputs import Outputs
+from nasframe.search.context import Context
+from nasframe.search.trainer import weights_of
+from nasframe.seeds import Seed
+from nasframe.structure.structure import Structure
+
+Loss = Callable[[Network], Tensor]
+
+
+@attrs.frozen
+class Descent:
+    """The loss of a network on a training batch, before and after a step of gradient descent.
+
+    The step moves the weights, and not the alphas, by -eta grad L. To first order in eta it lowers the loss by eta |grad L|^2.
+
+    Attributes:
+        loss: L before the step.
+        squares: |grad L|^2.
+        after: the loss after the step.
+    """
+
+    loss: float
+    squares: float
+    after: float
+
+    @classmethod
+    def of(cls, network: Network, loss: Loss, rate: float) -> Descent:
+        """Take the step and return its losses. The network is modified.
+
+        Args:
+            network: the network.
+            loss: a function from a network to its loss on the batch.
+            rate: the learning rate eta.
+        """
+        before, gradients = _gradients(network, loss)
+        with torch.no_grad():
+            for (_, weight), gradient in zip(weights_of(network), gradients, strict=True):
+                weight.sub_(rate * gradient)
+            return cls(before, _squares(gradients), float(loss(network)))
+
+
+def gain_of(parent: tuple[float, float], child: tuple[float, float], rate: float, exact: bool) -> float:
+    """Return the gain of a growth.
+
+    By gain we mean how much smaller the loss is after the growth and one step of gradient descent than after that step alone, to
+    first order in the learning rate eta:
+
+        L(parent) - L(child) + eta (|grad L(child)|^2 - |grad L(parent)|^2)
+
+    Args:
+        parent: L and |grad L|^2 of the parent.
+        child: L and |grad L|^2 of the child.
+        rate: the learning rate eta.
+        exact: whether the growth is exact, so that L(parent) - L(child) is 0 and what is measured is rounding.
+    """
+    change = 0.0 if exact else parent[0] - child[0]
+    return change + rate * (child[1] - parent[1])
+
+
+def gain(context: Context, structure: Structure, edit: Edit, name: str) -> float:
+    """Return the gain of a growth (`gain_of`), which is measured on a training batch and remembered.
+
+    For an exact growth it is the difference of the squared gradients, and for growth behind gates that start at zero this is eta times
+    the squared gradients of the gates.
+
+    The gradients are those in evaluation mode, and eta is the learning rate at which a phase begins. The gain compares growths with
+    each other, also those of different morphisms. It is no forecast of the loss. It knows the first step only, and neither the moments
+    nor the normalisation of Adam. It is about the loss of that batch, so that the noise of its gradient adds to it; on all
+    training examples the same step gains less. In particular it does not see what new units become later, whose incoming weights
+    have no gradient as long as their outgoing weights are zero.
+
+    Args:
+        context: the search.
+        structure: the structure that grows: that of the context, or what is left of it.
+        edit: the growth.
+        name: the name under which the gain is remembered, unique among the proposals of the morphism.
+    """
+    found: float = context.remember(f"gain of {name}", lambda: _measured(context, structure, edit, context.seed("gain", name)))
+    return found
+
+
+def gains(
+    context: Context, structure: Structure, proposals: Sequence[tuple[Morphism, Proposal]], currency: str, seed: Seed
+) -> list[tuple[float, float]]:
+    """Return the gain of each proposal and its cost, both remembered; the gain is NaN where the proposal cannot be carried out.
+
+    It takes a forward and a backward pass of one child for each proposal, and those of the parent once.
+
+    Args:
+        context: the search.
+        structure: the structure that grows.
+        proposals: the proposals with their morphisms.
+        currency: "parameters" or "flops": what the costs count.
+        seed: the seed of the change. So the gain of a change that draws random numbers is that of the same draws.
+    """
+    shape, found = (1, *context.batch("train", 0, 1)[0].shape[1:]), []
+
+    def flops(of: Structure) -> float:
+        return float(cost(_Mixed(unallocated(of, context.relaxation)), shape).flops)
+
+    for morphism, proposal in proposals:
+        name = f"{short_name(morphism)} {json.dumps(dict(proposal.request))}"
+
+        def edit(morphism: Morphism = morphism, proposal: Proposal = proposal) -> Edit:
+            return morphism.edit(structure, proposal.request, proposal.evidence, seed)
+
+        def measured(edit: Callable[[], Edit] = edit) -> float:
+            try:
+                return _measured(context, structure, edit(), seed)
+            except ClaimError:
+                raise  # a fault of the morphism, and not a growth that is impossible
+            except (ChangeError, StructureError):
+                return math.nan
+
+        def more(edit: Callable[[], Edit] = edit) -> float:
+            return flops(edit().structure) - flops(structure)
+
+        value: float = context.remember(f"gain of {name}", measured)
+        # Where the edit is impossible there is nothing to count.
+        counted = currency == "flops" and not math.isnan(value)
+        found.append((value, context.remember(f"FLOPs of {name}", more) if counted else float(proposal.cost)))
+    return found
+
+
+class _Mixed(nn.Module):
+    """A network at its present mixing weights, as a function of the inputs alone."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Outputs:
+        return self.network(inputs, self.network.mixing())
+
+
+def _measured(context: Context, structure: Structure, edit: Edit, seed: Seed) -> float:
+    """Return the gain of an edit on the first training batch of a context."""
+
+    def looked(network: Network) -> Tensor:
+        loss, gradients = _gradients(network, context.training_loss)
+        return torch.tensor([loss, _squares(gradients)], dtype=torch.float64)
+
+    # the network of what is left: the very same one if nothing was removed
+    rest = Edit(structure, lambda parent, child: Filling(Claim.lossy()))
+    parent = apply(context.network, rest, context.seed("rest")).child
+    # once for all proposals of a question
+    before = context.remember("loss and squared gradient of the parent", lambda: looked(parent))
+    made = apply(parent, edit, seed)
+    one, other = before.tolist(), looked(made.child).tolist()
+    return gain_of((one[0], one[1]), (other[0], other[1]), context.learning_rate, made.claim.kind == "exact")
+
+
+def _gradients(network: Network, loss: Loss) -> tuple[float, Sequence[Tensor]]:
+    """Return the loss of a network, and its gradient by each of the weights."""
+    value = loss(network)
+    weights = [weight for _, weight in weights_of(network)]
+    return float(value.detach()), torch.autograd.grad(value, weights, materialize_grads=True)
+
+
+def _squares(gradients: Sequence[Tensor]) -> float:
+    # in float64, because the gain is a small difference of large sums
+    return sum(float(gradient.double().square().sum()) for gradient in gradients)

@@ -1,0 +1,188 @@
+"""The gain of a growth: one currency for growths of all kinds, its prediction and what is realised of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import attrs
+import pytest
+from nasframe_bilevel import FirstOrder
+from nasframe_growing import DepthGrowth, NodeGrowth, OperatorGrowth, Resampling, WidthGrowth
+from nasframe_recurrent import Prod, Sum, Tanh, TwoToOne
+from nasframe_splitting import Split
+from test_impossible import Rigid
+from test_resume import check_resumes_everywhere
+from toy import PLUGINS, toy_strategy
+
+from nasframe import Morphism, Optimiser, Proposal, Search, Seed, Strategy
+from nasframe.interfaces.part import short_name
+from nasframe.records import Changed, Measured
+from nasframe.search import changes, gain as gains_module, loop
+from nasframe.search.changes import Changer
+from nasframe.search.choose import ranked, worth
+from nasframe.search.replay import replay
+from nasframe.search.state import trainer
+from nasframe.testing.fakes import Endless, Scripted
+from nasframe.testing.trained import TrainedNetwork
+
+SEED = Seed(("gain",))
+GROWTHS: dict[str, Morphism] = {
+    "node": NodeGrowth(delta=0.05),
+    "gated node": NodeGrowth("gate"),
+    "copy": OperatorGrowth(sigma=0.05),
+    "fresh": OperatorGrowth("fresh"),
+    "resample": Resampling(4),
+    "split": Split(),
+    "width": WidthGrowth(),
+    "depth": DepthGrowth(),
+}
+
+
+def toy(**fields: Any) -> Strategy:
+    backbone = TwoToOne(3, operations=(Sum(), Tanh(), Prod()))
+    return toy_strategy(**{"backbone": backbone, "plan": "end", "criterion": Scripted(epochs=1, growths=1)} | fields)
+
+
+@functools.cache
+def trained() -> TrainedNetwork:
+    return TrainedNetwork.of(toy(criterion=Endless()), 20)
+
+
+@functools.cache
+def proposal_of(name: str) -> Proposal:
+    return trained().proposals(GROWTHS[name])[0]
+
+
+def grown(name: str, rate: float) -> Changed:
+    """Return the record of a growth of the trained network, in a search with that learning rate."""
+    of = trained().copy()
+    strategy = attrs.evolve(of.strategy, optimiser=Optimiser(learning_rate=rate))
+    changer = Changer(strategy, trainer(strategy, of.data))
+    return changer.grow(of.state, GROWTHS[name], proposal_of(name), why="a test", seed=SEED)
+
+
+def assert_realised(name: str) -> None:
+    """The realised gain differs from the predicted one by an error of the order eta^2, and both change with eta."""
+    records = [grown(name, rate) for rate in (0.02, 0.01, 0.005)]
+    predicted, realised = ([getattr(r, each) for r in records] for each in ("predicted", "realised"))
+    errors = [p - r for p, r in zip(predicted, realised, strict=True)]
+
+    assert predicted[0] != predicted[1] != predicted[2]
+    for one, half in ((errors[0], errors[1]), (errors[1], errors[2])):
+        assert 3 < one / half < 5
+
+
+@pytest.mark.parametrize("name", GROWTHS)
+def test_the_gain_is_realised_to_first_order_in_the_learning_rate(name: str) -> None:
+    """The realised gain of each kind of growth differs from the predicted one by an error that falls as the learning rate squared."""
+    assert_realised(name)
+
+
+@pytest.mark.parametrize("fault", ["rate", "change"])
+def test_a_wrong_sign_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above fails where the gain has the squared gradients, or the change of the loss, with the wrong sign."""
+    honest = gains_module.gain_of
+
+    def wrong(parent: Any, child: Any, rate: float, exact: bool) -> float:
+        if fault == "rate":
+            return honest(parent, child, -rate, exact)
+        return honest((child[0], parent[1]), (parent[0], child[1]), rate, exact)
+
+    monkeypatch.setattr(changes, "gain_of", wrong)
+    with pytest.raises(AssertionError):
+        assert_realised("fresh")
+
+
+@functools.cache
+def searched(currency: str) -> Search:
+    """Return a search in which a node, a copy, a split and more units compete."""
+    growth = tuple(GROWTHS[name] for name in ("node", "fresh", "split", "width"))
+    search = Search(toy(growth=growth, currency=currency, criterion=Scripted(epochs=1, growths=2)))
+    search.run()
+    return search
+
+
+def grown_in(search: Search) -> list[tuple[int, Changed]]:
+    return [(n, r) for n, r in enumerate(search.state.lineage) if isinstance(r, Changed) and r.change == "grow"]
+
+
+def assert_compared(search: Search) -> None:
+    """The evidence of each growth has the gains of all proposals, of which that of the growth is what the record predicts."""
+    records = grown_in(search)
+
+    assert len(records) == 2
+    for number, record in records:
+        gains = {n: float(search.state.evidence[f"{number}/{n}"]) for n in record.evidence if n.startswith("gain of ")}
+        chosen = f"gain of {record.by} {json.dumps(dict(record.request))}"
+        assert {name.split()[2] for name in gains} >= {"node", "operator", "split", "width"}
+        assert record.predicted == pytest.approx(gains[chosen], rel=1e-9)
+
+
+def test_the_gains_that_were_compared_are_evidence() -> None:
+    """The evidence of each growth has the gains of all proposals, of which that of the growth is what the record predicts."""
+    assert_compared(searched("flops"))
+
+
+def test_another_batch_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above fails where the gain of the record is measured on another batch than those that were compared."""
+    honest = changes.keyed_batch
+    monkeypatch.setattr(changes, "keyed_batch", lambda split, seed, number, size: honest(split, seed, number + 1, size))
+    searched.cache_clear()
+    with pytest.raises(AssertionError):
+        assert_compared(searched("flops"))
+    searched.cache_clear()
+
+
+@pytest.mark.parametrize("currency", ["parameters", "flops"])
+def test_the_largest_gain_per_cost_is_made(currency: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The growth of a search is the one whose gain per new parameter, or per new FLOP, is the largest of all that were compared."""
+    tables = list[dict[str, tuple[float, float, int]]]()
+    honest = loop.ranked
+
+    def noted(proposals: Any, used: Any, costs: Any) -> Any:
+        rows = zip(proposals, costs, strict=True)
+        tables.append({f"{short_name(m)} {json.dumps(dict(p.request))}": (p.gain, cost, p.cost) for (m, p), cost in rows})
+        return honest(proposals, used, costs)
+
+    monkeypatch.setattr(loop, "ranked", noted)
+    searched.cache_clear()
+    records = [record for _, record in grown_in(searched(currency))]
+    for record, table in zip(records, tables, strict=False):
+        best = max(table, key=lambda name: worth(*table[name][:2]))
+        assert f"{record.by} {json.dumps(dict(record.request))}" == best
+        # FLOPs are counted for one example: two for each multiply-add of each of its time steps
+        assert all((cost == parameters) == (currency == "parameters") for _, cost, parameters in table.values())
+
+
+@pytest.mark.parametrize("gain", [-1.0, 0.0, 1.0])
+def test_what_costs_more_is_worth_less(gain: float) -> None:
+    """Of equal gains above zero the cheaper one comes first, and a cost does not make a harmful growth look better."""
+    few, many = Proposal({"cost": 1}, gain=gain, cost=2), Proposal({"cost": 20}, gain=gain, cost=20)
+    order = ranked([(GROWTHS["node"], many), (GROWTHS["node"], few)], {}, [20, 2])
+    assert [p for _, p in order] == ([few, many] if gain > 0 else [many, few])
+
+
+def test_a_growth_that_is_impossible_comes_last() -> None:
+    """A gain that cannot be measured is not a number, and the search makes another growth."""
+    growth = (NodeGrowth(delta=0.05), NodeGrowth("gate"))
+    strategy = toy(growth=growth, currency="parameters", architect=FirstOrder(relaxation=Rigid()))
+    search = Search(strategy)
+    measured = [r for r in search if isinstance(r, Measured) and r.key.startswith("gain of ")]
+    assert [(r.key.split(" {")[0], r.value is None) for r in measured[:2]] == [
+        ("gain of node delta=0.05", True),
+        ("gain of node form=gate", False),
+    ]
+    assert [r.by for _, r in grown_in(search)] == ["node form=gate"]
+
+
+@pytest.mark.parametrize("currency", ["parameters", "flops"])
+def test_a_search_that_compares_gains_resumes_and_replays(currency: str) -> None:
+    """From each event, measured gains included, it goes on to the same bytes, and its structures follow without data."""
+    growth = tuple(GROWTHS[name] for name in ("gated node", "fresh", "width"))
+    search = toy(growth=growth, currency=currency)
+    assert check_resumes_everywhere(search) >= 8
+    state = searched(currency).state
+    *_, last = replay(searched(currency).strategy, state.lineage, state.evidence, PLUGINS)
+    assert last == searched(currency).network.structure
