@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ def test_every_place_that_is_not_refused_can_be_widened(name: str) -> None:
     coupling = couple(model, given)
 
     for place in Widen(to=1).places(coupling):
-        factor = int(place.note.split("factor=")[1].split(" ")[0]) if "factor=" in place.note else None
+        factor = number(place.note, r"factor=(\d+)")
         if place.refusal is not None:
             with pytest.raises(ChangeError):
                 Widen(2 * place.size, factor=factor).rewrite(coupling, place.name, Seed((0,)))
@@ -76,6 +77,31 @@ def test_every_place_that_is_not_refused_can_be_widened(name: str) -> None:
                 child = changed_copy(model, rewrite.edits, rewrite.map, Seed((0,)))
                 distances(model, child, given, rewrite.claim)
                 assert gradient_distance(model, child, rewrite.map, given) < 1e-10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_place_that_is_not_refused_can_be_narrowed(name: str) -> None:
+    """`narrow` does what the table lists: it removes a step of units and no fewer, and none where it is refused."""
+    model, example = build(name)
+    given = Example.of(example)
+    coupling = couple(model, given)
+
+    for place in Narrow(to=1).places(coupling):
+        factor, step = number(place.note, r"factor=(\d+)"), number(place.note, r"in steps of (\d+)") or 1
+        for to in range(place.size - 1, 0, -1) if place.refusal else range(place.size - 1, place.size - step, -1):
+            with pytest.raises(ChangeError):
+                Narrow(to=to, factor=factor).rewrite(coupling, place.name, Seed((0,)))
+        if place.refusal is None:
+            rewrite = Narrow(to=place.size - step, factor=factor).rewrite(coupling, place.name, Seed((0,)))
+            if not rewrite.questions:
+                child = changed_copy(model, rewrite.edits, rewrite.map, Seed((0,)))
+                distances(model, child, given, rewrite.claim)
+
+
+def number(note: str, pattern: str) -> int | None:
+    """Return a number in a note."""
+    found = re.search(pattern, note)
+    return int(found[1]) if found else None
 
 
 def test_places_of_several_morphisms() -> None:

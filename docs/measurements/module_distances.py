@@ -215,7 +215,7 @@ def trials(couplings: Couplings) -> Iterator[tuple[str, list[Trial]]]:
             atoms = ()  # the morphism gives the reason
         return {dtype: change(each, atoms) for dtype, each in couplings.items()}, [Narrow(to=to, factor=factor or 0)]
 
-    more = [(p, f) for p, f in listed if p.size > 1]
+    more = [(p, f) for p, (_, f) in zip(Narrow(to=1).places(coupling), listed, strict=True)]
     for label, change in {
         "narrow, copies": with_copies,
         "narrow, dead units": with_dead_units,

@@ -65,14 +65,18 @@ class Narrow(ModuleMorphism):
     factor: int | None = number(None, low=0, whole=True, optional=True)
 
     def places(self, coupling: Coupling) -> Iterable[Place]:
-        """Yield each set of units that a layer produces, with the reason where their number cannot change.
+        """Yield each set of units that a layer produces, with the steps in which their number can fall, or why it cannot.
 
         Args:
             coupling: the coupling of the model.
         """
-        for place, _ in places_of(coupling):
-            single = place.refusal is None and place.size == 1
-            yield attrs.evolve(place, refusal="there is only one unit") if single else place
+        for place, factor in places_of(coupling):
+            if place.refusal is not None:
+                yield place
+                continue
+            step, reason = _least_step(coupling, chosen(coupling, place.name, factor or 0)[1])
+            note = f"in steps of {step}" if step > 1 else ""
+            yield attrs.evolve(place, note="; ".join(filter(None, [place.note, note])), refusal=reason)
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
         """Return the edits and the map of the change.
@@ -101,9 +105,7 @@ class Narrow(ModuleMorphism):
             )
         if wrong := [unit for unit in self.remove if not 0 <= unit < atom.size]:
             raise ChangeError(f"{at!r} has the units 0 to {atom.size - 1}; there is no unit {wrong[0]}")
-        sizes = sizes_from(coupling, atom, size)
-        if grown := [a for a, size in sizes.items() if size > a.size]:
-            raise ChangeError(f"an axis of size {grown[0].size} would have to grow to {sizes[grown[0]]}")
+        sizes = _smaller(coupling, atom, size)
         removals = {a: _Removal.choose(coupling, a, size, self.remove if a is atom else ()) for a, size in sizes.items()}
         plan = {a: removal.units() for a, removal in removals.items()}
         entries = _with_merged(coupling, removals, takes(coupling, plan))
@@ -112,6 +114,27 @@ class Narrow(ModuleMorphism):
         # a model may enlarge the rounding by which copies differ
         rounded = any(removal.rounded for removal in removals.values())
         return attrs.evolve(rewrite, otherwise=Claim.lossy()) if rounded else rewrite
+
+
+def _smaller(coupling: Coupling, atom: Axis, size: int) -> dict[Axis, int]:
+    """Return the new sizes of all atoms that change together with one, none of which may grow."""
+    sizes = sizes_from(coupling, atom, size)
+    if grown := [a for a, size in sizes.items() if size > a.size]:
+        raise ChangeError(f"an axis of size {grown[0].size} would have to grow to {sizes[grown[0]]}")
+    return sizes
+
+
+def _least_step(coupling: Coupling, atom: Axis) -> tuple[int, str | None]:
+    """Return the least number of units that can be removed from an atom; or 0 and the reason why none can."""
+    reason = "there is only one unit"
+    for step in range(1, atom.size):
+        try:
+            _smaller(coupling, atom, atom.size - step)
+        except ChangeError as error:
+            reason = str(error)
+        else:
+            return step, None
+    return 0, reason
 
 
 @attrs.frozen(eq=False)
