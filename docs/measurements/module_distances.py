@@ -1,15 +1,13 @@
 """Apply every morphism of modules to models, and measure how far the outputs move, and the gradients from what the map states.
 
     PYTHONPATH=tests python docs/measurements/module_distances.py distances.jsonl
-    PYTHONPATH=tests python docs/measurements/module_distances.py distances.jsonl mobilenet_v2 --morphism widen --places 1000
 
-Each morphism is applied at the places that it lists for a model: at all of them, or for the models of `LARGE` at as many as `--places`
-says, evenly distributed. Each model and morphism adds a line to the file, and models that it has are not measured again. The second
-command measures some morphisms of a model anew, whose later lines replace the earlier ones. At the end two
-tables are printed, with a row for each morphism, and for each model and morphism. They have the number of places, and the largest
-distances of the outputs in evaluation and training mode, in float64 and in float32, and of the gradients in training mode (float64).
-The reasons for refusals follow. A change that claims to be exact and is not, gradients that differ from the map by more than 1e-7, and
-a new parameter without a gradient within two steps are wrong.
+Each morphism is applied at all places that it lists for a model. In the models of `LARGE`, morphisms other than `widen` are applied at
+as many places as `--places` says, evenly distributed. Each model and morphism adds a line to the file, and those that it has are
+not measured again. At the end two tables are printed, with a row for each morphism, and for each model and morphism. They have the number
+of places, and the largest distances of the outputs in evaluation and training mode, in float64 and in float32, and of the gradients in
+training mode (float64). The reasons for refusals follow. A change that claims to be exact and is not, gradients that differ from the map
+by more than 1e-7, and a new parameter without a gradient within two steps are wrong.
 """
 
 from __future__ import annotations
@@ -196,18 +194,24 @@ def with_dead_units(coupling: Coupling, atoms: Iterable[Axis]) -> Coupling:
 Trial = tuple[Place, Callable[[], tuple[Couplings, Sequence[ModuleMorphism]]]]
 
 
-def trials(couplings: Couplings) -> Iterator[tuple[str, list[Trial]]]:
-    """Yield the label of each morphism, with its places and what is tried there."""
+def widenings(couplings: Couplings, **form: Any) -> list[Trial]:
+    """Return a trial of widening for each place."""
+    return [
+        (place, functools.partial(lambda *of: (couplings, wider(*of, **form)), place, factor))
+        for place, factor in places_of(couplings["float64"])
+    ]
+
+
+def narrowings(couplings: Couplings, change: Callable[[Coupling, Iterable[Axis]], Coupling]) -> list[Trial]:
+    """Return a trial of narrowing to half of the units for each place.
+
+    Args:
+        couplings: the coupling of the model in each dtype.
+        change: returns the coupling of a copy of the model, in which units of these atoms are such that they can be removed.
+    """
     coupling = couplings["float64"]
-    listed = [*places_of(coupling)]
 
-    def widened(place: Place, factor: int | None, form: Mapping[str, Any]) -> tuple[Couplings, Sequence[ModuleMorphism]]:
-        return couplings, wider(place, factor, **form)
-
-    for label, form in WIDENINGS.items():
-        yield f"widen, {label}", [(p, functools.partial(widened, p, f, form)) for p, f in listed]
-
-    def narrowed(place: Place, factor: int | None, change: Callable[[Coupling, Iterable[Axis]], Coupling]) -> Any:
+    def narrowed(place: Place, factor: int | None) -> tuple[Couplings, Sequence[ModuleMorphism]]:
         to = place.size - place.size // 2
         try:
             atoms: Iterable[Axis] = sizes_from(coupling, chosen(coupling, place.name, factor or 0)[1], to)
@@ -215,45 +219,54 @@ def trials(couplings: Couplings) -> Iterator[tuple[str, list[Trial]]]:
             atoms = ()  # the morphism gives the reason
         return {dtype: change(each, atoms) for dtype, each in couplings.items()}, [Narrow(to=to, factor=factor or 0)]
 
-    more = [(p, f) for p, (_, f) in zip(Narrow(to=1).places(coupling), listed, strict=True)]
-    for label, change in {
-        "narrow, copies": with_copies,
-        "narrow, dead units": with_dead_units,
-        "narrow, any units": lambda each, atoms: each,
-    }.items():
-        yield label, [(p, functools.partial(narrowed, p, f, change)) for p, f in more]
-    layers = {name for name, module in coupling.model.named_modules() if is_leaf(module)}
-    joined = {name for name, module in coupling.model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    others: list[tuple[str, ModuleMorphism, Callable[[str], bool]]] = [
-        ("deepen, a layer", Deepen(), lambda name: name in layers),
-        ("deepen, a block", Deepen(), lambda name: name not in layers),
-        ("pad_kernel to 9", PadKernel(9), lambda name: True),
-        ("dilate to 2, moved taps", Dilate(2, lossy=True), lambda name: True),
-        ("dilate to 1, zeros between taps", Dilate(1), lambda name: True),
-        ("add_path, a sum with 8 units", AddPath(8), lambda name: True),
-        ("add_path, 8 units concatenated", AddPath(8, "concatenate"), lambda name: name in joined),
-    ]
-    for label, morphism, applies in others:
-        places = [place for place in morphism.places(coupling) if applies(place.name)]
-        yield label, [(place, functools.partial(lambda morphism: (couplings, [morphism]), morphism)) for place in places]
+    pairs = zip(Narrow(to=1).places(coupling), places_of(coupling), strict=True)
+    return [(place, functools.partial(narrowed, place, factor)) for place, (_, factor) in pairs]
 
 
-def measure(model: str, places: int, prefix: str = "") -> Iterator[dict[str, Any]]:
+def others(
+    couplings: Couplings, morphism: ModuleMorphism, applies: Callable[[nn.Module], bool] = lambda module: True
+) -> list[Trial]:
+    """Return a trial of a morphism for each of its places with a module to which it applies."""
+    coupling = couplings["float64"]
+    found = [place for place in morphism.places(coupling) if applies(coupling.model.get_submodule(place.name))]
+    return [(place, lambda: (couplings, [morphism])) for place in found]
+
+
+Trials = Mapping[str, Callable[[Couplings], list[Trial]]]
+#: by the label of a morphism, its trials for a model
+TRIALS: Trials = {
+    **{f"widen, {label}": functools.partial(widenings, **form) for label, form in WIDENINGS.items()},
+    "narrow, copies": functools.partial(narrowings, change=with_copies),
+    "narrow, dead units": functools.partial(narrowings, change=with_dead_units),
+    "narrow, any units": functools.partial(narrowings, change=lambda coupling, atoms: coupling),
+    "deepen, a layer": functools.partial(others, morphism=Deepen(), applies=is_leaf),
+    "deepen, a block": functools.partial(others, morphism=Deepen(), applies=lambda module: not is_leaf(module)),
+    "pad_kernel to 9": functools.partial(others, morphism=PadKernel(9)),
+    "dilate to 2, moved taps": functools.partial(others, morphism=Dilate(2, lossy=True)),
+    "add_path, a sum with 8 units": functools.partial(others, morphism=AddPath(8)),
+    "add_path, 8 units concatenated": functools.partial(
+        others, morphism=AddPath(8, "concatenate"), applies=lambda module: isinstance(module, nn.Linear | nn.Conv2d)
+    ),
+}
+#: the same for the dilated models
+DILATED_TRIALS: Trials = {"dilate to 1, zeros between taps": functools.partial(others, morphism=Dilate(1))}
+
+
+def measure(model: str, labels: Iterable[str], places: int) -> Iterator[dict[str, Any]]:
     """Yield what was measured for each morphism of a model, as JSON values.
 
     Args:
         model: the name of the model.
-        places: the most places at which each morphism is applied.
-        prefix: the beginning of the labels of the morphisms.
+        labels: the labels of the morphisms.
+        places: the most places of a large model at which a morphism other than `widen` is applied.
     """
     coupling = couple(*make(model))
     couplings = {"float64": coupling, "float32": single(coupling)}
-    for label, listed in trials(couplings):
-        if ("zeros between" in label) != ("dilated" in model) or not label.startswith(prefix):
-            continue
+    for label in labels:
         start = time.process_time()
+        listed = {**TRIALS, **DILATED_TRIALS}[label](couplings)
         free = [trial for trial in listed if trial[0].refusal is None]
-        step = max(1, -(-len(free) // places))
+        step = max(1, -(-len(free) // places)) if model in LARGE and not label.startswith("widen") else 1
         attempts = [attempt(given, place.name, morphisms) for place, trial in free[::step] for given, morphisms in [trial()]]
         refused = collections.Counter(general(place.refusal) for place, _ in listed if place.refusal is not None)
         line = {"model": model, "morphism": label, "places": len(listed), "free": len(free), "refused": refused}
@@ -306,24 +319,23 @@ def table(lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Measure the models that the file does not have, and print the tables."""
+    """Measure what the file does not have, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the file with a line for each model and morphism")
     parser.add_argument("models", nargs="*", default=[*SMALL, *DILATED, *VISION])
-    parser.add_argument("--places", type=int, default=4, help="the most places of a large model at which a morphism is applied")
     parser.add_argument(
-        "--morphism", default="", help="measure only those with this beginning, also of models that the file has"
+        "--places", type=int, default=4, help="the most places of a large model at which a morphism other than widen is applied"
     )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
 
     def read() -> list[dict[str, Any]]:
-        lines = [*map(json.loads, options.file.read_text().splitlines())] if options.file.exists() else []
-        return [*{(line["model"], line["morphism"]): line for line in lines}.values()]
+        return [*map(json.loads, options.file.read_text().splitlines())] if options.file.exists() else []
 
     for model in options.models:
-        if options.morphism or model not in {line["model"] for line in read()}:
-            for line in measure(model, options.places if model in LARGE else 10**6, options.morphism):
+        found = {line["morphism"] for line in read() if line["model"] == model}
+        if labels := [label for label in (DILATED_TRIALS if model in DILATED else TRIALS) if label not in found]:
+            for line in measure(model, labels, options.places):
                 with options.file.open("a") as file:
                     file.write(json.dumps(line) + "\n")
     table(read())
