@@ -209,6 +209,20 @@ def test_layers_say_why_they_cannot_be_split() -> None:
     assert found["split"] is None
 
 
+def test_a_softplus_stands_in_for_relu() -> None:
+    """With a surrogate, the coefficients of a ReLU layer are its gradients times beta p (1 - p), and without it it is refused."""
+    network, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double(), torch.randn(5, 3, dtype=torch.float64)
+    coupling = couple(network, x)
+    assert "relu is linear almost everywhere" in str(next(layers(coupling)).refusal)
+    z = network[0](x)
+    (slopes,) = torch.autograd.grad(objective(network[2](s := z.relu())), s)
+    p = torch.sigmoid(7 * z)
+    features = torch.cat([x, torch.ones(5, 1, dtype=torch.float64)], 1)
+    wanted = torch.einsum("bu,bi,bj->uij", slopes * 7 * p * (1 - p), features, features)
+    layer = next(layers(coupling, surrogate=7.0))
+    torch.testing.assert_close(layer_matrices(coupling, objective, [layer])["0.weight"].form()[0], wanted)
+
+
 def test_measuring_leaves_the_model_and_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations in place, frozen layers and dropout of the training mode do not disturb, and no gradient is left behind."""
     network = nn.Sequential(nn.Linear(3, 4), nn.SiLU(inplace=True), nn.Dropout(0.5), nn.Linear(4, 2))

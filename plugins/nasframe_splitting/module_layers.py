@@ -35,10 +35,12 @@ class LayerCall:
     Attributes:
         z: the operation of the layer.
         function: the elementwise operations that are computed from z, in order; s is the result of the last one.
+        surrogate: the sharpness of the softplus whose second derivative stands in for that of ReLU; None for zero.
     """
 
     z: Node
     function: tuple[Node, ...]
+    surrogate: float | None = None
 
 
 @attrs.frozen(eq=False)
@@ -70,8 +72,13 @@ class Layer:
         return found if self.bias is None else {**found, self.bias: flat[:, -1]}
 
 
-def layers(coupling: Coupling) -> Iterator[Layer]:
+def layers(coupling: Coupling, surrogate: float | None = None) -> Iterator[Layer]:
     """Yield the linear layers and the convolutions in one or two dimensions, also those whose units cannot be split.
+
+    Args:
+        coupling: the coupling of the model.
+        surrogate: if given, the second derivative of ReLU is replaced by that of the softplus log(1 + exp(beta z)) / beta with this
+            beta, which is beta p (1 - p) with p = sigmoid(beta z). Outputs and gradients remain those of ReLU.
 
     Example:
         >>> from nasframe.modules.coupling import couple
@@ -99,7 +106,7 @@ def layers(coupling: Coupling) -> Iterator[Layer]:
         elif len(kinds) > 1 or (bias is None and argument(found[0], "bias") is not None):
             yield Layer(weight, bias, refusal="its calls differ in their operation or bias, or the bias is computed")
         else:
-            calls, refusals = zip(*(_followed(coupling, node) for node in found), strict=True)
+            calls, refusals = zip(*(_followed(coupling, node, surrogate) for node in found), strict=True)
             yield Layer(weight, bias, calls, next(filter(None, refusals), None))
 
 
@@ -181,7 +188,7 @@ def _inputs(coupling: Coupling, program: ExportedProgram) -> Iterator[Any]:
             yield named[spec.target] if spec.target in named else program.constants[str(spec.target)]
 
 
-def _followed(coupling: Coupling, z: Node) -> tuple[LayerCall, str | None]:
+def _followed(coupling: Coupling, z: Node, surrogate: float | None) -> tuple[LayerCall, str | None]:
     """Return the call of a layer with the elementwise function of its output, and why its units cannot be split."""
     constant = {*_constants(coupling)}
     inside = {z: None}
@@ -196,7 +203,7 @@ def _followed(coupling: Coupling, z: Node) -> tuple[LayerCall, str | None]:
             inside[node] = None
     ends = [node for node in inside if any(user not in inside for user in node.users)]
     outside = [described(user) for node in ends for user in node.users if user not in inside]
-    call = LayerCall(z, tuple(node for node in inside if node is not z))
+    call = LayerCall(z, tuple(node for node in inside if node is not z), surrogate)
     if ends == [z]:
         return call, f"it is not followed by an elementwise function: its output is read by {outside[0]}"
     if z in ends:
@@ -212,14 +219,17 @@ def _followed(coupling: Coupling, z: Node) -> tuple[LayerCall, str | None]:
 
 
 def _curvature(coupling: Coupling, call: LayerCall, z: Tensor) -> Tensor:
-    """Return d^2 s / dz^2 of the elementwise function of a layer's output, at z."""
+    """Return d^2 s / dz^2 of the elementwise function of a layer's output, at z, with the surrogate of ReLU if there is one."""
     constant = _constants(coupling)
 
     def function(z: Tensor, h: Tensor) -> Tensor:
         values: dict[Node, Any] = {**constant, call.z: z.clone()}  # a copy, as the function may write in place
         for node in call.function:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n])
-            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            if call.surrogate is not None and operation(node) == "relu":
+                values[node] = functional.softplus(*args, beta=call.surrogate)
+            else:
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         return values[call.function[-1]]
 
     return second_derivatives(Pointwise((Term((None,)),), function), z, z)[0, 0]

@@ -59,6 +59,7 @@ def split(
     units: int | None = None,
     eps: float = 1.0,
     steps: int | None = 30,
+    surrogate: float | None = None,
     numbers: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> UnitSplit:
@@ -78,6 +79,9 @@ def split(
         units: the largest number of units to split.
         eps: the largest step.
         steps: the number of steps of the method of Lanczos by which splitting indices are approximated; None to decompose the matrices.
+        surrogate: a softplus of this sharpness, such as 10.0, stands in for ReLU where second derivatives are computed. Without it,
+            layers with ReLU are refused: their splitting matrices are zero, as ReLU is linear almost everywhere. With it, the predicted
+            decrease is approximate, and holds for no eps exactly.
         numbers: the new values of numbers that the model's modules keep, as for `nasframe.grow`.
         seed: the seed of what is drawn.
 
@@ -99,7 +103,7 @@ def split(
     refuse_unsupported(model)
     example = Example.of(example)
     coupling = couple(model, example)
-    found = [*unit_layers(coupling)]
+    found = [*unit_layers(coupling, surrogate)]
     possible = [each for each in found if each.refusal is None]
     if not possible:
         raise ChangeError(
@@ -113,7 +117,7 @@ def split(
         raise ChangeError(f"{currency} is {budget}, which is not enough to split any of the units that would lower the loss")
 
     at = halves[0].of.name if len(halves) == 1 else ""
-    morphism = SplitUnits(eps, tuple((each.of.name, each.units) for each in halves))
+    morphism = SplitUnits(eps, tuple((each.of.name, each.units) for each in halves), surrogate)
     # With eps = 0 the change must be exact, which is verified here. A lossy change could not be told from a wrong one.
     twins = make(
         model, attrs.evolve(morphism, eps=0.0), at, split_along(coupling, halves, 0.0), example, numbers=numbers, seed=seed

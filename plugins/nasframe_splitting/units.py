@@ -86,11 +86,13 @@ class SplitUnits(ModuleMorphism):
         eps: the length of the step of each unit.
         units: the layers and the numbers of the units to split, as ("conv1", (0, 3)). By default all units of the layer, or of all
             layers of the module, that is the place.
+        surrogate: if given, layers with ReLU are split, too; see `nasframe_splitting.split`.
     """
 
     name: ClassVar[str] = "split_units"
     eps: float = number(0.1, low=0.0)
     units: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    surrogate: float | None = number(None, low=0.1, optional=True)
 
     def places(self, coupling: Coupling) -> Iterator[Place]:
         """Yield the layers, with the number of their units.
@@ -98,7 +100,7 @@ class SplitUnits(ModuleMorphism):
         Args:
             coupling: the coupling of the model.
         """
-        for found in unit_layers(coupling):
+        for found in unit_layers(coupling, self.surrogate):
             yield Place(found.name, found.atom.size, refusal=found.refusal)
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
@@ -112,7 +114,7 @@ class SplitUnits(ModuleMorphism):
         Raises:
             ChangeError: if there is no such layer, or its units cannot be split.
         """
-        found = {each.name: each for each in unit_layers(coupling) if not at or f"{each.name}.".startswith(f"{at}.")}
+        found = {each.name: each for each in unit_layers(coupling, self.surrogate) if not at or f"{each.name}.".startswith(f"{at}.")}
         if not found:
             locate(coupling, at)  # says what is wrong with a name that does not exist
             raise ChangeError(f"{at!r} is, or contains, no linear layer and no convolution in one or two dimensions")
@@ -144,11 +146,12 @@ def reasons(found: Sequence[UnitLayer]) -> str:
     return "; ".join(f"{each.name}: {each.refusal}" for each in found if each.refusal is not None)
 
 
-def unit_layers(coupling: Coupling) -> Iterator[UnitLayer]:
+def unit_layers(coupling: Coupling, surrogate: float | None = None) -> Iterator[UnitLayer]:
     """Yield the layers with their units, also those whose units cannot be split.
 
     Args:
         coupling: the coupling of the model.
+        surrogate: the sharpness of the softplus that stands in for ReLU, see `layers`; None if layers with ReLU are refused.
 
     Example:
         >>> from nasframe.modules.coupling import couple
@@ -159,7 +162,7 @@ def unit_layers(coupling: Coupling) -> Iterator[UnitLayer]:
         2 1 False
     """
     owners: dict[Axis, str] = {}
-    for layer in layers(coupling):
+    for layer in layers(coupling, surrogate):
         module, _, last = layer.weight.rpartition(".")
         name = module if last == "weight" else layer.weight
         axis = coupling.axes[layer.weight][0].find()
