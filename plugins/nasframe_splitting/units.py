@@ -114,7 +114,9 @@ class SplitUnits(ModuleMorphism):
         Raises:
             ChangeError: if there is no such layer, or its units cannot be split.
         """
-        found = {each.name: each for each in unit_layers(coupling, self.surrogate) if not at or f"{each.name}.".startswith(f"{at}.")}
+        found = {
+            each.name: each for each in unit_layers(coupling, self.surrogate) if not at or f"{each.name}.".startswith(f"{at}.")
+        }
         if not found:
             locate(coupling, at)  # says what is wrong with a name that does not exist
             raise ChangeError(f"{at!r} is, or contains, no linear layer and no convolution in one or two dimensions")
