@@ -227,7 +227,7 @@ def _curvature(coupling: Coupling, call: LayerCall, z: Tensor) -> Tensor:
         for node in call.function:
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n])
             if call.surrogate is not None and operation(node) == "relu":
-                values[node] = functional.softplus(*args, beta=call.surrogate)
+                values[node] = functional.softplus(values[node.all_input_nodes[0]], call.surrogate)
             else:
                 values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         return values[call.function[-1]]
