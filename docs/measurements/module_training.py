@@ -344,7 +344,7 @@ TASKS = (
                 wider(HIDDEN, skew=0.2), (CARRIED, ZEROED, RESET, REBUILT, RESET_WARM, HALF, OUTGOING), scratch=True
             ),
             "MLPs, zero": Growth(wider(HIDDEN, form="zero"), (CARRIED, RESET)),
-            "model width": Growth(wider({"wte": 96}), (CARRIED, OUTGOING, NOISE)),
+            "model width": Growth(wider({"wte": 96}), (CARRIED, ZEROED, RESET, OUTGOING, NOISE), scratch=True),
             "a block deeper": Growth(deeper("blocks.1"), (CARRIED, ZEROED, RESET, CARRIED_WARM, HALF), scratch=True),
         },
     ),
