@@ -3,8 +3,8 @@
     PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl
     PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl --table
 
-The first command adds a line to the file for each architecture that the file does not have, smallest first. Each one runs in a process
-of its own, so that its memory is returned. A line has the seconds of two traces and of reading them; the places at which units are
+The first command adds a line to the file for each architecture that the file does not have, smallest first. Each one runs in a
+separate process, so that its memory is returned. A line has the seconds of two traces and of reading them; the places at which units are
 produced and how many of them are free; how far the outputs move (relative to the largest) when the units of all free atoms are permuted
 at once in all tensors that carry them; and how widening some places in three forms ended. The second command prints the table.
 """

@@ -102,8 +102,8 @@ class ModuleChange:
             SetNumber(module, name, attrgetter(name)(self.parent.get_submodule(module))) for module, name in set_before
         )
         kept = tuple(e for e in rewrite.edits if not (isinstance(e, SetNumber) and (e.module, e.attribute) in set_before))
-        asked = tuple(q for q in rewrite.questions if (q.module, q.attribute) not in set_before)
-        rewrite = attrs.evolve(rewrite, edits=(*kept, *restored), questions=asked)
+        questions = tuple(q for q in rewrite.questions if (q.module, q.attribute) not in set_before)
+        rewrite = attrs.evolve(rewrite, edits=(*kept, *restored), questions=questions)
         return make(self.model, self.undo.morphism, self.undo.at, rewrite, self.example, seed=self.seed)
 
     def follow(self, target: Any, moments: Moments = "carried") -> None:

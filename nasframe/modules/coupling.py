@@ -278,7 +278,7 @@ def _attention_numbers(model: nn.Module, trace: Trace) -> Iterator[ModuleNumber]
         else:
             query = trace.axes[trace.names[f"{prefix}q_proj_weight"]][0]
             embed = trace.axes[trace.names[f"{prefix}out_proj.weight"]][0]
-        trace.equal.append(Equal(query, embed, f"embed_dim of {name}: nn.MultiheadAttention has no head size of its own"))
+        trace.equal.append(Equal(query, embed, f"embed_dim of {name}: nn.MultiheadAttention has no separate head size"))
         heads, *size = query.factors() if module.num_heads > 1 else (None, query)
         if heads is not None and heads.size == module.num_heads:
             yield ModuleNumber(name, "num_heads", heads)

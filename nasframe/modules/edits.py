@@ -320,10 +320,10 @@ def _resize(model: nn.Module, edit: Resize, places: dict[int, list[tuple[nn.Modu
         new = nn.Parameter(new, old.requires_grad)
         # what a user notes on a parameter, such as `weight.no_decay = True`
         vars(new).update(vars(old))
-    for holder, own in places.pop(id(old)):
+    for holder, attribute in places.pop(id(old)):
         # recurrent modules also renew their list of weights here
-        setattr(holder, own, new)
-        places.setdefault(id(new), []).append((holder, own))
+        setattr(holder, attribute, new)
+        places.setdefault(id(new), []).append((holder, attribute))
 
 
 def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed | None) -> Tensor:

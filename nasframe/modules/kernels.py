@@ -1,7 +1,8 @@
-"""Change the kernels of convolutions: pad them with zeros, and change their dilation."""
+"""Change the kernels of convolutions: pad them with zeros, crop them, and change their dilation."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -78,28 +79,10 @@ class PadKernel(ModuleMorphism):
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
         """Return the edits that enlarge the kernel at `at`, and the map that puts the old one into its middle."""
-        rewrite = _rewrite(coupling, at, self._kernel, Claim.exact())
+        rewrite = _rewrite(coupling, at, functools.partial(_with_size, self.kernel, larger=True), Claim.exact())
         module = submodule(coupling.model, at)
         assert isinstance(module, _ConvNd)
         return attrs.evolve(rewrite, undo=Undo(CropKernel(module.kernel_size), at))
-
-    def _kernel(self, at: str, module: _ConvNd) -> Kernel:
-        wanted = _per_axis("kernel", self.kernel, at, module)
-        for size, old in zip(wanted, module.kernel_size, strict=True):
-            if size < old or (size - old) % 2:
-                allowed = ", ".join(str(old + 2 * m) for m in range(3))
-                raise ChangeError(
-                    f"the kernel of {at} has {old} taps along an axis and cannot get {size}: the old taps must stay in the middle; write "
-                    f"{allowed}, ..."
-                )
-        if wanted == module.kernel_size:
-            raise ChangeError(f"the kernel of {at} has the size {wanted} already")
-        more = [(size - old) // 2 for size, old in zip(wanted, module.kernel_size, strict=True)]
-        taps = [(*[ZERO] * m, *range(old), *[ZERO] * m) for m, old in zip(more, module.kernel_size, strict=True)]
-        if module.padding == "same":
-            return Kernel(tuple(taps), module.dilation, "same")
-        steps = zip(_padding(module), more, module.dilation, strict=True)
-        return Kernel(tuple(taps), module.dilation, tuple(p + m * d for p, m, d in steps))
 
 
 @attrs.frozen
@@ -125,34 +108,11 @@ class CropKernel(ModuleMorphism):
 
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
         """Return the edits that make the kernel at `at` smaller, and the map that takes its middle."""
-        rewrite = _rewrite(coupling, at, self._kernel, Claim.lossy())
+        rewrite = _rewrite(coupling, at, functools.partial(_with_size, self.kernel, larger=False), Claim.lossy())
         (entry,) = {entry.source: entry for entry in rewrite.map.values() if isinstance(entry, Take)}.values()
         weight = coupling.model.get_parameter(entry.source).detach()
         kept = int(entry.gather(weight).count_nonzero())
         return attrs.evolve(rewrite, claim=Claim.exact()) if kept == int(weight.count_nonzero()) else rewrite
-
-    def _kernel(self, at: str, module: _ConvNd) -> Kernel:
-        wanted = _per_axis("kernel", self.kernel, at, module)
-        for size, old in zip(wanted, module.kernel_size, strict=True):
-            if size > old or (old - size) % 2:
-                allowed = ", ".join(str(n) for n in range(old, 0, -2))
-                raise ChangeError(
-                    f"the kernel of {at} has {old} taps along an axis and cannot be cropped to {size}: the taps in the middle remain; "
-                    f"write one of {allowed}"
-                )
-        if wanted == module.kernel_size:
-            raise ChangeError(f"the kernel of {at} has the size {wanted} already")
-        fewer = [(old - size) // 2 for size, old in zip(wanted, module.kernel_size, strict=True)]
-        taps = tuple(tuple(range(m, old - m)) for m, old in zip(fewer, module.kernel_size, strict=True))
-        if module.padding == "same":
-            return Kernel(taps, module.dilation, "same")
-        padding = [p - m * d for p, m, d in zip(_padding(module), fewer, module.dilation, strict=True)]
-        if min(padding) < 0:
-            raise ChangeError(
-                f"with the kernel {wanted} the output of {at} would be larger: the padding of {_padding(module)} is too small to be "
-                "reduced with the kernel"
-            )
-        return Kernel(taps, module.dilation, tuple(padding))
 
 
 @attrs.frozen
@@ -227,6 +187,35 @@ def _per_axis(option: str, value: Sizes, at: str, module: _ConvNd) -> tuple[int,
     if len(each) != count:
         raise ChangeError(f"{at} has {count} axes; {option} is {value!r}, with {len(each)} numbers")
     return each
+
+
+def _with_size(kernel: Sizes, at: str, module: _ConvNd, *, larger: bool) -> Kernel:
+    """Return the kernel with zeros added on either side of its taps, or with its outer taps removed, and as much padding."""
+    wanted = _per_axis("kernel", kernel, at, module)
+    for size, old in zip(wanted, module.kernel_size, strict=True):
+        if (size - old) % 2 or (size < old if larger else size > old):
+            allowed = f"{old}, {old + 2}, {old + 4}, ..." if larger else ", ".join(map(str, range(old, 0, -2)))
+            raise ChangeError(
+                f"the kernel of {at} has {old} taps along an axis and cannot get {size}: taps are {'added' if larger else 'removed'} on "
+                f"both sides, and the middle stays; write {allowed}"
+            )
+    if wanted == module.kernel_size:
+        raise ChangeError(f"the kernel of {at} has the size {wanted} already")
+    # the taps that are added on either side; below 0 where they are removed
+    more = [(size - old) // 2 for size, old in zip(wanted, module.kernel_size, strict=True)]
+    taps = tuple(
+        tuple(tap if 0 <= tap < old else ZERO for tap in range(-m, old + m))
+        for m, old in zip(more, module.kernel_size, strict=True)
+    )
+    if module.padding == "same":
+        return Kernel(taps, module.dilation, "same")
+    padding = [p + m * d for p, m, d in zip(_padding(module), more, module.dilation, strict=True)]
+    if min(padding) < 0:
+        raise ChangeError(
+            f"with the kernel {wanted} the output of {at} would be larger: the padding of {_padding(module)} is too small to be reduced "
+            "with the kernel"
+        )
+    return Kernel(taps, module.dilation, tuple(padding))
 
 
 def _padding(module: _ConvNd) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ def _solve(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[dict[Attribut
             if known.setdefault(expression, size) != size:
                 raise ChangeError(
                     f"{expression} is the size of two axes that would differ: {known[expression]} at {said[expression]}, {size} at "
-                    f"{where}; give each axis a number of its own, or change both"
+                    f"{where}; keep a separate number for each axis, or change both"
                 )
             said.setdefault(expression, where)
     waiting = [reading for reading in coupling.readings if isinstance(reading.expression, Result)]
@@ -100,7 +100,7 @@ def _solve(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[dict[Attribut
                 value = held if fits else _invert(expression, wanted, unknown[0], _value(known, sizes))
                 if value is not None:
                     known[unknown[0]], progress = value, True
-    asked: dict[Attribute, tuple[int, ...]] = {}
+    undecided: dict[Attribute, tuple[int, ...]] = {}
     for expression, axis, _ in waiting:
         unknown = [a for a in attributes_of(expression) if a not in known]
         held_values = {a: held_number(coupling, a) for a in unknown}
@@ -110,8 +110,8 @@ def _solve(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[dict[Attribut
         for attribute in unknown:
             others = {**known, **{a: value for a, value in held_values.items() if a != attribute}}
             value = _invert(expression, wanted, attribute, _value(others, sizes))
-            asked[attribute] = tuple(dict.fromkeys(v for v in (held_values[attribute], value) if v is not None))
-    return known, asked
+            undecided[attribute] = tuple(dict.fromkeys(v for v in (held_values[attribute], value) if v is not None))
+    return known, undecided
 
 
 def _check(coupling: Coupling, sizes: Mapping[Axis, int], known: Mapping[Attribute, int]) -> None:

@@ -286,7 +286,7 @@ def pad(trace: Trace, input: Value, pad: Sequence[int], mode: str = "constant") 
 
 
 def _padded(trace: Trace, input: Value) -> Value:
-    """Freeze an axis whose own entries are repeated at its ends."""
+    """Freeze an axis whose entries are repeated at its ends."""
     value = input
     for k, size in enumerate(trace.output.shape):
         if size != input.axes[k].size:
