@@ -1,6 +1,9 @@
 """Measure the speed and the errors of the least eigenvalues of splitting matrices, and what looking for a split costs in a search.
 
     python docs/measurements/splitting.py
+    python docs/measurements/splitting.py --surrogates
+
+The second command measures what the surrogate of ReLU predicts, on the digits of scikit-learn.
 
 One thread, float32, random inputs and a softplus layer. Times are the medians of the processor time in milliseconds, all variants
 interleaved; the time of autograd is that of some units, times their number. Errors are relative to eigenvalues in float64. Memory is
@@ -24,17 +27,24 @@ from nasframe_recurrent import Darts, TwoToOne
 from nasframe_splitting import (
     Eigenpairs,
     SplittingMatrices,
+    SplitUnits,
     exact_eigenpairs,
     lanczos_eigenpairs,
+    layer_matrices,
     least_eigenpairs,
     splittable,
     splitting_matrices,
+    unit_layers,
 )
 from nasframe_splitting.morphism import RANKING_STEPS
-from torch import Tensor
+from nasframe_splitting.units import Halves, split_along
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, softplus
 
 from nasframe import Backbone, Seed, build, installed
+from nasframe.modules.change import make
+from nasframe.modules.coupling import couple
 
 SEED = Seed(("splitting",))
 #: (units, inputs, batch): the reference, and a half of each
@@ -42,6 +52,8 @@ LAYERS = ((128, 256, 1024), (64, 256, 1024), (128, 128, 1024), (128, 256, 512))
 STEPS = (4, 16, 24, 30, 40, 64)
 #: units for which autograd computes Hessians
 MEASURED = 2
+#: what is measured of the surrogate: its sharpness, the steps, the hidden units, the images of a batch and the seeds
+SHARPNESS, EPS, HIDDEN, IMAGES, SEEDS = (1.0, 3.0, 10.0, 30.0, 100.0), (0.01, 0.03, 0.1, 0.3), 8, 1000, 5
 #: (n_x = n_h, time, batch)
 SIZES = ((7, 10, 50), (128, 35, 32))
 
@@ -50,9 +62,13 @@ def main() -> None:
     """Measure and print one row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--surrogates", action="store_true")
     parser.add_argument("--memory", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.surrogates:
+        surrogates()
+        return
     if options.memory:
         print(held(*options.memory))
         return
@@ -180,6 +196,47 @@ def looking(backbone: Backbone, width: int, steps: int, batch: int, rounds: int)
         f"looking takes {times['look'] / times['step']:.2f} steps  {shown}",
         flush=True,
     )
+
+
+def surrogates() -> None:
+    """Print for each sharpness of the surrogate how the loss falls if all units with a negative index are split, and what is predicted."""
+    digits = load_digits()
+    images, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
+    images = (images - images.mean()) / images.std()
+    print(
+        f"digits, {IMAGES} images; a split of all units with lambda < 0; real decrease of the loss (predicted, real / predicted)"
+    )
+    for activation, beta in ((nn.Tanh, None), *((nn.ReLU, beta) for beta in SHARPNESS)):
+        rows: dict[float, list[tuple[float, float]]] = {eps: [] for eps in EPS}
+        units = []
+        for seed in range(SEEDS):
+            order = torch.randperm(len(labels), generator=SEED("images", seed).generator())[:IMAGES]
+            x, y = images[order], labels[order]
+            with SEED("model", seed).as_global():
+                model = nn.Sequential(nn.Linear(x.shape[1], HIDDEN), activation(), nn.Linear(HIDDEN, 10))
+            optimiser = torch.optim.Adam(model.parameters(), 0.01)
+            for _ in range(300):
+                optimiser.zero_grad()
+                cross_entropy(model(x), y).backward()
+                optimiser.step()
+            before = float(cross_entropy(model(x), y).detach())
+            coupling = couple(model, x)
+            (found,) = (each for each in unit_layers(coupling, beta) if each.refusal is None)
+            matrices = layer_matrices(coupling, partial(cross_entropy, target=y), [found.layer])
+            pairs = exact_eigenpairs(matrices[found.layer.weight])
+            chosen = (pairs.values.flatten() < 0).nonzero().flatten().tolist()
+            total = float(pairs.values.clamp(max=0).sum())
+            units.append(len(chosen))
+            for eps in EPS:
+                rewrite = split_along(coupling, [Halves(found, tuple(chosen), pairs.vectors)], eps)
+                child = make(model, SplitUnits(eps), "0", rewrite, x).model
+                rows[eps].append((before - float(cross_entropy(child(x), y).detach()), -(eps**2) / 2 * total))
+        shown = []
+        for eps, pairs_of in rows.items():
+            real, predicted = (statistics.mean(values) for values in zip(*pairs_of, strict=True))
+            shown.append(f"eps {eps}: {real:.2e} ({predicted:.2e}, {real / predicted:.2f})")
+        name = activation.__name__ + (f", beta {beta:g}" if beta else "")
+        print(f"  {name:<15} {statistics.mean(units):.1f} units  " + "  ".join(shown), flush=True)
 
 
 if __name__ == "__main__":
