@@ -43,7 +43,7 @@ from splitters import Softplus, Tied, Wave
 from torch import Tensor, nn
 from toy import PLUGINS, toy_strategy
 
-from nasframe import FRESH, Backbone, Edit, Filling, Network, Search, Seed, Structure, Take
+from nasframe import FRESH, Address, Backbone, Edit, Filling, Network, Search, Seed, Structure, Take
 from nasframe.change.apply import apply
 from nasframe.change.edit import combine, remove_candidates
 from nasframe.errors import ChangeError
@@ -150,7 +150,7 @@ def split_edit(structure: Structure, key: candidates.Key, pairs: Eigenpairs, eps
     """Return the edit that splits a candidate."""
     direction = torch.cat([pairs.values.unsqueeze(-1), pairs.vectors], -1).flatten()
     evidence = {f"direction {key[0]} {key[1]}": direction, f"step {key[0]} {key[1]}": torch.tensor([eps])}
-    return Split().edit(structure, {"site": key[0], "candidate": key[1]}, evidence, SEED)
+    return Split().edit(structure, {"site": key[0], "candidates": [key[1]]}, evidence, SEED)
 
 
 class TestTheorem:
@@ -186,9 +186,12 @@ class TestTheorem:
         """A split needs a direction, and an operation that can be split."""
         structure = trained(TWO_TO_ONE, 0).network.structure
         with pytest.raises(ChangeError, match="evidence lacks direction layer0/n0 1 and step layer0/n0 1"):
-            Split().edit(structure, {"site": "layer0/n0", "candidate": 1}, {}, SEED)
+            Split().edit(structure, {"site": "layer0/n0", "candidates": [1]}, {}, SEED)
         with pytest.raises(ChangeError, match="'sum' is linear in its weights"):
-            Split().edit(structure, {"site": "layer0/n0", "candidate": 0}, {}, SEED)
+            Split().edit(structure, {"site": "layer0/n0", "candidates": [0]}, {}, SEED)
+        for ids in (None, 1, [], [1, 1]):
+            with pytest.raises(ChangeError, match="must be a list of different ids"):
+                Split().edit(structure, {"site": "layer0/n0", "candidates": ids}, {}, SEED)
 
 
 class TestProposals:
@@ -208,12 +211,42 @@ class TestProposals:
         for proposal in found:
             edit = Split().edit(parent.network.structure, proposal.request, proposal.evidence, SEED)
             decrease = loss(parent.network) - loss(apply(parent.network, edit, SEED).child)
-            _, predicted, measured = proposal.evidence[
-                f"step {proposal.request['site']} {proposal.request['candidate']}"
-            ].tolist()
+            (id,) = proposal.request["candidates"]
+            _, predicted, measured = proposal.evidence[f"step {proposal.request['site']} {id}"].tolist()
             assert decrease == pytest.approx(measured, rel=1e-9)
             assert decrease >= 0.5 * proposal.gain > 0
             assert proposal.gain == predicted
+
+    def test_operations_are_chosen_as_the_paper_says(self) -> None:
+        """By the least sum of negative eigenvalues, by their number, or all of a site whose eigenvalues are all negative (3.2.5)."""
+        first, second = Address("layer0/n0"), Address("layer0/n1")
+        found = {(first, 0): [-3.0, 2, 4], (first, 1): [-1.0, 4, 4], (first, 2): [0.0, 0, 4], (second, 5): [-2.0, 4, 4]}
+        indices = {key: torch.tensor(value, dtype=torch.float64) for key, value in found.items()}
+        assert Split()._chosen(indices) == [[(first, 0)], [(second, 5)], [(first, 1)]]
+        assert Split(which="number")._chosen(indices) == [[(second, 5)], [(first, 1)], [(first, 0)]]
+        assert Split(which="all")._chosen(indices) == [[(second, 5)], [(first, 1)]]
+        both = {**indices, (first, 2): torch.tensor([-1.5, 4, 4], dtype=torch.float64)}
+        assert Split(which="all", proposals=1)._chosen(both) == [[(first, 1), (first, 2)]]
+
+    def test_operations_of_a_site_are_split_at_once(self) -> None:
+        """The loss falls by nearly the sum of the predictions, and each half has half of the mixing weight."""
+        parent = trained(TWO_TO_ONE)
+        matrices, site = matrices_of(parent), next(splittable(parent.network.structure))[0]
+        ids = [id for address, id in matrices if address == site]
+        evidence, predicted = dict[str, Tensor](), 0.0
+        for id in ids:
+            pairs = exact_eigenpairs(matrices[site, id])
+            evidence[f"direction {site} {id}"] = torch.cat([pairs.values.unsqueeze(-1), pairs.vectors], -1).flatten()
+            evidence[f"step {site} {id}"] = torch.tensor([0.05])
+            predicted += 0.05**2 / 2 * float(pairs.values.sum())
+        edit = Split().edit(parent.network.structure, {"site": site, "candidates": ids}, evidence, SEED)
+        child = apply(parent.network, edit, SEED).child
+        assert len(ids) == 4
+        assert (loss_of(parent, child) - loss_of(parent, parent.network)).item() == pytest.approx(predicted, rel=0.02)
+        present = [c.id for c in parent.network.structure.cell(site.cell).site(site.id).candidates]
+        before = zip(present, parent.mixing()[site], strict=True)
+        wanted = torch.cat([w.repeat(2) / 2 if id in ids else w[None] for id, w in before])
+        torch.testing.assert_close(child.mixing()[site].detach(), wanted)
 
     def test_units_that_are_not_worth_splitting_are_no_copies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Units whose index is not negative move in a random direction that is a thousand times shorter."""

@@ -1,9 +1,10 @@
-"""Splitting of all units of an operation at once (Jie & Gao 2021, 2.3 and 3.2.2, Eqs. 11 and 21)."""
+"""Splitting of all units of operations at once (Jie & Gao 2021, 2.3, 3.2.2 and 3.2.5, Eqs. 11 and 21)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from nasframe import (
     Seed,
     Structure,
     Take,
+    choice,
     flag,
     number,
 )
@@ -43,7 +45,7 @@ RANKING_STEPS = 4
 
 @attrs.frozen
 class Split(Morphism):
-    """Split all units of an operation: a second candidate of the same operation, each with half the mixing weight (Eq. 21).
+    """Split all units of operations: a second candidate of the same operation, each with half the mixing weight (Eq. 21).
 
     The parameters of unit u become theta_u + eps v_u in the one candidate and theta_u - eps v_u in the other, where v_u belongs to the
     least eigenvalue lambda_u of the splitting matrix (Eqs. 10 and 11; for recurrent cells, over all time steps). Units with
@@ -53,6 +55,11 @@ class Split(Morphism):
     The gain is the predicted decrease of the loss, -eps^2 / 2 times the sum of the negative lambda_u. It holds for the batch that it was
     measured on, and because of the noise in a batch it is larger than the decrease on the whole data. One backward pass and a few
     steps of the method of Lanczos rank all operations; the directions of the best ones are then measured one by one.
+
+    Three settings say which operations are proposed (3.2.5): those with the least "sum" of negative lambda_u; those with the largest
+    "number" of negative lambda_u, and of equally many that with the least sum; or "all" operations of a site all of whose lambda_u are
+    negative, together in one proposal for the site.
+
     The step eps begins at its largest value and is halved until the loss of the batch falls by half of the prediction. A split for which
     this does not succeed is not proposed, nor is one of an operation that is linear in its weights (`unsplittable`).
 
@@ -65,7 +72,8 @@ class Split(Morphism):
         steps: otherwise, the number of steps of the method of Lanczos, which approximates them. Fewer steps give a direction with
             a smaller decrease, and the gain is that of this direction.
         batches: the number of training batches on which they are measured.
-        proposals: the largest number of operations that are proposed, those with the least sum of negative eigenvalues.
+        which: which operations are proposed, "sum", "number" or "all".
+        proposals: the largest number of proposals.
         noise: the length of the direction of units whose eigenvalue is not negative.
     """
 
@@ -74,6 +82,7 @@ class Split(Morphism):
     exact: bool = flag(default=False)
     steps: int = number(30, low=1, whole=True)
     batches: int = number(1, low=1, whole=True)
+    which: str = choice("sum", "number", "all", default="sum")
     proposals: int = number(3, low=1, whole=True)
     noise: float = number(1e-3, low=0.0)
 
@@ -88,60 +97,87 @@ class Split(Morphism):
         if not keys or context.relaxation is None:  # without a relaxation, two candidates cannot share a site
             return []
         found = context.remember("splitting indices", lambda: self._indices(context, keys))
-        negative = dict(zip(keys, found.tolist(), strict=True))
-        chosen = [key for key in sorted(keys, key=lambda key: negative[key]) if negative[key] < 0][: self.proposals]
+        chosen = self._chosen(dict(zip(keys, found.unbind(), strict=True)))
 
         steps = {}
-        for address, id in chosen:
-            context.remember(f"direction {address} {id}", partial(self._direction, context, (address, id)))
-            step = context.remember(f"step {address} {id}", partial(self._step, context, (address, id)))
-            steps[address, id] = step.tolist()
+        for key in itertools.chain.from_iterable(chosen):
+            context.remember(_named("direction", key), partial(self._direction, context, key))
+            steps[key] = context.remember(_named("step", key), partial(self._step, context, key)).tolist()
         # last, because this is called again after each value that is measured
         proposals, before = [], count_parameters(structure, context.relaxation)
-        for (address, id), (eps, gain, _) in steps.items():
-            if eps > 0:
-                cost = count_parameters(_split(structure, address, id)[0], context.relaxation) - before
-                proposals.append(Proposal({"site": address, "candidate": id}, gain=gain, cost=cost))
+        for group in chosen:
+            accepted = [key for key in group if steps[key][0] > 0]
+            if accepted:
+                (address, _), ids = accepted[0], [id for _, id in accepted]
+                cost = count_parameters(_split(structure, address, ids)[0], context.relaxation) - before
+                gain = sum(steps[key][1] for key in accepted)
+                proposals.append(Proposal({"site": address, "candidates": ids}, gain=gain, cost=cost))
         return sorted(proposals, key=lambda proposal: -proposal.gain)
 
+    def _chosen(self, indices: Mapping[Key, Tensor]) -> Sequence[Sequence[Key]]:
+        """Return the candidates to propose, those of a proposal together, the first choice first.
+
+        Args:
+            indices: the sum of the negative splitting indices of each candidate, their number, and the number of units.
+        """
+        negative = {key: found.tolist() for key, found in indices.items() if found[0] < 0}
+        if self.which == "number":
+            groups = [[key] for key in sorted(negative, key=lambda key: (-negative[key][1], negative[key][0]))]
+        elif self.which == "sum":
+            groups = [[key] for key in sorted(negative, key=lambda key: negative[key][0])]
+        else:
+            sites: dict[Address, list[Key]] = {}
+            for key, (_, count, units) in negative.items():
+                if count == units:
+                    sites.setdefault(key[0], []).append(key)
+            groups = sorted(sites.values(), key=lambda keys: sum(negative[key][0] for key in keys))
+        return groups[: self.proposals]
+
     def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
-        """Return the edit that splits a candidate."""
-        address, id = request.get("site"), request.get("candidate")
-        edited, old, new = _split(structure, address, id)
-        if (reason := unsplittable(old.operation)) is not None:
-            raise ChangeError(f"candidate {id} of {address} cannot be split: {reason}")
-        names = (f"direction {address} {id}", f"step {address} {id}")
-        if not set(names) <= evidence.keys():
-            raise ChangeError(
-                f"there is no direction in which to split candidate {id} of {address}: the evidence lacks {' and '.join(names)}, which "
-                "propose() measures; give the evidence of the proposal"
-            )
-        direction, eps, site = evidence[names[0]], float(evidence[names[1]][0]), Address(str(address))
+        """Return the edit that splits candidates of a site."""
+        edited, halves = _split(structure, request.get("site"), request.get("candidates"))
+        site = Address(str(request["site"]))
+        for old, _ in halves:
+            if (reason := unsplittable(old.operation)) is not None:
+                raise ChangeError(f"candidate {old.id} of {site} cannot be split: {reason}")
+            names = [_named(what, (site, old.id)) for what in ("direction", "step")]
+            if not {*names} <= evidence.keys():
+                raise ChangeError(
+                    f"there is no direction in which to split candidate {old.id} of {site}: the evidence lacks {' and '.join(names)}, "
+                    "which propose() measures; give the evidence of the proposal"
+                )
 
         def fill(parent: Network, child: Network) -> Filling:
             overrides: dict[str, Take] = {}
-            for move in _moves(parent, (site, old.id), direction):
-                for name in tensors(move.module):
-                    for candidate, step in ((old, eps), (new, -eps)):
-                        # half the mixing weight, and so half the gradient
-                        offset = step * move.directions[name] if name in move.directions else None
-                        entry = Take(f"{move.prefix}.{old.id}.{name}", gradient=0.5, offset=offset)
-                        overrides[f"{move.prefix}.{candidate.id}.{name}"] = entry
-            return Filling(Claim.lossy(), overrides, {site: _halved(parent, structure, site, old.id)})
+            for old, new in halves:
+                key = site, old.id
+                eps = float(evidence[_named("step", key)][0])
+                for move in _moves(parent, key, evidence[_named("direction", key)]):
+                    for name in tensors(move.module):
+                        for candidate, step in ((old, eps), (new, -eps)):
+                            # half the mixing weight, and so half the gradient
+                            offset = step * move.directions[name] if name in move.directions else None
+                            entry = Take(f"{move.prefix}.{old.id}.{name}", gradient=0.5, offset=offset)
+                            overrides[f"{move.prefix}.{candidate.id}.{name}"] = entry
+            split = {old.id for old, _ in halves}
+            return Filling(Claim.lossy(), overrides, {site: _halved(parent, structure, site, split)})
 
         return Edit(edited, fill)
 
     # measurements
 
     def _indices(self, context: Context, keys: Sequence[Key]) -> Tensor:
-        """Return the sum of the negative splitting indices of each candidate, over its units and the instances of its cell.
+        """Return what candidates are chosen by, one row each, over their units and the instances of their cell: see `_chosen`.
 
         Few steps of the method of Lanczos give values that are not negative enough, and never values below the eigenvalues. So what is
         chosen by them is worth splitting.
         """
         pairs = self._eigenpairs(context, keys, RANKING_STEPS)
-        sums = [sum(float(each.values.clamp(max=0).double().sum()) for each in pairs.get(key, ())) for key in keys]
-        return torch.tensor(sums, dtype=torch.float64)
+        # a candidate that the loss does not compute has none
+        values = [[v for each in pairs.get(key, ()) for v in each.values.flatten().tolist()] for key in keys]
+        negative = [[v for v in each if v < 0] for each in values]
+        rows = [[sum(some), len(some), len(each)] for some, each in zip(negative, values, strict=True)]
+        return torch.tensor(rows, dtype=torch.float64)
 
     def _direction(self, context: Context, key: Key) -> Tensor:
         """Return the splitting index and the direction of each unit of a candidate, of all instances of its cell, as a vector."""
@@ -164,7 +200,7 @@ class Split(Morphism):
 
     def _step(self, context: Context, key: Key) -> Tensor:
         """Return the accepted step of a split, the predicted and the measured decrease of the loss; zeros if no step is accepted."""
-        direction = context.remember(f"direction {key[0]} {key[1]}", partial(self._direction, context, key))
+        direction = context.remember(_named("direction", key), partial(self._direction, context, key))
         moves = [*_moves(context.network, key, direction)]
         negative = sum(float(move.indices.clamp(max=0).double().sum()) for move in moves)
         with torch.no_grad():
@@ -189,23 +225,31 @@ class Split(Morphism):
         return torch.stack([p.train(p.weights, p.alphas) for p in problems]).mean()
 
 
-def _split(structure: Structure, address: Any, id: Any) -> tuple[Structure, Candidate, Candidate]:
-    """Return the structure in which a candidate is followed by a second one of the same operation, and both."""
-    site, old = site_at(structure, address), candidate_at(structure, address, id)
-    new = Candidate(structure.next_id, old.operation)
-    place = site.candidates.index(old) + 1
-    edited = attrs.evolve(site, candidates=(*site.candidates[:place], new, *site.candidates[place:]))
-    return structure.replace_site(Address(str(address)), edited, 1), old, new
+def _named(what: str, key: Key) -> str:
+    """Return the name of a measurement of a candidate."""
+    return f"{what} {key[0]} {key[1]}"
 
 
-def _halved(parent: Network, structure: Structure, address: Address, id: int) -> Tensor:
-    """Return the mixing weights of a site in which a candidate was split, before which others may have been removed.
+def _split(structure: Structure, address: Any, ids: Any) -> tuple[Structure, Sequence[tuple[Candidate, Candidate]]]:
+    """Return the structure in which some candidates are followed by a second one of the same operation, and these pairs."""
+    if not isinstance(ids, Sequence) or not ids or len({*ids}) < len(ids):
+        raise ChangeError(f"the candidates to split are {ids!r}; they must be a list of different ids")
+    site, new_ids = site_at(structure, address), itertools.count(structure.next_id)
+    halves = [(old, Candidate(next(new_ids), old.operation)) for old in (candidate_at(structure, address, id) for id in ids)]
+    seconds = {old.id: new for old, new in halves}
+    candidates = [c for old in site.candidates for c in ((old, seconds[old.id]) if old.id in seconds else (old,))]
+    edited = attrs.evolve(site, candidates=tuple(candidates))
+    return structure.replace_site(Address(str(address)), edited, len(halves)), halves
+
+
+def _halved(parent: Network, structure: Structure, address: Address, split: Set[int]) -> Tensor:
+    """Return the mixing weights of a site in which candidates were split, before which others may have been removed.
 
     Args:
         parent: the network with the present mixing weights.
         structure: the structure that is split.
         address: the address of the site.
-        id: the id of the candidate.
+        split: the ids of the candidates.
     """
     ids = [c.id for c in site_at(structure, address).candidates]
     if len(ids) == 1:  # a candidate that is alone counts fully
@@ -215,9 +259,8 @@ def _halved(parent: Network, structure: Structure, address: Address, id: int) ->
         weights = parent.mixing()[address][[before.index(i) for i in ids]]
         if parent.relaxation is not None and parent.relaxation.sums_to_one:
             weights = weights / weights.sum()
-    place = ids.index(id)
-    half = weights[place : place + 1] / 2
-    return torch.cat([weights[:place], half, half, weights[place + 1 :]])
+    halves = [torch.stack([w / 2, w / 2]) if id in split else w[None] for id, w in zip(ids, weights, strict=True)]
+    return torch.cat(halves)
 
 
 @attrs.frozen(eq=False)
