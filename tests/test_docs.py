@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import pkgutil
 import re
 import shlex
 import shutil
@@ -29,6 +30,23 @@ PACKAGE = [STRANGER / "pyproject.toml", *sorted((STRANGER / "stranger_cells").gl
 def blocks(page: str, language: str) -> list[str]:
     """The fenced blocks of a language."""
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def test_the_functions_of_each_equation_exist() -> None:
+    """Each row of the page on Jie & Gao (2021) names functions that can be imported, and each equation occurs."""
+    page = (DOCS / "jie-gao-2021.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|") and "---" not in line]
+    for where, _, code in (row for row in rows if row[0] != "paper"):
+        names = re.findall(r"`([\w.]+)`", code)
+        assert names, where
+        for name in names:
+            found = pkgutil.resolve_name(name.rpartition(".")[0])
+            fields = {f.name for f in attrs.fields(found)} if attrs.has(found) else set()
+            assert hasattr(found, name.rpartition(".")[2]) or name.rpartition(".")[2] in fields, name
+    equations = {
+        n for row in rows for a, b in re.findall(r"(\d+)(?: to (\d+))?", row[0]) for n in range(int(a), int(b or a) + 1)
+    }
+    assert equations >= {*range(1, 29)}
 
 
 @pytest.fixture(scope="session")
