@@ -120,6 +120,11 @@ class Context:
         set_progress(private, self._trainer.optimiser.progress(self._training.epoch))
         return private.eval()
 
+    @property
+    def fast(self) -> bool:
+        """Return whether the search computes networks in the fast form of their backbone; `network` is in the readable form."""
+        return self._training.network.fast
+
     def tried(self, address: Address) -> list[Mapping[str, Any]]:
         """Return the operations that a site has or has had, as `to_plain` writes them, the first ones first.
 

@@ -157,12 +157,15 @@ def _measured(context: Context, structure: Structure, edit: Edit, seed: Seed) ->
     """Return the gain of an edit on the first training batch of a context."""
 
     def looked(network: Network) -> Tensor:
+        # `Context.network` is in the readable form, and hooks on it are no concern here
+        network.fast = context.fast
         loss, gradients = _gradients(network, context.training_loss)
         return torch.tensor([loss, _squares(gradients)], dtype=torch.float64)
 
-    # the network of what is left: the very same one if nothing was removed
-    rest = Edit(structure, lambda parent, child: Filling(Claim.lossy()))
-    parent = apply(context.network, rest, context.seed("rest")).child
+    parent = context.network
+    if structure != parent.structure:  # candidates are removed in the same change
+        rest = Edit(structure, lambda parent, child: Filling(Claim.lossy()))
+        parent = apply(parent, rest, context.seed("rest")).child
     # once for all proposals of a question
     before = context.remember("loss and squared gradient of the parent", lambda: looked(parent))
     made = apply(parent, edit, seed)
