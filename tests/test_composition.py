@@ -157,7 +157,8 @@ def test_all_that_is_shipped_goes_together(backbone: int) -> None:
     """
     rows = [row for row in compositions() if row[0] == (0, backbone)]
     for place, row in enumerate(rows):
-        strategy = composed(*(KINDS[kind][number] for kind, number in row))
+        parts = composed(*(KINDS[kind][number] for kind, number in row))
+        strategy = attrs.evolve(parts, currency=("stated", "parameters", "flops")[place % 3])
         data = strategy.task.load(torch.device("cpu"), torch.float64)
         state = initial(strategy, data)
         events = run(strategy, data, state)
@@ -169,7 +170,7 @@ def test_all_that_is_shipped_goes_together(backbone: int) -> None:
 
         assert state.network.structure.decided, strategy
         assert resumed.network.structure.decided, strategy
-        timed = any("seconds" in record.readings for record in state.history)
+        timed = any("seconds" in getattr(record, "readings", ()) for record in state.history)
         assert timed or digest(state) == digest(resumed), strategy
 
 

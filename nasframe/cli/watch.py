@@ -148,7 +148,10 @@ def _change(event: Changed) -> str:
     if event.change == "grow":
         what += [f"{key}={value}" for key, value in event.request.items()]
     claimed = f", {event.claim['kind']}, distance {event.distance:.3g}" if event.claim and event.distance is not None else ""
-    return f"  {' '.join(what)}: {event.why}{claimed}"
+    gained = ""
+    if event.predicted is not None and event.realised is not None:
+        gained = f", gain {event.realised:.3g} (predicted {event.predicted:.3g})"
+    return f"  {' '.join(what)}: {event.why}{claimed}{gained}"
 
 
 def spent(seconds: float, device: str) -> str:
