@@ -102,9 +102,9 @@ def gain(context: Context, structure: Structure, edit: Edit, name: str) -> float
 def gains(
     context: Context, structure: Structure, proposals: Sequence[tuple[Morphism, Proposal]], currency: str, seed: Seed
 ) -> list[tuple[float, float]]:
-    """Return the gain of each proposal and its cost, both remembered; the gain is NaN where the proposal cannot be carried out.
+    """Return the gain of each proposal and its cost; the gain is NaN where the proposal cannot be carried out.
 
-    It takes a forward and a backward pass of one child for each proposal, and those of the parent once.
+    Both are remembered. It takes a forward and a backward pass of one child for each proposal, and those of the parent once.
 
     Args:
         context: the search.
@@ -113,18 +113,18 @@ def gains(
         currency: "parameters" or "flops": what the costs count.
         seed: the seed of the change. So the gain of a change that draws random numbers is that of the same draws.
     """
-    shape, found = (1, *context.batch("train", 0, 1)[0].shape[1:]), []
+    shape = context.batch("train", 0, 1)[0].shape
 
     def flops(of: Structure) -> float:
         return float(cost(_Mixed(unallocated(of, context.relaxation)), shape).flops)
 
-    for morphism, proposal in proposals:
+    def valued(morphism: Morphism, proposal: Proposal) -> tuple[float, float]:
         name = f"{short_name(morphism)} {json.dumps(dict(proposal.request))}"
 
-        def edit(morphism: Morphism = morphism, proposal: Proposal = proposal) -> Edit:
+        def edit() -> Edit:
             return morphism.edit(structure, proposal.request, proposal.evidence, seed)
 
-        def measured(edit: Callable[[], Edit] = edit) -> float:
+        def measured() -> float:
             try:
                 return _measured(context, structure, edit(), seed)
             except ClaimError:
@@ -132,14 +132,13 @@ def gains(
             except (ChangeError, StructureError):
                 return math.nan
 
-        def more(edit: Callable[[], Edit] = edit) -> float:
-            return flops(edit().structure) - flops(structure)
-
         value: float = context.remember(f"gain of {name}", measured)
         # Where the edit is impossible there is nothing to count.
-        counted = currency == "flops" and not math.isnan(value)
-        found.append((value, context.remember(f"FLOPs of {name}", more) if counted else float(proposal.cost)))
-    return found
+        if currency == "parameters" or math.isnan(value):
+            return value, float(proposal.cost)
+        return value, context.remember(f"FLOPs of {name}", lambda: flops(edit().structure) - flops(structure))
+
+    return [valued(morphism, proposal) for morphism, proposal in proposals]
 
 
 class _Mixed(nn.Module):
