@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from typing import Any
 
 import attrs
 import pytest
+import torch
 from nasframe_bilevel import FirstOrder
 from nasframe_growing import DepthGrowth, NodeGrowth, OperatorGrowth, Resampling, WidthGrowth
 from nasframe_recurrent import Prod, Sum, Tanh, TwoToOne
@@ -24,6 +26,7 @@ from nasframe.search.changes import Changer
 from nasframe.search.choose import ranked, worth
 from nasframe.search.replay import replay
 from nasframe.search.state import trainer
+from nasframe.search.trainer import keyed_batch
 from nasframe.testing.fakes import Endless, Scripted
 from nasframe.testing.trained import TrainedNetwork
 
@@ -51,21 +54,21 @@ def trained() -> TrainedNetwork:
 
 
 @functools.cache
-def proposal_of(name: str) -> Proposal:
-    return trained().proposals(GROWTHS[name])[0]
+def proposal_of(morphism: Morphism) -> Proposal:
+    return trained().proposals(morphism)[0]
 
 
-def grown(name: str, rate: float) -> Changed:
+def grown(morphism: Morphism, rate: float) -> Changed:
     """Return the record of a growth of the trained network, in a search with that learning rate."""
     of = trained().copy()
     strategy = attrs.evolve(of.strategy, optimiser=Optimiser(learning_rate=rate))
     changer = Changer(strategy, trainer(strategy, of.data))
-    return changer.grow(of.state, GROWTHS[name], proposal_of(name), why="a test", seed=SEED)
+    return changer.grow(of.state, morphism, proposal_of(morphism), why="a test", seed=SEED)
 
 
 def assert_realised(name: str) -> None:
     """The realised gain differs from the predicted one by an error of the order eta^2, and both change with eta."""
-    records = [grown(name, rate) for rate in (0.02, 0.01, 0.005)]
+    records = [grown(GROWTHS[name], rate) for rate in (0.02, 0.01, 0.005)]
     predicted, realised = ([getattr(r, each) for r in records] for each in ("predicted", "realised"))
     errors = [p - r for p, r in zip(predicted, realised, strict=True)]
 
@@ -78,6 +81,19 @@ def assert_realised(name: str) -> None:
 def test_the_gain_is_realised_to_first_order_in_the_learning_rate(name: str) -> None:
     """The realised gain of each kind of growth differs from the predicted one by an error that falls as the learning rate squared."""
     assert_realised(name)
+
+
+def test_an_exact_copy_loses_half_of_what_a_step_gains_by_its_operation() -> None:
+    """Its gain is -eta/2 |grad L|^2 by the parameters of the operation, because each half gets half of their gradient."""
+    morphism, of = OperatorGrowth(sigma=0.0), trained()
+    record = grown(morphism, 0.01)
+    inputs, targets = keyed_batch(of.data.train, SEED("batch", "train"), 0, of.state.batch)
+    network = copy.deepcopy(of.network).eval()
+    name = f".candidates.{record.request['candidate']}."
+    parameters = [p for n, p in network.named_parameters() if name in n]
+    gradients = torch.autograd.grad(of.data.objective(network(inputs, network.mixing()), targets), parameters)
+
+    assert record.predicted == pytest.approx(-0.005 * sum(float(g.square().sum()) for g in gradients), rel=1e-9)
 
 
 @pytest.mark.parametrize("fault", ["rate", "change"])
