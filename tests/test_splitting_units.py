@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from nasframe_splitting import SplitUnits, UnitSplit, split, steepest, unit_layers, units
+from nasframe_splitting import SplitUnits, UnitSplit, split, unit_layers, units
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -224,6 +224,20 @@ def test_what_cannot_be_split_is_refused(options: dict[str, Any], message: str) 
         split(options.pop("model"), x, options.pop("loss"), **options)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_split_is_undone(kind: str) -> None:
+    """Merging the halves directly after a split restores the parameters of the parent, also where both sides of a layer were split."""
+    model, x = made(kind)
+    change = split(model, x, objective, units=100)
+    back = change.undone()
+
+    assert back.claim.kind == "lossy"
+    before, after = model.state_dict(), back.model.state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor)
+
+
 def test_training_goes_on(tmp_path: Path) -> None:
     """The optimiser follows, the halves of a unit become different, and the model is rebuilt from the lineage."""
     model, x = made("depthwise")
@@ -250,7 +264,7 @@ def test_training_goes_on(tmp_path: Path) -> None:
 
 def same_sign(patch: pytest.MonkeyPatch) -> None:
     """Both halves move in the same direction."""
-    honest = units.split_along
+    honest = SplitUnits.along
 
     def wrong(*arguments: Any) -> Any:
         rewrite = honest(*arguments)
@@ -260,22 +274,22 @@ def same_sign(patch: pytest.MonkeyPatch) -> None:
         }
         return attrs.evolve(rewrite, map=absolute)
 
-    patch.setattr(steepest, "split_along", wrong)
+    patch.setattr(SplitUnits, "along", wrong)
 
 
 def whole_step(patch: pytest.MonkeyPatch) -> None:
     """The step of a weight is not divided among the halves of the units that it reads."""
-    honest = units.split_along
+    honest = SplitUnits.along
 
-    def wrong(coupling: Any, halves: Any, eps: float) -> Any:
-        rewrite = honest(coupling, halves, eps)
+    def wrong(*arguments: Any) -> Any:
+        rewrite = honest(*arguments)
         entries = {
             name: attrs.evolve(entry, offset=entry.offset / entry.value) if entry.offset is not None else entry
             for name, entry in rewrite.map.items()
         }
         return attrs.evolve(rewrite, map=entries)
 
-    patch.setattr(steepest, "split_along", wrong)
+    patch.setattr(SplitUnits, "along", wrong)
 
 
 def nonlinear_readers(patch: pytest.MonkeyPatch) -> None:

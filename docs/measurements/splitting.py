@@ -37,7 +37,7 @@ from nasframe_splitting import (
     unit_layers,
 )
 from nasframe_splitting.morphism import RANKING_STEPS
-from nasframe_splitting.units import Halves, split_along
+from nasframe_splitting.units import Halves
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, softplus
@@ -228,8 +228,9 @@ def surrogates() -> None:
             total = float(pairs.values.clamp(max=0).sum())
             units.append(len(chosen))
             for eps in EPS:
-                rewrite = split_along(coupling, [Halves(found, tuple(chosen), pairs.vectors)], eps)
-                child = make(model, SplitUnits(eps), "0", rewrite, x).model
+                split = SplitUnits(eps)
+                rewrite = split.along(coupling, "0", [Halves(found, tuple(chosen), pairs.vectors)])
+                child = make(model, split, "0", rewrite, x).model
                 rows[eps].append((before - float(cross_entropy(child(x), y).detach()), -(eps**2) / 2 * total))
         shown = []
         for eps, pairs_of in rows.items():

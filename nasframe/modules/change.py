@@ -155,7 +155,7 @@ class ModuleChange:
 
     def __str__(self) -> str:
         before, after = named_tensors(self.parent), named_tensors(self.model)
-        lines = [f"{short_name(self.morphism)} at {self.at}: {self.claim.kind}"]
+        lines = [f"{short_name(self.morphism)} at {self.at or 'the model'}: {self.claim.kind}"]
         # A tensor may have another name than its source, and is compared with the source.
         for name, tensor in after.items():
             entry = self.map.get(name)

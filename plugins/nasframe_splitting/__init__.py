@@ -14,11 +14,12 @@ from nasframe_splitting.kernels import (
 from nasframe_splitting.module_layers import Layer, layer_matrices, layers
 from nasframe_splitting.morphism import Split
 from nasframe_splitting.steepest import UnitSplit, split
-from nasframe_splitting.units import SplitUnits, UnitLayer, unit_layers
+from nasframe_splitting.units import MergeUnits, SplitUnits, UnitLayer, unit_layers
 
 __all__ = [
     "Eigenpairs",
     "Layer",
+    "MergeUnits",
     "Split",
     "SplitUnits",
     "SplittingMatrices",
@@ -40,4 +41,4 @@ __all__ = [
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
     """Return the morphisms."""
-    return [Split, SplitUnits]
+    return [Split, SplitUnits, MergeUnits]

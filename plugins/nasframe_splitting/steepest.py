@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import ModuleChange, Seed
-from nasframe.change.map import Take
+from nasframe.change.map import Map, Take
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
 from nasframe.modules.calls import operation
@@ -20,12 +20,11 @@ from nasframe.modules.change import make, refuse_unsupported
 from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.edits import named_tensors
 from nasframe.modules.example import Example
-from nasframe.modules.morphism import Rewrite
 from nasframe.modules.units import positions, touched
 from nasframe_splitting.kernels import least_eigenpairs
 from nasframe_splitting.module_layers import LAYERS, graph_parameters, layer_matrices, parameter_of
 from nasframe_splitting.morphism import ACCEPTED, HALVINGS
-from nasframe_splitting.units import Halves, SplitUnits, UnitLayer, reasons, split_along, unit_layers
+from nasframe_splitting.units import Halves, SplitUnits, UnitLayer, reasons, unit_layers
 
 #: the length of the direction of a row with lambda >= 0 whose unit is split because of its other rows, so that its halves are no copies
 NOISE = 1e-3
@@ -117,15 +116,17 @@ def split(
         raise ChangeError(f"{currency} is {budget}, which is not enough to split any of the units that would lower the loss")
 
     at = halves[0].of.name if len(halves) == 1 else ""
-    morphism = SplitUnits(eps, tuple((each.of.name, each.units) for each in halves), surrogate)
+    units_of = tuple((each.of.name, each.units) for each in halves)
+
+    def made(eps: float) -> ModuleChange:
+        morphism = SplitUnits(eps, units_of, surrogate)
+        return make(model, morphism, at, morphism.along(coupling, at, halves), example, numbers=numbers, seed=seed)
+
     # With eps = 0 the change must be exact, which is verified here. A lossy change could not be told from a wrong one.
-    twins = make(
-        model, attrs.evolve(morphism, eps=0.0), at, split_along(coupling, halves, 0.0), example, numbers=numbers, seed=seed
-    )
-    step, fallen = _step(twins, split_along(coupling, halves, 1.0), loss, total, eps)
-    morphism, rewrite = attrs.evolve(morphism, eps=step), split_along(coupling, halves, step)
-    change = make(model, morphism, at, rewrite, example, numbers=numbers, seed=seed)
-    return UnitSplit(**attrs.asdict(change, recurse=False), predicted=-(step**2) / 2 * total, measured=fallen)
+    twins = made(0.0)
+    offsets = SplitUnits(1.0, units_of, surrogate).along(coupling, at, halves).map
+    step, fallen = _step(twins, offsets, loss, total, eps)
+    return UnitSplit(**attrs.asdict(made(step), recurse=False), predicted=-(step**2) / 2 * total, measured=fallen)
 
 
 @attrs.frozen(eq=False)
@@ -200,12 +201,12 @@ def _within(
     return halves, sum(float(measured[n].indices[units].sum()) for n, units in chosen.items())
 
 
-def _step(twins: ModuleChange, of_one: Rewrite, loss: Callable[[Any], Tensor], total: float, eps: float) -> tuple[float, float]:
+def _step(twins: ModuleChange, of_one: Map, loss: Callable[[Any], Tensor], total: float, eps: float) -> tuple[float, float]:
     """Return the largest step eps, eps/2, eps/4, ... whose split lowers the loss by enough of the prediction, and by how much it does.
 
     Args:
         twins: the split with a step of zero.
-        of_one: the split with a step of one.
+        of_one: the map of the split with a step of one.
         loss: the loss.
         total: the sum of the splitting indices.
         eps: the first step.
@@ -213,7 +214,7 @@ def _step(twins: ModuleChange, of_one: Rewrite, loss: Callable[[Any], Tensor], t
     Raises:
         ChangeError: if no step does.
     """
-    offsets = {name: entry.offset for name, entry in of_one.map.items() if isinstance(entry, Take) and entry.offset is not None}
+    offsets = {name: entry.offset for name, entry in of_one.items() if isinstance(entry, Take) and entry.offset is not None}
     model = copy.deepcopy(twins.model).eval()
     tensors = named_tensors(model)
     start = {name: tensors[name].detach().clone() for name in offsets}

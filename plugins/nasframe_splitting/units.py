@@ -15,13 +15,25 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
-from nasframe import Claim, ModuleMorphism, Seed, number
+from nasframe import ZERO, Claim, ModuleMorphism, Seed, number
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
 from nasframe.modules.calls import DROPOUTS, SAME, argument, operation
 from nasframe.modules.coupling import Coupling
-from nasframe.modules.morphism import Place, Rewrite
-from nasframe.modules.units import Units, atoms_of, expand, locate, positions, refusal, rewritten, sizes_from, takes, tied
+from nasframe.modules.morphism import Place, Rewrite, Undo
+from nasframe.modules.units import (
+    Units,
+    atoms_of,
+    expand,
+    locate,
+    positions,
+    refusal,
+    rewritten,
+    sizes_from,
+    takes,
+    tied,
+    touched,
+)
 from nasframe.modules.widen import shares
 from nasframe_splitting.module_layers import Layer, described, graph_parameters, layers, parameter_of
 
@@ -114,12 +126,7 @@ class SplitUnits(ModuleMorphism):
         Raises:
             ChangeError: if there is no such layer, or its units cannot be split.
         """
-        found = {
-            each.name: each for each in unit_layers(coupling, self.surrogate) if not at or f"{each.name}.".startswith(f"{at}.")
-        }
-        if not found:
-            locate(coupling, at)  # says what is wrong with a name that does not exist
-            raise ChangeError(f"{at!r} is, or contains, no linear layer and no convolution in one or two dimensions")
+        found = {each.name: each for each in _within(coupling, at, self.surrogate)}
         chosen = dict(self.units) or {
             each.name: tuple(range(each.atom.size)) for each in found.values() if each.refusal is None
         }
@@ -127,20 +134,141 @@ class SplitUnits(ModuleMorphism):
             raise ChangeError(f"no units of {at or 'the model'!r} can be split: {reasons([*found.values()])}")
         halves = []
         for name, units in chosen.items():
-            if name not in found:
-                raise ChangeError(
-                    f"units has {name!r}, which is no layer of {at or 'the model'!r}; its layers are {', '.join(found)}"
-                )
-            each = found[name]
-            if each.refusal is not None:
-                raise ChangeError(f"the units of {name!r} cannot be split: {each.refusal}")
-            if wrong := [unit for unit in units if not 0 <= unit < each.atom.size]:
-                raise ChangeError(f"{name!r} has the units 0 to {each.atom.size - 1}; there is no unit {wrong[0]}")
+            each = _checked(found, name, units, found[name].atom.size if name in found else 0)
             weight = coupling.tensors[each.layer.weight].detach()
             size = weight[0].numel() + (each.layer.bias is not None)
             drawn = torch.randn(1, len(weight), size, generator=seed(name).generator(), dtype=torch.float64)
             halves.append(Halves(each, tuple(units), functional.normalize(drawn, dim=-1).to(weight)))
-        return split_along(coupling, halves, self.eps)
+        return self.along(coupling, at, halves)
+
+    def along(self, coupling: Coupling, at: str, halves: Sequence[Halves]) -> Rewrite:
+        """Return the edits and the map of a split. The new units come after all old ones, and have the parameters theta - eps v.
+
+        Args:
+            coupling: the coupling of the model.
+            at: the place.
+            halves: the units and their directions, at most once for each layer.
+        """
+        plan = {}
+        for each in halves:
+            index = torch.cat([torch.arange(each.of.atom.size), torch.tensor(each.units, dtype=torch.long)])
+            # Each half has half the outgoing weights, and so half the gradient.
+            share = shares(index, 0.0)
+            plan[each.of.atom] = Units(index, share, share)
+        entries = takes(coupling, plan)
+        copied = {atom: Units.copied(units.index) for atom, units in plan.items()}
+        for each in halves if self.eps else ():
+            of, index = each.of, plan[each.of.atom].index
+            sign = torch.zeros(len(index), dtype=torch.float64)
+            sign[list(each.units)], sign[of.atom.size :] = 1.0, -1.0
+            # of each row of the child's weight, which may be several for a unit
+            sign = expand(coupling.axes[of.layer.weight][0], {**copied, of.atom: Units(index, sign, sign)}).value
+            for name, direction in of.layer.parts(each.directions, coupling).items():
+                entry = entries[name]
+                # The step is divided, as the weight is, among the halves of those units that the layer reads.
+                moved = sign.to(direction).view(-1, *[1] * (direction.dim() - 1)) * entry.gather(direction) * entry.value
+                entries |= {alias: attrs.evolve(entries[alias], offset=self.eps * moved) for alias in coupling.aliases[name]}
+        rewrite = rewritten(coupling, plan, entries, Claim.lossy() if self.eps else Claim.exact())
+        undo = MergeUnits(tuple((each.of.name, each.units) for each in halves), self.surrogate)
+        return attrs.evolve(rewrite, undo=Undo(undo, at))
+
+
+@attrs.frozen
+class MergeUnits(ModuleMorphism):
+    """Merge the halves of units: the mean of their incoming weights, and the sum of their outgoing ones. It reverts `SplitUnits`.
+
+    It is exact if the two are copies, and otherwise lossy with the measured distance. What can be split can be merged.
+
+    Args:
+        units: the layers and the numbers of the units to keep, as ("conv1", (0, 3)). As many units at the end of the layer are merged into
+            them, in this order.
+        surrogate: as for `SplitUnits`.
+    """
+
+    name: ClassVar[str] = "merge_units"
+    units: tuple[tuple[str, tuple[int, ...]], ...]
+    surrogate: float | None = number(None, low=0.1, optional=True)
+
+    def places(self, coupling: Coupling) -> Iterator[Place]:
+        """Yield the layers, with the number of their units.
+
+        Args:
+            coupling: the coupling of the model.
+        """
+        merged = {name: len(units) for name, units in self.units}
+        for each in unit_layers(coupling, self.surrogate):
+            few = None if each.atom.size > merged.get(each.name, 0) else f"it has {each.atom.size} units only"
+            yield Place(each.name, each.atom.size, refusal=each.refusal or few)
+
+    def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
+        """Return the edits and the map of the change.
+
+        Args:
+            coupling: the coupling of the model.
+            at: the name of a layer, or of a module that contains layers; "" for the model.
+            seed: not used: nothing is drawn.
+
+        Raises:
+            ChangeError: if there is no such layer, or its units cannot be merged.
+        """
+        found = {each.name: each for each in _within(coupling, at, self.surrogate)}
+        plan, partners, means = {}, {}, {}
+        for name, units in self.units:
+            left = found[name].atom.size - len(units) if name in found else 0
+            each = _checked(found, name, units, left)
+            of, both = list(units), torch.ones(left, dtype=torch.float64)
+            # the halves have half the gradient each
+            gradient, mean, partner = both.clone(), both.clone(), torch.full((left,), ZERO)
+            gradient[of], mean[of], partner[of] = 2.0, 0.5, torch.arange(left, each.atom.size)
+            plan[each.atom] = Units(torch.arange(left), both, gradient)
+            partners[each.atom] = Units.copied(partner)
+            means[each.atom] = Units(torch.arange(left), mean, both)
+        entries = takes(coupling, plan)
+        for name, changed in touched(coupling, {*plan}).items():
+            entry, tensor = entries[name], coupling.tensors[name]
+            added: list[Tensor | None] = [None] * tensor.dim()
+            value = torch.ones((), dtype=torch.float64)
+            for k in changed:
+                axis = coupling.axes[name][k]
+                first, second = expand(axis, plan).index, expand(axis, partners).index
+                # the same where the axis has other units as well, such as the inputs beside the state of a recurrent layer
+                alone = (second < 0) | (second == first)
+                added[k] = torch.where(alone, ZERO, second)[None].to(tensor.device)
+                if (name, k) not in coupling.consumed:
+                    value = value * expand(axis, means).value.view([-1 if d == k else 1 for d in range(tensor.dim())])
+            entry = attrs.evolve(entry, added=tuple(added), value=value.to(tensor) * entry.value)
+            entries |= {alias: attrs.evolve(entry, source=alias) for alias in coupling.aliases[name]}
+        return attrs.evolve(rewritten(coupling, plan, entries, Claim.exact()), otherwise=Claim.lossy())
+
+
+def _within(coupling: Coupling, at: str, surrogate: float | None) -> list[UnitLayer]:
+    """Return the layers of a module.
+
+    Raises:
+        ChangeError: if there is no such module, or it has no layers.
+    """
+    found = [each for each in unit_layers(coupling, surrogate) if not at or f"{each.name}.".startswith(f"{at}.")]
+    if not found:
+        locate(coupling, at)  # says what is wrong with a name that does not exist
+        raise ChangeError(f"{at!r} is, or contains, no linear layer and no convolution in one or two dimensions")
+    return found
+
+
+def _checked(found: Mapping[str, UnitLayer], name: str, units: Sequence[int], size: int) -> UnitLayer:
+    """Return a layer of which some units, all below a number, are to change.
+
+    Raises:
+        ChangeError: if there is no such layer, its units may not change, or one of them is repeated or does not exist.
+    """
+    if name not in found:
+        raise ChangeError(f"units has {name!r}, which is no layer of the place; its layers are {', '.join(found)}")
+    if (reason := found[name].refusal) is not None:
+        raise ChangeError(f"the units of {name!r} cannot be split: {reason}")
+    if wrong := [unit for unit in units if not 0 <= unit < size]:
+        raise ChangeError(f"of {name!r}, one of the units 0 to {size - 1} can be chosen, and not {wrong[0]}")
+    if len({*units}) < len(units):
+        raise ChangeError(f"units has a unit of {name!r} twice; a unit is split into two halves only")
+    return found[name]
 
 
 def reasons(found: Sequence[UnitLayer]) -> str:
@@ -215,33 +343,3 @@ def _sums(coupling: Coupling, held: Mapping[str, str], reader: Node, node: Node,
     return weight is not None and any(
         (weight, k) in coupling.consumed and atom in axis.atoms() for k, axis in enumerate(coupling.axes[weight])
     )
-
-
-def split_along(coupling: Coupling, halves: Sequence[Halves], eps: float) -> Rewrite:
-    """Return the edits and the map of a split. The new units come after all old ones, and have the parameters theta - eps v.
-
-    Args:
-        coupling: the coupling of the model.
-        halves: the units and their directions, at most once for each layer.
-        eps: the length of the step.
-    """
-    plan = {}
-    for each in halves:
-        index = torch.cat([torch.arange(each.of.atom.size), torch.tensor(each.units, dtype=torch.long)])
-        # Each half has half the outgoing weights, and so half the gradient.
-        share = shares(index, 0.0)
-        plan[each.of.atom] = Units(index, share, share)
-    entries = takes(coupling, plan)
-    copied = {atom: Units.copied(units.index) for atom, units in plan.items()}
-    for each in halves if eps else ():
-        of, index = each.of, plan[each.of.atom].index
-        sign = torch.zeros(len(index), dtype=torch.float64)
-        sign[list(each.units)], sign[of.atom.size :] = 1.0, -1.0
-        # of each row of the child's weight, which may be several for a unit
-        sign = expand(coupling.axes[of.layer.weight][0], {**copied, of.atom: Units(index, sign, sign)}).value
-        for name, direction in of.layer.parts(each.directions, coupling).items():
-            entry = entries[name]
-            # The step is divided, as the weight is, among the halves of those units that the layer reads.
-            offset = eps * sign.to(direction).view(-1, *[1] * (direction.dim() - 1)) * entry.gather(direction) * entry.value
-            entries |= {alias: attrs.evolve(entries[alias], offset=offset) for alias in coupling.aliases[name]}
-    return rewritten(coupling, plan, entries, Claim.lossy() if eps else Claim.exact())
