@@ -22,6 +22,7 @@ check: .venv/installed
 bench: .venv/installed
 	$(BIN)/python docs/measurements/bench.py --threads 1
 	$(BIN)/python docs/measurements/bench.py --threads 2
+	$(BIN)/python docs/measurements/splitting.py
 
 docs: .venv/installed
 	$(BIN)/python docs/generate.py

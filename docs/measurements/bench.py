@@ -26,7 +26,8 @@ from pathlib import Path
 import attrs
 import torch
 from nasframe_convolutional import DartsConvolutional
-from nasframe_recurrent import Darts, TwoToOne
+from nasframe_growing import Combination
+from nasframe_recurrent import Darts, Sum, Tanh, TwoToOne
 from torch import Tensor, nn
 
 from nasframe import (
@@ -60,6 +61,8 @@ NODES = (2, 4, 6)
 IMAGES = {"channels": 3, "classes": 10, "height": 32, "width": 32}
 CELLS = DartsConvolutional(channels=8, cells=4)
 BATCHES = (8, 64)
+#: final models of a dynamic search
+COMBINATIONS = TwoToOne(operations=(Combination((Sum(), Tanh(), Tanh())),))
 
 
 def main() -> None:
@@ -110,7 +113,8 @@ def measured(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[
 
 def gradients() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     """Yield the computation of outputs and gradients for each recurrent backbone, size and number of nodes."""
-    for backbone in (TwoToOne(), Darts()):
+    for backbone in (TwoToOne(), Darts(), COMBINATIONS):
+        several = ", three operations at each node" if backbone is COMBINATIONS else ""
         for units, steps, batch in SIZES:
             for nodes in NODES:
                 inputs = torch.randn(steps, batch, units, generator=Seed(("inputs",)).generator())
@@ -120,7 +124,7 @@ def gradients() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
                 }
                 for kind in (nn.LSTM, nn.GRU):
                     variants[kind.__name__] = partial(backward, kind(units, units), inputs)
-                yield f"{backbone.name}, {nodes} nodes, n_h {units}, T {steps}, batch {batch}", variants
+                yield f"{backbone.name}, {nodes} nodes{several}, n_h {units}, T {steps}, batch {batch}", variants
 
 
 def sampled() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
