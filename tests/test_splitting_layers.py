@@ -209,7 +209,7 @@ def test_layers_say_why_they_cannot_be_split() -> None:
     assert found["split"] is None
 
 
-def test_a_softplus_stands_in_for_relu() -> None:
+def test_a_softplus_replaces_relu() -> None:
     """With a surrogate, the coefficients of a ReLU layer are its gradients times beta p (1 - p), and without it it is refused."""
     network, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double(), torch.randn(5, 3, dtype=torch.float64)
     coupling = couple(network, x)

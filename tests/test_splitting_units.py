@@ -207,6 +207,7 @@ def test_layers_say_why_their_units_cannot_be_split() -> None:
     [
         ({}, "one of parameters=..., flops=... and units=..., and was given none"),
         ({"units": 1, "flops": 10}, "was given flops and units"),
+        ({"units": 1, "eps": 0.0}, "eps is 0.0; the largest step must be a number above 0"),
         ({"parameters": 3}, "parameters is 3, which is not enough"),
         ({"units": 1, "loss": lambda outputs: next(COUNT) + objective(outputs)}, "does not fall as predicted"),
         ({"units": 1, "loss": lambda outputs: 0 * objective(outputs)}, "no unit has a negative splitting index"),
@@ -222,6 +223,18 @@ def test_what_cannot_be_split_is_refused(options: dict[str, Any], message: str) 
     options = {"loss": objective, "model": model, **options}
     with pytest.raises(ChangeError, match=message):
         split(options.pop("model"), x, options.pop("loss"), **options)
+
+
+def test_a_network_of_relus_is_split_with_a_surrogate() -> None:
+    """With the second derivative of a softplus, a layer with ReLU has directions in which the loss falls, and can be merged again."""
+    with SEED("relu").as_global():
+        model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+        x = torch.randn(200, 4, dtype=torch.float64)
+    change = split(model, x, objective, units=2, surrogate=3.0)
+
+    assert loss_of(model, x) - loss_of(change.model, x) == pytest.approx(change.measured, rel=1e-6)
+    assert change.measured >= change.predicted / 2 > 0
+    torch.testing.assert_close(change.undone().model.state_dict(), dict(model.state_dict()))
 
 
 @pytest.mark.parametrize("kind", LAYERS)

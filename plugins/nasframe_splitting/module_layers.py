@@ -35,7 +35,7 @@ class LayerCall:
     Attributes:
         z: the operation of the layer.
         function: the elementwise operations that are computed from z, in order; s is the result of the last one.
-        surrogate: the sharpness of the softplus whose second derivative stands in for that of ReLU; None for zero.
+        surrogate: the sharpness of the softplus whose second derivative replaces that of ReLU; None if it is zero.
     """
 
     z: Node

@@ -78,9 +78,9 @@ def split(
         units: the largest number of units to split.
         eps: the largest step.
         steps: the number of steps of the method of Lanczos by which splitting indices are approximated; None to decompose the matrices.
-        surrogate: a softplus of this sharpness, such as 10.0, stands in for ReLU where second derivatives are computed. Without it,
-            layers with ReLU are refused: their splitting matrices are zero, as ReLU is linear almost everywhere. With it, the predicted
-            decrease is approximate, and holds for no eps exactly.
+        surrogate: the sharpness of a softplus, such as 10.0, whose second derivative replaces that of ReLU. Without it, layers with
+            ReLU are refused: their splitting matrices are zero, as ReLU is linear almost everywhere. With it, the predicted decrease is
+            rough, and holds for no eps exactly.
         numbers: the new values of numbers that the model's modules keep, as for `nasframe.grow`.
         seed: the seed of what is drawn.
 
@@ -99,6 +99,8 @@ def split(
         given = " and ".join(budgets) or "none of them"
         raise ChangeError(f"split() needs one of parameters=..., flops=... and units=..., and was given {given}")
     ((currency, budget),) = budgets.items()
+    if not eps > 0:
+        raise ChangeError(f"eps is {eps}; the largest step must be a number above 0, such as 1.0")
     refuse_unsupported(model)
     example = Example.of(example)
     coupling = couple(model, example)

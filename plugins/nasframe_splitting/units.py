@@ -88,7 +88,8 @@ class SplitUnits(ModuleMorphism):
 
     By itself it draws the directions v at random. `nasframe_splitting.split` measures the units and directions that lower the loss most.
 
-    With eps=0 the two halves are copies, and the change is exact. Otherwise the outputs move by O(eps^2), and the change is lossy.
+    With eps=0 the two halves are copies, and the change is exact. Otherwise it is lossy: for a smooth function the outputs move by
+    O(eps^2).
 
     A unit can be split if all that its activation passes through, up to the weights of the next layers, is linear in it: pooling, dropout,
     reshaping, concatenation. So units of a residual stream, units that are multiplied with others, and units that are normalised are
@@ -97,7 +98,7 @@ class SplitUnits(ModuleMorphism):
     Args:
         eps: the length of the step of each unit.
         units: the layers and the numbers of the units to split, as ("conv1", (0, 3)). By default all units of the layer, or of all
-            layers of the module, that is the place.
+            layers in the module, at the place.
         surrogate: if given, layers with ReLU are split, too; see `nasframe_splitting.split`.
     """
 
@@ -216,13 +217,13 @@ class MergeUnits(ModuleMorphism):
         for name, units in self.units:
             left = found[name].atom.size - len(units) if name in found else 0
             each = _checked(found, name, units, left)
-            of, both = list(units), torch.ones(left, dtype=torch.float64)
+            of, one = list(units), torch.ones(left, dtype=torch.float64)
             # the halves have half the gradient each
-            gradient, mean, partner = both.clone(), both.clone(), torch.full((left,), ZERO)
+            gradient, mean, partner = one.clone(), one.clone(), torch.full((left,), ZERO)
             gradient[of], mean[of], partner[of] = 2.0, 0.5, torch.arange(left, each.atom.size)
-            plan[each.atom] = Units(torch.arange(left), both, gradient)
+            plan[each.atom] = Units(torch.arange(left), one, gradient)
             partners[each.atom] = Units.copied(partner)
-            means[each.atom] = Units(torch.arange(left), mean, both)
+            means[each.atom] = Units(torch.arange(left), mean, one)
         entries = takes(coupling, plan)
         for name, changed in touched(coupling, {*plan}).items():
             entry, tensor = entries[name], coupling.tensors[name]
@@ -281,7 +282,7 @@ def unit_layers(coupling: Coupling, surrogate: float | None = None) -> Iterator[
 
     Args:
         coupling: the coupling of the model.
-        surrogate: the sharpness of the softplus that stands in for ReLU, see `layers`; None if layers with ReLU are refused.
+        surrogate: the sharpness of the softplus that replaces ReLU, see `layers`; None if layers with ReLU are refused.
 
     Example:
         >>> from nasframe.modules.coupling import couple
