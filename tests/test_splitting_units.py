@@ -18,6 +18,7 @@ import nasframe
 from nasframe import Seed
 from nasframe.errors import ChangeError
 from nasframe.modules.coupling import couple
+from nasframe.modules.verify import gradient_distance
 from nasframe.network.cost import cost
 
 SEED = Seed(("units",))
@@ -121,6 +122,18 @@ def test_without_a_step_the_halves_are_copies() -> None:
     before, after = model.state_dict(), change.model.state_dict()
     assert torch.equal(after["0.weight"], before["0.weight"][[0, 1, 2, 2]])
     assert torch.equal(after["3.weight"], before["3.weight"][:, [0, 1, 2, 2]] * torch.tensor([1.0, 1.0, 0.5, 0.5]))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_follow_a_split_and_a_merger(kind: str) -> None:
+    """Copies have half the gradient of their unit, and the merged unit has the gradient of both: moments follow these."""
+    model, x = made(kind)
+    there = nasframe.grow(model, SplitUnits(0.0), "", x)
+    back = there.undone()
+
+    for change in (there, back):
+        assert change.claim.kind == "exact"
+        assert gradient_distance(change.parent, change.model, change.map, change.example) < 1e-9
 
 
 def test_the_units_that_are_split_are_those_that_lower_the_loss_most() -> None:
