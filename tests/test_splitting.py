@@ -382,34 +382,40 @@ def no_mixed_derivatives(patch: pytest.MonkeyPatch) -> None:
 
 def last_time_step(patch: pytest.MonkeyPatch) -> None:
     """Only the last time step counts."""
-    honest = candidates._matrices
+    honest = candidates._Computed.of
 
-    def wrong(description: Any, module: nn.Module, calls: Any, slopes: Tensor) -> SplittingMatrices:
+    def wrong(description: Any, module: nn.Module, calls: Any, slopes: Tensor) -> Any:
         return honest(description, module, calls[-1:], slopes[-len(calls[-1].output) :])
 
-    patch.setattr(candidates, "_matrices", wrong)
+    patch.setattr(candidates._Computed, "of", wrong)
 
 
 def no_bias(patch: pytest.MonkeyPatch) -> None:
     """The bias counts as constant."""
-    honest = candidates._matrices
+    honest = candidates._Computed.of
 
-    def wrong(*arguments: Any) -> SplittingMatrices:
+    def wrong(*arguments: Any) -> Any:
         found = honest(*arguments)
         return attrs.evolve(found, features=[torch.where((x == 1).all(0), 0.0, x) for x in found.features])
 
-    patch.setattr(candidates, "_matrices", wrong)
+    patch.setattr(candidates._Computed, "of", wrong)
 
 
 def mean_of_samples(patch: pytest.MonkeyPatch) -> None:
     """The samples are averaged, although the loss is a mean already."""
-    honest = candidates._matrices
+    honest = candidates._Computed.of
 
-    def wrong(*arguments: Any) -> SplittingMatrices:
+    def wrong(*arguments: Any) -> Any:
         found = honest(*arguments)
-        return attrs.evolve(found, coefficients=found.coefficients / found.coefficients.shape[-2])
+        return attrs.evolve(found, slopes=found.slopes / len(found.slopes))
 
-    patch.setattr(candidates, "_matrices", wrong)
+    patch.setattr(candidates._Computed, "of", wrong)
+
+
+def another_module(patch: pytest.MonkeyPatch) -> None:
+    """The second derivatives of the modules of one function are exchanged."""
+    honest = candidates._second_derivatives_of
+    patch.setattr(candidates, "_second_derivatives_of", lambda computed: honest(computed)[::-1])
 
 
 def one_direction(patch: pytest.MonkeyPatch) -> None:
@@ -452,7 +458,7 @@ def assert_both() -> None:
     assert_theorem(WAVES)
 
 
-#: one operation with two terms, in one layer, which is enough to detect each fault
+#: one operation with two terms, in one layer of two nodes, which is enough to detect each fault
 WAVES = TwoToOne(3, 1, 0.0, (Wave(), Sum()))
 FAULTS = (
     first_derivatives,
@@ -460,6 +466,7 @@ FAULTS = (
     last_time_step,
     no_bias,
     mean_of_samples,
+    another_module,
     one_direction,
     half_a_step,
     largest_eigenvalue,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 
 import attrs
 import torch
@@ -133,39 +133,70 @@ def splitting_matrices(
     slopes = iter(torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ())
     by_module = {module: torch.cat([next(slopes) for _ in made]) for module, made in calls.items() if made}
 
-    found: dict[Key, list[SplittingMatrices]] = {}
+    computed: dict[Key, list[_Computed]] = {}
     for key, instances in modules.items():
         description = _operation(network.structure, key).pointwise()
         if description is not None and all(module in by_module for module in instances):
-            found[key] = [_matrices(description, module, calls[module], by_module[module]) for module in instances]
-    return found
+            computed[key] = [_Computed.of(description, module, calls[module], by_module[module]) for module in instances]
+    second = iter(_second_derivatives_of([each for instances in computed.values() for each in instances]))
+    return {
+        key: [SplittingMatrices(each.features, each.slopes * next(second)) for each in instances]
+        for key, instances in computed.items()
+    }
 
 
 def _operation(structure: Structure, key: Key) -> Operation:
     return next(c.operation for c in structure.cell(key[0].cell).site(key[0].id).candidates if c.id == key[1])
 
 
-def _matrices(description: Pointwise, module: nn.Module, calls: Sequence[_Call], slopes: Tensor) -> SplittingMatrices:
-    """Return the splitting matrices of one module.
+@attrs.frozen(eq=False)
+class _Computed:
+    """What one module computed in all of its calls, one below the other.
 
-    Args:
-        description: the description of the operation.
-        module: its module.
-        calls: its calls, the samples of all of which are added.
-        slopes: dL/do of all calls, of shape (samples, units).
+    Attributes:
+        description: the description of its operation.
+        features: x_j for each term, of shape (samples, d_j).
+        terms: theta_j x_j for each term, of shape (samples, units).
+        h: the state, of shape (samples, units).
+        slopes: dL/do, of shape (samples, units).
     """
-    # each input over all calls, of shape (samples, width)
-    inputs = [torch.cat([x.detach() for x in each]) for each in zip(*(call.inputs for call in calls), strict=True)]
-    features, terms = [], []
-    for term in description.terms:
-        read: list[tuple[Tensor, Tensor]] = [
-            (x, module.get_parameter(name)) for x, name in zip(inputs, term.weights, strict=True) if name is not None
-        ]
-        if term.bias is not None:
-            read.append((slopes.new_ones(len(slopes), 1), module.get_parameter(term.bias).unsqueeze(1)))
-        x = torch.cat([slopes.new_empty(len(slopes), 0), *(x for x, _ in read)], 1)
-        theta = torch.cat([slopes.new_empty(slopes.shape[1], 0), *(w.detach() for _, w in read)], 1)
-        features.append(x)
-        terms.append(x @ theta.mT)
-    h = inputs[-1][:, -slopes.shape[1] :]
-    return SplittingMatrices(features, slopes * second_derivatives(description, *terms, h))
+
+    description: Pointwise
+    features: Sequence[Tensor]
+    terms: Sequence[Tensor]
+    h: Tensor
+    slopes: Tensor
+
+    @classmethod
+    def of(cls, description: Pointwise, module: nn.Module, calls: Sequence[_Call], slopes: Tensor) -> _Computed:
+        """Return what a module computed, from its calls and dL/do of all of them."""
+        # each input over all calls, of shape (samples, width)
+        inputs = [torch.cat([x.detach() for x in each]) for each in zip(*(call.inputs for call in calls), strict=True)]
+        features, terms = [], []
+        for term in description.terms:
+            read: list[tuple[Tensor, Tensor]] = [
+                (x, module.get_parameter(name)) for x, name in zip(inputs, term.weights, strict=True) if name is not None
+            ]
+            if term.bias is not None:
+                read.append((slopes.new_ones(len(slopes), 1), module.get_parameter(term.bias).unsqueeze(1)))
+            x = torch.cat([slopes.new_empty(len(slopes), 0), *(x for x, _ in read)], 1)
+            theta = torch.cat([slopes.new_empty(slopes.shape[1], 0), *(w.detach() for _, w in read)], 1)
+            features.append(x)
+            terms.append(x @ theta.mT)
+        return cls(description, features, terms, inputs[-1][:, -slopes.shape[1] :], slopes)
+
+
+def _second_derivatives_of(computed: Sequence[_Computed]) -> Sequence[Tensor]:
+    """Return the second derivatives of each function, of shape (terms, terms, samples, units).
+
+    Modules with the same function are computed together, because in a small cell the number of calls takes the time.
+    """
+    alike: dict[Hashable, list[int]] = {}
+    for place, each in enumerate(computed):
+        alike.setdefault((each.description.function, len(each.terms), each.h.shape[1]), []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        arguments = [torch.cat(z) for z in zip(*((*computed[p].terms, computed[p].h) for p in places), strict=True)]
+        second = second_derivatives(computed[places[0]].description, *arguments)
+        found |= zip(places, second.split([len(computed[p].h) for p in places], 2), strict=True)
+    return [found[place] for place in range(len(computed))]
