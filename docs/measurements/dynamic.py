@@ -32,11 +32,12 @@ from nasframe_recurrent import Darts, TwoToOne
 from nasframe_splitting import Split
 from torch import Tensor
 
-from nasframe import Backbone, Morphism, Network, Optimiser, Search, Seed, Strategy, installed
+from nasframe import Morphism, Network, Optimiser, Search, Seed, Strategy, installed
 from nasframe.change.apply import apply
 from nasframe.pictures.style import INK, blank, save, style
-from nasframe.records import Changed
+from nasframe.records import Changed, Evaluated
 from nasframe.search.changes import Changer
+from nasframe.search.compare import FOUND, INHERITED
 from nasframe.search.gain import Descent, gains
 from nasframe.search.plan import END
 from nasframe.search.state import trainer
@@ -46,14 +47,18 @@ from nasframe.testing.trained import TrainedNetwork
 
 #: by series, the batch size and the number of epochs of each phase
 SERIES = {"weather": (50, 10), "ETTh1": (200, 4)}
-BACKBONES: dict[str, Backbone] = {"two_to_one": TwoToOne(hidden=8), "darts_recurrent": Darts(hidden=8)}
-PLANS = ("stage", "end", "dynamic")
+BACKBONES: dict[str, TwoToOne | Darts] = {"two_to_one": TwoToOne(hidden=8), "darts_recurrent": Darts(hidden=8)}
+#: the plans; "all" is "dynamic" without a change within the phases, so that all operations stay at each site
+PLANS = ("stage", "end", "dynamic", "all")
 #: the learning rates of the alphas that are tried, and the seeds with which they are
 RATES, TRIED = (0.003, 0.01, 0.03), (100, 101)
 #: the learning rate of the alphas in the searches
 RATE = 0.01
 #: operations above 1.5 / n grow, those below 0.5 / n are removed unless another one of the node is above 3 / n
-DYNAMIC = Dynamic((OperatorGrowth(threshold=1.5, relative=True),), Threshold(0.5, 3.0, relative=True))
+CHANGING = {
+    "dynamic": Dynamic((OperatorGrowth(threshold=1.5, relative=True),), Threshold(0.5, 3.0, relative=True)),
+    "all": Dynamic((OperatorGrowth(threshold=2.0),), Threshold(0.0)),
+}
 #: the growths whose gains are compared
 GROWTHS: dict[str, Morphism] = {
     "node": NodeGrowth(),
@@ -67,6 +72,8 @@ GROWTHS: dict[str, Morphism] = {
 COLOURS = ("#143d6b", "#5b8fd6", "#b4540a", "#d98b3a", "#8f5fa8", "#2a7f3f", "#c2528b")
 #: the largest number of proposals of a kind for each network
 PROPOSALS = 3
+#: the numbers of nodes and of units with which the time for looking is measured
+LOOKED = ((1, 8), (4, 8), (4, 128))
 #: other batches on which a gain is realised
 OTHERS = 8
 
@@ -74,7 +81,7 @@ OTHERS = 8
 def strategy_of(series: str, backbone: str, seed: int, plan: str = "end", rate: float = RATE) -> Strategy:
     """Return a search with one growth by a node."""
     path = None if series == "weather" else str(Path(os.environ["NASFRAME_DATA"], f"{series}.csv.gz"))
-    recipe = DYNAMIC if plan == "dynamic" else installed().make("plan", plan)
+    recipe = CHANGING[plan] if plan in CHANGING else installed().make("plan", plan)
     batch, epochs = SERIES[series]
     return Strategy(
         task=Forecasting() if path is None else Forecasting(csv=path),
@@ -96,8 +103,10 @@ def searched(series: str, backbone: str, seed: int, plan: str) -> dict[str, Any]
     search = Search(strategy_of(series, backbone, seed, plan))
     search.run()
     updates, sites = search.state.updates, [site.candidates[0].operation for _, site in search.network.structure.sites()]
-    for _ in search.compare(workers=1):
-        pass
+    for record in search.compare(workers=1):
+        # The others are those of the plan "end".
+        if plan == "all" and isinstance(record, Evaluated) and record.name == FOUND:
+            break
     evaluations = {
         e.name: {"valid": e.valid, "mse": e.scores.get("mse"), "parameters": e.parameters} for e in search.state.evaluations
     }
@@ -168,9 +177,10 @@ def realised(parent: TrainedNetwork, child: Network, seed: Seed, number: int) ->
     return one.after - other.after
 
 
-def looked(backbone: str, nodes: int) -> dict[str, Any]:
-    """Return what it takes to compare the gains of proposals, in steps of training on the weather series."""
-    strategy = attrs.evolve(strategy_of("weather", backbone, 0), plan=END, criterion=Endless(), nodes=nodes)
+def looked(backbone: str, nodes: int, hidden: int) -> dict[str, Any]:
+    """Return what it takes to compare the gains of proposals, and a step of training, on the weather series, in milliseconds."""
+    wide = attrs.evolve(BACKBONES[backbone], hidden=hidden)
+    strategy = attrs.evolve(strategy_of("weather", backbone, 0), backbone=wide, plan=END, criterion=Endless(), nodes=nodes)
     trained = TrainedNetwork.of(strategy, 20)
 
     def milliseconds(what: Any) -> float:
@@ -219,13 +229,6 @@ class Results:
         yield from (value for name, value in self.found.items() if f"{name} ".startswith(start))
 
 
-ROWS = (
-    ("found, weights of the search", "found cell, weights of the search"),
-    ("found, from scratch", "found cell, trained from scratch"),
-    ("random architecture", "random architecture"),
-)
-
-
 def report(results: Results, *, seeds: int) -> Iterator[str]:
     """Yield the tables."""
     yield "| series | backbone | rate of the alphas | added | removed |"
@@ -241,6 +244,7 @@ def report(results: Results, *, seeds: int) -> Iterator[str]:
         yield ""
         yield "| backbone | plan | network | validation MSE | test MSE | parameters | updates | added, removed | operations at a site |"
         yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+        shown = set[str]()
         for backbone, plan in itertools.product(BACKBONES, PLANS):
             found = [v for seed in range(seeds) for v in results.of("searched", series, backbone, seed, plan)]
             if not found:
@@ -249,16 +253,18 @@ def report(results: Results, *, seeds: int) -> Iterator[str]:
             sums = (sum(c[side] for each in within for c in each) for side in ("added", "removed"))
             operations = [n for v in found for n in v["operations"]]
             more = f"{mean([v['updates'] for v in found]):.0f} | {', '.join(map(str, sums))} | {mean(operations):.1f}"
-            names = [name for name in found[0]["evaluations"] if name not in dict(map(reversed, ROWS))]  # type: ignore[arg-type]
-            for label, name in (*ROWS, *((n, n) for n in names)):
+            for name in found[0]["evaluations"]:
                 rows = [v["evaluations"][name] for v in found]
                 values = " | ".join(spread([r[k] for r in rows]) for k in ("valid", "mse"))
-                print_ = f"{mean([r['parameters'] for r in rows]):.0f}"
-                yield f"| {backbone} | {plan} | {label} | {values} | {print_} | {more if label == ROWS[0][0] else ' |  | '} |"
+                row = f"| {name} | {values} | {mean([r['parameters'] for r in rows]):.0f} |"
+                # Without training a baseline is the same for all, and random cells are for plans of as many updates.
+                if row not in shown:
+                    yield f"| {backbone} | {plan} {row} {more if name == INHERITED else ' |  | '} |"
+                shown.add(row)
     yield ""
     others = "on other batches, median | same sign there | rank correlation there"
-    yield f"| growth | number | predicted, median | realised, median | error, worst | {others} |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield f"| growth | number | predicted, median | per parameter | realised, median | error | {others} |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     points = [point for value in results.of("compared") for point in value]
     for kind in GROWTHS:
         if rows := [p for p in points if p["kind"] == kind]:
@@ -266,21 +272,22 @@ def report(results: Results, *, seeds: int) -> Iterator[str]:
     yield f"| all | {len(points)} | {' | '.join(agreement(points))} |" if points else ""
     yield ""
     made = [c for v in results.of("searched") for c in v["changes"] if c["predicted"] is not None]
-    yield "| changes of the searches, by | number | predicted, median | realised, median | error, worst | same sign |"
+    yield "| changes of the searches, by | number | predicted, median | realised, median | error | same sign |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for by in dict.fromkeys(c["by"] for c in made):
         rows = [c for c in made if c["by"] == by]
         pairs = [(c["predicted"], c["realised"]) for c in rows]
         signs = sum((p > 0) == (r > 0) for p, r in pairs)
-        worst = max(abs(p - r) / max(abs(r), 1e-12) for p, r in pairs)
         medians = (f"{statistics.median(side):.2g}" for side in zip(*pairs, strict=True))
-        yield f"| {by} | {len(rows)} | {' | '.join(medians)} | {worst:.0%} | {signs} of {len(rows)} |"
+        yield f"| {by} | {len(rows)} | {' | '.join(medians)} | {error(pairs)} | {signs} of {len(rows)} |"
     yield ""
-    yield "| backbone | nodes | proposals | a step, ms | looking, steps |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
-    for backbone, nodes in itertools.product(BACKBONES, (1, 4)):
-        for v in results.of("looked", backbone, nodes):
-            yield f"| {backbone} | {nodes} | {v['proposals']} | {v['step']:.1f} | {v['look'] / v['step']:.1f} |"
+    yield "| backbone | nodes | units | proposals | a step, ms | looking, steps | steps for each |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for backbone, (nodes, hidden) in itertools.product(BACKBONES, LOOKED):
+        for v in results.of("looked", backbone, nodes, hidden):
+            steps = v["look"] / v["step"]
+            size = f"{nodes} | {hidden} | {v['proposals']}"
+            yield f"| {backbone} | {size} | {v['step']:.1f} | {steps:.1f} | {steps / v['proposals']:.1f} |"
 
 
 def mean(values: Sequence[float]) -> float:
@@ -301,11 +308,16 @@ def agreement(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return how far the predicted and the realised gains of growths agree."""
     pairs = [(p["predicted"], p["realised"]) for p in rows]
     others = [mean(p["others"]) for p in rows]
-    worst = max(abs(p - r) / max(abs(r), 1e-12) for p, r in pairs)
     signs = sum((p["predicted"] > 0) == (other > 0) for p, other in zip(rows, others, strict=True))
     order = statistics.correlation(*map(ranks, ([p for p, _ in pairs], others))) if len(rows) > 2 else 0.0
-    medians = [f"{statistics.median(side):.2g}" for side in zip(*pairs, strict=True)]
-    return [*medians, f"{worst:.0%}", f"{statistics.median(others):.2g}", f"{signs} of {len(rows)}", f"{order:.2f}"]
+    per = [p["predicted"] / max(p["cost"], 1) for p in rows]
+    medians = [f"{statistics.median(side):.2g}" for side in ([p for p, _ in pairs], per, [r for _, r in pairs])]
+    return [*medians, error(pairs), f"{statistics.median(others):.2g}", f"{signs} of {len(rows)}", f"{order:.2f}"]
+
+
+def error(pairs: Sequence[tuple[float, float]]) -> str:
+    """Return the median of the relative errors of predicted gains as text."""
+    return f"{statistics.median(abs(p - r) / max(abs(r), 1e-12) for p, r in pairs):.1%}"
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -338,7 +350,7 @@ def draw(results: Results, path: Path) -> None:
             axes.set_xlabel("predicted gain")
             axes.spines[["top", "right"]].set_visible(False)
             ticks = [-1e-1, -1e-3, -1e-5, 0, 1e-5, 1e-3, 1e-1]
-            axes.set_xticks(ticks)
+            axes.set_xticks([*ticks[:2], 0, *ticks[-2:]])
             axes.set_yticks(ticks)
         panels[0].set_ylabel("realised gain")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -365,8 +377,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results.measure(compared, series, backbone, seed)
             for plan in PLANS:
                 results.measure(searched, series, backbone, seed, plan)
-        for backbone, nodes in itertools.product(BACKBONES, (1, 4)):
-            results.measure(looked, backbone, nodes)
+        for backbone, sizes in itertools.product(BACKBONES, LOOKED):
+            results.measure(looked, backbone, *sizes)
     print("\n".join(report(results, seeds=options.seeds)))
     if options.pictures:
         draw(results, options.pictures / "dynamic-gains.png")
