@@ -67,7 +67,7 @@ class Measured(Record):
     """A value that was measured for a decision and is stored in the state of the run.
 
     Attributes:
-        by: the part that measured it: "pruner", "criterion" or the place of a morphism.
+        by: what it was measured for: "pruner", "criterion", the place of a morphism, or the "gains" of all proposals.
         key: the name of the value.
         value: the number; None for a tensor, or if it is not finite.
     """

@@ -121,9 +121,10 @@ def test_the_final_model_is_used_like_any_other(backbone: str, tmp_path: Path) -
     assert Strategy.from_toml(search.strategy.to_toml(), PLUGINS) == search.strategy
 
 
-def test_a_dynamic_search_resumes_at_every_event() -> None:
-    """From each event, growth and pruning of operators in mid-phase included, a search goes on to the same bytes."""
-    assert check_resumes_everywhere(darts(criterion=Scripted(epochs=3, growths=1))) >= 20
+@pytest.mark.parametrize("currency", ["stated", "parameters"])
+def test_a_dynamic_search_resumes_at_every_event(currency: str) -> None:
+    """From each event, growth and pruning of operators and measured gains in mid-phase included, a search goes on to the same bytes."""
+    assert check_resumes_everywhere(darts(criterion=Scripted(epochs=3, growths=1), currency=currency)) >= 20
 
 
 @pytest.mark.parametrize("form", ["copy", "fresh"])
