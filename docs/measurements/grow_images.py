@@ -35,14 +35,14 @@ NODES = 4
 
 
 def strategy_of(name: str, seed: int) -> Strategy:
-    """Return a search with stages of five epochs."""
+    """Return a search with stages of two epochs."""
     plan, nodes = SEARCHES[name]
     return Strategy(
-        task=Images(npz=str(Path(os.environ["NASFRAME_DATA"], "fashion_mnist_12k.npz")), train=600, validation=0.5),
+        task=Images(npz=str(Path(os.environ["NASFRAME_DATA"], "fashion_mnist_12k.npz")), train=2400, validation=0.5),
         backbone=DartsConvolutional(4, 3, operations=(Identity(), SeparableConvolution(3), AvgPool(3), Zero())),
         architect=FirstOrder(Optimiser(learning_rate=3e-3)),
         growth=(NodeGrowth(),),
-        criterion=Epochs(5) | NoBetter() | MaxNodes(NODES),
+        criterion=Epochs(2) | NoBetter() | MaxNodes(NODES),
         pruner=Strongest(),
         plan=installed().make("plan", plan).steps(),
         nodes=nodes,
