@@ -124,7 +124,7 @@ def split(
         morphism = SplitUnits(eps, units_of, surrogate)
         return make(model, morphism, at, morphism.along(coupling, at, halves), example, numbers=numbers, seed=seed)
 
-    # With eps = 0 the change must be exact, which is verified here. A lossy change could not be told from a wrong one.
+    # With eps = 0 the change must be exact, which is verified here. A lossy change could not be distinguished from a wrong one.
     twins = made(0.0)
     offsets = SplitUnits(1.0, units_of, surrogate).along(coupling, at, halves).map
     step, fallen = _step(twins, offsets, loss, total, eps)
