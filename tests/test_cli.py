@@ -22,7 +22,7 @@ from nasframe import Optimiser, Strategy, Structure, build, installed
 from nasframe.cli.flags import PartType, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
-from nasframe.records import EpochEnded
+from nasframe.records import Changed, EpochEnded
 from nasframe.search.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe.seeds import Seed
 
@@ -205,6 +205,29 @@ def test_the_line_of_an_epoch(losses: dict[str, float]) -> None:
     Watch(Console(file=printed))(EpochEnded(stage=0, phase="retune", epoch=3, updates=7, **losses))
 
     assert printed.getvalue().split("updates      7  ")[1] == "  ".join(f"{n} {v:.4f}" for n, v in losses.items()) + "\n"
+
+
+def test_the_line_of_a_change_names_what_was_added_and_removed() -> None:
+    """It names the operations at the first four sites, and how many other sites there are."""
+    printed = io.StringIO()
+    tanh, relu = {"1": {"operation": {"name": "tanh"}}}, {"2": {"operation": {"name": "relu"}}}
+    added = {f"layer0/n{n}": tanh for n in range(5)}
+    change = Changed(
+        stage=0,
+        phase="search",
+        epoch=1,
+        updates=3,
+        change="edit",
+        by="grower",
+        why="grown",
+        added=added,
+        removed={"layer0/n0": relu},
+        parent="a",
+        child="b",
+    )
+    Watch(Console(file=printed))(change)
+
+    assert "(layer0/n0 + tanh - relu; layer0/n1 + tanh; layer0/n2 + tanh; layer0/n3 + tanh; 1 more)" in printed.getvalue()
 
 
 def test_a_part_within_a_part() -> None:
