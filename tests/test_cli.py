@@ -17,14 +17,17 @@ import forked
 import pytest
 from nasframe_recurrent import TwoToOne
 from rich.console import Console
+from toy import toy_strategy
 
-from nasframe import Optimiser, Strategy, Structure, build, installed
+from nasframe import Optimiser, Search, Strategy, Structure, build, installed
 from nasframe.cli.flags import PartType, strategy_values
 from nasframe.cli.main import main
 from nasframe.cli.watch import Watch
 from nasframe.records import Changed, EpochEnded
+from nasframe.run import summary
 from nasframe.search.compare import FOUND, INHERITED, RANDOM, RETRAINED
 from nasframe.seeds import Seed
+from nasframe.testing.fakes import Scripted
 
 TINY = [
     "--workers",
@@ -228,6 +231,21 @@ def test_the_line_of_a_change_names_what_was_added_and_removed() -> None:
     Watch(Console(file=printed))(change)
 
     assert "(layer0/n0 + tanh - relu; layer0/n1 + tanh; layer0/n2 + tanh; layer0/n3 + tanh; 1 more)" in printed.getvalue()
+
+
+def test_growths_are_listed_with_their_gains() -> None:
+    """Each growth has a row with its sites and both gains; a search without one has no table."""
+    search = Search(toy_strategy(plan="end", criterion=Scripted(growths=2)))
+    search.run()
+    growths = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "grow"]
+    rows = [line.split(" | ") for line in summary._changes(summary.changes(search.state))[4:] if line]
+
+    assert len(growths) == len(rows) == 2
+    for growth, row in zip(growths, rows, strict=True):
+        assert growth.predicted is not None
+        assert row[-1] == f"{growth.predicted:.3g} |"
+        assert all(address in row[4] for address in growth.added)
+    assert summary._changes([]) == []
 
 
 def test_a_part_within_a_part() -> None:

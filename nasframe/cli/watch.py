@@ -14,11 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nasframe.records import Changed, EpochEnded, Evaluated, Finished, Record, Refused, StageEnded, Stepped, TrialEnded
-from nasframe.run.summary import remarks_of, written
+from nasframe.run.summary import difference_of, remarks_of, written
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: the largest number of sites that are shown of a change
-SITES = 4
 
 
 class Stopped(BaseException):  # not an error: the user asked for it, and `except Exception` must not swallow it
@@ -149,25 +147,12 @@ def _change(event: Changed) -> str:
     what = [event.by]
     if event.change == "grow":
         what += [f"{key}={value}" for key, value in event.request.items()]
-    sites = f" ({difference})" if event.change == "edit" and (difference := _sites(event)) else ""
+    sites = f" ({difference})" if event.change == "edit" and (difference := difference_of(event)) else ""
     claimed = f", {event.claim['kind']}, distance {event.distance:.3g}" if event.claim and event.distance is not None else ""
     gained = ""
     if event.predicted is not None and event.realised is not None:
         gained = f", gain {event.realised:.3g} (predicted {event.predicted:.3g})"
     return f"  {' '.join(what)}: {event.why}{sites}{claimed}{gained}"
-
-
-def _sites(event: Changed) -> str:
-    """Return which operations a change added and removed at the first sites that it changed, as in "layer0/n0 + tanh - relu"."""
-    shown = []
-    for address in dict.fromkeys([*event.added, *event.removed]):
-        words = [address]
-        for sign, sides in (("+", event.added), ("-", event.removed)):
-            names = [candidate["operation"]["name"] for candidate in sides.get(address, {}).values()]
-            words += [sign, *names] if names else []
-        shown.append(" ".join(words))
-    more = f"; {len(shown) - SITES} more" if len(shown) > SITES else ""
-    return "; ".join(shown[:SITES]) + more
 
 
 def spent(seconds: float, device: str) -> str:

@@ -18,6 +18,9 @@ from nasframe.search.search import Search
 from nasframe.search.state import State
 from nasframe.structure.structure import Structure
 
+#: the largest number of sites that are named of a change, and of changes in summary.md
+SITES, CHANGES = 4, 20
+
 
 def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: bool) -> str:
     """Return one sentence about the network that is handed over, in which the mean of its row is compared with the best other one.
@@ -61,6 +64,7 @@ def write(folder: Folder, search: Search) -> str:
         "prediction": {"parameters": best.parameters, "flops": best.flops},
         "operations": operations(search.network.structure),
         "found operations": found,
+        "changes": changes(state),
         "remarks": [*remarks(state), *stopped_early(state.history, grows=bool(search.strategy.growth))],
     }
     lines = [
@@ -73,6 +77,7 @@ def write(folder: Folder, search: Search) -> str:
         *_listed(plain["operations"]),
         "",
         *(["The cell that the search found:", "", *_listed(found), ""] if found not in (None, plain["operations"]) else []),
+        *_changes(plain["changes"]),
         *(f"- {remark}" for remark in plain["remarks"]),
         *([""] if plain["remarks"] else []),
         f"{took(state)} {_size(plain)}",
@@ -171,6 +176,44 @@ def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
         cells = " | ".join(_cell(row, m) for m in metrics)
         lines.append(f"| {row.name}{lost} | {row.parameters} | {row.updates} | {_number(row.valid())} | {cells} |")
     return lines
+
+
+def difference_of(change: Changed) -> str:
+    """Return which operations a change added and removed at the first sites that it changed, as in "layer0/n0 + tanh - relu"."""
+    shown = []
+    for address in dict.fromkeys([*change.added, *change.removed]):
+        words = [address]
+        for sign, sides in (("+", change.added), ("-", change.removed)):
+            names = [candidate["operation"]["name"] for candidate in sides.get(address, {}).values()]
+            words += [sign, *names] if names else []
+        shown.append(" ".join(words))
+    more = f"; {len(shown) - SITES} more" if len(shown) > SITES else ""
+    return "; ".join(shown[:SITES]) + more
+
+
+def changes(state: State) -> list[dict[str, Any]]:
+    """Return where, when and by which part a network grew, with the gains of each growth."""
+    names = ("stage", "phase", "epoch", "by", "parameters", "predicted", "realised")
+    grown = [r for r in state.lineage if isinstance(r, Changed) and grown_by(r)]
+    return [{**{name: getattr(r, name) for name in names}, "sites": difference_of(r)} for r in grown]
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of the growths of a search with their gains."""
+    if not changes:
+        return []
+    lines = [
+        "The growths. The gain is how much smaller the loss of a training batch was by the growth after one more step:",
+        "",
+        "| stage | phase | epoch | by | sites | parameters | gain | predicted |",
+        "| ---: | --- | ---: | --- | --- | ---: | ---: | ---: |",
+    ]
+    for each in changes[:CHANGES]:
+        place = f"{each['stage']} | {each['phase']} | {each['epoch']} | {each['by']} | {each['sites']} | {each['parameters']}"
+        gains = " | ".join("" if each[name] is None else f"{each[name]:.3g}" for name in ("realised", "predicted"))
+        lines.append(f"| {place} | {gains} |")
+    rest = len(changes) - CHANGES
+    return [*lines, "", *([f"{rest} more are in lineage.jsonl.", ""] if rest > 0 else [])]
 
 
 def took(state: State) -> str:

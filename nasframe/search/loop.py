@@ -361,9 +361,9 @@ class Loop:
         if step.prune:
             scores, evidence = yield from self._asked(state, pruner.scores, "pruner")
             gone = pruner.remove(state.network.structure, scores)
-        seed, why = self.change_seed(state), _why(state, step, during)
+        seed, proposals = self.change_seed(state), list[tuple[Morphism, Proposal]]()
         if step.grow or step.reset:
-            proposals, growth = list[tuple[Morphism, Proposal]](), step.growth or self.strategy.growth
+            growth = step.growth or self.strategy.growth
             if step.grow:
                 left = remove_from(state.network.structure, gone) if gone else state.network.structure
                 proposals, refused, compared = yield from self._proposals(state, growth, left)
@@ -376,7 +376,7 @@ class Loop:
                 needed=step.needed,
                 reset=step.reset,
                 by=pruner.name if gone else step.name,
-                why=why,
+                why=_why(state, step, during, pruned=bool(gone), grown=bool(proposals)),
                 seed=seed,
                 evidence=evidence,
             )
@@ -391,6 +391,7 @@ class Loop:
                 state.keep(kept)
                 records.append(kept)
         elif step.prune:
+            why = _why(state, step, during, pruned=True, grown=False)
             records.append(changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence, scores=scores))
         if step.derive and not state.network.structure.decided:
             mixing = mixing_weights(state.network)
@@ -515,11 +516,11 @@ def grown_by(record: Changed) -> list[str]:
     return [record.by] if record.change == "grow" else []
 
 
-def _why(state: State, step: Change, during: bool) -> str:
+def _why(state: State, step: Change, during: bool, *, pruned: bool, grown: bool) -> str:
     """Return the reason of a change of the plan."""
     if step.derive:
         return "pruned to an architecture"
-    done = " and ".join(word for word, does in (("pruned", step.prune), ("grown", step.grow), ("reset", step.reset)) if does)
+    done = " and ".join(word for word, does in (("pruned", pruned), ("grown", grown), ("reset", step.reset)) if does)
     trained = next((r.phase for r in reversed(state.history) if isinstance(r, EpochEnded)), None)
     where = "" if trained is None else f" {'within' if during else 'after'} phase {trained!r} of stage {state.stage}"
     return f"{done}{where}"
