@@ -193,6 +193,10 @@ def _key(values: Any) -> tuple[int | str, ...]:
     return tuple(values)
 
 
+#: the changes (`Changed.change`) that let a site grow or lose candidates, and not a return to another network
+MADE = ("grow", "remove", "edit")
+
+
 @attrs.frozen(kw_only=True)
 class Changed(Record):
     """A change of the structure.

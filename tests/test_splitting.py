@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
 import pytest
 import torch
 from asking import check_resumes_everywhere
+from nasframe_growing import Dynamic, Epochs, MaxParameters, Threshold
 from nasframe_recurrent import (
     Darts,
     IdentityEdge,
@@ -47,7 +48,7 @@ from nasframe import FRESH, Address, Backbone, Edit, Filling, Network, Search, S
 from nasframe.change.apply import apply
 from nasframe.change.edit import combine, remove_candidates
 from nasframe.errors import ChangeError
-from nasframe.records import Changed
+from nasframe.records import Changed, Record
 from nasframe.search.replay import replay
 from nasframe.testing import assertions
 from nasframe.testing.fakes import Scripted
@@ -189,7 +190,7 @@ class TestTheorem:
             Split().edit(structure, {"site": "layer0/n0", "candidates": [1]}, {}, SEED)
         with pytest.raises(ChangeError, match="'sum' is linear in its weights"):
             Split().edit(structure, {"site": "layer0/n0", "candidates": [0]}, {}, SEED)
-        for ids in (None, 1, [], [1, 1]):
+        for ids in (None, 1, "1", [], [1, 1], [[]], [True], [1.0]):
             with pytest.raises(ChangeError, match="must be a list of different ids"):
                 Split().edit(structure, {"site": "layer0/n0", "candidates": ids}, {}, SEED)
 
@@ -275,6 +276,20 @@ class TestProposals:
         search.run()
         state = search.state
         assert [*replay(search.strategy, state.lineage, state.evidence, PLUGINS)][-1] == search.network.structure
+
+    def test_splitting_and_pruning_do_not_alternate(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An operation of which a half was removed is not split again, also after a resumption; without that rule it is, without end."""
+        plan = Dynamic(pruner=Threshold(1.0, 9.0, relative=True)).steps()
+        backbone, criterion = TwoToOne(hidden=3, operations=(Tanh(), Sigmoid())), Epochs(2) | MaxParameters(300)
+        toy = toy_strategy(growth=(Split(),), plan=plan, backbone=backbone, criterion=criterion)
+
+        def changed(records: Iterable[Record]) -> Iterator[tuple[bool, bool]]:
+            return ((bool(r.added), bool(r.removed)) for r in records if isinstance(r, Changed) and (r.added or r.removed))
+
+        pruned, grown = (False, True), (True, False)
+        assert [*changed(check_resumes_everywhere(toy, PLUGINS))] == [pruned, grown, pruned]
+        monkeypatch.setattr(morphism, "to_plain", lambda operation: "forgotten")
+        assert [*itertools.islice(changed(Search(toy)), 9)] == [pruned, *[grown, pruned] * 4]
 
     @pytest.mark.parametrize("kept", [(1,), (1, 2, 3)])
     def test_the_halves_share_the_weight_that_a_removal_leaves(self, kept: tuple[int, ...]) -> None:

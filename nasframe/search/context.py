@@ -18,7 +18,7 @@ from nasframe.interfaces.relaxation import Relaxation
 from nasframe.interfaces.task import Split
 from nasframe.network.network import Network, set_progress
 from nasframe.network.outputs import AuxiliaryOutputs
-from nasframe.records import Changed, Record, Started
+from nasframe.records import MADE, Changed, Record, Started
 from nasframe.search.bilevel import problem
 from nasframe.search.trainer import Trainer, Training, keyed_batch, mixing_weights
 from nasframe.seeds import Seed
@@ -141,6 +141,18 @@ class Context:
                 # by id: a return to an earlier network adds candidates again
                 found |= {id: added["operation"] for id, added in record.added.get(address, {}).items()}
         return [{key: value for key, value in operation.items() if key != "id"} for operation in found.values()]
+
+    def removed(self, address: Address) -> list[Mapping[str, Any]]:
+        """Return the operations of candidates that changes removed from a site, as `to_plain` writes them, the first ones first.
+
+        A morphism that adds no operation which was removed before does not alternate with a pruner. A return to an earlier network
+        removes nothing in this sense, because it says nothing about the operations.
+
+        Args:
+            address: the address of the site.
+        """
+        made = [record for record in self.lineage if isinstance(record, Changed) and record.change in MADE]
+        return [entry["operation"] for record in made for entry in record.removed.get(address, {}).values()]
 
     def batch(self, split: str = "validation", number: int = 0, size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return a batch (inputs, targets) of a split, without augmentation.

@@ -174,7 +174,7 @@ class Search:
 
 
 def _check_ends(strategy: Strategy, place: Position) -> None:
-    """Refuse a strategy that would train for ever, from this position in its plan on."""
+    """Refuse a strategy in which nothing can end a phase or the search, from this position in its plan on."""
     # Only steps that are still to come: a resumed search is not refused for a phase that it has left behind.
     for step in remaining(strategy.plan, place):
         criterion = strategy.criterion

@@ -32,11 +32,8 @@ from nasframe import (
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import tensors, unallocated
-from nasframe.records import Changed, EpochEnded, Started
+from nasframe.records import MADE, EpochEnded, Started
 from nasframe.structure.editing import candidate_at, site_at
-
-#: the changes of a record that let a site grow or lose candidates, and not a return to another network
-MADE = ("grow", "remove", "edit")
 
 
 @attrs.frozen
@@ -128,19 +125,17 @@ class OperatorGrowth(Morphism):
 
     def _rests(self, context: Context, address: Address, old: Candidate) -> bool:
         """Return whether the site must not grow by a copy of this candidate now, so that growing and pruning do not alternate."""
-        known, last, removed = False, None, list[Any]()
+        if to_plain(old.operation) in context.removed(address):
+            return True
+        known, last = False, None
         for record in context.lineage:
             if isinstance(record, Started):
                 known = address in [
                     Address.of(type, s["id"]) for type, c in record.structure["cells"].items() for s in c["sites"]
                 ]
-            elif isinstance(record, Changed) and record.change in MADE:
-                removed += [entry["operation"] for entry in record.removed.get(address, {}).values()]
-                if address in record.added:
-                    # candidates that come with a new site are no growth of the site
-                    last, known = max(map(int, record.added[address])) if known else last, True
-        if to_plain(old.operation) in removed:
-            return True
+            elif record.change in MADE and address in record.added:
+                # candidates that come with a new site are no growth of the site
+                last, known = max(map(int, record.added[address])) if known else last, True
         if last is None or not self.threshold:
             return False
         epochs = [r.mixing.get(address, {}) for r in context.history if isinstance(r, EpochEnded)]

@@ -30,6 +30,7 @@ from nasframe import (
     number,
 )
 from nasframe.errors import ChangeError
+from nasframe.interfaces.part import to_plain
 from nasframe.network.network import count_parameters, tensors
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_splitting.candidates import Key, parameters_of, rows, splittable, splitting_matrices, unsplittable
@@ -63,6 +64,9 @@ class Split(Morphism):
     The step eps begins at its largest value and is halved until the loss of the batch falls by half of the prediction. A split for which
     this does not succeed is not proposed, nor is one of an operation that is linear in its weights (`unsplittable`).
 
+    So that splitting and pruning do not alternate for ever, an operation is not split at a site from which a copy of it was removed. This
+    is read from the records of the run.
+
     The claim is lossy: the change is of the order eps^2, but it is not meant to preserve the function, and no operation bounds its
     second derivative.
 
@@ -92,7 +96,11 @@ class Split(Morphism):
 
     def propose(self, context: Context, structure: Structure) -> Sequence[Proposal]:
         """Return the splits that lower the loss of the measured batch, that of the largest predicted decrease first."""
-        left = set(splittable(structure))
+        left = {
+            (address, id)
+            for address, id in splittable(structure)
+            if to_plain(candidate_at(structure, address, id).operation) not in context.removed(address)
+        }
         keys = [key for key in splittable(context.structure) if key in left]
         if not keys or context.relaxation is None:  # without a relaxation, two candidates cannot share a site
             return []
@@ -232,8 +240,9 @@ def _named(what: str, key: Key) -> str:
 
 def _split(structure: Structure, address: Any, ids: Any) -> tuple[Structure, Sequence[tuple[Candidate, Candidate]]]:
     """Return the structure in which some candidates are followed by a second one of the same operation, and these pairs."""
-    if not isinstance(ids, Sequence) or not ids or len({*ids}) < len(ids):
-        raise ChangeError(f"the candidates to split are {ids!r}; they must be a list of different ids")
+    whole = isinstance(ids, Sequence) and all(isinstance(id, int) and not isinstance(id, bool) for id in ids)
+    if not whole or not ids or len({*ids}) < len(ids):
+        raise ChangeError(f"the candidates to split are {ids!r}; they must be a list of different ids, which are whole numbers")
     site, new_ids = site_at(structure, address), itertools.count(structure.next_id)
     halves = [(old, Candidate(next(new_ids), old.operation)) for old in (candidate_at(structure, address, id) for id in ids)]
     seconds = {old.id: new for old, new in halves}
