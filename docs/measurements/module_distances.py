@@ -29,6 +29,7 @@ import attrs
 import module_zoo
 import torch
 from module_growth import without_gradient
+from nasframe_splitting import SplitUnits
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
@@ -41,7 +42,7 @@ from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.deepen import Deepen
 from nasframe.modules.edits import named_tensors
 from nasframe.modules.example import Example
-from nasframe.modules.kernels import Dilate, PadKernel
+from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.morphism import Place
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
@@ -242,11 +243,14 @@ TRIALS: Trials = {
     "deepen, a layer": functools.partial(others, morphism=Deepen(), applies=is_leaf),
     "deepen, a block": functools.partial(others, morphism=Deepen(), applies=lambda module: not is_leaf(module)),
     "pad_kernel to 9": functools.partial(others, morphism=PadKernel(9)),
+    "crop_kernel to 1": functools.partial(others, morphism=CropKernel(1)),
     "dilate to 2, moved taps": functools.partial(others, morphism=Dilate(2, lossy=True)),
     "add_path, a sum with 8 units": functools.partial(others, morphism=AddPath(8)),
     "add_path, 8 units concatenated": functools.partial(
         others, morphism=AddPath(8, "concatenate"), applies=lambda module: isinstance(module, nn.Linear | nn.Conv2d)
     ),
+    "split_units, eps 0": functools.partial(others, morphism=SplitUnits(0.0)),
+    "split_units, eps 0.1": functools.partial(others, morphism=SplitUnits(0.1)),
 }
 #: the same for the dilated models
 DILATED_TRIALS: Trials = {"dilate to 1, zeros between taps": functools.partial(others, morphism=Dilate(1))}
