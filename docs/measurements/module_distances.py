@@ -224,12 +224,12 @@ def narrowings(couplings: Couplings, change: Callable[[Coupling, Iterable[Axis]]
     return [(place, functools.partial(narrowed, place, factor)) for place, (_, factor) in pairs]
 
 
-def others(
-    couplings: Couplings, morphism: ModuleMorphism, applies: Callable[[nn.Module], bool] = lambda module: True
-) -> list[Trial]:
+def others(couplings: Couplings, morphism: ModuleMorphism, applies: Callable[[nn.Module], bool] | None = None) -> list[Trial]:
     """Return a trial of a morphism for each of its places with a module to which it applies."""
     coupling = couplings["float64"]
-    found = [place for place in morphism.places(coupling) if applies(coupling.model.get_submodule(place.name))]
+    found = [
+        place for place in morphism.places(coupling) if applies is None or applies(coupling.model.get_submodule(place.name))
+    ]
     return [(place, lambda: (couplings, [morphism])) for place in found]
 
 
