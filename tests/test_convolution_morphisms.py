@@ -344,7 +344,7 @@ def test_a_morphism_in_a_search(kind: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_follow(kind: str, method: str) -> None:
-    """After few steps, every moment of what was kept stays to the bit, the alphas' too; what is new has moments of zero."""
+    """After few steps, kept entries, also of alphas, have the same moments to the bit, and new entries have moments of zero."""
     parent = _aged(STARTS[kind], False, METHODS[method], False).copy()
     child = parent.after(edit(parent.network.structure, kind))
     before, after = saved(parent.state)[1], saved(child.state)[1]

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import attrs
@@ -224,13 +225,13 @@ class Results:
             file.write(json.dumps({"key": name, "value": self.found[name]}) + "\n")
 
     def of(self, what: str, *key: Any) -> Iterator[Any]:
-        """Yield the results whose keys begin so."""
+        """Yield the results whose keys begin with `what` and the parts of `key`."""
         start = " ".join(map(str, (what, *key, "")))
         yield from (value for name, value in self.found.items() if f"{name} ".startswith(start))
 
 
 def report(results: Results, *, seeds: int) -> Iterator[str]:
-    """Yield the tables."""
+    """Yield the lines of the tables: the rates of the alphas, the plans, the gains, and what looking costs."""
     yield "| series | backbone | rate of the alphas | added | removed |"
     yield "| --- | --- | ---: | ---: | ---: |"
     for series, backbone, rate in itertools.product(SERIES, BACKBONES, RATES):
@@ -252,11 +253,11 @@ def report(results: Results, *, seeds: int) -> Iterator[str]:
             within = [[c for c in v["changes"] if c["change"] == "edit" and c["phase"] == "search"] for v in found]
             sums = (sum(c[side] for each in within for c in each) for side in ("added", "removed"))
             operations = [n for v in found for n in v["operations"]]
-            more = f"{mean([v['updates'] for v in found]):.0f} | {', '.join(map(str, sums))} | {mean(operations):.1f}"
+            more = f"{fmean([v['updates'] for v in found]):.0f} | {', '.join(map(str, sums))} | {fmean(operations):.1f}"
             for name in found[0]["evaluations"]:
                 rows = [v["evaluations"][name] for v in found]
                 values = " | ".join(spread([r[k] for r in rows]) for k in ("valid", "mse"))
-                row = f"| {name} | {values} | {mean([r['parameters'] for r in rows]):.0f} |"
+                row = f"| {name} | {values} | {fmean([r['parameters'] for r in rows]):.0f} |"
                 # Without training a baseline is the same for all, and random cells are for plans of as many updates.
                 if row not in shown:
                     yield f"| {backbone} | {plan} {row} {more if name == INHERITED else ' |  | '} |"
@@ -290,24 +291,19 @@ def report(results: Results, *, seeds: int) -> Iterator[str]:
             yield f"| {backbone} | {size} | {v['step']:.1f} | {steps:.1f} | {steps / v['proposals']:.1f} |"
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean."""
-    return statistics.fmean(values)
-
-
 def spread(values: Sequence[float | None]) -> str:
     """Return the mean and the standard deviation of values as text; those that diverged are counted."""
     known = [value for value in values if value is not None]
     lost = f" ({len(values) - len(known)} diverged)" if len(known) < len(values) else ""
     if not known:
         return lost.strip() or ""
-    return f"{mean(known):.4f}" + (f" ± {statistics.stdev(known):.4f}" if len(set(known)) > 1 else "") + lost
+    return f"{fmean(known):.4f}" + (f" ± {statistics.stdev(known):.4f}" if len(set(known)) > 1 else "") + lost
 
 
 def agreement(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return how far the predicted and the realised gains of growths agree."""
     pairs = [(p["predicted"], p["realised"]) for p in rows]
-    others = [mean(p["others"]) for p in rows]
+    others = [fmean(p["others"]) for p in rows]
     signs = sum((p["predicted"] > 0) == (other > 0) for p, other in zip(rows, others, strict=True))
     order = statistics.correlation(*map(ranks, ([p for p, _ in pairs], others))) if len(rows) > 2 else 0.0
     per = [p["predicted"] / max(p["cost"], 1) for p in rows]
@@ -336,7 +332,7 @@ def draw(results: Results, path: Path) -> None:
         for axes, title in zip(panels, ("on the batch of the prediction", "on other batches"), strict=True):
             for (kind, _), colour in zip(GROWTHS.items(), COLOURS, strict=True):
                 rows = [p for p in points if p["kind"] == kind]
-                y = [p["realised"] if axes is panels[0] else mean(p["others"]) for p in rows]
+                y = [p["realised"] if axes is panels[0] else fmean(p["others"]) for p in rows]
                 axes.scatter([p["predicted"] for p in rows], y, s=9, color=colour, linewidths=0, alpha=0.7, label=kind)
             if axes is panels[0]:
                 x, y = ([c[side] for c in made] for side in ("predicted", "realised"))

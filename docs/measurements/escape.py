@@ -171,7 +171,8 @@ def measure(name: str, seed: int, missing: Sequence[str], data: Data, examples: 
                 change.follow(optimiser)
                 model = change.model
                 if isinstance(change, nasframe_splitting.UnitSplit):
-                    splits.append([change.morphism.eps, change.predicted, change.measured])  # type: ignore[attr-defined]
+                    assert isinstance(change.morphism, nasframe_splitting.SplitUnits)
+                    splits.append([change.morphism.eps, change.predicted, change.measured])
             start = START + stage * STAGE
             train(model, optimiser, data, seed, range(start, start + STAGE), curves)
             ends.append(scores(model))

@@ -154,7 +154,7 @@ class Changer:
         after = None if before is None else self.loss(made.child)
         worth = dict[str, float]()
         if growths:
-            # what the growths are compared with has neither the removed candidates nor the former alphas
+            # The growths are compared with the network after the removal and the reset, so that their gain leaves both out.
             rest = edited(state.network.structure, gone, (), seed, reset_alphas="alphas" in reset)
             worth = self._gain(state, apply(state.network, rest, seed).child, made, seed)
         return self._put(
