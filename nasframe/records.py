@@ -69,7 +69,7 @@ class Measured(Record):
     Attributes:
         by: what it was measured for: "pruner", "criterion", the place of a morphism, or the "gains" of all proposals.
         key: the name of the value.
-        value: the number; None for a tensor, or if it is not finite.
+        value: the number; None for a tensor, or if it is not finite; of several values that were measured together, their number.
     """
 
     kind: ClassVar[str] = "measured"

@@ -210,6 +210,30 @@ class TestRemember:
         assert made == {"inner": 1, "outer": 1}
         assert [*evidence] == ["outer", "nan"]
 
+    def test_values_are_measured_together(self) -> None:
+        """They have one record, with their number, and each of them is evidence; also none is measured once."""
+        made: Counter[str] = Counter()
+
+        def make(name: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+            made[name] += 1
+            return values
+
+        def question(context: Context) -> Any:
+            both = context.remember_all("both", lambda: make("both", {"b": torch.arange(2), "a": 1.5}))
+            none = context.remember_all("none", lambda: make("none", {}))
+            return both, none, context.remember("last", lambda: 2.0)
+
+        (both, none, last), evidence, records = ask(begun(), question)
+
+        assert [*both] == ["a", "b"]
+        assert both["a"] == 1.5
+        assert both["b"].tolist() == [0, 1]
+        assert none == {}
+        assert last == 2.0
+        assert [(r.key, r.value) for r in records if isinstance(r, Measured)] == [("both", 2.0), ("none", 0.0), ("last", 2.0)]
+        assert made == {"both": 1, "none": 1}
+        assert [*evidence] == ["both", "both/a", "both/b", "none", "last"]
+
     def test_a_value_that_needs_itself_is_refused(self) -> None:
         """The search would measure for ever."""
         with pytest.raises(StrategyError, match="'a' needs 'a' itself"):

@@ -11,6 +11,7 @@ import attrs
 import pytest
 import torch
 from asking import check_resumes_everywhere
+from hypothesis import given, settings, strategies as st
 from nasframe_growing import Dynamic, Epochs, MaxParameters, Threshold
 from nasframe_recurrent import (
     Darts,
@@ -142,6 +143,32 @@ def assert_theorem(backbone: Backbone) -> None:
             assert 14 < coarse / fine < 18, (key, errors)
 
 
+def assert_decrease(backbone: Backbone, eps: float) -> None:
+    """Assert that `Computed.decrease` is the derivative of the loss by the share of the split in the outputs of the first candidate."""
+    parent = trained(backbone)
+    network = readable(parent)
+    key = next(splittable(network.structure))
+    _, computed = candidates.computed_by(network, lambda: loss_of(parent, network), [key])
+    ((_, mixture),) = network.mixed_operations(key[0])
+    module = mixture.candidates[str(key[1])]
+    halves = [copy.deepcopy(module) for _ in range(2)]
+    share = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    description = candidates._operation(network.structure, key).pointwise()
+    assert description is not None
+    theta = candidates.rows(description, module)
+    v = torch.randn(theta.shape, generator=SEED("v").generator(), dtype=torch.float64)
+    for half, sign in zip(halves, (1, -1), strict=True):
+        for name, value in candidates.parameters_of(description, module, theta + sign * eps * v).items():
+            half.get_parameter(name).data = value
+
+    def hook(m: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output.lerp((halves[0](*inputs) + halves[1](*inputs)) / 2, share)
+
+    module.register_forward_hook(hook)
+    (slope,) = torch.autograd.grad(loss_of(parent, network), share)
+    torch.testing.assert_close(computed[key][0].decrease(v, eps), -slope)
+
+
 def split(parent: TrainedNetwork, key: candidates.Key, pairs: Eigenpairs, eps: float) -> Network:
     """Return the network after the split of a candidate."""
     return apply(parent.network, split_edit(parent.network.structure, key, pairs, eps), SEED).child
@@ -150,7 +177,7 @@ def split(parent: TrainedNetwork, key: candidates.Key, pairs: Eigenpairs, eps: f
 def split_edit(structure: Structure, key: candidates.Key, pairs: Eigenpairs, eps: float) -> Edit:
     """Return the edit that splits a candidate."""
     direction = torch.cat([pairs.values.unsqueeze(-1), pairs.vectors], -1).flatten()
-    evidence = {f"direction {key[0]} {key[1]}": direction, f"step {key[0]} {key[1]}": torch.tensor([eps])}
+    evidence = {f"splits/direction {key[0]} {key[1]}": direction, f"splits/step {key[0]} {key[1]}": torch.tensor([eps])}
     return Split().edit(structure, {"site": key[0], "candidates": [key[1]]}, evidence, SEED)
 
 
@@ -186,7 +213,7 @@ class TestTheorem:
     def test_a_request_without_its_evidence_is_refused(self) -> None:
         """A split needs a direction, and an operation that can be split."""
         structure = trained(TWO_TO_ONE, 0).network.structure
-        with pytest.raises(ChangeError, match="evidence lacks direction layer0/n0 1 and step layer0/n0 1"):
+        with pytest.raises(ChangeError, match="evidence lacks splits/direction layer0/n0 1 and splits/step layer0/n0 1"):
             Split().edit(structure, {"site": "layer0/n0", "candidates": [1]}, {}, SEED)
         with pytest.raises(ChangeError, match="'sum' is linear in its weights"):
             Split().edit(structure, {"site": "layer0/n0", "candidates": [0]}, {}, SEED)
@@ -200,7 +227,7 @@ class TestProposals:
         """Of each proposal, the child's loss on the measured batch is lower by what was measured, at least half of the gain."""
         parent = trained(TWO_TO_ONE, 30)
         parent.network.eval()
-        found = parent.proposals(Split(exact=True))
+        found = parent.proposals(Split(exact=True, proposals=3))
         assert 1 <= len(found) <= 3
         assert [p.gain for p in found] == sorted((p.gain for p in found), reverse=True)
         # the batch of the measurement is a function of the seed
@@ -213,7 +240,7 @@ class TestProposals:
             edit = Split().edit(parent.network.structure, proposal.request, proposal.evidence, SEED)
             decrease = loss(parent.network) - loss(apply(parent.network, edit, SEED).child)
             (id,) = proposal.request["candidates"]
-            _, predicted, measured = proposal.evidence[f"step {proposal.request['site']} {id}"].tolist()
+            _, predicted, measured = proposal.evidence[f"splits/step {proposal.request['site']} {id}"].tolist()
             assert decrease == pytest.approx(measured, rel=1e-9)
             assert decrease >= 0.5 * proposal.gain > 0
             assert proposal.gain == predicted
@@ -227,7 +254,20 @@ class TestProposals:
         assert Split(which="number")._chosen(indices) == [[(second, 5)], [(first, 1)], [(first, 0)]]
         assert Split(which="all")._chosen(indices) == [[(second, 5)], [(first, 1)]]
         both = {**indices, (first, 2): torch.tensor([-1.5, 4, 4], dtype=torch.float64)}
-        assert Split(which="all", proposals=1)._chosen(both) == [[(first, 1), (first, 2)]]
+        assert Split(which="all")._chosen(both) == [[(first, 1), (first, 2)], [(second, 5)]]
+
+    @given(eps=st.floats(1e-3, 2.0))
+    @settings(max_examples=5)
+    def test_the_decrease_without_the_rest_of_the_network_is_its_derivative(self, eps: float) -> None:
+        """If the outputs move by t times what the split moves them by, the loss falls by `decrease` times t, to first order in t."""
+        assert_decrease(TWO_TO_ONE, eps)
+
+    def test_as_many_splits_are_proposed_as_wanted(self) -> None:
+        """Operations are tried one after the other until so many splits lower the loss, or none is left."""
+        parent = trained(TWO_TO_ONE, 30)
+        several = [p.request for p in parent.proposals(Split(proposals=8))]
+        assert len(several) > 2
+        assert all([p.request for p in parent.proposals(Split(proposals=n))] == several[:n] for n in (1, 2))
 
     def test_operations_of_a_site_are_split_at_once(self) -> None:
         """The loss falls by nearly the sum of the predictions, and each half has half of the mixing weight."""
@@ -237,8 +277,8 @@ class TestProposals:
         evidence, predicted = dict[str, Tensor](), 0.0
         for id in ids:
             pairs = exact_eigenpairs(matrices[site, id])
-            evidence[f"direction {site} {id}"] = torch.cat([pairs.values.unsqueeze(-1), pairs.vectors], -1).flatten()
-            evidence[f"step {site} {id}"] = torch.tensor([0.05])
+            evidence[f"splits/direction {site} {id}"] = torch.cat([pairs.values.unsqueeze(-1), pairs.vectors], -1).flatten()
+            evidence[f"splits/step {site} {id}"] = torch.tensor([0.05])
             predicted += 0.05**2 / 2 * float(pairs.values.sum())
         edit = Split().edit(parent.network.structure, {"site": site, "candidates": ids}, evidence, SEED)
         child = apply(parent.network, edit, SEED).child
@@ -266,12 +306,10 @@ class TestProposals:
     def test_a_search_with_splits_resumes_and_replays(self) -> None:
         """A search in which operations are split ends in the same bytes from every event, and its lineage needs no data."""
         fields: dict[str, Any] = {"plan": "end", "criterion": Scripted(growths=1)}
-        toy = toy_strategy(
-            growth=(Split(batches=2, proposals=1),), backbone=TwoToOne(hidden=2, operations=(Tanh(), Sum())), **fields
-        )
+        toy = toy_strategy(growth=(Split(batches=2),), backbone=TwoToOne(hidden=2, operations=(Tanh(), Sum())), **fields)
         records = check_resumes_everywhere(toy, PLUGINS)
         grown = [r for r in records if isinstance(r, Changed) and r.change == "grow"]
-        assert {r.by for r in grown} == {"split batches=2 proposals=1"}
+        assert {r.by for r in grown} == {"split batches=2"}
         search = Search(toy)
         search.run()
         state = search.state
@@ -397,34 +435,34 @@ def no_mixed_derivatives(patch: pytest.MonkeyPatch) -> None:
 
 def last_time_step(patch: pytest.MonkeyPatch) -> None:
     """Only the last time step counts."""
-    honest = candidates._Computed.of
+    honest = candidates.Computed.of
 
     def wrong(description: Any, module: nn.Module, calls: Any, slopes: Tensor) -> Any:
         return honest(description, module, calls[-1:], slopes[-len(calls[-1].output) :])
 
-    patch.setattr(candidates._Computed, "of", wrong)
+    patch.setattr(candidates.Computed, "of", wrong)
 
 
 def no_bias(patch: pytest.MonkeyPatch) -> None:
     """The bias counts as constant."""
-    honest = candidates._Computed.of
+    honest = candidates.Computed.of
 
     def wrong(*arguments: Any) -> Any:
         found = honest(*arguments)
         return attrs.evolve(found, features=[torch.where((x == 1).all(0), 0.0, x) for x in found.features])
 
-    patch.setattr(candidates._Computed, "of", wrong)
+    patch.setattr(candidates.Computed, "of", wrong)
 
 
 def mean_of_samples(patch: pytest.MonkeyPatch) -> None:
     """The samples are averaged, although the loss is a mean already."""
-    honest = candidates._Computed.of
+    honest = candidates.Computed.of
 
     def wrong(*arguments: Any) -> Any:
         found = honest(*arguments)
         return attrs.evolve(found, slopes=found.slopes / len(found.slopes))
 
-    patch.setattr(candidates._Computed, "of", wrong)
+    patch.setattr(candidates.Computed, "of", wrong)
 
 
 def another_module(patch: pytest.MonkeyPatch) -> None:
@@ -468,9 +506,16 @@ def largest_eigenvalue(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch.linalg, "eigh", lambda S: (honest(S)[0].flip(-1), honest(S)[1]))
 
 
-def assert_both() -> None:
+def half_the_decrease(patch: pytest.MonkeyPatch) -> None:
+    """The halves count with a quarter of the mixing weight."""
+    honest = candidates.Computed.decrease
+    patch.setattr(candidates.Computed, "decrease", lambda *arguments: honest(*arguments) / 2)
+
+
+def assert_all() -> None:
     assert_matrices(WAVES)
     assert_theorem(WAVES)
+    assert_decrease(WAVES, 0.5)
 
 
 #: one operation with two terms, in one layer of two nodes, which is enough to detect each fault
@@ -485,12 +530,13 @@ FAULTS = (
     one_direction,
     half_a_step,
     largest_eigenvalue,
+    half_the_decrease,
 )
 
 
 def test_the_assertions_hold_without_a_fault() -> None:
     """What detects the faults holds for the plugin as it is."""
-    assert_both()
+    assert_all()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
@@ -498,4 +544,4 @@ def test_a_fault_is_detected(fault: Callable[[pytest.MonkeyPatch], None], monkey
     """Each fault breaks the matrices or the theorem."""
     fault(monkeypatch)
     with pytest.raises(AssertionError):
-        assert_both()
+        assert_all()

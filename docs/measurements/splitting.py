@@ -13,6 +13,7 @@ the peak of a separate process minus what it held before.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -22,29 +23,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
-from nasframe_recurrent import Darts, TwoToOne
+from dynamic import BACKBONES, strategy_of
 from nasframe_splitting import (
     Eigenpairs,
+    Split,
     SplittingMatrices,
     SplitUnits,
     exact_eigenpairs,
     lanczos_eigenpairs,
     layer_matrices,
-    least_eigenpairs,
     splittable,
-    splitting_matrices,
     unit_layers,
 )
-from nasframe_splitting.morphism import RANKING_STEPS
 from nasframe_splitting.units import Halves
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss, softplus
+from torch.nn.functional import cross_entropy, softplus
 
-from nasframe import Backbone, Seed, build, installed
+from nasframe import Seed
 from nasframe.modules.change import make
 from nasframe.modules.coupling import couple
+from nasframe.search.plan import END
+from nasframe.testing.fakes import Endless
+from nasframe.testing.trained import TrainedNetwork
 
 SEED = Seed(("splitting",))
 #: (units, inputs, batch): the reference, and a half of each
@@ -54,8 +57,8 @@ STEPS = (4, 16, 24, 30, 40, 64)
 MEASURED = 2
 #: what is measured of the surrogate: its sharpness, the steps, the hidden units, the images of a batch and the seeds
 SHARPNESS, EPS, HIDDEN, IMAGES, SEEDS = (1.0, 3.0, 10.0, 30.0, 100.0), (0.01, 0.03, 0.1, 0.3), 8, 1000, 5
-#: (n_x = n_h, time, batch)
-SIZES = ((7, 10, 50), (128, 35, 32))
+#: the numbers of units of a supernet, and of proposals, with which looking for splits is measured
+WIDTHS, PROPOSALS = (8, 32, 128, 256), (1, 3)
 
 
 def main() -> None:
@@ -79,9 +82,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--memory", str(units), str(inputs), "256"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
         print(f"units {units}, inputs {inputs}, batch 256: Lanczos 16 takes {float(done.stdout):.0f} MiB", flush=True)
-    for backbone in (TwoToOne(), Darts()):
-        for width, steps, batch in SIZES:
-            looking(backbone, width, steps, batch, options.rounds)
+    for backbone, hidden in itertools.product(BACKBONES, WIDTHS):
+        looking(backbone, hidden, options.rounds)
 
 
 def layer(units: int, inputs: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,46 +156,19 @@ def peak() -> int:
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1])
 
 
-def looking(backbone: Backbone, width: int, steps: int, batch: int, rounds: int) -> None:
-    """Print the time of ranking all operations of a supernet beside that of a training step."""
-    relaxation = installed().make("relaxation", "softmax")
-    network = build(backbone.initial({"inputs": width, "outputs": width}, 4), SEED, relaxation=relaxation)
-    inputs, targets = (torch.randn(steps, batch, width, generator=SEED(name).generator()) for name in ("inputs", "targets"))
-    alphas = [*network.alphas.values()]
-    weights = [p for name, p in network.named_parameters() if not name.startswith("alphas.")]
-    optimiser = torch.optim.Adam(network.parameters(), 0.0)
-    keys = [*splittable(network.structure)]
-
-    def loss() -> Tensor:
-        return mse_loss(network(inputs, network.mixing()), targets)
-
-    def step() -> None:
-        network.fast = True
-        for parameters in (alphas, weights):
-            for parameter, slope in zip(parameters, torch.autograd.grad(loss(), parameters), strict=True):
-                parameter.grad = slope
-            optimiser.step()
-            optimiser.zero_grad()
-
-    def matrices() -> Mapping[Any, Any]:
-        network.fast = False
-        return splitting_matrices(network, loss, keys)
-
-    def look() -> None:
-        for each in matrices().values():
-            for one in each:
-                least_eigenpairs(one, RANKING_STEPS, SEED)
-
-    def readable_step() -> None:
-        network.fast = False
-        torch.autograd.grad(loss(), weights)
-
-    ways = {"step": step, "backward pass in the readable form": readable_step, "coefficients": matrices, "look": look}
+def looking(backbone: str, hidden: int, rounds: int) -> None:
+    """Print the time of proposing splits in a search beside that of a training step, on the weather series."""
+    wide = attrs.evolve(BACKBONES[backbone], hidden=hidden)
+    strategy = attrs.evolve(strategy_of("weather", backbone, 0), backbone=wide, plan=END, criterion=Endless(), nodes=4)
+    trained = TrainedNetwork.of(strategy, 60)
+    operations = len([*splittable(trained.network.structure)])
+    ways: dict[str, Callable[[], object]] = {"ten steps": lambda: trained.train(10)}
+    ways |= {f"{n}": partial(trained.proposals, Split(proposals=n)) for n in PROPOSALS}
     times = measured(ways, rounds)
-    shown = "  ".join(f"{name} {milliseconds:.1f}" for name, milliseconds in times.items())
+    step = times["ten steps"] / 10
+    looks = "  ".join(f"{n} {'split' if n == 1 else 'splits'} {times[f'{n}'] / step:.1f}" for n in PROPOSALS)
     print(
-        f"{backbone.name}, 4 nodes, n_h {width}, T {steps}, batch {batch}, {len(keys)} operations: "
-        f"looking takes {times['look'] / times['step']:.2f} steps  {shown}",
+        f"{backbone}, 4 nodes, n_h {hidden}, T 10, batch 50, {operations} operations: step {step:.1f}; steps for looking for  {looks}",
         flush=True,
     )
 

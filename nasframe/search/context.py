@@ -34,10 +34,10 @@ class Missing(BaseException):  # not an error: `except Exception` in a part must
 
     Args:
         key: the key of the value.
-        make: measures the value.
+        make: measures the value, or several values by name, which are stored as "key/name".
     """
 
-    def __init__(self, key: str, make: Callable[[], float | Tensor]) -> None:
+    def __init__(self, key: str, make: Callable[[], float | Tensor | Mapping[str, float | Tensor]]) -> None:
         super().__init__(key)
         self.key, self.make = key, make
 
@@ -259,6 +259,23 @@ class Context:
         Returns:
             A number or a tensor without axes as float, another tensor as a copy on the CPU.
         """
+        return self._remembered(key, make)
+
+    def remember_all(self, key: str, make: Callable[[], Mapping[str, float | Tensor]]) -> Mapping[str, Any]:
+        """Return what one measurement finds together, by name: as `remember`, for several values that one pass of a network yields.
+
+        In the evidence they are named "key/name", and "key" itself is their number.
+
+        Args:
+            key: the name of the measurement, unique among the values of this decision of this part.
+            make: a function that returns numbers or tensors by name.
+        """
+        self._remembered(key, make)
+        # sorted, because a state that was saved and loaded may have another order
+        names = sorted(name for name in self._measured if name.startswith(f"{key}/"))
+        return {name.removeprefix(f"{key}/"): self._remembered(name, make) for name in names}
+
+    def _remembered(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self._measured:
             raise Missing(key, make)
         value = self.evidence[key] = self._measured[key]

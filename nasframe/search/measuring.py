@@ -72,8 +72,9 @@ def asked(
             # otherwise it might ask for new values for ever
             _check_order(by, before, asks)
             before = asks
-            key, value = _measure(missing, seed, trainer.device)
-        state.measured.setdefault(by, {})[key] = value
+            key, values = _measure(missing, seed, trainer.device)
+        state.measured.setdefault(by, {}).update(values)
+        value = values[key]
         yield Measured(**state.position, by=by, key=key, value=None if value.dim() else float(value))
 
 
@@ -86,8 +87,8 @@ def _check_order(by: str, before: list[str], now: list[str]) -> None:
         )
 
 
-def _measure(missing: Missing, seed: Seed, device: str) -> tuple[str, Tensor]:
-    """Return the key and the value of what is missing; if measuring it needs another value, of that one."""
+def _measure(missing: Missing, seed: Seed, device: str) -> tuple[str, Mapping[str, Tensor]]:
+    """Return the key and the values of what is missing; if measuring it needs another value, of that one."""
     # A measurement may itself ask for remembered values. The innermost one is measured first, and stored; the outer ones
     # are asked for again in the next round.
     waiting: list[str] = []
@@ -97,6 +98,10 @@ def _measure(missing: Missing, seed: Seed, device: str) -> tuple[str, Tensor]:
         waiting.append(missing.key)
         try:
             with seed("measured", missing.key).as_global(device):
-                return missing.key, stored(missing.make())
+                found = missing.make()
+                if not isinstance(found, Mapping):
+                    return missing.key, {missing.key: stored(found)}
+                values = {f"{missing.key}/{name}": stored(value) for name, value in found.items()}
+                return missing.key, {missing.key: stored(len(values)), **values}
         except Missing as inner:
             missing = inner

@@ -107,13 +107,67 @@ def parameters_of(description: Pointwise, module: nn.Module, theta: Tensor) -> d
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
-def splitting_matrices(
+@attrs.frozen(eq=False)
+class Computed:
+    """What one module computed in all of its calls, one below the other.
+
+    Attributes:
+        description: the description of its operation.
+        features: x_j for each term, of shape (samples, d_j).
+        terms: theta_j x_j for each term, of shape (samples, units).
+        h: the state, of shape (samples, units).
+        slopes: dL/do, of shape (samples, units).
+    """
+
+    description: Pointwise
+    features: Sequence[Tensor]
+    terms: Sequence[Tensor]
+    h: Tensor
+    slopes: Tensor
+
+    @classmethod
+    def of(cls, description: Pointwise, module: nn.Module, calls: Sequence[_Call], slopes: Tensor) -> Computed:
+        """Return what a module computed, from its calls and dL/do of all of them."""
+        # each input over all calls, of shape (samples, width)
+        inputs = [torch.cat([x.detach() for x in each]) for each in zip(*(call.inputs for call in calls), strict=True)]
+        features, terms = [], []
+        for term in description.terms:
+            read: list[tuple[Tensor, Tensor]] = [
+                (x, module.get_parameter(name)) for x, name in zip(inputs, term.weights, strict=True) if name is not None
+            ]
+            if term.bias is not None:
+                read.append((slopes.new_ones(len(slopes), 1), module.get_parameter(term.bias).unsqueeze(1)))
+            x = torch.cat([slopes.new_empty(len(slopes), 0), *(x for x, _ in read)], 1)
+            theta = torch.cat([slopes.new_empty(slopes.shape[1], 0), *(w.detach() for _, w in read)], 1)
+            features.append(x)
+            terms.append(x @ theta.mT)
+        return cls(description, features, terms, inputs[-1][:, -slopes.shape[1] :], slopes)
+
+    def decrease(self, directions: Tensor, eps: float) -> Tensor:
+        """Return by how much the loss falls, to first order in the outputs, if each unit is split into theta + eps v and theta - eps v.
+
+        It is -sum_b dL/do(b) ((o_+(b) + o_-(b)) / 2 - o(b)), which has all orders of eps of the function, but not those of the loss.
+
+        Args:
+            directions: v for each unit, of shape (units, size).
+            eps: the step.
+        """
+        parts = directions.split([x.shape[1] for x in self.features], 1)
+        moves = [eps * (x @ part.mT) for x, part in zip(self.features, parts, strict=True)]
+        function = self.description.function
+        plus, minus = (
+            function(*(z + sign * move for z, move in zip(self.terms, moves, strict=True)), self.h) for sign in (1, -1)
+        )
+        return -(self.slopes * ((plus + minus) / 2 - function(*self.terms, self.h))).sum()
+
+
+def computed_by(
     network: Network, loss: Callable[[], Tensor], candidates: Collection[Key]
-) -> Mapping[Key, Sequence[SplittingMatrices]]:
-    """Return the splitting matrices of candidates, for each instance of their cell type, from one backward pass.
+) -> tuple[float, Mapping[Key, Sequence[Computed]]]:
+    """Return the loss, and what candidates computed for it in each instance of their cell type, from one backward pass.
 
     The gradient with respect to the output of a candidate is that of the whole loss, also through later time steps and through the
-    mixing weights. A candidate that the loss does not compute has no matrices.
+    mixing weights. A candidate that the loss does not compute is left out.
 
     Args:
         network: the network, which computes in its readable form (`network.fast` is false).
@@ -133,11 +187,16 @@ def splitting_matrices(
     slopes = iter(torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ())
     by_module = {module: torch.cat([next(slopes) for _ in made]) for module, made in calls.items() if made}
 
-    computed: dict[Key, list[_Computed]] = {}
+    found: dict[Key, list[Computed]] = {}
     for key, instances in modules.items():
         description = _operation(network.structure, key).pointwise()
         if description is not None and all(module in by_module for module in instances):
-            computed[key] = [_Computed.of(description, module, calls[module], by_module[module]) for module in instances]
+            found[key] = [Computed.of(description, module, calls[module], by_module[module]) for module in instances]
+    return float(value.detach()), found
+
+
+def matrices_of(computed: Mapping[Key, Sequence[Computed]]) -> Mapping[Key, Sequence[SplittingMatrices]]:
+    """Return the splitting matrices of candidates, for each instance of their cell type, from what they computed."""
     second = iter(_second_derivatives_of([each for instances in computed.values() for each in instances]))
     return {
         key: [SplittingMatrices(each.features, each.slopes * next(second)) for each in instances]
@@ -145,48 +204,24 @@ def splitting_matrices(
     }
 
 
+def splitting_matrices(
+    network: Network, loss: Callable[[], Tensor], candidates: Collection[Key]
+) -> Mapping[Key, Sequence[SplittingMatrices]]:
+    """Return the splitting matrices of candidates, for each instance of their cell type, from one backward pass: see `computed_by`.
+
+    Args:
+        network: the network, which computes in its readable form (`network.fast` is false).
+        loss: a function that returns the loss of the network.
+        candidates: the candidates, which can be split.
+    """
+    return matrices_of(computed_by(network, loss, candidates)[1])
+
+
 def _operation(structure: Structure, key: Key) -> Operation:
     return next(c.operation for c in structure.cell(key[0].cell).site(key[0].id).candidates if c.id == key[1])
 
 
-@attrs.frozen(eq=False)
-class _Computed:
-    """What one module computed in all of its calls, one below the other.
-
-    Attributes:
-        description: the description of its operation.
-        features: x_j for each term, of shape (samples, d_j).
-        terms: theta_j x_j for each term, of shape (samples, units).
-        h: the state, of shape (samples, units).
-        slopes: dL/do, of shape (samples, units).
-    """
-
-    description: Pointwise
-    features: Sequence[Tensor]
-    terms: Sequence[Tensor]
-    h: Tensor
-    slopes: Tensor
-
-    @classmethod
-    def of(cls, description: Pointwise, module: nn.Module, calls: Sequence[_Call], slopes: Tensor) -> _Computed:
-        """Return what a module computed, from its calls and dL/do of all of them."""
-        # each input over all calls, of shape (samples, width)
-        inputs = [torch.cat([x.detach() for x in each]) for each in zip(*(call.inputs for call in calls), strict=True)]
-        features, terms = [], []
-        for term in description.terms:
-            read: list[tuple[Tensor, Tensor]] = [
-                (x, module.get_parameter(name)) for x, name in zip(inputs, term.weights, strict=True) if name is not None
-            ]
-            if term.bias is not None:
-                read.append((slopes.new_ones(len(slopes), 1), module.get_parameter(term.bias).unsqueeze(1)))
-            x = torch.cat([slopes.new_empty(len(slopes), 0), *(x for x, _ in read)], 1)
-            theta = torch.cat([slopes.new_empty(slopes.shape[1], 0), *(w.detach() for _, w in read)], 1)
-            features.append(x)
-            terms.append(x @ theta.mT)
-        return cls(description, features, terms, inputs[-1][:, -slopes.shape[1] :], slopes)
-
-
-def _second_derivatives_of(computed: Sequence[_Computed]) -> Sequence[Tensor]:
+def _second_derivatives_of(computed: Sequence[Computed]) -> Sequence[Tensor]:
     """Return the second derivatives of each function, of shape (terms, terms, samples, units).
 
     Modules with the same function are computed together, because in a small cell the number of calls takes the time.

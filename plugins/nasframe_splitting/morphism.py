@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -33,7 +32,7 @@ from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import count_parameters, tensors
 from nasframe.structure.editing import candidate_at, site_at
-from nasframe_splitting.candidates import Key, parameters_of, rows, splittable, splitting_matrices, unsplittable
+from nasframe_splitting.candidates import Computed, Key, computed_by, matrices_of, parameters_of, rows, splittable, unsplittable
 from nasframe_splitting.kernels import Eigenpairs, least_eigenpairs
 
 #: a step is accepted if the loss falls by this fraction of the prediction at least
@@ -41,7 +40,9 @@ ACCEPTED = 0.5
 #: the number of times that a step is halved before the split is not proposed
 HALVINGS = 10
 #: the number of steps of the method of Lanczos by which operations are ranked, before the directions of the best are measured
-RANKING_STEPS = 4
+RANKING_STEPS = 2
+#: the name of what is measured
+SPLITS = "splits"
 
 
 @attrs.frozen
@@ -55,14 +56,15 @@ class Split(Morphism):
 
     The gain is the predicted decrease of the loss, -eps^2 / 2 times the sum of the negative lambda_u. It holds for the batch that it was
     measured on, and because of the noise in a batch it is larger than the decrease on the whole data. One backward pass and a few
-    steps of the method of Lanczos rank all operations; the directions of the best ones are then measured one by one.
+    steps of the method of Lanczos rank all operations. The directions of the best ones follow from the same pass.
 
     Three settings say which operations are proposed (3.2.5): those with the least "sum" of negative lambda_u; those with the largest
     "number" of negative lambda_u, and of equally many that with the least sum; or "all" operations of a site all of whose lambda_u are
     negative, together in one proposal for the site.
 
-    The step eps begins at its largest value and is halved until the loss of the batch falls by half of the prediction. A split for which
-    this does not succeed is not proposed, nor is one of an operation that is linear in its weights (`unsplittable`).
+    The step eps begins at its largest value and is halved until the loss of the batch falls by half of the prediction, both with the
+    rest of the network linearised and as it is. A split for which this does not succeed is not proposed, nor is one of an operation
+    that is linear in its weights (`unsplittable`).
 
     So that splitting and pruning do not alternate for ever, an operation is not split at a site from which a copy of it was removed. This
     is read from the records of the run.
@@ -84,10 +86,10 @@ class Split(Morphism):
     name: ClassVar[str] = "split"
     eps: float = number(1.0, low=0.0)
     exact: bool = flag(default=False)
-    steps: int = number(30, low=1, whole=True)
+    steps: int = number(12, low=1, whole=True)
     batches: int = number(1, low=1, whole=True)
     which: str = choice("sum", "number", "all", default="sum")
-    proposals: int = number(3, low=1, whole=True)
+    proposals: int = number(1, low=1, whole=True)
     noise: float = number(1e-3, low=0.0)
 
     def admits(self, structure: Structure) -> bool:
@@ -104,17 +106,13 @@ class Split(Morphism):
         keys = [key for key in splittable(context.structure) if key in left]
         if not keys or context.relaxation is None:  # without a relaxation, two candidates cannot share a site
             return []
-        found = context.remember("splitting indices", lambda: self._indices(context, keys))
-        chosen = self._chosen(dict(zip(keys, found.unbind(), strict=True)))
+        found = context.remember_all(SPLITS, lambda: self._measured(context, keys))
+        groups = self._chosen(dict(zip(keys, found["indices"].unbind(), strict=True)))
 
-        steps = {}
-        for key in itertools.chain.from_iterable(chosen):
-            context.remember(_named("direction", key), partial(self._direction, context, key))
-            steps[key] = context.remember(_named("step", key), partial(self._step, context, key)).tolist()
-        # last, because this is called again after each value that is measured
         proposals, before = [], count_parameters(structure, context.relaxation)
-        for group in chosen:
-            accepted = [key for key in group if steps[key][0] > 0]
+        for group in groups:
+            steps = {key: found[name].tolist() for key in group if (name := _named("step", key)) in found}
+            accepted = [key for key, (eps, _, _) in steps.items() if eps > 0]
             if accepted:
                 (address, _), ids = accepted[0], [id for _, id in accepted]
                 cost = count_parameters(_split(structure, address, ids)[0], context.relaxation) - before
@@ -123,7 +121,7 @@ class Split(Morphism):
         return sorted(proposals, key=lambda proposal: -proposal.gain)
 
     def _chosen(self, indices: Mapping[Key, Tensor]) -> Sequence[Sequence[Key]]:
-        """Return the candidates to propose, those of a proposal together, the first choice first.
+        """Return the candidates that could be proposed, those of a proposal together, the first choice first.
 
         Args:
             indices: the sum of the negative splitting indices of each candidate, their number, and the number of units.
@@ -139,7 +137,7 @@ class Split(Morphism):
                 if count == units:
                     sites.setdefault(key[0], []).append(key)
             groups = sorted(sites.values(), key=lambda keys: sum(negative[key][0] for key in keys))
-        return groups[: self.proposals]
+        return groups
 
     def edit(self, structure: Structure, request: Mapping[str, Any], evidence: Mapping[str, Tensor], seed: Seed) -> Edit:
         """Return the edit that splits candidates of a site."""
@@ -148,7 +146,7 @@ class Split(Morphism):
         for old, _ in halves:
             if (reason := unsplittable(old.operation)) is not None:
                 raise ChangeError(f"candidate {old.id} of {site} cannot be split: {reason}")
-            names = [_named(what, (site, old.id)) for what in ("direction", "step")]
+            names = [f"{SPLITS}/{_named(what, (site, old.id))}" for what in ("direction", "step")]
             if not {*names} <= evidence.keys():
                 raise ChangeError(
                     f"there is no direction in which to split candidate {old.id} of {site}: the evidence lacks {' and '.join(names)}, "
@@ -159,8 +157,8 @@ class Split(Morphism):
             overrides: dict[str, Take] = {}
             for old, new in halves:
                 key = site, old.id
-                eps = float(evidence[_named("step", key)][0])
-                for move in _moves(parent, key, evidence[_named("direction", key)]):
+                eps = float(evidence[f"{SPLITS}/{_named('step', key)}"][0])
+                for move in _moves(parent, key, evidence[f"{SPLITS}/{_named('direction', key)}"]):
                     for name in tensors(move.module):
                         for candidate, step in ((old, eps), (new, -eps)):
                             # half the mixing weight, and so half the gradient
@@ -174,47 +172,60 @@ class Split(Morphism):
 
     # measurements
 
-    def _indices(self, context: Context, keys: Sequence[Key]) -> Tensor:
-        """Return what candidates are chosen by, one row each, over their units and the instances of their cell: see `_chosen`.
+    def _measured(self, context: Context, keys: Sequence[Key]) -> Mapping[str, Tensor]:
+        """Return the splitting indices of candidates, and the directions and steps of those that are proposed, from one backward pass."""
+        loss, computed = computed_by(context.network, lambda: self._loss(context), keys)
+        matrices = matrices_of(computed)
 
-        Few steps of the method of Lanczos give values that are not negative enough, and never values below the eigenvalues. So what is
-        chosen by them is worth splitting.
-        """
-        pairs = self._eigenpairs(context, keys, RANKING_STEPS)
-        # a candidate that the loss does not compute has none
-        values = [[v for each in pairs.get(key, ()) for v in each.values.flatten().tolist()] for key in keys]
-        negative = [[v for v in each if v < 0] for each in values]
-        rows = [[sum(some), len(some), len(each)] for some, each in zip(negative, values, strict=True)]
-        return torch.tensor(rows, dtype=torch.float64)
+        def eigenpairs(key: Key, steps: int) -> Sequence[Eigenpairs]:
+            seed = context.seed("lanczos", *key)
+            return [least_eigenpairs(m, None if self.exact else steps, seed) for m in matrices.get(key, ())]
 
-    def _direction(self, context: Context, key: Key) -> Tensor:
+        # Few steps of the method of Lanczos give values that are not negative enough, and never values below the eigenvalues. So what
+        # is chosen by them is worth splitting.
+        indices = {key: _summary(eigenpairs(key, RANKING_STEPS)) for key in keys}
+        found, accepted = {"indices": torch.stack([*indices.values()])}, 0
+        for group in self._chosen(indices):
+            steps = []
+            for key in group:
+                direction = self._direction(eigenpairs(key, self.steps), context.seed("noise", *key))
+                steps.append(self._step(context, key, direction, computed[key], loss))
+                found |= {_named("direction", key): direction, _named("step", key): steps[-1]}
+            accepted += any(step[0] > 0 for step in steps)
+            if accepted == self.proposals:
+                break
+        return found
+
+    def _direction(self, eigenpairs: Sequence[Eigenpairs], seed: Seed) -> Tensor:
         """Return the splitting index and the direction of each unit of a candidate, of all instances of its cell, as a vector."""
-        generator = context.seed("noise", *key).generator()
-        found = []
-        for pairs in self._eigenpairs(context, [key], self.steps)[key]:
+        generator, found = seed.generator(), []
+        for pairs in eigenpairs:
             noise = torch.randn(pairs.vectors.shape, generator=generator, dtype=torch.float64).to(pairs.vectors)
             noise = self.noise * nn.functional.normalize(noise, dim=-1)
             values = pairs.values.unsqueeze(-1)
             found.append(torch.cat([values, torch.where(values < 0, pairs.vectors, noise)], -1).flatten())
         return torch.cat(found)
 
-    def _eigenpairs(self, context: Context, keys: Sequence[Key], steps: int) -> Mapping[Key, Sequence[Eigenpairs]]:
-        matrices = splitting_matrices(context.network, lambda: self._loss(context), keys)
-        # the same seed for all candidates: a candidate has the same eigenpairs alone and together with others
-        return {
-            k: [least_eigenpairs(m, None if self.exact else steps, context.seed("lanczos")) for m in each]
-            for k, each in matrices.items()
-        }
+    def _step(self, context: Context, key: Key, direction: Tensor, computed: Sequence[Computed], before: float) -> Tensor:
+        """Return the accepted step of a split, the predicted and the measured decrease of the loss; zeros if no step is accepted.
 
-    def _step(self, context: Context, key: Key) -> Tensor:
-        """Return the accepted step of a split, the predicted and the measured decrease of the loss; zeros if no step is accepted."""
-        direction = context.remember(_named("direction", key), partial(self._direction, context, key))
+        Args:
+            context: the search.
+            key: the candidate.
+            direction: what `_direction` returns.
+            computed: what the candidate computed.
+            before: the loss of the batches.
+        """
         moves = [*_moves(context.network, key, direction)]
         negative = sum(float(move.indices.clamp(max=0).double().sum()) for move in moves)
         with torch.no_grad():
-            before = float(self._loss(context))
             for halving in range(HALVINGS + 1):
                 eps = self.eps / 2**halving
+                predicted = -(eps**2) / 2 * negative
+                # Without the rest of the network first, which takes little time, because most steps are too large for the function itself.
+                alone = sum(float(each.decrease(move.rows, eps)) for each, move in zip(computed, moves, strict=True))
+                if not alone >= ACCEPTED * predicted > 0:
+                    continue
                 halves = [[move.moved(sign * eps) for sign in (1, -1)] for move in moves]
                 handles = [m.module.register_forward_hook(_averaging(h)) for m, h in zip(moves, halves, strict=True)]
                 try:
@@ -222,20 +233,28 @@ class Split(Morphism):
                 finally:
                     for handle in handles:
                         handle.remove()
-                predicted = -(eps**2) / 2 * negative
-                if measured >= ACCEPTED * predicted > 0:
+                if measured >= ACCEPTED * predicted:
                     return torch.tensor([eps, predicted, measured], dtype=torch.float64)
         return torch.zeros(3, dtype=torch.float64)
 
     def _loss(self, context: Context) -> Tensor:
         """Return the mean training loss of the batches, in evaluation mode: dropout would hide what a small step changes."""
-        problems = [context.problem(n) for n in range(self.batches)]
-        return torch.stack([p.train(p.weights, p.alphas) for p in problems]).mean()
+        return torch.stack([context.training_loss(context.network, n) for n in range(self.batches)]).mean()
 
 
 def _named(what: str, key: Key) -> str:
     """Return the name of a measurement of a candidate."""
     return f"{what} {key[0]} {key[1]}"
+
+
+def _summary(eigenpairs: Sequence[Eigenpairs]) -> Tensor:
+    """Return the sum of the negative splitting indices of a candidate, their number, and the number of its units, of all instances.
+
+    A candidate that the loss does not compute has none.
+    """
+    values = torch.cat([torch.empty(0), *(pairs.values.flatten().double().cpu() for pairs in eigenpairs)])
+    negative = values[values < 0]
+    return torch.stack([negative.sum(), torch.tensor(len(negative)), torch.tensor(len(values))]).double()
 
 
 def _split(structure: Structure, address: Any, ids: Any) -> tuple[Structure, Sequence[tuple[Candidate, Candidate]]]:
@@ -280,12 +299,14 @@ class _Move:
         prefix: the name of the candidates' parent in the network.
         module: the module of the candidate.
         indices: the splitting index of each unit.
-        directions: the direction of each unit, by the names of the parameters and in their shapes.
+        rows: the direction of each unit, of shape (units, size).
+        directions: the same by the names of the parameters, in their shapes.
     """
 
     prefix: str
     module: nn.Module
     indices: Tensor
+    rows: Tensor
     directions: Mapping[str, Tensor]
 
     def moved(self, step: float) -> nn.Module:
@@ -307,7 +328,8 @@ def _moves(network: Network, key: Key, direction: Tensor) -> Iterator[_Move]:
         units, size = theta.shape
         part = direction[start : start + units * (1 + size)].view(units, 1 + size).to(theta)
         start += part.numel()
-        yield _Move(f"{name}.candidates", module, part[:, 0], parameters_of(description, module, part[:, 1:]))
+        indices, directions = part[:, 0], part[:, 1:]
+        yield _Move(f"{name}.candidates", module, indices, directions, parameters_of(description, module, directions))
 
 
 def _averaging(halves: Sequence[nn.Module]) -> Callable[..., Tensor]:
