@@ -60,6 +60,8 @@ CHANGING = {
     "dynamic": Dynamic((OperatorGrowth(threshold=1.5, relative=True),), Threshold(0.5, 3.0, relative=True)),
     "all": Dynamic((OperatorGrowth(threshold=2.0),), Threshold(0.0)),
 }
+#: the largest number of proposals of a kind for each network
+PROPOSALS = 3
 #: the growths whose gains are compared
 GROWTHS: dict[str, Morphism] = {
     "node": NodeGrowth(),
@@ -67,12 +69,10 @@ GROWTHS: dict[str, Morphism] = {
     "copy": OperatorGrowth(),
     "fresh copy": OperatorGrowth("fresh"),
     "resampling": Resampling(),
-    "split": Split(),
+    "split": Split(proposals=PROPOSALS),
     "width": WidthGrowth(),
 }
 COLOURS = ("#143d6b", "#5b8fd6", "#b4540a", "#d98b3a", "#8f5fa8", "#2a7f3f", "#c2528b")
-#: the largest number of proposals of a kind for each network
-PROPOSALS = 3
 #: the numbers of nodes and of units with which the time for looking is measured
 LOOKED = ((1, 8), (4, 8), (4, 128))
 #: other batches on which a gain is realised
