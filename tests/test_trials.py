@@ -15,7 +15,7 @@ import pytest
 import torch
 from asking import asking, check_resumes_everywhere, command, forked, run, shuffle, waited
 from click.testing import CliRunner
-from nasframe_sampling import RandomSearch, RegularisedEvolution
+from nasframe_sampling import RandomSearch, RegularisedEvolution, SuccessiveHalving
 from test_resume import digest
 from toy import PLUGINS
 
@@ -97,8 +97,8 @@ def test_an_architect_that_waits_is_asked_again_after_the_next_result(monkeypatc
 
 @pytest.mark.parametrize(
     "architect",
-    [RandomSearch(5, 2), EVOLUTION, attrs.evolve(EVOLUTION, inherit=False), Noted(waits=(2, 4))],
-    ids=["random", "inheriting", "evolution", "waiting"],
+    [RandomSearch(5, 2), EVOLUTION, attrs.evolve(EVOLUTION, inherit=False), SuccessiveHalving(6, 1), Noted(waits=(2, 4))],
+    ids=["random", "inheriting", "evolution", "halving", "waiting"],
 )
 def test_same_bytes_from_every_event(architect: AskTellArchitect, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the order in which results arrive, a search resumed at any event, also between an arrival and its turn, ends in

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from nasframe.testing.examples import Examples
 from nasframe_sampling.evolution import RegularisedEvolution
+from nasframe_sampling.halving import SuccessiveHalving
 from nasframe_sampling.random_search import RandomSearch
 
 
@@ -21,6 +22,13 @@ def examples() -> Examples:
                 sample=st.integers(1, 3),
                 inherit=st.booleans(),
                 **few,
+            ),
+            SuccessiveHalving: st.builds(
+                SuccessiveHalving,
+                candidates=st.sampled_from([1, 7, 9]),
+                updates=st.integers(1, 2),
+                factor=st.just(3),
+                inherit=st.booleans(),
             ),
         }
     )

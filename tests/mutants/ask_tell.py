@@ -25,6 +25,18 @@ def forgotten_parent(of: Subject) -> Subject:
     )
 
 
+@mutant("ask_tell.requests", "architect", "successive_halving")
+def named_too_late(of: Subject) -> Subject:
+    """It names the trials that continue when all results of their rung are known, and their weights were dropped before."""
+    honest: Any = of.cls
+
+    def needs(self: Any, memory: Memory) -> set[int]:
+        rungs, done = self._rungs(memory), len(memory.values["results"])
+        return honest.needs(self, memory) if any(done == trials.start for trials in rungs) else set()
+
+    return overriding(of, needs=needs)
+
+
 def inheriting(answer: tuple[Memory, Request | None], memory: Memory) -> tuple[Memory, Request | None]:
     """The answer, with the oldest of the population as the parent."""
     alive = memory.values["alive"]

@@ -129,8 +129,13 @@ def exercise(case: Case) -> dict[str, Any]:
 
 @law("ask_tell.requests", "`needs` forgets a parent, a budget is 0 or a float, or the architecture is made for another space")
 def requests(case: Case) -> None:
-    """A request is an architecture of the space with a whole budget of at least 1, and its parent is one that `needs` named."""
+    """A request is an architecture of the space with a whole budget of at least 1; `needs` named its parent ever since it ended."""
+    kept = set[int]()
     for call in calls(case):
+        # the weights of what is not named once are dropped
+        kept &= call.needed
+        if call.what.startswith("tell"):
+            kept.add(call.received[-1].number)
         if call.request is None:
             continue
         structure, budget, parent = call.request.structure, call.request.budget, call.request.parent
@@ -141,11 +146,11 @@ def requests(case: Case) -> None:
         require(
             type(budget) is int and budget > 0, f"{call.what}: the budget is {budget!r}, and not a whole number of at least 1"
         )
-        # A parent must have a result: the weights of a trial in flight do not exist yet.
+        # A parent must have a result, as the weights of a trial in flight do not exist yet.
         known = [trial.number for trial in call.received]
         require(
-            parent is None or (parent in call.needed and parent in known),
-            f"{call.what}: the parent is trial {parent}; `needs` named {sorted(call.needed)}, of the results {known}",
+            parent is None or parent in kept,
+            f"{call.what}: the parent is trial {parent}; of the results {known}, `needs` named {sorted(kept)} all the time",
         )
 
 
