@@ -23,19 +23,16 @@ from convolutional import Blobs, image_strategy, small
 from nasframe_bilevel import FirstOrder
 from nasframe_growing import NodeGrowth
 from nasframe_recurrent import Darts, TwoToOne
-from third_party_relaxations import HardGumbel
+from nasframe_relaxations import BinaryGates
 from toy import toy_strategy
 
 from nasframe import Network, Search, Seed, Strategy
 from nasframe.change.apply import apply
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import fold_gates, remove_candidates
-from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Stepped
 from nasframe.testing.fakes import Scripted
 from nasframe.testing.saved import revived, saved
-
-PLUGINS = Plugins((*toy.PLUGINS.found, Plugin("relaxations", "tests", "0", (HardGumbel,))))
 
 
 def strategies(device: str) -> dict[str, Strategy]:
@@ -44,8 +41,8 @@ def strategies(device: str) -> dict[str, Strategy]:
     return {
         "two_to_one": toy_strategy(backbone=TwoToOne(hidden=4), **recurrent),
         "darts_recurrent": toy_strategy(backbone=Darts(hidden=4), **recurrent),
-        "darts_recurrent, one candidate sampled": toy_strategy(
-            backbone=Darts(hidden=4), architect=FirstOrder(relaxation=HardGumbel()), **recurrent
+        "darts_recurrent, two candidates sampled": toy_strategy(
+            backbone=Darts(hidden=4), architect=FirstOrder(relaxation=BinaryGates()), **recurrent
         ),
         "darts_convolutional": image_strategy(
             task=Blobs(12), backbone=small(channels=4, cells=3), device=device, dtype="float64", growth=(NodeGrowth("gate"),)
@@ -119,7 +116,7 @@ def laws(name: str, search: Search) -> Iterator[str]:
 
 def resumes(name: str, strategy: Strategy) -> str:
     """Interrupt the search at several records, resume it, and compare the bytes of the ends."""
-    search, plugins = Search(strategy), convolutional.PLUGINS if name == "darts_convolutional" else PLUGINS
+    search, plugins = Search(strategy), convolutional.PLUGINS if name == "darts_convolutional" else toy.PLUGINS
     dumps = [saved(search.state) for _ in search]
     expected = saved(search.state)
     places = range(1, len(dumps) - 1, max(1, len(dumps) // 5))

@@ -13,11 +13,9 @@ import torch
 from batch_sizes import Product
 from convolutional import PLUGINS
 from hypothesis import given, settings, strategies as st
-from nasframe_bilevel import Softmax
 from nasframe_growing import NodeGrowth
 from perturbation import DartsPT
 from test_resume import digest
-from third_party_relaxations import Concrete, HardGumbel, IndependentSigmoids, OverNode
 from twins import GrowingTwins
 
 from nasframe import AskTellArchitect, Data, Search, Strategy, installed
@@ -202,7 +200,7 @@ def test_architects_that_propose_go_with_every_backbone(backbone: dict[str, Any]
 GATE = (NodeGrowth("gate"),)
 BOTH = ("weights", "alphas")
 TUNE = Train(phase="tune", epochs=1, competes=True)
-RELAXATIONS = (Softmax(), HardGumbel(), Concrete(), OverNode(), IndependentSigmoids())
+RELAXATIONS = [PLUGINS.make("relaxation", part) for part in parts("relaxation")]
 
 
 def plans(proposer: AskTellArchitect) -> dict[str, Plan]:

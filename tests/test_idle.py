@@ -10,8 +10,8 @@ import pytest
 import torch
 from nasframe_bilevel import FirstOrder, SecondOrder
 from nasframe_recurrent import Darts, TwoToOne
+from nasframe_relaxations import HardGumbel
 from test_relaxations import strategy
-from third_party_relaxations import HardGumbel
 from toy import toy_strategy
 
 from nasframe import Mixing, Network, Optimiser, Search

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import sys
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -23,6 +21,7 @@ from nasframe_bilevel import FirstOrder
 from nasframe_forecasting import Forecasting
 from nasframe_pruning import Strongest
 from nasframe_recurrent import Darts
+from nasframe_relaxations import HardGumbel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -31,9 +30,6 @@ from nasframe.records import Changed
 from nasframe.search.bilevel import weights_step
 from nasframe.search.plan import END
 from nasframe.testing.fakes import Endless
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from third_party_relaxations import HardGumbel
 
 #: learning rates and weight decays of Adam
 SETTINGS = ((3e-3, 0.0), (3e-3, 1e-3), (1e-2, 0.0))
@@ -54,7 +50,7 @@ def measure(rate: float, decay: float, idle: str, seed: int) -> dict[str, object
         Strategy(
             task=Forecasting(),
             backbone=Darts(hidden=16),
-            architect=FirstOrder(relaxation=HardGumbel(), optimiser=Optimiser(learning_rate=3e-3)),
+            architect=FirstOrder(relaxation=HardGumbel(initial=1.0, final=1.0), optimiser=Optimiser(learning_rate=3e-3)),
             criterion=Endless(),
             pruner=Strongest(),
             plan=END,
