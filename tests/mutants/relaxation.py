@@ -55,6 +55,12 @@ def detached(of: Subject) -> Subject:
     return ruling(of, weights)
 
 
+@mutant("relaxation.slope", *SOFTMAX)
+def flat_at_zero(of: Subject) -> Subject:
+    """It adds the positive and the negative part of each alpha, whose gradients by torch do not add up to 1 at zero."""
+    return ruling(of, lambda alpha: (alpha.clamp(min=0) + alpha.clamp(max=0)).softmax(0))
+
+
 @mutant("relaxation.trained", *SOFTMAX)
 def without_estimator(of: Subject) -> Subject:
     """In training steps it gives the mixing weight one to the largest alpha, without a gradient."""

@@ -125,23 +125,29 @@ def mixing(case: Case) -> None:
 
 @law("relaxation.slope", "something is detached or rounded between the alphas and the mixing weights")
 def slope(case: Case) -> None:
-    """In validation, the slope of the mixing weights along a direction of the alphas equals the difference quotient."""
-    alphas, h, errors = case.alphas(), 1e-6, []
-    for n in range(3):  # a direction may cross a kink, but hardly all three
-        along, factors = case.alphas(f"direction {n}"), case.alphas(f"factors {n}")
+    """In validation, the slope of the mixing weights along a direction of the alphas equals the difference quotient.
 
-        def value(at: Tensors, factors: Tensors = factors) -> Tensor:
-            found = case.part.mixing(case.sites, at, None)
-            return torch.stack([(w * factors[a]).sum() for a, w in found.items()]).sum()
+    So it does at random alphas and at those with which a search begins, which are zeros.
+    """
+    start = {name: alpha.detach().double() for name, alpha in supernet(case.strategy).alphas.items()}
+    h = 1e-6
+    for where, alphas in {"at random alphas": case.alphas(), "at the alphas with which a search begins": start}.items():
+        errors = []
+        for n in range(3):  # a direction may cross a kink, but hardly all three
+            along, factors = case.alphas(f"direction {n}"), case.alphas(f"factors {n}")
 
-        leaves = {a: alpha.clone().requires_grad_() for a, alpha in alphas.items()}
-        total = value(leaves)
-        require(total.requires_grad, "the mixing weights have no gradient with respect to the alphas")
-        slopes = torch.autograd.grad(total, [*leaves.values()], materialize_grads=True)
-        found = sum(float((s * along[a]).sum()) for a, s in zip(leaves, slopes, strict=True))
-        ahead, behind = (float(value({a: alpha + t * along[a] for a, alpha in alphas.items()})) for t in (h, -h))
-        errors.append(abs(found - (ahead - behind) / (2 * h)))
-    require_at_most("the least distance, of three, of a slope from the difference quotient", min(errors), 1e-6)
+            def value(at: Tensors, factors: Tensors = factors) -> Tensor:
+                found = case.part.mixing(case.sites, at, None)
+                return torch.stack([(w * factors[a]).sum() for a, w in found.items()]).sum()
+
+            leaves = {a: alpha.clone().requires_grad_() for a, alpha in alphas.items()}
+            total = value(leaves)
+            require(total.requires_grad, "the mixing weights have no gradient with respect to the alphas")
+            slopes = torch.autograd.grad(total, [*leaves.values()], materialize_grads=True)
+            found = sum(float((s * along[a]).sum()) for a, s in zip(leaves, slopes, strict=True))
+            ahead, behind = (float(value({a: alpha + t * along[a] for a, alpha in alphas.items()})) for t in (h, -h))
+            errors.append(abs(found - (ahead - behind) / (2 * h)))
+        require_at_most(f"{where}, the least distance, of three, of a slope from the difference quotient", min(errors), 1e-6)
 
 
 @law("relaxation.trained", "a sample is taken by argmax(), without an estimator of the gradient")
