@@ -69,7 +69,7 @@ def test_the_best_of_each_rung_are_trained_further(
     candidates: int, updates: int, factor: int, inherit: bool, in_flight: int, values: list[float | None]
 ) -> None:
     """Architectures differ; rung k is the best 1/factor of the rung before, trained for updates * factor^k in all, from its weights."""
-    architect = SuccessiveHalving(candidates, updates, factor, inherit and factor > 2)
+    architect = SuccessiveHalving(candidates, updates=updates, factor=factor, inherit=inherit and factor > 2)
     every = [(a, b, c, d, e) for a in (0, 1) for b in (0, 1) for c in (0, 1) for d in (0, 1) for e in (0, 1)]
     trials = searched(architect, dict(zip(every, values, strict=True)), in_flight)
 

@@ -11,8 +11,9 @@ import torch
 from asking import asking, check_resumes_everywhere, run, shuffle
 from click.testing import CliRunner
 from nasframe_bilevel import FirstOrder
+from nasframe_growing import NodeGrowth
 from nasframe_pruning import Strongest
-from nasframe_sampling import RandomSearch, RegularisedEvolution
+from nasframe_sampling import Finals, RandomSearch, RegularisedEvolution, SuccessiveHalving
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Evaluator, Outcome, Search, Seed, Strategy, Structure, installed
@@ -26,8 +27,9 @@ from nasframe.records import Changed, EpochEnded, TrialEnded
 from nasframe.run.folder import Folder
 from nasframe.search.evaluators import Table
 from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
+from nasframe.structure.space import Space
 from nasframe.testing.check import check
-from nasframe.testing.fakes import Scripted
+from nasframe.testing.fakes import Chain, Scripted
 
 EVOLUTION = RegularisedEvolution(population=2, sample=2, trials=4, updates=3, inherit=True)
 SUPERNET = Train(phase="search", parameters=("weights", "alphas"), epochs=2, competes=True)
@@ -75,6 +77,12 @@ PLANS: dict[str, Strategy] = {
         SUPERNET, Change(prune=True, pruner=Strongest(keep=2)), Trials(architect=RandomSearch(9, 1))
     ),
     "trials twice": supernets(Trials(architect=RandomSearch(3, 2)), Trials(architect=EVOLUTION), *RETUNE),
+    "finals": toy_strategy(
+        plan=Finals(SuccessiveHalving(7, suggested=3, updates=1)).steps(),
+        growth=(NodeGrowth("gate"),),
+        nodes=2,
+        criterion=Scripted(growths=1),
+    ),
     "trials in turns": supernets(Repeat(steps=(Trials(architect=RandomSearch(2, 2)),), until="times", times=2)),
 }
 
@@ -129,6 +137,24 @@ def test_trials_begin_with_the_weights_of_the_supernet() -> None:
     shared = [name for name in network if name in parents[0].tensors]
     assert len(shared) == len(network)
     assert all(torch.equal(network[name], parents[0].tensors[name]) for name in shared)
+
+
+def test_a_supernet_suggests_finalists() -> None:
+    """The first finalists are what the mixing weights suggest, and gates of grown nodes are not trained from scratch."""
+    search, space, gates = Search(PLANS["finals"]), [Space(Chain().initial({"inputs": 1, "outputs": 1}, 1))], list[int]()
+
+    def note(record: Any) -> None:
+        gates.append(len([*search.network.gates()]))
+        if isinstance(record, Changed) and record.change == "restore" and not search.network.structure.decided:
+            space[0] = search.space
+
+    run(search, each_record=note)
+
+    assert max(gates) == 1
+    assert gates[-1] == 0
+    assert len(space[0].suggested) == 4  # of three nodes
+    assert tuple(trial.picks for trial in search.state.trials[:3]) == space[0].suggested[:3]
+    assert [trial.budget for trial in search.state.trials] == [1] * 7 + [2] * 2
 
 
 def test_an_evaluator_without_training_fulfils_the_laws() -> None:

@@ -38,11 +38,12 @@ from nasframe.search.plan import Change, Fold, Judge, Move, Restore, Train, Tria
 from nasframe.search.pool import Workers
 from nasframe.search.state import Snapshot, State, check_decided, go, placed, snapshot, trainer
 from nasframe.search.strategy import Strategy
+from nasframe.search.suggestions import suggestions
 from nasframe.search.trainer import Trainer, mixing_weights
 from nasframe.search.trials import TrialRunner
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
-from nasframe.structure.editing import remove_from
+from nasframe.structure.editing import remove_from, without_gates
 from nasframe.structure.space import Space
 from nasframe.structure.structure import Structure
 
@@ -75,12 +76,19 @@ class Loop:
         """Return what makes changes outside of the plan."""
         return Changer(self.strategy, self.trainer)
 
-    def space(self, state: State) -> Space:
-        """Return the architectures that trials choose from: those of the network, or of the first supernet if that is decided."""
-        structure, first = state.network.structure, self.strategy.backbone
-        if structure.decided:
+    def space(self, state: State, *, inherit: bool = False) -> Space:
+        """Return the architectures that trials choose from: those of the network, or of the first supernet if that is decided.
+
+        Args:
+            state: the state of the run.
+            inherit: whether trials start from the weights of the network. If not, nodes that grew behind a gate have none: a training
+                from scratch would begin with a gate that is shut.
+        """
+        network, first = state.network, self.strategy.backbone
+        if network.structure.decided:
             return first.space(first.initial(self.data.sizes, self.strategy.nodes))
-        return state.network.backbone.space(structure)
+        space = network.backbone.space(network.structure if inherit else without_gates(network.structure))
+        return attrs.evolve(space, suggested=suggestions(network, space))
 
     def sized(self, state: State) -> Strategy:
         """Return the strategy with the batch size of the present state, for what is trained outside of the phases of the plan.
@@ -476,7 +484,7 @@ class Loop:
             architect=architect,
             strategy=strategy,
             data=self.data,
-            space=self.space(state),
+            space=self.space(state, inherit=step.inherit),
             state=state,
             seed=self.change_seed(state),
             inherit=step.inherit,

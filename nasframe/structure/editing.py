@@ -154,6 +154,14 @@ def site_at(structure: Structure, address: Any) -> Site:
     raise ChangeError(f"there is no site {address!r}; there are {', '.join(existing for existing, _ in structure.sites())}")
 
 
+def without_gates(structure: Structure) -> Structure:
+    """Return the structure in which no node inherits, so that no node has a gate."""
+    for type, cell in structure.cells:
+        nodes = tuple(attrs.evolve(node, inherits=()) for node in cell.nodes)
+        structure = structure.replace_cell(type, attrs.evolve(cell, nodes=nodes))
+    return structure
+
+
 def remove_from(structure: Structure, removed: Mapping[Address, AbstractSet[int]]) -> Structure:
     """Return the structure without some candidates, and without what has no use after that.
 

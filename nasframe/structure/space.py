@@ -44,6 +44,7 @@ class Space:
     Args:
         supernet: the supernet.
         keep: the number of sites that each node keeps; None if it keeps all of them.
+        suggested: the picks of architectures that a trained supernet suggests, the first choice first. An architect may try them.
 
     Raises:
         StructureError: if the sites of a node have different numbers of operations although `keep` is given.
@@ -62,6 +63,7 @@ class Space:
 
     supernet: Structure
     keep: int | None = None
+    suggested: tuple[tuple[int, ...], ...] = ()
 
     def __attrs_post_init__(self) -> None:
         for node, sites in self._nodes:

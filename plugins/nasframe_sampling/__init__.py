@@ -5,7 +5,7 @@ from __future__ import annotations
 import nasframe
 from nasframe_sampling.evolution import RegularisedEvolution
 from nasframe_sampling.halving import SuccessiveHalving
-from nasframe_sampling.plans import Trials
+from nasframe_sampling.plans import Finals, Trials
 from nasframe_sampling.random_search import RandomSearch
 
 __all__ = ["RandomSearch", "RegularisedEvolution", "SuccessiveHalving"]
@@ -13,5 +13,5 @@ __all__ = ["RandomSearch", "RegularisedEvolution", "SuccessiveHalving"]
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the architects and the plan."""
-    return [RandomSearch, RegularisedEvolution, SuccessiveHalving, Trials]
+    """Return the architects and the plans."""
+    return [RandomSearch, RegularisedEvolution, SuccessiveHalving, Finals, Trials]

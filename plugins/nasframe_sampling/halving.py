@@ -20,10 +20,12 @@ class SuccessiveHalving(AskTellArchitect):
     In rung k = 0, 1, ... each architecture has been trained for updates * factor^k updates in all. The 1/factor of a rung with the
     least validation losses enter the next one, as long as these are two or more. The best one of the last rung is found.
 
-    All architectures are different. If the space has no more than `candidates` of them, each one is tried.
+    All architectures are different. The first ones are those that a trained supernet suggests, where trials follow its training, and the
+    others are random. If the space has no more than `candidates` of them, each one is tried.
 
     Args:
         candidates: the number of architectures in the first rung.
+        suggested: the largest number of them that the supernet suggests.
         updates: the number of updates of each of them there.
         factor: the factor by which the number of updates rises from rung to rung, and that of architectures falls.
         inherit: whether an architecture continues from the weights that it had in the rung before. If not, each training begins with
@@ -36,6 +38,7 @@ class SuccessiveHalving(AskTellArchitect):
 
     name: ClassVar[str] = "successive_halving"
     candidates: int = number(50, low=1, whole=True)
+    suggested: int = number(10, low=0, whole=True)
     updates: int = number(50, low=1, whole=True)
     factor: int = number(3, low=2, whole=True)
     inherit: bool = flag(True)
@@ -52,7 +55,7 @@ class SuccessiveHalving(AskTellArchitect):
         if space.size <= self.candidates:
             every = itertools.product(*(range(choice.options) for choice in space.decisions))
             return Memory({"first": [*every], "results": []})
-        drawn = dict[tuple[int, ...], None]()
+        drawn = dict.fromkeys(space.suggested[: min(self.suggested, self.candidates)])
         for draw in itertools.count():
             if len(drawn) == self.candidates:
                 break
