@@ -97,7 +97,13 @@ def test_an_architect_that_waits_is_asked_again_after_the_next_result(monkeypatc
 
 @pytest.mark.parametrize(
     "architect",
-    [RandomSearch(5, 2), EVOLUTION, attrs.evolve(EVOLUTION, inherit=False), SuccessiveHalving(6, updates=1), Noted(waits=(2, 4))],
+    [
+        RandomSearch(5, 2),
+        EVOLUTION,
+        attrs.evolve(EVOLUTION, inherit=False),
+        SuccessiveHalving(6, updates=1),
+        Noted(waits=(2, 4)),
+    ],
     ids=["random", "inheriting", "evolution", "halving", "waiting"],
 )
 def test_same_bytes_from_every_event(architect: AskTellArchitect, monkeypatch: pytest.MonkeyPatch) -> None:
