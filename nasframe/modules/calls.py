@@ -157,9 +157,7 @@ def innermost(node: Node) -> str:
 
 def line(node: Node) -> str:
     """Return the line of the user's code that a node comes from, as FILE:LINE."""
-    found = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    users = [place for place in found if "/torch/" not in place[0]] or found
-    return f"{users[-1][0].rpartition('/')[2]}:{users[-1][1]}" if users else "an unknown line"
+    return (node.meta.get("custom") or {}).get("line") or "an unknown line"
 
 
 def argument(node: Node, name: str, default: object = None) -> object:

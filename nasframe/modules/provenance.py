@@ -181,9 +181,9 @@ class Listener(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):  # a property, such as dtype or device
             return func(*args, **kwargs)
-        number = len(self.calls)
-        self.calls[number] = Call(name, args, kwargs, _user_line())
-        with annotate({"call": number}):
+        number, line = len(self.calls), _user_line()
+        self.calls[number] = Call(name, args, kwargs, line)
+        with annotate({"call": number, "line": line}):
             returned = func(*args, **kwargs)
         for k, tensor in enumerate(t for t in tree_leaves(returned) if isinstance(t, Tensor)):
             self._returned.setdefault(id(tensor), (tensor, number, k))
