@@ -34,9 +34,9 @@ def test_each_law_is_a_test(install: Install, pytester: Pytester) -> None:
         [
             "*collected * items / * deselected / 4 selected",
             "test_each_law_is_a_test.py::test_legal PASSED*",
-            "nasframe::part.frozen[[]calm] PASSED*",
-            "nasframe::criterion.legal[[]calm] PASSED*",
-            "nasframe::criterion.cooldown[[]calm] SKIPPED*",
+            "nasframe::calm::part.frozen PASSED*",
+            "nasframe::calm::criterion.legal PASSED*",
+            "nasframe::calm::criterion.cooldown SKIPPED*",
             "SKIPPED [[]1]*cooldown*",
         ]
     )
@@ -61,7 +61,7 @@ def test_what_is_waived_is_expected_to_fail(install: Install, pytester: Pytester
     done = pytester.runpytest_inprocess("--nasframe", "waived", "-k", "legal", "-rx")
 
     done.assert_outcomes(xfailed=1, deselected=done.parseoutcomes()["deselected"])
-    done.stdout.fnmatch_lines(["XFAIL nasframe::criterion.legal[[]calm]*it is tired (until version 2.0)"])
+    done.stdout.fnmatch_lines(["XFAIL nasframe::calm::criterion.legal*it is tired (until version 2.0)"])
 
 
 def test_names_in_the_settings(install: Install, pytester: Pytester) -> None:
@@ -113,9 +113,9 @@ class Quiet(nasframe.Pruner):
 
     done.stdout.fnmatch_lines(
         [
-            "nasframe::part.frozen[[]sound-criterion-calm]",
-            "nasframe::criterion.legal[[]calm]",
-            "nasframe::part.frozen[[]sound-pruner-calm]",
+            "nasframe::sound-criterion-calm::part.frozen",
+            "nasframe::sound-criterion-calm::criterion.legal",
+            "nasframe::sound-pruner-calm::part.frozen",
         ]
     )
 

@@ -56,8 +56,6 @@ RESULTS = [
 
 
 NASFRAME = ["-c", "from nasframe.cli.main import main; main()"]
-#: tests of one run, which begins once if they are in one process
-FINISHED = pytest.mark.xdist_group("a finished run")
 
 
 def nasframe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -78,7 +76,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@FINISHED
 def test_a_run_leaves_its_results(finished: Path) -> None:
     """The folder has the strategy, records, network, pictures and the summary, whose first line names the network handed over."""
     for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "mixing.png"):
@@ -92,7 +89,6 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
     assert ("The cell that the search found:" in text) == (values["operations"] != values["found operations"])
 
 
-@FINISHED
 def test_the_readme_shows_a_table_of_the_summary(finished: Path) -> None:
     """The table of the README has the columns and the rows that a run writes."""
 
@@ -107,14 +103,12 @@ def test_the_readme_shows_a_table_of_the_summary(finished: Path) -> None:
     assert [row[0] for row in shown[: len(written)]] == [row[0] for row in written]
 
 
-@FINISHED
 def test_time_and_memory_are_printed_and_not_kept(finished: Path) -> None:
     """They are in none of the run's files, so that equal runs have equal bytes."""
     for path in finished.rglob("*"):
         assert path.is_dir() or b"MiB" not in path.read_bytes(), path
 
 
-@FINISHED
 def test_a_model_is_loaded_in_another_process(finished: Path) -> None:
     """The run's folder is enough, and predictions are in the units of the data."""
     code = """
@@ -128,7 +122,6 @@ print(bool(((temperatures > -20) & (temperatures < 60)).all()))
     assert done.stdout.strip() == "True", done.stderr
 
 
-@FINISHED
 def test_the_written_strategy_runs_the_same_search_again(finished: Path, tmp_path: Path) -> None:
     """Two runs of one strategy have the same bytes in every result."""
     done = nasframe("search", "--strategy", str(finished / "strategy.toml"), *TINY[:2], "--out", "again", cwd=tmp_path)
@@ -138,7 +131,6 @@ def test_the_written_strategy_runs_the_same_search_again(finished: Path, tmp_pat
         assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-@FINISHED
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
 def test_interrupted_and_resumed(finished: Path, tmp_path: Path, number: int) -> None:
     """A signal ends the run cleanly with a line that says how to continue, and the resumed run ends in the same bytes."""
@@ -180,7 +172,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-@FINISHED
 def test_a_found_cell_is_retrained(here, finished: Path, tmp_path: Path) -> None:
     """A run's folder and its architecture.json give the same bytes, and baselines that need no training are compared."""
     arguments = ["--strategy", str(finished / "strategy.toml"), "--backbone", "two_to_one:hidden=3"]
@@ -413,7 +404,6 @@ def test_a_search_that_diverges_at_once_leaves_no_folder(here, tmp_path: Path) -
     assert [path.name for path in tmp_path.rglob("*")] == ["steep.toml", "runs"]
 
 
-@FINISHED
 def test_the_strategy_file_is_complete(finished: Path) -> None:
     """The written strategy has the backbone of the structure that was found."""
     strategy = Strategy.read(finished / "strategy.toml")

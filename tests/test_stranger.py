@@ -65,10 +65,6 @@ NASFRAME = ("-c", "from nasframe.cli.main import main; main()")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-#: tests in one environment, which is made once if they are in one process
-pytestmark = pytest.mark.xdist_group("stranger")
-
-
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a separate environment `venv`, where the stranger's distribution is installed beside nasframe."""

@@ -14,7 +14,9 @@ import pytest
 
 if TYPE_CHECKING:
     from nasframe.testing.check import Plan
+    from nasframe.testing.law import Law
     from nasframe.testing.report import Outcome
+    from nasframe.testing.subject import Subject
 
 PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
@@ -37,7 +39,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Plan the checks, and refuse unknown names before any test runs."""
     names = [*config.getini("nasframe"), *config.getoption("--nasframe")]
     if names:
-        config.addinivalue_line("markers", "xdist_group(name): with `--dist loadgroup`, tests of a group run in one process.")
         config.stash[PLAN] = _planned(names)
 
 
@@ -66,24 +67,40 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 class Checks(pytest.Collector):
     """The checks, in an order that does not depend on the process."""
 
-    def collect(self) -> Iterator[pytest.Item]:
-        """Yield the problems that are found before any law is tried, then the laws of each part."""
-        from nasframe.testing.check import FULL, QUICK, tried
-
+    def collect(self) -> Iterator[pytest.Item | pytest.Collector]:
+        """Yield the problems that are found before any law is tried, then the parts."""
         plan = self.config.stash[PLAN]
-        profile = FULL if self.config.getoption("--nasframe-full") else QUICK
         for problem in plan.problems:
             yield Check.from_parent(self, name=f"{problem.law}[{problem.part}]", run=lambda problem=problem: problem)
-        parts = sorted(plan.tries, key=lambda pair: str(pair[0]))  # a plugin may return its parts as a set
-        short = Counter(f"{law.id}[{of.cls.name}]" for of, law in parts)
-        for of, law in parts:
-            name = f"{law.id}[{of.cls.name}]"
+        laws: dict[Subject, list[Law]] = {}
+        for of, law in sorted(plan.tries, key=lambda pair: str(pair[0])):  # a plugin may return its parts as a set
+            laws.setdefault(of, []).append(law)
+        short = Counter(of.cls.name for of in laws)
+        for of in laws:
+            name: str = of.cls.name
             if short[name] > 1:  # parts of several kinds, or of two plugins
-                name = f"{law.id}[{of.plugin.name}-{of.cls.kind}-{of.cls.name}]"
-            check = Check.from_parent(self, name=name, run=lambda of=of, law=law: tried(of, law, profile))
-            # The laws of a part are tried on the same trained networks, which each process has to train.
-            check.add_marker(pytest.mark.xdist_group(str(of)))
-            yield check
+                name = f"{of.plugin.name}-{of.cls.kind}-{name}"
+            yield Laws.from_parent(self, name=name, of=of, laws=laws[of])
+
+
+class Laws(pytest.Collector):
+    """The laws of one part.
+
+    They are tried on the same trained networks, which each process has to train. With `--dist loadscope` pytest-xdist runs the tests
+    of a collector in one process.
+    """
+
+    def __init__(self, *, of: Subject, laws: list[Law], **options: Any) -> None:
+        super().__init__(**options)
+        self.of, self.laws = of, laws
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield the laws."""
+        from nasframe.testing.check import FULL, QUICK, tried
+
+        profile = FULL if self.config.getoption("--nasframe-full") else QUICK
+        for law in self.laws:
+            yield Check.from_parent(self, name=law.id, run=lambda law=law: tried(self.of, law, profile))
 
 
 class Broken(Exception):  # noqa: N818 - it carries an outcome to its report
