@@ -208,7 +208,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
     before = {module: dict(vars(module)) for module in model.modules()}
     fast, without = torch.backends.mha.get_fastpath_enabled(), getattr(config, "do_not_emit_stack_traces", False)
     torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation that hides the layers inside
-    # `Listener` notes the line of the user's code. The whole stack of each node takes a quarter of the time of an export.
+    # `Listener` notes the line of the user's code. The stack of each node takes a tenth of the time of an export.
     config.do_not_emit_stack_traces = True
     try:
         yield
