@@ -18,23 +18,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import attrs
 import torch
+from nasframe_bilevel import Softmax
 from nasframe_convolutional import DartsConvolutional
 from nasframe_growing import Combination
 from nasframe_recurrent import Darts, Sum, Tanh, TwoToOne
+from nasframe_relaxations import HardGumbel
 from torch import Tensor, nn
 
 from nasframe import (
-    Address,
     Architect,
     Backbone,
     Bilevel,
+    Draw,
     Mixing,
     Network,
     Optimiser,
@@ -128,46 +130,50 @@ def gradients() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
 
 
 def sampled() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
-    """Yield a step of the weights with one candidate of each site, in a supernet and in a network without the others.
+    """Yield a step of the weights by `hard_gumbel`, one in a network with the drawn candidates alone, and one by `softmax`.
 
-    The optimiser skips the weights of the candidates that are left out. A third variant computes the mixture.
+    Seven samples take turns. The optimiser skips the weights of the candidates that are left out.
     """
-    units, steps, batch = SIZES[0]
-    series = torch.randn(steps, batch, units, generator=Seed(("inputs",)).generator())
-    for backbone, sizes, inputs, size in (
-        (TwoToOne(), {"inputs": units, "outputs": units}, series, f"n_h {units}"),
-        (Darts(), {"inputs": units, "outputs": units}, series, f"n_h {units}"),
-        (CELLS, IMAGES, pictures(BATCHES[0]), f"C {CELLS.channels}, {CELLS.cells} cells"),
-    ):
+    cases: list[tuple[Backbone, Mapping[str, int], Tensor, str]] = []
+    for units, steps, batch in SIZES:
+        series = torch.randn(steps, batch, units, generator=Seed(("inputs",)).generator())
+        cases += [(b, {"inputs": units, "outputs": units}, series, f"n_h {units}") for b in (TwoToOne(), Darts())]
+    cases.append((CELLS, IMAGES, pictures(BATCHES[0]), f"C {CELLS.channels}, {CELLS.cells} cells"))
+    for backbone, sizes, inputs, size in cases:
         structure = backbone.initial(sizes, 4)
-        places = {}
-        for number, (address, site) in enumerate(structure.sites()):
-            # different operations, but no edge that the network alone would not have
-            kept = [place for place, candidate in enumerate(site.candidates) if not candidate.operation.zero]
-            places[address] = kept[number % len(kept)]
-        gone = {a: frozenset(c.id for i, c in enumerate(s.candidates) if i != places[a]) for a, s in structure.sites()}
-        supernet, alone = (build(s, Seed((0,))) for s in (structure, remove_candidates(structure, gone).structure))
-        shares = even(dict(supernet.alphas))
-        hard = {a: torch.zeros_like(w).scatter(0, torch.tensor(places[Address(a)]), 1.0) for a, w in shares.items()}
+        supernet, mixture = (build(structure, Seed((0,)), relaxation=part) for part in (HardGumbel(), Softmax()))
+        drawn, alone = [], []
+        for number in range(7):
+            mixing = partial(supernet.mixing, Draw(Seed((number, "mixing")), progress=0.5))
+            drawn.append(stepping(supernet, inputs, mixing))
+            places = mixing().active
+            gone = {a: frozenset(c.id for i, c in enumerate(s.candidates) if i not in places[a]) for a, s in structure.sites()}
+            path = build(remove_candidates(structure, gone).structure, Seed((0,)))
+            alone.append(stepping(path, inputs, path.mixing))
         variants: dict[str, Callable[[], object]] = {
-            "sampled path": stepping(supernet, inputs, Mixing(hard, {a: (place,) for a, place in places.items()})),
-            "path alone": stepping(alone, inputs, Mixing({})),
-            "mixture": stepping(build(structure, Seed((0,))), inputs, Mixing(shares)),
+            "hard_gumbel": in_turn(drawn),
+            "path alone": in_turn(alone),
+            "softmax": stepping(mixture, inputs, mixture.mixing),
         }
         yield f"{backbone.name}, 4 nodes, {size}: a sampled path", variants
 
 
-def stepping(network: Network, inputs: Tensor, mixing: Mixing) -> Callable[[], object]:
-    """Return a function that takes a step of the weights with these mixing weights."""
+def in_turn(functions: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """Return a function that calls these functions one after the other, one in each call, again and again."""
+    endless = cycle(functions)
+    return lambda: next(endless)()
+
+
+def stepping(network: Network, inputs: Tensor, mixing: Callable[[], Mixing]) -> Callable[[], object]:
+    """Return a function that takes a step of the weights with these mixing weights, which a step computes as a search does."""
     weights = {name: p for name, p in network.named_parameters() if not name.startswith("alphas.")}
-    fixed = Mixing({address: w.detach() for address, w in mixing.items()}, mixing.active)
 
     def loss() -> Tensor:
-        found = network(inputs, fixed)
+        found = network(inputs, mixing())
         assert isinstance(found, Tensor)
         return found.square().mean()
 
-    return partial(weights_step, weights, Optimiser().build(weights.items()), loss, partial(network.idle, fixed))
+    return partial(weights_step, weights, Optimiser().build(weights.items()), loss, lambda: network.idle(mixing()))
 
 
 def images() -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
