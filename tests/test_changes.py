@@ -7,7 +7,7 @@ import pytest
 import torch
 from nasframe_growing import NodeGrowth
 from nasframe_pruning import Strongest
-from perturbation import Perturbation
+from nasframe_robustness import Perturbation
 from toy import toy_strategy
 
 from nasframe import Search, Seed

@@ -14,7 +14,7 @@ from batch_sizes import Product
 from convolutional import PLUGINS
 from hypothesis import given, settings, strategies as st
 from nasframe_growing import NodeGrowth
-from perturbation import DartsPT
+from nasframe_robustness import DartsPT
 from test_resume import digest
 from twins import GrowingTwins
 

@@ -33,11 +33,9 @@ MODULES = {
 THIRD_PARTIES = (
     "batch_sizes.py",
     "controller.py",
-    "curvature.py",
     "halving.py",
     "inheriting.py",
     "offspring.py",
-    "perturbation.py",
     "proportional.py",
     "splitters.py",
     "steepest.py",

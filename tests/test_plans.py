@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import attrs
 import offspring
-import perturbation
 import pytest
 import tomli_w
 import torch
@@ -174,7 +173,7 @@ def test_a_plan_that_never_decides_is_refused() -> None:
 
 def test_the_plan_of_the_page_is_carried_out() -> None:
     """The first example in docs/plans.md is read from TOML and ends with an architecture; the others can be carried out, too."""
-    searches, plugins = [], Plugins((*PLUGINS.found, perturbation.PLUGIN, twins.PLUGIN, offspring.PLUGIN))
+    searches, plugins = [], Plugins((*PLUGINS.found, twins.PLUGIN, offspring.PLUGIN))
     for text in re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL):
         values = toy_strategy(growth=(), nodes=2, criterion=Scripted(epochs=9)).to_dict() | tomllib.loads(text)
         searches.append(Search(Strategy.from_dict(values, plugins)))

@@ -10,11 +10,11 @@ from typing import Any
 
 import attrs
 import offspring
-import perturbation
 import pytest
 import twins
 from convolutional import PLUGINS, Blobs, image_strategy, small
 from nasframe_convolutional import Identity, SeparableConvolution
+from nasframe_robustness import DartsPT
 from test_resume import check_resumes_everywhere
 from toy import toy_strategy
 
@@ -26,7 +26,7 @@ from nasframe.search.replay import replay
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.fakes import Scripted
 
-ALL = Plugins((*PLUGINS.found, perturbation.PLUGIN, twins.PLUGIN, offspring.PLUGIN))
+ALL = Plugins((*PLUGINS.found, twins.PLUGIN, offspring.PLUGIN))
 PAGE = Path(__file__).parent.parent / "docs" / "plans.md"
 #: one update in each epoch, and nothing but the plan that ends a phase or grows
 QUIET: dict[str, Any] = {"growth": (), "criterion": Scripted(epochs=9), "batch": 25}
@@ -34,7 +34,12 @@ QUIET: dict[str, Any] = {"growth": (), "criterion": Scripted(epochs=9), "batch":
 
 def darts_pt() -> Strategy:
     """Return DARTS-PT on two sites."""
-    return toy_strategy(plan=perturbation.DartsPT(epochs=1, tuning=1).steps(), nodes=2, **QUIET)
+    return toy_strategy(plan=DartsPT(epochs=1, tuning=1).steps(), nodes=2, **QUIET)
+
+
+def darts_pt_without_alphas() -> Strategy:
+    """Return the same with alphas that stay as they are."""
+    return toy_strategy(plan=DartsPT(epochs=1, tuning=1, alphas=False).steps(), nodes=2, **QUIET)
 
 
 def growing_twins() -> Strategy:
@@ -54,7 +59,12 @@ def prune_and_replace() -> Strategy:
     )
 
 
-METHODS = {"darts_pt": darts_pt, "growing_twins": growing_twins, "prune_and_replace": prune_and_replace}
+METHODS = {
+    "darts_pt": darts_pt,
+    "darts_pt_without_alphas": darts_pt_without_alphas,
+    "growing_twins": growing_twins,
+    "prune_and_replace": prune_and_replace,
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -146,7 +156,7 @@ def test_nothing_is_tried_twice_at_a_site() -> None:
 
 def test_the_page_has_the_plans_of_the_methods() -> None:
     """The examples in docs/plans.md are the plans that the recipes return for the same options."""
-    methods = (perturbation.DartsPT(), twins.GrowingTwins(), offspring.PruneAndReplace())
+    methods = (DartsPT(), twins.GrowingTwins(), offspring.PruneAndReplace())
     texts = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     plans = [Strategy.from_dict(toy_strategy().to_dict() | tomllib.loads(text), ALL).plan for text in texts]
 

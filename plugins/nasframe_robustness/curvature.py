@@ -1,4 +1,4 @@
-"""A criterion of a third party that measures: the early stopping of Robust DARTS (Zela et al. 2020)."""
+"""The early stopping of Robust DARTS, by the curvature of the validation loss (Zela et al. 2020)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any, ClassVar
 
 import attrs
 import torch
-from hypothesis import strategies as st
 
 from nasframe import Context, Decision, GrowthCriterion, Proposal, number
 from nasframe.interfaces.criterion import ABSTAIN
-from nasframe.plugins import Plugin
 from nasframe.records import EpochEnded
-from nasframe.testing.examples import Examples
 
 
 def largest_eigenvalue(context: Context, steps: int = 50) -> float:
@@ -65,7 +62,3 @@ class Curvature(GrowthCriterion):
         if len(values) < 2 * self.window or not before < self.ratio * after:
             return state, ABSTAIN
         return state, Decision("end", reason=f"the curvature of the validation loss rose from {before:.3g} to {after:.3g}")
-
-
-EXAMPLES = Examples(parts={Curvature: st.builds(Curvature, st.integers(1, 2), st.floats(0, 1))})
-PLUGIN = Plugin("curvature", "tests", "0", (Curvature,))

@@ -1,4 +1,4 @@
-"""A pruner of a third party that measures, and its plan: the selection of DARTS-PT (Wang et al. 2021)."""
+"""The selection of DARTS-PT: candidates are compared by the loss without them (Wang et al. 2021)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from typing import ClassVar
 
 import attrs
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
-from nasframe import Address, Context, Pruner, Structure, number
+from nasframe import Address, Context, Pruner, Structure, flag, number
 from nasframe.interfaces.plan import PlanRecipe
-from nasframe.plugins import Plugin
 from nasframe.search.plan import Change, Plan, Repeat, Restore, Train
-from nasframe.testing.examples import Examples
 
 
 @attrs.frozen
@@ -60,22 +57,23 @@ class Perturbation(Pruner):
 class DartsPT(PlanRecipe):
     """Train the supernet; then decide one site and tune what is left, until all are decided (Wang et al. 2021, Algorithm 1).
 
+    The selection does not need the alphas. With `alphas=False` they stay as they are at the beginning, which in the paper made the cells
+    better that were found in NAS-Bench-201.
+
     Args:
         epochs: the epochs of the supernet.
         tuning: the epochs of tuning after each decision.
+        alphas: whether the supernet trains its alphas.
     """
 
     name: ClassVar[str] = "darts_pt"
     epochs: int = number(50, low=1, whole=True)
     tuning: int = number(5, low=1, whole=True)
+    alphas: bool = flag(True)
 
     def steps(self) -> Plan:
         """Return a search, then turns of deciding one site and tuning."""
         decide = Change(prune=True, pruner=Perturbation(sites=1))
         turn = (decide, Train(phase="tune", epochs=self.tuning, competes=True))
-        search = Train(phase="search", parameters=("weights", "alphas"), epochs=self.epochs)
+        search = Train(phase="search", parameters=("weights", "alphas") if self.alphas else ("weights",), epochs=self.epochs)
         return (search, Repeat(steps=turn, until="decided"), Restore())
-
-
-EXAMPLES = Examples(parts={Perturbation: st.builds(Perturbation, sites=st.none() | st.integers(1, 3))})
-PLUGIN = Plugin("perturbation", "tests", "0", (Perturbation, DartsPT))

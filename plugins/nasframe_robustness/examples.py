@@ -1,0 +1,19 @@
+"""The options that the conformance kit draws for the methods against collapse."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from nasframe.testing.examples import Examples
+from nasframe_robustness.curvature import Curvature
+from nasframe_robustness.perturbation import Perturbation
+
+
+def examples() -> Examples:
+    """Return pruners that decide some sites or all, and criteria that compare one or two epochs."""
+    return Examples(
+        parts={
+            Perturbation: st.builds(Perturbation, sites=st.none() | st.integers(1, 3)),
+            Curvature: st.builds(Curvature, st.integers(1, 2), st.floats(0, 1)),
+        }
+    )
