@@ -171,7 +171,7 @@ def test_relaxations() -> None:
     for code in blocks("relaxations.md", "python"):
         exec(compile(code, "relaxations.md", "exec"), names)  # noqa: S102 - the docs are ours
     profile = attrs.evolve(QUICK, cases=2, least=1, shrinking=0.0)
-    for part in ("RandomSubset", "EdgeNormalised"):
+    for part in ("RandomSubset", "Scaled"):
         report = check(names[part], profile=profile, laws=[f"relaxation.{law}" for law in ("mixing", "inverse", "follows")])
         assert report.ok, report.text()
     report = check(names["Entropy"], profile=profile)

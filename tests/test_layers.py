@@ -39,7 +39,6 @@ THIRD_PARTIES = (
     "proportional.py",
     "splitters.py",
     "steepest.py",
-    "third_party_relaxations.py",
     "twins.py",
 )
 PLUGINS = sorted(p.name for p in (ROOT / "plugins").iterdir() if (p / "__init__.py").exists())

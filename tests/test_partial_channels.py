@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nasframe_bilevel import FirstOrder
 from nasframe_convolutional import Identity, SeparableConvolution, Zero
 from nasframe_convolutional.examples import noise
+from nasframe_relaxations import EdgeNormalisation
 from partial_channels import PartialChannels, PartialMixedOperation
-from third_party_relaxations import EdgeNormalisation
 
 from nasframe import Address, Candidate, Operation, Optimiser, Search, Seed, Site, Strategy, build
 from nasframe.plugins import Plugin, Plugins
@@ -23,7 +23,7 @@ from nasframe.testing.saved import revived, saved
 from nasframe.testing.strategies import searches
 
 OPERATIONS = (Identity(), SeparableConvolution(3, expansion=(1,)), Zero())
-WITH = Plugins((*IMAGES.found, Plugin("partial", "tests", "0", (PartialChannels, EdgeNormalisation))))
+WITH = Plugins((*IMAGES.found, Plugin("partial", "tests", "0", (PartialChannels,))))
 
 
 @st.composite

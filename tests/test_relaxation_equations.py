@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 from nasframe_bilevel import Softmax
-from nasframe_relaxations import BinaryGates, Concrete, Dirichlet, HardGumbel, IndependentSigmoids, NodeSoftmax
+from nasframe_relaxations import (
+    BinaryGates,
+    Concrete,
+    Dirichlet,
+    EdgeNormalisation,
+    HardGumbel,
+    IndependentSigmoids,
+    NodeSoftmax,
+)
 from nasframe_relaxations.categorical import gumbel
 from scipy.special import betainc
 from scipy.stats import beta as beta_distribution
@@ -19,6 +27,7 @@ from torch import Tensor
 from nasframe import Address, Draw, Relaxation, Seed, Site
 from nasframe.errors import ChangeError
 from nasframe.interfaces.relaxation import Sites
+from nasframe.network.axes import produces
 from nasframe.structure.structure import Candidate
 from nasframe.testing.fakes import PassThrough
 
@@ -222,37 +231,75 @@ def test_independent_sigmoids(alphas: list[float]) -> None:
         IndependentSigmoids().invert(sites(2), {SITE: tensor([1.0, 1e-20])}, {SITE: tensor([0.0, 0.0])})
 
 
+def graph(*groups: Sequence[list[float]]) -> tuple[dict[Address, Site], dict[str, Tensor], list[list[Address]]]:
+    """Return the sites of a cell, their alphas, and the addresses of the edges of each node, from the alphas of each edge of each node."""
+    found, alphas, nodes = dict[Address, Site](), dict[str, Tensor](), list[list[Address]]()
+    for n, group in enumerate(groups):
+        nodes.append([Address(f"normal/e{n}{place}") for place in range(len(group))])
+        for address, values in zip(nodes[-1], group, strict=True):
+            found[address], alphas[address] = site(address.id, f"n{n}", len(values)), tensor(values)
+    return found, alphas, nodes
+
+
+EDGES = st.lists(VECTORS, min_size=1, max_size=3)
+
+
 @many
-@given(st.lists(VECTORS, min_size=1, max_size=3), VECTORS)
-def test_node_softmax(edges: list[list[float]], other: list[float]) -> None:
+@given(EDGES, EDGES)
+def test_node_softmax(one: list[list[float]], two: list[list[float]]) -> None:
     """m_i = exp(alpha_i) / sum_j exp(alpha_j), with j over all candidates of all edges that enter the node of i (I-DARTS)."""
-    groups = {"n0": edges, "n1": [other]}
-    found_sites, alphas, wanted = {}, {}, {}
-    for node, group in groups.items():
-        joint = softmax([a for edge in group for a in edge])
-        for place, edge in enumerate(group):
-            address = Address(f"normal/{node}{place}")
-            found_sites[address], alphas[address] = site(f"{node}{place}", node, len(edge)), tensor(edge)
-            wanted[address], joint = joint[: len(edge)], joint[len(edge) :]
-    found = NodeSoftmax().mixing(found_sites, alphas, None)
+    edges, alphas, nodes = graph(one, two)
+    for addresses in nodes:
+        of_node = torch.cat([alphas[address] for address in addresses])
 
-    for address, weights in wanted.items():
-        close(found[address], weights)
-    first = Address("normal/n00")
-    slopes = jacobian(lambda a: NodeSoftmax().mixing(found_sites, {**alphas, first: a}, None)[first], alphas[first])
-    close(slopes, slopes_of_softmax(wanted[first]))
+        def joint(values: Tensor, addresses: Sequence[Address] = addresses) -> Tensor:
+            changed = zip(addresses, values.split([len(alphas[address]) for address in addresses]), strict=True)
+            found = NodeSoftmax().mixing(edges, alphas | dict(changed), None)
+            return torch.cat([found[address] for address in addresses])
+
+        p = softmax(of_node.tolist())
+        close(joint(of_node), p)
+        close(jacobian(joint, of_node), slopes_of_softmax(p))
 
 
-def test_one_edge_of_a_node_is_inverted() -> None:
-    """NodeSoftmax gives an edge other mixing weights with the same sum, and refuses another sum with the reason."""
-    two = {Address(f"normal/e{n}"): site(f"e{n}", "n0", 2) for n in range(2)}
-    one, other = two
-    alphas = {one: tensor([0.3, 2.0]), other: tensor([-1.0, 0.0])}
-    present = NodeSoftmax().mixing(two, alphas, None)
+@many
+@given(EDGES, EDGES, st.lists(st.floats(-5.0, 5.0), min_size=6, max_size=6))
+def test_edge_normalisation(one: list[list[float]], other: list[list[float]], betas: list[float]) -> None:
+    """An edge has softmax(alpha_e) times exp(beta_e) / sum_f exp(beta_f), with f over the edges that enter its node (PC-DARTS)."""
+    edges, alphas, nodes = graph(one, other)
+    for n, addresses in enumerate(nodes):
+        alphas[f"beta normal n{n}"] = tensor(betas[3 * n :][: len(addresses)])
+    found = EdgeNormalisation().mixing(edges, alphas, None)
+
+    assert {name: axes for name, (_, axes) in EdgeNormalisation().parameters(edges).items()} == {
+        f"beta normal n{n}": (produces(*addresses),) for n, addresses in enumerate(nodes)
+    }
+    for n, addresses in enumerate(nodes):
+        beta = alphas[f"beta normal n{n}"]
+        shares = softmax(beta.tolist())
+        for e, address in enumerate(addresses):
+            p = softmax(alphas[address].tolist())
+            close(found[address], [shares[e] * v for v in p])
+            by_alpha = jacobian(
+                lambda a, at=address: EdgeNormalisation().mixing(edges, {**alphas, at: a}, None)[at], alphas[address]
+            )
+            close(by_alpha, slopes_of_softmax(p, shares[e]))
+            by_beta = jacobian(
+                lambda b, at=address, n=n: EdgeNormalisation().mixing(edges, {**alphas, f"beta normal n{n}": b}, None)[at], beta
+            )
+            close(by_beta, [[v * slope for slope in slopes_of_softmax(shares)[e]] for v in p])
+
+
+@pytest.mark.parametrize("relaxation", [NodeSoftmax(), EdgeNormalisation()], ids=lambda part: part.name)
+def test_one_edge_of_a_node_is_inverted(relaxation: Relaxation) -> None:
+    """An edge gets other mixing weights with the same sum, and another sum is refused with the reason."""
+    edges, alphas, ((one, other),) = graph([[0.3, 2.0], [-1.0, 0.0]])
+    alphas |= {name: tensor([0.4, -0.3]) for name in relaxation.parameters(edges)}
+    present = relaxation.mixing(edges, alphas, None)
     wanted = {one: present[one].sum() * tensor([0.25, 0.75])}
-    found = NodeSoftmax().mixing(two, alphas | dict(NodeSoftmax().invert(two, wanted, alphas)), None)
+    found = relaxation.mixing(edges, alphas | dict(relaxation.invert(edges, wanted, alphas)), None)
 
     torch.testing.assert_close(found[one], wanted[one])
     torch.testing.assert_close(found[other], present[other])
-    with pytest.raises(ChangeError, match="sum to 1, and those of normal/e0, normal/e1 would sum to"):
-        NodeSoftmax().invert(two, {one: tensor([0.5, 0.5])}, alphas)
+    with pytest.raises(ChangeError, match="sum to 1, and those of normal/e00, normal/e01 would sum to"):
+        relaxation.invert(edges, {one: tensor([0.5, 0.5])}, alphas)
