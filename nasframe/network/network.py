@@ -291,8 +291,14 @@ def build(structure: Structure, seed: Seed, *, relaxation: Relaxation | None = N
     return network
 
 
+# Building takes most of the time in which a small network grows, and all morphisms want the network of the same structure.
+# Few are kept, as the modules of a large supernet take some megabytes even without values.
+@functools.lru_cache(maxsize=8)
 def unallocated(structure: Structure, relaxation: Relaxation | None = None) -> Network:
-    """Return the network of a structure on the device "meta", with names and shapes but without values and memory."""
+    """Return the network of a structure on the device "meta", with names and shapes but without values and memory.
+
+    The network is shared: it must not be changed.
+    """
     with torch.device("meta"):
         return Network(structure, relaxation)
 
@@ -326,7 +332,9 @@ def count_parameters(structure: Structure, relaxation: Relaxation | None = None)
             edit = self.edit(structure, request, {}, context.seed)
             cost = count_parameters(edit.structure, context.relaxation) - count_parameters(structure, context.relaxation)
     """
-    return sum(parameter.numel() for parameter in unallocated(structure, relaxation).parameters())
+    network = unallocated(structure)
+    further = {} if relaxation is None else relaxation.parameters(network.sites)
+    return sum(p.numel() for p in network.parameters()) + sum(value.numel() for value, _ in further.values())
 
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
