@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,16 +87,18 @@ def test_an_unknown_name(pytester: Pytester) -> None:
 def test_workers_collect_the_same(
     install: Install, tmp_path: Path, pytester: Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pytest-xdist runs the laws, of parts that come in any order and share a name."""
+    """pytest-xdist runs the laws, of parts that come in any order, and those of each part in one process."""
     pytester.makepyprojecttoml(f'[tool.pytest.ini_options]\npythonpath = ["{tmp_path}"]')
     monkeypatch.setenv("NASFRAME_WITHOUT", ",".join(p.name for p in discover().found if p != CORE))  # they take time to import
     other = "\nCall = attrs.make_class('Call', {}, bases=(Calm,), frozen=True)\nCall.name = 'call'\n"
     install("sound", SOUND.replace("[Calm]", "{Calm, Call}") + other)
-    done = pytester.runpytest_inprocess(
-        "--nasframe", "sound", "-n", "2", "--max-worker-restart", "0", "-W", "error", "-k", "frozen"
-    )
+    xdist = ("-n", "2", "--dist", "loadscope", "--max-worker-restart", "0")
+    done = pytester.runpytest_inprocess("--nasframe", "sound", *xdist, "-W", "error", "-v", "-k", "frozen or described")
 
-    done.assert_outcomes(passed=2)
+    done.assert_outcomes(passed=4)
+    ran = re.findall(r"\[(gw\d)\].* PASSED nasframe::(call|calm)::", done.stdout.str())
+    assert len(ran) == 4
+    assert len({*ran}) == 2
 
 
 def test_parts_of_one_name_are_told_apart(install: Install, pytester: Pytester) -> None:
