@@ -49,6 +49,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "regularised_evolution": [
         {"population": 2, "sample": 2, "trials": 4, "updates": 2, "inherit": inherit} for inherit in (False, True)
     ],
+    "successive_halving": [{"candidates": 6, "updates": 1}],
 }
 
 #: what a backbone is for
