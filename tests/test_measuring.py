@@ -231,6 +231,22 @@ class TestRemember:
         assert made == {"both": 1, "none": 1}
         assert [*evidence] == ["both", "both/a", "both/b", "none", "last"]
 
+    @pytest.mark.parametrize("first", ["both", "both/a", "both/b"])
+    def test_two_measurements_of_one_key_are_refused(self, first: str) -> None:
+        """The second one would silently get the value of the first."""
+
+        def question(context: Context) -> Any:
+            return context.remember(first, lambda: 7.0), context.remember_all("both", lambda: {"b": 1.0})
+
+        with pytest.raises(StrategyError, match="give each measurement its own key"):
+            ask(begun(), question)
+
+    @pytest.mark.parametrize("found", [[1.0], "one", {"a": "one"}, {"a": None}])
+    def test_what_is_no_number_is_refused(self, found: Any) -> None:
+        """The message says what may be returned."""
+        with pytest.raises(StrategyError, match="let it return a number or a tensor"):
+            ask(begun(), lambda context: context.remember_all("all", lambda: found))
+
     def test_a_value_that_needs_itself_is_refused(self) -> None:
         """The search would measure for ever."""
         with pytest.raises(StrategyError, match="'a' needs 'a' itself"):

@@ -21,7 +21,8 @@ from toy import toy_strategy
 from nasframe import Morphism, Part, Search, Strategy
 from nasframe.interfaces.part import to_plain
 from nasframe.plugins import Plugins
-from nasframe.records import Changed, EpochEnded, Measured
+from nasframe.records import Changed, EpochEnded, Evaluated, Measured
+from nasframe.search.compare import FOUND, INHERITED, RANDOM
 from nasframe.search.replay import replay
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.fakes import Scripted
@@ -84,6 +85,14 @@ def test_a_method_is_written_to_a_file_and_replayed(method: str) -> None:
     *_, last = replay(strategy, search.state.lineage, search.state.evidence, ALL)
     assert last == search.network.structure
     assert last.decided
+
+
+def test_a_search_without_alphas_is_compared() -> None:
+    """It decides sites, so that random architectures are next to what it found."""
+    search = Search(attrs.evolve(darts_pt_without_alphas(), seeds=1))
+    search.run()
+    names = [record.name for record in search.compare(workers=1) if isinstance(record, Evaluated)]
+    assert names[:3] == [INHERITED, FOUND, RANDOM]
 
 
 #: of the laws of morphisms, all of which both pass, those that concern what is particular about these two

@@ -23,7 +23,7 @@ from nasframe.errors import NonFiniteError, StrategyError
 from nasframe.interfaces.evaluator import Trained, Workbench
 from nasframe.network.network import tensors
 from nasframe.plugins import Plugin, Plugins
-from nasframe.records import Changed, EpochEnded, TrialEnded
+from nasframe.records import Changed, EpochEnded, Evaluated, TrialEnded
 from nasframe.run.folder import Folder
 from nasframe.search.evaluators import Table
 from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
@@ -155,6 +155,12 @@ def test_a_supernet_suggests_finalists() -> None:
     assert len(space[0].suggested) == 4  # of three nodes
     assert tuple(trial.picks for trial in search.state.trials[:3]) == space[0].suggested[:3]
     assert [trial.budget for trial in search.state.trials] == [1] * 7 + [2] * 2
+    inherited = next(record for record in search.compare() if isinstance(record, Evaluated))
+    best = next(trial for trial in reversed(search.state.trials) if trial.best)
+    # two rungs and the training after them, and neither the supernet nor the other trials
+    after = search.state.updates - search.state.trials[-1].updates
+    assert best.parent is not None
+    assert inherited.trained == best.trained + search.state.trials[best.parent].trained + after
 
 
 def test_an_evaluator_without_training_fulfils_the_laws() -> None:

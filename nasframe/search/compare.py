@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import attrs
 
 from nasframe.errors import NonFiniteError
-from nasframe.records import EpochEnded, Evaluated, Record
+from nasframe.records import EpochEnded, Evaluated, Record, Started, TrialEnded
 from nasframe.search.evaluate import Evaluation, Reference, Trial, module_of, predicting, tested
 from nasframe.search.loop import Loop, better
+from nasframe.search.plan import Trials, walk
 from nasframe.search.pool import evaluations
 from nasframe.search.random_architecture import random_architecture
 from nasframe.search.state import Snapshot, State, snapshot
@@ -126,8 +127,6 @@ class Comparison:
     def _inherited(self) -> Evaluated:
         state, data = self.state, self.loop.data
         assert state.best is not None
-        # the trainings of other architectures are no part of this one
-        best = next((trial for trial in reversed(state.trials) if trial.best), None)
         cost = predicting(state.network, data)
         # the first candidate for the hand-over; each evaluation of the space may replace it
         state.winner = None if state.diverged else snapshot(state.network, state.best.valid)
@@ -138,12 +137,28 @@ class Comparison:
             structure=state.network.structure.to_dict(),
             parameters=cost.parameters,
             flops=cost.flops,
-            trained=state.updates - sum(trial.trained for trial in state.trials) + (0 if best is None else best.trained),
+            trained=self._trained(),
             valid=state.best.valid,
             scores={} if state.diverged else tested(state.network, data),
             diverged=state.diverged,
             best=not state.diverged,
         )
+
+    def _trained(self) -> int:
+        """Return the number of updates that the weights of the search have received."""
+        state, plan = self.state, self.loop.strategy.plan
+        if not state.trials:
+            return state.updates
+        # the trials of the last step of trials, in which they are numbered from 0
+        trials = state.trials[-(state.trials[-1].number + 1) :]
+        best: TrialEnded | None = next((trial for trial in reversed(trials) if trial.best), None)
+        inherits = any(isinstance(step, Trials) and step.inherit for step in walk(plan))
+        # a supernet before the trials counts if they began with its weights, and other architectures do not
+        found = state.updates - trials[-1].updates + (trials[0].updates - trials[0].trained if inherits else 0)
+        while best is not None:
+            found += best.trained
+            best = None if best.parent is None else trials[best.parent]
+        return found
 
     def _evaluated(self, name: str, trial: Trial, evaluation: Evaluation) -> Evaluated:
         state, structure = self.state, trial.of if isinstance(trial.of, Structure) else None
@@ -186,5 +201,7 @@ class Comparison:
 
 
 def searched(state: State) -> bool:
-    """Return whether the run searched: it tried architectures, or a phase trained alphas. A retraining does neither."""
-    return bool(state.trials) or any(isinstance(r, EpochEnded) and r.moves_alphas for r in state.history)
+    """Return whether the run searched: it tried architectures, decided sites, or trained alphas. A retraining does none of it."""
+    first = next(record for record in state.lineage if isinstance(record, Started))
+    undecided = any(len(site["candidates"]) > 1 for cell in first.structure["cells"].values() for site in cell["sites"])
+    return undecided or bool(state.trials) or any(isinstance(r, EpochEnded) and r.moves_alphas for r in state.history)

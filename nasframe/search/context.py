@@ -270,9 +270,14 @@ class Context:
             key: the name of the measurement, unique among the values of this decision of this part.
             make: a function that returns numbers or tensors by name.
         """
-        self._remembered(key, make)
+        number = self._remembered(key, make)
         # sorted, because a state that was saved and loaded may have another order
         names = sorted(name for name in self._measured if name.startswith(f"{key}/"))
+        if isinstance(number, Tensor) or number != len(names):
+            raise StrategyError(
+                f"a part measures several values under the key {key!r}, and remembers another value as {key!r} or as '{key}/...'; give "
+                "each measurement its own key"
+            )
         return {name.removeprefix(f"{key}/"): self._remembered(name, make) for name in names}
 
     def _remembered(self, key: str, make: Callable[[], Any]) -> Any:

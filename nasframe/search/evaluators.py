@@ -24,7 +24,8 @@ from nasframe.structure.structure import Structure
 class Train(Evaluator):
     """Train the architecture for `budget` updates, from the weights of its parent if it has one.
 
-    The strategy's optimiser and batch size are used. The outcome is the least validation loss of an epoch.
+    The strategy's optimiser and batch size are used. It trains whole epochs, so that the budget is rounded up to these. The outcome is
+    the least validation loss of an epoch.
     """
 
     name: ClassVar[str] = "train"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from typing import TypeVar
+from numbers import Real
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -73,7 +74,12 @@ def asked(
             _check_order(by, before, asks)
             before = asks
             key, values = _measure(missing, seed, trainer.device)
-        state.measured.setdefault(by, {}).update(values)
+        known = state.measured.setdefault(by, {})
+        if taken := values.keys() & known.keys():
+            raise StrategyError(
+                f"the {by} measures {key!r}, and has another value under the key {min(taken)!r}; give each measurement its own key"
+            )
+        known.update(values)
         value = values[key]
         yield Measured(**state.position, by=by, key=key, value=None if value.dim() else float(value))
 
@@ -100,8 +106,19 @@ def _measure(missing: Missing, seed: Seed, device: str) -> tuple[str, Mapping[st
             with seed("measured", missing.key).as_global(device):
                 found = missing.make()
                 if not isinstance(found, Mapping):
-                    return missing.key, {missing.key: stored(found)}
-                values = {f"{missing.key}/{name}": stored(value) for name, value in found.items()}
+                    return missing.key, {missing.key: stored(_value(missing.key, found))}
+                values = {f"{missing.key}/{name}": stored(_value(missing.key, value)) for name, value in found.items()}
                 return missing.key, {missing.key: stored(len(values)), **values}
         except Missing as inner:
             missing = inner
+
+
+def _value(key: str, found: Any) -> float | Tensor:
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(found, Real):
+        return float(found)
+    raise StrategyError(
+        f"measuring {key!r} returned a value of the type {type(found).__name__}; let it return a number or a tensor, or, for "
+        "`remember_all`, a mapping from names to numbers or tensors"
+    )

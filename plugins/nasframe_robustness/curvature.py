@@ -33,9 +33,10 @@ def largest_eigenvalue(context: Context, steps: int = 50) -> float:
 
 @attrs.frozen
 class Curvature(GrowthCriterion):
-    """End the search phase when the largest eigenvalue of the alphas' Hessian rises quickly (Zela et al. 2020, section 4.3).
+    """End the phase "search" when the largest eigenvalue of the alphas' Hessian rises quickly (Zela et al. 2020, section 4.3).
 
-    With the mean e(i) of the eigenvalues of `window` epochs up to epoch i, the phase ends if e(i - window) / e(i) < `ratio`.
+    By the largest eigenvalue we mean that of largest absolute value. With the mean e(i) of the absolute values of `window` epochs up
+    to epoch i, the phase ends if e(i - window) / e(i) < `ratio`.
 
     Args:
         window: k, the number of epochs.
@@ -61,4 +62,6 @@ class Curvature(GrowthCriterion):
         before, after = (sum(part) / self.window for part in (values[-2 * self.window : -self.window], values[-self.window :]))
         if len(values) < 2 * self.window or not before < self.ratio * after:
             return state, ABSTAIN
-        return state, Decision("end", reason=f"the curvature of the validation loss rose from {before:.3g} to {after:.3g}")
+        return state, Decision(
+            "end", reason=f"the absolute curvature of the validation loss rose from {before:.3g} to {after:.3g}"
+        )

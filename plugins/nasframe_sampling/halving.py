@@ -18,7 +18,8 @@ class SuccessiveHalving(AskTellArchitect):
     """Train many architectures for a short time, and the best ones of them longer and longer (Jamieson & Talwalkar 2016).
 
     In rung k = 0, 1, ... each architecture has been trained for updates * factor^k updates in all. The 1/factor of a rung with the
-    least validation losses enter the next one, as long as these are two or more. The best one of the last rung is found.
+    least validation losses enter the next one, as long as these are two or more. The best one of the last rung is found. The evaluator
+    `train` rounds the updates of a rung up to whole epochs.
 
     All architectures are different. The first ones are those that a trained supernet suggests, where trials follow its training, and the
     others are random. If the space has no more than `candidates` of them, each one is tried.
@@ -32,8 +33,7 @@ class SuccessiveHalving(AskTellArchitect):
             fresh weights and takes all updates of the rung.
 
     Raises:
-        ValueError: if factor is 2 and inherit is true. The trials of two rungs would have equal budgets, and the losses after
-            different numbers of updates would be compared.
+        ValueError: if factor is 2 and inherit is true. Trials of the first two rungs would have equal budgets, and would be compared.
     """
 
     name: ClassVar[str] = "successive_halving"
@@ -46,8 +46,8 @@ class SuccessiveHalving(AskTellArchitect):
     def __attrs_post_init__(self) -> None:
         if self.factor == 2 and self.inherit:
             raise ValueError(
-                "factor is 2 and inherit is true, so that the second rung has the budget of the first, and the losses after "
-                "different numbers of updates would be compared: write factor = 3, or inherit = false"
+                "factor is 2 and inherit is true: a trial of the second rung takes as many further updates as one of the first, and trials "
+                "of equal budgets are compared with each other: write factor = 3, or inherit = false"
             )
 
     def start(self, space: Space, seed: Seed) -> Memory:
