@@ -1,12 +1,13 @@
 """Couple every classification architecture of torchvision, and check the coupling by permuting and widening.
 
-    PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl
+    PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl --smallest 27
+    PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl --places 1
     PYTHONPATH=tests python docs/measurements/module_sweep.py sweep.jsonl --table
 
-The first command adds a line to the file for each architecture that the file does not have, smallest first. Each one runs in a
+The first two commands add a line to the file for each architecture that the file does not have, smallest first. Each one runs in a
 separate process, so that its memory is returned. A line has the seconds of two traces and of reading them; the places at which units are
 produced and how many of them are free; how far the outputs move (relative to the largest) when the units of all free atoms are permuted
-at once in all tensors that carry them; and how widening some places in three forms ended. The second command prints the table.
+at once in all tensors that carry them; and how widening some places in three forms ended. The last command prints the table.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def measure(name: str, places: int) -> dict[str, Any]:
 def sweep(path: Path, names: list[str], places: int) -> None:
     """Add a line to the file for each architecture that it does not have."""
     done = {json.loads(line)["architecture"] for line in path.read_text().splitlines()} if path.exists() else set()
-    for name in names or [*sizes()]:
+    for name in names:
         if name in done:
             continue
         command = [sys.executable, __file__, str(path), name, "--one", "--places", str(places)]
@@ -173,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the file with a line for each architecture")
     parser.add_argument("models", nargs="*", help="the architectures, by default all")
+    parser.add_argument("--smallest", type=int, help="measure so many architectures, those with the fewest parameters")
     parser.add_argument("--places", type=int, default=3, help="how many places of a model are widened in each form")
     parser.add_argument("--table", action="store_true", help="print the table instead")
     parser.add_argument("--one", action="store_true", help="measure one architecture, and print its line")
@@ -183,7 +185,7 @@ def main() -> None:
     elif options.one:
         print(json.dumps(measure(options.models[0], options.places)))
     else:
-        sweep(options.file, options.models, options.places)
+        sweep(options.file, options.models or [*sizes()][: options.smallest], options.places)
 
 
 if __name__ == "__main__":
