@@ -7,10 +7,10 @@ search: .venv/installed
 	$(BIN)/nasframe search
 
 test: .venv/installed
-	$(BIN)/pytest -n auto --dist loadscope --nasframe nasframe
+	$(BIN)/pytest -n auto --dist worksteal --nasframe nasframe
 
 test-full: .venv/installed
-	$(BIN)/pytest -n auto --dist loadscope --hypothesis-profile full --nasframe nasframe --nasframe-full
+	$(BIN)/pytest -n auto --dist worksteal --hypothesis-profile full --nasframe nasframe --nasframe-full
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -342,7 +342,7 @@ ERRORS = {
     "nothing ends a phase": (
         ["search", "--criterion", "max_nodes:nodes=1"],
         "error: nothing ends a phase of training: the criterion 'max_nodes nodes=1' cannot, and the optimiser has no `epochs`. Give "
-        "the optimiser `epochs`, or add a criterion that can, such as epochs or patience; any_of joins several",
+        "the optimiser `epochs`, or add a criterion that can, such as curvature or epochs or patience; any_of joins several",
     ),
     "nothing ends the growth": (
         ["search", "--epochs", "1"],
@@ -376,7 +376,7 @@ ERRORS = {
     "nothing to retrain by": (["retrain", "nowhere"], "Missing option '--strategy'"),
     "missing plugin": (
         ["--without", "nasframe_pruning", "search"],
-        "error: there is no pruner 'strongest'; there are: threshold",
+        "error: there is no pruner 'strongest'; there are: perturbation, threshold",
     ),
 }
 
