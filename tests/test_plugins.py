@@ -220,7 +220,8 @@ def test_an_unknown_name_suggests_the_nearest(install) -> None:
     with pytest.raises(UnknownNameError, match=r"there is no backbone 'two_to_on'; did you mean 'two_to_one'\?"):
         plugins.get("backbone", "two_to_on")
     with pytest.raises(
-        UnknownNameError, match=r"there is no pruner 'xyz'; there are: perturbation, strongest, threshold; plugin stranger_broken"
+        UnknownNameError,
+        match=r"there is no pruner 'xyz'; there are: perturbation, strongest, threshold; plugin stranger_broken",
     ):
         plugins.get("pruner", "xyz")
     with pytest.raises(
