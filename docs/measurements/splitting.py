@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from nasframe_splitting import (
     lanczos_eigenpairs,
     layer_matrices,
     splittable,
+    splitting_matrices,
     unit_layers,
 )
 from nasframe_splitting.units import Halves
@@ -42,7 +43,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from nasframe import Seed
+from nasframe import Context, Seed
 from nasframe.modules.change import make
 from nasframe.modules.coupling import couple
 from nasframe.search.plan import END
@@ -59,6 +60,8 @@ MEASURED = 2
 SHARPNESS, EPS, HIDDEN, IMAGES, SEEDS = (1.0, 3.0, 10.0, 30.0, 100.0), (0.01, 0.03, 0.1, 0.3), 8, 1000, 5
 #: the numbers of units of a supernet, and of proposals, with which looking for splits is measured
 WIDTHS, PROPOSALS = (8, 32, 128, 256), (1, 3)
+#: the numbers of steps of Lanczos of which the predicted decrease is measured there
+FEW = (2, 4, 8, 12)
 
 
 def main() -> None:
@@ -167,10 +170,29 @@ def looking(backbone: str, hidden: int, rounds: int) -> None:
     times = measured(ways, rounds)
     step = times["ten steps"] / 10
     looks = "  ".join(f"{n} {'split' if n == 1 else 'splits'} {times[f'{n}'] / step:.1f}" for n in PROPOSALS)
-    print(
-        f"{backbone}, 4 nodes, n_h {hidden}, T 10, batch 50, {operations} operations: step {step:.1f}; steps for looking for  {looks}",
-        flush=True,
-    )
+    reached = "  ".join(f"{steps} {share:.3f}" for steps, share in predicted(trained).items())
+    print(f"{backbone}, 4 nodes, n_h {hidden}, T 10, batch 50, {operations} operations: step {step:.1f}", flush=True)
+    print(f"  steps for looking for  {looks}; share of the predicted decrease by steps of Lanczos  {reached}", flush=True)
+
+
+def predicted(trained: TrainedNetwork) -> Mapping[int, float]:
+    """Return the least share of the exact predicted decrease that so many steps of Lanczos find, over the operations of a supernet."""
+
+    def matrices(context: Context) -> Mapping[Any, Sequence[SplittingMatrices]]:
+        network = context.network
+        keys = [*splittable(network.structure)]
+        return splitting_matrices(network, lambda: context.training_loss(network), keys)
+
+    def decrease(pairs: Callable[[SplittingMatrices], Eigenpairs], each: Sequence[SplittingMatrices]) -> float:
+        return sum(float(pairs(one).values.clamp(max=0).double().sum()) for one in each)
+
+    found, _ = trained.measured(matrices)
+    exact = [decrease(exact_eigenpairs, each) for each in found.values()]
+    shares = {}
+    for steps in FEW:
+        some = [decrease(partial(lanczos_eigenpairs, steps=steps, seed=SEED), each) for each in found.values()]
+        shares[steps] = min(one / other for one, other in zip(some, exact, strict=True))
+    return shares
 
 
 def surrogates() -> None:
