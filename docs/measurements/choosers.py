@@ -6,7 +6,7 @@ The space is that of Two-to-One with two nodes and the five operations of Jie & 
 trained from scratch with three seeds, and ranked by the mean of its least validation losses. Then each way chooses a cell with several
 seeds, and the rank of that cell is reported. The series are hourly pedestrians in Melbourne (melbourne_pedestrians.csv.gz in the folder of
 NASFRAME_DATA), and made-up sensors with a daily cycle. The result of each training and of each search is added to the file, and one that
-is in it already is not repeated. The script prints a table in markdown; choosers.md explains it.
+is in it already is not repeated. The script prints tables in markdown.
 """
 
 from __future__ import annotations
