@@ -238,7 +238,7 @@ class TestRemember:
         def question(context: Context) -> Any:
             return context.remember(first, lambda: 7.0), context.remember_all("both", lambda: {"b": 1.0})
 
-        with pytest.raises(StrategyError, match="give each measurement its own key"):
+        with pytest.raises(StrategyError, match="a different key for each measurement"):
             ask(begun(), question)
 
     @pytest.mark.parametrize("found", [[1.0], "one", {"a": "one"}, {"a": None}])

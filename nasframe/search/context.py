@@ -275,8 +275,8 @@ class Context:
         names = sorted(name for name in self._measured if name.startswith(f"{key}/"))
         if isinstance(number, Tensor) or number != len(names):
             raise StrategyError(
-                f"a part measures several values under the key {key!r}, and remembers another value as {key!r} or as '{key}/...'; give "
-                "each measurement its own key"
+                f"a part measures several values under the key {key!r}, and remembers another value as {key!r} or as '{key}/...'; use "
+                "a different key for each measurement"
             )
         return {name.removeprefix(f"{key}/"): self._remembered(name, make) for name in names}
 

@@ -77,7 +77,7 @@ def asked(
         known = state.measured.setdefault(by, {})
         if taken := values.keys() & known.keys():
             raise StrategyError(
-                f"the {by} measures {key!r}, and has another value under the key {min(taken)!r}; give each measurement its own key"
+                f"the {by} measures {key!r}, and has another value under the key {min(taken)!r}; use a different key for each measurement"
             )
         known.update(values)
         value = values[key]

@@ -95,7 +95,7 @@ class Laws(pytest.Collector):
         self.of, self.laws = of, laws
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Yield the laws."""
+        """Yield a test for each law of the part."""
         from nasframe.testing.check import FULL, QUICK, tried
 
         profile = FULL if self.config.getoption("--nasframe-full") else QUICK

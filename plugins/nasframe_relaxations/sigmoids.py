@@ -51,5 +51,5 @@ class ZeroOne(AlphaLoss):
     weight: float = number(10.0, low=0.0)
 
     def loss(self, sites: Sites, alphas: Tensors, mixing: Mixing, progress: float | None) -> Tensor:
-        """Return the loss."""
+        """Return -w mean((m - 1/2)^2)."""
         return -self.weight * (torch.cat([mixing[address] for address in sites]) - 0.5).square().mean()
