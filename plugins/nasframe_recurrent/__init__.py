@@ -15,13 +15,17 @@ from nasframe_recurrent.edges import (
     TanhHighway,
     ZeroEdge,
 )
+from nasframe_recurrent.gated import GATED, HighwayUnit, MinimalGatedUnit, UpdateGate
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 from nasframe_recurrent.two_to_one import TwoToOne
 
 __all__ = [
+    "GATED",
     "Darts",
+    "HighwayUnit",
     "IdentityEdge",
     "IdentityHighway",
+    "MinimalGatedUnit",
     "Prod",
     "Relu",
     "ReluEdge",
@@ -34,6 +38,7 @@ __all__ = [
     "TanhEdge",
     "TanhHighway",
     "TwoToOne",
+    "UpdateGate",
     "ZeroEdge",
 ]
 
@@ -42,6 +47,7 @@ __all__ = [
 def nasframe_parts() -> list[type[nasframe.Part]]:
     """Return the backbones and the operations."""
     two_input = [Sigmoid, Tanh, Relu, Sum, Prod]
+    gated = [HighwayUnit, UpdateGate, MinimalGatedUnit]
     edges = [SigmoidEdge, TanhEdge, ReluEdge, IdentityEdge, ZeroEdge]
     highways = [SigmoidHighway, TanhHighway, ReluHighway, IdentityHighway]
-    return [TwoToOne, *two_input, Darts, *edges, *highways]
+    return [TwoToOne, *two_input, *gated, Darts, *edges, *highways]
