@@ -597,6 +597,29 @@ def test_references_reach_their_known_errors(name: str, expected: float) -> None
     assert not any(p.requires_grad for p in reference.parameters())
 
 
+@pytest.mark.parametrize("scaling", ["training", "window"])
+def test_a_repeating_series_is_forecast_by_its_last_season(scaling: str) -> None:
+    """The seasonal last value of a series of period 3 has no error, in either scaling, and its steps see no later one."""
+    task = loaded(noise(3, 2).repeat(20, 1), 4, season=3, scaling=scaling)
+    inputs, targets = whole(task.test)
+    reference = task.references(9)["seasonal last value"]()
+
+    assert task.loss(reference(inputs), targets).item() < 1e-20
+    torch.testing.assert_close(reference(inputs)[:-1], reference(inputs[:-1]))
+    with pytest.raises(ValueError, match="season is 11 and window is 10"):
+        Forecasting(season=11)
+
+
+def test_the_pedestrians_are_shipped() -> None:
+    """The series has 4,271 hours of four sensors, and the test MSE of the last hour and of the same hour of the day before are known."""
+    task = Forecasting(series="melbourne_pedestrians", window=24, season=24).load(CPU, torch.float32)
+    made = task.references(9)
+    last, seasonal = (task.measure(made[name](), task.test)[0] for name in ("last value", "seasonal last value"))
+
+    assert (task.sizes["inputs"], task.train.size, task.validation.size, task.test.size) == (4, 2538, 854, 855)
+    assert (last, seasonal) == (pytest.approx(0.4883, abs=1e-4), pytest.approx(0.9058, abs=1e-4))
+
+
 @real
 @pytest.mark.parametrize(
     ("file", "expected"),
@@ -656,9 +679,9 @@ def test_references_forecast_at_every_step(case: tuple[Tensor, int], batch: int)
 
 
 @drawn
-@given(st.sampled_from([("LSTM", nn.LSTM, 4), ("GRU", nn.GRU, 3)]), st.integers(1, 8), st.integers(1, 20_000))
+@given(st.sampled_from([("RNN", nn.RNN, 1), ("LSTM", nn.LSTM, 4), ("GRU", nn.GRU, 3)]), st.integers(1, 8), st.integers(1, 20_000))
 def test_trained_references_have_about_the_parameters_asked_for(
-    kind: tuple[str, type[nn.LSTM | nn.GRU], int], columns: int, budget: int
+    kind: tuple[str, type[nn.RNN | nn.LSTM | nn.GRU], int], columns: int, budget: int
 ) -> None:
     """No other hidden size comes nearer, all parameters train, and from 19 units on the number is within 5 %."""
     name, layer, gates = kind

@@ -21,44 +21,49 @@ PENALTIES = torch.logspace(-4, 4, 17, dtype=torch.float64)
 Factories = Mapping[str, Callable[[], nn.Module]]
 
 
-def references(past: Tensor, following: Tensor, train: int, like: Tensor, parameters: int) -> Factories:
+def references(past: Tensor, following: Tensor, train: int, like: Tensor, season: int | None, parameters: int) -> Factories:
     """Return factories of the references for standardised rows.
 
-    The mean, the last value and ridge AR(1) are not trained; LSTM and GRU are.
+    The mean, the last value, the seasonal last value and ridge AR(1) are not trained; RNN, LSTM and GRU are.
 
     Args:
         past: the rows before the targets of training and then of validation, of shape (pairs, columns) in float64.
         following: these targets, of the same shape.
         train: the number of training pairs.
         like: a tensor with the device and the dtype of the modules.
-        parameters: LSTM and GRU have about this many parameters.
+        season: the number of rows in a season; None if there is none.
+        parameters: RNN, LSTM and GRU have about this many parameters.
     """
     fixed: Factories = {
         "mean": Zero,
         "last value": nn.Identity,
+        **seasonal(season),
         "ridge AR(1)": functools.partial(autoregression, past, following, train),
     }
     return _placed({**fixed, **trained_references(past.shape[1], parameters)}, like)
 
 
-def change_references(rows: Tensor, window: int, like: Tensor, parameters: int) -> Factories:
+def change_references(rows: Tensor, window: int, like: Tensor, season: int | None, parameters: int) -> Factories:
     """Return factories of the references for windows that are normalised one by one.
 
-    The last value and an autoregression of changes are not trained; LSTM and GRU are.
+    The last value, the seasonal last value and an autoregression of changes are not trained; RNN, LSTM and GRU are.
 
     Args:
         rows: the standardised training rows, of shape (rows, columns) in float64.
         window: the number of rows in a window.
         like: a tensor with the device and the dtype of the modules.
-        parameters: LSTM and GRU have about this many parameters.
+        season: the number of rows in a season; None if there is none.
+        parameters: RNN, LSTM and GRU have about this many parameters.
     """
-    fixed: Factories = {"last value": Zero, "AR(1) of changes": functools.partial(change_autoregression, rows, window)}
+    changes = functools.partial(change_autoregression, rows, window)
+    fixed: Factories = {"last value": Zero, **seasonal(season), "AR(1) of changes": changes}
     return _placed({**fixed, **trained_references(rows.shape[1], parameters)}, like)
 
 
 def trained_references(columns: int, parameters: int) -> Factories:
-    """Return factories of an LSTM and a GRU of about that many parameters."""
+    """Return factories of an RNN, an LSTM and a GRU of about that many parameters."""
     return {
+        "RNN": functools.partial(recurrent, nn.RNN, 1, columns, parameters),
         "LSTM": functools.partial(recurrent, nn.LSTM, 4, columns, parameters),
         "GRU": functools.partial(recurrent, nn.GRU, 3, columns, parameters),
     }
@@ -69,6 +74,24 @@ def _placed(factories: Factories, like: Tensor) -> Factories:
         return make().to(like)
 
     return {name: functools.partial(place, make) for name, make in factories.items()}
+
+
+def seasonal(season: int | None) -> Factories:
+    """Return the factory of the seasonal last value, if there are seasons."""
+    return {} if season is None else {"seasonal last value": functools.partial(SeasonalLast, season)}
+
+
+class SeasonalLast(nn.Module):
+    """The forecast that the next row is like the one a season before it, or like the first row where none is that old."""
+
+    def __init__(self, season: int) -> None:
+        super().__init__()
+        self.season = season
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return forecasts of the shape of the inputs."""
+        steps = torch.arange(len(inputs), device=inputs.device)
+        return inputs[(steps - self.season + 1).clamp_min(0)]
 
 
 class Zero(nn.Module):
@@ -139,7 +162,7 @@ def change_autoregression(rows: Tensor, window: int) -> ChangeAutoregression:
 class Recurrent(nn.Module):
     """A recurrent layer of torch with a linear head at every step."""
 
-    def __init__(self, layer: nn.LSTM | nn.GRU, head: nn.Linear) -> None:
+    def __init__(self, layer: nn.RNNBase, head: nn.Linear) -> None:
         super().__init__()
         self.layer = layer
         self.head = head
@@ -149,7 +172,7 @@ class Recurrent(nn.Module):
         return self.head(self.layer(inputs)[0])
 
 
-def recurrent(layer: type[nn.LSTM | nn.GRU], gates: int, columns: int, parameters: int) -> Recurrent:
+def recurrent(layer: type[nn.RNN | nn.LSTM | nn.GRU], gates: int, columns: int, parameters: int) -> Recurrent:
     """Return a layer of that type and its head, of the hidden size that comes nearest to that many parameters."""
     units = nearest_units(gates, columns, parameters)
     return Recurrent(layer(columns, units), nn.Linear(units, columns))

