@@ -679,7 +679,9 @@ def test_references_forecast_at_every_step(case: tuple[Tensor, int], batch: int)
 
 
 @drawn
-@given(st.sampled_from([("RNN", nn.RNN, 1), ("LSTM", nn.LSTM, 4), ("GRU", nn.GRU, 3)]), st.integers(1, 8), st.integers(1, 20_000))
+@given(
+    st.sampled_from([("RNN", nn.RNN, 1), ("LSTM", nn.LSTM, 4), ("GRU", nn.GRU, 3)]), st.integers(1, 8), st.integers(1, 20_000)
+)
 def test_trained_references_have_about_the_parameters_asked_for(
     kind: tuple[str, type[nn.RNN | nn.LSTM | nn.GRU], int], columns: int, budget: int
 ) -> None:
