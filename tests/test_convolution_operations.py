@@ -15,6 +15,7 @@ from nasframe_convolutional.operations import (
     Asymmetric,
     AsymmetricConvolution,
     AvgPool,
+    DenseConvolution,
     Edge,
     Identity,
     LinearLayer,
@@ -47,7 +48,8 @@ OPERATIONS = (
     separable()
     | st.builds(Asymmetric, KERNELS)
     | st.builds(MaxPool, KERNELS)
-    | st.builds(AvgPool, KERNELS)
+    | st.builds(AvgPool, KERNELS, st.booleans())
+    | st.builds(DenseConvolution, KERNELS)
     | st.sampled_from([Identity(), Zero()])
 )
 
@@ -140,10 +142,12 @@ def defined(case: Case, module: Any, training: bool) -> Tensor:
     if isinstance(o, Asymmetric):
         kernel = torch.einsum("omy,mix->oiyx", module.column.weight[..., 0], module.row.weight[..., 0, :])
         return normalised(module.norm, conv2d(x.relu(), kernel, None, s, o.kernel // 2), training)
+    if isinstance(o, DenseConvolution):
+        return normalised(module.norm, conv2d(x.relu(), module.convolution.weight, None, s, o.kernel // 2), training)
     if isinstance(o, MaxPool | AvgPool):
         seen = windows(x, o.kernel, s)
         out = seen.nanmean(-1) if isinstance(o, AvgPool) else seen.nan_to_num(-math.inf).amax(-1)
-        return out if case.affine else normalised(module[1], out, training)
+        return normalised(module[1], out, training) if isinstance(module, nn.Sequential) else out
     if isinstance(o, Zero):
         return torch.zeros(*x.shape[:2], *case.size, dtype=x.dtype)
     if s == 1:
@@ -176,11 +180,11 @@ def test_operations_compute_what_is_defined(case: Case) -> None:
 @many
 @given(cases())
 def test_search_and_evaluation_forms(case: Case) -> None:
-    """BatchNorms scale and shift in the evaluation form alone, and poolings have one in the search form alone."""
+    """BatchNorms scale and shift in the evaluation form alone, and poolings have one in the search form alone, if at all."""
     norms = [m for m in case.operation.build(**case.sizes).modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(norm.affine == case.affine for norm in norms)
     if isinstance(case.operation, MaxPool | AvgPool):
-        assert len(norms) == (not case.affine)
+        assert len(norms) == (not case.affine and getattr(case.operation, "normalised", True))
 
 
 @given(cases(separable()), st.integers(1, 3))
@@ -252,6 +256,8 @@ def formula(case: Case) -> tuple[int, int]:
         return weights + scale * sum(c[1 : normal + 1]) + sum(c[normal:-1]), weights * height * width
     if isinstance(o, Asymmetric):
         return 2 * C * C * k + scale * C, C * C * k * width * (case.x.shape[2] + height)
+    if isinstance(o, DenseConvolution):
+        return C * C * k * k + scale * C, C * C * k * k * height * width
     if isinstance(o, Identity) and case.stride == 2:
         return C * C + scale * C, C * C * height * width
     return 0, 0

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from nasframe_convolutional import DartsConvolutional, Identity, SeparableConvolution
+from nasframe_convolutional import DartsConvolutional, Identity, NasBench201, SeparableConvolution
 from nasframe_growing import NodeGrowth
 from nasframe_recurrent import Darts, TwoToOne
 from torch import Tensor
@@ -94,6 +94,7 @@ EXAMPLES: dict[str, Callable[[], Found]] = {
         IMAGES,
         0,
     ),
+    "nas_bench_201": lambda: found(NasBench201(2, 1), {"channels": 3, "classes": 2}, IMAGES, 0),
 }
 RECURRENT = ["two_to_one", "darts"]
 

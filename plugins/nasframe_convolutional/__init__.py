@@ -1,4 +1,4 @@
-"""Image cells: the convolutional backbone of DARTS, its operations, and the morphisms of one convolution."""
+"""Image cells: the backbones of DARTS and NAS-Bench-201, their operations, and the morphisms of one convolution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import nasframe
 from nasframe_convolutional.adjust import Convolution
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import ConvolutionMorphism
-from nasframe_convolutional.operations import Asymmetric, AvgPool, Identity, MaxPool, SeparableConvolution, Zero
+from nasframe_convolutional.nas_bench_201 import NasBench201
+from nasframe_convolutional.operations import (
+    Asymmetric,
+    AvgPool,
+    DenseConvolution,
+    Identity,
+    MaxPool,
+    SeparableConvolution,
+    Zero,
+)
 
 __all__ = [
     "Asymmetric",
@@ -14,8 +23,10 @@ __all__ = [
     "Convolution",
     "ConvolutionMorphism",
     "DartsConvolutional",
+    "DenseConvolution",
     "Identity",
     "MaxPool",
+    "NasBench201",
     "SeparableConvolution",
     "Zero",
 ]
@@ -23,5 +34,14 @@ __all__ = [
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the backbone, the morphism and the operations."""
-    return [DartsConvolutional, ConvolutionMorphism, SeparableConvolution, Asymmetric, MaxPool, AvgPool, Identity, Zero]
+    """Return the backbones, the morphism and the operations."""
+    operations: list[type[nasframe.Part]] = [
+        SeparableConvolution,
+        DenseConvolution,
+        Asymmetric,
+        MaxPool,
+        AvgPool,
+        Identity,
+        Zero,
+    ]
+    return [DartsConvolutional, NasBench201, ConvolutionMorphism, *operations]

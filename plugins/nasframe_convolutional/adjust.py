@@ -7,17 +7,40 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad, relu
 
 
-class Projection(nn.Module):
+class Convolution(nn.Conv2d):
+    """A convolution whose strided 1 x 1 form first takes the pixels that it reads, and then convolves with stride 1.
+
+    Values and gradients equal those of `torch.nn.Conv2d`. The class avoids a fault of oneDNN, which torch 2.14.1 uses on the CPU:
+    in float32 and channels last, the gradient of a strided 1 x 1 kernel without padding and groups is written beyond its memory if
+    there are fewer than 8 (AVX2) or 16 (AVX-512) input channels (docs/measurements/strided_convolutions.md).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the convolved input."""
+        if self.kernel_size == (1, 1) and self.padding in ((0, 0), "valid"):
+            rows, columns = self.stride
+            return conv2d(input[..., ::rows, ::columns], self.weight, self.bias, groups=self.groups)
+        return super().forward(input)
+
+
+class ConvolutionLayer(nn.Module):
+    """ReLU, k x k convolution and BatchNorm: from `inputs` to `outputs` channels."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.convolution = Convolution(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features of the height and width divided by the stride, rounded up."""
+        return self.norm(self.convolution(relu(x)))
+
+
+class Projection(ConvolutionLayer):
     """ReLU, 1 x 1 convolution and BatchNorm: from `inputs` to `channels` channels."""
 
     def __init__(self, inputs: int, channels: int, affine: bool) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(inputs, channels, 1, bias=False)
-        self.norm = nn.BatchNorm2d(channels, affine=affine)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features of the same height and width."""
-        return self.norm(self.convolution(relu(x)))
+        super().__init__(inputs, channels, 1, 1, affine)
 
 
 class FactorisedReduction(nn.Module):
@@ -45,22 +68,6 @@ class FactorisedReduction(nn.Module):
         # Both halves must have the same size, ceil(height / 2) by ceil(width / 2), to be concatenated.
         odd = self.odd(pad(x[..., 1::2, 1::2], (0, width % 2, 0, height % 2)))
         return self.norm(torch.cat([even, odd], 1))
-
-
-class Convolution(nn.Conv2d):
-    """A convolution whose strided 1 x 1 form first takes the pixels that it reads, and then convolves with stride 1.
-
-    Values and gradients equal those of `torch.nn.Conv2d`. The class avoids a fault of oneDNN, which torch 2.14.1 uses on the CPU:
-    in float32 and channels last, the gradient of a strided 1 x 1 kernel without padding and groups is written beyond its memory if
-    there are fewer than 8 (AVX2) or 16 (AVX-512) input channels (docs/measurements/strided_convolutions.md).
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the convolved input."""
-        if self.kernel_size == (1, 1) and self.padding in ((0, 0), "valid"):
-            rows, columns = self.stride
-            return conv2d(input[..., ::rows, ::columns], self.weight, self.bias, groups=self.groups)
-        return super().forward(input)
 
 
 def channels_last_is_safe(body: nn.Module) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -208,6 +209,28 @@ class Auxiliary(nn.Module):
         return {"first.0.weight": (None, consumes(*self.source), None, None)}
 
 
+@contextlib.contextmanager
+def checked_images(inputs: Tensor, channels: int) -> Iterator[None]:
+    """Raise a DataError if inputs are no images with so many channels, or a single one on which a BatchNorm cannot train."""
+    # a trace would keep the outcome of the comparison as a constant, with a warning
+    if not torch.jit.is_tracing() and (inputs.dim() != 4 or inputs.shape[1] != channels):  # type: ignore[attr-defined, no-untyped-call]
+        hint = "; write x.permute(0, 3, 1, 2)" if inputs.dim() == 4 and inputs.shape[3] == channels else ""
+        raise DataError(
+            f"the inputs have shape {tuple(inputs.shape)}, but the network expects (batch, channels, height, width) with "
+            f"{channels} channels{hint}"
+        )
+    try:
+        yield
+    except ValueError as error:
+        if len(inputs) == 1 and "more than 1 value per channel" in str(error):
+            raise DataError(
+                f"a training batch has a single image, which the network reduces to one pixel, and BatchNorm cannot normalise "
+                f"a single value per channel ({error}); train with batches of two images or more, on larger images, or with "
+                "fewer cells"
+            ) from error
+        raise
+
+
 class Head(nn.Module):
     """The mean over all pixels, and a linear map to the classes."""
 
@@ -262,10 +285,7 @@ class Classifier(nn.Module):
         Raises:
             DataError: the images have another shape, or are a single one on which a BatchNorm cannot train.
         """
-        # a trace would keep the outcome of the comparison as a constant, with a warning
-        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            self._check(inputs.shape)
-        try:
+        with checked_images(inputs, self.channels):
             # At any place the loop holds the outputs of the two cells before it, which is all that a cell reads.
             before, last = self.stem(inputs)
             aside = None
@@ -276,22 +296,5 @@ class Classifier(nn.Module):
                         before, last = added(shares, before, last)
                 if self.training and self.auxiliary is not None and place == self.middle:
                     aside = self.auxiliary(last)
-        except ValueError as error:
-            if len(inputs) == 1 and "more than 1 value per channel" in str(error):
-                raise DataError(
-                    f"a training batch has a single image, which the network reduces to one pixel, and BatchNorm cannot normalise "
-                    f"a single value per channel ({error}); train with batches of two images or more, on larger images, or with "
-                    "fewer cells"
-                ) from error
-            raise
         outputs = self.head(last)
         return outputs if aside is None else AuxiliaryOutputs(outputs, aside, self.weight)
-
-    def _check(self, shape: torch.Size) -> None:
-        if len(shape) == 4 and shape[1] == self.channels:
-            return
-        hint = "; write x.permute(0, 3, 1, 2)" if len(shape) == 4 and shape[3] == self.channels else ""
-        raise DataError(
-            f"the inputs have shape {tuple(shape)}, but the network expects (batch, channels, height, width) with "
-            f"{self.channels} channels{hint}"
-        )

@@ -13,24 +13,34 @@ from nasframe.testing.fakes import Noise
 from nasframe.testing.strategies import searches, sizes
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import ConvolutionMorphism
-from nasframe_convolutional.operations import Asymmetric, AvgPool, Identity, MaxPool, SeparableConvolution, Zero
+from nasframe_convolutional.nas_bench_201 import NasBench201
+from nasframe_convolutional.operations import (
+    Asymmetric,
+    AvgPool,
+    DenseConvolution,
+    Identity,
+    MaxPool,
+    SeparableConvolution,
+    Zero,
+)
 
 KERNELS = st.sampled_from([1, 3, 5])
 SEPARABLE = st.builds(SeparableConvolution, KERNELS, st.integers(1, 2), st.lists(st.integers(1, 2), max_size=2).map(tuple))
 #: cells halve images twice, and BatchNorm cannot train on a single value
 SIDES = st.integers(5, 8)
-POOLINGS = [st.builds(MaxPool, KERNELS), st.builds(AvgPool, KERNELS)]
+POOLINGS = [st.builds(MaxPool, KERNELS), st.builds(AvgPool, KERNELS, st.booleans())]
 
 
 def examples() -> Examples:
     """Return examples with few channels and cells, and small images of odd and even sides."""
     parts: dict[type[Part], SearchStrategy[Any]] = {
         SeparableConvolution: SEPARABLE,
+        DenseConvolution: st.builds(DenseConvolution, KERNELS),
         Asymmetric: st.builds(Asymmetric, KERNELS),
         ConvolutionMorphism: st.builds(ConvolutionMorphism, depth=st.integers(1, 2)),
         **dict(zip((MaxPool, AvgPool), POOLINGS, strict=True)),
     }
-    return Examples(parts=parts, habitats=(Habitat(DartsConvolutional, convolutional),))
+    return Examples(parts=parts, habitats=(Habitat(DartsConvolutional, convolutional), Habitat(NasBench201, nas_bench_201)))
 
 
 @st.composite
@@ -53,4 +63,14 @@ def convolutional(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strateg
         affine=draw(st.booleans()),
         operations=tuple(dict.fromkeys((Identity(), *chosen, Zero()))),
     )
+    return draw(searches(backbone, draw(noise())))
+
+
+@st.composite
+def nas_bench_201(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
+    """Draw a strategy whose cells can grow, with one cell in each stage."""
+    others = [DenseConvolution(1), DenseConvolution(3), AvgPool(3, normalised=False)]
+    chosen = operations or (draw(st.sampled_from(others)),)
+    candidates = tuple(dict.fromkeys((Zero(), Identity(), *chosen)))
+    backbone = NasBench201(channels=draw(sizes(2)), cells=1, affine=draw(st.booleans()), operations=candidates)
     return draw(searches(backbone, draw(noise())))

@@ -1,4 +1,6 @@
-"""The operations on the edges of image cells (Liu et al. 2019; Laube & Zell 2019): o(x) with x of shape (batch, C, height, width).
+"""The operations on the edges of image cells: o(x) with x of shape (batch, C, height, width).
+
+Sources: Liu et al. (2019), Laube & Zell (2019), Dong & Yang (2020).
 
 No convolution has a bias. Padding is "same": a stride s divides height and width by s, rounded up.
 """
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from nasframe import Bound, Operation, number
-from nasframe_convolutional.adjust import Convolution, FactorisedReduction
+from nasframe import Bound, Operation, flag, number
+from nasframe_convolutional.adjust import Convolution, ConvolutionLayer, FactorisedReduction
 
 
 class Edge(Operation):
@@ -160,6 +162,22 @@ class Asymmetric(Edge):
         return AsymmetricConvolution(self.kernel, channels, stride, affine)
 
 
+@attrs.frozen
+class DenseConvolution(Edge):
+    """ReLU, k x k convolution and BatchNorm: NAS-Bench-201's nor_conv_1x1 and nor_conv_3x3.
+
+    Args:
+        kernel: k, an odd number.
+    """
+
+    name: ClassVar[str] = "dense_convolution"
+    kernel: int = odd(3)
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """Return the layer."""
+        return ConvolutionLayer(channels, channels, self.kernel, stride, affine)
+
+
 def pooled(pool: nn.Module, channels: int, affine: bool) -> nn.Module:
     """Return a pooling, followed by a BatchNorm if there is no affine form."""
     # In a search the outputs of all candidates are summed. Without a BatchNorm those of a pooling would have another scale
@@ -181,14 +199,21 @@ class MaxPool(Edge):
 
 @attrs.frozen
 class AvgPool(Edge):
-    """The mean of k x k pixels, without those outside the image."""
+    """The mean of k x k pixels, without those outside the image.
+
+    Args:
+        kernel: k, an odd number.
+        normalised: whether a BatchNorm follows in the form without affine BatchNorms. In NAS-Bench-201 none does.
+    """
 
     name: ClassVar[str] = "avg_pool"
     kernel: int = odd(3)
+    normalised: bool = flag(True)
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
         """Return the module, which has no parameters."""
-        return pooled(nn.AvgPool2d(self.kernel, stride, self.kernel // 2, count_include_pad=False), channels, affine)
+        pool = nn.AvgPool2d(self.kernel, stride, self.kernel // 2, count_include_pad=False)
+        return pooled(pool, channels, affine or not self.normalised)
 
 
 @attrs.frozen

@@ -400,9 +400,10 @@ def _deeper(case: Case, structure: Structure) -> Structure | None:
     "backbone.derive", "derive() keeps equal candidates, lets zero win, or removes all candidates of a node with equal weights"
 )
 def derive(case: Case) -> None:
-    """Deriving leaves one operation at each remaining site, zero only if its node has nothing else, and nothing more to derive.
+    """Deriving leaves one operation at each remaining site and nothing more to derive, and zero only where it may be chosen.
 
-    The architecture can be run. It follows from the mixing weights, which are not changed.
+    Zero may be chosen if its node has nothing else, or if it is a candidate like any other in the space of the backbone. The
+    architecture can be run. It follows from the mixing weights, which are not changed.
     """
     trained = case.trained
     structure = remove_from(trained.network.structure, case.data.draw(removals(trained.network.structure) | st.just({})))
@@ -422,8 +423,11 @@ def derive(case: Case) -> None:
     # Deriving is idempotent: an architecture has no mixing weights, and nothing to decide.
     further = {a: sorted(ids) for a, ids in case.part.derive(child, {}).items() if ids}
     require(not further, f"from an architecture that it derived it removes {further}")
+    free = case.part.space(case.part.initial(case.sizes, case.strategy.nodes)).keep is None
     for address, site in child.sites():
-        # Zero at a site means that the edge is absent. It may be kept only where the node would have nothing at all.
+        # A space whose nodes choose among their sites has no zero: a site of zero would be one that was not chosen.
+        if free:
+            continue
         rivals = structure.cell(address.cell).sites_of(site.node)
         others = [c for s in rivals for c in s.candidates if not c.operation.zero]
         chosen = site.candidates[0].operation
