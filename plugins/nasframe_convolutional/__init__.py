@@ -7,6 +7,7 @@ from nasframe_convolutional.adjust import Convolution
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import ConvolutionMorphism
 from nasframe_convolutional.nas_bench_201 import NasBench201
+from nasframe_convolutional.nas_bench_201_table import NasBench201Table, cell_architecture, cell_digits, cell_string
 from nasframe_convolutional.operations import (
     Asymmetric,
     AvgPool,
@@ -27,14 +28,18 @@ __all__ = [
     "Identity",
     "MaxPool",
     "NasBench201",
+    "NasBench201Table",
     "SeparableConvolution",
     "Zero",
+    "cell_architecture",
+    "cell_digits",
+    "cell_string",
 ]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the backbones, the morphism and the operations."""
+    """Return the backbones, the morphism, the operations and the evaluator."""
     operations: list[type[nasframe.Part]] = [
         SeparableConvolution,
         DenseConvolution,
@@ -44,4 +49,4 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
         Identity,
         Zero,
     ]
-    return [DartsConvolutional, NasBench201, ConvolutionMorphism, *operations]
+    return [DartsConvolutional, NasBench201, NasBench201Table, ConvolutionMorphism, *operations]

@@ -14,6 +14,7 @@ from nasframe.testing.strategies import searches, sizes
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.morphism import ConvolutionMorphism
 from nasframe_convolutional.nas_bench_201 import NasBench201
+from nasframe_convolutional.nas_bench_201_table import NasBench201Table
 from nasframe_convolutional.operations import (
     Asymmetric,
     AvgPool,
@@ -37,6 +38,10 @@ def examples() -> Examples:
         SeparableConvolution: SEPARABLE,
         DenseConvolution: st.builds(DenseConvolution, KERNELS),
         Asymmetric: st.builds(Asymmetric, KERNELS),
+        # there is no such file: the published table is not shipped
+        NasBench201Table: st.builds(
+            NasBench201Table, st.just("nasbench201.csv"), st.sampled_from(["cifar10_val_e12", "cifar100_val_e12"])
+        ),
         ConvolutionMorphism: st.builds(ConvolutionMorphism, depth=st.integers(1, 2)),
         **dict(zip((MaxPool, AvgPool), POOLINGS, strict=True)),
     }
