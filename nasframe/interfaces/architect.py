@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.alpha_loss import AlphaLoss
 from nasframe.interfaces.part import Part
-from nasframe.interfaces.relaxation import Relaxation
+from nasframe.interfaces.relaxation import Draw, Relaxation
+from nasframe.network.mixing import Mixing
 
 #: tensors by the name of the parameter that they belong to
 Tensors = Mapping[str, Tensor]
@@ -50,7 +51,8 @@ class Bilevel:
 class Architect(Part):
     """Base class of architects, which update the alphas by gradients.
 
-    Required: `name`, `relaxation`, `gradient` and `build_optimiser`. Optional: `terms` and `configure`.
+    Required: `name`, `relaxation`, `gradient` and `build_optimiser`. Optional: `terms`, `configure`, and
+    `training_mixing` with `needs_progress`.
 
     Example:
         The essential lines of first-order DARTS, in which the weights are kept fixed::
@@ -74,6 +76,9 @@ class Architect(Part):
 
     #: required: turns the alphas into mixing weights; a field of the architect, so that a strategy chooses it
     relaxation: Relaxation
+
+    #: optional: whether `training_mixing` needs `Draw.progress`. A search whose phases have no length is then refused before it trains
+    needs_progress: ClassVar[bool] = False
 
     #: optional: losses of the alphas, whose gradient nasframe adds to that of `gradient`; a field as well, if there is a choice
     terms: tuple[AlphaLoss, ...] = ()
@@ -103,3 +108,16 @@ class Architect(Part):
             optimiser: the optimiser that `build_optimiser` returned.
             stage: the number of growths so far.
         """
+
+    def training_mixing(self, mixing: Mixing, loss: Callable[[Mixing], Tensor], draw: Draw) -> Mixing:
+        """Return the mixing weights at which the weights take their step; by default those of the relaxation. Optional.
+
+        It is called once in each step in which the alphas move, after they have moved.
+
+        Args:
+            mixing: the mixing weights of the relaxation, without a graph.
+            loss: the training loss of this step as a function of the mixing weights. Calling it modifies nothing, and its random draws
+                (dropout) are the same at each call.
+            draw: the seed of this step, and the progress of the phase.
+        """
+        return mixing

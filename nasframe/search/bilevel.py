@@ -67,6 +67,11 @@ def problem(
     return Bilevel(dict(weights), dict(network.alphas), of(train, draws[0]), of(valid, draws[1]), xi, unroll)
 
 
+def loss_by_mixing(network: nn.Module, objective: Objective) -> Callable[[Tensors], Tensor]:
+    """Return a loss as a function of the mixing weights, at the present weights. Calling it changes nothing."""
+    return lambda mixing: objective(lambda *given: functional_call(network, _buffers(network), given), mixing)
+
+
 def added_loss(network: Network, terms: Sequence[AlphaLoss], progress: float | None) -> Callable[[Tensors], Tensor] | None:
     """Return the sum of losses of the alphas as a function of these; None if there are no losses.
 
@@ -86,7 +91,7 @@ def added_loss(network: Network, terms: Sequence[AlphaLoss], progress: float | N
     return value
 
 
-def _buffers(network: Network) -> dict[str, Tensor]:
+def _buffers(network: nn.Module) -> dict[str, Tensor]:
     # copies: running statistics are those of the steps taken, not of those that were only looked at
     return {name: buffer.clone() for name, buffer in network.named_buffers()}
 

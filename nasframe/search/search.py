@@ -9,6 +9,7 @@ import attrs
 
 from nasframe.errors import StrategyError
 from nasframe.interfaces.alpha_loss import AlphaLoss
+from nasframe.interfaces.architect import Architect
 from nasframe.interfaces.criterion import AnyOf, GrowthCriterion
 from nasframe.interfaces.part import short_name
 from nasframe.interfaces.relaxation import Relaxation
@@ -212,7 +213,9 @@ def _check_progress(strategy: Strategy) -> None:
     architect = strategy.gradient_architect
     searching = [step for step in walk(strategy.plan) if isinstance(step, Train) and step.moves_alphas]
     endless = [step for step in searching if (step.epochs or (step.optimiser or strategy.optimiser).epochs) is None]
-    parts: tuple[Relaxation | AlphaLoss, ...] = () if architect is None else (architect.relaxation, *architect.terms)
+    parts: tuple[Architect | Relaxation | AlphaLoss, ...] = ()
+    if architect is not None:
+        parts = (architect, architect.relaxation, *architect.terms)
     for part in parts:
         if part.needs_progress and endless:
             phase = endless[0]

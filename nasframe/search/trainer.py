@@ -19,9 +19,19 @@ from torch.optim import Optimizer
 from nasframe.interfaces.architect import Architect
 from nasframe.interfaces.relaxation import Draw
 from nasframe.interfaces.task import Data, Split
+from nasframe.network.mixing import Mixing
 from nasframe.network.network import Network, set_progress
 from nasframe.search.batches import batches
-from nasframe.search.bilevel import Batch, Forward, added_loss, alternating_step, idle_weights, problem, weights_step
+from nasframe.search.bilevel import (
+    Batch,
+    Forward,
+    added_loss,
+    alternating_step,
+    idle_weights,
+    loss_by_mixing,
+    problem,
+    weights_step,
+)
 from nasframe.search.optimiser import Optimiser
 from nasframe.seeds import Seed
 
@@ -154,19 +164,27 @@ class Trainer:
         with seed.as_global(self.device):
             train, draw = partial(self.loss, self.data.train.draw(index), seed("train")), self._draw(training, seed("train"))
 
-            # evaluated after the alphas have moved, so that the weights follow the loss at the new alphas
-            mixing = cache(partial(mixing_weights, network, draw))
+            # that of a step in which the alphas move
+            architect = self.architect if held_out is not None and isinstance(network, Network) else None
 
+            @cache
+            def mixing() -> Mapping[str, Tensor]:
+                found = mixing_weights(network, draw)
+                if architect is None or not isinstance(found, Mixing):
+                    return found
+                return architect.training_mixing(found, loss_by_mixing(network, train), draw)
+
+            # evaluated after the alphas have moved, so that the weights follow the loss at the new alphas
             def loss() -> Tensor:
                 return train(forward_of(network), mixing())
 
             def idle() -> Collection[str]:
                 return idle_weights(network, self.optimiser, mixing) if isinstance(network, Network) else ()
 
-            if held_out is None or self.architect is None or not isinstance(network, Network):
+            if held_out is None or architect is None or not isinstance(network, Network):
                 value = weights_step(dict(weights_of(network)), optimisers["weights"], loss, idle)
             else:
-                self.architect.configure(optimisers["alphas"], training.stage)
+                architect.configure(optimisers["alphas"], training.stage)
                 # the validation examples are used in turn, as many as there are training examples
                 count = min(training.batch, len(held_out))
                 # The place in the order follows from the training examples that were used, so that it need not be stored.
@@ -177,8 +195,8 @@ class Trainer:
                 # weights were fitted to.
                 draws = (draw, self._draw(training, seed("valid")))
                 bilevel = problem(network, self.optimiser, optimisers["weights"], train, valid, draws)
-                added = added_loss(network, self.architect.terms, self.progress(training))
-                value = alternating_step(bilevel, self.architect, optimisers, loss, added=added, idle=idle)
+                added = added_loss(network, architect.terms, self.progress(training))
+                value = alternating_step(bilevel, architect, optimisers, loss, added=added, idle=idle)
         return float(value)
 
     def _draw(self, training: Training[N], seed: Seed) -> Draw:

@@ -9,6 +9,7 @@ from nasframe.testing.strategies import optimisers
 from nasframe_bilevel.alpha_losses import BetaDecay
 from nasframe_bilevel.first_order import FirstOrder, SingleLevel
 from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
+from nasframe_bilevel.smoothing import SmoothDarts
 
 FACTORS = st.sampled_from([1.0, 10.0])
 
@@ -23,6 +24,13 @@ def examples() -> Examples:
             FirstOrder: st.builds(FirstOrder, **shared),
             SecondOrder: st.builds(SecondOrder, **unrolled, step=st.sampled_from([0.001, 0.01])),
             ExactSecondOrder: st.builds(ExactSecondOrder, **unrolled),
+            SmoothDarts: st.builds(
+                SmoothDarts,
+                st.builds(FirstOrder, **shared),
+                st.sampled_from(["random", "adversarial"]),
+                final=st.sampled_from([0.03, 0.3]),
+                steps=st.integers(1, 2),
+            ),
             BetaDecay: st.builds(BetaDecay, st.sampled_from([0.5, 50.0])),
         }
     )

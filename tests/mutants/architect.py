@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, Rprop
 
 from mutants.system import core_mutant, mutant, overriding
-from nasframe import Bilevel, Seed, Split
+from nasframe import Bilevel, Draw, Mixing, Seed, Split
 from nasframe.change.optimisers import NamedParameters
 from nasframe.search import bilevel, trainer
 from nasframe.search.trainer import Trainer
@@ -191,6 +191,33 @@ def added_twice(of: Subject) -> Subject:
 def without_terms(patch: pytest.MonkeyPatch) -> None:
     """The step of a search does not add the gradient of the terms."""
     patch.setattr(trainer, "added_loss", lambda *given: None)
+
+
+SMOOTH = ("architect", "sdarts")
+
+
+@mutant("architect.training", *SMOOTH)
+def unseeded(of: Subject) -> Subject:
+    """It perturbs the mixing weights with random numbers of torch's global generator."""
+
+    def training_mixing(self: Any, mixing: Mixing, loss: Callable[[Mixing], Tensor], draw: Draw) -> Mixing:
+        return Mixing({a: (w + 0.1 * torch.rand_like(w)).softmax(0) for a, w in mixing.items()}, mixing.active)
+
+    return overriding(of, training_mixing=training_mixing)
+
+
+@mutant("architect.training", *SMOOTH)
+def attacked_by_backward(of: Subject) -> Subject:
+    """It finds the direction of the attack by backward(), which leaves gradients at the weights."""
+
+    def training_mixing(self: Any, mixing: Mixing, loss: Callable[[Mixing], Tensor], draw: Draw) -> Mixing:
+        leaves = {a: w.clone().requires_grad_() for a, w in mixing.items()}
+        value = loss(Mixing(leaves, mixing.active))
+        if value.requires_grad:
+            value.backward()
+        return mixing
+
+    return overriding(of, training_mixing=training_mixing)
 
 
 @core_mutant("architect.noise", *FIRST_ORDER)

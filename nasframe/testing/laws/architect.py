@@ -13,11 +13,11 @@ from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
-from nasframe import AlphaLoss, Bilevel, Data, Optimiser, Seed, Split
+from nasframe import AlphaLoss, Architect, Bilevel, Data, Draw, Optimiser, Seed, Split
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError
-from nasframe.search.bilevel import alternating_step
+from nasframe.search.bilevel import alternating_step, loss_by_mixing
 from nasframe.search.state import State, copied
 from nasframe.search.trainer import alphas_of
 from nasframe.testing.cases import SearchCase
@@ -120,6 +120,8 @@ def cases(subject: Subject) -> SearchStrategy[Case]:
     def draw(draw: st.DrawFn) -> Case:
         part = draw(parts)
         strategy = attrs.evolve(draw(subject.searches()), architect=part)
+        if part.needs_progress:
+            strategy = attrs.evolve(strategy, optimiser=attrs.evolve(strategy.optimiser, epochs=10))
         counts = draw(st.lists(st.integers(2, 5), min_size=2, max_size=3).map(tuple))
         return Case(subject=subject, part=part, strategy=strategy, toy=draw(toys), counts=counts, data=draw(st.data()))
 
@@ -303,6 +305,42 @@ def _scaled_validation(data: Data, factor: int) -> Data:
 
     validation = Split(data.validation.size, scaled(data.validation.batch), scaled(data.validation.draw))
     return attrs.evolve(data, validation=validation, test=Split(data.test.size, unreadable))
+
+
+@law("architect.training", "it draws from torch's global generator, calls backward(), or leaves `active` out")
+def training(case: Case) -> None:
+    """The mixing weights of the weights' step are finite, follow from the draw, and are of the same candidates as those given.
+
+    Computing them changes nothing.
+    """
+    if type(case.part).training_mixing is Architect.training_mixing:
+        raise Inapplicable("it does not implement training_mixing()")
+    trained = case.trained
+    network, (inputs, targets) = trained.network, trained.data.train.batch(torch.arange(2))
+    if not network.alphas:
+        reject()
+    loss = loss_by_mixing(network, lambda forward, mixing: trained.data.objective(forward(inputs, mixing), targets))
+    before = _values({"search": trained.next_problem()}) | _saved(trained.state)
+    for progress in (0.0, 0.5, 1.0) if case.part.needs_progress else (0.0, 1.0, None):
+        draw = Draw(Seed((case.strategy.seed, "training mixing")), progress)
+        with torch.no_grad():
+            given = network.mixing(draw)
+        # The loss has the same dropout at each call; only what the architect itself draws may differ between the two.
+        found = []
+        for number in range(2):
+            with Seed((number,)).as_global():
+                found.append(case.part.training_mixing(given, partial(_seeded, loss), draw))
+            require_like(f"training_mixing() at progress {progress}", found[-1], given)
+            require(found[-1].active == given.active, f"it computes {found[-1].active} in the place of {given.active}")
+        changed = differences(*map(dict, found))
+        require(not changed, f"with equal draws there are other mixing weights at {', '.join(changed)}")
+    changed = differences(before, _values({"search": trained.next_problem()}) | _saved(trained.state))
+    require(not changed, f"computing them changed {', '.join(changed)}")
+
+
+def _seeded(loss: Callable[[Tensors], Tensor], mixing: Tensors) -> Tensor:
+    with Seed(("dropout",)).as_global():
+        return loss(mixing)
 
 
 @law("architect.terms", "the architect adds the gradient of its `terms` itself, in addition to nasframe")
