@@ -177,7 +177,14 @@ def test_reproductions_are_listed() -> None:
     """`--list` has a line for each reproduction, and unknown options and names are refused."""
     listed = json.loads(run("--list", "--json").stdout)
 
-    assert {row["name"] for row in listed} == {"table2", "toy-bilevel", "forecasting", "genotypes", "image-cells"}
+    assert {row["name"] for row in listed} == {
+        "table2",
+        "toy-bilevel",
+        "forecasting",
+        "genotypes",
+        "image-cells",
+        "search-quality",
+    }
     assert all(row["about"] for row in listed)
     assert "table2" in run().stdout
     assert "no such option: --trials; it is an option of reproduction 'forecasting'" in run("table2", "--trials", "3").output

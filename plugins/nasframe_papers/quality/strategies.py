@@ -1,0 +1,79 @@
+"""The strategies that are measured, and the tasks, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nasframe_papers.trials import Values
+
+#: the tasks that need no file, by name
+SHIPPED: Mapping[str, Values] = {
+    "pedestrians": {"name": "forecasting", "series": "melbourne_pedestrians", "window": 24, "season": 24},
+    "weather": {"name": "forecasting"},
+}
+#: the files of the other tasks, whose licences do not allow to distribute them with nasframe
+FILES = {"ETTh1": "ETTh1.csv.gz"}
+#: the options of the tasks of these files
+HOURLY: Values = {"name": "forecasting", "window": 24, "season": 24}
+
+#: the strategy whose cell is compared with recurrent networks of the same size
+RECOMMENDED = "finals"
+
+
+def _alphas(rate: float, **options: Any) -> Values:
+    return {"name": "first_order", "optimiser": {"learning_rate": rate}, **options}
+
+
+def _relaxed(name: str) -> Values:
+    return _alphas(1e-2, relaxation={"name": name})
+
+
+def _halving(candidates: int, suggested: int = 0) -> Values:
+    return {"name": "successive_halving", "candidates": candidates, "suggested": suggested, "updates": 50}
+
+
+def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
+    """Return what distinguishes the strategies, by name: values of the file of a strategy.
+
+    Random search is not among them: what it finds is computed from the random cells.
+
+    Args:
+        epochs: the epochs of a supernet.
+        cells: the number of random cells.
+        updates: the updates of a training from scratch.
+    """
+    # The whole network is pruned at once, and tuned for as long as the supernet was trained.
+    prune = [
+        {"name": "train", "phase": "search", "parameters": ["weights", "alphas"], "epochs": epochs},
+        {"name": "change", "prune": True, "derive": True},
+        {"name": "train", "phase": "tune", "epochs": epochs, "competes": True},
+        {"name": "restore"},
+    ]
+    half, tuning = max(2, cells // 2), max(1, epochs // 5)
+    evolution = {"name": "regularised_evolution", "population": 4, "sample": 2, "trials": 8, "updates": max(1, updates // 2)}
+    architects = {
+        "mixing 3e-4": _alphas(3e-4),
+        "mixing 1e-2": _alphas(1e-2),
+        "single level": {**_alphas(1e-2), "name": "single_level"},
+        "beta decay": _alphas(1e-2, terms=[{"name": "beta_decay"}]),
+        "hard gumbel": _relaxed("hard_gumbel"),
+        "concrete": _relaxed("concrete"),
+        "dirichlet": _relaxed("dirichlet"),
+        "binary gates": _relaxed("binary_gates"),
+        "sigmoids": _alphas(1e-2, relaxation={"name": "independent_sigmoids"}, terms=[{"name": "zero_one"}]),
+    }
+    return {
+        **{name: {"architect": architect, "plan": prune} for name, architect in architects.items()},
+        "darts_pt": {
+            "architect": _alphas(1e-2),
+            "plan": {"name": "darts_pt", "epochs": epochs, "tuning": tuning},
+        },
+        "darts_pt fixed": {
+            "plan": {"name": "darts_pt", "epochs": epochs, "tuning": tuning, "alphas": False},
+        },
+        "evolution": {"plan": [{"name": "trials", "architect": evolution}]},
+        "halving": {"plan": [{"name": "trials", "architect": _halving(cells)}]},
+        "halving half": {"plan": [{"name": "trials", "architect": _halving(half)}]},
+        "finals": {"architect": _alphas(1e-2), "plan": {"name": "finals", "architect": _halving(half, max(1, half // 4))}},
+    }

@@ -1,0 +1,124 @@
+"""The trials of the protocol, which run in processes: a training from scratch, and a search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from nasframe import Data, Network, Search, Seed, Strategy, Structure
+from nasframe.errors import DataError
+from nasframe.records import Changed, EpochEnded
+from nasframe.search.device import loaded
+from nasframe.search.evaluate import Reference, Trial, fit, module_of, predicting
+from nasframe.search.trainer import mixing_weights
+from nasframe_papers.trials import Values
+
+
+def train_trial(trial: Values) -> Values:
+    """Train a cell or a reference from scratch, read the test split once, and return the result as plain values.
+
+    `valid` is None if the training diverged. `test` has the loss of each test window.
+    """
+    strategy = Strategy.from_dict(trial["values"])
+    data = loaded(strategy)
+    if "picks" in trial:
+        space = strategy.backbone.space(strategy.backbone.initial(data.sizes, strategy.nodes))
+        of: Any = space.architecture(trial["picks"])
+    else:
+        of = Reference(trial["model"], trial["parameters"])
+    # The same seed gives all models the same batches, so that differences between models can be taken seed by seed.
+    seed, start = Seed((trial["seed"], "from scratch")), time.process_time()
+    network = module_of(Trial(of, trial["updates"], seed), strategy, data)
+    found = fit(network, strategy, data, updates=trial["updates"], seed=seed)
+    seconds = time.process_time() - start
+    return {
+        "valid": found.valid,
+        "updates": found.updates,
+        "CPU seconds": seconds,
+        **attrs.asdict(predicting(network, data)),
+        "test": test_losses(network, data),
+    }
+
+
+def test_losses(network: nn.Module, data: Data) -> list[float]:
+    """Return the loss of each window of the test split.
+
+    Raises:
+        DataError: if the task does not give the losses of single examples.
+    """
+    if data.losses is None:
+        raise DataError("the task gives no loss of single examples; add `losses` to the `Data` that it loads")
+    with torch.no_grad():
+        network.eval()
+        return torch.cat([data.losses(network(inputs), targets) for inputs, targets in data.test.batches()]).tolist()
+
+
+def search_trial(trial: Values) -> Values:
+    """Run a search and return the picks of its cell, its cost, and how the supernet ranks candidates.
+
+    The validation losses around the pruning are those right before the first removal, right after the last one, and of the
+    network that the search hands over.
+    """
+    search = Search(attrs.evolve(Strategy.from_dict(trial["values"]), seed=trial["seed"]))
+    # the space of the first supernet, whatever the search makes of it
+    space, supernet, start, aside = search.space, None, time.process_time(), 0.0
+    for record in search:
+        if supernet is None and isinstance(record, EpochEnded) and record.phase == "search" and record.decision:
+            # what is measured beside the search does not count as its time
+            paused = time.process_time()
+            supernet = measured(search, [space.architecture(picks) for picks in trial["cells"]])
+            aside = time.process_time() - paused
+    seconds = time.process_time() - start - aside
+    removals = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "remove"]
+    best = search.state.best
+    return {
+        "picks": space.picks(search.network.structure),
+        "updates": search.state.updates,
+        "CPU seconds": seconds,
+        "supernet": supernet,
+        "before": removals[0].valid_before if removals else None,
+        "after": removals[-1].valid_after if removals else None,
+        "tuned": best.valid if removals and best is not None else None,
+    }
+
+
+def measured(search: Search, architectures: Sequence[Structure]) -> Values:
+    """Return by what a trained supernet ranks its candidates, and architectures: validation losses, and mixing weights.
+
+    `mixing` and `removal` have a list for each site, with the mixing weight of each candidate, and the loss without it while the others
+    keep their mixing weights. `inherited` has the loss of each architecture with the weights of the supernet.
+    """
+    network, data, mixing = search.network, search.data, mixing_weights(search.network)
+    training = network.training
+    network.eval()
+
+    def loss(changed: Mapping[str, Tensor]) -> float:
+        return data.mean_loss(lambda inputs: network(inputs, {**mixing, **changed}), data.validation)
+
+    found = {
+        "sites": [*mixing],
+        "mixing": [weights.tolist() for weights in network.ranking().values()],
+        "removal": [
+            [loss({address: row}) for row in weights.repeat(len(weights), 1).fill_diagonal_(0.0)]
+            for address, weights in mixing.items()
+        ],
+        "inherited": [loss(alone(network, architecture)) for architecture in architectures],
+    }
+    network.train(training)
+    return found
+
+
+def alone(network: Network, architecture: Structure) -> Mapping[str, Tensor]:
+    """Return mixing weights with which a supernet computes one of its architectures: 1 for its candidates, 0 for all others."""
+    kept = {address: site.candidates[0].id for address, site in architecture.sites()}
+    found: dict[str, Tensor] = {}
+    for address, site in network.sites.items():
+        places = [candidate.id for candidate in site.candidates]
+        found[address] = one_hot(torch.tensor(places.index(kept[address])), len(places)).to(network.alphas[address])
+    return found
