@@ -18,7 +18,6 @@ from nasframe_papers.quality.strategies import SHIPPED, strategies
 from series_files import noise, text
 
 from nasframe import Data, Seed, Split, Strategy
-from nasframe.search.device import loaded
 
 SEED = Seed(("quality",))
 TINY = SearchQuality(
@@ -156,9 +155,10 @@ def test_the_rows_of_a_task(tiny: Callable[[Store], list[dict[str, Any]]], monke
     are the same if trials run in another order, and after an interruption, which repeats no trial.
     """
     seen: list[int] = []
+    honest = trials.loaded
 
     def counted(strategy: Strategy) -> Data:
-        data = loaded(strategy)
+        data = honest(strategy)
 
         def batch(index: Any) -> Any:
             seen.extend(index.tolist())

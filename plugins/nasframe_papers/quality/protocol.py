@@ -14,11 +14,10 @@ import numpy as np
 
 from nasframe import Data, Reproduction, Seed, Space, Strategy, Structure, installed, number
 from nasframe.interfaces.part import short_name, to_plain
-from nasframe.search.device import loaded
 from nasframe.search.evaluate import updates_per_epoch
 from nasframe_papers.quality.statistics import Cells, Chosen, Picks, bootstrap, evenly, rank_correlation, ranks
 from nasframe_papers.quality.strategies import FILES, HOURLY, RECOMMENDED, SHIPPED, strategies
-from nasframe_papers.quality.trials import search_trial, train_trial
+from nasframe_papers.quality.trials import loaded, search_trial, train_trial
 from nasframe_papers.trials import Values, kept, present, standard_error
 
 #: the least ratio of the standard deviations between cells and between seeds at which a task can show anything

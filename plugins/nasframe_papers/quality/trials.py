@@ -14,9 +14,7 @@ from torch.nn.functional import one_hot
 from nasframe import Data, Network, Search, Seed, Strategy, Structure
 from nasframe.errors import DataError
 from nasframe.records import Changed, EpochEnded
-from nasframe.search.device import loaded
 from nasframe.search.evaluate import Reference, Trial, fit, module_of, predicting
-from nasframe.search.trainer import mixing_weights
 from nasframe_papers.trials import Values
 
 
@@ -44,6 +42,11 @@ def train_trial(trial: Values) -> Values:
         **attrs.asdict(predicting(network, data)),
         "test": test_losses(network, data),
     }
+
+
+def loaded(strategy: Strategy) -> Data:
+    """Return the data of a strategy's task."""
+    return strategy.task.load(torch.device(strategy.device), strategy.torch_dtype)
 
 
 def test_losses(network: nn.Module, data: Data) -> list[float]:
@@ -94,7 +97,9 @@ def measured(search: Search, architectures: Sequence[Structure]) -> Values:
     `mixing` and `removal` have a list for each site, with the mixing weight of each candidate, and the loss without it while the others
     keep their mixing weights. `inherited` has the loss of each architecture with the weights of the supernet.
     """
-    network, data, mixing = search.network, search.data, mixing_weights(search.network)
+    network, data = search.network, search.data
+    with torch.no_grad():
+        mixing = network.mixing()
     training = network.training
     network.eval()
 
