@@ -38,6 +38,7 @@ from nasframe_convolutional.cell import (
     CifarStem,
     Classifier,
     Head,
+    ImageBody,
     ImageCell,
     ImageNetStem,
     Units,
@@ -60,8 +61,44 @@ DARTS = (
 )
 
 
+class ImageBackbone(Backbone):
+    """Base class of backbones of images, which run in the memory layout in which most operations are faster.
+
+    Its bodies are `ImageBody`, and its operations are built with `channels`, `stride` and `affine`.
+    """
+
+    channels: int
+    affine: bool
+
+    def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
+        """Return what the body computes, with the channels of a pixel side by side in memory, where most operations are faster.
+
+        A body with a convolution for which this layout is not known to be safe keeps torch's default layout.
+        """
+        last = isinstance(body, ImageBody) and body.channels_last and inputs.dim() == 4
+        layout = torch.channels_last if last else torch.contiguous_format
+        return readable(body, inputs.contiguous(memory_format=layout), mixing)
+
+    def slow_parts(self, structure: Structure) -> Sequence[str]:
+        """Return a sentence if an operation rules the faster layout out."""
+        # without duplicates and in a fixed order, which a set would not keep
+        operations = dict.fromkeys(c.operation for _, s in structure.sites() for c in s.candidates)
+        with Seed(("layout",)).as_global():  # building draws weights, and must not move the global generator
+            unsafe = [
+                operation.name
+                for operation in operations
+                if not channels_last_is_safe(operation.build(channels=self.channels, stride=2, affine=self.affine))
+            ]
+        if not unsafe:
+            return ()
+        return [
+            f"the network runs in torch's default layout, which is slower: {', '.join(dict.fromkeys(unsafe))} may run into a fault of "
+            "oneDNN in channels last; build strided 1 x 1 convolutions with nasframe_convolutional.Convolution"
+        ]
+
+
 @attrs.frozen
-class DartsConvolutional(Backbone):
+class DartsConvolutional(ImageBackbone):
     """Image networks of cells of two types: "normal", and "reduction", which halves the resolution and doubles the channels.
 
     The inputs of a cell are the outputs of the two cells before it, projected to its number of channels. A node is the sum over
@@ -196,32 +233,6 @@ class DartsConvolutional(Backbone):
             **sizes: what its operations are built with: channels, stride and affine.
         """
         return MixedOperation(address, site, **sizes)
-
-    def run(self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
-        """Return what the body computes, with the channels of a pixel side by side in memory, where most operations are faster.
-
-        A body with a convolution for which this layout is not known to be safe keeps torch's default layout.
-        """
-        last = isinstance(body, Classifier) and body.channels_last and inputs.dim() == 4
-        layout = torch.channels_last if last else torch.contiguous_format
-        return readable(body, inputs.contiguous(memory_format=layout), mixing)
-
-    def slow_parts(self, structure: Structure) -> Sequence[str]:
-        """Return a sentence if an operation rules the faster layout out."""
-        # without duplicates and in a fixed order, which a set would not keep
-        operations = dict.fromkeys(c.operation for _, s in structure.sites() for c in s.candidates)
-        with Seed(("layout",)).as_global():  # building draws weights, and must not move the global generator
-            unsafe = [
-                operation.name
-                for operation in operations
-                if not channels_last_is_safe(operation.build(channels=self.channels, stride=2, affine=self.affine))
-            ]
-        if not unsafe:
-            return ()
-        return [
-            f"the network runs in torch's default layout, which is slower: {', '.join(dict.fromkeys(unsafe))} may run into a fault of "
-            "oneDNN in channels last; build strided 1 x 1 convolutions with nasframe_convolutional.Convolution"
-        ]
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """Return the structure with one more node, which has an edge from each input and node before it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -248,7 +249,16 @@ class Head(nn.Module):
         return {"linear.weight": (None, consumes(*self.source))}
 
 
-class Classifier(nn.Module):
+class ImageBody(nn.Module):
+    """Base class of the bodies of image networks."""
+
+    @functools.cached_property
+    def channels_last(self) -> bool:
+        """Return whether all convolutions are safe with the channels of a pixel side by side; found once, as modules never change."""
+        return channels_last_is_safe(self)
+
+
+class Classifier(ImageBody):
     """An image classifier: a stem, cells, and a head.
 
     In training an auxiliary head, if there is one, classifies the output of the cell at index `middle`.
@@ -276,8 +286,6 @@ class Classifier(nn.Module):
         # apart from the others, whose names stay as they were
         self.added = nn.ModuleList(added)
         self.middle, self.weight = middle, weight
-        # found once: the modules of a body never change
-        self.channels_last = channels_last_is_safe(self)
 
     def forward(self, inputs: Tensor, shares: MixingWeights) -> Tensor | AuxiliaryOutputs:
         """Return the class scores (batch, classes) of images (batch, channels, height, width).

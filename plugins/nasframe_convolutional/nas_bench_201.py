@@ -12,7 +12,6 @@ from torch.nn.functional import relu
 
 from nasframe import (
     Address,
-    Backbone,
     Cell,
     GrownStructure,
     Operation,
@@ -28,7 +27,8 @@ from nasframe.network.cell import CellModule
 from nasframe.network.mixing import MixingWeights
 from nasframe.structure.editing import operations_validator
 from nasframe_convolutional.adjust import ConvolutionLayer
-from nasframe_convolutional.cell import checked_images
+from nasframe_convolutional.backbone import ImageBackbone
+from nasframe_convolutional.cell import ImageBody, checked_images
 from nasframe_convolutional.operations import AvgPool, DenseConvolution, Identity, Zero
 
 #: the candidates of every edge, by their published names, in the order of the digits of a cell
@@ -42,7 +42,7 @@ OPERATIONS: Mapping[str, Operation] = {
 
 
 @attrs.frozen
-class NasBench201(Backbone):
+class NasBench201(ImageBackbone):
     """Image networks of three stages of equal cells, with residual blocks that halve the resolution between the stages.
 
     A node is the sum of one edge from the input of the cell and from each node before it; the cell outputs its last node. All cells
@@ -124,7 +124,7 @@ class ResidualBlock(nn.Module):
         return self.shortcut(self.pool(x)) + self.second(self.first(x))
 
 
-class Body(nn.Module):
+class Body(ImageBody):
     """A classifier: a 3 x 3 convolution, cells and residual blocks, BatchNorm, ReLU, the mean over all pixels, and a linear map.
 
     Args:
