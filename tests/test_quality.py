@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from nasframe_papers.quality import SearchQuality, protocol, trials
 from nasframe_papers.quality.protocol import verdict
 from nasframe_papers.quality.statistics import Cells, Picks, bootstrap, evenly, rank_correlation, ranks
-from nasframe_papers.quality.strategies import SHIPPED, strategies
+from nasframe_papers.quality.strategies import NAMES, SHIPPED, strategies
 from series_files import noise, text
 
 from nasframe import Data, Seed, Split, Strategy
@@ -144,7 +144,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Store], l
     def rows(store: Store) -> list[dict[str, Any]]:
         monkeypatch.setattr(protocol, "kept", store)
         found = [dict(row) for row in TINY.rows(tmp_path, lambda line: None)]
-        timed = ("low", "high")
+        timed = ("test, less random", "low", "high")
         return [{k: v for k, v in r.items() if "CPU" not in k and not ("strategy" in r and k in timed)} for r in found]
 
     return rows
@@ -178,12 +178,13 @@ def test_the_rows_of_a_task(tiny: Callable[[Store], list[dict[str, Any]]], monke
 
     kinds = [next(key for key in row if key != "task") for row in rows]
     table = {kind: [row for row, k in zip(rows, kinds, strict=True) if k == kind] for kind in kinds}
-    assert [*table] == ["cells", "strategy", "baseline", "reference", "model", "supernet", "pruned"]
+    assert [*table] == ["cells", "strategy", "baseline", "reference", "model", "trained for", "supernet", "pruned"]
     assert {row["strategy"] for row in table["strategy"]} == {*TINY.strategies}
     assert [row["model"] for row in table["model"]][1:] == [*protocol.LAYERS]
     assert {row["pruned"] for row in table["pruned"]} == {*TINY.strategies} - {"finals"}
     # without alphas the mixing weights are equal, and rank nothing
     assert {row["mixing"] for row in table["supernet"] if row["supernet"] == "darts_pt fixed"} == {None}
+    assert table["trained for"][-1]["trained for"] == 2
     uniform = {row["baseline"]: row for row in table["baseline"]}
     for row in table["strategy"]:
         assert row["test"] == pytest.approx(np.mean([uniform[cell]["test"] for cell in row["found"]]))
@@ -198,7 +199,7 @@ def test_the_rows_of_a_task(tiny: Callable[[Store], list[dict[str, Any]]], monke
     assert len(interrupted.results) == len(whole.results)
 
 
-@pytest.mark.parametrize("name", [*strategies(2, 4, 4)])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_strategy_can_be_read(name: str) -> None:
     """The values of each strategy make a strategy, whose plan ends with an architecture."""
     made = protocol.Measurement(TINY, "weather", {"name": "forecasting"}, Path(), print)
@@ -208,7 +209,7 @@ def test_every_strategy_can_be_read(name: str) -> None:
 
 def test_random_cells_differ() -> None:
     """Drawn cells are different cells of the space; a space of no more cells is taken whole."""
-    shared = protocol.Measurement(TINY, "weather", {"name": "forecasting"}, Path(), print)._shared(1)
+    shared = protocol.Measurement(TINY, "weather", {"name": "forecasting"}, Path(), print)._shared
     backbone = shared.backbone
     few, many = (backbone.space(backbone.initial({"inputs": 2, "outputs": 2}, nodes)) for nodes in (1, 3))
     drawn: list[Picks] = protocol.drawn(many, 25)

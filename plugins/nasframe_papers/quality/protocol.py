@@ -16,7 +16,7 @@ from nasframe import Data, Reproduction, Seed, Space, Strategy, Structure, insta
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.search.evaluate import updates_per_epoch
 from nasframe_papers.quality.statistics import Cells, Chosen, Picks, bootstrap, evenly, rank_correlation, ranks
-from nasframe_papers.quality.strategies import FILES, HOURLY, RECOMMENDED, SHIPPED, strategies
+from nasframe_papers.quality.strategies import FILES, HOURLY, NAMES, RECOMMENDED, SHIPPED, strategies
 from nasframe_papers.quality.trials import loaded, search_trial, train_trial
 from nasframe_papers.trials import Values, kept, present, standard_error
 
@@ -64,21 +64,19 @@ class SearchQuality(Reproduction):
     name: ClassVar[str] = "search-quality"
     about: ClassVar[str] = "found cells among random cells trained from scratch, beside random search and recurrent networks"
     tasks: tuple[str, ...] = attrs.field(default=("pedestrians",), converter=_names, validator=_among((*SHIPPED, *FILES)))
-    strategies: tuple[str, ...] = attrs.field(
-        default=tuple(strategies(1, 1, 1)), converter=_names, validator=_among([*strategies(1, 1, 1)])
-    )
+    strategies: tuple[str, ...] = attrs.field(default=NAMES, converter=_names, validator=_among(NAMES))
     nodes: int = number(2, low=1, whole=True)
     hidden: int = number(16, low=1, whole=True)
     cells: int = number(25, low=3, whole=True)
     trials: int = number(3, low=2, whole=True)
     paired: int = number(10, low=2, whole=True)
-    updates: int = number(1600, low=1, whole=True)
-    supernet: int = number(800, low=1, whole=True)
+    updates: int = number(800, low=1, whole=True)
+    supernet: int = number(400, low=1, whole=True)
     data: str | None = None
     jobs: int = number(1, low=1, whole=True)
 
     def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Values]:
-        """Yield, for each task: its reliability, the strategies, the baselines, the headline, the sites and the gaps."""
+        """Yield, for each task: its reliability, the strategies, the baselines, the headline, short trainings, the sites and the gaps."""
         for task, values in self._tasks(say).items():
             yield from Measurement(self, task, values, folder, say).rows()
 
@@ -114,8 +112,9 @@ class Measurement:
 
     def rows(self) -> Iterator[Values]:
         """Yield the rows of the task."""
-        options, shared = self.options, self._shared(1)
-        data, space = loaded(shared), self._space(shared)
+        options, shared = self.options, self._shared
+        data = loaded(shared)
+        space = shared.backbone.space(shared.backbone.initial(data.sizes, options.nodes))
         epochs = max(1, round(options.supernet / updates_per_epoch(shared, data)))
         random = drawn(space, options.cells)
         # Uniform cells have the same operation at each node.
@@ -133,15 +132,17 @@ class Measurement:
             yield self._choice(name, chosen, cells)
         if RECOMMENDED in found:
             yield from self._headline(min(found[RECOMMENDED], key=cells.valid), cells, names, data)
+        yield from self._short(cells, updates_per_epoch(shared, data))
         for name, results in searches.items():
             yield from self._sites(name, [result["supernet"] for result in results], cells)
         for name, results in searches.items():
             if results[0]["before"] is not None:
                 yield self._gap(name, results, found[name], cells)
 
-    def _shared(self, epochs: int) -> Strategy:
-        """Return the strategy that all others differ from in some values."""
-        return Strategy.from_dict(self._strategy_values({}, epochs))
+    @property
+    def _shared(self) -> Strategy:
+        """Return the strategy from which all others differ in some values; cells are trained with its optimiser and batches."""
+        return Strategy.from_dict(self._strategy_values({}, 1))
 
     def _strategy_values(self, different: Values, epochs: int) -> Values:
         return {
@@ -153,10 +154,6 @@ class Measurement:
             "nodes": self.options.nodes,
             **different,
         }
-
-    def _space(self, strategy: Strategy) -> Space:
-        sizes = loaded(strategy).sizes
-        return strategy.backbone.space(strategy.backbone.initial(sizes, strategy.nodes))
 
     # trials
 
@@ -216,9 +213,9 @@ class Measurement:
             row[cost] = statistics.fmean(result[cost] for result in results)
             # as many trainings of a random cell as cost the same
             matched[cost] = cells.random_search(max(1.0, row[cost] / cells.expected(cost, cells.any)))
-            row[f"random search, same {cost}"] = cells.median_percentile(matched[cost])
+            row[f"random, same {cost}"] = cells.median_percentile(matched[cost])
         row |= self._losses(chosen, cells)
-        row |= self._difference(chosen, matched["CPU seconds"], cells, name, "random search, same CPU seconds")
+        row |= self._difference(name, chosen, matched["CPU seconds"], cells)
         row["found"] = [names[cell] for cell in found]
         return row
 
@@ -241,15 +238,15 @@ class Measurement:
             "std between seeds": sum(p * spread[cell] for cell, p in chosen.items()),
         }
 
-    def _difference(self, one: Chosen, other: Chosen, cells: Cells, *key: str) -> Values:
-        """Return by how much the test loss of a choice is above that of another, with an interval over windows."""
-        differences = cells.windows(one) - cells.windows(other)
-        low, high = bootstrap(differences, self._block, Seed((0, "bootstrap", self.task, *key)))
-        return {f"test, less {key[-1]}": float(differences.mean()), "low": low, "high": high}
+    def _difference(self, name: str, chosen: Chosen, random: Chosen, cells: Cells) -> Values:
+        """Return by how much the test loss of a choice is above that of random search, with an interval over windows."""
+        differences = cells.windows(chosen) - cells.windows(random)
+        low, high = bootstrap(differences, self._block, Seed((0, "bootstrap", self.task, name)))
+        return {"test, less random": float(differences.mean()), "low": low, "high": high}
 
     @property
     def _block(self) -> int:
-        return int(self._shared(1).task.window)  # type: ignore[attr-defined]
+        return int(self._shared.task.window)  # type: ignore[attr-defined]
 
     def _baselines(self, cells: Cells, uniform: Sequence[Picks], names: Mapping[Picks, str]) -> Mapping[str, Chosen]:
         """Return what can be chosen without a search. Where several cells are largest, one of them is chosen at random."""
@@ -293,9 +290,25 @@ class Measurement:
             if model is not None:
                 low, high = bootstrap(differences.mean(0), self._block, Seed((0, "bootstrap", self.task, model)))
                 by_seed = differences.mean(1).tolist()
-                row |= {"found, less this": statistics.fmean(by_seed), "error over seeds": standard_error(by_seed)}
+                row |= {"test, found less this": statistics.fmean(by_seed), "error over seeds": standard_error(by_seed)}
                 row |= {"low": low, "high": high}
             yield row
+
+    def _short(self, cells: Cells, per_epoch: int) -> Iterator[Values]:
+        """Yield how well random cells are ranked by trainings of 1, 2, 4, ... epochs, and by whole ones.
+
+        The correlation is that of the least loss of a training so far with the mean loss of the cell's whole trainings with the other
+        seeds. It is a mean over the seeds.
+        """
+        seeds = range(self.options.trials)
+        longest = max(len(one["curve"]) for cell in cells.random for one in cells.trainings[cell])
+        for epochs in [*itertools.takewhile(lambda e: e < longest, (2**k for k in itertools.count())), longest]:
+            found = []
+            for seed in seeds:
+                early = [cells.early(cell, seed, epochs) for cell in cells.random]
+                truth = [statistics.fmean(v for s, v in enumerate(cells.valids(c)) if s != seed) for c in cells.random]
+                found.append(rank_correlation(early, truth))
+            yield {"task": self.task, "trained for": epochs * per_epoch, "rank correlation": mean_of(found)}
 
     def _sites(self, name: str, supernets: Sequence[Values | None], cells: Cells) -> Iterator[Values]:
         """Yield, for each site of a supernet, how its candidates are ranked, correlated with their ranks from scratch.

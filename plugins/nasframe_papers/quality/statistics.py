@@ -36,6 +36,11 @@ class Cells:
         """Return the validation loss of a cell by seed; infinity for a training that diverged."""
         return [math.inf if one["valid"] is None else one["valid"] for one in self.trainings[cell]]
 
+    def early(self, cell: Picks, seed: int, epochs: int) -> float:
+        """Return the least validation loss of a training in its first epochs; infinity if all of them diverged."""
+        curve = self.trainings[cell][seed]["curve"][:epochs]
+        return min((value for value in curve if value is not None), default=math.inf)
+
     def valid(self, cell: Picks) -> float:
         """Return the mean validation loss of a cell, its truth."""
         return statistics.fmean(self.valids(cell))

@@ -77,3 +77,6 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
         "halving half": {"plan": [{"name": "trials", "architect": _halving(half)}]},
         "finals": {"architect": _alphas(1e-2), "plan": {"name": "finals", "architect": _halving(half, max(1, half // 4))}},
     }
+
+
+NAMES = tuple(strategies(1, 1, 1))

@@ -21,7 +21,7 @@ from nasframe_papers.trials import Values
 def train_trial(trial: Values) -> Values:
     """Train a cell or a reference from scratch, read the test split once, and return the result as plain values.
 
-    `valid` is None if the training diverged. `test` has the loss of each test window.
+    `valid` is None if the training diverged. `curve` has the validation loss after each epoch, and `test` the loss of each test window.
     """
     strategy = Strategy.from_dict(trial["values"])
     data = loaded(strategy)
@@ -37,6 +37,7 @@ def train_trial(trial: Values) -> Values:
     seconds = time.process_time() - start
     return {
         "valid": found.valid,
+        "curve": list(found.curve),
         "updates": found.updates,
         "CPU seconds": seconds,
         **attrs.asdict(predicting(network, data)),
