@@ -14,7 +14,7 @@ from batch_sizes import Product
 from convolutional import PLUGINS
 from hypothesis import given, settings, strategies as st
 from nasframe_growing import NodeGrowth
-from nasframe_robustness import DartsPT
+from nasframe_robustness import DartsPT, Sgas
 from test_resume import digest
 from twins import GrowingTwins
 
@@ -214,6 +214,7 @@ def plans(proposer: AskTellArchitect) -> dict[str, Plan]:
         "stage": STAGE,
         "end": END,
         "darts_pt": DartsPT(epochs=1, tuning=1).steps(),
+        "sgas": Sgas(warmup=1, between=1, tuning=1, keep=1).steps(),
         "growing_twins": GrowingTwins(epochs=2, threshold=0.05).steps(),
         "cycles": (
             Repeat(

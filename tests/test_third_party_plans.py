@@ -14,7 +14,7 @@ import pytest
 import twins
 from convolutional import PLUGINS, Blobs, image_strategy, small
 from nasframe_convolutional import Identity, SeparableConvolution
-from nasframe_robustness import DartsPT
+from nasframe_robustness import DartsPT, Sgas
 from test_resume import check_resumes_everywhere
 from toy import toy_strategy
 
@@ -43,6 +43,11 @@ def darts_pt_without_alphas() -> Strategy:
     return toy_strategy(plan=DartsPT(epochs=1, tuning=1, alphas=False).steps(), nodes=2, **QUIET)
 
 
+def sgas() -> Strategy:
+    """Return SGAS on two sites, with the mixing weights of earlier epochs."""
+    return toy_strategy(plan=Sgas(warmup=2, between=2, tuning=1, stability=2).steps(), nodes=2, **QUIET)
+
+
 def growing_twins() -> Strategy:
     """Return the growth of operators, of which one is equal to the threshold from the beginning."""
     return toy_strategy(plan=twins.GrowingTwins(epochs=4, threshold=0.15, times=2).steps(), **QUIET)
@@ -63,6 +68,7 @@ def prune_and_replace() -> Strategy:
 METHODS = {
     "darts_pt": darts_pt,
     "darts_pt_without_alphas": darts_pt_without_alphas,
+    "sgas": sgas,
     "growing_twins": growing_twins,
     "prune_and_replace": prune_and_replace,
 }

@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 from nasframe.testing.examples import Examples
 from nasframe_robustness.curvature import Curvature
 from nasframe_robustness.perturbation import Perturbation
+from nasframe_robustness.sequential import MostCertain
 
 
 def examples() -> Examples:
-    """Return pruners that decide some sites or all, and criteria that compare one or two epochs."""
+    """Return pruners that decide one site, some or all, and criteria that compare one or two epochs."""
     return Examples(
         parts={
             Perturbation: st.builds(Perturbation, sites=st.none() | st.integers(1, 3)),
+            MostCertain: st.builds(MostCertain, st.integers(1, 2), st.integers(0, 2)),
             Curvature: st.builds(Curvature, st.integers(1, 2), st.floats(0, 1)),
         }
     )
