@@ -7,6 +7,7 @@ from nasframe_papers.forecasting import Forecasting
 from nasframe_papers.genotypes import Genotypes
 from nasframe_papers.images import ImageCells
 from nasframe_papers.jie_gao import DartsGrowEnd, DartsGrowStage, TwoToOneGrowEnd, TwoToOneGrowStage
+from nasframe_papers.nas_bench_201 import NasBench201Searches
 from nasframe_papers.quality import SearchQuality
 from nasframe_papers.table2 import Table2
 
@@ -20,6 +21,7 @@ __all__ = [
     "Forecasting",
     "Genotypes",
     "ImageCells",
+    "NasBench201Searches",
     "PrDarts",
     "PrDartsRetrain",
     "SearchQuality",
@@ -34,4 +36,4 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
     """Return the recipes and the reproductions."""
     growing = [DartsGrowStage, DartsGrowEnd, TwoToOneGrowStage, TwoToOneGrowEnd]
     images = [DartsCifar10, DartsCifar10Retrain, PrDarts, PrDartsRetrain, Digits]
-    return [Default, *growing, *images, Table2, Forecasting, Genotypes, ImageCells, SearchQuality]
+    return [Default, *growing, *images, Table2, Forecasting, Genotypes, ImageCells, NasBench201Searches, SearchQuality]

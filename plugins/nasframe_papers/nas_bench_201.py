@@ -1,0 +1,257 @@
+"""Searches of NAS-Bench-201 (Dong & Yang 2020), on a small scale: the published accuracies score the cells that they find.
+
+Supernets are trained on a sample of CIFAR-10 with few channels and cells. Other searches read validation accuracies from the
+published table, or compare untrained networks. Each cell is scored by the published test accuracies after 200 epochs, which no
+search reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+
+from nasframe import Reproduction, Search, Strategy, number
+from nasframe.records import TrialEnded
+from nasframe_papers.darts import ADAM, SGD
+from nasframe_papers.quality.statistics import rank_correlation, ranks
+from nasframe_papers.trials import Values, kept, present, standard_error
+
+FILES = {"table": "nasbench201.csv.gz", "CIFAR-10": "cifar10_12k.npz"}
+#: the columns with the scores of a found cell, and what a search of the table sees
+SCORES = {"CIFAR-10": "cifar10_test_e200", "CIFAR-100": "cifar100_test_e200", "ImageNet16-120": "imagenet16_test_e200"}
+REWARD = "cifar10_val_e12"
+
+TASK: Values = {"name": "images", "validation": 0.5, "flip": True, "crop": 4}
+#: the supernet is trained, and then each edge keeps its strongest candidate; a search ends there, without the phase that tunes the cell
+DERIVE = [
+    {"name": "train", "phase": "search", "parameters": ["weights", "alphas"]},
+    {"name": "change", "derive": True},
+    {"name": "train", "phase": "tune", "competes": True},
+]
+#: what differs in the strategy of each search of a supernet
+SUPERNETS: Mapping[str, Values] = {
+    "DARTS, first order": {"architect": {"relaxation": {"name": "softmax"}}, "plan": DERIVE},
+    "GDAS": {"architect": {"relaxation": {"name": "hard_gumbel"}}, "plan": DERIVE},
+    "DrNAS": {"architect": {"relaxation": {"name": "dirichlet"}}, "plan": DERIVE},
+    "DARTS-PT, alphas fixed": {"plan": "darts_pt"},
+}
+#: the options of each zero-cost score, and of the networks that it sees: as in TE-NAS, regions are counted in narrow ones on 3 x 3 pixels
+ZERO_COST: Mapping[str, tuple[Values, Values]] = {
+    "naswot": ({"examples": 32}, {}),
+    "synflow": ({"examples": 2}, {}),
+    "ntk": ({"examples": 16}, {}),
+    "regions": ({"examples": 1000, "crop": 3}, {"channels": 1}),
+}
+TE_NAS = "ntk and regions (TE-NAS)"
+
+
+@attrs.frozen
+class NasBench201Searches(Reproduction):
+    """Published accuracies of the cells of NAS-Bench-201 that searches find, beside cells without a search.
+
+    Each search runs with several seeds. A row has the mean accuracies of the found cells after 200 epochs.
+
+    Args:
+        trials: the number of seeds of each search.
+        channels: the number of channels of the first stage of a supernet.
+        cells: the number of cells of each stage.
+        images: the number of training images, of which half are for validation and the alphas.
+        epochs: the number of epochs of a supernet.
+        rate: the learning rate of the alphas.
+        queries: the number of accuracies that random search and evolution read from the table.
+        drawn: the number of random cells of which the zero-cost scores choose one.
+        data: the folder with nasbench201.csv.gz and cifar10_12k.npz; by default that of the environment variable NASFRAME_DATA.
+        jobs: the number of processes, of one thread each. The results do not depend on it.
+    """
+
+    name: ClassVar[str] = "nas-bench-201"
+    about: ClassVar[str] = "searches of NAS-Bench-201 (Dong & Yang 2020): the published accuracies of the cells that they find"
+    trials: int = number(3, low=1, whole=True)
+    channels: int = number(4, low=1, whole=True)
+    cells: int = number(1, low=1, whole=True)
+    images: int = number(4000, low=20, whole=True)
+    epochs: int = number(6, low=1, whole=True)
+    rate: float = number(0.01, low=0.0)
+    queries: int = number(100, low=1, whole=True)
+    drawn: int = number(100, low=2, whole=True)
+    data: str | None = None
+    jobs: int = number(1, low=1, whole=True)
+
+    def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Values]:
+        """Yield the baselines, the searches, and the rank correlations of the zero-cost scores."""
+        files = present(FILES, self.data, say)
+        if len(files) < len(FILES):
+            return
+        table = read(files["table"])
+        yield from _baselines(table, self.queries)
+        searches = [*self._searches(files)]
+        found = [*kept(search_trial, searches, self.jobs, folder / "searches", say)]
+        by_model: dict[str, list[Values]] = {}
+        for trial, result in zip(searches, found, strict=True):
+            by_model.setdefault(trial["model"], []).append(result)
+        by_model[TE_NAS] = [_te_nas(ntk, regions) for ntk, regions in zip(by_model["ntk"], by_model["regions"], strict=True)]
+        for model, results in by_model.items():
+            yield _search_row(table, model, results)
+        for model in (*ZERO_COST, TE_NAS):
+            yield _correlation_row(table, model, by_model[model])
+
+    def _searches(self, files: Mapping[str, Path]) -> Iterator[Values]:
+        # seed by seed, so that an interrupted reproduction has all searches with the first seeds
+        for seed in range(self.trials):
+            for model, changes in self._strategies(files).items():
+                yield {"series": "NAS-Bench-201", "model": model, "seed": seed, "values": changes}
+
+    def _strategies(self, files: Mapping[str, Path]) -> Mapping[str, Values]:
+        """Return the plain values of a strategy for each search."""
+        adam = {**ADAM, "learning_rate": self.rate}
+        common: dict[str, Any] = {
+            "task": {
+                "name": "images",
+                "npz": str(files["CIFAR-10"]),
+                "train": self.images,
+                "validation": 0.5,
+                "flip": True,
+                "crop": 4,
+            },
+            "backbone": {"name": "nas_bench_201", "channels": self.channels, "cells": self.cells},
+            "architect": {"name": "first_order", "optimiser": adam},
+            "criterion": {"name": "epochs", "epochs": self.epochs},
+            "pruner": {"name": "strongest"},
+            "nodes": 3,
+            "batch": 64,
+            "optimiser": {**SGD, "weight_decay": 5e-4, "epochs": self.epochs, "final": 0.001},
+            "in_flight": 1,
+        }
+        found: dict[str, Values] = {}
+        for model, changes in SUPERNETS.items():
+            plan = changes["plan"]
+            if plan == "darts_pt":
+                plan = {"name": plan, "epochs": self.epochs, "tuning": 1, "alphas": False}
+            found[model] = {**common, "architect": {**common["architect"], **changes.get("architect", {})}, "plan": plan}
+        table = {"name": "nas_bench_201", "table": str(files["table"]), "column": REWARD}
+        random = {"name": "random_search", "trials": self.queries}
+        evolution = {"name": "regularised_evolution", "population": 10, "sample": 3, "trials": self.queries}
+        found["random search on the table"] = {**common, "architect": random, "evaluator": table}
+        found["evolution on the table"] = {**common, "architect": evolution, "evaluator": table}
+        for score, (options, narrow) in ZERO_COST.items():
+            found[score] = {
+                **common,
+                "backbone": {**common["backbone"], **narrow},
+                "architect": {"name": "random_search", "trials": self.drawn},
+                "evaluator": {"name": "zero_cost", "score": score, **options},
+            }
+        return found
+
+
+def read(path: Path) -> Mapping[str, Mapping[str, float]]:
+    """Return the accuracies of each cell, by its digits and the name of the column."""
+    with gzip.open(path, "rt", newline="") as stream:
+        rows = [*csv.DictReader(stream)]
+    return {row["ops"]: {column: float(row[column]) for column in (REWARD, *SCORES.values())} for row in rows}
+
+
+def search_trial(trial: Values) -> Values:
+    """Search until each edge has one operation, and return the cell and its trials as plain values."""
+    start = time.process_time()
+    search = Search(attrs.evolve(Strategy.from_dict(trial["values"]), seed=trial["seed"]))
+    trials, updates = [], 0
+    for event in search:
+        if isinstance(event, TrialEnded):
+            trials.append([_digits(event.picks), event.valid])
+        updates = event.updates
+        # a search by trials begins with an architecture; that of a supernet has found its cell
+        if search.strategy.ask_tell is None and search.network.structure.decided:
+            break
+    return {
+        "cell": _digits(search.space.picks(search.network.structure)),
+        "trials": trials,
+        "updates": updates,
+        "CPU seconds": time.process_time() - start,
+    }
+
+
+def _digits(picks: Sequence[int]) -> str:
+    # The sites and candidates of the backbone have the published order, so that the picks are the digits.
+    return "".join(map(str, picks))
+
+
+def _te_nas(ntk: Values, regions: Values) -> Values:
+    """Return the choice by the sum of the ranks of both scores (Chen et al. 2021, 3.2)."""
+    cells = [cell for cell, _ in ntk["trials"]]
+    assert cells == [cell for cell, _ in regions["trials"]], "equal seeds draw equal cells"
+    sums = [sum(pair) for pair in zip(*(ranks(_losses(scored)) for scored in (ntk, regions)), strict=True)]
+    trials = [[cell, total] for cell, total in zip(cells, sums, strict=True)]
+    best = min(trials, key=lambda pair: pair[1])[0]
+    return {"cell": best, "trials": trials, "updates": 0, "CPU seconds": ntk["CPU seconds"] + regions["CPU seconds"]}
+
+
+def _losses(result: Values) -> list[float]:
+    return [math.inf if valid is None else valid for _, valid in result["trials"]]
+
+
+def expected(table: Mapping[str, Mapping[str, float]], column: str, n: int) -> tuple[float, float]:
+    """Return mean and standard deviation of a column for the cell of best validation accuracy among n cells, drawn without replacement."""
+    cells = sorted(table.values(), key=lambda row: -row[REWARD])
+    mean = square = 0.0
+    left = 1.0  # the probability that none of the better cells was drawn
+    place = 0
+    for _, group in itertools.groupby(cells, lambda row: row[REWARD]):
+        values = [row[column] for row in group]
+        # Equal cells are drawn with equal probabilities, so that each counts as their mean.
+        first = left
+        for _ in values:
+            left *= max(len(cells) - place - n, 0) / (len(cells) - place)
+            place += 1
+        mean += (first - left) * statistics.fmean(values)
+        square += (first - left) * statistics.fmean(v * v for v in values)
+    return mean, math.sqrt(max(square - mean * mean, 0.0))
+
+
+def _baselines(table: Mapping[str, Mapping[str, float]], queries: int) -> Iterator[Values]:
+    # 333333 is the cell with the most parameters and the most multiply-adds
+    yield {"search": "333333, no search", **_accuracies(table, ["333333"]), "cells": "333333"}
+    for n in dict.fromkeys((1, 10, queries)):
+        scores = {name: expected(table, column, n) for name, column in SCORES.items()}
+        means = {name: mean for name, (mean, _) in scores.items()}
+        yield {"search": f"random search, {n} queries (exact)", **means, "std": scores["CIFAR-10"][1]}
+
+
+def _accuracies(table: Mapping[str, Mapping[str, float]], cells: Sequence[str]) -> Mapping[str, float]:
+    """Return the mean test accuracies of cells, and the mean share of all cells that are worse on CIFAR-10, in percent."""
+    means = {name: statistics.fmean(table[cell][column] for cell in cells) for name, column in SCORES.items()}
+    first = SCORES["CIFAR-10"]
+    worse = [sum(row[first] < table[cell][first] for row in table.values()) / len(table) for cell in cells]
+    return {**means, "percentile": 100 * statistics.fmean(worse)}
+
+
+def _search_row(table: Mapping[str, Mapping[str, float]], model: str, results: Sequence[Values]) -> Values:
+    cells = [result["cell"] for result in results]
+    return {
+        "search": model,
+        **_accuracies(table, cells),
+        "std": statistics.stdev(table[cell][SCORES["CIFAR-10"]] for cell in cells) if len(cells) > 1 else None,
+        "cells": " ".join(cells),
+        "updates": round(statistics.fmean(result["updates"] for result in results)),
+        "CPU minutes": statistics.fmean(result["CPU seconds"] for result in results) / 60,
+    }
+
+
+def _correlation_row(table: Mapping[str, Mapping[str, float]], model: str, results: Sequence[Values]) -> Values:
+    """Return the rank correlation of a score with the test accuracies, a larger one being better."""
+    row: dict[str, Any] = {"score": model}
+    for name, column in SCORES.items():
+        found = [
+            rank_correlation(_losses(result), [-table[cell][column] for cell, _ in result["trials"]]) or 0.0
+            for result in results
+        ]
+        row |= {f"Spearman {name}": statistics.fmean(found), f"error {name}": standard_error(found) if len(found) > 1 else None}
+    return row
