@@ -10,14 +10,19 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, strategies as st
+from nasframe_bilevel import Softmax
 from nasframe_papers.quality import SearchQuality, protocol, trials
 from nasframe_papers.quality.protocol import verdict
 from nasframe_papers.quality.statistics import Cells, Picks, bootstrap, evenly, rank_correlation, ranks
 from nasframe_papers.quality.strategies import NAMES, SHIPPED, strategies
+from nasframe_recurrent import TwoToOne
 from series_files import noise, text
 
-from nasframe import Data, Seed, Split, Strategy
+from nasframe import Data, Seed, Split, Strategy, build
+from nasframe.change.apply import apply
+from nasframe.change.edit import remove_candidates
 
 SEED = Seed(("quality",))
 TINY = SearchQuality(
@@ -205,6 +210,20 @@ def test_every_strategy_can_be_read(name: str) -> None:
     made = protocol.Measurement(TINY, "weather", {"name": "forecasting"}, Path(), print)
     values = made._strategy_values(strategies(2, 4, 4)[name], 2)
     assert Strategy.from_dict(Strategy.from_dict(values).to_dict()) == Strategy.from_dict(values)
+
+
+@given(st.tuples(*[st.integers(0, 4)] * 3))
+def test_a_cell_within_the_supernet_computes_what_it_computes_alone(picks: Picks) -> None:
+    """The loss of a cell with inherited weights is that of the supernet after the other candidates are removed."""
+    backbone = TwoToOne(2)
+    structure = backbone.initial({"inputs": 2, "outputs": 2}, 3)
+    network, inputs = build(structure, SEED, relaxation=Softmax()), noise(10, 2).float().reshape(5, 2, 2)
+    architecture = backbone.space(structure).architecture(picks)
+    kept = {address: site.candidates[0].id for address, site in architecture.sites()}
+    gone = {address: {c.id for c in site.candidates} - {kept[address]} for address, site in structure.sites()}
+    child = apply(network, remove_candidates(structure, gone), SEED).child
+
+    torch.testing.assert_close(network(inputs, trials.alone(network, architecture)), child(inputs))
 
 
 def test_random_cells_differ() -> None:

@@ -57,6 +57,7 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
         "mixing 1e-2": _alphas(1e-2),
         "single level": {**_alphas(1e-2), "name": "single_level"},
         "beta decay": _alphas(1e-2, terms=[{"name": "beta_decay"}]),
+        "sdarts": {"name": "sdarts", "architect": _alphas(1e-2), "form": "random"},
         "hard gumbel": _relaxed("hard_gumbel"),
         "concrete": _relaxed("concrete"),
         "dirichlet": _relaxed("dirichlet"),
@@ -71,6 +72,10 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
         },
         "darts_pt fixed": {
             "plan": {"name": "darts_pt", "epochs": epochs, "tuning": tuning, "alphas": False},
+        },
+        "sgas": {
+            "architect": _alphas(1e-2),
+            "plan": {"name": "sgas", "warmup": max(1, epochs // 2), "between": tuning, "tuning": epochs, "keep": 1},
         },
         "evolution": {"plan": [{"name": "trials", "architect": evolution}]},
         "halving": {"plan": [{"name": "trials", "architect": _halving(cells)}]},
