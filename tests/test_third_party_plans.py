@@ -13,12 +13,13 @@ import offspring
 import pytest
 import twins
 from convolutional import PLUGINS, Blobs, image_strategy, small
+from nasframe_bilevel import FirstOrder
 from nasframe_convolutional import Identity, SeparableConvolution
-from nasframe_robustness import DartsPT, Sgas
+from nasframe_robustness import AnnealedSoftmax, Asap, DartsPT, Sgas
 from test_resume import check_resumes_everywhere
 from toy import toy_strategy
 
-from nasframe import Morphism, Part, Search, Strategy
+from nasframe import Morphism, Optimiser, Part, Search, Strategy
 from nasframe.interfaces.part import to_plain
 from nasframe.plugins import Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, Measured
@@ -48,6 +49,12 @@ def sgas() -> Strategy:
     return toy_strategy(plan=Sgas(warmup=2, between=2, tuning=1, stability=2).steps(), nodes=2, **QUIET)
 
 
+def asap() -> Strategy:
+    """Return ASAP, whose temperature is so low that candidates are removed after the first epochs."""
+    architect = FirstOrder(Optimiser(learning_rate=0.1), relaxation=AnnealedSoftmax(0.5, 0.05))
+    return toy_strategy(architect=architect, plan=Asap(epochs=5, grace=1, tuning=1).steps(), nodes=2, **QUIET)
+
+
 def growing_twins() -> Strategy:
     """Return the growth of operators, of which one is equal to the threshold from the beginning."""
     return toy_strategy(plan=twins.GrowingTwins(epochs=4, threshold=0.15, times=2).steps(), **QUIET)
@@ -69,6 +76,7 @@ METHODS = {
     "darts_pt": darts_pt,
     "darts_pt_without_alphas": darts_pt_without_alphas,
     "sgas": sgas,
+    "asap": asap,
     "growing_twins": growing_twins,
     "prune_and_replace": prune_and_replace,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from nasframe.testing.examples import Examples
+from nasframe_robustness.annealing import AnnealedSoftmax, AnnealedThreshold
 from nasframe_robustness.curvature import Curvature
 from nasframe_robustness.perturbation import Perturbation
 from nasframe_robustness.sequential import MostCertain
@@ -16,6 +17,8 @@ def examples() -> Examples:
         parts={
             Perturbation: st.builds(Perturbation, sites=st.none() | st.integers(1, 3)),
             MostCertain: st.builds(MostCertain, st.integers(1, 2), st.integers(0, 2)),
+            AnnealedThreshold: st.builds(AnnealedThreshold, st.sampled_from([0.4, 1.0])),
+            AnnealedSoftmax: st.builds(AnnealedSoftmax, final=st.sampled_from([0.12, 2.0])),
             Curvature: st.builds(Curvature, st.integers(1, 2), st.floats(0, 1)),
         }
     )
