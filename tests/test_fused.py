@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from nasframe import (
     Candidate,
     Cell,
+    Mixing,
     Network,
     Node,
     Operation,
@@ -278,6 +280,39 @@ class TestEquality:
         for name in set(frozen) - set(requested):
             case.tensors()[name].requires_grad_(False)
         equal(case, requested)
+
+    @given(cases(), st.sampled_from([(1, 1e-9), (2**18, 1.0)]))
+    def test_both_forms_observe_the_same(self, case: Case, chunk: tuple[int, float]) -> None:
+        """Candidates have the same inputs, and the same gradients by their outputs, for any length of the chunks."""
+        mixing = {a: alpha.softmax(0) for a, alpha in case.network.alphas.items()}
+        other = copy.deepcopy(case.network)
+        other.fast = False
+
+        def loss(forward: Any) -> Tensor:
+            with case.seed("draws").as_global():
+                value: Tensor = forward(case.inputs, mixing).sin().sum()
+            return value
+
+        with patch.multiple(fused, CHUNK_ENTRIES=chunk[0], CHUNK_FRACTION=chunk[1]):
+            assertions.assert_observed(case.network, other, loss)
+
+    @both
+    def test_observing_is_no_other_function(self, backbone: Any) -> None:
+        """The outputs are those of a call, also where only some candidates are computed, and a candidate left out has no calls."""
+        example = specimen(backbone)
+        network = example.network
+        chosen = dict.fromkeys(network.sites, (1,))
+        mixing = Mixing({a: alpha.softmax(0) for a, alpha in network.alphas.items()}, chosen)
+        first = next(network.mixed_operations(next(iter(network.sites))))[1].candidates
+        for network.fast in (True, False):
+            outputs, calls = network.observed(example.inputs, mixing, [*first.values()])
+            torch.testing.assert_close(outputs, network(example.inputs, mixing))
+            assert [bool(calls[module]) for module in first.values()] == [place == 1 for place in range(len(first))]
+            observed = [call.output for call in calls[first["1"]]]
+            slopes, again = (
+                torch.autograd.grad(outputs.sin().sum(), observed, create_graph=create) for create in (True, False)
+            )
+            torch.testing.assert_close(slopes, again)
 
     @both
     def test_the_derivatives_are_those_of_the_values(self, backbone: Any) -> None:

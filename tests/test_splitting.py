@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -50,6 +51,7 @@ from nasframe.change.apply import apply
 from nasframe.change.edit import combine, remove_candidates
 from nasframe.errors import ChangeError
 from nasframe.records import Changed, Record
+from nasframe.search.bilevel import Forward
 from nasframe.search.replay import replay
 from nasframe.testing import assertions
 from nasframe.testing.fakes import Scripted
@@ -65,10 +67,10 @@ def trained(backbone: Backbone, steps: int = 5) -> TrainedNetwork:
     return TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), steps)
 
 
-def loss_of(parent: TrainedNetwork, network: Network) -> Tensor:
+def loss_of(parent: TrainedNetwork, network: Network, forward: Forward | None = None) -> Tensor:
     """Return the training loss of a network in evaluation mode, as a function of its tensors."""
     inputs, targets = parent.data.train.batch(torch.arange(parent.data.train.size))
-    return parent.data.objective(network.eval()(inputs, network.mixing()), targets)
+    return parent.data.objective((forward or network.eval())(inputs, network.mixing()), targets)
 
 
 def readable(parent: TrainedNetwork) -> Network:
@@ -78,8 +80,9 @@ def readable(parent: TrainedNetwork) -> Network:
 
 
 def matrices_of(parent: TrainedNetwork) -> dict[candidates.Key, SplittingMatrices]:
-    network = readable(parent)
-    found = splitting_matrices(network, lambda: loss_of(parent, network), [*splittable(network.structure)])
+    """Return the splitting matrices of all candidates, in the fast form."""
+    network = copy.deepcopy(parent.network).eval()
+    found = splitting_matrices(network, partial(loss_of, parent, network), [*splittable(network.structure)])
     return {key: matrices for key, (matrices,) in found.items()}
 
 
@@ -148,7 +151,7 @@ def assert_decrease(backbone: Backbone, eps: float) -> None:
     parent = trained(backbone)
     network = readable(parent)
     key = next(splittable(network.structure))
-    _, computed = candidates.computed_by(network, lambda: loss_of(parent, network), [key])
+    _, computed = candidates.computed_by(network.eval(), partial(loss_of, parent, network), [key])
     ((_, mixture),) = network.mixed_operations(key[0])
     module = mixture.candidates[str(key[1])]
     halves = [copy.deepcopy(module) for _ in range(2)]

@@ -181,7 +181,7 @@ def predicted(trained: TrainedNetwork) -> Mapping[int, float]:
     def matrices(context: Context) -> Mapping[Any, Sequence[SplittingMatrices]]:
         network = context.network
         keys = [*splittable(network.structure)]
-        return splitting_matrices(network, lambda: context.training_loss(network), keys)
+        return splitting_matrices(network, lambda forward: context.training_loss(network, forward=forward), keys)
 
     def decrease(pairs: Callable[[SplittingMatrices], Eigenpairs], each: Sequence[SplittingMatrices]) -> float:
         return sum(float(pairs(one).values.clamp(max=0).double().sum()) for one in each)

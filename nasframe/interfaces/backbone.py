@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 from torch import Tensor, nn
 
 from nasframe.errors import ChangeError, StructureError
 from nasframe.network.mixing import readable
+from nasframe.network.observing import Calls, observed
 from nasframe.network.outputs import Outputs
 from nasframe.structure.address import Address
 from nasframe.structure.editing import GrownStructure
@@ -21,8 +22,8 @@ class Backbone(BackboneBase):
 
     Required: `name`, the class variable `inputs` (the states that a cell receives), `initial`, `body`, `grown` and `derive`.
     Optional: `outputs` (by default, a cell outputs its last node), `space` (by default, an architecture keeps one candidate of
-    each site), `run` with `slow_parts`, which compute the same faster, and what lets networks grow beside their nodes: `widths`
-    with `example`, and `deepened`.
+    each site), `run` with `slow_parts` and `observed`, which compute the same faster, and what lets networks grow beside their nodes:
+    `widths` with `example`, and `deepened`.
 
     Example:
         `nasframe.testing.fakes.Chain` is a complete backbone. Its growth, where each node reads the node before::
@@ -58,6 +59,19 @@ class Backbone(BackboneBase):
             mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
         """
         return readable(body, inputs, mixing)
+
+    def observed(
+        self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor], candidates: Collection[nn.Module]
+    ) -> tuple[Outputs, Calls]:
+        """Return what `run` returns, and the calls of candidates, by default by hooks on their modules. Optional.
+
+        Args:
+            body: the module that `body` returned.
+            inputs: the inputs of the network.
+            mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
+            candidates: the modules of the candidates. One that is not computed has no calls.
+        """
+        return observed(body, inputs, mixing, candidates)
 
     def slow_parts(self, structure: Structure) -> Sequence[str]:
         """Return one sentence for each part of a structure that `run` cannot compute faster, with the reason. Optional."""

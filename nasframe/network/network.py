@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from nasframe.interfaces.backbone import Backbone
 from nasframe.interfaces.relaxation import Draw, Relaxation
 from nasframe.network.axes import Axis, produces
 from nasframe.network.mixing import Gate, MixedOperation, Mixing, active_of, readable
+from nasframe.network.observing import Calls, observed
 from nasframe.network.outputs import Outputs
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -127,6 +128,27 @@ class Network(nn.Module):
         Raises:
             StructureError: if a site has no mixing weights.
         """
+        mixing = self._complete(mixing)
+        # decided at each call: the same network may be traced once and trained otherwise
+        run = self.backbone.run if self.fast and not requires_readable_form(inputs) else readable
+        return run(self.body, inputs, mixing)
+
+    def observed(
+        self, inputs: Tensor, mixing: Mapping[str, Tensor] | None, candidates: Collection[nn.Module]
+    ) -> tuple[Outputs, Calls]:
+        """Return the outputs for a batch, and what candidates received and returned.
+
+        It is for measurements that need the gradient of the loss with respect to the outputs of candidates, also in the fast form.
+
+        Args:
+            inputs: the inputs, as the backbone expects them.
+            mixing: the mixing weights of each undecided site, of shape (candidates,), by address.
+            candidates: the modules of the candidates. One that is not computed has no calls.
+        """
+        observe = self.backbone.observed if self.fast and not requires_readable_form(inputs) else observed
+        return observe(self.body, inputs, self._complete(mixing), candidates)
+
+    def _complete(self, mixing: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
         mixing = {} if mixing is None else mixing
         missing = [a for a in self.sites if a not in mixing]
         if missing:
@@ -134,9 +156,7 @@ class Network(nn.Module):
                 f"no mixing weights were given for {', '.join(missing)}, which are undecided; call "
                 "network(inputs, network.mixing()), or derive an architecture first"
             )
-        # decided at each call: the same network may be traced once and trained otherwise
-        run = self.backbone.run if self.fast and not requires_readable_form(inputs) else readable
-        return run(self.body, inputs, mixing)
+        return mixing
 
     def mixing(self, draw: Draw | None = None, alphas: Mapping[str, Tensor] | None = None) -> Mixing:
         """Return the mixing weights of the undecided sites, differentiable by the alphas.

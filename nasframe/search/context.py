@@ -19,7 +19,7 @@ from nasframe.interfaces.task import Split
 from nasframe.network.network import Network, set_progress
 from nasframe.network.outputs import AuxiliaryOutputs
 from nasframe.records import MADE, Changed, Record, Started
-from nasframe.search.bilevel import problem
+from nasframe.search.bilevel import Forward, problem
 from nasframe.search.trainer import Trainer, Training, keyed_batch, mixing_weights
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -219,15 +219,16 @@ class Context:
         """Return the learning rate of the weights at the beginning of a phase."""
         return self._trainer.optimiser.learning_rate
 
-    def training_loss(self, network: Network, number: int = 0) -> Tensor:
+    def training_loss(self, network: Network, number: int = 0, forward: Forward | None = None) -> Tensor:
         """Return the loss of a network on a training batch, without augmentation, as a differentiable function of its weights.
 
         Args:
             network: `network`, or another one, such as the child of a change of it.
             number: the number of the batch, as for `batch`.
+            forward: computes the outputs of the network from inputs and mixing weights, by default the network itself.
         """
         batch, noise = self.batch("train", number), self.seed("noise", "train", number)
-        return self._trainer.loss(batch, noise, network, network.mixing())
+        return self._trainer.loss(batch, noise, forward or network, network.mixing())
 
     def problem(self, number: int = 0) -> Bilevel:
         """Return the bilevel problem on the tensors of `network` and on the training and validation batch of a number.

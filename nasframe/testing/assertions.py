@@ -31,6 +31,9 @@ from nasframe.change.optimisers import named_state, powers_of
 from nasframe.modules.verify import Means
 from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import tensors
+from nasframe.network.observing import Call
+from nasframe.network.outputs import Outputs
+from nasframe.search.bilevel import Forward
 from nasframe.search.state import GROUPS, Snapshot, copied, rebuilt
 from nasframe.testing.compare import MODES, differences, largest, require, require_at_most
 from nasframe.testing.saved import saved
@@ -134,7 +137,7 @@ def assert_exact(parent: TrainedNetwork, child: TrainedNetwork, allowed: float |
 
 
 def assert_fast_form(trained: TrainedNetwork, second: bool = False) -> None:
-    """Assert that the fast form of a network equals its readable form: outputs in both modes, and gradients.
+    """Assert that the fast form of a network equals its readable form: outputs in both modes, gradients, and what is observed.
 
     Args:
         trained: the network.
@@ -153,6 +156,54 @@ def assert_fast_form(trained: TrainedNetwork, second: bool = False) -> None:
         scale = torch.stack([slope.abs().max() for slope in exact.values()])
         for name, slope in exact.items():
             require_at_most(f"the distance of the {what} of {name}", largest(found[name] - slope), tolerance(scale))
+    inputs, targets = trained.data.train.batch(torch.arange(trained.data.train.size))
+    for each in (fast, readable):
+        each.network.eval()
+    mixing = trained.mixing()
+    assert_observed(fast.network, readable.network, lambda forward: trained.data.objective(forward(inputs, mixing), targets))
+
+
+def assert_observed(fast: Network, readable: Network, loss: Callable[[Forward], Tensor]) -> None:
+    """Assert that candidates with parameters receive the same, and have the same gradients of a loss by their outputs.
+
+    Args:
+        fast: a network in its fast form.
+        readable: a copy in its readable form.
+        loss: a function that returns the loss, and is called with the function from inputs and mixing weights to outputs.
+    """
+    exact, found = _observed(readable, loss), _observed(fast, loss)
+    require(exact.keys() == found.keys(), f"{exact.keys() ^ found.keys()} are observed in one form only")
+    # one scale for all gradients, as for those of parameters
+    scale = torch.stack([torch.zeros(()), *(slope.abs().max() for _, slope in exact.values())])
+    for name, (inputs, slope) in exact.items():
+        for place, (first, second) in enumerate(zip(inputs, found[name][0], strict=True)):
+            require_at_most(f"the distance of input {place} of {name}", largest(second - first), tolerance(first))
+        distance = largest(found[name][1] - slope)
+        require_at_most(f"the distance of the gradient of the output of {name}", distance, tolerance(scale))
+
+
+def _observed(network: Network, loss: Callable[[Forward], Tensor]) -> dict[str, tuple[list[Tensor], Tensor]]:
+    """Return the inputs of each candidate with parameters, and the gradients of a loss by its outputs, by name."""
+    mixed = [(name, module) for name, module in network.named_modules() if isinstance(module, MixedOperation)]
+    names = {m: f"{name}.{id}" for name, each in mixed for id, m in each.candidates.items() if [*m.parameters()]}
+    calls: dict[nn.Module, list[Call]] = {}
+
+    def forward(inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
+        outputs, observed = network.observed(inputs, mixing, names)
+        calls.update(observed)
+        return outputs
+
+    value = loss(forward)
+    outputs = [call.output for made in calls.values() for call in made]
+    slopes = iter(torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ())
+    return {
+        names[m]: (
+            [torch.cat(x).detach() for x in zip(*(c.inputs for c in made), strict=True)],
+            torch.cat([next(slopes) for _ in made]),
+        )
+        for m, made in calls.items()
+        if made
+    }
 
 
 # --------------------------------------------------------------------------------------------- bounds of approximate changes

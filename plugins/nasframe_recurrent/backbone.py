@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import attrs
 import torch
@@ -22,8 +22,9 @@ from nasframe import (
     initial_mixing,
     number,
 )
+from nasframe.network.observing import Call, Calls
 from nasframe_recurrent.cell import RecurrentCell, RecurrentStack
-from nasframe_recurrent.fused import plan_of, run_layer
+from nasframe_recurrent.fused import observe_layer, plan_of, run_layer
 from nasframe_recurrent.plan import plan_cell
 
 
@@ -87,6 +88,20 @@ class Recurrent(Backbone):
         """Return the outputs of the body, with each layer computed in its fast form where it has one."""
         assert isinstance(body, RecurrentStack)
         return body.through(inputs, lambda layer, states: run_layer(layer, states, mixing))
+
+    def observed(
+        self, body: nn.Module, inputs: Tensor, mixing: Mapping[str, Tensor], candidates: Collection[nn.Module]
+    ) -> tuple[Tensor, Calls]:
+        """Return what `run` returns, and the calls of candidates."""
+        assert isinstance(body, RecurrentStack)
+        calls: dict[nn.Module, list[Call]] = {module: [] for module in candidates}
+
+        def observe(layer: RecurrentCell, states: Tensor) -> Tensor:
+            outputs, found = observe_layer(layer, states, mixing, candidates)
+            calls.update(found)
+            return outputs
+
+        return body.through(inputs, observe), calls
 
     def slow_parts(self, structure: Structure) -> Sequence[str]:
         """Return a sentence for each layer that has no fast form, with the reason."""

@@ -21,6 +21,8 @@ the gradients of the parameters from G and ga, both for many time steps at once:
 
     dM = sum_t G y^T,   dW = sum_t ga s_i^T,   dW_x = sum_t ga x_t^T,   db = sum_t ga 1                      (7)
 
+To observe candidates, the nodes start as offsets d instead of zeros in (3). Their gradients are the G.
+
 States have the shape (n_h, batch), and not (batch, n_h) as in the readable form. Then slots and rows, n_h rows each, are
 contiguous pieces of their stack, and (1) to (3) work in place, on views that are made once before the loop over time.
 """
@@ -30,7 +32,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -41,6 +43,7 @@ from torch import Tensor, nn
 
 from nasframe import Candidate, Cell, Operation
 from nasframe.network.mixing import Gate, MixedOperation, active_of, unbound
+from nasframe.network.observing import Call, Calls, recording
 from nasframe.network.pointwise import check_pointwise
 from nasframe_recurrent.cell import RecurrentCell, unroll
 from nasframe_recurrent.plan import CellPlan, plan_cell, summands_of
@@ -72,6 +75,7 @@ class Operands:
     Args:
         x: the inputs, of shape (time, batch, n_x).
         M: the weight of each contribution, of shape (states, rows of y).
+        d: what is added to each node, of shape (time, nodes, n_h, batch), or None.
         W_x: the maps of x, of shape (x_slots * n_h, n_x), or None.
         b: the biases, of shape (x_slots * n_h,), or None.
         W: for each step of the plan the maps of its state, of shape (state_slots * n_h, n_h), or None.
@@ -79,6 +83,7 @@ class Operands:
 
     x: Tensor
     M: Tensor
+    d: Tensor | None
     W_x: Tensor | None
     b: Tensor | None
     W: tuple[Tensor | None, ...]
@@ -86,12 +91,12 @@ class Operands:
     @classmethod
     def of(cls, tensors: Sequence[Any]) -> Operands:
         """Return the operands from the flat sequence that `tensors` returns."""
-        x, M, W_x, b, *W = tensors
-        return cls(x, M, W_x, b, tuple(W))
+        x, M, d, W_x, b, *W = tensors
+        return cls(x, M, d, W_x, b, tuple(W))
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """Return the tensors as a flat sequence, which `torch.autograd.Function` requires."""
-        return self.x, self.M, self.W_x, self.b, *self.W
+        return self.x, self.M, self.d, self.W_x, self.b, *self.W
 
 
 def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
@@ -104,18 +109,90 @@ def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor])
         inputs: the inputs of the layer.
         mixing: the mixing weights of each undecided site, by address.
     """
+    chosen = _chosen(cell, mixing)
+    plan = _plan_for(cell, chosen)
+    if isinstance(plan, str):
+        return unroll(cell, inputs, unbound(mixing))
+    return _applied(cell, plan, chosen, inputs, mixing, None)
+
+
+def observe_layer(
+    cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor], candidates: Collection[nn.Module]
+) -> tuple[Tensor, Calls]:
+    """Return what `run_layer` returns, and the calls of those candidates that are in the cell, all time steps in one call.
+
+    Args:
+        cell: the cell.
+        inputs: the inputs of the layer.
+        mixing: the mixing weights of each undecided site, by address.
+        candidates: the modules of the candidates.
+    """
+    chosen = _chosen(cell, mixing)
+    plan = _plan_for(cell, chosen)
+    places = [
+        (site, place, module)
+        for number, site in enumerate(cell.cell.sites)
+        for place, module in enumerate(_mixed_operation(cell, site.id).candidates.values())
+        if module in candidates and (chosen is None or place in chosen[number])
+    ]
+    if isinstance(plan, str):
+        with recording([module for _, _, module in places]) as recorded:
+            return unroll(cell, inputs, unbound(mixing)), recorded
+    # Zeros are added to the output of each candidate, and so its mixing weight and the gate times these to its node.
+    T, B, _ = inputs.shape
+    number = {node.id: i for i, node in enumerate(cell.cell.nodes)}
+    factors = inputs.new_zeros(len(number), len(places))
+    with torch.no_grad():
+        for column, (site, place, _) in enumerate(places):
+            gate = cell.gates[site.node].g if site.node in cell.gates else 1.0
+            weight = 1.0 if site.decided else mixing[_mixed_operation(cell, site.id).address][place]
+            factors[number[site.node], column] = weight * gate
+    zeros = [inputs.new_zeros(T * B, cell.hidden).requires_grad_() for _ in places]
+    d = (factors @ torch.stack(zeros).flatten(1)).view(len(number), T, B, -1).permute(1, 0, 3, 2) if places else None
+    h = _applied(cell, plan, chosen, inputs, mixing, d)
+    if d is None:
+        return h, {}
+    # The graph keeps the states for its backward pass.
+    assert h.grad_fn is not None, "candidates are observed where gradients are enabled"
+    S = h.grad_fn.saved_tensors[0]  # type: ignore[attr-defined]
+
+    @functools.cache
+    def state(name: str) -> Tensor:
+        """Return an input state of all time steps, of shape (time * batch, width)."""
+        if name == "x":
+            return inputs.flatten(0, 1)
+        if name == "xh":
+            return torch.cat([state("x"), state("h")], 1)
+        return S[:-1, 0 if name == "h" else number[name] + 1].transpose(1, 2).flatten(0, 1)
+
+    calls = {
+        module: [Call(tuple(map(state, site.inputs)), zero)] for (site, _, module), zero in zip(places, zeros, strict=True)
+    }
+    return h, calls
+
+
+def _applied(
+    cell: RecurrentCell,
+    plan: CellPlan,
+    chosen: tuple[tuple[int, ...], ...] | None,
+    inputs: Tensor,
+    mixing: Mapping[str, Tensor],
+    d: Tensor | None,
+) -> Tensor:
+    weights = contribution_weights(cell, plan, inputs, mixing, chosen)
+    operands = Operands(inputs, weights, d, *stack_parameters(cell, plan, inputs))
+    # Outside of the function, autograd knows how M and the stacked maps follow from alphas, gates and parameters. Inside,
+    # it sees these tensors only.
+    found: Tensor = LayerFunction.apply(plan, cell.hidden, *operands.tensors())
+    return found
+
+
+def _plan_for(cell: RecurrentCell, chosen: tuple[tuple[int, ...], ...] | None) -> CellPlan | str:
+    """Return the plan of a cell of which only some candidates are computed, or the reason why it has none."""
     # A relaxation that samples computes other candidates at every step. Each choice has a plan, in which the
     # candidates that are left out do not occur: they cost nothing, and their parameters get no gradient, as in the readable
     # form.
-    chosen = _chosen(cell, mixing)
-    plan = plan_of(cell) if chosen is None else _restricted_plan(cell.cell, tuple(cell.outputs), chosen)
-    if isinstance(plan, str):
-        return unroll(cell, inputs, unbound(mixing))
-    weights = contribution_weights(cell, plan, inputs, mixing, chosen)
-    operands = Operands(inputs, weights, *stack_parameters(cell, plan, inputs))
-    # Outside of the function, autograd knows how M and the stacked maps follow from alphas, gates and parameters. Inside,
-    # it sees these tensors only.
-    return LayerFunction.apply(plan, cell.hidden, *operands.tensors())
+    return plan_of(cell) if chosen is None else _restricted_plan(cell.cell, tuple(cell.outputs), chosen)
 
 
 def plan_of(cell: RecurrentCell) -> CellPlan | str:
@@ -292,8 +369,11 @@ class LayerFunction(torch.autograd.Function):
         if not create_graph and not any(is_batch(g) for is_batch in _batch_tests):
             # needs_input_grad says for what a gradient can be requested; the engine says for what it is
             needs_x = ctx.needs_input_grad[2]
-            needs_maps = any(node is not None and _is_requested(node) for node, _ in ctx.next_functions[2:])
-            return None, None, *backward_pass(plan, S, a, g, Operands.of(tensors), needs_x=needs_x, needs_maps=needs_maps)
+            operands = Operands.of(tensors)
+            # one entry for each tensor, and none for what is None
+            maps = ctx.next_functions[2 if operands.d is None else 3 :]
+            needs_maps = any(node is not None and _is_requested(node) for node, _ in maps)
+            return None, None, *backward_pass(plan, S, a, g, operands, needs_x=needs_x, needs_maps=needs_maps)
         # For second derivatives the layer is computed again, as a graph that autograd can differentiate as often as it
         # likes.
         with torch.enable_grad():
@@ -316,6 +396,8 @@ def forward_pass(plan: CellPlan, n_h: int, operands: Operands) -> tuple[Tensor, 
     T, B, _ = x.shape
     # Zeros, because nodes are sums to which the contributions are added; state 0 at time 0 is the initial h_0 = 0.
     S = allocate_states(plan, x, T, n_h, B)
+    if operands.d is not None:
+        S[:-1, 1:] = operands.d
     a = project_inputs(plan, n_h, operands)
     # two views of the same memory: products with W need (n_h, batch), functions and products with M one row of entries
     states, terms = S.flatten(2), a.view(T, len(plan.slots), n_h * B)
@@ -410,6 +492,7 @@ def backward_pass(
     n_h, B = S.shape[2:]
     gx = torch.zeros_like(x) if needs_x else None
     gM = torch.zeros_like(M)
+    gd = None if operands.d is None else torch.empty_like(operands.d)
     maps = (W_x, operands.b, *operands.W)
     gW_x, gb, *gW = (torch.zeros_like(weight) if weight is not None and needs_maps else None for weight in maps)
     # transposed once, and not at every time step
@@ -426,6 +509,8 @@ def backward_pass(
         if needs_x or needs_maps:
             ga = ga.transpose(0, 1).flatten(1)  # (slots * n_h, time * batch)
         of_x = _rows_of(ga, slice(0, plan.x_slots), n_h)
+        if gd is not None:
+            gd[now] = G[:, 1:].view_as(gd[now])
         if gx is not None and W_x is not None:
             gx[now] = (of_x.t() @ W_x).view_as(x[now])
         if gW_x is not None:
@@ -436,7 +521,7 @@ def backward_pass(
             gM[step.nodes, step.rows] += torch.matmul(G[:, step.nodes], y[:, step.rows].transpose(1, 2)).sum(0)
             if gw is not None:
                 gw.addmm_(_rows_of(ga, step.state_slots, n_h), S[now, step.state].transpose(0, 1).reshape(n_h, -1).t())
-    return [gx, gM, gW_x, gb, *gW]
+    return [gx, gM, gd, gW_x, gb, *gW]
 
 
 def backward_chunk(
@@ -561,9 +646,10 @@ def differentiable_pass(plan: CellPlan, n_h: int, operands: Operands) -> Tensor:
     x, M = operands.x, operands.M
     mean, outputs = _output_weights(plan, x), []
     zero = h = x.new_zeros(n_h, x.shape[1])
-    for P in project_inputs(plan, n_h, operands).unbind():
-        # nothing is written in place, so that all nodes can begin as the same zeros
-        states = [h, *[zero] * (plan.states - 1)]
+    # nothing is written in place, so that all nodes can begin as the same zeros
+    starts = itertools.repeat([zero] * (plan.states - 1)) if operands.d is None else operands.d.unbind()
+    for P, start in zip(project_inputs(plan, n_h, operands).unbind(), starts, strict=False):
+        states = [h, *start]
         for step, W in zip(plan.steps, operands.W, strict=True):
             s, a = states[step.state], _rows_of(P, step.slots, n_h)
             if W is not None:

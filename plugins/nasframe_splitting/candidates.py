@@ -10,18 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import Address, Network, Operation, Pointwise, Seed, Structure
+from nasframe.network.observing import Call
+from nasframe.network.outputs import Outputs
+from nasframe.search.bilevel import Forward
 from nasframe_splitting.kernels import SplittingMatrices
 
 #: a candidate: the address of its site and its id
 Key = tuple[Address, int]
-
-
-@attrs.frozen(eq=False)
-class _Call:
-    """A call of a candidate, at one time step of a recurrent network."""
-
-    inputs: tuple[Tensor, ...]
-    output: Tensor
 
 
 def second_derivatives(description: Pointwise, *arguments: Tensor) -> Tensor:
@@ -126,7 +121,7 @@ class Computed:
     slopes: Tensor
 
     @classmethod
-    def of(cls, description: Pointwise, module: nn.Module, calls: Sequence[_Call], slopes: Tensor) -> Computed:
+    def of(cls, description: Pointwise, module: nn.Module, calls: Sequence[Call], slopes: Tensor) -> Computed:
         """Return what a module computed, from its calls and dL/do of all of them."""
         # each input over all calls, of shape (samples, width)
         inputs = [torch.cat([x.detach() for x in each]) for each in zip(*(call.inputs for call in calls), strict=True)]
@@ -162,7 +157,7 @@ class Computed:
 
 
 def computed_by(
-    network: Network, loss: Callable[[], Tensor], candidates: Collection[Key]
+    network: Network, loss: Callable[[Forward], Tensor], candidates: Collection[Key]
 ) -> tuple[float, Mapping[Key, Sequence[Computed]]]:
     """Return the loss, and what candidates computed for it in each instance of their cell type, from one backward pass.
 
@@ -170,19 +165,21 @@ def computed_by(
     mixing weights. A candidate that the loss does not compute is left out.
 
     Args:
-        network: the network, which computes in its readable form (`network.fast` is false).
-        loss: a function that returns the loss of the network.
+        network: the network.
+        loss: a function that returns the loss, and is called with the function from inputs and mixing weights to outputs.
         candidates: the candidates, which can be split.
     """
     keys = [key for key in splittable(network.structure) if key in candidates]
     modules = {key: [mixture.candidates[str(key[1])] for _, mixture in network.mixed_operations(key[0])] for key in keys}
-    calls: dict[nn.Module, list[_Call]] = {module: [] for instances in modules.values() for module in instances}
-    handles = [m.register_forward_hook(lambda m, inputs, output: calls[m].append(_Call(inputs, output))) for m in calls]
-    try:
-        value = loss()
-    finally:
-        for handle in handles:
-            handle.remove()
+    calls: dict[nn.Module, list[Call]] = {module: [] for instances in modules.values() for module in instances}
+
+    def forward(inputs: Tensor, mixing: Mapping[str, Tensor]) -> Outputs:
+        outputs, found = network.observed(inputs, mixing, calls)
+        for module, made in found.items():
+            calls[module] += made
+        return outputs
+
+    value = loss(forward)
     outputs = [call.output for made in calls.values() for call in made]
     slopes = iter(torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ())
     by_module = {module: torch.cat([next(slopes) for _ in made]) for module, made in calls.items() if made}
@@ -205,13 +202,13 @@ def matrices_of(computed: Mapping[Key, Sequence[Computed]]) -> Mapping[Key, Sequ
 
 
 def splitting_matrices(
-    network: Network, loss: Callable[[], Tensor], candidates: Collection[Key]
+    network: Network, loss: Callable[[Forward], Tensor], candidates: Collection[Key]
 ) -> Mapping[Key, Sequence[SplittingMatrices]]:
     """Return the splitting matrices of candidates, for each instance of their cell type, from one backward pass: see `computed_by`.
 
     Args:
-        network: the network, which computes in its readable form (`network.fast` is false).
-        loss: a function that returns the loss of the network.
+        network: the network.
+        loss: a function that returns the loss, and is called with the function from inputs and mixing weights to outputs.
         candidates: the candidates, which can be split.
     """
     return matrices_of(computed_by(network, loss, candidates)[1])

@@ -31,6 +31,7 @@ from nasframe import (
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import count_parameters, tensors
+from nasframe.search.bilevel import Forward
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_splitting.candidates import Computed, Key, computed_by, matrices_of, parameters_of, rows, splittable, unsplittable
 from nasframe_splitting.kernels import Eigenpairs, least_eigenpairs
@@ -174,7 +175,9 @@ class Split(Morphism):
 
     def _measured(self, context: Context, keys: Sequence[Key]) -> Mapping[str, Tensor]:
         """Return the splitting indices of candidates, and the directions and steps of those that are proposed, from one backward pass."""
-        loss, computed = computed_by(context.network, lambda: self._loss(context), keys)
+        context.network.fast = context.fast
+        loss, computed = computed_by(context.network, lambda forward: self._loss(context, forward), keys)
+        context.network.fast = False
         matrices = matrices_of(computed)
 
         def eigenpairs(key: Key, steps: int) -> Sequence[Eigenpairs]:
@@ -237,9 +240,9 @@ class Split(Morphism):
                     return torch.tensor([eps, predicted, measured], dtype=torch.float64)
         return torch.zeros(3, dtype=torch.float64)
 
-    def _loss(self, context: Context) -> Tensor:
+    def _loss(self, context: Context, forward: Forward | None = None) -> Tensor:
         """Return the mean training loss of the batches, in evaluation mode: dropout would hide what a small step changes."""
-        return torch.stack([context.training_loss(context.network, n) for n in range(self.batches)]).mean()
+        return torch.stack([context.training_loss(context.network, n, forward) for n in range(self.batches)]).mean()
 
 
 def _named(what: str, key: Key) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mutants.system import core_mutant, mutant, overriding
 from nasframe import GrownStructure, Space, Structure
 from nasframe.change import map as maps
+from nasframe.network.observing import Call, Calls
 from nasframe.network.outputs import Outputs
 from nasframe.testing.subject import Subject
 
@@ -189,6 +190,19 @@ class Once(torch.autograd.Function):
 def once(of: Subject) -> Subject:
     """The fast form has a hand-written backward pass, which cannot be differentiated."""
     return running(of, lambda run, body, inputs, weights: Once.apply(run(body, inputs, weights)))
+
+
+@mutant("backbone.fast", *EDGES)
+def late(of: Subject) -> Subject:
+    """The inputs that the fast form observes are those of another sample."""
+    honest: Any = of.cls
+
+    def observed(self: Any, *given: Any) -> tuple[Outputs, Calls]:
+        outputs, calls = honest.observed(self, *given)
+        late = {m: [Call(tuple(x.roll(1, 0) for x in c.inputs), c.output) for c in made] for m, made in calls.items()}
+        return outputs, late
+
+    return overriding(of, observed=observed)
 
 
 @mutant("backbone.masked", *EDGES)

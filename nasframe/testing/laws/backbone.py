@@ -283,9 +283,9 @@ def pure(case: Case) -> None:
     require_at_most(what, largest(found - wanted), tolerance(wanted))
 
 
-@law("backbone.fast", "run() computes another order or wiring than the modules, or detaches something")
+@law("backbone.fast", "run() or observed() computes another order or wiring than the modules, or detaches something")
 def fast(case: Case) -> None:
-    """The fast form computes what the modules do: outputs in both modes, gradients and second derivatives."""
+    """The fast form computes what the modules do: outputs in both modes, gradients, second derivatives, and what is observed."""
     assertions.assert_fast_form(case.trained, second=True)
 
 
