@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -294,14 +294,15 @@ class TestProposals:
 
     def test_units_that_are_not_worth_splitting_are_no_copies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Units whose index is not negative move in a random direction that is a thousand times shorter."""
-        honest = morphism.least_eigenpairs
+        honest = morphism.least_eigenpairs_of
 
-        def first_is_positive(*arguments: Any) -> Eigenpairs:
+        def first_is_positive(*arguments: Any) -> Sequence[Eigenpairs]:
             found = honest(*arguments)
-            found.values[0] = 1.0
+            for pairs in found:
+                pairs.values[0] = 1.0
             return found
 
-        monkeypatch.setattr(morphism, "least_eigenpairs", first_is_positive)
+        monkeypatch.setattr(morphism, "least_eigenpairs_of", first_is_positive)
         for proposal in trained(WAVES, 30).proposals(Split(exact=True)):
             direction = next(v for name, v in proposal.evidence.items() if "direction" in name).view(3, -1)
             torch.testing.assert_close(direction[:, 1:].norm(dim=1), torch.tensor([1e-3, 1.0, 1.0], dtype=torch.float64))

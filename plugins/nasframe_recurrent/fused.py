@@ -99,7 +99,7 @@ class Operands:
         return self.x, self.M, self.d, self.W_x, self.b, *self.W
 
 
-def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor]) -> Tensor:
+def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor], d: Tensor | None = None) -> Tensor:
     """Return what `unroll` returns: h_1, ..., h_T of shape (time, batch, n_h) from inputs of shape (time, batch, n_x).
 
     A cell without a plan runs in its readable form.
@@ -108,12 +108,17 @@ def run_layer(cell: RecurrentCell, inputs: Tensor, mixing: Mapping[str, Tensor])
         cell: the cell.
         inputs: the inputs of the layer.
         mixing: the mixing weights of each undecided site, by address.
+        d: what is added to each node of a cell with a plan, of shape (time, nodes, n_h, batch), or None.
     """
     chosen = _chosen(cell, mixing)
     plan = _plan_for(cell, chosen)
     if isinstance(plan, str):
         return unroll(cell, inputs, unbound(mixing))
-    return _applied(cell, plan, chosen, inputs, mixing, None)
+    weights = contribution_weights(cell, plan, inputs, mixing, chosen)
+    operands = Operands(inputs, weights, d, *stack_parameters(cell, plan, inputs))
+    # Outside of the function, autograd knows how M and the stacked maps follow from alphas, gates and parameters. Inside,
+    # it sees these tensors only.
+    return LayerFunction.apply(plan, cell.hidden, *operands.tensors())
 
 
 def observe_layer(
@@ -128,30 +133,30 @@ def observe_layer(
         candidates: the modules of the candidates.
     """
     chosen = _chosen(cell, mixing)
-    plan = _plan_for(cell, chosen)
     places = [
         (site, place, module)
         for number, site in enumerate(cell.cell.sites)
         for place, module in enumerate(_mixed_operation(cell, site.id).candidates.values())
         if module in candidates and (chosen is None or place in chosen[number])
     ]
-    if isinstance(plan, str):
+    if isinstance(_plan_for(cell, chosen), str):
         with recording([module for _, _, module in places]) as recorded:
             return unroll(cell, inputs, unbound(mixing)), recorded
-    # Zeros are added to the output of each candidate, and so its mixing weight and the gate times these to its node.
+    if not places:
+        return run_layer(cell, inputs, mixing), {}
+    # Zeros are added to the output of each candidate, which adds its mixing weight times the gate times the zeros to its node.
     T, B, _ = inputs.shape
     number = {node.id: i for i, node in enumerate(cell.cell.nodes)}
     factors = inputs.new_zeros(len(number), len(places))
     with torch.no_grad():
         for column, (site, place, _) in enumerate(places):
-            gate = cell.gates[site.node].g if site.node in cell.gates else 1.0
-            weight = 1.0 if site.decided else mixing[_mixed_operation(cell, site.id).address][place]
-            factors[number[site.node], column] = weight * gate
+            factors[number[site.node], column] = 1.0 if site.decided else mixing[_mixed_operation(cell, site.id).address][place]
+        for node, gate in cell.gates.items():
+            assert isinstance(gate, Gate)
+            factors[number[node]] *= gate.g
     zeros = [inputs.new_zeros(T * B, cell.hidden).requires_grad_() for _ in places]
-    d = (factors @ torch.stack(zeros).flatten(1)).view(len(number), T, B, -1).permute(1, 0, 3, 2) if places else None
-    h = _applied(cell, plan, chosen, inputs, mixing, d)
-    if d is None:
-        return h, {}
+    d = (factors @ torch.stack(zeros).flatten(1)).view(len(number), T, B, -1).permute(1, 0, 3, 2)
+    h = run_layer(cell, inputs, mixing, d)
     # The graph keeps the states for its backward pass.
     assert h.grad_fn is not None, "candidates are observed where gradients are enabled"
     S = h.grad_fn.saved_tensors[0]  # type: ignore[attr-defined]
@@ -169,22 +174,6 @@ def observe_layer(
         module: [Call(tuple(map(state, site.inputs)), zero)] for (site, _, module), zero in zip(places, zeros, strict=True)
     }
     return h, calls
-
-
-def _applied(
-    cell: RecurrentCell,
-    plan: CellPlan,
-    chosen: tuple[tuple[int, ...], ...] | None,
-    inputs: Tensor,
-    mixing: Mapping[str, Tensor],
-    d: Tensor | None,
-) -> Tensor:
-    weights = contribution_weights(cell, plan, inputs, mixing, chosen)
-    operands = Operands(inputs, weights, d, *stack_parameters(cell, plan, inputs))
-    # Outside of the function, autograd knows how M and the stacked maps follow from alphas, gates and parameters. Inside,
-    # it sees these tensors only.
-    found: Tensor = LayerFunction.apply(plan, cell.hidden, *operands.tensors())
-    return found
 
 
 def _plan_for(cell: RecurrentCell, chosen: tuple[tuple[int, ...], ...] | None) -> CellPlan | str:
@@ -645,11 +634,11 @@ def differentiable_pass(plan: CellPlan, n_h: int, operands: Operands) -> Tensor:
     """Return h_1, ..., h_T of shape (time, batch, n_h), Eqs. (1) to (3), as a graph for autograd, which writes nothing in place."""
     x, M = operands.x, operands.M
     mean, outputs = _output_weights(plan, x), []
-    zero = h = x.new_zeros(n_h, x.shape[1])
+    h = x.new_zeros(n_h, x.shape[1])
     # nothing is written in place, so that all nodes can begin as the same zeros
-    starts = itertools.repeat([zero] * (plan.states - 1)) if operands.d is None else operands.d.unbind()
-    for P, start in zip(project_inputs(plan, n_h, operands).unbind(), starts, strict=False):
-        states = [h, *start]
+    d = h.expand(len(x), plan.states - 1, -1, -1) if operands.d is None else operands.d
+    for P, start in zip(project_inputs(plan, n_h, operands).unbind(), d.unbind(), strict=True):
+        states = [h, *start.unbind()]
         for step, W in zip(plan.steps, operands.W, strict=True):
             s, a = states[step.state], _rows_of(P, step.slots, n_h)
             if W is not None:

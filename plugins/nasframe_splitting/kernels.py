@@ -13,7 +13,7 @@ by O(eps^2) only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import attrs
 import torch
@@ -24,8 +24,9 @@ from nasframe import Seed
 
 #: the largest number of entries of a temporary tensor where matrices are formed, unless a single unit needs more
 CHUNK = 1 << 22
-#: matrices with so many rows or fewer are decomposed, which takes less time than the method of Lanczos
-SMALL = 32
+#: Matrices with so many rows, and so many times as many rows as steps of the method of Lanczos, or fewer, are decomposed. This takes no
+#: more time, and is exact.
+SMALL, ROWS_PER_STEP = 32, 6
 
 
 def _tuple_of(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -198,6 +199,20 @@ def _most_negative(matrices: SplittingMatrices) -> Tensor:
 
 def least_eigenpairs(matrices: SplittingMatrices, steps: int | None, seed: Seed) -> Eigenpairs:
     """Return the least eigenpairs by a number of steps of the method of Lanczos, or exactly for None and for small matrices."""
-    if steps is None or matrices.size <= max(SMALL, steps):
+    if steps is None or matrices.size <= max(steps, min(SMALL, ROWS_PER_STEP * steps)):
         return exact_eigenpairs(matrices)
     return lanczos_eigenpairs(matrices, steps, seed)
+
+
+def least_eigenpairs_of(layers: Sequence[SplittingMatrices], steps: int | None, seed: Seed) -> Sequence[Eigenpairs]:
+    """Return what `least_eigenpairs` returns for each of several layers; those of one shape are computed together."""
+    alike: dict[Hashable, list[int]] = {}
+    for place, matrices in enumerate(layers):
+        alike.setdefault((*(x.shape for x in matrices.features), matrices.coefficients.shape), []).append(place)
+    found: dict[int, Eigenpairs] = {}
+    for places in alike.values():
+        features = [torch.stack(x) for x in zip(*(layers[p].features for p in places), strict=True)]
+        coefficients = torch.stack([layers[p].coefficients for p in places], 2)
+        pairs = least_eigenpairs(SplittingMatrices(features, coefficients), steps, seed)
+        found |= zip(places, map(Eigenpairs, pairs.values, pairs.vectors), strict=True)
+    return [found[place] for place in range(len(layers))]

@@ -34,7 +34,7 @@ from nasframe.network.network import count_parameters, tensors
 from nasframe.search.bilevel import Forward
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_splitting.candidates import Computed, Key, computed_by, matrices_of, parameters_of, rows, splittable, unsplittable
-from nasframe_splitting.kernels import Eigenpairs, least_eigenpairs
+from nasframe_splitting.kernels import Eigenpairs, least_eigenpairs_of
 
 #: a step is accepted if the loss falls by this fraction of the prediction at least
 ACCEPTED = 0.5
@@ -180,18 +180,19 @@ class Split(Morphism):
         context.network.fast = False
         matrices = matrices_of(computed)
 
-        def eigenpairs(key: Key, steps: int) -> Sequence[Eigenpairs]:
-            seed = context.seed("lanczos", *key)
-            return [least_eigenpairs(m, None if self.exact else steps, seed) for m in matrices.get(key, ())]
+        def eigenpairs(of: Sequence[Key], steps: int) -> Mapping[Key, Sequence[Eigenpairs]]:
+            layers = [each for key in of for each in matrices.get(key, ())]
+            pairs = iter(least_eigenpairs_of(layers, None if self.exact else steps, context.seed("lanczos", steps)))
+            return {key: [next(pairs) for _ in matrices.get(key, ())] for key in of}
 
         # Few steps of the method of Lanczos give values that are not negative enough, and never values below the eigenvalues. So what
         # is chosen by them is worth splitting.
-        indices = {key: _summary(eigenpairs(key, RANKING_STEPS)) for key in keys}
+        indices = {key: _summary(pairs) for key, pairs in eigenpairs(keys, RANKING_STEPS).items()}
         found, accepted = {"indices": torch.stack([*indices.values()])}, 0
         for group in self._chosen(indices):
             steps = []
-            for key in group:
-                direction = self._direction(eigenpairs(key, self.steps), context.seed("noise", *key))
+            for key, pairs in eigenpairs(group, self.steps).items():
+                direction = self._direction(pairs, context.seed("noise", *key))
                 steps.append(self._step(context, key, direction, computed[key], loss))
                 found |= {_named("direction", key): direction, _named("step", key): steps[-1]}
             accepted += any(step[0] > 0 for step in steps)
