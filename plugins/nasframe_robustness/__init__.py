@@ -5,13 +5,24 @@ from __future__ import annotations
 import nasframe
 from nasframe_robustness.annealing import AnnealedSoftmax, AnnealedThreshold, Asap
 from nasframe_robustness.curvature import Curvature
+from nasframe_robustness.parameter_free import ParameterFree
 from nasframe_robustness.perturbation import DartsPT, Perturbation
 from nasframe_robustness.sequential import MostCertain, Sgas
 
-__all__ = ["AnnealedSoftmax", "AnnealedThreshold", "Asap", "Curvature", "DartsPT", "MostCertain", "Perturbation", "Sgas"]
+__all__ = [
+    "AnnealedSoftmax",
+    "AnnealedThreshold",
+    "Asap",
+    "Curvature",
+    "DartsPT",
+    "MostCertain",
+    "ParameterFree",
+    "Perturbation",
+    "Sgas",
+]
 
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the pruners, the criterion, the relaxation and the plans."""
-    return [Perturbation, MostCertain, AnnealedThreshold, Curvature, AnnealedSoftmax, DartsPT, Sgas, Asap]
+    """Return the pruners, the criteria, the relaxation and the plans."""
+    return [Perturbation, MostCertain, AnnealedThreshold, Curvature, ParameterFree, AnnealedSoftmax, DartsPT, Sgas, Asap]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from nasframe.testing.examples import Examples
 from nasframe_robustness.annealing import AnnealedSoftmax, AnnealedThreshold
 from nasframe_robustness.curvature import Curvature
+from nasframe_robustness.parameter_free import ParameterFree
 from nasframe_robustness.perturbation import Perturbation
 from nasframe_robustness.sequential import MostCertain
 
@@ -19,6 +20,7 @@ def examples() -> Examples:
             MostCertain: st.builds(MostCertain, st.integers(1, 2), st.integers(0, 2)),
             AnnealedThreshold: st.builds(AnnealedThreshold, st.sampled_from([0.4, 1.0])),
             AnnealedSoftmax: st.builds(AnnealedSoftmax, final=st.sampled_from([0.12, 2.0])),
+            ParameterFree: st.builds(ParameterFree, st.floats(0, 1)),
             Curvature: st.builds(Curvature, st.integers(1, 2), st.floats(0, 1)),
         }
     )
