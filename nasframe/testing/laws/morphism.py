@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -69,49 +70,74 @@ class Case(SearchCase):
 
     def details(self) -> str:
         """Return the case in words, with the request of the proposal."""
-        return f"{self} = {dict(self.proposals(self.parent)[0].request)}"
+        return f"{self} = {dict(self.proposals[0].request)}"
 
     @property
     def parent(self) -> TrainedNetwork:
         """Return a copy of the network before the change."""
-        # a network that grew by the same morphism before shows faults that need a second change, such as ids that are used
-        # again
-        if self.before is None:
-            parent = self.trained
-        elif (grown := _grown(self.strategy, self.part, self.place, self.before)) is not None:
-            parent = grown.copy()
-        else:
-            reject()
-        parent.network.train(self.training)
-        return parent
+        return _parent(self.strategy, self.part, self.place, self.before, self.training)
 
-    def proposals(self, trained: TrainedNetwork) -> list[Proposal]:
-        """Return the proposals to a network, beginning with that of the case."""
-        return _proposals(self.part, trained, self.place)
+    @property
+    def proposals(self) -> list[Proposal]:
+        """Return the proposals to the network before the change, beginning with that of the case.
+
+        They are measured once for all laws. A law about proposing calls `proposed`.
+        """
+        return _rotated(_shared(self.strategy, self.part, self.place, self.before, self.training), self.place)
+
+    def proposed(self, trained: TrainedNetwork) -> list[Proposal]:
+        """Let the morphism propose changes of a network, and return them, beginning with that of the case."""
+        return _rotated(_proposed(self.part, trained), self.place)
 
     def child(self, seed: Seed | None = None) -> tuple[TrainedNetwork, TrainedNetwork]:
         """Return the network before the change, and its child."""
         parent = self.parent
-        proposal = self.proposals(parent)[0]
-        return parent, _child(self.part, parent, proposal, seed or self.seed)
+        return parent, _child(self.part, parent, self.proposals[0], seed or self.seed)
 
     def filling(self) -> tuple[Structure, Filling]:
         """Return the structure of the child, and how it is filled."""
         parent = self.parent
-        edit = _edit(self.part, parent.network.structure, self.proposals(parent)[0], self.seed)
+        edit = _edit(self.part, parent.network.structure, self.proposals[0], self.seed)
         return edit.structure, _filling(edit, parent.network, self.seed)
 
 
-def _proposals(part: Morphism, trained: TrainedNetwork, place: int) -> list[Proposal]:
-    try:
-        found = trained.proposals(part)
-    except REFUSALS:
+def _parent(strategy: Strategy, part: Morphism, place: int, before: int | None, training: bool) -> TrainedNetwork:
+    # a network that grew by the same morphism before shows faults that need a second change, such as ids that are used again
+    if before is None:
+        parent = trained_network(strategy, STEPS)
+    elif (grown := _grown(strategy, part, place, before)) is not None:
+        parent = grown.copy()
+    else:
         reject()
+    parent.network.train(training)
+    return parent
+
+
+def _proposed(part: Morphism, trained: TrainedNetwork) -> list[Proposal]:
+    try:
+        return trained.proposals(part)
+    except REFUSALS:
+        return []
+
+
+@cached
+def _shared(strategy: Strategy, part: Morphism, place: int, before: int | None, training: bool) -> list[Proposal]:
+    """Return the proposals to the network of a case: measuring them takes longer than most laws."""
+    return _proposed(part, _parent(strategy, part, place, before, training))
+
+
+@cached
+def _fresh(strategy: Strategy, part: Morphism) -> list[Proposal]:
+    """Return the proposals to a network that has not trained."""
+    return _proposed(part, trained_network(strategy, 0))
+
+
+def _rotated(found: list[Proposal], place: int) -> list[Proposal]:
+    """Return copies of the proposals, beginning with that of a place; reject the case if there are none."""
     if not found:
         reject()
-    # the number of proposals is known only now
-    place %= len(found)
-    return found[place:] + found[:place]
+    place %= len(found)  # the number of proposals is known only now
+    return copy.deepcopy(found[place:] + found[:place])
 
 
 def _edit(part: Morphism, structure: Structure, proposal: Proposal, seed: Seed) -> Edit:
@@ -134,7 +160,7 @@ def _child(part: Morphism, parent: TrainedNetwork, proposal: Proposal, seed: See
 def _grown(strategy: Strategy, part: Morphism, place: int, before: int) -> TrainedNetwork | None:
     parent, seed = trained_network(strategy, STEPS), Seed((place, "before"))
     try:
-        return _child(part, parent, _proposals(part, parent, place)[0], seed).train(before)
+        return _child(part, parent, _rotated(_shared(strategy, part, place, None, True), place)[0], seed).train(before)
     except NonFiniteError:
         return None
 
@@ -193,7 +219,7 @@ def _fitting(subject: Subject, part: Morphism) -> tuple[list[SearchStrategy[Stra
 def exercise(case: Case) -> dict[str, Any]:
     """Return the proposals, and everything about one change."""
     parent = case.parent
-    found = case.proposals(parent)
+    found = case.proposed(parent)
     edit = _edit(case.part, parent.network.structure, found[0], case.seed)
     child = parent.after(edit, case.seed)
     return {
@@ -229,7 +255,8 @@ def _claiming(case: Case, kind: str, holds: Holds, tries: int = 4) -> str | None
 def _fresh_claim(strategy: Strategy, part: Morphism, place: int, seed: Seed) -> str | None:
     """Return the kind of claim of a change of a fresh network."""
     parent = trained_network(strategy, 0)
-    filling = _filling(_edit(part, parent.network.structure, _proposals(part, parent, place)[0], seed), parent.network, seed)
+    edit = _edit(part, parent.network.structure, _rotated(_fresh(strategy, part), place)[0], seed)
+    filling = _filling(edit, parent.network, seed)
     return getattr(filling.claim, "kind", None)
 
 
@@ -244,7 +271,7 @@ def _claims(child: TrainedNetwork, kind: str) -> bool:
 def proposals(case: Case) -> None:
     """Every proposal can be carried out; its request is JSON and differs from the others; its gain and evidence are finite."""
     parent = case.parent
-    network, found = parent.network, case.proposals(parent)
+    network, found = parent.network, case.proposed(parent)
     # As JSON, because that is what a lineage keeps and a replay reads.
     requests = [_json(p.request, "a proposal's request") for p in found]
     for n, proposal in enumerate(found):
@@ -285,7 +312,7 @@ def measured(case: Case) -> None:
     gradients = {n: p.grad for n, p in trained.network.named_parameters()}
     # The saved form contains all that a resume would restore: weights, moments, alphas, records and criteria's states.
     before = saved(trained.state)
-    case.proposals(trained)
+    case.proposed(trained)
     require(same(before, saved(trained.state)), "proposing changes the search")
     left = [n for n, p in trained.network.named_parameters() if p.grad is not gradients[n]]
     require(not left, f"proposing leaves gradients in {', '.join(left)}")
@@ -297,7 +324,7 @@ def cost(case: Case) -> None:
     parent, child = case.child()
     counts = [sum(p.numel() for p in each.network.parameters()) for each in (parent, child)]
     # Criteria such as max_parameters decide by the cost before there is a child.
-    declared, more = case.proposals(parent)[0].cost, counts[1] - counts[0]
+    declared, more = case.proposals[0].cost, counts[1] - counts[0]
     require(declared == more, f"the declared cost is {declared}; the child has {more} parameters more than its parent")
 
 
@@ -325,7 +352,7 @@ def transaction(case: Case) -> None:
     The child shares no memory with its parent, and has its mode, dtype and device.
     """
     parent = case.parent
-    proposal = case.proposals(parent)[0]
+    proposal = case.proposals[0]
     assertions.assert_transaction(parent, lambda structure: _edit(case.part, structure, proposal, case.seed), case.seed)
 
 
@@ -333,7 +360,7 @@ def transaction(case: Case) -> None:
 def blind(case: Case) -> None:
     """An edit is made without a network, and the child is filled from the tensors of the parent: no module is called."""
     parent = case.parent
-    proposal = case.proposals(parent)[0]
+    proposal = case.proposals[0]
     assertions.assert_no_forward(parent, lambda structure: _edit(case.part, structure, proposal, case.seed), case.seed)
 
 
@@ -341,7 +368,7 @@ def blind(case: Case) -> None:
 def refuses(case: Case) -> None:
     """An impossible request is refused with a ChangeError before a network is built, and not replaced by another one."""
     parent = case.parent
-    proposal = case.proposals(parent)[0]
+    proposal = case.proposals[0]
     structure = _edit(case.part, parent.network.structure, proposal, case.seed).structure
     if not proposal.request:
         raise Inapplicable("its requests are empty")
@@ -370,7 +397,7 @@ def replay(case: Case) -> None:
     They make the same structure of the structure that is read from its JSON.
     """
     parent, child = case.child()
-    proposal = case.proposals(parent)[0]
+    proposal = case.proposals[0]
     # as a lineage that is read from disk has it
     again = attrs.evolve(proposal, request=_json(proposal.request, "the request"))
     made = _child(case.part, parent, again, case.seed)
@@ -392,7 +419,7 @@ def together(case: Case) -> None:
     Numbers that are drawn may differ. The claim is exact if both are, and lossy if one is.
     """
     parent = case.parent
-    first, *others = case.proposals(parent)
+    first, *others = case.proposals
     one = _edit(case.part, parent.network.structure, first, case.seed("first"))
     two = _second(case, parent.network.structure, one, [*others, first][:12])
     # The reference is the chain of two changes. Both ways start from the same parent with the same seed, so that all
@@ -460,7 +487,7 @@ def seed(case: Case) -> None:
 
 def _some_proposals(case: Case) -> list[Proposal]:
     """Return a few of the proposals to a fresh network: not all of them may draw something."""
-    proposals = case.proposals(trained_network(case.strategy, 0))
+    proposals = _rotated(_fresh(case.strategy, case.part), case.place)
     return proposals[:: 1 + len(proposals) // 6]
 
 
