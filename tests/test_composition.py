@@ -32,7 +32,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "two_to_one": [{"hidden": 3}],
     "darts_recurrent": [{"hidden": 3, "output": "last"}, {"hidden": 3, "output": "mean"}],
     "darts_convolutional": [
-        {"channels": 2, "cells": 3, "drop_path": 0.2, "operations": ["separable", "identity", "zero"], "output": "mean"}
+        {"channels": 2, "cells": 3, "drop_path": 0.2, "operations": ["separable", "identity"], "output": "mean"}
     ],
     "strongest": [{}, {"keep": 2}],
     "node": [{"form": "noise", "delta": 0.05}, {"form": "gate"}],

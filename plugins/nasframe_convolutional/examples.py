@@ -60,7 +60,7 @@ def noise(draw: st.DrawFn) -> Noise:
 def convolutional(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
     """Draw a strategy whose cells can grow, of one type or both, with each output that can grow."""
     others = st.one_of(SEPARABLE, *POOLINGS)
-    chosen = operations or (draw(SEPARABLE), *draw(st.lists(others, max_size=2, unique=True)))
+    chosen = operations or (draw(SEPARABLE), *draw(st.lists(others, max_size=1)))
     backbone = DartsConvolutional(
         channels=draw(sizes(3)),
         cells=draw(sizes(3)),
