@@ -155,7 +155,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Store], l
     return rows
 
 
-def test_the_rows_of_a_task(tiny: Callable[[Store], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_of_a_task(
+    tiny: Callable[[Store], list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each training from scratch reads each test window once, and no search reads any. Equal cells are trained once. The rows
     are the same if trials run in another order, and after an interruption, which repeats no trial.
     """
@@ -193,6 +195,9 @@ def test_the_rows_of_a_task(tiny: Callable[[Store], list[dict[str, Any]]], monke
     uniform = {row["baseline"]: row for row in table["baseline"]}
     for row in table["strategy"]:
         assert row["test"] == pytest.approx(np.mean([uniform[cell]["test"] for cell in row["found"]]))
+
+    (picture,) = TINY.draw(rows, tmp_path)
+    assert picture.stat().st_size > 10_000
 
     interrupted = Store(most=12)
     with pytest.raises(KeyboardInterrupt):

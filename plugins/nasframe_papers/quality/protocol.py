@@ -80,6 +80,17 @@ class SearchQuality(Reproduction):
         for task, values in self._tasks(say).items():
             yield from Measurement(self, task, values, folder, say).rows()
 
+    def draw(self, rows: Sequence[Values], folder: Path) -> Sequence[Path]:
+        """Draw the validation losses of the found cells of each task among those of the random cells."""
+        from nasframe_papers.quality.picture import draw_places
+
+        paths = []
+        for row in (row for row in rows if "verdict" in row):
+            found = {r["strategy"]: r["losses"] for r in rows if "strategy" in r and r["task"] == row["task"]}
+            paths.append(folder / f"{row['task']}.png")
+            draw_places(row["losses"], found, paths[-1], x=f"validation loss from scratch, {row['task']}")
+        return paths
+
     def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Values]:
         files = present({name: file for name, file in FILES.items() if name in self.tasks}, self.data, say)
         tasks: dict[str, Values] = {}
@@ -199,6 +210,7 @@ class Measurement:
         between, within = spreads(cells, better)
         row |= {"better half": ratio(between, within)}
         row["verdict"] = verdict(row["ratio"], row["better half"])
+        row["losses"] = finite_losses(cells, ordered)
         return row
 
     def _strategy(
@@ -216,7 +228,7 @@ class Measurement:
             row[f"random, same {cost}"] = cells.median_percentile(matched[cost])
         row |= self._losses(chosen, cells)
         row |= self._difference(name, chosen, matched["CPU seconds"], cells)
-        row["found"] = [names[cell] for cell in found]
+        row |= {"found": [names[cell] for cell in found], "losses": finite_losses(cells, found)}
         return row
 
     def _choice(self, name: str, chosen: Chosen, cells: Cells) -> Values:
@@ -361,6 +373,11 @@ def drawn(space: Space, cells: int) -> list[Picks]:
 def named(architecture: Structure) -> str:
     """Return the operations of a cell, from the first node to the last."""
     return " > ".join(short_name(site.candidates[0].operation) for _, site in architecture.sites())
+
+
+def finite_losses(cells: Cells, some: Sequence[Picks]) -> list[float]:
+    """Return the mean validation losses of those cells that did not diverge."""
+    return [loss for loss in map(cells.valid, some) if math.isfinite(loss)]
 
 
 def spreads(cells: Cells, some: Sequence[Picks]) -> tuple[float, float]:
