@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,12 @@ class TestPublished:
         """The mean test accuracy of the cell of best validation accuracy is the known one, up to three standard errors."""
         accuracies = [self.searched(architect, Seed((seed,))) for seed in range(SEEDS)]
         assert statistics.fmean(accuracies) == pytest.approx(expected, abs=3 * spread / math.sqrt(SEEDS))
+
+
+def test_the_page_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocks of the page run one after the other."""
+    page = Path(__file__).parent.parent / "docs" / "nas-bench-201.md"
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(code, page.name, "exec"), names)  # noqa: S102 - the docs are ours
+    assert all(math.isfinite(float(score)) for score in capsys.readouterr().out.split())

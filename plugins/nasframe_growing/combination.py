@@ -112,7 +112,9 @@ class Combine(Morphism):
         network, found = unallocated(structure), []
         for address in self._sites(structure):
             site, (after, _, kept) = site_at(structure, address), self._edited(structure, {"site": address})
-            cost = alphas(after, context.relaxation) - alphas(structure, context.relaxation) + len(kept)
+            # each instance of the cell has its weights of the sum
+            instances = len([*network.mixed_operations(address)])
+            cost = alphas(after, context.relaxation) - alphas(structure, context.relaxation) + instances * len(kept)
             cost -= sum(size(network, address, c.id) for c in site.candidates if c not in kept)
             found.append(Proposal({"site": address}, cost=cost))
         return found
