@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 from nasframe_recurrent import TwoToOne
 
@@ -14,6 +15,8 @@ from nasframe.errors import DataError, StrategyError
 from nasframe.interfaces.part import to_plain
 from nasframe.plugins import CORE, Plugins
 from nasframe.search.evaluators import Row, Table
+from nasframe.testing.check import check
+from nasframe.testing.examples import Examples
 
 BACKBONE = TwoToOne(hidden=2)
 SPACE = BACKBONE.space(BACKBONE.initial({"inputs": 1, "outputs": 1}, 2))
@@ -94,3 +97,16 @@ def test_a_table_survives_a_strategy_file() -> None:
     assert Plugins((CORE,)).make("evaluator", json.loads(json.dumps(to_plain(table)))) == table
     with pytest.raises(StrategyError, match="a table has either a file or rows"):
         Plugins((CORE,)).make("evaluator", "table")
+
+
+def test_an_evaluator_of_another_space_has_no_faults() -> None:
+    """Laws about evaluating do not apply to an evaluator that refuses the spaces of the kit, and the others hold."""
+    examples = Examples(parts={Table: st.just(Table(rows=(Row((7,), 0.5),)))})
+    found = {outcome.law: outcome.status for outcome in check(Table, examples=examples).outcomes}
+
+    assert {law: status for law, status in found.items() if status != "passed"}.keys() >= {
+        "evaluator.outcome",
+        "evaluator.budget",
+    }
+    assert {*found.values()} == {"passed", "inapplicable"}
+    assert found["part.described"] == "passed"

@@ -45,7 +45,10 @@ class Case(AnyCase):
     seed: int
 
     def __str__(self) -> str:
-        chains = f"chains of {len(self.space.decisions)} nodes"
+        try:
+            chains = f"chains of {len(self.space.decisions)} nodes"
+        except Inapplicable:  # some laws need no space
+            chains = "no chains"
         return f"{super().__str__()} on {chains}, budget {self.budget}, learning rate {self.rate:g}, seed {self.seed}"
 
     @property
