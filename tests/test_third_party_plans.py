@@ -15,7 +15,8 @@ import twins
 from convolutional import PLUGINS, Blobs, image_strategy, small
 from nasframe_bilevel import FirstOrder
 from nasframe_convolutional import Identity, SeparableConvolution
-from nasframe_robustness import AnnealedSoftmax, Asap, DartsPT, Sgas
+from nasframe_recurrent import Prod, Sum, Tanh, TwoToOne
+from nasframe_robustness import AnnealedSoftmax, Asap, DartsPT, Elimination, Sgas
 from test_resume import check_resumes_everywhere
 from toy import toy_strategy
 
@@ -55,6 +56,12 @@ def asap() -> Strategy:
     return toy_strategy(architect=architect, plan=Asap(epochs=5, grace=1, tuning=1).steps(), nodes=2, **QUIET)
 
 
+def elimination() -> Strategy:
+    """Return the elimination of two of three candidates."""
+    backbone = TwoToOne(hidden=3, operations=(Sum(), Tanh(), Prod()))
+    return toy_strategy(plan=Elimination(epochs=1, tuning=1).steps(), backbone=backbone, nodes=1, **QUIET)
+
+
 def growing_twins() -> Strategy:
     """Return the growth of operators, of which one is equal to the threshold from the beginning."""
     return toy_strategy(plan=twins.GrowingTwins(epochs=4, threshold=0.15, times=2).steps(), **QUIET)
@@ -77,6 +84,7 @@ METHODS = {
     "darts_pt_without_alphas": darts_pt_without_alphas,
     "sgas": sgas,
     "asap": asap,
+    "elimination": elimination,
     "growing_twins": growing_twins,
     "prune_and_replace": prune_and_replace,
 }

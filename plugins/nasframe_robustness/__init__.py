@@ -5,6 +5,7 @@ from __future__ import annotations
 import nasframe
 from nasframe_robustness.annealing import AnnealedSoftmax, AnnealedThreshold, Asap
 from nasframe_robustness.curvature import Curvature
+from nasframe_robustness.elimination import Elimination, LeastNeeded
 from nasframe_robustness.parameter_free import ParameterFree
 from nasframe_robustness.perturbation import DartsPT, Perturbation
 from nasframe_robustness.sequential import MostCertain, Sgas
@@ -15,6 +16,8 @@ __all__ = [
     "Asap",
     "Curvature",
     "DartsPT",
+    "Elimination",
+    "LeastNeeded",
     "MostCertain",
     "ParameterFree",
     "Perturbation",
@@ -25,4 +28,5 @@ __all__ = [
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
     """Return the pruners, the criteria, the relaxation and the plans."""
-    return [Perturbation, MostCertain, AnnealedThreshold, Curvature, ParameterFree, AnnealedSoftmax, DartsPT, Sgas, Asap]
+    pruners: list[type[nasframe.Part]] = [Perturbation, MostCertain, LeastNeeded, AnnealedThreshold]
+    return [*pruners, Curvature, ParameterFree, AnnealedSoftmax, DartsPT, Sgas, Asap, Elimination]

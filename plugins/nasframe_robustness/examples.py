@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from nasframe.testing.examples import Examples
 from nasframe_robustness.annealing import AnnealedSoftmax, AnnealedThreshold
 from nasframe_robustness.curvature import Curvature
+from nasframe_robustness.elimination import LeastNeeded
 from nasframe_robustness.parameter_free import ParameterFree
 from nasframe_robustness.perturbation import Perturbation
 from nasframe_robustness.sequential import MostCertain
@@ -21,6 +22,7 @@ def examples() -> Examples:
             AnnealedThreshold: st.builds(AnnealedThreshold, st.sampled_from([0.4, 1.0])),
             AnnealedSoftmax: st.builds(AnnealedSoftmax, final=st.sampled_from([0.12, 2.0])),
             ParameterFree: st.builds(ParameterFree, st.floats(0, 1)),
+            LeastNeeded: st.builds(LeastNeeded, st.sampled_from(["network", "site"])),
             Curvature: st.builds(Curvature, st.integers(1, 2), st.floats(0, 1)),
         }
     )

@@ -6,10 +6,12 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import AskTellArchitect, nested
+from nasframe import AskTellArchitect, nested, number
 from nasframe.interfaces.plan import PlanRecipe
-from nasframe.search.plan import END, RETRAIN, TRIALS, Plan, Trials as TrialSteps
+from nasframe.search.plan import END, RETRAIN, TRIALS, Plan, Train, Trials as TrialSteps
 from nasframe_sampling.halving import SuccessiveHalving
+from nasframe_sampling.inherited import Inherited
+from nasframe_sampling.random_search import RandomSearch
 
 
 @attrs.frozen
@@ -43,3 +45,27 @@ class Finals(PlanRecipe):
         """Return steps that judge and grow supernets, then trials among the architectures of the best one, and a training of the best."""
         supernets, restore, *_ = END
         return (supernets, restore, TrialSteps(architect=self.architect), *RETRAIN)
+
+
+@attrs.frozen
+class SinglePath(PlanRecipe):
+    """Train the weights of a supernet, rank architectures by the validation loss with these weights, and train the best one on.
+
+    The alphas stay as they are at the beginning. With a relaxation that computes one candidate of each site, such as `hard_gumbel`, each
+    update then trains one path, which is drawn uniformly (Guo et al. 2020, SPOS; Li & Talwalkar 2019, random search with weight sharing).
+
+    Args:
+        epochs: the epochs of the supernet.
+        architect: proposes the architectures that are ranked.
+    """
+
+    name: ClassVar[str] = "single_path"
+    epochs: int = number(50, low=1, whole=True)
+    architect: AskTellArchitect = nested(
+        "architect", default=RandomSearch(trials=100, updates=1), validator=attrs.validators.instance_of(AskTellArchitect)
+    )
+
+    def steps(self) -> Plan:
+        """Return a training of the weights, then trials without training, and a training of the best architecture."""
+        supernet = Train(phase="search", epochs=self.epochs)
+        return (supernet, TrialSteps(architect=self.architect, evaluator=Inherited(), inherit=True), *RETRAIN)
