@@ -1,7 +1,9 @@
 """One thread and the same examples everywhere."""
 
 import gc
+import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
@@ -26,3 +28,9 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the processes of `-n auto`: one more than there are cores, as some tests wait for processes that they start."""
+    return (os.cpu_count() or 1) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from nasframe.change.edit import Edit, Filling
 from nasframe.errors import ChangeError, ClaimError, StructureError
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
+from nasframe.interfaces.relaxation import Relaxation
 from nasframe.network.cost import cost
 from nasframe.network.network import Network, unallocated
 from nasframe.network.outputs import Outputs
@@ -115,9 +117,6 @@ def gains(
     """
     shape = context.batch("train", 0, 1)[0].shape
 
-    def flops(of: Structure) -> float:
-        return float(cost(_Mixed(unallocated(of, context.relaxation)), shape).flops)
-
     def valued(morphism: Morphism, proposal: Proposal) -> tuple[float, float]:
         name = f"{short_name(morphism)} {json.dumps(dict(proposal.request))}"
 
@@ -136,9 +135,19 @@ def gains(
         # Where the edit is impossible there is nothing to count.
         if currency == "parameters" or math.isnan(value):
             return value, float(proposal.cost)
-        return value, context.remember(f"FLOPs of {name}", lambda: flops(edit().structure) - flops(structure))
+        return value, context.remember(
+            f"FLOPs of {name}",
+            lambda: flops(edit().structure, context.relaxation, shape) - flops(structure, context.relaxation, shape),
+        )
 
     return [valued(morphism, proposal) for morphism, proposal in proposals]
+
+
+# All proposals of a question have one parent, and a question is asked anew for each value that is measured.
+@functools.lru_cache(maxsize=64)
+def flops(structure: Structure, relaxation: Relaxation | None, shape: torch.Size) -> float:
+    """Return the FLOPs of the network of a structure for inputs of a shape."""
+    return float(cost(_Mixed(unallocated(structure, relaxation)), shape).flops)
 
 
 class _Mixed(nn.Module):
