@@ -172,6 +172,19 @@ def test_the_largest_gain_per_cost_is_made(currency: str, monkeypatch: pytest.Mo
         assert all((cost == parameters) == (currency == "parameters") for _, cost, parameters in table.values())
 
 
+@pytest.mark.parametrize(("currency", "times"), [("stated", 1), ("parameters", 2)])
+def test_a_gain_is_measured_once(currency: str, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A morphism states its gain or the search measures it; the gradients of the parent are measured once for all of them."""
+    of, networks = attrs.evolve(trained(), strategy=toy(currency=currency)), list[Any]()
+    honest = gains_module._gradients
+    monkeypatch.setattr(gains_module, "_gradients", lambda network, loss: networks.append(network) or honest(network, loss))
+    found = [(morphism, p) for morphism in (WidthGrowth(), NodeGrowth("gate")) for p in of.proposals(morphism)]
+    if currency != "stated":
+        of.measured(lambda context: gains_module.gains(context, of.network.structure, found, currency, SEED))
+    assert [p.gain != 0 for _, p in found] == [currency == "stated", False]
+    assert len(networks) == 1 + times
+
+
 @pytest.mark.parametrize("gain", [-1.0, 0.0, 1.0])
 def test_what_costs_more_is_worth_less(gain: float) -> None:
     """Of equal gains above zero the cheaper one comes first, and a cost does not make a harmful growth look better."""

@@ -57,6 +57,7 @@ class Context:
         seed: the seed of all random draws of the measurement. It differs between parts and between positions.
         clock: a function that returns the seconds that the run has taken so far, over all processes. Another run returns other
             numbers, so what is decided by them is stored.
+        currency: what the search compares proposals by (`Strategy.currency`).
         evidence: the remembered values that the part has used so far, by key.
 
     Example:
@@ -78,6 +79,7 @@ class Context:
     progress: float | None
     seed: Seed
     clock: Callable[[], float]
+    currency: str = "stated"
     evidence: dict[str, Tensor] = attrs.field(factory=dict, init=False)
     # what was asked for under each key of `loss`: by split, the mixing weights
     _losses: dict[str, dict[str, dict[str, Tensor]]] = attrs.field(factory=dict, init=False, repr=False)

@@ -82,6 +82,9 @@ def gain_of(parent: tuple[float, float], child: tuple[float, float], rate: float
 def gain(context: Context, structure: Structure, edit: Edit, name: str) -> float:
     """Return the gain of a growth (`gain_of`), which is measured on a training batch and remembered.
 
+    Where the currency of the strategy is not "stated", the search measures the gains of all proposals on one batch (`gains`). Then nothing
+    is measured here, and 0 is returned.
+
     For an exact growth it is the difference of the squared gradients, and for growth behind gates that start at zero this is eta times
     the squared gradients of the gates.
 
@@ -97,6 +100,8 @@ def gain(context: Context, structure: Structure, edit: Edit, name: str) -> float
         edit: the growth.
         name: the name under which the gain is remembered, unique among the proposals of the morphism.
     """
+    if context.currency != "stated":
+        return 0.0
     found: float = context.remember(f"gain of {name}", lambda: _measured(context, structure, edit, context.seed("gain", name)))
     return found
 

@@ -168,7 +168,10 @@ class Loop:
         trainer, progress = self._at(state).trainer, None
         if isinstance(at(self.strategy.plan, state.place), Train):
             progress = trainer.progress(state)
-        return (yield from asked(question, by, state, trainer, seed=seed, progress=progress, clock=self.clock))
+        currency = self.strategy.currency
+        return (
+            yield from asked(question, by, state, trainer, seed=seed, progress=progress, clock=self.clock, currency=currency)
+        )
 
     # training
 

@@ -28,6 +28,7 @@ def asked(
     seed: Seed,
     progress: float | None = None,
     clock: Callable[[], float] = time.monotonic,
+    currency: str = "stated",
 ) -> Generator[Record, None, tuple[T, Mapping[str, Tensor]]]:
     """Return the answer of a part that measures, and the remembered values that it used; yield a record of each new value.
 
@@ -42,6 +43,7 @@ def asked(
         seed: the seed of this measurement.
         progress: the completed fraction of the phase; None if it has no fixed length.
         clock: a function that returns the seconds of the run so far.
+        currency: what the search compares proposals by.
 
     Raises:
         StrategyError: if the part does not ask for the same values, in the same order, in each call.
@@ -58,6 +60,7 @@ def asked(
             progress=progress,
             seed=seed,
             clock=clock,
+            currency=currency,
             trainer=trainer,
             training=state,
             measured=state.measured.get(by, {}),

@@ -111,7 +111,8 @@ class TrainedNetwork:
         state = attrs.evolve(self.state, measured={})
         # a clock that does not depend on the machine: each update takes a second
         clock = lambda: float(state.updates)  # noqa: E731
-        asking = asked(question, "part", state, trainer(self.strategy, self.data), seed=seed, clock=clock)
+        of, currency = trainer(self.strategy, self.data), self.strategy.currency
+        asking = asked(question, "part", state, of, seed=seed, clock=clock, currency=currency)
         while True:
             try:
                 next(asking)
