@@ -307,7 +307,9 @@ def build(structure: Structure, seed: Seed, *, relaxation: Relaxation | None = N
     if like is not None:
         example = next(iter(like.parameters()))
         # initialised on the CPU in float32 and then moved, so that the values do not depend on the device
-        network.to(device=example.device, dtype=example.dtype).train(like.training).fast = like.fast
+        if (example.device, example.dtype) != (torch.device("cpu"), torch.float32):  # nothing is moved, which takes time
+            network.to(device=example.device, dtype=example.dtype)
+        network.train(like.training).fast = like.fast
     return network
 
 

@@ -194,13 +194,17 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
     # Once for each cell and not at every call: the plan follows from the structure, and a cell never changes its
     # structure.
     if plan is None:
-        for site in cell.cell.sites:
-            for path, operation in itertools.chain.from_iterable(map(summands_of, site.candidates)):
-                description = operation.pointwise()
-                if description is not None:
-                    module = _mixed_operation(cell, site.id).candidates.get_submodule(path)
-                    widths = [cell.widths[name] for name in site.inputs]
-                    check_pointwise(operation.name, description, module, widths, cell.hidden)
+        # by operation and widths: equal operations of a cell have modules of one form
+        paths = {
+            (operation, tuple(cell.widths[name] for name in site.inputs)): (site.id, path)
+            for site in cell.cell.sites
+            for path, operation in itertools.chain.from_iterable(map(summands_of, site.candidates))
+        }
+        for (operation, widths), (site, path) in paths.items():
+            description = operation.pointwise()
+            if description is not None:
+                module = _mixed_operation(cell, site).candidates.get_submodule(path)
+                check_pointwise(operation.name, description, module, widths, cell.hidden)
         plan = _plans[cell] = plan_cell(cell.cell, cell.outputs)
     return plan
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -30,7 +31,8 @@ from nasframe import (
 )
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
-from nasframe.network.network import count_parameters, tensors
+from nasframe.network.network import build, count_parameters, tensors
+from nasframe.network.outputs import Outputs
 from nasframe.search.bilevel import Forward
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_splitting.candidates import Computed, Key, computed_by, matrices_of, parameters_of, rows, splittable, unsplittable
@@ -176,8 +178,7 @@ class Split(Morphism):
     def _measured(self, context: Context, keys: Sequence[Key]) -> Mapping[str, Tensor]:
         """Return the splitting indices of candidates, and the directions and steps of those that are proposed, from one backward pass."""
         context.network.fast = context.fast
-        loss, computed = computed_by(context.network, lambda forward: self._loss(context, forward), keys)
-        context.network.fast = False
+        loss, computed = computed_by(context.network, partial(self._loss, context), keys)
         matrices = matrices_of(computed)
 
         def eigenpairs(of: Sequence[Key], steps: int) -> Mapping[Key, Sequence[Eigenpairs]]:
@@ -220,8 +221,18 @@ class Split(Morphism):
             computed: what the candidate computed.
             before: the loss of the batches.
         """
-        moves = [*_moves(context.network, key, direction)]
+        network, (address, id), structure = context.network, key, context.structure
+        moves = [*_moves(network, key, direction)]
         negative = sum(float(move.indices.clamp(max=0).double().sum()) for move in moves)
+        mixing = {**network.mixing(), address: _halved(network, structure, address, {id})}
+
+        @functools.cache  # built where it is needed, once for all steps
+        def twins() -> Network:
+            return _twins(network, key, context.seed)
+
+        def forward(inputs: Tensor, _: object) -> Outputs:
+            return twins()(inputs, mixing)
+
         with torch.no_grad():
             for halving in range(HALVINGS + 1):
                 eps = self.eps / 2**halving
@@ -230,13 +241,12 @@ class Split(Morphism):
                 alone = sum(float(each.decrease(move.rows, eps)) for each, move in zip(computed, moves, strict=True))
                 if not alone >= ACCEPTED * predicted > 0:
                     continue
-                halves = [[move.moved(sign * eps) for sign in (1, -1)] for move in moves]
-                handles = [m.module.register_forward_hook(_averaging(h)) for m, h in zip(moves, halves, strict=True)]
-                try:
-                    measured = before - float(self._loss(context))
-                finally:
-                    for handle in handles:
-                        handle.remove()
+                for (_, mixture), move in zip(twins().mixed_operations(address), moves, strict=True):
+                    for half, step in ((id, eps), (structure.next_id, -eps)):
+                        for name, v in move.directions.items():
+                            parameter = mixture.candidates[str(half)].get_parameter(name)
+                            parameter.copy_(move.module.get_parameter(name) + step * v)
+                measured = before - float(self._loss(context, forward))
                 if measured >= ACCEPTED * predicted:
                     return torch.tensor([eps, predicted, measured], dtype=torch.float64)
         return torch.zeros(3, dtype=torch.float64)
@@ -295,6 +305,17 @@ def _halved(parent: Network, structure: Structure, address: Address, split: Set[
     return torch.cat(halves)
 
 
+def _twins(network: Network, key: Key, seed: Seed) -> Network:
+    """Return a network in which a candidate is followed by a second one of the same operation, with other alphas and parameters of it."""
+    # quicker than `apply`, as mixing weights and parameters of the two are given
+    twins, source = build(_split(network.structure, key[0], [key[1]])[0], seed, like=network), tensors(network.body)
+    with torch.no_grad():
+        for name, tensor in tensors(twins.body).items():
+            if name in source:
+                tensor.copy_(source[name])
+    return twins
+
+
 @attrs.frozen(eq=False)
 class _Move:
     """How the units of a candidate move, in one instance of its cell type.
@@ -313,14 +334,6 @@ class _Move:
     rows: Tensor
     directions: Mapping[str, Tensor]
 
-    def moved(self, step: float) -> nn.Module:
-        """Return a copy of the module with parameters that are moved by a step in their direction."""
-        # a copy is made while the module has no hook, which would be copied
-        moved = copy.deepcopy(self.module)
-        for name, direction in self.directions.items():
-            moved.get_parameter(name).data += step * direction
-        return moved
-
 
 def _moves(network: Network, key: Key, direction: Tensor) -> Iterator[_Move]:
     """Yield how a candidate moves in each instance of its cell, from what `Split` measures as the direction."""
@@ -334,8 +347,3 @@ def _moves(network: Network, key: Key, direction: Tensor) -> Iterator[_Move]:
         start += part.numel()
         indices, directions = part[:, 0], part[:, 1:]
         yield _Move(f"{name}.candidates", module, indices, directions, parameters_of(description, module, directions))
-
-
-def _averaging(halves: Sequence[nn.Module]) -> Callable[..., Tensor]:
-    """Return a hook that replaces the output of a module by the mean of the outputs of others, as two equal mixing weights do."""
-    return lambda module, inputs, output: sum(half(*inputs) for half in halves) / len(halves)
