@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from convolutional import Blobs, image_strategy
 from nasframe_convolutional import NasBench201
+from nasframe_growing import Epochs
 from nasframe_sampling import RandomSearch
 from nasframe_zero_cost import ZeroCost, linear_regions, naswot, ntk_condition, synflow
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from nasframe import Search, Seed
-from nasframe.errors import StructureError
+from nasframe.errors import StrategyError, StructureError
 from nasframe.network.network import tensors
 from nasframe.records import TrialEnded
+from nasframe.search.plan import RETRAIN, Trials
 
 
 class Tiny(nn.Module):
@@ -116,9 +119,8 @@ def test_a_network_without_relu_has_no_patterns(inputs: Tensor) -> None:
         naswot(nn.Linear(2, 2).double(), inputs)
 
 
-@pytest.mark.parametrize("score", ["naswot", "synflow", "regions", "ntk"])
-def test_a_search_by_a_score(score: str) -> None:
-    """A search by trials scores each cell on the same examples, and returns the best one without training."""
+def scored(score: str, **changes: Any) -> Search:
+    """Return a search by trials that compares cells by a score."""
     strategy = image_strategy(
         task=Blobs(size=8, height=5, width=6),
         backbone=NasBench201(1, 1),
@@ -126,9 +128,27 @@ def test_a_search_by_a_score(score: str) -> None:
         growth=(),
         architect=RandomSearch(trials=3, updates=1),
         evaluator=ZeroCost(score, examples=6, crop=3),
+        **changes,
     )
-    search = Search(strategy)
+    return Search(strategy)
+
+
+@pytest.mark.parametrize("score", ["naswot", "synflow", "regions", "ntk"])
+def test_a_search_by_a_score(score: str) -> None:
+    """A search by trials scores each cell without training, and has nothing to compare its network by."""
+    search = scored(score)
     trials = [record for record in search if isinstance(record, TrialEnded)]
     assert len(trials) == 3
     assert {trial.trained for trial in trials} == {0}
     assert any(trial.valid is not None for trial in trials)
+    with pytest.raises(StrategyError, match="no trial of the search trained"):
+        next(search.compare())
+
+
+def test_the_best_cell_by_a_score_is_trained() -> None:
+    """A phase behind the trials trains the cell that they chose."""
+    search = scored("synflow", plan=(Trials(), *RETRAIN), criterion=Epochs(1))
+    records = [*search]
+    best = [record for record in records if isinstance(record, TrialEnded) and record.best][-1]
+    assert search.space.picks(search.network.structure) == best.picks
+    assert search.state.updates > 0
