@@ -57,7 +57,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 #: what a backbone is for
-TASKS = dict.fromkeys(("darts_convolutional", "nas_bench_201"), {"name": "blobs", "size": 4, "flips": True})
+TASKS = {name: {"name": "blobs", "size": 4, "flips": True} for name in ("darts_convolutional", "nas_bench_201")}
 SERIES = {"name": "toy_series", "windows": 4}
 
 
