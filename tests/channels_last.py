@@ -12,7 +12,15 @@ from typing import ClassVar
 
 import attrs
 import torch
-from nasframe_convolutional import Asymmetric, AvgPool, DartsConvolutional, Identity, SeparableConvolution, cell
+from nasframe_convolutional import (
+    Asymmetric,
+    AvgPool,
+    DartsConvolutional,
+    DenseConvolution,
+    Identity,
+    SeparableConvolution,
+    cell,
+)
 from nasframe_convolutional.adjust import Convolution
 from torch import nn
 
@@ -31,7 +39,14 @@ class Foreign(Operation):
 
 
 #: shipped operations that have kernels of 1 and strides, and the foreign one
-SHIPPED = (SeparableConvolution(1), Asymmetric(1), SeparableConvolution(3, expansion=(1,)), AvgPool(), Identity())
+SHIPPED = (
+    SeparableConvolution(1),
+    DenseConvolution(1),
+    Asymmetric(1),
+    SeparableConvolution(3, expansion=(1,)),
+    AvgPool(),
+    Identity(),
+)
 FOREIGN = (Foreign(), Identity())
 
 

@@ -84,7 +84,7 @@ class NasBench201(ImageBackbone):
         return Body(structure.size("channels"), structure.size("classes"), layers, self.channels)
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
-        """Return the structure with one more node, which has the output of the cell before."""
+        """Return the structure with one more node, which starts as a copy of the node that was the last."""
         outputs = self.outputs(structure.cell(cell))
         child, node = self._extended(structure)
         return GrownStructure(child, node, outputs, initial_mixing(child, node, outputs))

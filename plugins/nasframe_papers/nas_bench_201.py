@@ -30,7 +30,6 @@ FILES = {"table": "nasbench201.csv.gz", "CIFAR-10": "cifar10_12k.npz"}
 SCORES = {"CIFAR-10": "cifar10_test_e200", "CIFAR-100": "cifar100_test_e200", "ImageNet16-120": "imagenet16_test_e200"}
 REWARD = "cifar10_val_e12"
 
-TASK: Values = {"name": "images", "validation": 0.5, "flip": True, "crop": 4}
 #: the supernet is trained, and then each edge keeps its strongest candidate; a search ends there, without the phase that tunes the cell
 DERIVE = [
     {"name": "train", "phase": "search", "parameters": ["weights", "alphas"]},
@@ -234,13 +233,14 @@ def _accuracies(table: Mapping[str, Mapping[str, float]], cells: Sequence[str]) 
 
 
 def _search_row(table: Mapping[str, Mapping[str, float]], model: str, results: Sequence[Values]) -> Values:
-    cells = [result["cell"] for result in results]
+    cells, trains = [result["cell"] for result in results], not results[0]["trials"]
     return {
         "search": model,
         **_accuracies(table, cells),
         "std": statistics.stdev(table[cell][SCORES["CIFAR-10"]] for cell in cells) if len(cells) > 1 else None,
         "cells": " ".join(cells),
-        "updates": round(statistics.fmean(result["updates"] for result in results)),
+        # those of a table are what its trials would have taken
+        "updates": round(statistics.fmean(result["updates"] for result in results)) if trains else None,
         "CPU minutes": statistics.fmean(result["CPU seconds"] for result in results) / 60,
     }
 
