@@ -1,58 +1,26 @@
-"""A third-party image backbone changes how candidates are evaluated, by one method of its base class."""
+"""PC-DARTS: the candidates of an edge receive a part of its channels; P-DARTS: identities are dropped."""
 
 from __future__ import annotations
 
-import attrs
 import pytest
 import torch
 from convolutional import PLUGINS as IMAGES, image_strategy
-from hypothesis import strategies as st
 from nasframe_bilevel import FirstOrder
-from nasframe_convolutional import Identity, SeparableConvolution, Zero
-from nasframe_convolutional.examples import noise
+from nasframe_convolutional import AvgPool, DartsConvolutional, Identity, MaxPool, PartialChannels, SeparableConvolution, Zero
+from nasframe_convolutional.edges import DroppedIdentities, PartialMixedOperation
 from nasframe_relaxations import EdgeNormalisation
-from partial_channels import PartialChannels, PartialMixedOperation
 
-from nasframe import Address, Candidate, Operation, Optimiser, Search, Seed, Site, Strategy, build
-from nasframe.plugins import Plugin, Plugins
-from nasframe.testing.check import QUICK, check
+from nasframe import Address, Candidate, Optimiser, Search, Seed, Site, build
 from nasframe.testing.compare import differences
-from nasframe.testing.examples import Examples, Habitat
 from nasframe.testing.fakes import Scripted
 from nasframe.testing.saved import revived, saved
-from nasframe.testing.strategies import searches
 
 OPERATIONS = (Identity(), SeparableConvolution(3, expansion=(1,)), Zero())
-WITH = Plugins((*IMAGES.found, Plugin("partial", "tests", "0", (PartialChannels,))))
-
-
-@st.composite
-def partial(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
-    """Draw a search with a few channels for each part."""
-    parts = draw(st.sampled_from([2, 3]))
-    backbone = PartialChannels(
-        channels=parts * draw(st.integers(1, 2)),
-        cells=draw(st.integers(1, 3)),
-        affine=draw(st.booleans()),
-        operations=tuple(dict.fromkeys((*OPERATIONS, *operations))),
-        parts=parts,
-        rate=draw(st.sampled_from([0.0, 0.3])),
-    )
-    return draw(searches(backbone, draw(noise())))
-
-
-def test_it_passes_the_kit() -> None:
-    """Every law of backbones holds, with a fast form that agrees with the readable one."""
-    examples = Examples(habitats=(Habitat(PartialChannels, partial),))
-    # two cases for each law: `nasframe check` tries six
-    report = check(PartialChannels, examples=examples, profile=attrs.evolve(QUICK, cases=2, least=1))
-
-    assert report.ok, report.text()
 
 
 def test_it_resumes_at_every_event() -> None:
     """A search with edge normalisation and dropout that is saved and continued at any record ends in the same bytes."""
-    backbone = PartialChannels(channels=2, cells=1, operations=OPERATIONS, parts=2, rate=0.5)
+    backbone = PartialChannels(channels=2, cells=1, operations=OPERATIONS, parts=2, identity_dropout=0.5)
     architect = FirstOrder(relaxation=EdgeNormalisation(), optimiser=Optimiser(learning_rate=0.01))
     search = Search(
         image_strategy(
@@ -71,7 +39,7 @@ def test_it_resumes_at_every_event() -> None:
     assert all(any(k.endswith(name) and not torch.equal(v, before[name]) for k, v in dumps[2][1].items()) for name in before)
     for place, dump in enumerate(dumps[:-1]):
         torch.manual_seed(place)
-        again = Search(search.strategy, data=search.data, state=revived(*dump, search.strategy, WITH, search.data))
+        again = Search(search.strategy, data=search.data, state=revived(*dump, search.strategy, IMAGES, search.data))
         again.run()
         found = saved(again.state)
         assert found[0] == expected[0], place
@@ -127,3 +95,35 @@ def test_the_number_of_weights() -> None:
         for parts in (2, 8)
     ]
     assert 12 < counts[0]["operations"] / counts[1]["operations"] <= 16
+
+
+def test_a_quarter_of_the_channels_needs_less_than_half_of_the_memory() -> None:
+    """With K = 4, what a training step keeps for its backward pass is at most half of what DARTS keeps."""
+    sizes = {"channels": 3, "classes": 10, "height": 8, "width": 8}
+    operations = (Zero(), MaxPool(), AvgPool(), Identity(), *OPERATIONS[1:2], SeparableConvolution(5, dilation=2))
+    kept = {}
+    for kind in (DartsConvolutional, PartialChannels):
+        backbone = kind(channels=8, cells=3, operations=operations)
+        network = build(backbone.initial(sizes, 2), Seed((0,)), relaxation=EdgeNormalisation())
+        seen: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, seen: dict[int, int] = seen) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            seen[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = network(torch.randn(4, 3, 8, 8), network.mixing())
+        assert outputs.requires_grad
+        kept[kind] = sum(seen.values())
+    assert kept[PartialChannels] < kept[DartsConvolutional] / 2
+
+
+def test_darts_drops_identities() -> None:
+    """The backbone of DARTS has this dropout as an option."""
+    backbone = DartsConvolutional(channels=2, cells=1, operations=OPERATIONS, identity_dropout=0.3)
+    network = build(backbone.initial({"channels": 1, "classes": 2, "height": 4, "width": 4}, 1), Seed((0,)))
+
+    edges = [module for module in network.modules() if isinstance(module, DroppedIdentities)]
+    assert {(edge.rate, len(edge.identities)) for edge in edges} <= {(0.3, 0), (0.3, 1)}
+    assert len(edges) == 2

@@ -26,7 +26,7 @@ from pathlib import Path
 import attrs
 import torch
 from nasframe_bilevel import Softmax
-from nasframe_convolutional import DartsConvolutional
+from nasframe_convolutional import DartsConvolutional, PartialChannels
 from nasframe_growing import Combination
 from nasframe_recurrent import Darts, Sum, Tanh, TwoToOne
 from nasframe_relaxations import HardGumbel
@@ -82,7 +82,7 @@ def main() -> None:
         f"torch {torch.__version__}, {options.threads} threads, float32, {options.rounds} rounds; milliseconds, median [min..max]"
     )
     for batch in BATCHES:
-        peaks = {form: separately(form, batch, options.threads) for form in ("readable", "fast")}
+        peaks = {form: separately(form, batch, options.threads) for form in ("readable", "fast", "K = 4")}
         print(f"{CELLS.name}, batch {batch}: memory in MiB  " + "  ".join(f"{form} {mib:.0f}" for form, mib in peaks.items()))
     print(f"two_to_one, 4 nodes: a criterion that measures nothing takes {unused(options.rounds):.0f} microseconds")
     for workers in (1, 2):
@@ -199,7 +199,9 @@ def separately(form: str, batch: int, threads: int) -> float:
 
 def held(form: str, batch: int) -> float:
     """Return by how many MiB one step raises the peak memory of this process."""
-    network, inputs = forms(CELLS, IMAGES, 4)[form], pictures(batch)
+    partial_channels = form == "K = 4"
+    cells = PartialChannels(channels=CELLS.channels, cells=CELLS.cells, parts=4) if partial_channels else CELLS
+    network, inputs = forms(cells, IMAGES, 4)["fast" if partial_channels else form], pictures(batch)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     backward(network, inputs)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

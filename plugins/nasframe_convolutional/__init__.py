@@ -1,4 +1,4 @@
-"""Image cells: the backbones of DARTS and NAS-Bench-201, their operations, and the morphisms of one convolution."""
+"""Image cells: the backbones of DARTS, PC-DARTS and NAS-Bench-201, their operations, and the morphisms of one convolution."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nasframe_convolutional.operations import (
     SeparableConvolution,
     Zero,
 )
+from nasframe_convolutional.partial import PartialChannels
 
 __all__ = [
     "Asymmetric",
@@ -29,6 +30,7 @@ __all__ = [
     "MaxPool",
     "NasBench201",
     "NasBench201Table",
+    "PartialChannels",
     "SeparableConvolution",
     "Zero",
     "cell_architecture",
@@ -49,4 +51,4 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
         Identity,
         Zero,
     ]
-    return [DartsConvolutional, NasBench201, NasBench201Table, ConvolutionMorphism, *operations]
+    return [DartsConvolutional, PartialChannels, NasBench201, NasBench201Table, ConvolutionMorphism, *operations]

@@ -44,6 +44,7 @@ from nasframe_convolutional.cell import (
     Units,
     channels_of,
 )
+from nasframe_convolutional.edges import DroppedIdentities
 from nasframe_convolutional.operations import AvgPool, Identity, MaxPool, SeparableConvolution, Zero
 
 STEMS: Mapping[str, type[CifarStem | ImageNetStem]] = {"cifar": CifarStem, "imagenet": ImageNetStem}
@@ -117,6 +118,8 @@ class DartsConvolutional(ImageBackbone):
         auxiliary: the weight of the loss of an auxiliary head at two thirds of the depth; 0 for no such head.
         drop_path: the probability that an edge is dropped for an example in training (never an identity). It rises linearly from 0
             over the optimiser's `epochs`, if these are given.
+        identity_dropout: the probability that dropout sets an entry of an identity's output to zero, at the beginning of a phase. It
+            falls linearly to 0 over the `epochs` of the phase, if these are given (P-DARTS, Chen et al. 2019).
         operations: the candidates of every edge, built with `channels`, `stride` and `affine`.
         added: the places of the cells behind which the network grew by a normal cell, in the order of growth, counted from 0. Each
             is behind a gate (`nasframe_convolutional.cell.AddedCell`).
@@ -131,6 +134,7 @@ class DartsConvolutional(ImageBackbone):
     affine: bool = flag(False)
     auxiliary: float = number(0.0, low=0.0)
     drop_path: float = number(0.0, low=0.0, high=1.0)
+    identity_dropout: float = number(0.0, low=0.0, high=1.0)
     operations: tuple[Operation, ...] = nested("operation", default=DARTS, validator=operations_validator(1))
     added: tuple[int, ...] = attrs.field(default=())
 
@@ -232,6 +236,8 @@ class DartsConvolutional(ImageBackbone):
             site: the edge.
             **sizes: what its operations are built with: channels, stride and affine.
         """
+        if self.identity_dropout:
+            return DroppedIdentities(address, site, rate=self.identity_dropout, **sizes)
         return MixedOperation(address, site, **sizes)
 
     def grown(self, structure: Structure, cell: str) -> GrownStructure:

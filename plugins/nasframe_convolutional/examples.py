@@ -24,6 +24,7 @@ from nasframe_convolutional.operations import (
     SeparableConvolution,
     Zero,
 )
+from nasframe_convolutional.partial import PartialChannels
 
 KERNELS = st.sampled_from([1, 3, 5])
 SEPARABLE = st.builds(SeparableConvolution, KERNELS, st.integers(1, 2), st.lists(st.integers(1, 2), max_size=2).map(tuple))
@@ -45,7 +46,12 @@ def examples() -> Examples:
         ConvolutionMorphism: st.builds(ConvolutionMorphism, depth=st.integers(1, 2)),
         **dict(zip((MaxPool, AvgPool), POOLINGS, strict=True)),
     }
-    return Examples(parts=parts, habitats=(Habitat(DartsConvolutional, convolutional), Habitat(NasBench201, nas_bench_201)))
+    habitats = (
+        Habitat(DartsConvolutional, convolutional),
+        Habitat(PartialChannels, partial_channels),
+        Habitat(NasBench201, nas_bench_201),
+    )
+    return Examples(parts=parts, habitats=habitats)
 
 
 @st.composite
@@ -67,6 +73,21 @@ def convolutional(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strateg
         output=draw(st.sampled_from(["concatenation", "mean"])),
         affine=draw(st.booleans()),
         operations=tuple(dict.fromkeys((Identity(), *chosen, Zero()))),
+    )
+    return draw(searches(backbone, draw(noise())))
+
+
+@st.composite
+def partial_channels(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
+    """Draw a strategy with one cell and one channel for each part, and dropout on identities."""
+    chosen = operations or (SeparableConvolution(1),)
+    parts = draw(st.sampled_from([2, 3]))
+    backbone = PartialChannels(
+        channels=parts,
+        cells=1,
+        identity_dropout=draw(st.sampled_from([0.0, 0.3])),
+        operations=tuple(dict.fromkeys((Identity(), *chosen, Zero()))),
+        parts=parts,
     )
     return draw(searches(backbone, draw(noise())))
 
