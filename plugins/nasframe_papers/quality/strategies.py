@@ -77,6 +77,19 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
             "architect": _alphas(1e-2),
             "plan": {"name": "sgas", "warmup": max(1, epochs // 2), "between": tuning, "tuning": epochs, "keep": 1},
         },
+        "asap": {
+            "architect": _relaxed("annealed_softmax"),
+            "plan": {"name": "asap", "epochs": epochs, "grace": tuning, "tuning": epochs},
+        },
+        "elimination": {"architect": _alphas(3e-3), "plan": {"name": "elimination", "epochs": epochs, "tuning": 1}},
+        "single path": {
+            "architect": _relaxed("hard_gumbel"),
+            "plan": {
+                "name": "single_path",
+                "epochs": epochs,
+                "architect": {"name": "random_search", "trials": cells, "updates": 1},
+            },
+        },
         "evolution": {"plan": [{"name": "trials", "architect": evolution}]},
         "halving": {"plan": [{"name": "trials", "architect": _halving(cells)}]},
         "halving half": {"plan": [{"name": "trials", "architect": _halving(half)}]},

@@ -73,7 +73,9 @@ def search_trial(trial: Values) -> Values:
     # the space of the first supernet, whatever the search makes of it
     space, supernet, start, aside = search.space, None, time.process_time(), 0.0
     for record in search:
-        if supernet is None and isinstance(record, EpochEnded) and record.phase == "search" and record.decision:
+        ended = isinstance(record, EpochEnded) and record.phase == "search" and record.decision is not None
+        # a supernet that lost candidates while it was trained ranks no cells that have them
+        if supernet is None and ended and search.network.structure == space.supernet:
             # what is measured beside the search does not count as its time
             paused = time.process_time()
             supernet = measured(search, [space.architecture(picks) for picks in trial["cells"]])
