@@ -13,6 +13,7 @@ import torch
 from batch_sizes import Product
 from convolutional import PLUGINS
 from hypothesis import given, settings, strategies as st
+from nasframe_convolutional.backbone import ImageBackbone
 from nasframe_growing import NodeGrowth
 from nasframe_robustness import DartsPT, Sgas
 from nasframe_sampling import Inherited
@@ -37,6 +38,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "darts_convolutional": [
         {"channels": 2, "cells": 4, "drop_path": 0.2, "operations": ["separable", "identity", "zero"], "output": "mean"}
     ],
+    "partial_channels": [{"channels": 2, "cells": 2, "parts": 2, "operations": ["separable", "identity", "zero"]}],
     "nas_bench_201": [{"channels": 2, "cells": 1, "operations": ["zero", "identity", "dense_convolution"]}],
     "strongest": [{}, {"keep": 2}],
     "node": [{"form": "noise", "delta": 0.05}, {"form": "gate"}],
@@ -58,8 +60,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 
 #: each composition has the next one; measuring gains takes most of the time of a search
 CURRENCIES = ("stated", "parameters", "stated", "stated", "flops", "stated", "stated")
-#: what a backbone is for
-TASKS = {name: {"name": "blobs", "size": 4, "flips": True} for name in ("darts_convolutional", "nas_bench_201")}
+IMAGES = {"name": "blobs", "size": 4, "flips": True}
 SERIES = {"name": "toy_series", "windows": 4}
 
 
@@ -73,13 +74,18 @@ def named(part: dict[str, Any]) -> str:
     return " ".join(str(value) for value in part.values() if not isinstance(value, list))
 
 
+def sees(backbone: dict[str, Any]) -> bool:
+    """Whether a backbone is for images."""
+    return issubclass(installed().get("backbone", backbone["name"]), ImageBackbone)
+
+
 def asks(architect: dict[str, Any]) -> bool:
     """Whether an architect proposes whole architectures, in the place of moving alphas."""
     return issubclass(installed().get("architect", architect["name"]), AskTellArchitect)
 
 
 #: image networks come last: they take the longest, and of parts that fit equally well `compositions` chooses the first
-BACKBONES = sorted(parts("backbone"), key=lambda part: part["name"] in TASKS)
+BACKBONES = sorted(parts("backbone"), key=sees)
 ARCHITECTS = [part for part in parts("architect") if not asks(part)]
 PROPOSERS = [part for part in parts("architect") if asks(part)]
 
@@ -89,7 +95,7 @@ def composed(backbone: dict[str, Any], *others: Any) -> Strategy:
     architect, criterion, pruner, plan, growth = others
     return Strategy.from_dict(
         {
-            "task": TASKS.get(backbone["name"], SERIES),
+            "task": IMAGES if sees(backbone) else SERIES,
             "backbone": backbone,
             "architect": architect,
             # not every criterion ends a stage, or the search
@@ -200,7 +206,7 @@ def test_architects_that_propose_go_with_every_backbone(backbone: dict[str, Any]
     # the table of NAS-Bench-201 is a file about cells of three nodes; other tests search by it
     assert each.keys() | {"nas_bench_201"} == {*installed().names("evaluator")}
     for name, evaluator in each.items():
-        if name == "zero_cost" and backbone["name"] not in TASKS:
+        if name == "zero_cost" and not sees(backbone):
             continue  # it scores classifiers
         chosen = attrs.evolve(strategy, evaluator=evaluator)
         search = Search(chosen)
