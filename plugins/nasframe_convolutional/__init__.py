@@ -18,6 +18,7 @@ from nasframe_convolutional.operations import (
     Zero,
 )
 from nasframe_convolutional.partial import PartialChannels
+from nasframe_convolutional.progressive import LimitedIdentities, PDarts, StrongestOfSite
 
 __all__ = [
     "Asymmetric",
@@ -27,11 +28,14 @@ __all__ = [
     "DartsConvolutional",
     "DenseConvolution",
     "Identity",
+    "LimitedIdentities",
     "MaxPool",
     "NasBench201",
     "NasBench201Table",
+    "PDarts",
     "PartialChannels",
     "SeparableConvolution",
+    "StrongestOfSite",
     "Zero",
     "cell_architecture",
     "cell_digits",
@@ -41,7 +45,7 @@ __all__ = [
 
 @nasframe.hookimpl
 def nasframe_parts() -> list[type[nasframe.Part]]:
-    """Return the backbones, the morphism, the operations and the evaluator."""
+    """Return the backbones, the evaluator, the morphism, the operations, and the pruners and the plan of P-DARTS."""
     operations: list[type[nasframe.Part]] = [
         SeparableConvolution,
         DenseConvolution,
@@ -51,4 +55,14 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
         Identity,
         Zero,
     ]
-    return [DartsConvolutional, PartialChannels, NasBench201, NasBench201Table, ConvolutionMorphism, *operations]
+    return [
+        DartsConvolutional,
+        PartialChannels,
+        NasBench201,
+        NasBench201Table,
+        ConvolutionMorphism,
+        *operations,
+        StrongestOfSite,
+        LimitedIdentities,
+        PDarts,
+    ]

@@ -25,6 +25,7 @@ from nasframe_convolutional.operations import (
     Zero,
 )
 from nasframe_convolutional.partial import PartialChannels
+from nasframe_convolutional.progressive import LimitedIdentities, StrongestOfSite
 
 KERNELS = st.sampled_from([1, 3, 5])
 SEPARABLE = st.builds(SeparableConvolution, KERNELS, st.integers(1, 2), st.lists(st.integers(1, 2), max_size=2).map(tuple))
@@ -43,6 +44,8 @@ def examples() -> Examples:
         NasBench201Table: st.builds(
             NasBench201Table, st.just("nasbench201.csv"), st.sampled_from(["cifar10_val_e12", "cifar100_val_e12"])
         ),
+        StrongestOfSite: st.builds(StrongestOfSite, st.integers(1, 3)),
+        LimitedIdentities: st.builds(LimitedIdentities, st.integers(0, 2), st.sampled_from(["normal", "reduction"])),
         ConvolutionMorphism: st.builds(ConvolutionMorphism, depth=st.integers(1, 2)),
         **dict(zip((MaxPool, AvgPool), POOLINGS, strict=True)),
     }
