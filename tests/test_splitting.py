@@ -248,6 +248,20 @@ class TestProposals:
             assert decrease >= 0.5 * proposal.gain > 0
             assert proposal.gain == predicted
 
+    @pytest.mark.parametrize("operations", [(Sum(), Tanh(), Softplus()), (Tanh(),)], ids=["several", "decided"])
+    def test_both_forms_propose_the_same(self, operations: Any) -> None:
+        """The proposals of a search in the fast form are those in the readable form up to rounding, also at sites that are decided."""
+        parent, found = trained(TwoToOne(3, 1, 0.0, operations), 30), list[Any]()
+        for parent.network.fast in (True, False):
+            proposals = parent.proposals(Split(proposals=2))
+            found.append(
+                [(p.request, *p.evidence[f"splits/step {p.request['site']} {p.request['candidates'][0]}"]) for p in proposals]
+            )
+        assert len(found[0]) == 2
+        for one, other in zip(*found, strict=True):
+            assert one[0] == other[0]
+            torch.testing.assert_close(torch.stack(one[1:]), torch.stack(other[1:]), rtol=1e-9, atol=1e-14)
+
     def test_operations_are_chosen_as_the_paper_says(self) -> None:
         """By the least sum of negative eigenvalues, by their number, or all of a site whose eigenvalues are all negative (3.2.5)."""
         first, second = Address("layer0/n0"), Address("layer0/n1")

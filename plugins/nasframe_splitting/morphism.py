@@ -224,7 +224,8 @@ class Split(Morphism):
         network, (address, id), structure = context.network, key, context.structure
         moves = [*_moves(network, key, direction)]
         negative = sum(float(move.indices.clamp(max=0).double().sum()) for move in moves)
-        mixing = {**network.mixing(), address: _halved(network, structure, address, {id})}
+        halved = _halved(network, structure, address, {id}).to(computed[0].slopes)
+        mixing = {**network.mixing(), address: halved}
 
         @functools.cache  # built where it is needed, once for all steps
         def twins() -> Network:
@@ -251,7 +252,7 @@ class Split(Morphism):
                     return torch.tensor([eps, predicted, measured], dtype=torch.float64)
         return torch.zeros(3, dtype=torch.float64)
 
-    def _loss(self, context: Context, forward: Forward | None = None) -> Tensor:
+    def _loss(self, context: Context, forward: Forward) -> Tensor:
         """Return the mean training loss of the batches, in evaluation mode: dropout would hide what a small step changes."""
         return torch.stack([context.training_loss(context.network, n, forward) for n in range(self.batches)]).mean()
 
@@ -306,8 +307,8 @@ def _halved(parent: Network, structure: Structure, address: Address, split: Set[
 
 
 def _twins(network: Network, key: Key, seed: Seed) -> Network:
-    """Return a network in which a candidate is followed by a second one of the same operation, with other alphas and parameters of it."""
-    # quicker than `apply`, as mixing weights and parameters of the two are given
+    """Return a network in which a candidate is followed by a second one; its alphas and the parameters of the second are arbitrary."""
+    # `apply` would also work out the alphas, which takes longer
     twins, source = build(_split(network.structure, key[0], [key[1]])[0], seed, like=network), tensors(network.body)
     with torch.no_grad():
         for name, tensor in tensors(twins.body).items():
