@@ -262,6 +262,17 @@ class TestProposals:
             assert one[0] == other[0]
             torch.testing.assert_close(torch.stack(one[1:]), torch.stack(other[1:]), rtol=1e-9, atol=1e-14)
 
+    @pytest.mark.parametrize("which", ["number", "all"])
+    def test_negative_indices_are_counted_with_all_steps(self, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where operations are chosen by their number of negative indices, none is missed because of few steps."""
+        monkeypatch.setattr(kernels, "SMALL", 0)
+        parent = trained(TWO_TO_ONE, 30)
+        found, exact = (
+            parent.measured(partial(Split(which=which, exact=e).propose, structure=parent.network.structure))[1]
+            for e in (False, True)
+        )
+        assert torch.equal(found["splits/indices"][:, 1:], exact["splits/indices"][:, 1:])
+
     def test_operations_are_chosen_as_the_paper_says(self) -> None:
         """By the least sum of negative eigenvalues, by their number, or all of a site whose eigenvalues are all negative (3.2.5)."""
         first, second = Address("layer0/n0"), Address("layer0/n1")

@@ -42,7 +42,7 @@ from nasframe_splitting.kernels import Eigenpairs, least_eigenpairs_of
 ACCEPTED = 0.5
 #: the number of times that a step is halved before the split is not proposed
 HALVINGS = 10
-#: the number of steps of the method of Lanczos by which operations are ranked, before the directions of the best are measured
+#: the number of steps of the method of Lanczos by whose sums operations are ranked, before the directions of the best are measured
 RANKING_STEPS = 2
 #: the name of what is measured
 SPLITS = "splits"
@@ -187,16 +187,17 @@ class Split(Morphism):
             return {key: [next(pairs) for _ in matrices.get(key, ())] for key in of}
 
         # Few steps of the method of Lanczos give values that are not negative enough, and never values below the eigenvalues. So what
-        # is chosen by them is worth splitting.
-        indices = {key: _summary(pairs) for key, pairs in eigenpairs(keys, RANKING_STEPS).items()}
+        # is chosen by their sum is worth splitting. To count the negative ones takes more steps.
+        steps = RANKING_STEPS if self.which == "sum" else self.steps
+        indices = {key: _summary(pairs) for key, pairs in eigenpairs(keys, steps).items()}
         found, accepted = {"indices": torch.stack([*indices.values()])}, 0
         for group in self._chosen(indices):
-            steps = []
+            taken = []
             for key, pairs in eigenpairs(group, self.steps).items():
                 direction = self._direction(pairs, context.seed("noise", *key))
-                steps.append(self._step(context, key, direction, computed[key], loss))
-                found |= {_named("direction", key): direction, _named("step", key): steps[-1]}
-            accepted += any(step[0] > 0 for step in steps)
+                taken.append(self._step(context, key, direction, computed[key], loss))
+                found |= {_named("direction", key): direction, _named("step", key): taken[-1]}
+            accepted += any(step[0] > 0 for step in taken)
             if accepted == self.proposals:
                 break
         return found
