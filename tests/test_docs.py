@@ -48,6 +48,15 @@ def test_the_functions_of_each_equation_exist() -> None:
     assert {n for a, b in spans for n in range(int(a), int(b or a) + 1)} == {*range(1, 29)}
 
 
+def test_the_tests_of_the_ledger_exist() -> None:
+    """Each row about a paper and its code names a test that holds what nasframe does."""
+    page = (DOCS / "ledger.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|") and "---" not in line]
+    for row in (row for row in rows if row[0] != "paper and place"):
+        file, _, name = row[-1].strip("`").partition("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), row[0]
+
+
 @pytest.fixture(scope="session")
 def generate() -> Any:
     """Return the module docs/generate.py."""
