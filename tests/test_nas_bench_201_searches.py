@@ -50,13 +50,14 @@ def test_every_search_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     options: dict[str, Any] = {"trials": 1, "channels": 1, "images": 40, "epochs": 1, "queries": 5, "drawn": 3}
     rows = [*NasBench201Searches(**options, data=str(tmp_path)).rows(tmp_path, print)]
     searches = {row["search"]: row for row in rows if "search" in row}
-    assert len(searches) == 4 + 10 + 1  # baselines, searches, and the choice by two scores
+    assert len(searches) == 4 + 10 + 2  # baselines, searches, and the choices by two scores and by weights
     assert searches["333333, no search"]["CIFAR-10"] == 96
     for name, row in searches.items():
         if "cells" in row:
             assert row["CIFAR-10"] == 90 + row["cells"].count("3"), name
     assert searches["GDAS"]["updates"] > 0
-    assert {row["score"] for row in rows if "score" in row} == {"naswot", "synflow", "ntk", "regions", reproduction.TE_NAS}
+    scores = ["naswot", "synflow", "ntk", "regions", reproduction.TE_NAS, reproduction.WEIGHTS]
+    assert [row["score"] for row in rows if "score" in row] == scores
 
 
 def test_without_data_there_are_no_rows(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ ZERO_COST: Mapping[str, tuple[Values, Values]] = {
     "regions": ({"examples": 1000, "crop": 3}, {"channels": 1}),
 }
 TE_NAS = "ntk and regions (TE-NAS)"
+#: the baseline of the scores, which needs no network: 9 for each 3 x 3 convolution and 1 for each 1 x 1 convolution
+WEIGHTS = "weights of convolutions"
 
 
 @attrs.frozen
@@ -98,9 +100,10 @@ class NasBench201Searches(Reproduction):
         for trial, result in zip(searches, found, strict=True):
             by_model.setdefault(trial["model"], []).append(result)
         by_model[TE_NAS] = [_te_nas(ntk, regions) for ntk, regions in zip(by_model["ntk"], by_model["regions"], strict=True)]
+        by_model[WEIGHTS] = [_weights(result) for result in by_model["ntk"]]
         for model, results in by_model.items():
             yield _search_row(table, model, results)
-        for model in (*ZERO_COST, TE_NAS):
+        for model in (*ZERO_COST, TE_NAS, WEIGHTS):
             yield _correlation_row(table, model, by_model[model])
 
     def _searches(self, files: Mapping[str, Path]) -> Iterator[Values]:
@@ -188,9 +191,17 @@ def _te_nas(ntk: Values, regions: Values) -> Values:
     cells = [cell for cell, _ in ntk["trials"]]
     assert cells == [cell for cell, _ in regions["trials"]], "equal seeds draw equal cells"
     sums = [sum(pair) for pair in zip(*(ranks(_losses(scored)) for scored in (ntk, regions)), strict=True)]
-    trials = [[cell, total] for cell, total in zip(cells, sums, strict=True)]
-    best = min(trials, key=lambda pair: pair[1])[0]
-    return {"cell": best, "trials": trials, "updates": 0, "CPU seconds": ntk["CPU seconds"] + regions["CPU seconds"]}
+    return _chosen([*zip(cells, sums, strict=True)], ntk["CPU seconds"] + regions["CPU seconds"])
+
+
+def _weights(drawn: Values) -> Values:
+    """Return the choice of the cell whose convolutions have the most weights, among the cells of another search."""
+    return _chosen([(cell, -9 * cell.count("3") - cell.count("2")) for cell, _ in drawn["trials"]], 0.0)
+
+
+def _chosen(trials: Sequence[tuple[str, float]], seconds: float) -> Values:
+    """Return the result of a search that chooses the cell of least loss."""
+    return {"cell": min(trials, key=lambda pair: pair[1])[0], "trials": trials, "updates": 0, "CPU seconds": seconds}
 
 
 def _losses(result: Values) -> list[float]:
