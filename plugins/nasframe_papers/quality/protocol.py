@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -175,7 +175,7 @@ class Measurement:
         values = self._strategy_values({}, 1)
         return {"series": self.task, "model": model, "seed": seed, "values": values, "updates": self.options.updates, **what}
 
-    def _trained(self, random: Sequence[Picks], known: Mapping[Picks, Any], further: Any) -> Cells:
+    def _trained(self, random: Sequence[Picks], known: Mapping[Picks, Sequence[Values]], further: Iterable[Picks]) -> Cells:
         """Return the cells with those that were drawn, and further ones; known ones are not trained again."""
         new = [cell for cell in dict.fromkeys([*random, *further]) if cell not in known]
         seeds = range(self.options.trials)
