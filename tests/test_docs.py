@@ -19,6 +19,7 @@ import nasframe
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.plugins import HOOKS, KINDS
+from nasframe.records import Record
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.law import laws_of
 
@@ -55,6 +56,13 @@ def test_the_tests_of_the_ledger_exist() -> None:
     for row in (row for row in rows if row[0] != "paper and place"):
         file, _, name = row[-1].strip("`").partition("::")
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), row[0]
+
+
+def test_every_record_is_listed() -> None:
+    """The page on Python has a row for each class of records, with its kind."""
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", (DOCS / "python.md").read_text(), re.MULTILINE)
+
+    assert {*rows} == {(cls.__name__, cls.kind) for cls in Record.__subclasses__()}
 
 
 @pytest.fixture(scope="session")
