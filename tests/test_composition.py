@@ -238,7 +238,9 @@ def plans(proposer: AskTellArchitect) -> dict[str, Plan]:
         "growing_twins": GrowingTwins(epochs=2, threshold=0.05).steps(),
         "cycles": (
             Repeat(
-                steps=(attrs.evolve(supernet, grace=1), Change(grow=True, growth=GATE, reset=BOTH[1:])), until="times", times=2
+                steps=(attrs.evolve(supernet, epochs=2, grace=1), Change(grow=True, growth=GATE, reset=BOTH[1:])),
+                until="times",
+                times=2,
             ),
             Change(prune=True, derive=True),
             TUNE,

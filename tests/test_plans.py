@@ -146,6 +146,10 @@ REFUSED = [
     ({"name": "repeat", "steps": ["fold"]}, "it can never end: nothing in it decides"),
     ({"name": "repeat", "steps": ["fold"], "until": "decided"}, "it can never end: no step in it removes candidates"),
     ({"name": "judge", "phase": "tune"}, "a step judges the phase 'tune', which no step trains; there are search"),
+    (
+        {"name": "train", "phase": "search", "parameters": ["weights", "alphas"], "epochs": 2, "grace": 2},
+        "grace is 2 and epochs 2, so that the alphas would never move",
+    ),
     ({"name": "change"}, "it changes nothing: write prune = true"),
     ({"name": "jugde", "phase": "search"}, "there is no step 'jugde'; did you mean 'judge'?"),
 ]

@@ -113,7 +113,7 @@ class Train(Step):
     Args:
         phase: the name of the phase.
         parameters: what is trained: the "weights", or the "weights" and the "alphas".
-        grace: the number of epochs at its beginning in which the alphas stay as they are.
+        grace: the number of epochs at its beginning in which the alphas stay as they are; fewer than `epochs`.
         epochs: its length, over which the learning rate falls along half a cosine; by default that of the optimiser.
         criterion: decides when it ends; by default the strategy's.
         optimiser: of the weights; by default the strategy's.
@@ -140,6 +140,10 @@ class Train(Step):
             raise ValueError("a change during a phase cannot be needed or restart: those belong to changes between phases")
         if self.grace and "alphas" not in self.parameters:
             raise ValueError(f"grace is {self.grace}, but the phase does not train the 'alphas': leave grace out")
+        if self.epochs is not None and self.grace >= self.epochs:
+            raise ValueError(
+                f"grace is {self.grace} and epochs {self.epochs}, so that the alphas would never move: make grace smaller than epochs"
+            )
 
     @property
     def moves_alphas(self) -> bool:

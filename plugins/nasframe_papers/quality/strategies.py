@@ -79,7 +79,7 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
         },
         "asap": {
             "architect": _relaxed("annealed_softmax"),
-            "plan": {"name": "asap", "epochs": epochs, "grace": tuning, "tuning": epochs},
+            "plan": {"name": "asap", "epochs": epochs, "grace": min(tuning, epochs - 1), "tuning": epochs},
         },
         "elimination": {"architect": _alphas(3e-3), "plan": {"name": "elimination", "epochs": epochs, "tuning": 1}},
         "single path": {
