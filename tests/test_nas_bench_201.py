@@ -106,7 +106,16 @@ class TestNames:
         assert cell_digits(remove_from(architecture, removed)) == "330333"
 
     @pytest.mark.parametrize(
-        "text", ["", "33333", "333335", "|none~0|+|none~0|", "|skip~0|+|none~0|none~1|+|none~0|none~1|none~2|"]
+        "text",
+        [
+            "",
+            "33333",
+            "333335",
+            "|none~0|+|none~0|",
+            "|skip~0|+|none~0|none~1|+|none~0|none~1|none~2|",
+            "|none~0|+|none~1|none~0|+|none~0|none~1|none~2|",
+            "|0~0|+|0~0|0~1|+|0~0|0~1|0~2|",
+        ],
     )
     def test_other_texts_are_refused(self, text: str) -> None:
         """What is not the name of a cell is refused with both forms of a name."""
@@ -148,7 +157,7 @@ class TestTable:
         assert (found.valid, found.scores) == (15.5, {"accuracy": 0.845})
 
     def test_what_is_no_table_is_refused(self, tmp_path: Path) -> None:
-        """A missing file, column or row, and a number that is no accuracy are refused with what to write instead."""
+        """A missing file, column or row, an empty table, and a number that is no accuracy are refused with what to write instead."""
         path = self.file(tmp_path, "333333,84.5")
         pinned = NasBench201Table(path).pinned()
         cases = {
@@ -159,6 +168,9 @@ class TestTable:
         for message, table in cases.items():
             with pytest.raises(DataError, match=message):
                 self.outcome(table, "000000")
+        self.file(tmp_path)
+        with pytest.raises(DataError, match="no rows"):
+            NasBench201Table(path).check(Space(SUPERNET))
         self.file(tmp_path, "333333,nan")
         with pytest.raises(DataError, match="from 0 to 100"):
             self.outcome(NasBench201Table(path), "333333")

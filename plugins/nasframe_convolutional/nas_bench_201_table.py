@@ -6,7 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -61,7 +61,11 @@ def cell_string(structure: Structure) -> str:
         >>> cell_string(cell_architecture(supernet, "033124"))
         '|none~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|'
     """
-    names = [[*OPERATIONS][int(digit)] for digit in cell_digits(structure)]
+    return _described([[*OPERATIONS][int(digit)] for digit in cell_digits(structure)])
+
+
+def _described(names: Sequence[str]) -> str:
+    """Return the published description of a cell from the names of its six operations."""
     nodes = (names[:1], names[1:3], names[3:])
     return "+".join("|" + "".join(f"{name}~{source}|" for source, name in enumerate(node)) for node in nodes)
 
@@ -76,10 +80,12 @@ def cell_architecture(supernet: Structure, text: str) -> Structure:
     Raises:
         StructureError: if the text is no such cell, or the supernet does not have it.
     """
-    # In the published form the edges have the order of the digits, so that their sources need not be read.
-    names = [part.partition("~")[0] for part in text.split("|") if "~" in part] if "|" in text else [*text]
-    known = {**OPERATIONS, **{str(digit): operation for digit, operation in enumerate(OPERATIONS.values())}}
-    if len(names) != len(EDGES) or not {*names} <= known.keys():
+    # In the published form the edges have the order of the digits.
+    published = "|" in text
+    names = [part.partition("~")[0] for part in text.split("|") if "~" in part] if published else [*text]
+    known = OPERATIONS if published else {str(digit): operation for digit, operation in enumerate(OPERATIONS.values())}
+    complete = len(names) == len(EDGES) and {*names} <= known.keys()
+    if not complete or (published and text != _described(names)):
         raise StructureError(
             f"{text!r} is no cell of NAS-Bench-201; write six digits from 0 to 4, such as 333333, or its published description, such as "
             "|none~0|+|nor_conv_3x3~0|none~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
@@ -127,10 +133,11 @@ class NasBench201Table(Evaluator):
         """Refuse a file that cannot be read, and a space with other cells.
 
         Raises:
-            DataError: if the file is no such table.
+            DataError: if the file is no such table, or an empty one.
             StructureError: if the space has other cells.
         """
-        assert self._accuracies
+        if not self._accuracies:
+            raise DataError(f"{self.table} has a header and no rows; give a file with the accuracies of cells")
         for options in range(max(choice.options for choice in space.decisions)):
             cell_digits(space.architecture([min(options, choice.options - 1) for choice in space.decisions]))
 
