@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from nasframe import Search, Seed
-from nasframe.errors import StrategyError, StructureError
+from nasframe.errors import DataError, StrategyError, StructureError
 from nasframe.network.network import tensors
 from nasframe.records import TrialEnded
 from nasframe.search.plan import RETRAIN, Trials
@@ -119,7 +119,13 @@ def test_a_network_without_relu_has_no_patterns(inputs: Tensor) -> None:
         naswot(nn.Linear(2, 2).double(), inputs)
 
 
-def scored(score: str, **changes: Any) -> Search:
+def test_a_crop_larger_than_the_images_is_refused() -> None:
+    """Images of 5 x 6 pixels have no part of 6 x 6 pixels."""
+    with pytest.raises(DataError, match="crop is 6, and the inputs have shape"):
+        scored("synflow", crop=6).run()
+
+
+def scored(score: str, crop: int = 3, **changes: Any) -> Search:
     """Return a search by trials that compares cells by a score."""
     strategy = image_strategy(
         task=Blobs(size=8, height=5, width=6),
@@ -127,7 +133,7 @@ def scored(score: str, **changes: Any) -> Search:
         nodes=3,
         growth=(),
         architect=RandomSearch(trials=3, updates=1),
-        evaluator=ZeroCost(score, examples=6, crop=3),
+        evaluator=ZeroCost(score, examples=6, crop=crop),
         **changes,
     )
     return Search(strategy)
