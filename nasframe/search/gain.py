@@ -148,7 +148,7 @@ def gains(
     return [valued(morphism, proposal) for morphism, proposal in proposals]
 
 
-# All proposals of a question have one parent, and a question is asked anew for each value that is measured.
+# The cache saves time, because all proposals have one parent, and `gains` runs again from its beginning after each value that it measures.
 @functools.lru_cache(maxsize=64)
 def flops(structure: Structure, relaxation: Relaxation | None, shape: torch.Size) -> float:
     """Return the FLOPs of the network of a structure for inputs of a shape."""

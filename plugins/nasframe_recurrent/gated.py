@@ -1,12 +1,12 @@
 """Gated operations for the Two-to-One backbone, beside the five of Jie & Gao (2021): each has a gate by which it can keep h.
 
-Jie & Gao motivate their backbone by the products of LSTM and GRU, but one of their operations alone multiplies two states, and `sum`
+Jie & Gao motivate their backbone by the products of LSTM and GRU, but only one of their operations multiplies two states, and `sum`
 cannot forget. Each operation here is
 
     o = h + s * f * (y - h),      f = sigmoid(W x + U h + b),
 
-with a proposed state y. Where s = 1, as in the papers, o lies between h and y. The scales s, one for each unit, start at 1. They are an
-addition: at s = 0 the operation is the identity on h, so that a new node can start as one, and a gate can be folded into s.
+with a proposed state y. Where s = 1, as in the papers, o lies between h and y. The scales s, one for each unit, start at 1. They are
+not in the papers: at s = 0 the operation is the identity on h, so that a new node can start as one, and a gate can be folded into s.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ForgettingModule(TanhModule):
         return super().proposed(x, f * h, f)
 
 
-#: the arguments of the pointwise functions below but the last, h: that of the gate, that of y, and s, a term without inputs
+#: two terms of the pointwise functions below: the argument a of the gate, and s, which depends on no input
 GATE, SCALE = Term(("W", "U"), "b"), Term((None, None), "s")
 
 

@@ -50,7 +50,7 @@ class AnnealedSoftmax(Relaxation):
 class AnnealedThreshold(Pruner):
     """Remove the candidates whose mixing weight in training is below a share of the mean (Noy et al. 2020, ASAP).
 
-    At a site with n candidates that is `below` / n. The smaller the temperature, the smaller is the difference of two alphas at which the
+    The threshold is `below` / n at a site with n candidates. The smaller the temperature, the smaller is the difference of two alphas at which the
     weaker candidate falls below it. The strongest candidate of a site remains, and so does the strongest operation of a node that is not
     zero.
 
@@ -98,7 +98,7 @@ class AnnealedThreshold(Pruner):
 class Asap(PlanRecipe):
     """Train the supernet, and remove weak candidates after each epoch; decide what is left, and tune (Noy et al. 2020).
 
-    It goes with the relaxation `annealed_softmax`.
+    Use it with the relaxation `annealed_softmax`.
 
     Args:
         epochs: the epochs of the supernet.
