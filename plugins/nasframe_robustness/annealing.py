@@ -50,9 +50,9 @@ class AnnealedSoftmax(Relaxation):
 class AnnealedThreshold(Pruner):
     """Remove the candidates whose mixing weight in training is below a share of the mean (Noy et al. 2020, ASAP).
 
-    The threshold is `below` / n at a site with n candidates. The smaller the temperature, the smaller is the difference of two alphas at which the
-    weaker candidate falls below it. The strongest candidate of a site remains, and so does the strongest operation of a node that is not
-    zero.
+    The threshold is `below` / n at a site with n candidates. The smaller the temperature, the smaller is the difference of two alphas at
+    which the weaker candidate falls below it. The strongest candidate of a site remains, and so does the strongest operation of a node
+    that is not zero.
 
     Args:
         below: the threshold in units of the mean mixing weight 1 / n.
