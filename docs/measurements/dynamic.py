@@ -377,6 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results.measure(looked, backbone, *sizes)
     print("\n".join(report(results, seeds=options.seeds)))
     if options.pictures:
+        options.pictures.mkdir(parents=True, exist_ok=True)
         draw(results, options.pictures / "dynamic-gains.png")
 
 

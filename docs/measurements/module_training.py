@@ -874,6 +874,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for task in tasks:
         print("\n".join(report(records, task)))
         if options.pictures:
+            options.pictures.mkdir(parents=True, exist_ok=True)
             draw(records, task, options.pictures / f"growth-in-training-{task.name}.png")
 
 
