@@ -338,11 +338,14 @@ ERRORS = {
         "no such option: --budgte; did you mean --budget? (chosen: task 'forecasting', backbone 'two_to_one', architect",
     ),
     "misspelt option as a flag": (["search", "--hiden", "9"], "no such option: --hiden; did you mean --hidden?"),
-    "option of another part": (["search", "--cells", "3"], "it is an option of backbone 'darts_convolutional' (chosen: task"),
+    "option of another part": (
+        ["search", "--cells", "3"],
+        "it is an option of backbone 'darts_convolutional', backbone 'nas_bench_201', backbone 'p",
+    ),
     "nothing ends a phase": (
         ["search", "--criterion", "max_nodes:nodes=1"],
         "error: nothing ends a phase of training: the criterion 'max_nodes nodes=1' cannot, and the optimiser has no `epochs`. Give "
-        "the optimiser `epochs`, or add a criterion that can, such as curvature or epochs or patience; any_of joins several",
+        "the optimiser `epochs`, or add a criterion that can, such as curvature or epochs or parameter_free or patience; any_of joins several",
     ),
     "nothing ends the growth": (
         ["search", "--epochs", "1"],
@@ -376,7 +379,7 @@ ERRORS = {
     "nothing to retrain by": (["retrain", "nowhere"], "Missing option '--strategy'"),
     "missing plugin": (
         ["--without", "nasframe_pruning", "search"],
-        "error: there is no pruner 'strongest'; there are: perturbation, threshold",
+        "error: there is no pruner 'strongest'; did you mean 'strongest_of_site'?",
     ),
 }
 
