@@ -345,7 +345,8 @@ ERRORS = {
     "nothing ends a phase": (
         ["search", "--criterion", "max_nodes:nodes=1"],
         "error: nothing ends a phase of training: the criterion 'max_nodes nodes=1' cannot, and the optimiser has no `epochs`. Give "
-        "the optimiser `epochs`, or add a criterion that can, such as curvature or epochs or parameter_free or patience; any_of joins several",
+        "the optimiser `epochs`, or add a criterion that can, such as curvature or epochs or parameter_free or patience; any_of "
+        "joins several",
     ),
     "nothing ends the growth": (
         ["search", "--epochs", "1"],
