@@ -139,9 +139,11 @@ def compositions() -> tuple[tuple[Value, ...], ...]:
     """Return compositions in which any two parts that fit meet: as few as a greedy choice finds."""
     values = [[(kind, place) for place in range(len(parts))] for kind, parts in enumerate(KINDS)]
     left, rows = pairs(itertools.chain(*values)), []
+    # kinds with many parts have most of the pairs, so that their choice is made first
+    order = sorted(range(len(KINDS)), key=lambda kind: -len(KINDS[kind]))
     while left:
         row = {value[0]: value for value in min(left)}
-        for kind in range(len(KINDS)):
+        for kind in order:
             if kind not in row:
                 fitting = [v for v in values[kind] if all(fits(*sorted((v, w))) for w in row.values())]
                 row[kind] = max(fitting, key=lambda v: len(pairs([v, *row.values()]) & left))
