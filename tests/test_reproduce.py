@@ -183,6 +183,7 @@ def test_reproductions_are_listed() -> None:
         "forecasting",
         "genotypes",
         "image-cells",
+        "nas-bench-201",
         "search-quality",
     }
     assert all(row["about"] for row in listed)
