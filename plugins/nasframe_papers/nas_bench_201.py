@@ -257,12 +257,16 @@ def _search_row(table: Mapping[str, Mapping[str, float]], model: str, results: S
 
 
 def _correlation_row(table: Mapping[str, Mapping[str, float]], model: str, results: Sequence[Values]) -> Values:
-    """Return the rank correlation of a score with the test accuracies, a larger one being better."""
+    """Return the mean rank correlation of a score with the test accuracies; 1 is the right order.
+
+    Seeds with which all cells have one score have no correlation, and are left out.
+    """
     row: dict[str, Any] = {"score": model}
     for name, column in SCORES.items():
         found = [
-            rank_correlation(_losses(result), [-table[cell][column] for cell, _ in result["trials"]]) or 0.0
-            for result in results
+            rank_correlation(_losses(result), [-table[cell][column] for cell, _ in result["trials"]]) for result in results
         ]
-        row |= {f"Spearman {name}": statistics.fmean(found), f"error {name}": standard_error(found) if len(found) > 1 else None}
+        known = [value for value in found if value is not None]
+        row[f"Spearman {name}"] = statistics.fmean(known) if known else None
+        row[f"error {name}"] = standard_error(known) if len(known) > 1 else None
     return row
