@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import Address, Backbone, Pruner, Structure, nested, number
+from nasframe import Address, Backbone, Pruner, Structure, choice, nested, number
 from nasframe.interfaces.plan import PlanRecipe
 from nasframe.search.plan import RETRAIN, Change, Move, Plan, Step, Train
 from nasframe_convolutional.backbone import DartsConvolutional
@@ -51,12 +51,12 @@ class LimitedIdentities(Pruner):
 
     Args:
         limit: the largest number of identities in a cell.
-        cell: the cell type that is limited.
+        cell: the cell type that is limited, "normal" or "reduction".
     """
 
     name: ClassVar[str] = "limited_identities"
     limit: int = number(2, low=0, whole=True)
-    cell: str = "normal"
+    cell: str = choice("normal", "reduction", default="normal")
 
     def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return all candidates that are not derived."""
