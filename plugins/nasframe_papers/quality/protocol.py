@@ -51,7 +51,7 @@ class SearchQuality(Reproduction):
         strategies: the names of the strategies; by default all.
         nodes: the number of nodes of a cell.
         hidden: the number of its units.
-        cells: the number of random cells. In a space of no more than so many, every cell is one of them.
+        cells: the largest number of random cells. A smaller space is taken whole.
         trials: the number of seeds of each training from scratch and of each search.
         paired: the number of seeds with which the cell of the recommended strategy is compared with recurrent networks.
         updates: the largest number of updates of a training from scratch. It ends after 20 epochs without improvement.
@@ -276,7 +276,7 @@ class Measurement:
         Of the cells that the strategy found with its seeds, it is the one of least validation loss after training from scratch. Each pair
         of trainings has the same seed and so the same batches.
         """
-        seeds, parameters = range(max(self.options.paired, self.options.trials)), cells.trainings[cell][0]["parameters"]
+        seeds, parameters = range(self.options.paired), cells.trainings[cell][0]["parameters"]
         references = data.references(parameters)
         trained = [name for name in references if name in LAYERS]
         trials = [self._training(n, 0, {"parameters": parameters}) for n in references if n not in trained]
@@ -359,7 +359,7 @@ class Measurement:
 
 
 def drawn(space: Space, cells: int) -> list[Picks]:
-    """Return all cells of a space if it has no more than so many, and else so many different ones at random."""
+    """Return all cells of a space if there are at most `cells`, and else that number of different ones, drawn at random."""
     if space.size <= cells:
         return [*itertools.product(*(range(choice.options) for choice in space.decisions))]
     found: dict[Picks, None] = {}
