@@ -152,7 +152,7 @@ def test_a_search_by_a_score(score: str) -> None:
 
 
 def test_the_best_cell_by_a_score_is_trained() -> None:
-    """A phase behind the trials trains the cell that they chose."""
+    """A phase after the trials trains the cell that they chose."""
     search = scored("synflow", plan=(Trials(), *RETRAIN), criterion=Epochs(1))
     records = [*search]
     best = [record for record in records if isinstance(record, TrialEnded) and record.best][-1]

@@ -132,8 +132,8 @@ class Search:
             raise StrategyError("the search is not over: iterate over it before you compare its network")
         if self.state.trials and not self.state.updates:
             raise StrategyError(
-                "no trial of the search trained, so that there is no number of updates for its network and those it is compared with: "
-                "let a phase of the plan train behind the trials, such as "
+                "no trial of the search trained, so that there is no number of updates for the networks of the comparison: let a phase of "
+                "the plan train after the trials, such as "
                 '[{name = "trials"}, {name = "train", phase = "tune", epochs = 10, competes = true}, {name = "restore"}]'
             )
         loop = attrs.evolve(self.loop, workers=Workers(workers, plugins or installed(), check))

@@ -20,6 +20,7 @@ class Inherited(Evaluator):
 
     Statistics of batch normalisation belong to the sums of a supernet, and not to the architecture. They are computed again on training
     batches, as by Guo et al. (2020, SPOS). The budget has no effect: no update is made.
+    Without a parent the weights are freshly initialised, so that the loss says little: let the trials inherit (`inherit = true`).
 
     Args:
         batches: the largest number of training batches for these statistics; 0 to keep those of the parent.

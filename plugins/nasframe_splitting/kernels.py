@@ -24,8 +24,8 @@ from nasframe import Seed
 
 #: the largest number of entries of a temporary tensor where matrices are formed, unless a single unit needs more
 CHUNK = 1 << 22
-#: Matrices with so many rows, and so many times as many rows as steps of the method of Lanczos, or fewer, are decomposed. This takes no
-#: more time, and is exact.
+#: A matrix is decomposed if it has at most `SMALL` rows, and at most `ROWS_PER_STEP` rows for each step of the method of Lanczos.
+#: This takes no more time than these steps, and is exact.
 SMALL, ROWS_PER_STEP = 32, 6
 
 
