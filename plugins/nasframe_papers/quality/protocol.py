@@ -396,12 +396,13 @@ def ratio(between: float, within: float) -> float | None:
 
 
 def verdict(all: float | None, better: float | None) -> str:
-    """Return what a task can show with these ratios, of all cells and of the better half of them."""
-    if all is not None and all < RELIABLE:
-        return "this task cannot show anything"
-    if better is not None and better < RELIABLE:
+    """Return what a task can show with these ratios, of all cells and of the better half of them; None is as good as any ratio."""
+    # A single bad cell that depends on its seed can make the first ratio small, although the good cells are ranked well.
+    if better is None or better >= RELIABLE:
+        return "this task ranks cells"
+    if all is None or all >= RELIABLE:
         return "this task separates bad cells from good ones, and does not rank the good ones"
-    return "this task ranks cells"
+    return "this task cannot show anything"
 
 
 def mean_of(values: Any) -> float | None:
