@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Sequence
@@ -100,6 +101,20 @@ def test_a_plan_has_a_name() -> None:
 def test_a_plan_resumes_at_every_event(plan: str) -> None:
     """A search by a plan ends with the same bytes when it is resumed from any event, also while changes are due."""
     assert check_resumes_everywhere(toy_strategy(plan=PLANS[plan], growth=(), criterion=Scripted(epochs=9))) >= 10
+
+
+def test_alphas_stay_as_they_are_in_the_grace_epochs() -> None:
+    """They move for the first time in the epoch after these, while the weights move in all of them."""
+    plan = (Train(phase="search", parameters=BOTH, epochs=3, grace=2, competes=True), Change(derive=True), Restore())
+    search = Search(toy_strategy(plan=plan, growth=(), criterion=Scripted(epochs=9)))
+    before, moved = dict[str, torch.Tensor](), list[set[bool]]()
+    for record in itertools.chain([None], search):
+        if record is None or (isinstance(record, EpochEnded) and record.phase == "search"):
+            now = {name: parameter.detach().clone() for name, parameter in search.network.named_parameters()}
+            moved.append({name.startswith("alphas.") for name in before if not torch.equal(now[name], before[name])})
+            before = now
+
+    assert moved == [set(), {False}, {False}, {False, True}]
 
 
 def test_changes_in_mid_phase_come_after_each_validation_but_the_last() -> None:
