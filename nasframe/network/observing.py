@@ -14,7 +14,7 @@ from nasframe.network.outputs import Outputs
 
 @attrs.frozen(eq=False)
 class Call:
-    """A call of a candidate, or several ones whose samples lie one below the other.
+    """A call of a candidate, or several calls whose samples are concatenated.
 
     Attributes:
         inputs: the inputs of the candidate, of shape (samples, width) in a recurrent cell.

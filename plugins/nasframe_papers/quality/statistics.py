@@ -24,7 +24,7 @@ class Cells:
     """Cells of a task that were trained from scratch, each with the same seeds.
 
     Args:
-        random: the cells that were drawn; all cells of a space that has no more.
+        random: the cells that were drawn, or all cells of a small space.
         trainings: the results of a cell's trainings (`train_trial`), in the order of the seeds. Cells that a search found may be there
             beside the drawn ones.
     """

@@ -34,7 +34,7 @@ def _halving(candidates: int, suggested: int = 0) -> Values:
 
 
 def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
-    """Return what distinguishes the strategies, by name: values of the file of a strategy.
+    """Return the values in which each strategy file differs from those that all share, by the name of the strategy.
 
     Random search is not among them: what it finds is computed from the random cells.
 

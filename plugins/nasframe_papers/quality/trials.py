@@ -95,7 +95,7 @@ def search_trial(trial: Values) -> Values:
 
 
 def measured(search: Search, architectures: Sequence[Structure]) -> Values:
-    """Return by what a trained supernet ranks its candidates, and architectures: validation losses, and mixing weights.
+    """Return the mixing weights and validation losses by which a trained supernet ranks its candidates and architectures.
 
     `mixing` and `removal` have a list for each site, with the mixing weight of each candidate, and the loss without it while the others
     keep their mixing weights. `inherited` has the loss of each architecture with the weights of the supernet.
