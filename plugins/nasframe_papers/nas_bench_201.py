@@ -41,7 +41,7 @@ SUPERNETS: Mapping[str, Values] = {
     "DARTS, first order": {"architect": {"relaxation": {"name": "softmax"}}, "plan": DERIVE},
     "GDAS": {"architect": {"relaxation": {"name": "hard_gumbel"}}, "plan": DERIVE},
     "DrNAS": {"architect": {"relaxation": {"name": "dirichlet"}}, "plan": DERIVE},
-    "DARTS-PT, alphas fixed": {"plan": "darts_pt"},
+    "DARTS-PT, alphas fixed": {"plan": {"name": "darts_pt", "tuning": 1, "alphas": False}},
 }
 #: the options of each zero-cost score, and of the networks that it sees: as in TE-NAS, regions are counted in narrow ones on 3 x 3 pixels
 ZERO_COST: Mapping[str, tuple[Values, Values]] = {
@@ -136,8 +136,9 @@ class NasBench201Searches(Reproduction):
         found: dict[str, Values] = {}
         for model, changes in SUPERNETS.items():
             plan = changes["plan"]
-            if plan == "darts_pt":
-                plan = {"name": plan, "epochs": self.epochs, "tuning": 1, "alphas": False}
+            # steps end by the criterion, and a plan by name has its epochs as an option
+            if isinstance(plan, Mapping):
+                plan = {**plan, "epochs": self.epochs}
             found[model] = {**common, "architect": {**common["architect"], **changes.get("architect", {})}, "plan": plan}
         table = {"name": "nas_bench_201", "table": str(files["table"]), "column": REWARD}
         random = {"name": "random_search", "trials": self.queries}
