@@ -61,7 +61,7 @@ class LimitedIdentities(Pruner):
     def remove(self, structure: Structure, mixing: Mapping[str, Tensor]) -> Mapping[Address, Set[int]]:
         """Return all candidates that are not derived."""
         assert isinstance(structure.backbone, Backbone)
-        weights = {address: values.clone() for address, values in mixing.items()}
+        weights = {address: values.detach().clone() for address, values in mixing.items()}
         while True:
             gone = structure.backbone.derive(structure, weights)
             kept = [
