@@ -517,9 +517,7 @@ def test_an_operation_that_ignores_the_stride() -> None:
     text = check(Dense, laws=["part.repeatable", "operation.shape"]).text()
 
     assert text.startswith("operation.shape FAILED for operation 'dense'")
-    assert re.search(
-        r"the candidates at reduction/\S+ have outputs of different shapes: .* built with channels=\d, stride=2, affine", text
-    )
+    assert re.search(r"the candidates at reduction/\S+ have outputs of different shapes: .* built with .*stride=2", text)
     assert "check(Dense, laws=['operation.shape'], replay=" in text
     assert "the same for: part.repeatable for operation 'dense'" in text
 

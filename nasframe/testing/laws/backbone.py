@@ -372,11 +372,13 @@ def deepened(case: Case) -> None:
 
     After further training its fast form computes what the modules do.
     """
-    trained = case.trained
-    old = trained.network.structure
+    # before anything is trained, as most backbones deepen a few of their structures only
+    old = case.part.initial(case.sizes, case.strategy.nodes)
     structure = _deeper(case, old)
     if structure is None:
         raise Inapplicable("deepened() returns no structure")
+    trained = case.trained
+    assert trained.network.structure == old, "the searches of a habitat do not grow"
     _require_valid(structure)
     require(structure.cells[: len(old.cells)] == old.cells, "old cells are changed, or in another order")
     assertions.assert_ids_not_reused([old, structure])
