@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, strategies as st
 from nasframe_bilevel import Softmax
 from nasframe_papers.quality import SearchQuality, protocol, trials
-from nasframe_papers.quality.protocol import verdict
+from nasframe_papers.quality.protocol import spreads, verdict
 from nasframe_papers.quality.statistics import Cells, Picks, bootstrap, evenly, rank_correlation, ranks
 from nasframe_papers.quality.strategies import NAMES, SHIPPED, strategies
 from nasframe_recurrent import TwoToOne
@@ -23,6 +23,7 @@ from series_files import noise, text
 from nasframe import Data, Seed, Split, Strategy, build
 from nasframe.change.apply import apply
 from nasframe.change.edit import remove_candidates
+from nasframe.errors import NonFiniteError
 
 SEED = Seed(("quality",))
 TINY = SearchQuality(
@@ -45,6 +46,14 @@ def cells(valids: list[float]) -> Cells:
 
 
 # ------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_a_single_cell_has_no_spread() -> None:
+    """If all other cells diverged, the message says that there is nothing to compare."""
+    made = cells([0.3, np.inf, np.inf])
+
+    with pytest.raises(NonFiniteError, match="of 3 cells, 1 could be trained without diverging"):
+        spreads(made, made.random)
 
 
 @given(losses)

@@ -69,7 +69,7 @@ class SmoothDarts(Architect):
         self.architect.configure(optimiser, stage)
 
     def training_mixing(self, mixing: Mixing, loss: Callable[[Mixing], Tensor], draw: Draw) -> Mixing:
-        """Return A + delta."""
+        """Return the perturbed mixing weights A + delta."""
         assert draw.progress is not None  # a search without it is refused
         centre = self.architect.training_mixing(mixing, loss, draw)
         eps = self.initial + (self.final - self.initial) * draw.progress

@@ -174,7 +174,7 @@ class DenseConvolution(Edge):
     kernel: int = odd(3)
 
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
-        """Return the layer."""
+        """Return a module of ReLU, convolution and BatchNorm."""
         return ConvolutionLayer(channels, channels, self.kernel, stride, affine)
 
 

@@ -48,7 +48,7 @@ class ProjectionModule(GatedModule):
     """The module with y = V x."""
 
     def proposed(self, x: Tensor, h: Tensor, f: Tensor) -> Tensor:
-        """Return V x."""
+        """Return the linear map V x of the input."""
         return x @ self.V.t()
 
 

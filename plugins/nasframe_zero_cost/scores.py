@@ -61,7 +61,7 @@ def naswot(network: nn.Module, inputs: Tensor) -> float:
 def linear_regions(network: nn.Module, inputs: Tensor) -> float:
     """Return the number of linear regions that contain an example, which is that of different activation patterns (TE-NAS, 3.1.2).
 
-    More regions are better. It says little if every example has a region of its own: take narrow networks and few pixels.
+    More regions are better. The number says little if no two examples share a region: take narrow networks and few pixels.
     """
     return float(len(activation_patterns(network, inputs).unique(dim=0)))
 

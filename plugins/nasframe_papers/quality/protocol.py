@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 
 from nasframe import Data, Reproduction, Seed, Space, Strategy, Structure, installed, number
+from nasframe.errors import NonFiniteError
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.search.evaluate import updates_per_epoch
 from nasframe_papers.quality.statistics import Cells, Chosen, Picks, bootstrap, evenly, rank_correlation, ranks
@@ -384,8 +385,15 @@ def spreads(cells: Cells, some: Sequence[Picks]) -> tuple[float, float]:
     """Return the standard deviation of the means of some cells, and the pooled one of a cell between its seeds.
 
     Cells that diverged are left out.
+
+    Raises:
+        NonFiniteError: if fewer than two cells are left.
     """
     finite = [cells.valids(cell) for cell in some if math.isfinite(cells.valid(cell))]
+    if len(finite) < 2:
+        raise NonFiniteError(
+            f"of {len(some)} cells, {len(finite)} could be trained without diverging; two are needed to compare cells"
+        )
     between = statistics.stdev(map(statistics.fmean, finite))
     return between, math.sqrt(statistics.fmean(map(statistics.variance, finite)))
 

@@ -123,7 +123,7 @@ def measured(search: Search, architectures: Sequence[Structure]) -> Values:
 
 
 def alone(network: Network, architecture: Structure) -> Mapping[str, Tensor]:
-    """Return mixing weights with which a supernet computes one of its architectures: 1 for its candidates, 0 for all others."""
+    """Return mixing weights that select an architecture of a supernet: 1 for its candidates, and 0 for other candidates."""
     kept = {address: site.candidates[0].id for address, site in architecture.sites()}
     found: dict[str, Tensor] = {}
     for address, site in network.sites.items():
