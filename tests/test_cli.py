@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
+import click
 import forked
 import pytest
 from nasframe_recurrent import TwoToOne
@@ -20,8 +22,8 @@ from rich.console import Console
 from toy import toy_strategy
 
 from nasframe import Optimiser, Search, Strategy, Structure, build, installed
-from nasframe.cli.flags import PartType, strategy_values
-from nasframe.cli.main import main
+from nasframe.cli.flags import OptionsCommand, PartType, strategy_values, without_effect
+from nasframe.cli.main import main, search
 from nasframe.cli.watch import Watch
 from nasframe.records import Changed, EpochEnded
 from nasframe.run import summary
@@ -371,6 +373,10 @@ ERRORS = {
         ["search", "--strategy", "new-3"],
         "error: there is no file new-3, and no strategy of that name; there are: darts-cifar10, darts-cifar10-retrain, ",
     ),
+    "no plan": (
+        ["search", "--plan", "steps.toml"],
+        "stage, trials. --plan takes a name; the steps of another plan are written in a strategy file, one table [[plan]]",
+    ),
     "no device": (["search", "--device", "cuda:99"], "error: device 'cuda:99' cannot be used here: "),
     "no run": (["resume", "nowhere"], "error: nowhere is no run folder: it contains no strategy.toml"),
     "no architecture": (
@@ -394,6 +400,29 @@ def test_an_error_is_one_line(here, tmp_path: Path, fault: str) -> None:
     assert status != 0
     assert message in printed
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        (["--plan", "retrain", "--pruner", "strongest", "--growth", "node"], ["pruner", "growth"]),
+        (["--evaluator", "train", "--in-flight", "2", "--pruner", "strongest"], ["evaluator", "in-flight"]),
+        (["--architect", "random_search", "--criterion", "patience", "--in-flight", "2"], ["criterion"]),
+        (["--growth", "node", "--currency", "flops", "--criterion", "patience"], []),
+    ],
+)
+def test_a_flag_without_effect_is_named(arguments: list[str], lost: list[str]) -> None:
+    """Each flag that no step of the plan reads has a sentence, and no other flag has one."""
+    flags: dict[str, Any] = {}
+
+    @click.command(cls=OptionsCommand, params=[p for p in search.params if p.name != "out"])
+    def parsed(**given: Any) -> None:
+        flags.update(given)
+
+    parsed.main(arguments, standalone_mode=False)
+    strategy = Strategy.from_dict(strategy_values(flags, installed()))
+
+    assert [sentence.split()[0] for sentence in without_effect(flags, strategy)] == [f"--{name}" for name in lost]
 
 
 def test_a_search_that_diverges_at_once_leaves_no_folder(here, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 from nasframe_papers import nas_bench_201 as reproduction
 from nasframe_papers.nas_bench_201 import REWARD, SCORES, NasBench201Searches, expected
 
+from nasframe.errors import DataError
+
 CIFAR = SCORES["CIFAR-10"]
 
 
@@ -58,6 +60,20 @@ def test_every_search_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert searches["GDAS"]["updates"] > 0
     scores = ["naswot", "synflow", "ntk", "regions", reproduction.TE_NAS, reproduction.WEIGHTS]
     assert [row["score"] for row in rows if "score" in row] == scores
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    """A column that is missing, or an accuracy that is no number, is named before anything is trained."""
+    files(tmp_path)
+    for change, message in ((("imagenet16", "imagenet"), "imagenet16_test_e200"), ((",70,", ",nan,"), "an accuracy is 'nan'")):
+        with gzip.open(tmp_path / "nasbench201.csv.gz", "rt") as stream:
+            text = stream.read()
+        with gzip.open(tmp_path / "nasbench201.csv.gz", "wt") as stream:
+            stream.write(text.replace(*change, 1))
+        with pytest.raises(DataError, match=message):
+            next(iter(NasBench201Searches(data=str(tmp_path)).rows(tmp_path, print)))
+        with gzip.open(tmp_path / "nasbench201.csv.gz", "wt") as stream:
+            stream.write(text)
 
 
 def test_without_data_there_are_no_rows(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 import torch
@@ -90,3 +92,18 @@ def test_stages_must_agree() -> None:
     """Each stage has a number of cells, of candidates, and a rate of dropout."""
     with pytest.raises(ValueError, match=r"candidates is \(8, 5\); it must have one entry for each of 3 stages"):
         attrs.evolve(PDarts(), candidates=(8, 5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cells": (5, 0, 17)}, "cells is 0"),
+        ({"candidates": (8, 5, 0)}, "keep is 0"),
+        ({"identity_dropout": (0.1, 0.4, 7.0)}, "identity_dropout is 7.0"),
+        ({"grace": 25}, "make grace smaller than epochs"),
+    ],
+)
+def test_the_entries_of_the_stages_are_checked(options: dict[str, Any], message: str) -> None:
+    """What a stage cannot have is refused when the plan is made, before anything reads its steps."""
+    with pytest.raises(ValueError, match=message):
+        PDarts(**options)

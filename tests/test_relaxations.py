@@ -21,13 +21,14 @@ from nasframe_relaxations import (
     IndependentSigmoids,
     NodeSoftmax,
 )
+from nasframe_robustness import AnnealedSoftmax
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Architect, Mixing, Optimiser, Relaxation, Search, Strategy
 from nasframe.errors import StrategyError, StructureError
 from nasframe.network.axes import produces
 from nasframe.records import Changed, Stepped
-from nasframe.search.plan import Change, Repeat, Train
+from nasframe.search.plan import Change, Repeat, Restore, Train
 from nasframe.search.trainer import mixing_weights
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.compare import differences
@@ -183,6 +184,29 @@ def test_a_phase_without_a_length_is_refused() -> None:
         match=r"relaxation 'concrete' needs the progress of a phase, and the phase 'search' has no length.*that step .*--epochs",
     ):
         Search(strategy(FirstOrder(relaxation=Concrete()), optimiser=Optimiser()))
+
+
+def test_weights_alone_need_a_length_as_long_as_sites_are_undecided() -> None:
+    """A phase that trains the weights of a supernet samples as well: it is refused without a length, and one of an architecture is not."""
+    search, tune = Train(phase="warmup"), Train(phase="tune", competes=True)
+    parts = {"architect": FirstOrder(relaxation=HardGumbel()), "optimiser": Optimiser()}
+    with pytest.raises(
+        StrategyError, match="relaxation 'hard_gumbel' needs the progress of a phase, and the phase 'warmup' has no length"
+    ):
+        Search(strategy(plan=(search, Change(derive=True), tune, Restore()), **parts))
+
+    assert (
+        Search(strategy(plan=(attrs.evolve(search, epochs=1), Change(derive=True), tune, Restore()), **parts)).state.phase
+        == "warmup"
+    )
+
+
+@pytest.mark.parametrize("part", [HardGumbel, Concrete, AnnealedSoftmax])
+def test_temperatures_fall(part: type[HardGumbel | Concrete | AnnealedSoftmax]) -> None:
+    """A temperature that would rise is refused, and one that stays is not."""
+    with pytest.raises(ValueError, match=r"initial is 1.0 and final 2.0; the temperature falls"):
+        part(initial=1.0, final=2.0)
+    assert part(initial=1.0, final=1.0)
 
 
 def test_strategies_are_read_back() -> None:

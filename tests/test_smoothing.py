@@ -111,3 +111,9 @@ def test_a_phase_without_a_length_is_refused() -> None:
     """The radius grows over the phase, so that the phase must have a length."""
     with pytest.raises(StrategyError, match="architect 'sdarts' needs the progress of a phase"):
         Search(strategy(2, 2, 3, TwoToOne(2), nodes=1, batch=8, architect=SmoothDarts()))
+
+
+def test_eps_grows() -> None:
+    """A perturbation that would become smaller is refused."""
+    with pytest.raises(ValueError, match=r"initial is 0.5 and final 0.3; eps grows"):
+        SmoothDarts(initial=0.5)

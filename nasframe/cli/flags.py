@@ -7,19 +7,20 @@ import json
 import re
 import tomllib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nasframe.errors import StrategyError
+from nasframe.errors import StrategyError, UnknownNameError
 
 if TYPE_CHECKING:  # heavy: they import torch
     import attrs
 
     from nasframe.interfaces.part import Part
     from nasframe.plugins import Plugins
+    from nasframe.search.strategy import Strategy
 
 #: the strategy that a search starts from if the user names none; a plugin registers it
 DEFAULT = "default"
@@ -150,6 +151,8 @@ def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any
     values = _starting_values(given.get("strategy", DEFAULT), plugins)
     kind = _architects(values, plugins)
     values |= {key: given[key] for key in KEYS if key in given}
+    if "plan" in given:
+        _check_plan(given["plan"]["name"], plugins)
     if "plan" not in given and _architects(values, plugins) != kind:
         # the plan of the starting strategy is for architects of the other kind: the default takes its place
         values.pop("plan", None)
@@ -170,6 +173,44 @@ def strategy_values(flags: Mapping[str, Any], plugins: Plugins) -> dict[str, Any
     # The options come last: they belong to the parts that were chosen above, and not to those of the strategy.
     chosen = with_options({kind: values[kind] for kind in PARTS}, given.get("options", {}), plugins)
     return values | chosen
+
+
+def without_effect(flags: Mapping[str, Any], strategy: Strategy) -> Iterator[str]:
+    """Yield a sentence for each flag that no step of the plan reads.
+
+    Args:
+        flags: the parameters that `OptionsCommand` parsed, by name.
+        strategy: the strategy that they result in.
+    """
+    from nasframe.search.plan import Change, Judge, Train, Trials, walk
+
+    steps = [*walk(strategy.plan)]
+    trials = [step for step in steps if isinstance(step, Trials)]
+    grows = [step for step in steps if isinstance(step, Judge) or (isinstance(step, Change) and step.grow)]
+    decides = [step for step in steps if isinstance(step, Train | Judge)]
+    # A step that has such a part itself does not read that of the strategy.
+    readers = {
+        "criterion": [step for step in decides if step.criterion is None],
+        "pruner": [step for step in steps if isinstance(step, Change) and step.prune and step.pruner is None],
+        "growth": [step for step in grows if not step.growth],
+        "currency": grows,
+        "evaluator": [step for step in trials if step.evaluator is None],
+        "in_flight": [step for step in trials if step.in_flight is None],
+    }
+    for key, found in readers.items():
+        if flags.get(key) not in (None, ()) and not found:
+            yield f"--{key.replace('_', '-')} has no effect: no step of the plan reads it; leave it out, or choose another plan"
+
+
+def _check_plan(name: str, plugins: Plugins) -> None:
+    """Refuse a plan without a name, and say where its steps are written."""
+    try:
+        plugins.get("plan", name)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error}. --plan takes a name; the steps of another plan are written in a strategy file, one table [[plan]] with "
+            '`name = "train"` and so on for each, which --strategy FILE reads; `nasframe plugins default` prints a file to begin with'
+        ) from error
 
 
 def _with_flag(flag: str, value: int, criterion: Any, plugins: Plugins) -> dict[str, Any] | None:

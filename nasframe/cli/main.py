@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nasframe.cli.check import check
-from nasframe.cli.flags import OptionsCommand, PartType, strategy_values
+from nasframe.cli.flags import OptionsCommand, PartType, strategy_values, without_effect
 from nasframe.cli.plugins import list_plugins
 from nasframe.cli.reproduce import reproduce
 from nasframe.cli.streams import lenient_streams
@@ -151,6 +151,8 @@ def search(load: Any, /, out: Path | None, commit_every: int | None, workers: in
 
     plugins = _plugins(load)
     strategy = _strategy(flags, plugins)
+    for sentence in without_effect(flags, strategy):
+        _warn(sentence)
     begun = Search(strategy)  # what cannot be searched is refused before there is a folder
     folder = Folder.create(out, strategy, plugins)
     try:

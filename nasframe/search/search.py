@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -22,7 +22,21 @@ from nasframe.search.changes import sizes
 from nasframe.search.compare import Comparison
 from nasframe.search.device import computing, loaded
 from nasframe.search.loop import Loop
-from nasframe.search.plan import OVER, RETRAIN, Change, Judge, Position, Repeat, Train, Trials, at, remaining, walk
+from nasframe.search.plan import (
+    OVER,
+    RETRAIN,
+    Change,
+    Judge,
+    Position,
+    Repeat,
+    Step,
+    Train,
+    Trials,
+    at,
+    decides_surely,
+    remaining,
+    walk,
+)
 from nasframe.search.pool import Workers
 from nasframe.search.state import State, check_decided, initial, retraining
 from nasframe.search.strategy import Strategy
@@ -52,7 +66,7 @@ class Search:
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:
         _check_ends(strategy, (0,) if state is None else state.place)
-        _check_progress(strategy)
+        _check_progress(strategy, state)
         # What can be refused by the strategy alone has been refused above, before the data are loaded.
         self.strategy = strategy
         with computing(strategy):
@@ -214,15 +228,21 @@ def _check_ends(strategy: Strategy, place: Position) -> None:
                     )
 
 
-def _check_progress(strategy: Strategy) -> None:
+def _check_progress(strategy: Strategy, state: State | None) -> None:
     """Refuse parts that need the progress of a phase where phases have no length."""
     architect = strategy.gradient_architect
+    if architect is None:
+        return
     searching = [step for step in walk(strategy.plan) if isinstance(step, Train) and step.moves_alphas]
-    endless = [step for step in searching if (step.epochs or (step.optimiser or strategy.optimiser).epochs) is None]
-    parts: tuple[Architect | Relaxation | AlphaLoss, ...] = ()
-    if architect is not None:
-        parts = (architect, architect.relaxation, *architect.terms)
-    for part in parts:
+    # A step of the weights samples mixing weights, too, as long as there are sites to decide.
+    mixing, _ = _undecided(strategy.plan, decided=state is not None and state.network.structure.decided)
+    parts: tuple[tuple[Architect | Relaxation | AlphaLoss, Sequence[Train]], ...] = (
+        (architect, searching),
+        (architect.relaxation, [*searching, *mixing]),
+        *((term, searching) for term in architect.terms),
+    )
+    for part, phases in parts:
+        endless = [step for step in phases if (step.epochs or (step.optimiser or strategy.optimiser).epochs) is None]
         if part.needs_progress and endless:
             phase = endless[0]
             # what a step has itself is not changed by a flag
@@ -231,6 +251,25 @@ def _check_progress(strategy: Strategy) -> None:
                 f"{part.kind.replace('_', ' ')} {short_name(part)!r} needs the progress of a phase, and the phase {phase.phase!r} has no "
                 f"length, as a criterion may end it at any time: give that step of the plan `epochs`{flag}"
             )
+
+
+def _undecided(steps: Sequence[Step], *, decided: bool) -> tuple[list[Train], bool]:
+    """Return the phases that may train a network with undecided sites, and whether all sites are decided after the steps.
+
+    Args:
+        steps: the steps of a plan or of a repeat.
+        decided: whether all sites are decided before them.
+    """
+    found: list[Train] = []
+    for step in steps:
+        if isinstance(step, Repeat):
+            # What the first turn leaves undecided covers later turns, as a network that grew is trained by the same steps.
+            inner, decided = _undecided(step.steps, decided=decided)
+            found += inner
+        elif isinstance(step, Train):
+            found += [] if decided else [step]
+        decided = decided or decides_surely(step)
+    return found, decided
 
 
 def _reached(criterion: GrowthCriterion, sizes: Mapping[str, Any]) -> Iterator[str]:

@@ -46,6 +46,10 @@ class SmoothDarts(Architect):
     final: float = number(0.3, low=0.0)
     steps: int = number(7, low=1, whole=True)
 
+    def __attrs_post_init__(self) -> None:
+        if self.final < self.initial:
+            raise ValueError(f"initial is {self.initial} and final {self.final}; eps grows, so final must be at least initial")
+
     @property
     def relaxation(self) -> Relaxation:  # type: ignore[override]
         """Return the relaxation of the other architect."""

@@ -124,9 +124,9 @@ class NasBench201Table(Evaluator):
             DataError: if the file has no such cell.
         """
         digits = cell_digits(structure)
-        if digits not in self._accuracies:
+        if digits not in self.accuracies:
             raise DataError(f"{self.table} has no row with ops {digits}; add one, or take the whole table")
-        accuracy = self._accuracies[digits]
+        accuracy = self.accuracies[digits]
         return Outcome(100 - accuracy, budget, {"accuracy": accuracy / 100})
 
     def check(self, space: Space) -> None:
@@ -136,7 +136,7 @@ class NasBench201Table(Evaluator):
             DataError: if the file is no such table, or an empty one.
             StructureError: if the space has other cells.
         """
-        if not self._accuracies:
+        if not self.accuracies:
             raise DataError(f"{self.table} has a header and no rows; give a file with the accuracies of cells")
         for options in range(max(choice.options for choice in space.decisions)):
             cell_digits(space.architecture([min(options, choice.options - 1) for choice in space.decisions]))
@@ -149,8 +149,12 @@ class NasBench201Table(Evaluator):
         return attrs.evolve(self, table=str(path), digest=hashlib.sha256(_bytes(path)).hexdigest())
 
     @cached_property
-    def _accuracies(self) -> Mapping[str, float]:
-        """The accuracies by the digits of the cells."""
+    def accuracies(self) -> Mapping[str, float]:
+        """The accuracies in percent, by the digits of the cells.
+
+        Raises:
+            DataError: if the file cannot be read, or has another digest.
+        """
         data = _bytes(Path(self.table))
         if self.digest is not None and hashlib.sha256(data).hexdigest() != self.digest:
             raise DataError(f"{self.table} has changed since the run was started; undo the change, or start a new run")

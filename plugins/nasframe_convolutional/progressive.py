@@ -111,6 +111,9 @@ class PDarts(PlanRecipe):
     grace: int = number(10, low=0, whole=True)
     identities: int = number(2, low=0, whole=True)
 
+    def __attrs_post_init__(self) -> None:
+        self.steps()  # the parts check the entries of the lists
+
     def steps(self) -> Plan:
         """Return the stages, and a training of the cell that is found."""
         steps: list[Step] = []

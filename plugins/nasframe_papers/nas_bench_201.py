@@ -7,8 +7,6 @@ search reads.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import itertools
 import math
 import statistics
@@ -19,7 +17,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Reproduction, Search, Strategy, number
+from nasframe import Reproduction, Search, Strategy, installed, number
 from nasframe.records import TrialEnded
 from nasframe_papers.darts import ADAM, SGD
 from nasframe_papers.quality.statistics import rank_correlation, ranks
@@ -156,10 +154,18 @@ class NasBench201Searches(Reproduction):
 
 
 def read(path: Path) -> Mapping[str, Mapping[str, float]]:
-    """Return the accuracies of each cell, by its digits and the name of the column."""
-    with gzip.open(path, "rt", newline="") as stream:
-        rows = [*csv.DictReader(stream)]
-    return {row["ops"]: {column: float(row[column]) for column in (REWARD, *SCORES.values())} for row in rows}
+    """Return the accuracies of each cell, by its digits and the name of the column.
+
+    Raises:
+        DataError: if the file is no such table.
+    """
+    # the evaluator that a search of the table has, so that both refuse the same files
+    evaluator = {"name": "nas_bench_201", "table": str(path)}
+    columns = {
+        column: installed().make("evaluator", {**evaluator, "column": column}).accuracies
+        for column in (REWARD, *SCORES.values())
+    }
+    return {cell: {column: found[cell] for column, found in columns.items()} for cell in columns[REWARD]}
 
 
 def search_trial(trial: Values) -> Values:

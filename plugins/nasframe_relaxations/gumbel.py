@@ -12,6 +12,16 @@ from nasframe.interfaces.relaxation import Sites
 from nasframe_relaxations.categorical import Categorical, Tensors, gumbel, straight_through
 
 
+def falls(initial: float, final: float) -> None:
+    """Refuse a temperature that rises.
+
+    Raises:
+        ValueError: if the final temperature is above the initial one.
+    """
+    if final > initial:
+        raise ValueError(f"initial is {initial} and final {final}; the temperature falls, so final must be at most initial")
+
+
 @attrs.frozen
 class HardGumbel(Categorical):
     """One candidate of each site, drawn with the probabilities softmax(alpha) (Dong & Yang 2019, GDAS).
@@ -29,6 +39,9 @@ class HardGumbel(Categorical):
     needs_progress: ClassVar[bool] = True
     initial: float = number(10.0, low=1e-3)
     final: float = number(0.1, low=1e-3)
+
+    def __attrs_post_init__(self) -> None:
+        falls(self.initial, self.final)
 
     def sampled(self, sites: Sites, alphas: Tensors, draw: Draw) -> Mixing:
         """Return h, and the drawn candidate of each site."""
@@ -60,6 +73,9 @@ class Concrete(Categorical):
     needs_progress: ClassVar[bool] = True
     initial: float = number(2.5, low=1e-3)
     final: float = number(0.43, low=1e-3)
+
+    def __attrs_post_init__(self) -> None:
+        falls(self.initial, self.final)
 
     def sampled(self, sites: Sites, alphas: Tensors, draw: Draw) -> Mixing:
         """Return the sample of each site."""

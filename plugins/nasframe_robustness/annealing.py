@@ -33,6 +33,12 @@ class AnnealedSoftmax(Relaxation):
     initial: float = number(1.6, low=1e-3)
     final: float = number(0.12, low=1e-3)
 
+    def __attrs_post_init__(self) -> None:
+        if self.final > self.initial:
+            raise ValueError(
+                f"initial is {self.initial} and final {self.final}; the temperature falls, so final must be at most initial"
+            )
+
     def mixing(self, sites: Sites, alphas: Tensors, draw: Draw | None) -> Mixing:
         """Return softmax(alpha / T) for each site."""
         temperature = 1.0
