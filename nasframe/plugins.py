@@ -143,6 +143,7 @@ class Plugin:
         return (None,) if self.problem else self.parts
 
 
+@cache
 def _core_examples() -> Examples:
     found: Examples = import_module("nasframe.testing.core_examples").examples()
     return found
@@ -386,7 +387,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
             parts = _parts(_results(module, manager, "nasframe_parts"))
             # after the hooks, which may change the process as well as the import
             _check_process(before)
-            return attrs.evolve(plugin, parts=parts, contract=contract, examples=partial(_examples, module, manager))
+            return attrs.evolve(plugin, parts=parts, contract=contract, examples=cache(partial(_examples, module, manager)))
         except KeyboardInterrupt:
             raise
         except pluggy.PluginValidationError as error:
