@@ -21,12 +21,12 @@ from torch import nn
 
 from nasframe import Candidate, Cell, Node, Operation, Site, Structure
 from nasframe.interfaces.part import short_name
-from nasframe.pictures import draw_cell, draw_curves, draw_learning, draw_mixing, draw_paths, mixing as heat
+from nasframe.pictures import draw_cell, draw_curves, draw_distribution, draw_learning, draw_mixing, draw_paths, mixing as heat
 from nasframe.pictures.diagram import diagram
 from nasframe.pictures.layout import Placed
 from nasframe.pictures.learning import _range
 from nasframe.pictures.mixing import Panel, Sheet, panels_of
-from nasframe.records import Changed, EpochEnded, StageEnded
+from nasframe.records import Changed, EpochEnded, Evaluated, StageEnded, TrialEnded
 
 FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
@@ -537,3 +537,23 @@ def test_paths_are_drawn_with_their_ends(tmp_path: Path) -> None:
 
     assert {"one", "two", "w = alpha", "solution (1.0, 1.0)", "alpha", "w"} <= {*texts(tmp_path / "a.svg")}
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_the_distribution_shows_each_network_that_did_not_diverge(tmp_path: Path) -> None:
+    """Each kind of network and each budget of trials has a row, and the mark of the found cell and of the best loss a legend."""
+    rows = [("found cell", 0.2, True), ("a $dear$ one", 0.3, False), ("a $dear$ one", None, False)]
+    evaluations = [
+        Evaluated(stage=0, phase="done", epoch=0, updates=9, number=i, name=name, valid=valid, best=best)
+        for i, (name, valid, best) in enumerate(rows)
+    ]
+    trials = [
+        TrialEnded(
+            stage=0, phase="trials", epoch=i, updates=9, number=i, picks=(i % 2,), budget=budget, valid=valid, best=i in (0, 2)
+        )
+        for i, (budget, valid) in enumerate([(3, 0.5), (3, None), (6, 0.4)])
+    ]
+    draw_distribution(evaluations, trials, tmp_path / "distribution.svg")
+    texts = {element.text for element in ElementTree.parse(tmp_path / "distribution.svg").iter() if element.text}
+
+    assert {"found cell", "trials of budget 6", "trials of budget 3", "handed over", "found cell in its trials"} <= texts
+    assert any("dear" in text for text in texts)

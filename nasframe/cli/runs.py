@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nasframe.cli.watch import Stop, Stopped, Watch, spent, watching
 from nasframe.errors import RunError
-from nasframe.pictures import draw_cell, draw_learning, draw_mixing, draw_trials
+from nasframe.pictures import draw_cell, draw_distribution, draw_learning, draw_mixing, draw_trials
 from nasframe.records import EpochEnded
 from nasframe.run import commits, summary
 from nasframe.run.folder import Folder, Keeper, follow, save_model
@@ -91,3 +91,8 @@ def _draw(search: Search, folder: Path) -> None:
             draw_trials(search.state.trials, folder / "trials.png")
         if any(isinstance(record, EpochEnded) and record.mixing for record in history):
             draw_mixing(history, folder / "mixing.png")
+        # without a validation split there is nothing to compare
+        if any(evaluation.valid is not None for evaluation in search.state.evaluations):
+            draw_distribution(search.state.evaluations, search.state.trials, folder / "distribution.png")
+        for name, draw in search.data.pictures.items():
+            draw(search.model, folder / name)

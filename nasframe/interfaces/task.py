@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasframe.interfaces.part import Part
-from nasframe.network.model import Scale, Signature
+from nasframe.network.model import Model, Scale, Signature
 from nasframe.network.outputs import AuxiliaryOutputs, Outputs
 
 if TYPE_CHECKING:  # importing torchmetrics takes longer than importing torch
@@ -66,6 +67,8 @@ class Data:
             `loss`. Parts that measure single examples need it; None if the task does not give it.
         signature: the shape of the raw inputs, by which a found model checks its calls.
         warnings: what a user should know about the data before training, one sentence each.
+        pictures: by the name of its file, a function from (model, path) that draws what the model predicts on the test split. They are
+            drawn of the network that is handed over, when no decision is left to make.
     """
 
     sizes: Mapping[str, int]
@@ -82,6 +85,7 @@ class Data:
     losses: Callable[[Tensor, Tensor], Tensor] | None = None
     signature: Signature | None = None
     warnings: tuple[str, ...] = ()
+    pictures: Mapping[str, Callable[[Model, Path], None]] = attrs.field(factory=dict)
 
     def objective(self, outputs: Outputs, targets: Tensor) -> Tensor:
         """Return the training loss: the loss, plus that of an auxiliary head times its weight (Szegedy et al. 2015)."""

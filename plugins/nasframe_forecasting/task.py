@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from nasframe import Data, Split, Task, choice, flag, number
 from nasframe.errors import DataError
-from nasframe.network.model import Scale, Signature
+from nasframe.network.model import Model, Scale, Signature
 from nasframe_forecasting.references import change_references, references
 from nasframe_forecasting.series import Series, check_finite, leaving_range, read, shipped, standardising, stored
 from nasframe_forecasting.tables import Format
@@ -208,7 +208,14 @@ def data(
         outputs=scale,
         signature=Signature(("time", "batch", "columns"), (window, None, columns), series.names),
         warnings=series.notes + leaving_range(exact, series, train, validation, scaling == "window"),
+        pictures={"forecast.png": functools.partial(_draw_forecast, series.rows[parts[2]], series.names, validation + 1)},
     )
+
+
+def _draw_forecast(rows: Tensor, names: Sequence[str], first: int, model: Model, path: Path) -> None:
+    from nasframe_forecasting.pictures import draw_forecast  # matplotlib is needed when a run is over, and slow to import
+
+    draw_forecast(rows, names, first, model, path)
 
 
 def windows(rows: Tensor, window: int) -> Split:

@@ -8,7 +8,7 @@ import attrs
 
 from nasframe import AskTellArchitect, nested, number
 from nasframe.interfaces.plan import PlanRecipe
-from nasframe.search.plan import END, RETRAIN, TRIALS, Plan, Train, Trials as TrialSteps
+from nasframe.search.plan import RETRAIN, TRIALS, Judge, Plan, Repeat, Restore, Train, Trials as TrialSteps
 from nasframe_sampling.halving import SuccessiveHalving
 from nasframe_sampling.inherited import Inherited
 from nasframe_sampling.random_search import RandomSearch
@@ -33,18 +33,21 @@ class Finals(PlanRecipe):
     architecture that they choose is one of the finalists, and the validation loss after a training decides.
 
     Args:
+        epochs: the epochs of each stage of the supernet; by default those of the optimiser.
         architect: proposes the finalists.
     """
 
     name: ClassVar[str] = "finals"
+    epochs: int | None = number(None, low=1, whole=True, optional=True)
     architect: AskTellArchitect = nested(
         "architect", default=SuccessiveHalving(), validator=attrs.validators.instance_of(AskTellArchitect)
     )
 
     def steps(self) -> Plan:
         """Return steps that judge and grow supernets, then trials among the architectures of the best one, and a training of the best."""
-        supernets, restore, *_ = END
-        return (supernets, restore, TrialSteps(architect=self.architect), *RETRAIN)
+        supernet = Train(phase="search", parameters=("weights", "alphas"), epochs=self.epochs, competes=True)
+        grown = Repeat(steps=(supernet, Judge(phase="search")))
+        return (grown, Restore(), TrialSteps(architect=self.architect), *RETRAIN)
 
 
 @attrs.frozen
