@@ -11,7 +11,7 @@ import attrs
 import pytest
 import torch
 from nasframe_bilevel import FirstOrder
-from nasframe_growing import DepthGrowth, NodeGrowth, OperatorGrowth, Resampling, WidthGrowth
+from nasframe_growing import DepthGrowth, NodeGrowth, OperatorGrowth, Resampling, WidthGrowth, operators
 from nasframe_recurrent import Prod, Sum, Tanh, TwoToOne
 from nasframe_splitting import Split
 from test_impossible import Rigid
@@ -94,6 +94,40 @@ def test_an_exact_copy_loses_half_of_what_a_step_gains_by_its_operation() -> Non
     gradients = torch.autograd.grad(of.data.objective(network(inputs, network.mixing()), targets), parameters)
 
     assert record.predicted == pytest.approx(-0.005 * sum(float(g.square().sum()) for g in gradients), rel=1e-9)
+
+
+def compared_with_a_pass(of: TrainedNetwork, morphism: Morphism) -> tuple[float, float, int]:
+    """Return the gain of a growth as the search measures it, that of a pass of the child, and the passes that the search made."""
+    network, made = of.network.structure, [(morphism, of.proposals(morphism)[0])]
+    passes, honest = list[Any](), gains_module._gradients
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gains_module, "_gradients", lambda *given: passes.append(given) or honest(*given))
+        ((found, _),), _ = of.measured(lambda context: gains_module.gains(context, network, made, "parameters", SEED))
+        patched.setattr(gains_module, "_followed", lambda *given: {})
+        ((reference, _),), _ = of.measured(lambda context: gains_module.gains(context, network, made, "parameters", SEED))
+    return found, reference, len(passes) - 2
+
+
+@pytest.mark.parametrize("name", ["exact copy", "gated node", "width", "depth"])
+def test_the_gain_of_an_exact_growth_is_that_of_a_pass_of_its_child(name: str) -> None:
+    """An exact copy has the gain that a pass of the child measures, without one; new weights need the pass of the child."""
+    morphism = OperatorGrowth(sigma=0.0) if name == "exact copy" else GROWTHS[name]
+    found, reference, passes = compared_with_a_pass(trained(), morphism)
+    assert found == pytest.approx(reference, rel=1e-9)
+    assert found != 0
+    assert passes == (1 if name == "exact copy" else 2)
+
+
+def test_a_wrong_share_of_the_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above fails where the map of a copy says that it has the whole gradient."""
+    honest = operators.copies
+
+    def whole(*given: Any) -> Any:
+        return {name: attrs.evolve(entry, gradient=1.0) for name, entry in honest(*given).items()}
+
+    monkeypatch.setattr(operators, "copies", whole)
+    found, reference, _ = compared_with_a_pass(trained(), OperatorGrowth(sigma=0.0))
+    assert found != pytest.approx(reference, rel=1e-3)
 
 
 @pytest.mark.parametrize("fault", ["rate", "change"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nasframe.change.apply import apply
 from nasframe.change.claim import Claim
 from nasframe.change.edit import Edit, Filling
+from nasframe.change.map import Map, Take
 from nasframe.errors import ChangeError, ClaimError, StructureError
 from nasframe.interfaces.morphism import Morphism, Proposal
 from nasframe.interfaces.part import short_name
@@ -111,7 +112,8 @@ def gains(
 ) -> list[tuple[float, float]]:
     """Return the gain of each proposal and its cost; the gain is NaN where the proposal cannot be carried out.
 
-    Both are remembered. It takes a forward and a backward pass of one child for each proposal, and those of the parent once.
+    Both are remembered. It takes a forward and a backward pass of the parent once, and of one child for each proposal, except for exact
+    growths without new weights, such as copies of a candidate: their gradients are shares of those of the parent.
 
     Args:
         context: the search.
@@ -169,21 +171,50 @@ class _Mixed(nn.Module):
 def _measured(context: Context, structure: Structure, edit: Edit, seed: Seed) -> float:
     """Return the gain of an edit on the first training batch of a context."""
 
-    def looked(network: Network) -> Tensor:
+    def prepared(network: Network) -> Network:
         # `Context.network` is in the readable form, and hooks on it are no concern here
         network.fast = context.fast
-        loss, gradients = _gradients(network, context.training_loss)
-        return torch.tensor([loss, _squares(gradients)], dtype=torch.float64)
+        return network
+
+    def looked() -> Tensor:
+        loss, gradients = _gradients(prepared(parent), context.training_loss)
+        return torch.tensor([loss, *map(_square, gradients)], dtype=torch.float64)
 
     parent = context.network
     if structure != parent.structure:  # candidates are removed in the same change
         rest = Edit(structure, lambda parent, child: Filling(Claim.lossy()))
         parent = apply(parent, rest, context.seed("rest")).child
-    # once for all proposals of a question
-    before = context.remember("loss and squared gradient of the parent", lambda: looked(parent))
+    # once for all proposals of a question: the loss, and the squared gradient by each weight
+    loss, *squares = context.remember("loss and squared gradients of the parent", looked).tolist()
     made = apply(parent, edit, seed)
-    one, other = before.tolist(), looked(made.child).tolist()
-    return gain_of((one[0], one[1]), (other[0], other[1]), context.learning_rate, made.claim.kind == "exact")
+    before, child = (loss, sum(squares)), prepared(made.child)
+    exact = made.claim.kind == "exact"
+    if exact:
+        known = _followed(made.map, {name: square for (name, _), square in zip(weights_of(parent), squares, strict=True)})
+        if all(name in known for name, _ in weights_of(child)):  # as for copies of a candidate: no pass of the child is needed
+            return gain_of(before, (loss, sum(known.values())), context.learning_rate, exact)
+    after, gradients = _gradients(child, context.training_loss)
+    return gain_of(before, (after, _squares(gradients)), context.learning_rate, exact)
+
+
+def _followed(map: Map, squares: Mapping[str, float]) -> dict[str, float]:
+    """Return the squared gradients of the weights of a child that follow from those of its parent, by name.
+
+    After an exact change, the gradient of what the child has from its parent is that of the parent, taken as the map says (the law
+    morphism.gradient). Its square is known where a whole tensor is taken, with one factor.
+
+    Args:
+        map: the map of the change.
+        squares: the squared gradient by each weight of the parent.
+    """
+    return {
+        name: float(entry.gradient) ** 2 * squares[entry.source]
+        for name, entry in map.items()
+        if isinstance(entry, Take)
+        and entry.source in squares
+        and not entry.index
+        and torch.as_tensor(entry.gradient).dim() == 0
+    }
 
 
 def _gradients(network: Network, loss: Loss) -> tuple[float, Sequence[Tensor]]:
@@ -194,5 +225,9 @@ def _gradients(network: Network, loss: Loss) -> tuple[float, Sequence[Tensor]]:
 
 
 def _squares(gradients: Sequence[Tensor]) -> float:
+    return sum(map(_square, gradients))
+
+
+def _square(gradient: Tensor) -> float:
     # in float64, because the gain is a small difference of large sums
-    return sum(float(gradient.double().square().sum()) for gradient in gradients)
+    return float(gradient.double().square().sum())

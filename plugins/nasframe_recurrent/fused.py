@@ -205,7 +205,7 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
             if description is not None:
                 module = _mixed_operation(cell, site).candidates.get_submodule(path)
                 check_pointwise(operation.name, description, module, widths, cell.hidden)
-        plan = _plans[cell] = plan_cell(cell.cell, cell.outputs)
+        plan = _plans[cell] = plan_cell(cell.cell, tuple(cell.outputs))
     return plan
 
 

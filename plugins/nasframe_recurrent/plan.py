@@ -199,7 +199,9 @@ class CellPlan:
         return [[step for _, step in group] for _, group in groups]
 
 
-def plan_cell(cell: Cell, outputs: Sequence[str]) -> CellPlan | str:
+# A search builds many networks of the same cells, and for each proposal one of cells that differ in a node or a candidate.
+@functools.lru_cache(maxsize=512)
+def plan_cell(cell: Cell, outputs: tuple[str, ...]) -> CellPlan | str:
     """Return the plan of a cell, or a sentence that says why it has none.
 
     Args:
