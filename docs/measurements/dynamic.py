@@ -18,7 +18,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -75,6 +76,13 @@ GROWTHS: dict[str, Morphism] = {
 COLOURS = ("#143d6b", "#5b8fd6", "#b4540a", "#d98b3a", "#8f5fa8", "#2a7f3f", "#c2528b")
 #: the numbers of nodes and of units with which the time for looking is measured
 LOOKED = ((1, 8), (4, 8), (4, 128))
+#: the growths that are compared there
+LOOKS: dict[str, Sequence[Morphism]] = {
+    "node, fresh copies, width": [GROWTHS[name] for name in ("node", "fresh copy", "width")],
+    "exact copies": [OperatorGrowth(sigma=0.0)],
+    "gated node, exact copies": [GROWTHS["gated node"], OperatorGrowth(sigma=0.0)],
+    "gated node, exact copies, width": [GROWTHS["gated node"], OperatorGrowth(sigma=0.0), GROWTHS["width"]],
+}
 #: other batches on which a gain is realised
 OTHERS = 8
 
@@ -184,20 +192,24 @@ def looked(backbone: str, nodes: int, hidden: int) -> dict[str, Any]:
     strategy = attrs.evolve(strategy_of("weather", backbone, 0), backbone=wide, plan=END, criterion=Endless(), nodes=nodes)
     trained = TrainedNetwork.of(strategy, 20)
 
-    def milliseconds(what: Any) -> float:
-        times = []
-        for _ in range(7):
-            start = time.process_time()
-            what()
-            times.append(1e3 * (time.process_time() - start))
-        return statistics.median(times)
+    def look(growths: Sequence[Morphism]) -> tuple[int, Callable[[], object]]:
+        proposals = [(morphism, proposal) for morphism in growths for proposal in trained.proposals(morphism)]
+        structure, seed = trained.network.structure, Seed((0,))
+        question = partial(gains, structure=structure, proposals=proposals, currency="parameters", seed=seed)
+        return len(proposals), lambda: trained.measured(question)
 
-    step = milliseconds(lambda: trained.train(10)) / 10
-    growths = [GROWTHS[name] for name in ("node", "fresh copy", "width")]
-    proposals = [(morphism, proposal) for morphism in growths for proposal in trained.proposals(morphism)]
-    structure, seed = trained.network.structure, Seed((0,))
-    look = milliseconds(lambda: trained.measured(lambda context: gains(context, structure, proposals, "parameters", seed)))
-    return {"proposals": len(proposals), "step": step, "look": look}
+    looks = {name: look(growths) for name, growths in LOOKS.items()}
+    ways: dict[str, Callable[[], object]] = {"step": lambda: trained.train(10)} | {
+        name: run for name, (_, run) in looks.items()
+    }
+    times = {name: list[float]() for name in ways}
+    for _, (name, run) in itertools.product(range(7), ways.items()):  # interleaved, so that all meet the same load
+        start = time.process_time()
+        run()
+        times[name].append(1e3 * (time.process_time() - start))
+    step, *found = (statistics.median(each) for each in times.values())
+    counts = [count for count, _ in looks.values()]
+    return {"step": step / 10, "looks": {n: [c, t] for n, c, t in zip(LOOKS, counts, found, strict=True)}}
 
 
 @attrs.define
@@ -282,13 +294,14 @@ def report(results: Results, *, seeds: int) -> Iterator[str]:
         medians = (f"{statistics.median(side):.2g}" for side in zip(*pairs, strict=True))
         yield f"| {by} | {len(rows)} | {' | '.join(medians)} | {error(pairs)} | {signs} of {len(rows)} |"
     yield ""
-    yield "| backbone | nodes | units | proposals | a step, ms | looking, steps | steps for each |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield "| backbone | nodes | units | growths | proposals | a step, ms | looking, steps | steps for each |"
+    yield "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |"
     for backbone, (nodes, hidden) in itertools.product(BACKBONES, LOOKED):
         for v in results.of("looked", backbone, nodes, hidden):
-            steps = v["look"] / v["step"]
-            size = f"{nodes} | {hidden} | {v['proposals']}"
-            yield f"| {backbone} | {size} | {v['step']:.1f} | {steps:.1f} | {steps / v['proposals']:.1f} |"
+            for growths, (count, look) in v["looks"].items():
+                steps = look / v["step"]
+                size = f"{nodes} | {hidden} | {growths} | {count}"
+                yield f"| {backbone} | {size} | {v['step']:.1f} | {steps:.1f} | {steps / count:.1f} |"
 
 
 def spread(values: Sequence[float | None]) -> str:
