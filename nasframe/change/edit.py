@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 
 import attrs
+import torch
 from torch import Tensor
 
 from nasframe.change.claim import Bound, Claim
 from nasframe.change.map import Map, Set, Take
 from nasframe.errors import ChangeError
+from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import Network, tensors
 from nasframe.structure.address import Address
 from nasframe.structure.editing import remove_from
@@ -117,20 +119,75 @@ def _combined(claims: Sequence[Claim]) -> Claim:
     return Claim.approximate(bounds) if bounds else Claim.exact()
 
 
-def remove_candidates(structure: Structure, removed: Mapping[Address, AbstractSet[int]]) -> Edit:
+def remove_candidates(structure: Structure, removed: Mapping[Address, AbstractSet[int]], *, fold: bool = False) -> Edit:
     """Return the edit that removes candidates from their sites.
 
     The remaining candidates keep their alphas, so a relaxation such as softmax divides the mixing weight of the removed ones
     among them. Sites without candidates and nodes without use are removed as well (`nasframe.structure.editing.remove_from`).
 
+    A candidate o that is left alone has the mixing weight 1 instead of w. With `fold`, w is multiplied into its parameters where it is
+    `Operation.homogeneous`, so that the site computes w o as before. If all changed sites are decided in this way, or removed, the
+    change is off by what was removed alone: it is exact if that was zero, and approximate with the bound sum_i w_i |o_i| if each
+    removed candidate has a `magnitude`.
+
     Args:
         structure: the structure.
         removed: the ids of the candidates to remove, by the address of their site.
+        fold: whether mixing weights are folded. If not, the claim is lossy.
 
     Raises:
         ChangeError: if there is no such candidate, or a node would lose all its candidates.
     """
-    return Edit(remove_from(structure, removed), lambda parent, child: Filling(Claim.lossy()))
+    edited = remove_from(structure, removed)
+    if not fold:
+        return Edit(edited, lambda parent, child: Filling(Claim.lossy()))
+    left = dict(edited.sites())
+
+    def fill(parent: Network, child: Network) -> Filling:
+        claims, overrides, mixing = list[Claim](), dict[str, Take | Set](), parent.mixing()
+        for address, site in structure.sites():
+            if not removed.get(address):
+                continue
+            weights = dict(zip([c.id for c in site.candidates], mixing.get(address, torch.ones(1)).tolist(), strict=True))
+            kept = [c for c in site.candidates if c.id not in removed[address]]
+            folds = _sums(parent, address) and (
+                not kept or (len(kept) == 1 and kept[0].operation.homogeneous is not None and weights[kept[0].id] > 0)
+            )
+            for candidate in kept if folds and address in left else ():
+                # The site computed w o(theta), and now o(theta') with theta' = w theta, so dL/dtheta' = dL/dtheta / w.
+                weight = weights[candidate.id]
+                for name, _ in parent.mixed_operations(address):
+                    sources = [f"{name}.candidates.{candidate.id}.{key}" for key in candidate.operation.homogeneous or ()]
+                    overrides |= {source: Take(source, value=weight, gradient=1 / weight) for source in sources}
+            claims.append(_removal(parent, address, removed[address], weights) if folds else Claim.lossy())
+        return Filling(_combined(claims), overrides)
+
+    return Edit(edited, fill)
+
+
+def _sums(parent: Network, address: Address) -> bool:
+    """Return whether a site computes the weighted sum of its candidates, with mixing weights that do not depend on other sites."""
+    plain = all(type(mixture).forward is MixedOperation.forward for _, mixture in parent.mixed_operations(address))
+    return plain and (parent.relaxation is None or parent.relaxation.sums_to_one)
+
+
+def _removal(parent: Network, address: Address, gone: AbstractSet[int], weights: Mapping[int, float]) -> Claim:
+    """Return the claim of the removal of candidates from a site in which the others keep their mixing weights."""
+    site = parent.sites[address]
+    lost = [c for c in site.candidates if c.id in gone and not c.operation.zero]
+    worst = Bound({})
+    for _, mixture in parent.mixed_operations(address):
+        bounds = [(c.operation.magnitude(mixture.candidates[str(c.id)]), weights[c.id]) for c in lost]
+        known = [bound * abs(weight) for bound, weight in bounds if bound is not None]
+        if len(known) < len(bounds):
+            return Claim.lossy()
+        worst = worst.largest(sum(known, Bound({})))
+    if not lost:
+        return Claim.exact()
+    node = Address.of(address.cell, site.node)
+    # a gated node has the state (1 - g) h + g s, which moves by g times what s does
+    gate = max((abs(float(g.g)) for _, g in parent.gates() if g.address == node), default=1.0)
+    return Claim.approximate({node: worst.of(site.inputs) * gate})
 
 
 def fold_gates(structure: Structure) -> Edit:

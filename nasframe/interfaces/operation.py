@@ -25,6 +25,7 @@ class Operation(Part):
     - `residual`: the operation can act as the identity, so that a new node can start without changing the network, and a gate
       can be folded into its parameters.
     - `magnitude` and `identity_error`: bounds, from which the claim of an approximate growth is computed.
+    - `homogeneous`: a mixing weight can be folded into its parameters when it alone is left at a site.
     - `pointwise`: the fast form of recurrent cells, and splitting.
     - `summands`: the fast form of an operation that is a weighted sum of others.
 
@@ -53,6 +54,10 @@ class Operation(Part):
     #: of degree one in theta: f(g theta) = g f(theta). At theta = 0 the operation is the identity on h, and g theta gives
     #: (1 - g) h + g o. None if there is no such form. Implement it as a property if it depends on an option.
     residual: ClassVar[tuple[str, ...] | None] = None
+
+    #: optional: the names of parameters theta of the module in which the output is of degree one: o(w theta) = w o(theta) for w > 0, as
+    #: relu(w z) = w relu(z). So the mixing weight w can be folded into theta. None if there is no such form.
+    homogeneous: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def build(self, *args: Any, **sizes: Any) -> nn.Module:

@@ -71,6 +71,7 @@ class Changer:
         seed: Seed,
         evidence: Mapping[str, Tensor] | None = None,
         scores: Mapping[str, Tensor] | None = None,
+        fold: bool = False,
     ) -> Changed:
         """Remove candidates, measure what that does to the validation loss, and return the record.
 
@@ -82,10 +83,11 @@ class Changer:
             seed: the seed of the change.
             evidence: the tensors that the removal was decided by, by name.
             scores: what the candidates were compared by, by the address of their site; by default the mixing weights.
+            fold: whether mixing weights are folded into parameters (`nasframe.change.edit.remove_candidates`).
         """
         # The loss is measured right before and right after, with the weights of the supernet: what tuning may mend later is
         # not part of it.
-        edit = remove_candidates(state.network.structure, gone)
+        edit = remove_candidates(state.network.structure, gone, fold=fold)
         change = apply(state.network, edit, seed)
         before = self.loss(state.network)
         after = None if before is None else self.loss(change.child)
@@ -100,7 +102,7 @@ class Changer:
             request={address: sorted(ids) for address, ids in gone.items()},
             valid_before=before,
             valid_after=after,
-            alternatives=self._alternatives(state.network, gone, scores, seed, harmful(before, after)),
+            alternatives=self._alternatives(state.network, gone, scores, seed, harmful(before, after), fold),
         )
 
     def change(
@@ -345,6 +347,7 @@ class Changer:
         scores: Mapping[str, Tensor] | None,
         seed: Seed,
         measure: bool,
+        fold: bool,
     ) -> tuple[Alternative, ...]:
         """Return the close decisions of a removal, the closest first, with their losses where the removal did harm."""
         mixing, close = mixing_weights(network), []
@@ -370,7 +373,7 @@ class Changer:
                 # the same removal, with the two candidates exchanged at this site only
                 swapped = {**gone, address: (gone[address] | {one.id}) - {other.id}}
                 try:
-                    edit = remove_candidates(network.structure, swapped)
+                    edit = remove_candidates(network.structure, swapped, fold=fold)
                     valid = self.loss(apply(network, edit, seed).child)
                 except ChangeError:  # the alternative leaves a node without an operation
                     valid = None

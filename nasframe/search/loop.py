@@ -403,13 +403,16 @@ class Loop:
                 records.append(kept)
         elif step.prune:
             why = _why(state, step, during, pruned=True, grown=False)
-            records.append(changer.remove(state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence, scores=scores))
+            made = changer.remove(
+                state, gone, by=pruner.name, why=why, seed=seed, evidence=evidence, scores=scores, fold=step.fold
+            )
+            records.append(made)
         if step.derive and not state.network.structure.decided:
             mixing = mixing_weights(state.network)
             # a pruner may leave several candidates at a site, or more edges than an architecture has
             rest = state.network.backbone.derive(state.network.structure, mixing)
             seed, why = self.change_seed(state), "what the pruner left undecided"
-            records.append(changer.remove(state, rest, by="derive", why=why, seed=seed))
+            records.append(changer.remove(state, rest, by="derive", why=why, seed=seed, fold=step.fold))
         if step.restart:
             records += self._restart(state)
             # what remains if the first epoch of the training that follows diverges

@@ -72,6 +72,8 @@ class Change(Step):
         prune: whether a pruner selects candidates to remove.
         pruner: the pruner; by default the strategy's.
         derive: whether what the pruner left undecided is decided as the backbone derives architectures.
+        fold: whether the mixing weight of a candidate that is left alone at a site is multiplied into its parameters, where its
+            operation is homogeneous in them. Then only what was removed changes the site.
         grow: whether morphisms add something.
         growth: the morphisms; by default the strategy's.
         per: "network" makes the best one of all proposals; "site" makes the best one of each site, in one change.
@@ -84,6 +86,7 @@ class Change(Step):
     prune: bool = flag(False)
     pruner: Pruner | None = nested("pruner", default=None, validator=_all(Pruner))
     derive: bool = flag(False)
+    fold: bool = flag(False)
     grow: bool = flag(False)
     growth: tuple[Morphism, ...] = nested("morphism", default=(), validator=_all(Morphism))
     per: str = choice("network", "site", default="network")
@@ -100,6 +103,10 @@ class Change(Step):
             raise ValueError("it changes nothing: write prune = true, derive = true, grow = true or reset = [...]")
         if self.derive and (self.grow or self.reset):
             raise ValueError("derive leaves nothing undecided: make what is grown or reset another change")
+        if self.fold and (self.grow or self.reset or not (self.prune or self.derive)):
+            raise ValueError(
+                "fold is about a removal alone: write it in a change with prune = true or derive = true that does not grow or reset"
+            )
         if self.needed and not self.grow:
             raise ValueError("needed is about growth: write grow = true, too, or leave needed out")
 

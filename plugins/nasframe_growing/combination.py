@@ -71,6 +71,7 @@ class Combination(Operation):
     """
 
     name: ClassVar[str] = "combination"
+    homogeneous: ClassVar[tuple[str, ...]] = ("weights",)
     operations: tuple[Operation, ...] = nested("operation", validator=_alike)
 
     @property

@@ -130,6 +130,7 @@ class ReluEdge(ActivationEdge):
     """relu(W z)."""
 
     name: ClassVar[str] = "relu_edge"
+    homogeneous: ClassVar[tuple[str, ...]] = ("W",)
     activation = RELU
 
     def magnitude(self, module: nn.Module) -> Bound:

@@ -119,6 +119,7 @@ class Relu(ActivationOperation):
     """relu(W_x x + W_h h + b)."""
 
     name: ClassVar[str] = "relu"
+    homogeneous: ClassVar[tuple[str, ...]] = ("W_x", "W_h", "b")
     activation = RELU
 
     def magnitude(self, module: nn.Module) -> Bound:
@@ -168,6 +169,7 @@ class Prod(TwoInputOperation):
     """W_x x * h, entry by entry."""
 
     name: ClassVar[str] = "prod"
+    homogeneous: ClassVar[tuple[str, ...]] = ("W_x",)
 
     def build(self, *, inputs: int, hidden: int) -> nn.Module:
         """Return the module, freshly initialised."""

@@ -193,6 +193,12 @@ def no_identity(of: Subject) -> Subject:
     return overriding(of, residual=("W_x",))
 
 
+@mutant("operation.homogeneous", "operation", "relu")
+def without_a_bias(of: Subject) -> Subject:
+    """It declares that its output is of degree one in its weights alone, and has a bias."""
+    return overriding(of, homogeneous=("W_x", "W_h"))
+
+
 @mutant("operation.pointwise", *TANH)
 def another(of: Subject) -> Subject:
     """It describes another function than its modules compute."""

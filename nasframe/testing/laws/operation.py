@@ -419,6 +419,26 @@ def residual(case: Case) -> None:
         require_at_most(f"the distance from (1 - g) h + g o at g = {g}", distance, 8 * tolerance(o))
 
 
+@law(
+    "operation.homogeneous",
+    "`homogeneous` leaves out a parameter, for example a bias, or the output is not linear in one that it names",
+)
+def homogeneous(case: Case) -> None:
+    """If the parameters in `homogeneous` are multiplied by w > 0, the output is multiplied by w, in both modes."""
+    if case.part.homogeneous is None:
+        raise Inapplicable("it does not declare `homogeneous`")
+    for name, training in MODES.items():
+        placed = case.placed(training)
+        parameters = {n: p.detach() for n, p in placed.module.named_parameters()}
+        unknown = set(case.part.homogeneous) - parameters.keys()
+        names = ", ".join(parameters) or "no parameters"
+        require(not unknown, f"it names {', '.join(sorted(unknown))}; the module has {names}")
+        o = placed.module(*placed.inputs)
+        for w in (0.2, 3.0):
+            scaled = functional_call(placed.module, {n: parameters[n] * w for n in case.part.homogeneous}, placed.inputs)
+            require_at_most(f"the distance from w o at w = {w} in {name} mode", largest(scaled - w * o), 8 * tolerance(o))
+
+
 @law("operation.pointwise", "a term names another parameter, or the function is not the one that the module computes")
 def pointwise(case: Case) -> None:
     """What the fast form computes, from the pointwise description or those of the summands, is what the module does, in both modes."""
