@@ -2,7 +2,10 @@
 
 import gc
 import os
+import shlex
+from typing import Any
 
+import forked
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
@@ -34,3 +37,10 @@ def pytest_collection_finish() -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Return the processes of `-n auto`: one more than there are cores, as some tests wait for processes that they start."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Let the processes of pytest-xdist be copies of one that has imported torch, which makes the copies that tests need, too."""
+    for spec in specs:
+        spec.python = shlex.join(forked.command())

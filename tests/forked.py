@@ -1,8 +1,8 @@
 """Python programs in copies of one process that has imported what takes long to import.
 
-`command("-c", code, ...)` and `command(script, ...)` are command lines that do what python does with these arguments: streams,
-folder, environment, signals and exit status are those of the copy. No module of nasframe is imported before a copy is made, so that
-a copy differs from a new process in its hash seed alone, which all copies share.
+`command("-c", code, ...)` and `command(script, ...)`, with or without "-u" before these arguments, are command lines that do what
+python does with them: streams, folder, environment, signals and exit status are those of the copy. No module of nasframe is imported
+before a copy is made, so that a copy differs from a new process in its hash seed alone, which all copies share.
 
     python forked.py serve SOCKET           makes copies until its standard input ends
     python forked.py ask SOCKET ARGUMENTS   asks for a copy, passes signals on to it, and ends as it does
@@ -20,14 +20,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: the environment variable in which the processes that this process starts find the socket
+SOCKET = "NASFRAME_TESTS_FORKED"
+
 
 @functools.cache
-def _server() -> str:
-    """Start the process of which copies are made, which ends with this process, and return its socket."""
+def server() -> str:
+    """Return the socket of the process of which copies are made, which ends with the process that started it.
+
+    It is started once for all processes of a run: those of pytest-xdist find it in their environment.
+    """
     import atexit
     import subprocess
     import tempfile
 
+    if SOCKET in os.environ:
+        return os.environ[SOCKET]
     path = os.path.join(tempfile.mkdtemp(), "socket")
     settings = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     process = subprocess.Popen(
@@ -36,12 +44,13 @@ def _server() -> str:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     atexit.register(process.communicate)
+    os.environ[SOCKET] = path
     return path
 
 
 def command(*arguments: str) -> list[str]:
     """Return the command line that does what `python *arguments` does."""
-    return [sys.executable, "-I", "-S", __file__, "ask", _server(), *arguments]
+    return [sys.executable, "-I", "-S", __file__, "ask", server(), *arguments]
 
 
 # -------------------------------------------------------------------------------------------------- the caller's process
@@ -124,7 +133,11 @@ def prepare(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    encoding, unbuffered = os.environ.get("PYTHONIOENCODING", "utf-8"), bool(os.environ.get("PYTHONUNBUFFERED"))
+    sys.argv = list(request["arguments"])
+    unbuffered = sys.argv[0] == "-u" or bool(os.environ.get("PYTHONUNBUFFERED"))
+    if sys.argv[0] == "-u":
+        del sys.argv[0]
+    encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = open(number, "w" if number else "r", encoding=encoding, closefd=False)  # noqa: SIM115
         if number:
@@ -133,7 +146,6 @@ def prepare(request: Mapping[str, Any], streams: Sequence[int]) -> None:
         setattr(sys, f"__{name}__", stream)
     if os.environ.get("PYTHONWARNINGS") == "error":
         warnings.simplefilter("error")
-    sys.argv = list(request["arguments"])
     is_code = sys.argv[0] == "-c"
     sys.path[0] = "" if is_code else os.path.dirname(os.path.abspath(sys.argv[0]))
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
