@@ -553,7 +553,7 @@ def test_the_distribution_shows_each_network_that_did_not_diverge(tmp_path: Path
         for i, (budget, valid) in enumerate([(3, 0.5), (3, None), (6, 0.4)])
     ]
     draw_distribution(evaluations, trials, tmp_path / "distribution.svg")
-    texts = {element.text for element in ElementTree.parse(tmp_path / "distribution.svg").iter() if element.text}
+    texts = {element.text for element in ElementTree.parse(tmp_path / "distribution.svg").iter() if element.text}  # noqa: S314
 
     assert {"found cell", "trials of budget 6", "trials of budget 3", "handed over", "found cell in its trials"} <= texts
     assert any("dear" in text for text in texts)
