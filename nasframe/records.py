@@ -165,7 +165,7 @@ class Started(Record):
 
 @attrs.frozen
 class Alternative:
-    """A candidate that a pruning removed although its mixing weight was close to that of the one it kept.
+    """A candidate that a pruning might have kept: its mixing weight was close to that of the kept one, or the pruning did harm.
 
     Attributes:
         site: the address of the site.

@@ -47,6 +47,29 @@ def test_decisions_by_other_scores_are_not_close() -> None:
     assert reported == {"strongest": True, "perturbation": False}
 
 
+def test_alternatives_to_a_harmful_removal_are_measured_whatever_it_was_decided_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the candidates with the second largest score, also where mixing weights differ much, or losses are compared."""
+    monkeypatch.setattr(changes, "HARM", 0.0)
+    search = Search(toy_strategy(nodes=2))
+    for alpha in search.network.alphas.values():
+        alpha.data[0] = 5.0
+    scores = {a: torch.arange(len(s.candidates), 0, -1).double() for a, s in search.network.structure.sites()}
+    gone = {a: {c.id for c in s.candidates[1:]} for a, s in search.network.structure.sites()}
+    record = Loop(search.strategy, search.data).changer.remove(
+        search.state, gone, by="p", why="w", seed=Seed((1,)), scores=scores
+    )
+
+    assert [a.site for a in record.alternatives] == [*gone]
+    for one in record.alternatives:
+        second = next(c for a, s in search.space.supernet.sites() if a == one.site for c in s.candidates[1:2])
+        assert one.removed.split()[0] == str(second.id)
+        assert one.margin > MARGIN
+        assert one.valid is not None
+    remarks = [*remarks_of(record)]
+    assert sum("the loss before tuning is" in remark for remark in remarks) == len(gone)
+    assert not any("differences of mixing weights" in remark for remark in remarks)
+
+
 def loss(search: Search) -> float | None:
     return Loop(search.strategy, search.data).trainer.measure(search.network)[0]
 

@@ -125,7 +125,7 @@ def stopped_early(history: Sequence[Record], grows: bool) -> Iterator[str]:
 
 
 def remarks_of(change: Changed) -> Iterator[str]:
-    """Yield a sentence for a pruning that did harm, and for its close decisions."""
+    """Yield a sentence for a pruning that did harm, for what it might have kept instead, and for its close decisions."""
     before, after = change.valid_before, change.valid_after
     if before is not None and harmful(before, after):
         became = "is not finite any more" if after is None else f"became {after:.4g}, {after / before:.1f} times as large"
@@ -133,8 +133,8 @@ def remarks_of(change: Changed) -> Iterator[str]:
     measured = [a for a in change.alternatives if a.valid is not None]
     for one in measured:
         yield (
-            f"{change.why}: at {one.site}, {one.kept} was kept over {one.removed} by a mixing weight that is {one.margin:.3f} "
-            f"larger; with {one.removed} the loss before tuning is {one.valid:.4g}"
+            f"{change.why}: at {one.site}, {one.kept} was kept over {one.removed} (the mixing weights differ by {one.margin:.3f}); with "
+            f"{one.removed} the loss before tuning is {one.valid:.4g}"
         )
     if rest := len(change.alternatives) - len(measured):
         more = " more" if measured else ""

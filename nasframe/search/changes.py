@@ -34,7 +34,7 @@ PROBE = 256
 MARGIN = 0.05
 #: a removal is reported as harmful if it multiplies the validation loss by more than this
 HARM = 2.0
-#: the largest number of alternatives whose loss is measured
+#: the largest number of alternatives to a removal that did harm whose loss is measured
 MEASURED = 8
 
 
@@ -349,25 +349,30 @@ class Changer:
         measure: bool,
         fold: bool,
     ) -> tuple[Alternative, ...]:
-        """Return the close decisions of a removal, the closest first, with their losses where the removal did harm."""
-        mixing, close = mixing_weights(network), []
-        if scores is not None:
-            # whether other scores, such as losses, differ little is not known: they have another scale
-            mixing = {a: w for a, w in mixing.items() if a in scores and torch.equal(scores[a].to(w), w)}
+        """Return the close decisions of a removal, the closest first; where it did harm, the others as well, with their losses."""
+        mixing, decisions = mixing_weights(network), []
+        scores = mixing if scores is None else scores
         for address, site in network.structure.sites():
             kept = [c for c in site.candidates if c.id not in gone.get(address, ())]
-            if address not in mixing or len(kept) != 1:
+            if address not in mixing or address not in scores or len(kept) != 1:
                 continue
-            weight = {c.id: float(w) for c, w in zip(site.candidates, mixing[address], strict=True)}
+            weights = mixing[address]
+            weight, score = (
+                dict(zip((c.id for c in site.candidates), t.tolist(), strict=True)) for t in (weights, scores[address])
+            )
             # zero is never kept in the place of an operation, however large its mixing weight
             rivals = [c for c in site.candidates if c.id != kept[0].id and not c.operation.zero]
             # The candidate that would have been kept if the pruner had decided otherwise at this site.
-            rival = max(rivals, key=lambda c: weight[c.id], default=kept[0])
+            rival = max(rivals, key=lambda c: score[c.id], default=kept[0])
             margin = weight[kept[0].id] - weight[rival.id]
-            if rivals and abs(margin) < MARGIN:
-                close.append((margin, address, kept[0], rival))
+            # whether other scores, such as losses, differ little is not known: they have another scale
+            close = torch.equal(scores[address].to(weights), weights) and abs(margin) < MARGIN
+            if rivals and (close or measure):
+                decisions.append((not close, abs(margin), address, kept[0], rival, margin))
         found = []
-        for place, (margin, address, one, other) in enumerate(sorted(close, key=lambda c: c[:2])):
+        for place, (clear, _, address, one, other, margin) in enumerate(sorted(decisions, key=lambda d: d[:3])):
+            if clear and place >= MEASURED:
+                break
             valid = None
             if measure and place < MEASURED:
                 # the same removal, with the two candidates exchanged at this site only
@@ -377,6 +382,8 @@ class Changer:
                     valid = self.loss(apply(network, edit, seed).child)
                 except ChangeError:  # the alternative leaves a node without an operation
                     valid = None
+            if clear and valid is None:
+                continue
             found.append(Alternative(address, _named(one), _named(other), margin, valid))
         return tuple(found)
 
