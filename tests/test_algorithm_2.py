@@ -58,13 +58,20 @@ class Algorithm2:
         self.changer.remove(self.state, gone, by="pruner", why="", seed=self.seed)
 
     def derive(self) -> None:
-        """Decide what is left, and begin anew where fresh weights are better."""
+        """Decide what is left."""
         self.prune()
         network = self.state.network
         if not network.structure.decided:
             rest = self.strategy.backbone.derive(network.structure, network.mixing())
             self.changer.remove(self.state, rest, by="derive", why="", seed=self.seed)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew where fresh weights are better, with the same alphas."""
         fresh = build(self.state.network.structure, self.seed, like=self.state.network)
+        with torch.no_grad():
+            for name, alpha in fresh.alphas.items():
+                alpha.copy_(self.state.network.alphas[name])
         if (loss := self.changer.loss(fresh)) < self.changer.loss(self.state.network):
             self.changer.restore(self.state, snapshot(fresh, loss), kind="restart", why="")
 
@@ -84,6 +91,7 @@ class Algorithm2:
             valid = self.train("search", alphas=True, competes=not each_stage)
             if each_stage:
                 self.prune()
+                self.restart()
                 if self.state.network.structure.decided and self.best is not None and not self.best.structure.decided:
                     self.best = None
                 valid = self.train("tune", competes=True)

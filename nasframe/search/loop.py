@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import attrs
+import torch
 from torch import Tensor
 
 from nasframe.errors import ChangeError, ClaimError, NonFiniteError, StrategyError, StructureError
@@ -39,7 +40,7 @@ from nasframe.search.pool import Workers
 from nasframe.search.state import Snapshot, State, check_decided, go, placed, snapshot, trainer
 from nasframe.search.strategy import Strategy
 from nasframe.search.suggestions import suggestions
-from nasframe.search.trainer import Trainer, mixing_weights
+from nasframe.search.trainer import Trainer, alphas_of, mixing_weights
 from nasframe.search.trials import TrialRunner
 from nasframe.seeds import Seed
 from nasframe.structure.address import Address
@@ -453,6 +454,9 @@ class Loop:
         left = changer.loss(state.network)
         seed = self.change_seed(state)
         fresh = build(state.network.structure, seed, like=state.network)
+        with torch.no_grad():  # only the weights begin anew: what the alphas have learned is not in question
+            for (_, new), (_, old) in zip(alphas_of(fresh), alphas_of(state.network), strict=True):
+                new.copy_(old)
         loss = changer.loss(fresh)
         if loss is None or (left is not None and left <= loss):
             return []

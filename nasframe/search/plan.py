@@ -413,7 +413,7 @@ STAGE: Plan = (
     Repeat(
         steps=(
             Train(phase="search", parameters=("weights", "alphas")),
-            Change(prune=True),
+            Change(prune=True, restart=True),
             Train(phase="tune", competes=True),
             Judge(phase="tune"),
         )
