@@ -78,7 +78,7 @@ PLANS: dict[str, Strategy] = {
     ),
     "trials twice": supernets(Trials(architect=RandomSearch(3, 2)), Trials(architect=EVOLUTION), *RETUNE),
     "finals": toy_strategy(
-        plan=Finals(SuccessiveHalving(7, suggested=3, updates=1)).steps(),
+        plan=Finals(architect=SuccessiveHalving(7, suggested=3, updates=1)).steps(),
         growth=(NodeGrowth("gate"),),
         nodes=2,
         criterion=Scripted(growths=1),
