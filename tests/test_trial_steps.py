@@ -244,11 +244,14 @@ def test_a_flag_for_the_architect_brings_its_plan() -> None:
     """A plan for the other kind of architect is replaced by the default one; any other plan stays, and a flag wins."""
     proposing = {"name": "random_search"}
     given = strategy_values({"architect": proposing}, installed())
-    stage = strategy_values({"architect": {"name": "second_order"}, "strategy": "default", "plan": "stage"}, installed())
+    stage = strategy_values(
+        {"architect": {"name": "second_order"}, "strategy": "default", "plan": {"name": "stage"}}, installed()
+    )
 
     assert Strategy.from_dict(given).plan == TRIALS
     assert Strategy.from_dict(stage).plan == Strategy.from_dict({**stage, "plan": "stage"}).plan
-    assert strategy_values({"architect": proposing, "plan": "retrain"}, installed())["plan"] == "retrain"
+    retrain = {"name": "retrain"}
+    assert strategy_values({"architect": proposing, "plan": retrain}, installed())["plan"] == retrain
 
 
 REFUSED = [
