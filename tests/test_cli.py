@@ -80,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_its_results(finished: Path) -> None:
     """The folder has the strategy, records, network, pictures and the summary, whose first line names the network handed over."""
-    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "mixing.png"):
+    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "mixing.png", "distribution.png", "forecast.png"):
         assert (finished / name).stat().st_size > 0, name
     values, text = json.loads((finished / "summary.json").read_text()), (finished / "summary.md").read_text()
 
