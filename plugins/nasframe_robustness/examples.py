@@ -20,7 +20,7 @@ def examples() -> Examples:
             Perturbation: st.builds(Perturbation, sites=st.none() | st.integers(1, 3)),
             MostCertain: st.builds(MostCertain, st.integers(1, 2), st.integers(0, 2)),
             AnnealedThreshold: st.builds(AnnealedThreshold, st.sampled_from([0.4, 1.0])),
-            AnnealedSoftmax: st.builds(AnnealedSoftmax, final=st.sampled_from([0.12, 2.0])),
+            AnnealedSoftmax: st.builds(AnnealedSoftmax, final=st.sampled_from([0.12, 1.0])),
             ParameterFree: st.builds(ParameterFree, st.floats(0, 1)),
             LeastNeeded: st.builds(LeastNeeded, st.sampled_from(["network", "site"])),
             Curvature: st.builds(Curvature, st.integers(1, 2), st.floats(0, 1)),
