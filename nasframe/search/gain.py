@@ -200,8 +200,8 @@ def _measured(context: Context, structure: Structure, edit: Edit, seed: Seed) ->
 def _followed(map: Map, squares: Mapping[str, float]) -> dict[str, float]:
     """Return the squared gradients of the weights of a child that follow from those of its parent, by name.
 
-    After an exact change, the gradient of what the child has from its parent is that of the parent, taken as the map says (the law
-    morphism.gradient). Its square is known where a whole tensor is taken, with one factor.
+    After an exact change, the gradient of a tensor that the child takes from the parent is that of the parent, taken as the map says
+    (the law morphism.gradient). Its square is known where a whole tensor is taken, with one factor.
 
     Args:
         map: the map of the change.
