@@ -16,7 +16,7 @@ from nasframe_bilevel import Softmax
 from nasframe_papers.quality import SearchQuality, protocol, trials
 from nasframe_papers.quality.protocol import spreads, verdict
 from nasframe_papers.quality.statistics import Cells, Picks, bootstrap, evenly, rank_correlation, ranks
-from nasframe_papers.quality.strategies import NAMES, SHIPPED, strategies
+from nasframe_papers.quality.strategies import NAMES, SHIPPED, ZERO_COST, strategies
 from nasframe_recurrent import TwoToOne
 from series_files import noise, text
 
@@ -42,7 +42,7 @@ losses = st.lists(st.floats(0, 1), min_size=3, max_size=6, unique=True)
 
 def cells(valids: list[float]) -> Cells:
     """Return cells with these validation losses, each trained once and tested on one window with the same loss."""
-    return Cells(tuple((i,) for i in range(len(valids))), {(i,): [{"valid": v, "test": [v]}] for i, v in enumerate(valids)})
+    return Cells(tuple((i,) for i in range(len(valids))), {(i,): [{"valid": v, "test": [v]}] * 2 for i, v in enumerate(valids)})
 
 
 # ------------------------------------------------------------------------------------------------------- statistics
@@ -190,11 +190,11 @@ def test_the_rows_of_a_task(
     trained = [result["test"] for result in whole.results.values() if "test" in result]
     assert sorted(seen) == sorted([*range(len(trained[0]))] * len(trained))
     # 5 cells and 3 layers with two seeds, and 3 references that are not trained
-    assert (len(trained), len(whole.results) - len(trained)) == (2 * (5 + 3) + 3, 2 * len(TINY.strategies))
+    assert (len(trained), len(whole.results) - len(trained)) == (2 * (5 + 3) + 3, 2 * (len(TINY.strategies) + len(ZERO_COST)))
 
     kinds = [next(key for key in row if key != "task") for row in rows]
     table = {kind: [row for row, k in zip(rows, kinds, strict=True) if k == kind] for kind in kinds}
-    assert [*table] == ["cells", "strategy", "baseline", "reference", "model", "trained for", "supernet", "pruned"]
+    assert [*table] == ["cells", "strategy", "baseline", "score", "reference", "model", "trained for", "supernet", "pruned"]
     assert {row["strategy"] for row in table["strategy"]} == {*TINY.strategies}
     assert [row["model"] for row in table["model"]][1:] == [*protocol.LAYERS]
     assert {row["pruned"] for row in table["pruned"]} == {*TINY.strategies} - {"finals", "single path"}
@@ -202,6 +202,16 @@ def test_the_rows_of_a_task(
     assert {row["mixing"] for row in table["supernet"] if row["supernet"] == "darts_pt fixed"} == {None}
     assert table["trained for"][-1]["trained for"] == 2
     uniform = {row["baseline"]: row for row in table["baseline"]}
+    assert [row["score"] for row in table["score"]] == [*ZERO_COST, "parameters", "flops"]
+    scores = {row["score"]: row for row in table["score"]}
+    # of the five cells relu alone has active units
+    assert scores["regions"]["scored"] == pytest.approx(0.2)
+    assert scores["regions"]["test"] == pytest.approx(uniform["relu"]["test"])
+    assert "computes no ReLU" in scores["regions"]["not scored"]
+    # sigmoid, tanh and relu have as many parameters, and the other two fewer
+    assert scores["parameters"]["test"] == pytest.approx(
+        np.mean([uniform[name]["test"] for name in ("sigmoid", "tanh", "relu")])
+    )
     for row in table["strategy"]:
         assert row["test"] == pytest.approx(np.mean([uniform[cell]["test"] for cell in row["found"]]))
 
@@ -216,6 +226,28 @@ def test_the_rows_of_a_task(
     assert tiny(interrupted) == rows
     assert all(interrupted.results[trial] is result for trial, result in kept.items())
     assert len(interrupted.results) == len(whole.results)
+
+
+@given(losses)
+def test_a_score_ranks_cells(valids: list[float]) -> None:
+    """A score that equals the truth finds the best cell with correlation 1, and its negative the worst one with -1.
+
+    Cells without a score are left out.
+    """
+    made, measurement = cells(valids), protocol.Measurement(TINY, "weather", {"name": "forecasting"}, Path(), print)
+
+    def row(scores: list[float | None]) -> Any:
+        refused = ["no score" if score is None else None for score in scores]
+        return measurement._score("score", [{"losses": scores, "refused": refused, "CPU seconds": 0.0}], made)
+
+    good, bad = row([*valids]), row([-valid for valid in valids])
+    assert (good["percentile"], good["rank correlation"], good["scored"]) == (100, pytest.approx(1), 1)
+    assert (bad["percentile"], bad["rank correlation"]) == (0, pytest.approx(-1))
+    one, none = row([valids[0], *[None] * (len(valids) - 1)]), row([None] * len(valids))
+    assert (one["valid"], one["rank correlation"], one["not scored"]) == (pytest.approx(valids[0]), None, "no score")
+    assert one["scored"] == pytest.approx(1 / len(valids))
+    assert "percentile" not in none
+    assert none["scored"] == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

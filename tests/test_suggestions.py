@@ -1,6 +1,8 @@
-"""What a supernet suggests: the architecture of its mixing weights, and the closest decisions made otherwise."""
+"""What a supernet suggests: the architecture of its mixing weights, and close decisions made otherwise."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from recurrent import strategy
 from torch import Tensor
 
 from nasframe import Network, Seed
-from nasframe.search.suggestions import suggestions
+from nasframe.search.suggestions import MOST, suggestions
 from nasframe.search.trainer import mixing_weights
 from nasframe.structure.editing import remove_from
 from nasframe.testing.trained import TrainedNetwork
@@ -30,19 +32,20 @@ def drawn(network: Network, number: int) -> Network:
 
 @given(nodes=st.integers(1, 4), number=st.integers(0, 99))
 def test_the_closest_decisions_come_first(nodes: int, number: int) -> None:
-    """The first is the strongest of each site. The others have the second one at one site, those with the least difference first."""
+    """The first is the strongest of each site, then follow those with the second one at one site, then all others.
+
+    Those of least difference to the first come first: it is the sum of the differences of the mixing weights.
+    """
     network = drawn(TrainedNetwork.of(strategy(2, 2, 3, TwoToOne(3), nodes=nodes), 0).network, number)
     space, mixing = network.backbone.space(network.structure), mixing_weights(network)
-    first, *others = suggestions(network, space)
+    order = [[*enumerate(weights.argsort(descending=True).tolist())] for weights in mixing.values()]
 
-    assert first == tuple(int(weights.argmax()) for weights in mixing.values())
-    changed = [next(i for i, pair in enumerate(zip(first, other, strict=True)) if len({*pair}) > 1) for other in others]
-    assert sorted(changed) == [*range(nodes)]
-    tops = [weights.topk(2) for weights in mixing.values()]
-    margins = [float(top.values[0] - top.values[1]) for top in tops]
-    assert [margins[site] for site in changed] == sorted(margins)
-    for other, site in zip(others, changed, strict=True):
-        assert other == (*first[:site], int(tops[site].indices[1]), *first[site + 1 :])
+    def key(cell: tuple[tuple[int, int], ...]) -> tuple[bool, float]:
+        difference = sum(float(weights.max() - weights[pick]) for weights, (_, pick) in zip(mixing.values(), cell, strict=True))
+        return sum(rank for rank, _ in cell) > 1, difference
+
+    cells = sorted(itertools.product(*order), key=key)[: MOST + 1]
+    assert suggestions(network, space) == tuple(tuple(pick for _, pick in cell) for cell in cells)
 
 
 @pytest.mark.parametrize("number", range(len(SUPERNETS)))

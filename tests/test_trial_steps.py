@@ -27,6 +27,7 @@ from nasframe.records import Changed, EpochEnded, Evaluated, TrialEnded
 from nasframe.run.folder import Folder
 from nasframe.search.evaluators import Table
 from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
+from nasframe.search.suggestions import MOST
 from nasframe.structure.space import Space
 from nasframe.testing.check import check
 from nasframe.testing.fakes import Chain, Scripted
@@ -152,7 +153,7 @@ def test_a_supernet_suggests_finalists() -> None:
 
     assert max(gates) == 1
     assert gates[-1] == 0
-    assert len(space[0].suggested) == 4  # of three nodes
+    assert len(space[0].suggested) == MOST + 1
     assert tuple(trial.picks for trial in search.state.trials[:3]) == space[0].suggested[:3]
     assert [trial.budget for trial in search.state.trials] == [1] * 7 + [2] * 2
     inherited = next(record for record in search.compare() if isinstance(record, Evaluated))

@@ -26,7 +26,7 @@ SCORES: Mapping[str, tuple[Callable[[nn.Module, Tensor], float], bool]] = {
 
 @attrs.frozen
 class ZeroCost(Evaluator):
-    """Compare architectures of a classification task by a score of their untrained networks.
+    """Compare architectures by a score of their untrained networks.
 
     The score is computed on the same training examples for all architectures, in training mode. The validation loss of a trial is the
     score, or its negative if larger scores are better. The budget has no effect: no update is made.

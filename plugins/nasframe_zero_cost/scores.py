@@ -1,7 +1,8 @@
 """Scores of untrained networks (Mellor et al. 2021; Tanaka et al. 2020; Abdelfattah et al. 2021; Chen, Gong & Wang 2021).
 
-Each function has a network, which maps inputs of shape (batch, ...) to class scores of shape (batch, classes), and leaves it as it
-is. BatchNorms are in the mode that the network is in; the papers' are in training mode.
+Each function takes a network that maps inputs of shape (batch, ...) to outputs of shape (batch, ...), and leaves it as it is. The papers
+have classifiers, whose outputs are class scores; other networks are scored by their outputs in the same way. BatchNorms are in the mode
+that the network is in; the papers' are in training mode.
 """
 
 from __future__ import annotations
@@ -69,14 +70,14 @@ def linear_regions(network: nn.Module, inputs: Tensor) -> float:
 def ntk_condition(network: nn.Module, inputs: Tensor) -> float:
     """Return the condition number of the neural tangent kernel, lambda_max / lambda_min of J J^T (TE-NAS, 3.1.1).
 
-    The row i of J is the gradient of the sum of the class scores of example i with respect to all parameters, as in the published
+    The row i of J is the gradient of the sum of the outputs of example i with respect to all parameters, as in the published
     code. A smaller number is better. It is infinity if the kernel is singular.
     """
     network = copy.deepcopy(network)
     parameters = [*network.parameters()]
     rows = []
-    for score in network(inputs).sum(1):
-        gradients = torch.autograd.grad(score, parameters, retain_graph=True, materialize_grads=True)
+    for output in network(inputs).flatten(1).sum(1):
+        gradients = torch.autograd.grad(output, parameters, retain_graph=True, materialize_grads=True)
         rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     # the eigenvalues of J J^T are the squares of the singular values of J, which are more accurate
     singular = torch.linalg.svdvals(torch.stack(rows).double())
@@ -84,7 +85,7 @@ def ntk_condition(network: nn.Module, inputs: Tensor) -> float:
 
 
 def synflow(network: nn.Module, inputs: Tensor) -> float:
-    """Return synflow, sum_w w dR/dw, where R is the sum of the class scores for an input of ones and |w| for w (Tanaka et al. 2020).
+    """Return synflow, sum_w w dR/dw, where R is the sum of the outputs for an input of ones and |w| for w (Tanaka et al. 2020).
 
     As in Abdelfattah et al. (2021), BatchNorms are left out, and the sum is taken over the weights of all layers without their
     biases. It is computed in float64. A larger score is better.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +18,8 @@ from nasframe.errors import NonFiniteError
 from nasframe.interfaces.part import short_name, to_plain
 from nasframe.search.evaluate import updates_per_epoch
 from nasframe_papers.quality.statistics import Cells, Chosen, Picks, bootstrap, evenly, rank_correlation, ranks
-from nasframe_papers.quality.strategies import FILES, HOURLY, NAMES, RECOMMENDED, SHIPPED, strategies
-from nasframe_papers.quality.trials import loaded, search_trial, train_trial
+from nasframe_papers.quality.strategies import FILES, HOURLY, NAMES, RECOMMENDED, SHIPPED, ZERO_COST, strategies
+from nasframe_papers.quality.trials import loaded, score_trial, search_trial, train_trial
 from nasframe_papers.trials import Values, kept, present, standard_error
 
 #: the least ratio of the standard deviations between cells and between seeds at which a task can show anything
@@ -45,11 +46,12 @@ class SearchQuality(Reproduction):
     """The percentile of found cells among random cells that are trained from scratch, beside random search and simple models.
 
     Everything is decided on the validation split. The test split is read once for each network that was trained from scratch, after its
-    training, and no decision depends on it. The cells are those of Two-to-One with its five operations (Jie & Gao 2021).
+    training, and no decision depends on it. The cells are those of Two-to-One (Jie & Gao 2021).
 
     Args:
         tasks: the tasks: "pedestrians", "weather" and "ETTh1".
         strategies: the names of the strategies; by default all.
+        operations: the names of the operations of a node; by default the five of the paper.
         nodes: the number of nodes of a cell.
         hidden: the number of its units.
         cells: the largest number of random cells. A smaller space is taken whole.
@@ -66,6 +68,7 @@ class SearchQuality(Reproduction):
     about: ClassVar[str] = "found cells among random cells trained from scratch, beside random search and recurrent networks"
     tasks: tuple[str, ...] = attrs.field(default=("pedestrians",), converter=_names, validator=_among((*SHIPPED, *FILES)))
     strategies: tuple[str, ...] = attrs.field(default=NAMES, converter=_names, validator=_among(NAMES))
+    operations: tuple[str, ...] | None = attrs.field(default=None, converter=_names)
     nodes: int = number(2, low=1, whole=True)
     hidden: int = number(16, low=1, whole=True)
     cells: int = number(25, low=3, whole=True)
@@ -77,7 +80,10 @@ class SearchQuality(Reproduction):
     jobs: int = number(1, low=1, whole=True)
 
     def rows(self, folder: Path, say: Callable[[str], None]) -> Iterator[Values]:
-        """Yield, for each task: its reliability, the strategies, the baselines, the headline, short trainings, the sites and the gaps."""
+        """Yield, for each task: its reliability, the strategies, the baselines, the scores of untrained cells, and further tables.
+
+        These are the headline, short trainings, the sites and the gaps.
+        """
         for task, values in self._tasks(say).items():
             yield from Measurement(self, task, values, folder, say).rows()
 
@@ -142,6 +148,7 @@ class Measurement:
             yield self._strategy(name, results, found[name], cells, names)
         for name, chosen in self._baselines(cells, uniform, names).items():
             yield self._choice(name, chosen, cells)
+        yield from self._scores(cells)
         if RECOMMENDED in found:
             yield from self._headline(min(found[RECOMMENDED], key=cells.valid), cells, names, data)
         yield from self._short(cells, updates_per_epoch(shared, data))
@@ -157,9 +164,10 @@ class Measurement:
         return Strategy.from_dict(self._strategy_values({}, 1))
 
     def _strategy_values(self, different: Values, epochs: int) -> Values:
+        operations = {} if self.options.operations is None else {"operations": [*self.options.operations]}
         return {
             "task": self.values,
-            "backbone": {"name": "two_to_one", "hidden": self.options.hidden},
+            "backbone": {"name": "two_to_one", "hidden": self.options.hidden, **operations},
             "architect": {"name": "first_order"},
             "criterion": {"name": "epochs", "epochs": epochs},
             "pruner": {"name": "strongest"},
@@ -262,14 +270,49 @@ class Measurement:
         return int(self._shared.task.window)  # type: ignore[attr-defined]
 
     def _baselines(self, cells: Cells, uniform: Sequence[Picks], names: Mapping[Picks, str]) -> Mapping[str, Chosen]:
-        """Return what can be chosen without a search. Where several cells are largest, one of them is chosen at random."""
+        """Return what can be chosen without a search and without a score."""
+        return {"a random cell": cells.any, **{names[cell]: {cell: 1.0} for cell in uniform}}
 
-        def largest(key: str) -> Chosen:
-            sizes = {cell: cells.trainings[cell][0][key] for cell in cells.random}
-            return evenly([cell for cell in cells.random if sizes[cell] == max(sizes.values())])
+    def _scores(self, cells: Cells) -> Iterator[Values]:
+        """Yield the choice of each score of untrained cells, and of the largest size, and how well they rank the cells."""
+        trials = []
+        for seed, (score, (options, narrow)) in itertools.product(range(self.options.trials), ZERO_COST.items()):
+            shared = self._strategy_values({}, 1)
+            different = {
+                "evaluator": {"name": "zero_cost", "score": score, **options},
+                "backbone": {**shared["backbone"], **narrow},
+            }
+            values = {**shared, "architect": {"name": "random_search"}, **different}
+            trial = {"series": self.task, "model": score, "seed": seed, "values": values}
+            trials.append({**trial, "cells": [*map(list, cells.random)]})
+        results = self._kept(score_trial, trials, "scores")
+        for score in ZERO_COST:
+            yield self._score(score, [r for t, r in zip(trials, results, strict=True) if t["model"] == score], cells)
+        for size in ("parameters", "flops"):
+            losses = [-cells.trainings[cell][0][size] for cell in cells.random]
+            yield self._score(size, [{"losses": losses, "refused": [None] * len(losses), "CPU seconds": 0.0}], cells)
 
-        chosen = {"a random cell": cells.any, "most parameters": largest("parameters"), "most FLOPs": largest("flops")}
-        return {**chosen, **{names[cell]: {cell: 1.0} for cell in uniform}}
+    def _score(self, name: str, results: Sequence[Values], cells: Cells) -> Values:
+        """Return the choice of a score, over its seeds. Of cells with equal scores one is chosen at random."""
+        choices, correlations, reasons = [], [], Counter[str]()
+        for result in results:
+            reasons.update(reason for reason in result["refused"] if reason)
+            losses = {cell: loss for cell, loss in zip(cells.random, result["losses"], strict=True) if loss is not None}
+            if losses:
+                choices.append(evenly([cell for cell, loss in losses.items() if loss == min(losses.values())]))
+                correlations.append(rank_correlation([*losses.values()], [cells.valid(cell) for cell in losses]))
+        scored = 1 - reasons.total() / (len(results) * len(cells.random))
+        row: dict[str, Any] = {"task": self.task, "score": name, "scored": scored, "rank correlation": mean_of(correlations)}
+        if choices:
+            chosen = {cell: statistics.fmean(choice.get(cell, 0.0) for choice in choices) for cell in cells.random}
+            chosen = {cell: p for cell, p in chosen.items() if p}
+            row["by seed"] = ", ".join(f"{cells.median_percentile(choice):.0f}" for choice in choices)
+            row |= {"percentile": cells.median_percentile(chosen), **self._losses(chosen, cells)}
+        return {
+            **row,
+            "CPU seconds": statistics.fmean(r["CPU seconds"] for r in results),
+            "not scored": "; ".join(reasons) or None,
+        }
 
     def _headline(self, cell: Picks, cells: Cells, names: Mapping[Picks, str], data: Data) -> Iterator[Values]:
         """Yield the task's references, and the recommended strategy's cell beside recurrent networks of as many parameters.

@@ -17,6 +17,15 @@ FILES = {"ETTh1": "ETTh1.csv.gz"}
 #: the options of the tasks of these files
 HOURLY: Values = {"name": "forecasting", "window": 24, "season": 24}
 
+#: The zero-cost scores: the options of the evaluator, and of the backbone. In cells of several units no two examples share a linear region,
+#: so that all cells would have one score. TE-NAS counts regions in networks of one channel, and here they are counted in cells of one unit.
+ZERO_COST: Mapping[str, tuple[Values, Values]] = {
+    "synflow": ({"examples": 2}, {}),
+    "naswot": ({"examples": 32}, {}),
+    "ntk": ({"examples": 16}, {}),
+    "regions": ({"examples": 1000}, {"hidden": 1}),
+}
+
 #: the strategy whose cell is compared with recurrent networks of the same size
 RECOMMENDED = "finals"
 
@@ -31,6 +40,10 @@ def _relaxed(name: str) -> Values:
 
 def _halving(candidates: int, suggested: int = 0) -> Values:
     return {"name": "successive_halving", "candidates": candidates, "suggested": suggested, "updates": 50}
+
+
+def _finals(candidates: int, suggested: int) -> Values:
+    return {"architect": _alphas(1e-2), "plan": {"name": "finals", "architect": _halving(candidates, suggested)}}
 
 
 def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
@@ -93,7 +106,10 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
         "evolution": {"plan": [{"name": "trials", "architect": evolution}]},
         "halving": {"plan": [{"name": "trials", "architect": _halving(cells)}]},
         "halving half": {"plan": [{"name": "trials", "architect": _halving(half)}]},
-        "finals": {"architect": _alphas(1e-2), "plan": {"name": "finals", "architect": _halving(half, max(1, half // 4))}},
+        # The supernet suggests a quarter, half or all of the finalists. "halving half" has none of them, and needs no supernet.
+        "finals": _finals(half, max(1, half // 4)),
+        "finals 1/2": _finals(half, half // 2),
+        "finals all": _finals(half, half),
     }
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from nasframe import Data, Network, Search, Seed, Strategy, Structure
-from nasframe.errors import DataError
+from nasframe.errors import DataError, StructureError
 from nasframe.records import Changed, EpochEnded
-from nasframe.search.evaluate import Reference, Trial, fit, module_of, predicting
+from nasframe.search.evaluate import Bench, Reference, Trial, fit, module_of, predicting
 from nasframe_papers.trials import Values
 
 
@@ -92,6 +92,28 @@ def search_trial(trial: Values) -> Values:
         "after": removals[-1].valid_after if removals else None,
         "tuned": best.valid if removals and best is not None else None,
     }
+
+
+def score_trial(trial: Values) -> Values:
+    """Score untrained cells by the strategy's evaluator, and return the scores as losses, of which the least is best.
+
+    The loss of a cell that has no score is None. `refused` has the reasons, and None for each cell with a score.
+    """
+    strategy = Strategy.from_dict(trial["values"])
+    data = loaded(strategy)
+    space = strategy.backbone.space(strategy.backbone.initial(data.sizes, strategy.nodes))
+    bench, seed, start = Bench(strategy, space, lambda: data), Seed((trial["seed"], "score")), time.process_time()
+    losses: list[float | None] = []
+    refused: list[str | None] = []
+    for picks in trial["cells"]:
+        try:
+            loss = strategy.evaluator.evaluate(space.architecture(picks), 0, seed, None, bench).valid
+            reason = "the score is not finite" if loss is None else None
+        except StructureError as error:
+            loss, reason = None, str(error)
+        losses.append(loss)
+        refused.append(reason)
+    return {"losses": losses, "refused": refused, "CPU seconds": time.process_time() - start}
 
 
 def measured(search: Search, architectures: Sequence[Structure]) -> Values:
