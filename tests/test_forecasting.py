@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from nasframe import Data, NasframeError, Search, Seed, Split, Strategy, installed
 from nasframe.cli.main import cli
 from nasframe.errors import DataError
+from nasframe.interfaces.part import to_plain
 
 #: a folder with series that cannot be shipped
 REAL = os.environ.get("NASFRAME_DATA", "")
@@ -500,7 +501,7 @@ def test_impossible_options_are_refused(message: str) -> None:
         Forecasting(**OPTIONS[message])
 
 
-TINY = ["--hidden=2", "--seeds=1", "--budget=1", "--criterion=patience:epochs=1", "--criterion=max_nodes:nodes=1"]
+TINY = ["--hidden=2", "--seeds=1", "--budget=1", "--criterion=patience:epochs=1", "--criterion=max_nodes:nodes=1", "--plan=end"]
 
 
 def run(*arguments: str) -> Result:
@@ -568,11 +569,33 @@ def test_the_task_is_a_part_with_checked_options() -> None:
     """The plugin gives the task `forecasting`; an unknown series or a window that is none is refused."""
     assert nasframe_parts() == [Forecasting]
     assert (Forecasting.kind, Forecasting.name) == ("task", "forecasting")
-    assert Forecasting() == Forecasting("seattle_weather", 10)
+    assert Forecasting() == Forecasting("seattle_weather")
     with pytest.raises(ValueError, match="series is 'weather'; it must be one of 'seattle_weather'"):
         Forecasting("weather")
     with pytest.raises(ValueError, match="window is 0; it must be a whole number of at least 1"):
         Forecasting(window=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({}, (10, None)),
+        ({"series": "melbourne_pedestrians"}, (24, 24)),
+        ({"series": "melbourne_pedestrians", "window": 30}, (30, 24)),
+        ({"series": "melbourne_pedestrians", "window": 8}, (8, None)),
+        ({"csv": "a.csv"}, (10, None)),
+        ({"csv": "a.csv", "season": 7}, (10, 7)),
+        ({"csv": "a.csv", "season": 24}, (24, 24)),
+    ],
+)
+def test_window_and_season_are_those_of_the_series(options: dict[str, Any], lengths: tuple[int, int | None]) -> None:
+    """Without options they depend on the series; a file does not inherit those of a series that it replaces, whoever replaces it."""
+    task = Forecasting(**options)
+    file = attrs.evolve(Forecasting(series="melbourne_pedestrians"), csv="a.csv", series=None)
+
+    assert task.lengths() == lengths
+    assert Forecasting(**{k: v for k, v in to_plain(task).items() if k != "name"}).lengths() == lengths
+    assert file.lengths() == (10, None)
 
 
 def test_the_series_is_loaded_in_its_parts() -> None:
@@ -607,12 +630,12 @@ def test_a_repeating_series_is_forecast_by_its_last_season(scaling: str) -> None
     assert task.loss(reference(inputs), targets).item() < 1e-20
     torch.testing.assert_close(reference(inputs)[:-1], reference(inputs[:-1]))
     with pytest.raises(ValueError, match="season is 11 and window is 10"):
-        Forecasting(season=11)
+        Forecasting(window=10, season=11)
 
 
 def test_the_pedestrians_are_shipped() -> None:
     """The series has 4,271 hours of four sensors, and the test MSE of the last hour and of the same hour of the day before are known."""
-    task = Forecasting(series="melbourne_pedestrians", window=24, season=24).load(CPU, torch.float32)
+    task = Forecasting(series="melbourne_pedestrians").load(CPU, torch.float32)
     made = task.references(9)
     last, seasonal = (task.measure(made[name](), task.test)[0] for name in ("last value", "seasonal last value"))
 

@@ -23,8 +23,10 @@ from nasframe_forecasting.tables import Format
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-#: the series that come with this package
-SHIPPED = ("seattle_weather", "melbourne_pedestrians")
+#: the series that come with this package, each with the number of rows in a season if it has any; the first one is the default
+SHIPPED: Mapping[str, int | None] = {"seattle_weather": None, "melbourne_pedestrians": 24}
+#: the rows of a window of a series without longer seasons
+WINDOW = 10
 
 
 def _is(wanted: str, allowed: Callable[[Any], bool]) -> Any:
@@ -78,9 +80,9 @@ class Forecasting(Task):
         csv: the path of a CSV file, plain or gzipped, instead of a shipped series: a row of column names, then a row of numbers
             for each time.
         series: the name of a shipped series.
-        window: the number of rows that the network sees.
+        window: the number of rows that the network sees; by default 10, or a season if that is longer.
         season: the number of rows after which the series roughly repeats, at most `window`. It adds the reference "seasonal last
-            value".
+            value". By default that of the shipped series, if the window holds it: a day of the pedestrians, none of the weather.
         columns: the columns to forecast, in this order; by default all that hold neither times nor an index.
         returns: forecast log(p[t] / p[t-1]) of the rows p, as is usual for prices; p must be above 0.
         missing: "fail" refuses an empty cell in these columns; "drop" leaves out its row, and a return is then over the
@@ -100,9 +102,9 @@ class Forecasting(Task):
     replaces: ClassVar[Mapping[str, tuple[str, ...]]] = {"csv": ("series", "digest"), "series": ("csv", "digest")}
     csv: str | None = attrs.field(default=None, kw_only=True, validator=_string)
     series: str | None = attrs.field(
-        default=attrs.Factory(lambda self: SHIPPED[0] if self.csv is None else None, takes_self=True)
+        default=attrs.Factory(lambda self: next(iter(SHIPPED)) if self.csv is None else None, takes_self=True)
     )
-    window: int = number(10, low=1, whole=True)
+    window: int | None = number(None, low=1, whole=True, optional=True)
     season: int | None = number(None, low=1, whole=True, optional=True)
     columns: tuple[str, ...] = attrs.field(default=(), validator=_names, converter=_as_tuple)
     returns: bool = flag(False)
@@ -123,13 +125,19 @@ class Forecasting(Task):
 
     @season.validator
     def _check_season(self, attribute: Any, value: Any) -> None:
-        if value is not None and value > self.window:
+        if value is not None and self.window is not None and value > self.window:
             raise ValueError(f"season is {value} and window is {self.window}; the window must have at least a season")
 
     @scaling.validator
     def _check_scaling(self, attribute: Any, value: Any) -> None:
         if value == "window" and self.window == 1:
             raise ValueError("scaling is 'window' and window is 1, which has no spread; give a window of at least 2 rows")
+
+    def lengths(self) -> tuple[int, int | None]:
+        """Return the number of rows in a window and in a season, None without seasons, with the defaults of the series."""
+        season = self.season or SHIPPED.get(self.series or "")
+        window = self.window or max(WINDOW, season or 0)
+        return window, season if season is None or season <= window else None
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
         """Return the data of the series."""
@@ -152,7 +160,8 @@ class Forecasting(Task):
             returns=self.returns,
             format=Format(self.delimiter, self.decimal, self.encoding),
         )
-        return data(series, self.window, device, dtype, scaling=self.scaling, season=self.season)
+        window, season = self.lengths()
+        return data(series, window, device, dtype, scaling=self.scaling, season=season)
 
     def pinned(self) -> Forecasting:
         """Return the task for the same file by its absolute path and its digest."""

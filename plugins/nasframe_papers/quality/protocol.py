@@ -267,7 +267,7 @@ class Measurement:
 
     @property
     def _block(self) -> int:
-        return int(self._shared.task.window)  # type: ignore[attr-defined]
+        return int(self._shared.task.lengths()[0])  # type: ignore[attr-defined]
 
     def _baselines(self, cells: Cells, uniform: Sequence[Picks], names: Mapping[Picks, str]) -> Mapping[str, Chosen]:
         """Return what can be chosen without a search and without a score."""
