@@ -104,6 +104,16 @@ def test_any_takes_the_strongest_and_all_the_weakest(decisions: list[Decision]) 
         assert state[-1] == 2
 
 
+def test_any_limit_ends_trials_and_all_must() -> None:
+    """Trials begin while the share for tuning is left; of criteria that are joined by `|` one ends them, by `&` all must."""
+    limit = MaxUpdates(40, tuning=0.25)
+
+    assert [updates for updates in (0, 30, 31, 40) if limit.affords(updates)] == [0, 30]
+    assert (Patience() | limit).affords(30)
+    assert not (Patience() | limit).affords(31)
+    assert (Patience() & limit).affords(31)
+
+
 def test_limits_stop_with_their_reason() -> None:
     """Limits on nodes, parameters, updates and seconds stop with a reason that names the limit."""
     small, large = Proposal({"cell": "a"}, gain=1.0, cost=5), Proposal({"cell": "b"}, gain=2.0, cost=50)

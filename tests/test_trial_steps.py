@@ -11,7 +11,7 @@ import torch
 from asking import asking, check_resumes_everywhere, run, shuffle
 from click.testing import CliRunner
 from nasframe_bilevel import FirstOrder
-from nasframe_growing import NodeGrowth
+from nasframe_growing import MaxUpdates, NodeGrowth, Patience
 from nasframe_pruning import Strongest
 from nasframe_sampling import Finals, RandomSearch, RegularisedEvolution, SuccessiveHalving
 from toy import PLUGINS, toy_strategy
@@ -26,6 +26,7 @@ from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, TrialEnded
 from nasframe.run.folder import Folder
 from nasframe.search.evaluators import Table
+from nasframe.search.optimiser import Optimiser
 from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
 from nasframe.search.suggestions import MOST
 from nasframe.structure.space import Space
@@ -104,6 +105,21 @@ def test_a_plan_with_trials_resumes_at_every_event(plan: str, monkeypatch: pytes
     assert search.state.asking is None
     # a stage, a phase and a number name one trial of the run
     assert len({(trial.stage, trial.phase, trial.number) for trial in trials}) == len(trials)
+
+
+@pytest.mark.parametrize(("budget", "trials"), [(1, 1), (21, 5)])
+def test_a_budget_limits_trials(budget: int, trials: int) -> None:
+    """At least one trial begins, and no other one when less than the share for tuning is left; all together stay within the budget."""
+    plan = Finals(architect=SuccessiveHalving(12, suggested=1, updates=3)).steps()
+    strategy = toy_strategy(plan=plan, growth=(), nodes=2, in_flight=1, criterion=Patience(1) | MaxUpdates(budget))
+    search = Search(attrs.evolve(strategy, optimiser=Optimiser(epochs=1)))
+    run(search)
+
+    assert search.network.structure.decided
+    assert len(search.state.trials) == trials
+    assert search.state.updates <= max(
+        budget, 9
+    )  # an epoch of three updates of the supernet, one of a trial, and one of tuning
 
 
 def test_training_continues_from_the_weights_of_the_best_trial() -> None:

@@ -190,7 +190,7 @@ def without_effect(flags: Mapping[str, Any], strategy: Strategy) -> Iterator[str
     decides = [step for step in steps if isinstance(step, Train | Judge)]
     # A step that has such a part itself does not read that of the strategy.
     readers = {
-        "criterion": [step for step in decides if step.criterion is None],
+        "criterion": [*(step for step in decides if step.criterion is None), *trials],  # it may limit the updates of trials
         "pruner": [step for step in steps if isinstance(step, Change) and step.prune and step.pruner is None],
         "growth": [step for step in grows if not step.growth],
         "currency": grows,

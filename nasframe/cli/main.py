@@ -78,7 +78,8 @@ RUN = _flags(
     click.option(
         "--epochs",
         type=int,
-        help="Train so many epochs in each phase, with a learning rate that falls along a cosine.",
+        help="Train so many epochs in each phase of which the plan does not give the length, with a learning rate that falls along a "
+        "cosine.",
     ),
     click.option("--seed", type=int, help="The seed of every random draw."),
     click.option("--device", help="Such as cpu or cuda:0."),
@@ -135,7 +136,8 @@ EPILOG = (
     "--budget",
     type=int,
     metavar="UPDATES",
-    help="The largest number of updates of searching and tuning together, beside the other criteria; a quarter is kept for tuning.",
+    help="The largest number of updates of searching, trials and tuning together, beside the other criteria; a quarter is kept for "
+    "tuning, and trials that have begun are completed.",
 )
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @RUN

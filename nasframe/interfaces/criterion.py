@@ -55,7 +55,8 @@ class GrowthCriterion(Part):
     `decide` is a pure function of its state, the history and the proposals. What else it depends on is measured by `measure`.
 
     Required: `name` and `decide`. Optional: `measure`; `ends`, with which a search that would never end is refused before it
-    trains; `limits`, `budget` and `cooldown`; `flags`, by which the command line sets its options. `nasframe check` verifies them.
+    trains; `limits`, `budget` and `cooldown`; `affords`, which limits trials; `flags`, by which the command line sets its options.
+    `nasframe check` verifies them.
 
     Example:
         >>> from nasframe_growing import MaxNodes, NoBetter, Patience
@@ -110,6 +111,13 @@ class GrowthCriterion(Part):
             proposals: the changes that the morphisms propose; empty after an epoch.
         """
 
+    def affords(self, updates: int) -> bool:
+        """Return whether a search that has made so many updates may begin another trial; by default it may. Optional.
+
+        A step of trials begins at least one. What the architects and evaluators of trials spend is limited by nothing else.
+        """
+        return True
+
     def __or__(self, other: GrowthCriterion) -> AnyOf:
         return AnyOf((self, other))
 
@@ -144,6 +152,10 @@ class _Composed(GrowthCriterion):
         # one reason is given: why the network changes, unless the phase ends
         reason = change.reason if change.change and next.next in (None, "continue") else next.reason
         return states, attrs.evolve(next, change=change.change, reason=reason)
+
+    def affords(self, updates: int) -> bool:
+        """Return the parts' answer, of which False is the stronger one, as "stop" is."""
+        return not self.choose(not part.affords(updates) for part in self.parts)
 
     #: chooses one of the decisions that answer a question: `max` or `min`
     choose: ClassVar[Callable[..., Decision]]

@@ -169,8 +169,8 @@ class Search:
         yield from self.network.slow_parts()
         if isinstance(at(self.strategy.plan, self.state.place), Trials):
             yield (
-                f"the space has {self.space.size:,} architectures; the criterion, the pruner and the growth of the strategy have no "
-                "effect on trials"
+                f"the space has {self.space.size:,} architectures; the pruner and the growth of the strategy have no effect on trials, nor "
+                "has its criterion, unless it limits their updates"
             )
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"

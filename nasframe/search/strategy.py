@@ -53,8 +53,8 @@ class Strategy:
         task: the data, the loss and the metrics.
         backbone: how nodes are wired and cells make a network.
         architect: turns alphas into mixing weights, and moves the alphas; or, an `AskTellArchitect`, proposes whole architectures for
-            trials, which have no use for the criterion, the pruner and the growth.
-        criterion: decides when a phase, a stage and the search end.
+            trials, which have no use for the pruner and the growth.
+        criterion: decides when a phase, a stage and the search end, and may limit the updates of trials.
         pruner: selects the candidates to remove.
         growth: the morphisms that propose changes when the criterion grows; the change of largest gain is made, and morphisms
             of equal gain take turns. Without a morphism nothing grows.

@@ -152,11 +152,15 @@ class TrialRunner:
         return record
 
     def _ask(self) -> None:
-        """Ask for requests until enough trials are in flight or the architect waits, and drop weights that nobody needs."""
+        """Ask for requests until enough trials are in flight, the architect waits or the criterion affords no more.
+
+        Then weights that nobody needs are dropped.
+        """
         trials = self.trials
         # The number of results that the architect has received decides how many requests it may make, and not the number
         # that has arrived: the speed of the workers must not matter.
-        while trials.requested < len(self.ended) + self.strategy.in_flight:
+        affords = self.strategy.criterion.affords(self.state.updates)
+        while trials.requested < (len(self.ended) + self.strategy.in_flight if affords else 1):
             number, needed = trials.requested, self.architect.needs(trials.memory.copy())
             memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.seed("ask", number))
             trials.memory = self._kept(memory)

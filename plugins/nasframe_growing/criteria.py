@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -164,8 +165,8 @@ class Limit(GrowthCriterion):
             spent: what the search had spent at the end of each epoch.
             limit: the most that it may spend.
         """
-        # the next epoch is expected to cost what the last one did
-        epoch = spent[-1] - (spent[-2] if len(spent) > 1 else 0)
+        # The next epoch is expected to cost what the last ones did. Trials before the first one of a phase are no part of it.
+        epoch = min(after - before for before, after in itertools.pairwise([0, *spent][-3:]))
         tunes = isinstance(last, EpochEnded) and not last.moves_alphas
         # tuning takes at least an epoch, whatever the share
         kept = 0 if tunes else max(self.tuning * limit, epoch)
@@ -178,12 +179,12 @@ class Limit(GrowthCriterion):
 class MaxUpdates(Limit):
     """Limit the updates of the weights in the whole search, tuning included.
 
-    The search stops when one more epoch would leave less than the share `tuning` of the updates; tuning uses the rest. The
-    comparison at the end of a run does not count.
+    The search stops when one more epoch would leave less than the share `tuning` of the updates, and no trial begins when less is
+    left; tuning uses the rest. The comparison at the end of a run does not count.
 
     Args:
-        updates: the largest number of updates. It is exceeded only if it does not allow for an epoch of searching and one
-            of tuning.
+        updates: the largest number of updates. It is exceeded only if it does not allow for an epoch of searching, a trial where the
+            plan has trials, and an epoch of tuning, or by trials that have begun.
         tuning: the share of the updates that is kept for tuning the pruned network.
     """
 
@@ -201,14 +202,18 @@ class MaxUpdates(Limit):
             return state, ABSTAIN
         return state, Decision("stop", reason=f"{spent[-1]} of {self.updates} updates have been made; {excess}")
 
+    def affords(self, updates: int) -> bool:
+        """Return whether the share for tuning is left."""
+        return updates <= (1 - self.tuning) * self.updates
+
 
 @attrs.frozen
 class MaxSeconds(Limit):
     """Limit the time of the whole search, tuning included.
 
-    The search stops when one more epoch would leave less than the share `tuning` of the time; tuning uses the rest. The
-    comparison at the end of a run does not count. Another run of the same search may stop elsewhere, because its epochs may
-    take longer or shorter.
+    The search stops when one more epoch would leave less than the share `tuning` of the time; tuning uses the rest. Trials are not
+    ended by it, and the comparison at the end of a run does not count. Another run of the same search may stop elsewhere, because
+    its epochs may take longer or shorter.
 
     Args:
         seconds: the longest time, in seconds. It is exceeded if it does not allow for an epoch of searching and one of
