@@ -282,28 +282,33 @@ def row(name: str, *values: float, inside: bool = True, valid: float = 1.0, best
     ]
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.booleans())
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=6), st.booleans(), st.sampled_from([FOUND, RANDOM]))
 @settings(max_examples=30)
-def test_the_verdict_is_about_the_network_that_is_handed_over(values: list[float], higher: bool) -> None:
-    """Its test score is set beside the best mean of the other rows; a tie is not better."""
-    mine, *others = values
-    evaluations = row("winner", mine, best=True) + [e for i, v in enumerate(others) for e in row(f"other {i}", v, inside=i > 0)]
+def test_the_verdict_is_about_the_network_that_is_handed_over(values: list[float], higher: bool, winner: str) -> None:
+    """Its test score is set beside the mean of the other kind of cell and the best mean of the baselines; a tie is not better."""
+    mine, other, *others = values
+    name, rival = (RANDOM, "random architectures") if winner == FOUND else (FOUND, "the found cell")
+    baselines = [e for i, v in enumerate(others) for e in row(f"other {i}", v, inside=False)]
     best = (max if higher else min)(others)
-    wins = mine > best if higher else mine < best
-    text = verdict(evaluations, "score", higher)
+    text = verdict([*row(winner, mine, best=True), *row(name, other), *baselines], "score", higher, {"n0": "tanh", "n1": "sum"})
+    rivals = {f"{rival} ({written(other)})": other, f"the best baseline (other {others.index(best)}: {written(best)})": best}
+    won, lost = (
+        [each for each, value in rivals.items() if (mine > value if higher else mine < value) == wins] for wins in (True, False)
+    )
+    than = [f"better than {' and '.join(won)}"] * bool(won) + [f"not better than {' or '.join(lost)}"] * bool(lost)
 
-    assert text.startswith(f"Handed over: the winner, validation loss 1, test score {written(mine)}; ")
-    assert ("not better than" not in text) == wins
-    assert f"(other {others.index(best)}: {written(best)})" in text
+    assert text == (
+        f"Handed over: the {winner} (tanh, sum), validation loss 1, test score {written(mine)}. This is {', but '.join(than)}."
+    )
 
 
 def test_the_best_of_a_row_is_not_compared_with_means() -> None:
-    """Where a row has several networks, its mean is set beside the best other mean, and the text says what was chosen."""
-    evaluations = [*row("winner", 0.5, 0.9, best=True), *row("other", 0.6)]
+    """Where a row has several networks, its mean is set beside the other means, and the text says what was chosen."""
+    evaluations = [*row(FOUND, 0.5, 0.9, best=True), *row(INHERITED, 0.1), *row(RANDOM, 0.6)]
 
-    assert verdict(evaluations, "score", False) == (
-        "Handed over: the winner, validation loss 1 (the least of 2), test score 0.5000; the mean of its row, 0.7000 ± 0.2000, is "
-        "not better than the best other row (other: 0.6000)."
+    assert verdict(evaluations, "score", False, {}) == (
+        f"Handed over: the {FOUND}, validation loss 1 (the least of 2), test score 0.5000. The mean of its row, 0.7000 ± 0.2000, is "
+        "not better than random architectures (0.6000)."
     )
 
 

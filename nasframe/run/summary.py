@@ -12,7 +12,7 @@ from nasframe.run import commits
 from nasframe.run.folder import Folder
 from nasframe.run.rows import Row, handed_over, rows_of
 from nasframe.search.changes import HARM, MARGIN, harmful
-from nasframe.search.compare import FOUND, INHERITED, searched
+from nasframe.search.compare import FOUND, INHERITED, RANDOM, searched
 from nasframe.search.loop import grown_by
 from nasframe.search.search import Search
 from nasframe.search.state import State
@@ -20,30 +20,52 @@ from nasframe.structure.structure import Structure
 
 #: the largest number of sites that are named of a change, and of changes in summary.md
 SITES, CHANGES = 4, 20
+#: the kinds of rows of a comparison that the one of the network that is handed over is compared with
+KINDS = {"found": "the found cell", "random": "random architectures", "baseline": "the best baseline"}
 
 
-def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: bool) -> str:
-    """Return one sentence about the network that is handed over, in which the mean of its row is compared with the best other one.
+def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: bool, cell: Mapping[str, str]) -> str:
+    """Return two sentences: which network is handed over, and how it compares with the found cell, random ones and the best baseline.
 
-    The network is the best of its row by validation loss, so that its score is no fair value to compare with means.
+    The network is the best of its row by validation loss, so that its score is no fair value to compare with means: the mean of its row is
+    compared.
+
+    Args:
+        evaluations: the records of the comparison.
+        metric: the name of the score.
+        higher_is_better: whether a larger score is better.
+        cell: the operations of the network that is handed over, by site.
     """
     best, rows = handed_over(evaluations), {row.name: row for row in rows_of(evaluations)}
-    row = rows.pop(best.name)
+    row = rows[best.name]
     count = len(row.evaluations)
+    shown = f" ({', '.join(cell.values())})" if 0 < len(cell) <= SITES else ""
     least = f" (the least of {count})" if count > 1 else ""
     valid = "" if best.valid is None else f"validation loss {best.valid:.4g}{least}, "
-    text = f"Handed over: the {best.name}, {valid}test {metric} {_number(best.scores.get(metric))}"
+    first = f"Handed over: the {best.name}{shown}, {valid}test {metric} {_number(best.scores.get(metric))}."
+    mine = row.mean(metric)
+    won: dict[bool, list[str]] = {True: [], False: []}
     # with this sign the smaller value is the better one
     sign = -1 if higher_is_better else 1
-    # Rows in which every training diverged have no mean, and no chance of being the best.
-    scored = [(sign * mean, rival) for rival in rows.values() if (mean := rival.mean(metric)) is not None]
-    mine = row.mean(metric)
-    if not scored or mine is None:
-        return f"{text}."
-    theirs, rival = min(scored, key=lambda pair: pair[0])
-    its = f"the mean of its row, {_cell(row, metric)}, is " if count > 1 else ""
-    wins = "better" if sign * mine < theirs else "not better"
-    return f"{text}; {its}{wins} than the best other row ({rival.name}: {_cell(rival, metric)})."
+    for kind, label in KINDS.items():
+        # Rows in which every training diverged have no mean, and no chance of being the best.
+        scored = [
+            (sign * mean, each) for each in rows.values() if _kind(each) == kind and (mean := each.mean(metric)) is not None
+        ]
+        if kind != _kind(row) and scored and mine is not None:
+            theirs, rival = min(scored, key=lambda pair: pair[0])
+            name = f"{rival.name}: " if kind == "baseline" else ""
+            won[sign * mine < theirs].append(f"{label} ({name}{_cell(rival, metric)})")
+    than = [f"better than {' and '.join(won[True])}"] if won[True] else []
+    than += [f"not better than {' or '.join(won[False])}"] if won[False] else []
+    its = f"The mean of its row, {_cell(row, metric)}, is" if count > 1 else "This is"
+    return f"{first} {its} {', but '.join(than)}." if than else first
+
+
+def _kind(row: Row) -> str:
+    if row.evaluations[0].structure is None:
+        return "baseline"
+    return "random" if row.name == RANDOM else "found"
 
 
 def write(folder: Folder, search: Search) -> str:
@@ -51,7 +73,8 @@ def write(folder: Folder, search: Search) -> str:
     state, metric = search.state, search.data.score
     rows = rows_of(state.evaluations)
     best = handed_over(state.evaluations)
-    first = verdict(state.evaluations, metric, bool(search.data.metrics()[metric].higher_is_better))
+    cell = operations(search.network.structure)
+    first = verdict(state.evaluations, metric, bool(search.data.metrics()[metric].higher_is_better), cell)
     # The found cell is shown although another one may be handed over: it is what the search was for.
     searched_for = next((e.structure for e in state.evaluations if e.name in (INHERITED, FOUND) and e.structure), None)
     found = operations(Structure.from_dict(searched_for, folder.plugins.make)) if searched_for else None
@@ -62,7 +85,7 @@ def write(folder: Folder, search: Search) -> str:
         "updates": state.updates,
         "counts": search.network.count(),
         "prediction": {"parameters": best.parameters, "flops": best.flops},
-        "operations": operations(search.network.structure),
+        "operations": cell,
         "found operations": found,
         "changes": changes(state),
         "remarks": [*remarks(state), *stopped_early(state.history, grows=bool(search.strategy.growth))],
@@ -222,7 +245,8 @@ def took(state: State) -> str:
         return f"It was trained for {state.updates} updates."
     done = [f"took {state.updates} updates"]
     if state.trials:
-        done.append(f"evaluated {len(state.trials)} architectures in trials")
+        count = len(state.trials)
+        done.append(f"evaluated {count} architecture{'s' * (count > 1)} in trials")
     folded = next((r.request for r in state.lineage if isinstance(r, Changed) and r.change == "fold"), None)
     gates = f" Gates folded: {_names(folded['folded'])}; kept: {_names(folded['kept'])}." if folded else ""
     grown = sum(bool(grown_by(r)) for r in state.lineage if isinstance(r, Changed))
