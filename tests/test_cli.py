@@ -44,6 +44,10 @@ TINY = [
     "patience:epochs=1",
     "--criterion",
     "max_nodes:nodes=2",
+    "--series",
+    "seattle_weather",
+    "--season",
+    "7",
 ]
 RESULTS = [
     "metrics.jsonl",
@@ -189,7 +193,7 @@ def test_a_found_cell_is_retrained(here, finished: Path, tmp_path: Path) -> None
     assert before == {name: (one / name).read_bytes() for name in RESULTS}
     assert before == {name: (tmp_path / "two" / name).read_bytes() for name in RESULTS}
     assert not (one / "mixing.png").exists()
-    assert [row["name"] for row in summary["rows"]] == [RETRAINED, "mean", "last value", "ridge AR(1)"]
+    assert [row["name"] for row in summary["rows"]] == [RETRAINED, "mean", "last value", "seasonal last value", "ridge AR(1)"]
     assert summary["prediction"]["parameters"] == summary["rows"][0]["parameters"]
     assert {json.loads(line)["phase"] for line in before["metrics.jsonl"].splitlines()} == {"retune"}
 
@@ -345,7 +349,7 @@ ERRORS = {
         "it is an option of backbone 'darts_convolutional', backbone 'nas_bench_201', backbone 'p",
     ),
     "nothing ends a phase": (
-        ["search", "--criterion", "max_nodes:nodes=1"],
+        ["search", "--strategy", "two-to-one-grow-end", "--criterion", "max_nodes:nodes=1"],
         "error: nothing ends a phase of training: the criterion 'max_nodes nodes=1' cannot, and the optimiser has no `epochs`. Give "
         "the optimiser `epochs`, or add a criterion that can, such as curvature or epochs or parameter_free or patience; any_of "
         "joins several",
@@ -406,8 +410,9 @@ def test_an_error_is_one_line(here, tmp_path: Path, fault: str) -> None:
     ("arguments", "lost"),
     [
         (["--plan", "retrain", "--pruner", "strongest", "--growth", "node"], ["pruner", "growth"]),
-        (["--evaluator", "train", "--in-flight", "2", "--pruner", "strongest"], ["evaluator", "in-flight"]),
-        (["--architect", "random_search", "--criterion", "patience", "--in-flight", "2"], ["criterion"]),
+        (["--plan", "end", "--evaluator", "train", "--in-flight", "2", "--pruner", "strongest"], ["evaluator", "in-flight"]),
+        (["--evaluator", "train", "--in-flight", "2", "--pruner", "strongest"], ["pruner"]),
+        (["--architect", "random_search", "--criterion", "max_updates:updates=9", "--growth", "node"], ["growth"]),
         (["--growth", "node", "--currency", "flops", "--criterion", "patience"], []),
     ],
 )

@@ -29,6 +29,7 @@ from nasframe.run.folder import Folder
 from nasframe.search.device import computing
 
 TINY = ["--hidden", "2", "--seeds", "1", "--budget", "1", "--epochs", "1", "--criterion", "epochs:epochs=1", "--workers", "1"]
+TINY[4:4] = ["--series", "seattle_weather", "--plan", "end"]
 COMMAND = ["-c", "from nasframe.cli.main import main; main()"]
 SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 

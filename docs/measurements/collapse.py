@@ -57,6 +57,7 @@ def runs(folder: Path, updates: int) -> Iterator[tuple[str, str, Mapping[str, An
             **Strategy.named("default").to_dict(),
             "task": task,
             "backbone": {"name": "two_to_one", "hidden": HIDDEN},
+            "architect": {"name": "first_order"},
             "growth": [],
             "nodes": NODES,
             "optimiser": {"learning_rate": 3e-3, "epochs": epochs},
