@@ -110,7 +110,7 @@ def compared_with_a_pass(of: TrainedNetwork, morphism: Morphism) -> tuple[float,
 
 @pytest.mark.parametrize("name", ["exact copy", "gated node", "width", "depth"])
 def test_the_gain_of_an_exact_growth_is_that_of_a_pass_of_its_child(name: str) -> None:
-    """An exact copy has the gain that a pass of the child measures, without one; new weights need the pass of the child."""
+    """An exact copy has the gain that a pass of the child measures, without one; other growths need a pass for their new weights."""
     morphism = OperatorGrowth(sigma=0.0) if name == "exact copy" else GROWTHS[name]
     found, reference, passes = compared_with_a_pass(trained(), morphism)
     assert found == pytest.approx(reference, rel=1e-9)
@@ -127,6 +127,18 @@ def test_a_wrong_share_of_the_gradient_is_noticed(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(operators, "copies", whole)
     found, reference, _ = compared_with_a_pass(trained(), OperatorGrowth(sigma=0.0))
+    assert found != pytest.approx(reference, rel=1e-3)
+
+
+def test_a_new_weight_that_is_left_out_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law above fails where the gradient of a new gate is not computed, as if it followed from those of the parent."""
+    honest = gains_module._gradients
+
+    def without_gates(network: Any, loss: Any, known: Any = ()) -> Any:
+        return honest(network, loss, {*known, *(f"{name}.g" for name, _ in network.gates())} if known else known)
+
+    monkeypatch.setattr(gains_module, "_gradients", without_gates)
+    found, reference, _ = compared_with_a_pass(trained(), GROWTHS["gated node"])
     assert found != pytest.approx(reference, rel=1e-3)
 
 
@@ -211,7 +223,7 @@ def test_a_gain_is_measured_once(currency: str, times: int, monkeypatch: pytest.
     """A morphism states its gain or the search measures it; the gradients of the parent are measured once for all of them."""
     of, networks = attrs.evolve(trained(), strategy=toy(currency=currency)), list[Any]()
     honest = gains_module._gradients
-    monkeypatch.setattr(gains_module, "_gradients", lambda network, loss: networks.append(network) or honest(network, loss))
+    monkeypatch.setattr(gains_module, "_gradients", lambda *given: networks.append(given) or honest(*given))
     found = [(morphism, p) for morphism in (WidthGrowth(), NodeGrowth("gate")) for p in of.proposals(morphism)]
     if currency != "stated":
         of.measured(lambda context: gains_module.gains(context, of.network.structure, found, currency, SEED))

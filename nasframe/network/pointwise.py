@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasframe.errors import StructureError
 
@@ -80,7 +80,9 @@ class Pointwise:
         return value.detach(), *(0.0 if gradient is None else gradient for gradient in gradients)
 
 
-def check_pointwise(name: str, description: Pointwise, module: nn.Module, widths: Sequence[int], hidden: int) -> None:
+def check_pointwise(
+    name: str, description: Pointwise, shapes: Mapping[str, Sequence[int]], widths: Sequence[int], hidden: int
+) -> None:
     """Check that the description of an operation fits the operation's module.
 
     The names and shapes of parameters are checked, and the functions are called once on tensors of one entry. Whether the
@@ -89,7 +91,7 @@ def check_pointwise(name: str, description: Pointwise, module: nn.Module, widths
     Args:
         name: the name of the operation, for the message.
         description: what the operation's `pointwise()` returns.
-        module: what the operation's `build()` returns.
+        shapes: the shapes of the parameters of the module that the operation's `build()` returns, by name.
         widths: the width of each input.
         hidden: the width of the output.
 
@@ -98,7 +100,6 @@ def check_pointwise(name: str, description: Pointwise, module: nn.Module, widths
             something else than it must.
     """
     subject = f"pointwise() of operation {name!r}"
-    shapes = {parameter: tuple(value.shape) for parameter, value in module.named_parameters()}
     for number, term in enumerate(description.terms, 1):
         if not isinstance(term.weights, tuple) or len(term.weights) != len(widths):
             raise StructureError(

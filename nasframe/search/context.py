@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -121,6 +122,18 @@ class Context:
         private.fast = False
         set_progress(private, self._trainer.optimiser.progress(self._training.epoch))
         return private.eval()
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[Network]:
+        """Yield the network of the search in evaluation mode, for measurements that only read it and need no copy."""
+        network = self._training.network
+        if not network.training:  # as after each validation
+            yield network
+            return
+        try:
+            yield network.eval()
+        finally:
+            network.train()
 
     @property
     def fast(self) -> bool:
@@ -300,19 +313,14 @@ class Context:
     def _mean_loss(self, mixing: Mapping[str, Tensor], examples: Split) -> float:
         # The network of the search and not the private copy, which the part may have modified: its fast form makes this the
         # cheapest measurement. Evaluation mode changes nothing but the mode.
-        network = self._training.network
-        training = network.training
+        with self.evaluating() as network:
 
-        def outputs(inputs: Tensor) -> Tensor:
-            found = network(inputs, mixing)
-            assert isinstance(found, Tensor)  # in evaluation mode an auxiliary head is silent
-            return found
+            def outputs(inputs: Tensor) -> Tensor:
+                found = network(inputs, mixing)
+                assert isinstance(found, Tensor)  # in evaluation mode an auxiliary head is silent
+                return found
 
-        try:
-            network.eval()
             return self._trainer.data.mean_loss(outputs, examples)
-        finally:
-            network.train(training)
 
     @cached_property
     def _descent(self) -> Optimizer:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import attrs
 import torch
@@ -112,8 +113,9 @@ def gains(
 ) -> list[tuple[float, float]]:
     """Return the gain of each proposal and its cost; the gain is NaN where the proposal cannot be carried out.
 
-    Both are remembered. It takes a forward and a backward pass of the parent once, and of one child for each proposal, except for exact
-    growths without new weights, such as copies of a candidate: their gradients are shares of those of the parent.
+    Both are remembered. It takes a forward and a backward pass of the parent once, and of one child for each proposal. After an exact
+    growth the gradients of what the child takes from the parent are shares of those of the parent. So the pass computes those of new
+    weights alone, and none is needed for copies of a candidate.
 
     Args:
         context: the search.
@@ -122,7 +124,6 @@ def gains(
         currency: "parameters" or "flops": what the costs count.
         seed: the seed of the change. So the gain of a change that draws random numbers is that of the same draws.
     """
-    shape = context.batch("train", 0, 1)[0].shape
 
     def valued(morphism: Morphism, proposal: Proposal) -> tuple[float, float]:
         name = f"{short_name(morphism)} {json.dumps(dict(proposal.request))}"
@@ -142,6 +143,7 @@ def gains(
         # Where the edit is impossible there is nothing to count.
         if currency == "parameters" or math.isnan(value):
             return value, float(proposal.cost)
+        shape = context.batch("train", 0, 1)[0].shape
         return value, context.remember(
             f"FLOPs of {name}",
             lambda: flops(edit().structure, context.relaxation, shape) - flops(structure, context.relaxation, shape),
@@ -168,33 +170,37 @@ class _Mixed(nn.Module):
         return self.network(inputs, self.network.mixing())
 
 
+@contextlib.contextmanager
+def _parent(context: Context, structure: Structure) -> Iterator[Network]:
+    """Yield the network that grows, in evaluation mode: that of the search, or what is left of it."""
+    with context.evaluating() as network:
+        if structure != network.structure:  # candidates are removed in the same change
+            rest = Edit(structure, lambda parent, child: Filling(Claim.lossy()))
+            network = apply(network, rest, context.seed("rest")).child
+        yield network
+
+
 def _measured(context: Context, structure: Structure, edit: Edit, seed: Seed) -> float:
     """Return the gain of an edit on the first training batch of a context."""
 
-    def prepared(network: Network) -> Network:
-        # `Context.network` is in the readable form, and hooks on it are no concern here
-        network.fast = context.fast
-        return network
-
     def looked() -> Tensor:
-        loss, gradients = _gradients(prepared(parent), context.training_loss)
+        with _parent(context, structure) as parent:
+            loss, gradients = _gradients(parent, context.training_loss)
         return torch.tensor([loss, *map(_square, gradients)], dtype=torch.float64)
 
-    parent = context.network
-    if structure != parent.structure:  # candidates are removed in the same change
-        rest = Edit(structure, lambda parent, child: Filling(Claim.lossy()))
-        parent = apply(parent, rest, context.seed("rest")).child
     # once for all proposals of a question: the loss, and the squared gradient by each weight
     loss, *squares = context.remember("loss and squared gradients of the parent", looked).tolist()
-    made = apply(parent, edit, seed)
-    before, child = (loss, sum(squares)), prepared(made.child)
+    with _parent(context, structure) as parent:
+        made = apply(parent, edit, seed)
+        of_parent = {name: square for (name, _), square in zip(weights_of(parent), squares, strict=True)}
     exact = made.claim.kind == "exact"
-    if exact:
-        known = _followed(made.map, {name: square for (name, _), square in zip(weights_of(parent), squares, strict=True)})
-        if all(name in known for name, _ in weights_of(child)):  # as for copies of a candidate: no pass of the child is needed
-            return gain_of(before, (loss, sum(known.values())), context.learning_rate, exact)
-    after, gradients = _gradients(child, context.training_loss)
-    return gain_of(before, (after, _squares(gradients)), context.learning_rate, exact)
+    known = _followed(made.map, of_parent) if exact else {}
+    after, total = loss, sum(known.values())
+    # Where nothing is new, as for copies of a candidate, no pass of the child is needed.
+    if any(name not in known for name, _ in weights_of(made.child)):
+        after, gradients = _gradients(made.child, context.training_loss, known)
+        total += _squares(gradients)
+    return gain_of((loss, sum(squares)), (after, total), context.learning_rate, exact)
 
 
 def _followed(map: Map, squares: Mapping[str, float]) -> dict[str, float]:
@@ -217,15 +223,16 @@ def _followed(map: Map, squares: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _gradients(network: Network, loss: Loss) -> tuple[float, Sequence[Tensor]]:
-    """Return the loss of a network, and its gradient by each of the weights."""
+def _gradients(network: Network, loss: Loss, known: Collection[str] = ()) -> tuple[float, Sequence[Tensor]]:
+    """Return the loss of a network, and its gradient by each of the weights but those that are known."""
     value = loss(network)
-    weights = [weight for _, weight in weights_of(network)]
+    weights = [weight for name, weight in weights_of(network) if name not in known]
     return float(value.detach()), torch.autograd.grad(value, weights, materialize_grads=True)
 
 
 def _squares(gradients: Sequence[Tensor]) -> float:
-    return sum(map(_square, gradients))
+    # in one tensor, because in a narrow network the calls would take longer than what they compute
+    return _square(torch.cat([gradient.flatten() for gradient in gradients])) if gradients else 0.0
 
 
 def _square(gradient: Tensor) -> float:

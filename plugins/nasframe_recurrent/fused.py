@@ -201,12 +201,21 @@ def plan_of(cell: RecurrentCell) -> CellPlan | str:
             for path, operation in itertools.chain.from_iterable(map(summands_of, site.candidates))
         }
         for (operation, widths), (site, path) in paths.items():
-            description = operation.pointwise()
-            if description is not None:
-                module = _mixed_operation(cell, site).candidates.get_submodule(path)
-                check_pointwise(operation.name, description, module, widths, cell.hidden)
+            module = _mixed_operation(cell, site).candidates.get_submodule(path)
+            shapes = tuple((name, tuple(value.shape)) for name, value in module.named_parameters())
+            _check_operation(operation, shapes, widths, cell.hidden)
         plan = _plans[cell] = plan_cell(cell.cell, tuple(cell.outputs))
     return plan
+
+
+@functools.lru_cache(maxsize=512)  # a search builds many networks with the same operations
+def _check_operation(
+    operation: Operation, shapes: tuple[tuple[str, tuple[int, ...]], ...], widths: tuple[int, ...], hidden: int
+) -> None:
+    """Check that the description of an operation fits its module, which has parameters of these shapes."""
+    description = operation.pointwise()
+    if description is not None:
+        check_pointwise(operation.name, description, dict(shapes), widths, hidden)
 
 
 def _chosen(cell: RecurrentCell, mixing: Mapping[str, Tensor]) -> tuple[tuple[int, ...], ...] | None:
