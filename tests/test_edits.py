@@ -226,7 +226,7 @@ class TestStatedMixing:
 
     def test_a_core_that_does_not_compare_them_is_detected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without the check the change is made."""
-        monkeypatch.setattr(changes, "_check_mixing", lambda *_: None)
+        monkeypatch.setattr(changes, "check_mixing", lambda *_: None)
         with pytest.raises(pytest.fail.Exception):
             self.test_weights_that_are_not_met_are_refused()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -12,13 +14,15 @@ import pytest
 import torch
 from nasframe_bilevel import FirstOrder
 from nasframe_growing import DepthGrowth, NodeGrowth, OperatorGrowth, Resampling, WidthGrowth, operators
-from nasframe_recurrent import Prod, Sum, Tanh, TwoToOne
+from nasframe_recurrent import Darts, Prod, Sum, Tanh, TwoToOne
 from nasframe_splitting import Split
 from test_impossible import Rigid
 from test_resume import check_resumes_everywhere
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Morphism, Optimiser, Proposal, Search, Seed, Strategy
+from nasframe.change.copied import copied
+from nasframe.errors import ChangeError
 from nasframe.interfaces.part import short_name
 from nasframe.records import Changed, Measured
 from nasframe.search import changes, gain as gains_module, loop
@@ -116,6 +120,61 @@ def test_the_gain_of_an_exact_growth_is_that_of_a_pass_of_its_child(name: str) -
     assert found == pytest.approx(reference, rel=1e-9)
     assert found != 0
     assert passes == (1 if name == "exact copy" else 2)
+
+
+@functools.cache
+def layered() -> TrainedNetwork:
+    return TrainedNetwork.of(toy(backbone=Darts(3, layers=2), nodes=2, criterion=Endless()), 5)
+
+
+@pytest.mark.parametrize("of", [trained, layered])
+def test_no_child_is_built_for_exact_copies(of: Callable[[], TrainedNetwork], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each site an exact copy has the gain that is measured with its child, without one."""
+    morphism, network = OperatorGrowth(sigma=0.0), of().network.structure
+    made = [(morphism, proposal) for proposal in of().proposals(morphism)]
+
+    def measured() -> list[float]:
+        found, _ = of().measured(lambda context: gains_module.gains(context, network, made, "parameters", SEED))
+        return [gain for gain, _ in found]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gains_module, "copied", lambda *_: None)
+        references = measured()
+    monkeypatch.setattr(gains_module, "apply", None)
+    assert measured() == pytest.approx(references, rel=1e-9)
+    assert all(references)
+
+
+def test_growths_that_need_a_child_have_one() -> None:
+    """Only for exact copies the map is given without a child, and not if a weight of the copy is left out or they have other weights."""
+    of = trained().network
+
+    def map_of(morphism: Morphism, **changed: Any) -> Any:
+        proposal = proposal_of(morphism)
+        edit = morphism.edit(of.structure, proposal.request, proposal.evidence, SEED)
+
+        def fill(parent: Any, child: Any) -> Any:
+            filling = edit.fill(parent, child)
+            return attrs.evolve(filling, **{name: change(getattr(filling, name)) for name, change in changed.items()})
+
+        return copied(of, attrs.evolve(edit, fill=fill))
+
+    exact = OperatorGrowth(sigma=0.0)
+    assert map_of(exact) is not None
+    assert [name for name, morphism in GROWTHS.items() if map_of(morphism) is not None] == []
+    assert map_of(exact, overrides=lambda entries: dict([*entries.items()][:-1])) is None
+    assert map_of(exact, mixing=lambda mixing: {}) is None
+    with pytest.raises(ChangeError, match="states the mixing weights"):
+        map_of(exact, mixing=lambda mixing: {address: 2 * weights for address, weights in mixing.items()})
+
+
+def test_a_copy_that_the_relaxation_cannot_weigh_has_no_gain() -> None:
+    """The gain of an impossible copy is not a number, also without a child."""
+    of = TrainedNetwork.of(toy(architect=FirstOrder(relaxation=Rigid()), criterion=Endless()), 1)
+    morphism, network = OperatorGrowth(sigma=0.0), of.network.structure
+    made = [(morphism, of.proposals(morphism)[0])]
+    ((found, _),), _ = of.measured(lambda context: gains_module.gains(context, network, made, "parameters", SEED))
+    assert math.isnan(found)
 
 
 def test_a_wrong_share_of_the_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

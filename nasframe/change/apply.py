@@ -70,7 +70,7 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         alphas = {name: entry for name, entry in alphas.items() if name not in filling.overrides}
         fill(old, new, alphas, _hint)
         # A relaxation is foreign code, and some cannot invert: what the network does is compared, not what was promised.
-        _check_mixing(filling, child.mixing())
+        check_mixing(filling, child.mixing())
     return Change(child, filling.claim, full | alphas)
 
 
@@ -137,7 +137,16 @@ def _check_new_candidates(parent: Network, child: Network, filling: Filling) -> 
             )
 
 
-def _check_mixing(filling: Filling, found: Mapping[str, Tensor]) -> None:
+def check_mixing(filling: Filling, found: Mapping[str, Tensor]) -> None:
+    """Check that a network has the mixing weights that a change states.
+
+    Args:
+        filling: states the mixing weights.
+        found: those of the network.
+
+    Raises:
+        ChangeError: if they differ by more than rounding.
+    """
     for address, stated in filling.mixing.items():
         # The condition is negated so that NaN, which compares with nothing, is refused, too.
         difference = float((found[address] - stated.to(found[address])).abs().max())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nasframe.change.apply import apply
 from nasframe.change.claim import Claim
+from nasframe.change.copied import copied
 from nasframe.change.edit import Edit, Filling
 from nasframe.change.map import Map, Take
 from nasframe.errors import ChangeError, ClaimError, StructureError
@@ -104,7 +105,9 @@ def gain(context: Context, structure: Structure, edit: Edit, name: str) -> float
     """
     if context.currency != "stated":
         return 0.0
-    found: float = context.remember(f"gain of {name}", lambda: _measured(context, structure, edit, context.seed("gain", name)))
+    found: float = context.remember(
+        f"gain of {name}", lambda: _measured(context, structure, lambda: edit, context.seed("gain", name))
+    )
     return found
 
 
@@ -115,7 +118,7 @@ def gains(
 
     Both are remembered. It takes a forward and a backward pass of the parent once, and of one child for each proposal. After an exact
     growth the gradients of what the child takes from the parent are shares of those of the parent. So the pass computes those of new
-    weights alone, and none is needed for copies of a candidate.
+    weights alone, and copies of a candidate need neither a pass nor a child.
 
     Args:
         context: the search.
@@ -133,7 +136,7 @@ def gains(
 
         def measured() -> float:
             try:
-                return _measured(context, structure, edit(), seed)
+                return _measured(context, structure, edit, seed)
             except ClaimError:
                 raise  # a fault of the morphism, and not a growth that is impossible
             except (ChangeError, StructureError):
@@ -180,7 +183,7 @@ def _parent(context: Context, structure: Structure) -> Iterator[Network]:
         yield network
 
 
-def _measured(context: Context, structure: Structure, edit: Edit, seed: Seed) -> float:
+def _measured(context: Context, structure: Structure, edit: Callable[[], Edit], seed: Seed) -> float:
     """Return the gain of an edit on the first training batch of a context."""
 
     def looked() -> Tensor:
@@ -191,12 +194,15 @@ def _measured(context: Context, structure: Structure, edit: Edit, seed: Seed) ->
     # once for all proposals of a question: the loss, and the squared gradient by each weight
     loss, *squares = context.remember("loss and squared gradients of the parent", looked).tolist()
     with _parent(context, structure) as parent:
-        made = apply(parent, edit, seed)
         of_parent = {name: square for (name, _), square in zip(weights_of(parent), squares, strict=True)}
+        shares = copied(parent, edit())
+        if shares is not None and len(known := _followed(shares, of_parent)) == len(shares):
+            return gain_of((loss, sum(squares)), (loss, sum(known.values())), context.learning_rate, exact=True)
+        made = apply(parent, edit(), seed)
     exact = made.claim.kind == "exact"
     known = _followed(made.map, of_parent) if exact else {}
     after, total = loss, sum(known.values())
-    # Where nothing is new, as for copies of a candidate, no pass of the child is needed.
+    # Where nothing is new, no pass of the child is needed.
     if any(name not in known for name, _ in weights_of(made.child)):
         after, gradients = _gradients(made.child, context.training_loss, known)
         total += _squares(gradients)

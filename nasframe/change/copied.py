@@ -1,0 +1,98 @@
+"""Exact copies of candidates: the map of such a change follows without its child, whose building takes longer than all else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from nasframe.change.apply import check_mixing
+from nasframe.change.edit import Edit, Filling
+from nasframe.change.map import Map, Set, Take
+from nasframe.network.network import Network
+from nasframe.structure.address import Address
+from nasframe.structure.structure import Structure
+
+
+class _ReadError(Exception):
+    """The child was read."""
+
+
+class _Unbuilt:
+    """In the place of a child: whoever reads it needs one that is built."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _ReadError
+
+
+def copied(parent: Network, edit: Edit) -> Map | None:
+    """Return the entries of the map of an edit for the weights of the child, without building the child.
+
+    It is for edits that add nothing but exact copies of candidates, in sites that they have already. For all others, and where it is
+    not certain, None is returned: then `apply` makes the child.
+
+    Args:
+        parent: the network before the change.
+        edit: the edit of its structure.
+
+    Raises:
+        ChangeError: if the relaxation has no alphas for the mixing weights of the change.
+    """
+    copies = _copies(parent.structure, edit.structure)
+    if not copies:
+        return None
+    with torch.no_grad():
+        try:
+            filling = edit.fill(parent, _Unbuilt())  # type: ignore[arg-type]
+        except _ReadError:
+            return None
+        if filling.claim.kind != "exact" or not _has_alphas(parent, edit.structure, copies, filling):
+            return None
+    entries: dict[str, Take | Set] = {
+        n: Take(n) for n, p in parent.named_parameters() if p.requires_grad and not n.startswith("alphas.")
+    }
+    weights = {*entries}
+    for address, sources in copies.items():
+        for name, mixture in parent.mixed_operations(address):
+            # the module of a stranger may have parameters beside those of its candidates, with an entry for each candidate
+            if any(not key.startswith("candidates.") for key, _ in mixture.named_parameters()):
+                return None
+            for new, old in sources.items():
+                parameters = mixture.candidates[str(old)].named_parameters()
+                weights |= {f"{name}.candidates.{new}.{key}" for key, p in parameters if p.requires_grad}
+    entries |= {name: entry for name, entry in filling.overrides.items() if name in weights}
+    # a weight without an entry keeps its initial values, which only a child has
+    return entries if entries.keys() == weights else None
+
+
+def _copies(before: Structure, after: Structure) -> Mapping[Address, Mapping[int, int]] | None:
+    """Return by site the new candidates, each with an old one of the same operation; None if the structures differ in more."""
+    sites, found, rest = dict(before.sites()), dict[Address, Mapping[int, int]](), after
+    for address, site in after.sites():
+        old = sites[address].candidates if address in sites else ()
+        new, equal = site.candidates[len(old) :], {c.operation: c.id for c in old}
+        if site.candidates[: len(old)] != old or any(c.operation not in equal for c in new):
+            return None
+        if new:
+            found[address] = {c.id: equal[c.operation] for c in new}
+            rest = rest.replace_site(address, sites[address])
+    return found if rest == attrs.evolve(before, next_id=rest.next_id) else None
+
+
+def _has_alphas(parent: Network, structure: Structure, changed: Mapping[Address, Any], filling: Filling) -> bool:
+    """Return whether the change states the mixing weights of the changed sites alone, and the relaxation has alphas for them."""
+    relaxation, sites = parent.relaxation, {a: s for a, s in structure.sites() if not s.decided}
+    if relaxation is None or relaxation.parameters(sites) or filling.mixing.keys() != changed.keys():
+        return False
+    like = next(parent.parameters())
+    alphas = dict[str, Tensor]()
+    for address, site in sites.items():
+        old = parent.alphas[address] if address in parent.alphas else like.new_zeros(0)
+        alphas[address] = torch.cat([old, old.new_zeros(len(site.candidates) - len(old))])
+    inverted = relaxation.invert(sites, filling.mixing, alphas)
+    alphas |= {name: value.to(alphas[name]) for name, value in inverted.items()}
+    check_mixing(filling, relaxation.mixing(sites, alphas, None))
+    return True
