@@ -116,7 +116,7 @@ import nasframe
 from nasframe.search.evaluate import Reference, Trial
 from nasframe.search.pool import evaluations
 print("once", flush=True)
-strategy = nasframe.Strategy.named("default")
+strategy = nasframe.Strategy.named("two-to-one-grow-end")
 data = nasframe.Search(strategy).data
 trials = [Trial(Reference(name, 100), 5, nasframe.Seed((name,))) for name in ("mean", "GRU")]
 found = list(evaluations(trials, strategy, data, workers=2, plugins=nasframe.installed()))

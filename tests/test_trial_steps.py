@@ -107,11 +107,14 @@ def test_a_plan_with_trials_resumes_at_every_event(plan: str, monkeypatch: pytes
     assert len({(trial.stage, trial.phase, trial.number) for trial in trials}) == len(trials)
 
 
-@pytest.mark.parametrize(("budget", "trials"), [(1, 1), (21, 5)])
-def test_a_budget_limits_trials(budget: int, trials: int) -> None:
-    """At least one trial begins, and no other one when less than the share for tuning is left; all together stay within the budget."""
+@pytest.mark.parametrize(("budget", "trials", "in_flight"), [(1, 1, 3), (21, 5, 1), (21, 5, 3)])
+def test_a_budget_limits_trials(budget: int, trials: int, in_flight: int) -> None:
+    """At least one trial begins, and no other one when less than the share for tuning is left; all together stay within the budget.
+
+    It does not matter how many are in flight.
+    """
     plan = Finals(architect=SuccessiveHalving(12, suggested=1, updates=3)).steps()
-    strategy = toy_strategy(plan=plan, growth=(), nodes=2, in_flight=1, criterion=Patience(1) | MaxUpdates(budget))
+    strategy = toy_strategy(plan=plan, growth=(), nodes=2, in_flight=in_flight, criterion=Patience(1) | MaxUpdates(budget))
     search = Search(attrs.evolve(strategy, optimiser=Optimiser(epochs=1)))
     run(search)
 

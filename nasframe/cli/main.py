@@ -136,8 +136,7 @@ EPILOG = (
     "--budget",
     type=int,
     metavar="UPDATES",
-    help="The largest number of updates of searching, trials and tuning together, beside the other criteria; a quarter is kept for "
-    "tuning, and trials that have begun are completed.",
+    help="The largest number of updates of searching, trials and tuning together, beside the other criteria; a quarter is kept for tuning.",
 )
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @RUN

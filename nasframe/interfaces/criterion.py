@@ -112,9 +112,10 @@ class GrowthCriterion(Part):
         """
 
     def affords(self, updates: int) -> bool:
-        """Return whether a search that has made so many updates may begin another trial; by default it may. Optional.
+        """Return whether a search that has made so many updates, those of the trials in flight included, may begin another trial. Optional.
 
-        A step of trials begins at least one. What the architects and evaluators of trials spend is limited by nothing else.
+        By default it may. A step of trials begins at least one. What the architects and evaluators of trials spend is limited by nothing
+        else.
         """
         return True
 

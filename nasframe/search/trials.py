@@ -159,8 +159,11 @@ class TrialRunner:
         trials = self.trials
         # The number of results that the architect has received decides how many requests it may make, and not the number
         # that has arrived: the speed of the workers must not matter.
-        affords = self.strategy.criterion.affords(self.state.updates)
-        while trials.requested < (len(self.ended) + self.strategy.in_flight if affords else 1):
+        while trials.requested < len(self.ended) + self.strategy.in_flight:
+            # what is in flight counts, too, with the budgets that were requested
+            spent = self.state.updates + sum(pending.budget for pending in trials.pending.values())
+            if trials.requested and not self.strategy.criterion.affords(spent):
+                break
             number, needed = trials.requested, self.architect.needs(trials.memory.copy())
             memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.seed("ask", number))
             trials.memory = self._kept(memory)
