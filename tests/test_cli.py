@@ -48,6 +48,8 @@ TINY = [
     "seattle_weather",
     "--season",
     "7",
+    "--plan",
+    "end",
 ]
 RESULTS = [
     "metrics.jsonl",
