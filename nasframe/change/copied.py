@@ -27,6 +27,10 @@ class _Unbuilt:
     def __getattr__(self, name: str) -> Any:
         raise _ReadError
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # what isinstance() reads
+        raise _ReadError
+
 
 def copied(parent: Network, edit: Edit) -> Map | None:
     """Return the entries of the map of an edit for the weights of the child, without building the child.
