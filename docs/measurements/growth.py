@@ -49,7 +49,7 @@ from nasframe.testing.trained import TrainedNetwork
 #: by series: the task, the batch size and the epochs of each phase
 SERIES = {
     "pedestrians": (Forecasting(series="melbourne_pedestrians", window=24, season=24), 100, 3),
-    "weather": (Forecasting(series="seattle_weather"), 50, 5),
+    "weather": (Forecasting(series="seattle_weather", window=10), 50, 5),
 }
 HIDDEN, RATE = 16, 1e-2
 #: tunings with other orders of the examples, with and without a grown node
@@ -57,7 +57,7 @@ TUNINGS = 3
 #: the searches whose grown nodes are removed
 REMOVED = ("gate", "noise")
 #: the trainings of a found cell from scratch, and all measurements
-BUDGETS = ("updates", "gated", "FLOPs")
+BUDGETS = {"updates": "from scratch", "gated": "with gates", "FLOPs": "equal FLOPs"}
 WHAT = ("grown", *BUDGETS, "policies")
 #: neighbouring windows whose losses are averaged before a standard error over windows is taken
 BLOCK = 24
@@ -76,19 +76,16 @@ class Way:
     Attributes:
         form: of the morphism `node`.
         relaxation: of the alphas.
-        final: the learning rate at the end of each phase in which the network grows; as at its beginning, or 0.
     """
 
     form: str = "gate"
     relaxation: Relaxation = Softmax()
-    final: float = RATE
 
 
 WAYS = {
     "gate": Way(),
     "noise": Way("noise"),
     "sharpened": Way(relaxation=AnnealedSoftmax(1.0, 0.1)),
-    "falling": Way(final=0.0),
 }
 #: how the supernet becomes an architecture
 PLAIN = "plain"
@@ -117,7 +114,7 @@ def strategy_of(series: str, way: str, seed: int, cut: str = PLAIN) -> Strategy:
         growth=(NodeGrowth(how.form),),
         plan=(*GROWING, CUTS[cut], tune, Restore()),
         batch=batch,
-        optimiser=Optimiser(learning_rate=RATE, epochs=epochs, final=how.final),
+        optimiser=Optimiser(learning_rate=RATE, epochs=epochs, final=RATE),
         seed=seed,
         seeds=1,
     )
@@ -382,11 +379,13 @@ def report(results: Results) -> Iterator[str]:
         if nodes:
             yield f"| {series} | {way} | {len(nodes)} | {' | '.join(needed(nodes))} |"
     yield ""
-    yield "| series | search | cut | supernet | cut off | tuned | minus from scratch | minus with gates | minus equal FLOPs | in test |"
-    yield "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    budgets = [budget for budget in BUDGETS if any(key[0] == budget for key in results.found)]
+    minus = " | ".join(f"minus {BUDGETS[budget]}" for budget in budgets)
+    yield f"| series | search | cut | supernet | cut off | tuned | {minus} | in test |"
+    yield f"| --- | --- | --- |{' ---: |' * (len(budgets) + 4)}"
     for series, way in itertools.product(SERIES, WAYS):
         found = results.of("grown", series, way)
-        others = {budget: results.of(budget, series, way) for budget in BUDGETS}
+        others = {budget: results.of(budget, series, way) for budget in budgets}
         for cut in CUTS if found else ():
             cuts = {seed: value["cuts"][cut] for seed, value in found.items()}
             if cut != PLAIN and all(cuts[seed] == found[seed]["cuts"][PLAIN] for seed in found):
@@ -395,8 +394,8 @@ def report(results: Results) -> Iterator[str]:
                 mean([value["supernet"] for value in found.values()]),
                 f"{statistics.median(each['pruned'] for each in cuts.values()):.3f}",
                 mean([each["valid"] for each in cuts.values()]),
-                *(mean([cuts[s]["valid"] - o["valid"] for s, o in other.items()], sign="+") for other in others.values()),
-                mean([cuts[s]["test"] - o["test"] for s, o in others["updates"].items()], sign="+"),
+                *(mean([cuts[s]["valid"] - o["valid"] for s, o in other.items()], "+", len(cuts)) for other in others.values()),
+                mean([cuts[s]["test"] - o["test"] for s, o in results.of("updates", series, way).items()], "+", len(cuts)),
             ]
             yield f"| {series} | {way} | {cut} | {' | '.join(columns)} |"
     yield ""
@@ -427,10 +426,11 @@ def needed(nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield f"{statistics.median(shares):.1%}"
 
 
-def mean(values: Sequence[float], sign: str = "") -> str:
-    """Return a mean with its standard error as text."""
+def mean(values: Sequence[float], sign: str = "", seeds: int = 0) -> str:
+    """Return a mean with its standard error as text, and the number of values if it is not that of the seeds."""
     error = f" ± {standard_error(values):.4f}" if len(values) > 1 else ""
-    return f"{fmean(values):{sign}.4f}{error}" if values else ""
+    fewer = f" ({len(values)} of {seeds})" if len(values) < seeds else ""
+    return f"{fmean(values):{sign}.4f}{error}{fewer}" if values else ""
 
 
 def standard_error(values: Sequence[float]) -> float:
