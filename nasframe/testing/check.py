@@ -47,7 +47,8 @@ class Profile:
     shrinking: float = 10.0
 
 
-QUICK = Profile("quick", 6, 2)
+# Of one mutant of each law, 121 of 124 are found with four cases and 122 with six, which take half as long again.
+QUICK = Profile("quick", 4, 2)
 FULL = Profile("full", 50, 10)
 
 #: how many cases may be rejected for each that is wanted: each may have cost a training
