@@ -250,6 +250,12 @@ def generous(of: Subject) -> Subject:
     )
 
 
+@mutant("criterion.affords", "criterion", "max_updates")
+def reversed_limit(of: Subject) -> Subject:
+    """It affords trials when its updates are spent, and none before."""
+    return overriding(of, affords=lambda self, updates: not of.cls.affords(self, updates))  # type: ignore[attr-defined]
+
+
 @mutant("criterion.cooldown", "criterion", "epochs")
 def early(of: Subject) -> Subject:
     """It counts the epochs from 1, where the records count from 0."""

@@ -313,6 +313,20 @@ def budget(case: Case) -> None:
             require(grown <= bound, f"{decision} leads to {grown} parameters, of {bound}")
 
 
+@law("criterion.affords", "it compares in the wrong direction, or counts how often it was called")
+def affords(case: Case) -> None:
+    """A criterion that affords no trial after some updates affords none after more, and answers the same question alike."""
+    updates = [0, *(2**n for n in range(24))]
+    answers = [case.part.affords(number) for number in updates]
+    if all(answers):
+        raise Inapplicable("it does not limit trials")
+    first = answers.index(False)
+    again = [case.part.affords(number) for number in updates]
+    require(again == answers, f"asked twice, it answers {answers} and {again} after {updates} updates")
+    later = [number for number, answer in zip(updates, answers, strict=True) if answer and number > updates[first]]
+    require(not later, f"it affords no trial after {updates[first]} updates, and one after {later}")
+
+
 @law("criterion.cooldown", "it takes the field `epoch` for a number of epochs, but the first epoch is 0")
 def cooldown(case: Case) -> None:
     """A criterion with a `cooldown` does not end a phase before it has had so many epochs."""
