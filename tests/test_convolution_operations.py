@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ from nasframe_convolutional.operations import (
     Identity,
     LinearLayer,
     MaxPool,
+    RelaxedConvolution,
+    RelaxedKernel,
     Separable,
     SeparableConvolution,
     Zero,
@@ -50,6 +53,7 @@ OPERATIONS = (
     | st.builds(MaxPool, KERNELS)
     | st.builds(AvgPool, KERNELS, st.booleans())
     | st.builds(DenseConvolution, KERNELS)
+    | st.builds(RelaxedKernel, st.sampled_from([3, 5, 7]))
     | st.sampled_from([Identity(), Zero()])
 )
 
@@ -134,6 +138,17 @@ def windows(x: Tensor, kernel: int, stride: int) -> Tensor:
     return padded.unfold(2, kernel, stride).unfold(3, kernel, stride).flatten(-2)
 
 
+def masked(module: RelaxedConvolution) -> Tensor:
+    """Return the kernel, each ring of which is multiplied by the share to which a kernel of the size of the module reaches it."""
+    weight = module.convolution.weight.clone()
+    centre = weight.shape[-1] // 2
+    for i, j in itertools.product(range(weight.shape[-1]), repeat=2):
+        if ring := max(abs(i - centre), abs(j - centre)):
+            # a kernel of size 2 r - 1 does not reach ring r, and one of size 2 r + 1 contains it
+            weight[..., i, j] *= min(1.0, max(0.0, (float(module.size.detach()) - (2 * ring - 1)) / 2))
+    return weight
+
+
 def defined(case: Case, module: Any, training: bool) -> Tensor:
     """Return the output by the definition of the operation."""
     o, s, x = case.operation, case.stride, case.x
@@ -144,6 +159,8 @@ def defined(case: Case, module: Any, training: bool) -> Tensor:
         return normalised(module.norm, conv2d(x.relu(), kernel, None, s, o.kernel // 2), training)
     if isinstance(o, DenseConvolution):
         return normalised(module.norm, conv2d(x.relu(), module.convolution.weight, None, s, o.kernel // 2), training)
+    if isinstance(o, RelaxedKernel):
+        return normalised(module.norm, conv2d(x.relu(), masked(module), None, s, o.kernel // 2), training)
     if isinstance(o, MaxPool | AvgPool):
         seen = windows(x, o.kernel, s)
         out = seen.nanmean(-1) if isinstance(o, AvgPool) else seen.nan_to_num(-math.inf).amax(-1)
@@ -211,15 +228,39 @@ def test_layers_that_begin_as_the_identity(case: Case, width: int) -> None:
             lambda build: lambda o, **n: build(attrs.evolve(o, dilation=1), **n),
         ),
         (AvgPool(3), nn, "AvgPool2d", lambda build: lambda *sizes, count_include_pad: build(*sizes)),
+        (RelaxedKernel(5), RelaxedConvolution, "mask", lambda mask: lambda m: mask(m).round()),
         (Asymmetric(3), AsymmetricConvolution, "forward", lambda forward: lambda m, x: m.norm(m.row(m.column(x.relu())))),
     ],
 )
 def test_another_definition_is_noticed(operation: Edge, where: Any, name: str, fault: Any, monkeypatch: Any) -> None:
-    """The law above detects a missing ReLU, an ignored dilation, a padding that is counted, and another order."""
+    """The law above detects a missing ReLU, an ignored dilation, a padding that is counted, a rounded mask, and another order."""
     monkeypatch.setattr(where, name, fault(getattr(where, name)))
     x = torch.randn(2, 2, 5, 6, dtype=torch.float64, generator=Seed(("mutants",)).generator())
     with pytest.raises(AssertionError, match="training: False"):
         agrees(Case(operation, 2, 1, False, x))
+
+
+@given(cases(st.builds(RelaxedKernel, st.sampled_from([3, 5, 7]))), st.floats(-1, 9))
+def test_a_relaxed_kernel_becomes_a_plain_one(case: Case, size: float) -> None:
+    """At any size the plain layer computes the same and has no larger kernel than it needs, and the size has the gradient of the loss."""
+    module = case.trained()
+    with torch.no_grad():
+        module.size.fill_(size)
+    dense = module.dense()
+    for training in case.modes:
+        assert torch.allclose(module.train(training)(case.x), dense.train(training)(case.x), rtol=0, atol=1e-12)
+    kernel = dense.convolution.weight
+    assert kernel.shape[-1] == 1 or (kernel.detach().abs().sum((0, 1))[0] != 0).any()
+
+    (slope,) = torch.autograd.grad(module.eval()(case.x).square().sum(), [module.size])
+    # Away from the kinks, the mask of one ring changes by half of the step in size.
+    if min(abs(size - odd) for odd in range(-1, 11, 2)) > 1e-3:
+        losses = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                module.size.fill_(size + step)
+                losses.append(float(module(case.x).square().sum()))
+        assert float(slope) == pytest.approx((losses[0] - losses[1]) / 2e-6, rel=1e-4, abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------- costs and bounds
@@ -258,6 +299,8 @@ def formula(case: Case) -> tuple[int, int]:
         return 2 * C * C * k + scale * C, C * C * k * width * (case.x.shape[2] + height)
     if isinstance(o, DenseConvolution):
         return C * C * k * k + scale * C, C * C * k * k * height * width
+    if isinstance(o, RelaxedKernel):
+        return C * C * k * k + 1 + scale * C, C * C * k * k * height * width
     if isinstance(o, Identity) and case.stride == 2:
         return C * C + scale * C, C * C * height * width
     return 0, 0
@@ -295,6 +338,7 @@ def test_a_cost_leaves_the_module_alone() -> None:
         (lambda: SeparableConvolution(4), "kernel is 4; it must be odd, so that the kernel has a centre"),
         (lambda: MaxPool(2), "kernel is 2; it must be odd"),
         (lambda: AvgPool(0), "kernel is 0; it must be a whole number of at least 1"),
+        (lambda: RelaxedKernel(1), "kernel is 1; it must be at least 3"),
         (lambda: Asymmetric(1.5), "kernel is 1.5; it must be a whole number"),
         (lambda: SeparableConvolution(dilation=0), "dilation is 0; it must be a whole number of at least 1"),
         (lambda: SeparableConvolution(expansion=(1, 0)), r"expansion is \(1, 0\); it must list whole numbers of at least 1"),

@@ -14,6 +14,7 @@ from nasframe_convolutional.operations import (
     DenseConvolution,
     Identity,
     MaxPool,
+    RelaxedKernel,
     SeparableConvolution,
     Zero,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "NasBench201Table",
     "PDarts",
     "PartialChannels",
+    "RelaxedKernel",
     "SeparableConvolution",
     "StrongestOfSite",
     "Zero",
@@ -50,6 +52,7 @@ def nasframe_parts() -> list[type[nasframe.Part]]:
         SeparableConvolution,
         DenseConvolution,
         Asymmetric,
+        RelaxedKernel,
         MaxPool,
         AvgPool,
         Identity,

@@ -21,6 +21,7 @@ from nasframe_convolutional.operations import (
     DenseConvolution,
     Identity,
     MaxPool,
+    RelaxedKernel,
     SeparableConvolution,
     Zero,
 )
@@ -40,6 +41,7 @@ def examples() -> Examples:
         SeparableConvolution: SEPARABLE,
         DenseConvolution: st.builds(DenseConvolution, KERNELS),
         Asymmetric: st.builds(Asymmetric, KERNELS),
+        RelaxedKernel: st.builds(RelaxedKernel, st.sampled_from([3, 5])),
         # there is no such file: the published table is not shipped
         NasBench201Table: st.builds(
             NasBench201Table, st.just("nasbench201.csv"), st.sampled_from(["cifar10_val_e12", "cifar100_val_e12"])

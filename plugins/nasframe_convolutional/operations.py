@@ -1,12 +1,14 @@
 """The operations on the edges of image cells: o(x) with x of shape (batch, C, height, width).
 
-Sources: Liu et al. (2019), Laube & Zell (2019), Dong & Yang (2020).
+Sources: Liu et al. (2019), Laube & Zell (2019), Dong & Yang (2020), Shin, Packer & Song (2018).
 
 No convolution has a bias. Padding is "same": a stride s divides height and width by s, rounded up.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import abstractmethod
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -14,7 +16,7 @@ from typing import Any, ClassVar
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import conv2d, relu
 
 from nasframe import Bound, Operation, flag, number
 from nasframe_convolutional.adjust import Convolution, ConvolutionLayer, FactorisedReduction
@@ -176,6 +178,69 @@ class DenseConvolution(Edge):
     def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
         """Return a module of ReLU, convolution and BatchNorm."""
         return ConvolutionLayer(channels, channels, self.kernel, stride, affine)
+
+
+class RelaxedConvolution(nn.Module):
+    """ReLU, a convolution whose kernel has a trainable size s, and BatchNorm.
+
+    The kernel has a centre and rings around it. It is multiplied by a mask, which is 1 at the centre and
+    min(1, max(0, (s + 1) / 2 - r)) in ring r: a kernel of odd size s has the rings up to (s - 1) / 2, and between two odd sizes the
+    outermost ring opens in proportion.
+    """
+
+    def __init__(self, kernel: int, channels: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.convolution = Convolution(channels, channels, kernel, stride, kernel // 2, bias=False)
+        # half open, so that the size can move in both directions: at an odd size the mask has a kink
+        self.size = nn.Parameter(torch.tensor(kernel - 1.0))
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+    def mask(self) -> Tensor:
+        """Return the mask, of shape (kernel, kernel)."""
+        (kernel, _), size = self.convolution.kernel_size, self.size
+        distance = (torch.arange(kernel, device=size.device) - kernel // 2).abs()
+        ring = torch.maximum(distance, distance[:, None])
+        return torch.where(ring == 0, 1.0, ((size + 1) / 2 - ring).clamp(0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features with as many channels as the input."""
+        of = self.convolution
+        return self.norm(conv2d(relu(x), of.weight * self.mask(), None, of.stride, of.padding))
+
+    def dense(self) -> ConvolutionLayer:
+        """Return a layer with the smallest kernel that computes the same, at the present size."""
+        of, outer = self.convolution, self.convolution.kernel_size[0] // 2
+        inner = min(outer, max(0, math.ceil((float(self.size.detach()) - 1) / 2)))
+        channels, margin = of.in_channels, outer - inner
+        layer = ConvolutionLayer(channels, channels, 2 * inner + 1, of.stride[0], self.norm.affine)
+        layer.norm = copy.deepcopy(self.norm)
+        kept = slice(margin, of.kernel_size[0] - margin)
+        layer.convolution.weight = nn.Parameter((of.weight * self.mask()).detach()[..., kept, kept].clone())
+        return layer.train(self.training)
+
+
+@attrs.frozen
+class RelaxedKernel(Edge):
+    """ReLU, convolution with a trainable kernel size, and BatchNorm, after the idea of Shin, Packer & Song (2018).
+
+    The size follows the gradient of the training loss, like the weights. `dense()` of a trained module returns a plain convolution
+    of the size that was found.
+
+    Args:
+        kernel: the largest size of the kernel, an odd number of at least 3.
+    """
+
+    name: ClassVar[str] = "relaxed_kernel"
+    kernel: int = odd(5)
+
+    @kernel.validator
+    def _has_rings(self, attribute: Any, value: int) -> None:
+        if value < 3:
+            raise ValueError(f"kernel is {value}; it must be at least 3, as a kernel of 1 has no smaller size")
+
+    def build(self, *, channels: int, stride: int, affine: bool) -> nn.Module:
+        """Return the module, whose size begins half way between the largest odd sizes."""
+        return RelaxedConvolution(self.kernel, channels, stride, affine)
 
 
 def pooled(pool: nn.Module, channels: int, affine: bool) -> nn.Module:
