@@ -314,7 +314,7 @@ def test_a_strategy_is_described_by_its_file(here) -> None:
     lacking = here("--without", "nasframe_pruning", "plugins", "default")[1]
 
     assert "No options" not in text
-    assert "    seeds = 5\n" in text
+    assert "    seeds = 3\n" in text
     assert Strategy.from_toml(row["toml"]) == Strategy.named("default")
     assert "# there is no pruner 'strongest'" in lacking
 
