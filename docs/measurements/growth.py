@@ -103,7 +103,7 @@ def strategy_of(series: str, way: str, seed: int, cut: str = PLAIN) -> Strategy:
     """Return a search that grows to three nodes, cuts the supernet and tunes what is left."""
     task, batch, epochs = SERIES[series]
     how = WAYS[way]
-    # Without a length of its own, a phase has that of the optimiser.
+    # A phase without a length takes that of the optimiser.
     tune = Train(phase="tune", competes=True, optimiser=Optimiser(learning_rate=RATE, epochs=epochs))
     return Strategy(
         task=task,
@@ -124,7 +124,7 @@ def strategy_of(series: str, way: str, seed: int, cut: str = PLAIN) -> Strategy:
 
 
 def grown(series: str, way: str, seed: int) -> dict[str, Any]:
-    """Return what a search has before its cut, after it and after tuning, and what the removal of each grown node does."""
+    """Return the losses of a search before its cut, after it and after tuning, and the effect of removing each grown node."""
     search = Search(strategy_of(series, way, seed))
     flops = 0.0
     for record in search:
