@@ -17,26 +17,11 @@ from nasframe.structure.address import Address
 from nasframe.structure.structure import Structure
 
 
-class _ReadError(Exception):
-    """The child was read."""
-
-
-class _Unbuilt:
-    """In the place of a child: whoever reads it needs one that is built."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise _ReadError
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:  # what isinstance() reads
-        raise _ReadError
-
-
 def copied(parent: Network, edit: Edit) -> Map | None:
     """Return the entries of the map of an edit for the weights of the child, without building the child.
 
-    It is for edits that add nothing but exact copies of candidates, in sites that they have already. For all others, and where it is
-    not certain, None is returned: then `apply` makes the child.
+    It is for edits that need no child and add nothing but exact copies of candidates, in sites that they have already. For all others,
+    and where it is not certain, None is returned: then `apply` makes the child.
 
     Args:
         parent: the network before the change.
@@ -45,14 +30,11 @@ def copied(parent: Network, edit: Edit) -> Map | None:
     Raises:
         ChangeError: if the relaxation has no alphas for the mixing weights of the change.
     """
-    copies = _copies(parent.structure, edit.structure)
+    copies = None if edit.needs_child else _copies(parent.structure, edit.structure)
     if not copies:
         return None
     with torch.no_grad():
-        try:
-            filling = edit.fill(parent, _Unbuilt())  # type: ignore[arg-type]
-        except _ReadError:
-            return None
+        filling = edit.fill(parent, None)  # type: ignore[arg-type]  # a fill that uses it nevertheless fails at once
         if filling.claim.kind != "exact" or not _has_alphas(parent, edit.structure, copies, filling):
             return None
     entries: dict[str, Take | Set] = {

@@ -51,6 +51,8 @@ class Edit:
     Attributes:
         structure: the structure of the child.
         fill: the function.
+        needs_child: whether `fill` reads the child or writes into it. If not, what it returns is also known where no child is built,
+            for example to measure the gain of a copy (`nasframe.change.copied`); it then gets None in the place of the child.
 
     Example:
         An edit that adds nodes behind gates, which all start at zero::
@@ -60,6 +62,7 @@ class Edit:
 
     structure: Structure
     fill: Callable[[Network, Network], Filling]
+    needs_child: bool = True
 
 
 def combine(edits: Sequence[Edit], *, reset_alphas: bool = False) -> Edit:

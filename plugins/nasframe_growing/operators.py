@@ -159,7 +159,7 @@ class OperatorGrowth(Morphism):
             overrides = copies(parent, address, old.id, [structure.next_id], self.sigma, seed("noise").generator())
             return Filling(Claim.lossy() if self.sigma or lost else Claim.exact(), overrides, {address: halved})
 
-        return Edit(grown, fill)
+        return Edit(grown, fill, needs_child=self.form == "fresh")
 
     def _grown(self, structure: Structure, request: Mapping[str, Any]) -> tuple[Structure, Address, Candidate, list[int]]:
         """Return the grown structure, the site, the candidate to copy, and the ids of the old candidates that stay."""
