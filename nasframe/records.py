@@ -290,6 +290,7 @@ class TrialEnded(Record):
         valid: its validation loss, None if the training diverged.
         scores: the task's metrics on the validation split.
         best: whether it is the best trial so far of those with the largest budget.
+        readings: the "seconds" of the run, if the criterion read them to decide whether another trial begins.
     """
 
     kind: ClassVar[str] = "trial"
@@ -303,6 +304,7 @@ class TrialEnded(Record):
     valid: float | None = attrs.field(default=None, converter=finite)
     scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     best: bool = False
+    readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
 
 
 @attrs.frozen(kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import attrs
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, strategies as st
 from nasframe_growing import Epochs, MaxNodes, MaxParameters, MaxSeconds, MaxUpdates, NoBetter, Patience
 from toy import toy_strategy
 
-from nasframe import Decision, Proposal, Search
+from nasframe import Decision, GrowthCriterion, Proposal, Search
 from nasframe.interfaces.criterion import ABSTAIN, NEXT
 from nasframe.records import EpochEnded, StageEnded
 from nasframe.search.loop import Loop
@@ -106,12 +107,16 @@ def test_any_takes_the_strongest_and_all_the_weakest(decisions: list[Decision]) 
 
 def test_any_limit_ends_trials_and_all_must() -> None:
     """Trials begin while the share for tuning is left; of criteria that are joined by `|` one ends them, by `&` all must."""
-    limit = MaxUpdates(40, tuning=0.25)
+    updates, seconds = MaxUpdates(40, tuning=0.25), MaxSeconds(40, tuning=0.25)
 
-    assert [updates for updates in (0, 30, 31, 40) if limit.affords(updates)] == [0, 30]
-    assert (Patience() | limit).affords(30)
-    assert not (Patience() | limit).affords(31)
-    assert (Patience() & limit).affords(31)
+    def afforded(criterion: GrowthCriterion) -> list[tuple[int, float]]:
+        return [(u, s) for u in (0, 30, 31) for s in (0.0, 30.0, 30.5) if criterion.affords(u, partial(float, s))]
+
+    assert afforded(updates) == [(u, s) for u in (0, 30) for s in (0.0, 30.0, 30.5)]
+    assert afforded(seconds) == [(u, s) for u in (0, 30, 31) for s in (0.0, 30.0)]
+    assert afforded(updates | seconds) == [(u, s) for u in (0, 30) for s in (0.0, 30.0)]
+    assert afforded(Patience() | updates) == afforded(updates)
+    assert len(afforded(Patience() & updates)) == 9
 
 
 def test_limits_stop_with_their_reason() -> None:

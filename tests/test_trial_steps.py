@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,9 +12,10 @@ import torch
 from asking import asking, check_resumes_everywhere, run, shuffle
 from click.testing import CliRunner
 from nasframe_bilevel import FirstOrder
-from nasframe_growing import MaxUpdates, NodeGrowth, Patience
+from nasframe_growing import MaxSeconds, MaxUpdates, NodeGrowth, Patience
 from nasframe_pruning import Strongest
 from nasframe_sampling import Finals, RandomSearch, RegularisedEvolution, SuccessiveHalving
+from test_resume import digest
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Evaluator, Outcome, Search, Seed, Strategy, Structure, installed
@@ -23,15 +25,18 @@ from nasframe.errors import NonFiniteError, StrategyError
 from nasframe.interfaces.evaluator import Trained, Workbench
 from nasframe.network.network import tensors
 from nasframe.plugins import Plugin, Plugins
-from nasframe.records import Changed, EpochEnded, Evaluated, TrialEnded
+from nasframe.records import Changed, EpochEnded, Evaluated, Record, TrialEnded
 from nasframe.run.folder import Folder
 from nasframe.search.evaluators import Table
+from nasframe.search.loop import Loop
 from nasframe.search.optimiser import Optimiser
 from nasframe.search.plan import END, TRIALS, Change, Fold, Plan, Repeat, Restore, Step, Train, Trials
+from nasframe.search.state import State
 from nasframe.search.suggestions import MOST
 from nasframe.structure.space import Space
 from nasframe.testing.check import check
 from nasframe.testing.fakes import Chain, Scripted
+from nasframe.testing.saved import revived, saved
 
 EVOLUTION = RegularisedEvolution(population=2, sample=2, trials=4, updates=3, inherit=True)
 SUPERNET = Train(phase="search", parameters=("weights", "alphas"), epochs=2, competes=True)
@@ -123,6 +128,41 @@ def test_a_budget_limits_trials(budget: int, trials: int, in_flight: int) -> Non
     assert search.state.updates <= max(
         budget, 9
     )  # an epoch of three updates of the supernet, one of a trial, and one of tuning
+
+
+@pytest.mark.parametrize(("seconds", "trials", "in_flight"), [(1, 1, 3), (40, 3, 1), (40, 5, 3)])
+def test_a_limit_on_time_ends_trials(seconds: int, trials: int, in_flight: int) -> None:
+    """No trial begins when less than the share for tuning is left; those in flight are finished, and the best network is kept.
+
+    A run that was interrupted goes on from the time of its last trial.
+    """
+    plan = Finals(architect=SuccessiveHalving(12, suggested=1, updates=3)).steps()
+    criterion = Patience(1) | MaxSeconds(seconds)
+    strategy = toy_strategy(
+        plan=plan, growth=(), nodes=2, in_flight=in_flight, criterion=criterion, optimiser=Optimiser(epochs=1)
+    )
+    search = Search(strategy)
+    data, state = search.data, search.state
+
+    def events(state: State, began: float) -> Iterator[Record]:
+        # an epoch of the supernet takes 3 seconds, and a trial 10
+        return Loop(strategy, data, lambda: began + state.updates + 7.0 * len(state.trials)).run(state)
+
+    resumed: list[State] = []
+    for event in events(state, began=0.0):
+        if isinstance(event, TrialEnded):
+            resumed.append(revived(*saved(state), strategy, PLUGINS))
+    losses = [r.valid for r in (*state.history, *state.trials) if r.phase != "search" and r.valid is not None]
+
+    assert state.network.structure.decided
+    assert state.best is not None
+    assert state.best.valid == min(losses)
+    assert [trial.readings for trial in state.trials] == [{"seconds": 3.0 + 10 * (n + 1)} for n in range(trials)]
+    for other in resumed:
+        # the clock of another process
+        for _ in events(other, began=1e6):
+            pass
+        assert digest(other) == digest(state)
 
 
 def test_training_continues_from_the_weights_of_the_best_trial() -> None:

@@ -111,11 +111,15 @@ class GrowthCriterion(Part):
             proposals: the changes that the morphisms propose; empty after an epoch.
         """
 
-    def affords(self, updates: int) -> bool:
-        """Return whether a search that has made so many updates, those of the trials in flight included, may begin another trial. Optional.
+    def affords(self, updates: int, clock: Callable[[], float]) -> bool:
+        """Return whether a search may begin another trial. Optional.
 
         By default it may. A step of trials begins at least one. What the architects and evaluators of trials spend is limited by nothing
         else.
+
+        Args:
+            updates: the updates that the search has made, those of the trials in flight included.
+            clock: returns the seconds of the run so far. A reading is kept in the record of the last trial.
         """
         return True
 
@@ -154,9 +158,9 @@ class _Composed(GrowthCriterion):
         reason = change.reason if change.change and next.next in (None, "continue") else next.reason
         return states, attrs.evolve(next, change=change.change, reason=reason)
 
-    def affords(self, updates: int) -> bool:
+    def affords(self, updates: int, clock: Callable[[], float]) -> bool:
         """Return the parts' answer, of which False is the stronger one, as "stop" is."""
-        return not self.choose(not part.affords(updates) for part in self.parts)
+        return not self.choose(not part.affords(updates, clock) for part in self.parts)
 
     #: chooses one of the decisions that answer a question: `max` or `min`
     choose: ClassVar[Callable[..., Decision]]

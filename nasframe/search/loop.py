@@ -113,8 +113,9 @@ class Loop:
         Whenever a record is yielded, the state is complete: a search that continues from it comes to the same bytes.
         """
         # a resumed search goes on from the time it had spent; the clock's values mean nothing in another process
-        spent = (r.readings.get("seconds") or 0.0 for r in state.history if not isinstance(r, Refused))
-        # The readings of the clock are in the history, whatever criterion took them.
+        timed = (r for r in (*state.history, *state.trials) if not isinstance(r, Refused))
+        # The readings of the clock are in the records, whatever criterion took them.
+        spent = (r.readings.get("seconds") or 0.0 for r in timed)
         started = self.clock() - max(spent, default=0.0)
         yield from attrs.evolve(self, clock=lambda: self.clock() - started)._run(state)
 
@@ -499,6 +500,7 @@ class Loop:
             seed=self.change_seed(state),
             inherit=step.inherit,
             workers=self.workers,
+            clock=self.clock,
         )
         yield from runner.run()
         try:

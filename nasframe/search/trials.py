@@ -7,7 +7,7 @@ of workers nor on the order in which results arrive, and can be interrupted anyw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -40,6 +40,7 @@ class TrialRunner:
         seed: the seed of the step.
         inherit: whether trials without a parent start from the weights that they share with the network.
         workers: where trials are evaluated.
+        clock: returns the seconds of the run so far.
     """
 
     architect: AskTellArchitect
@@ -50,6 +51,7 @@ class TrialRunner:
     seed: Seed
     inherit: bool
     workers: Workers
+    clock: Callable[[], float]
 
     @property
     def trials(self) -> TrialState:
@@ -148,21 +150,27 @@ class TrialRunner:
         trials.memory = self._kept(self.architect.tell(self.space, trials.memory.copy(), record, self.seed("tell", number)))
         del trials.pending[number], trials.arrived[number]
         state.keep(record)
-        self._ask()
+        # what is read to decide about the next trials belongs to this record: a resumed run goes on from that time
+        state.trials[-1] = record = attrs.evolve(record, readings=self._ask())
         return record
 
-    def _ask(self) -> None:
+    def _ask(self) -> Mapping[str, float]:
         """Ask for requests until enough trials are in flight, the architect waits or the criterion affords no more.
 
-        Then weights that nobody needs are dropped.
+        Then weights that nobody needs are dropped. Return the seconds that the criterion read, if it did.
         """
-        trials = self.trials
+        trials, readings = self.trials, dict[str, float]()
+
+        def clock() -> float:
+            readings["seconds"] = self.clock()
+            return readings["seconds"]
+
         # The number of results that the architect has received decides how many requests it may make, and not the number
         # that has arrived: the speed of the workers must not matter.
         while trials.requested < len(self.ended) + self.strategy.in_flight:
             # what is in flight counts, too, with the budgets that were requested
             spent = self.state.updates + sum(pending.budget for pending in trials.pending.values())
-            if trials.requested and not self.strategy.criterion.affords(spent):
+            if trials.requested and not self.strategy.criterion.affords(spent, clock):
                 break
             number, needed = trials.requested, self.architect.needs(trials.memory.copy())
             memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.seed("ask", number))
@@ -175,6 +183,7 @@ class TrialRunner:
         kept = {*self.architect.needs(trials.memory.copy()), *trials.arrived, *(p.parent for p in trials.pending.values())}
         kept |= set() if best is None else {best.number}
         trials.weights = {number: weights for number, weights in sorted(trials.weights.items()) if number in kept}
+        return readings
 
     def _checked(self, request: Request, number: int, needed: Any) -> Pending:
         who = f"architect {short_name(self.architect)!r} requests trial {number}"

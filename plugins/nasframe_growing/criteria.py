@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -202,7 +202,7 @@ class MaxUpdates(Limit):
             return state, ABSTAIN
         return state, Decision("stop", reason=f"{spent[-1]} of {self.updates} updates have been made; {excess}")
 
-    def affords(self, updates: int) -> bool:
+    def affords(self, updates: int, clock: Callable[[], float]) -> bool:
         """Return whether the share for tuning is left."""
         return updates <= (1 - self.tuning) * self.updates
 
@@ -211,13 +211,14 @@ class MaxUpdates(Limit):
 class MaxSeconds(Limit):
     """Limit the time of the whole search, tuning included.
 
-    The search stops when one more epoch would leave less than the share `tuning` of the time; tuning uses the rest. Trials are not
-    ended by it, and the comparison at the end of a run does not count. Another run of the same search may stop elsewhere, because
-    its epochs may take longer or shorter.
+    The search stops when one more epoch would leave less than the share `tuning` of the time, and no trial begins when less is left;
+    tuning uses the rest. Trials in flight are finished. The comparison at the end of a run does not count. Another run of the same
+    search may stop elsewhere, because its epochs may take longer or shorter.
 
     Args:
-        seconds: the longest time, in seconds. It is exceeded if it does not allow for an epoch of searching and one of
-            tuning, or if an epoch takes longer than the one before it.
+        seconds: the longest time, in seconds. It is exceeded if it does not allow for an epoch of searching, a trial where the plan has
+            trials, and an epoch of tuning, if an epoch takes longer than the one before it, or by a last trial that takes longer than
+            the share for tuning.
         tuning: the share of the time that is kept for tuning the pruned network.
     """
 
@@ -237,6 +238,10 @@ class MaxSeconds(Limit):
         if excess is None:
             return state, ABSTAIN
         return state, Decision("stop", reason=f"{spent[-1]:.0f} of {self.seconds:g} seconds have passed; {excess}")
+
+    def affords(self, updates: int, clock: Callable[[], float]) -> bool:
+        """Return whether the share for tuning is left."""
+        return clock() <= (1 - self.tuning) * self.seconds
 
 
 def _epochs(history: History) -> list[EpochEnded]:

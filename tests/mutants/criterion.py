@@ -253,7 +253,13 @@ def generous(of: Subject) -> Subject:
 @mutant("criterion.affords", "criterion", "max_updates")
 def reversed_limit(of: Subject) -> Subject:
     """It affords trials when its updates are spent, and none before."""
-    return overriding(of, affords=lambda self, updates: not of.cls.affords(self, updates))  # type: ignore[attr-defined]
+    return overriding(of, affords=lambda self, updates, clock: not of.cls.affords(self, updates, clock))  # type: ignore[attr-defined]
+
+
+@mutant("criterion.affords", "criterion", "max_seconds")
+def time_left(of: Subject) -> Subject:
+    """It takes the clock for one that counts down, and affords trials when its time has passed."""
+    return overriding(of, affords=lambda self, updates, clock: clock() >= self.tuning * self.seconds)
 
 
 @mutant("criterion.cooldown", "criterion", "epochs")

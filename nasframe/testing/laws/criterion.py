@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -315,16 +316,21 @@ def budget(case: Case) -> None:
 
 @law("criterion.affords", "it compares in the wrong direction, or counts how often it was called")
 def affords(case: Case) -> None:
-    """A criterion that affords no trial after some updates affords none after more, and answers the same question alike."""
-    updates = [0, *(2**n for n in range(24))]
-    answers = [case.part.affords(number) for number in updates]
-    if all(answers):
+    """A criterion that affords no trial affords none after more updates or more time, and answers the same question alike."""
+    amounts = [0, *(2**n for n in range(24))]
+    spent = {"updates": [(n, 0.0) for n in amounts], "seconds": [(0, float(n)) for n in amounts]}
+
+    def answers(unit: str) -> list[bool]:
+        return [case.part.affords(updates, partial(float, seconds)) for updates, seconds in spent[unit]]
+
+    limited = {unit: found for unit in spent if not all(found := answers(unit))}
+    if not limited:
         raise Inapplicable("it does not limit trials")
-    first = answers.index(False)
-    again = [case.part.affords(number) for number in updates]
-    require(again == answers, f"asked twice, it answers {answers} and {again} after {updates} updates")
-    later = [number for number, answer in zip(updates, answers, strict=True) if answer and number > updates[first]]
-    require(not later, f"it affords no trial after {updates[first]} updates, and one after {later}")
+    for unit, found in limited.items():
+        again, first = answers(unit), found.index(False)
+        require(again == found, f"asked twice, it answers {found} and {again} after {amounts} {unit}")
+        later = [amount for amount, answer in zip(amounts[first:], found[first:], strict=True) if answer]
+        require(not later, f"it affords no trial after {amounts[first]} {unit}, and one after {later}")
 
 
 @law("criterion.cooldown", "it takes the field `epoch` for a number of epochs, but the first epoch is 0")
