@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from module_growth import new_parameters, require_exact, require_learning, step,
 from module_zoo import build, vision
 from torch import Tensor, nn
 
-from nasframe import add_path, pad_kernel, rebuild, widen
+from nasframe import Seed, add_path, pad_kernel, rebuild, widen
 from nasframe.errors import ChangeError, DataError
 from nasframe.modules.coupling import couple
 from nasframe.modules.deepen import Deepen, deepen
@@ -340,6 +341,28 @@ def test_refusals_say_why() -> None:
         deepen(Blocks(nn.ModuleDict({"a": Residual("sum")})).double(), "blocks.a", example=x)
     with pytest.raises(ValueError, match="kernel is 2; it must be an odd number"):
         Deepen(kernel=2)
+
+
+@pytest.mark.parametrize(
+    ("container", "outside"),
+    [
+        (nn.Sequential, {"blocks"}),
+        (lambda block: nn.ModuleList([block]), set()),
+        (lambda b: nn.ModuleDict({"a": b}), {"blocks.a"}),
+    ],
+)
+def test_every_block_is_listed(container: Callable[[nn.Module], nn.Module], outside: set[str]) -> None:
+    """All modules with a forward are listed, those that are in no nn.Sequential or nn.ModuleList with this reason for a refusal."""
+    x, model = example(3, 4), Blocks(container(Residual("sum"))).double()
+    coupling = couple(model, x)
+    listed = {place.name: place for place in Deepen().places(coupling)}
+    called = {name for name, module in model.named_modules() if name and not isinstance(module, nn.ModuleList | nn.ModuleDict)}
+
+    assert listed.keys() == called
+    assert outside == {name for name, place in listed.items() if "does not say in which order" in str(place.refusal)}
+    for name, place in listed.items():
+        with pytest.raises(ChangeError) if place.refusal else nullcontext():
+            Deepen().rewrite(coupling, name, Seed((0,)))
 
 
 def test_a_copy_that_is_never_called_is_refused() -> None:

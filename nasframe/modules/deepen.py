@@ -118,13 +118,13 @@ class Deepen(ModuleMorphism):
     kernel: int = attrs.field(default=3, validator=odd)
 
     def places(self, coupling: Coupling) -> Iterator[Place]:
-        """Yield the layers, with their channels, and the blocks of each nn.Sequential and nn.ModuleList, with their number."""
+        """Yield the layers, with their channels, and the blocks, with the number of blocks in their nn.Sequential or nn.ModuleList."""
         calls = Calls(coupling)
         for name, module in coupling.model.named_modules():
+            if not name or isinstance(module, nn.ModuleList | nn.ModuleDict):
+                continue  # the whole model, or a container without a forward
             container = coupling.model.get_submodule(name.rpartition(".")[0])
-            if not name or not (is_leaf(module) or isinstance(container, nn.Sequential | nn.ModuleList)):
-                continue
-            size = 0 if is_leaf(module) else len(list(container.children()))
+            size = len(container) if not is_leaf(module) and isinstance(container, nn.Sequential | nn.ModuleList) else 0
             try:
                 if is_leaf(module):
                     layers, size = self._layers(calls, name, module)
