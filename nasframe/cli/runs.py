@@ -65,6 +65,7 @@ def _finish(folder: Folder, search: Search, keeper: Keeper, watch: Watch, stop: 
         with stop.at_once():
             save_model(search.model, folder.path)
             _draw(search, folder.path)
+            _draw_predictions(search, folder.path, watch)
             watch.say(summary.write(folder, search))
     except RunError as error:
         raise RunError(f"{error}. When that is put right, continue with: nasframe resume {folder.path}") from error
@@ -94,5 +95,16 @@ def _draw(search: Search, folder: Path) -> None:
         # without a validation split there is nothing to compare
         if any(evaluation.valid is not None for evaluation in search.state.evaluations):
             draw_distribution(search.state.evaluations, search.state.trials, folder / "distribution.png")
+
+
+def _draw_predictions(search: Search, folder: Path, watch: Watch) -> None:
+    """Draw the pictures of the task; say which of them cannot be drawn."""
+    with commits.write_errors(folder):
         for name, draw in search.data.pictures.items():
-            draw(search.model, folder / name)
+            try:
+                draw(search.model, folder / name)
+            except OSError:
+                raise
+            except Exception as error:
+                # the task may be that of a third party: a fault in a picture must not cost the results of hours
+                watch.say(f"{name} is not drawn, because the task {search.strategy.task.name!r} fails to: {error!r}")

@@ -68,7 +68,7 @@ class Data:
         signature: the shape of the raw inputs, by which a found model checks its calls.
         warnings: what a user should know about the data before training, one sentence each.
         pictures: by the name of its file, a function from (model, path) that draws what the model predicts on the test split. They are
-            drawn of the network that is handed over, when no decision is left to make.
+            drawn of the network that is handed over, when no decision is left to make. A run goes on without one that cannot be drawn.
     """
 
     sizes: Mapping[str, int]
