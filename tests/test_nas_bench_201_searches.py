@@ -62,6 +62,27 @@ def test_every_search_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [row["score"] for row in rows if "score" in row] == scores
 
 
+def test_searches_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those are made, with the same results as among all, and the choices that need no further search are added."""
+    files(tmp_path)
+    monkeypatch.setattr(reproduction, "kept", lambda function, trials, *rest: map(function, trials))
+    options: dict[str, Any] = {"trials": 1, "channels": 1, "images": 40, "queries": 5, "drawn": 3, "data": str(tmp_path)}
+
+    def cells(*searches: str) -> dict[str, str]:
+        rows = NasBench201Searches(searches=[*searches], **options).rows(tmp_path, print)
+        return {row["search"]: row["cells"] for row in rows if "cells" in row}
+
+    both, one = cells("random search on the table", "regions"), cells("regions")
+
+    assert [*both] == ["333333, no search", "random search on the table", "regions", reproduction.WEIGHTS]
+    assert [*one] == ["333333, no search", "regions", reproduction.WEIGHTS]
+    assert one.items() <= both.items()
+    with pytest.raises(
+        ValueError, match=r"searches is \('DARTS',\); it must be a list of some of 'DARTS, first order', 'GDAS'"
+    ):
+        NasBench201Searches(searches=["DARTS"])
+
+
 def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
     """A column that is missing, or an accuracy that is no number, is named before anything is trained."""
     files(tmp_path)

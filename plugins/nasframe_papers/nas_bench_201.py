@@ -21,7 +21,7 @@ from nasframe import Reproduction, Search, Strategy, installed, number
 from nasframe.records import TrialEnded
 from nasframe_papers.darts import ADAM, SGD
 from nasframe_papers.quality.statistics import rank_correlation, ranks
-from nasframe_papers.trials import Values, kept, present, standard_error
+from nasframe_papers.trials import Values, among, kept, present, standard_error, tupled
 
 FILES = {"table": "nasbench201.csv.gz", "CIFAR-10": "cifar10_12k.npz"}
 #: the columns with the scores of a found cell, and what a search of the table sees
@@ -51,6 +51,9 @@ ZERO_COST: Mapping[str, tuple[Values, Values]] = {
 TE_NAS = "ntk and regions (TE-NAS)"
 #: the baseline of the scores, which needs no network: 9 for each 3 x 3 convolution and 1 for each 1 x 1 convolution
 WEIGHTS = "weights of convolutions"
+#: the searches that read validation accuracies from the table
+QUERIES = ("random search on the table", "evolution on the table")
+NAMES = (*SUPERNETS, *QUERIES, *ZERO_COST)
 
 
 @attrs.frozen
@@ -60,6 +63,7 @@ class NasBench201Searches(Reproduction):
     Each search runs with several seeds. A row has the mean accuracies of the found cells after 200 epochs.
 
     Args:
+        searches: the names of the searches; by default all.
         trials: the number of seeds of each search.
         channels: the number of channels of the first stage of a supernet.
         cells: the number of cells of each stage.
@@ -74,6 +78,7 @@ class NasBench201Searches(Reproduction):
 
     name: ClassVar[str] = "nas-bench-201"
     about: ClassVar[str] = "searches of NAS-Bench-201 (Dong & Yang 2020): the published accuracies of the cells that they find"
+    searches: tuple[str, ...] = attrs.field(default=NAMES, converter=tupled, validator=among(NAMES))
     trials: int = number(3, low=1, whole=True)
     channels: int = number(4, low=1, whole=True)
     cells: int = number(1, low=1, whole=True)
@@ -97,18 +102,23 @@ class NasBench201Searches(Reproduction):
         by_model: dict[str, list[Values]] = {}
         for trial, result in zip(searches, found, strict=True):
             by_model.setdefault(trial["model"], []).append(result)
-        by_model[TE_NAS] = [_te_nas(ntk, regions) for ntk, regions in zip(by_model["ntk"], by_model["regions"], strict=True)]
-        by_model[WEIGHTS] = [_weights(result) for result in by_model["ntk"]]
+        scored = [score for score in ZERO_COST if score in by_model]
+        if {"ntk", "regions"} <= {*scored}:
+            by_model[TE_NAS] = [_te_nas(*pair) for pair in zip(by_model["ntk"], by_model["regions"], strict=True)]
+        if scored:  # equal seeds draw equal cells for all scores
+            by_model[WEIGHTS] = [_weights(result) for result in by_model[scored[0]]]
         for model, results in by_model.items():
             yield _search_row(table, model, results)
-        for model in (*ZERO_COST, TE_NAS, WEIGHTS):
-            yield _correlation_row(table, model, by_model[model])
+        for model in (*scored, TE_NAS, WEIGHTS):
+            if model in by_model:
+                yield _correlation_row(table, model, by_model[model])
 
     def _searches(self, files: Mapping[str, Path]) -> Iterator[Values]:
         # seed by seed, so that an interrupted reproduction has all searches with the first seeds
         for seed in range(self.trials):
-            for model, changes in self._strategies(files).items():
-                yield {"series": "NAS-Bench-201", "model": model, "seed": seed, "values": changes}
+            for model, values in self._strategies(files).items():
+                if model in self.searches:
+                    yield {"series": "NAS-Bench-201", "model": model, "seed": seed, "values": values}
 
     def _strategies(self, files: Mapping[str, Path]) -> Mapping[str, Values]:
         """Return the plain values of a strategy for each search."""
@@ -141,8 +151,8 @@ class NasBench201Searches(Reproduction):
         table = {"name": "nas_bench_201", "table": str(files["table"]), "column": REWARD}
         random = {"name": "random_search", "trials": self.queries}
         evolution = {"name": "regularised_evolution", "population": 10, "sample": 3, "trials": self.queries}
-        found["random search on the table"] = {**common, "architect": random, "evaluator": table}
-        found["evolution on the table"] = {**common, "architect": evolution, "evaluator": table}
+        for model, architect in zip(QUERIES, (random, evolution), strict=True):
+            found[model] = {**common, "architect": architect, "evaluator": table}
         for score, (options, narrow) in ZERO_COST.items():
             found[score] = {
                 **common,

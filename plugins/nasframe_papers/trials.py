@@ -27,6 +27,22 @@ Values = Mapping[str, Any]
 DATA = "NASFRAME_DATA"
 
 
+def tupled(value: Any) -> Any:
+    """Return a list as a tuple, and anything else as it is: options are read as lists."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def among(allowed: Sequence[str]) -> Callable[..., None]:
+    """Return a validator of a tuple of some of the allowed names."""
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        unknown = [name for name in value if name not in allowed]
+        if unknown or not isinstance(value, tuple):
+            raise ValueError(f"{attribute.name} is {value!r}; it must be a list of some of {', '.join(map(repr, allowed))}")
+
+    return check
+
+
 def present(files: Mapping[str, str], data: str | None, say: Callable[[str], None]) -> Mapping[str, Path]:
     """Return the paths of the data files that exist, by the name of the data.
 

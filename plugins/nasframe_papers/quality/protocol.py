@@ -20,25 +20,12 @@ from nasframe.search.evaluate import updates_per_epoch
 from nasframe_papers.quality.statistics import Cells, Chosen, Picks, bootstrap, evenly, rank_correlation, ranks
 from nasframe_papers.quality.strategies import FILES, HOURLY, NAMES, RECOMMENDED, SHIPPED, ZERO_COST, strategies
 from nasframe_papers.quality.trials import loaded, score_trial, search_trial, train_trial
-from nasframe_papers.trials import Values, kept, present, standard_error
+from nasframe_papers.trials import Values, among, kept, present, standard_error, tupled
 
 #: the least ratio of the standard deviations between cells and between seeds at which a task can show anything
 RELIABLE = 3.0
 #: the recurrent networks of the headline comparison
 LAYERS = ("RNN", "LSTM", "GRU")
-
-
-def _names(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _among(allowed: Sequence[str]) -> Callable[..., None]:
-    def check(instance: Any, attribute: Any, value: Any) -> None:
-        unknown = [name for name in value if name not in allowed]
-        if unknown or not isinstance(value, tuple):
-            raise ValueError(f"{attribute.name} is {value!r}; it must be a list of some of {', '.join(map(repr, allowed))}")
-
-    return check
 
 
 @attrs.frozen
@@ -66,9 +53,9 @@ class SearchQuality(Reproduction):
 
     name: ClassVar[str] = "search-quality"
     about: ClassVar[str] = "found cells among random cells trained from scratch, beside random search and recurrent networks"
-    tasks: tuple[str, ...] = attrs.field(default=("pedestrians",), converter=_names, validator=_among((*SHIPPED, *FILES)))
-    strategies: tuple[str, ...] = attrs.field(default=NAMES, converter=_names, validator=_among(NAMES))
-    operations: tuple[str, ...] | None = attrs.field(default=None, converter=_names)
+    tasks: tuple[str, ...] = attrs.field(default=("pedestrians",), converter=tupled, validator=among((*SHIPPED, *FILES)))
+    strategies: tuple[str, ...] = attrs.field(default=NAMES, converter=tupled, validator=among(NAMES))
+    operations: tuple[str, ...] | None = attrs.field(default=None, converter=tupled)
     nodes: int = number(2, low=1, whole=True)
     hidden: int = number(16, low=1, whole=True)
     cells: int = number(25, low=3, whole=True)
