@@ -41,7 +41,7 @@ def test_no_network_of_the_run_is_better_than_the_one_it_hands_over(name: str, s
         "criterion": {"name": "epochs", "epochs": 4},
         "seeds": 1,
     }
-    search = Search(Strategy.from_dict({**shared, **strategies(epochs=4, cells=2, updates=8)[name]}))
+    search = Search(Strategy.from_dict({**shared, **strategies(epochs=4, cells=2, updates=8, nodes=2)[name]}))
     search.run()
     rows = {row.name: row for row in search.compare() if isinstance(row, Evaluated)}
     losses = [loss for name in (INHERITED, FOUND, RANDOM) if (loss := rows[name].valid) is not None]

@@ -20,7 +20,7 @@ from nasframe_papers.quality.strategies import NAMES, SHIPPED, ZERO_COST, strate
 from nasframe_recurrent import TwoToOne
 from series_files import noise, text
 
-from nasframe import Data, Seed, Split, Strategy, build
+from nasframe import Data, Search, Seed, Split, Strategy, build
 from nasframe.change.apply import apply
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import NonFiniteError
@@ -254,8 +254,29 @@ def test_a_score_ranks_cells(valids: list[float]) -> None:
 def test_every_strategy_can_be_read(name: str) -> None:
     """The values of each strategy make a strategy, whose plan ends with an architecture."""
     made = protocol.Measurement(TINY, "weather", {"name": "forecasting"}, Path(), print)
-    values = made._strategy_values(strategies(2, 4, 4)[name], 2)
+    values = made._strategy_values(strategies(2, 4, 4, 2)[name], 2)
     assert Strategy.from_dict(Strategy.from_dict(values).to_dict()) == Strategy.from_dict(values)
+
+
+def test_a_grown_cell_is_one_of_the_random_cells(tmp_path: Path) -> None:
+    """A search that grows from one node to three names the cell that it found, and measures its last supernet, as one of three nodes."""
+    (tmp_path / "tiny.csv").write_bytes(text(noise(40, 2)))
+    task = {"name": "forecasting", "csv": str(tmp_path / "tiny.csv"), "window": 3}
+    made = protocol.Measurement(attrs.evolve(TINY, nodes=3), "weather", task, Path(), print)
+
+    def trial(name: str) -> dict[str, Any]:
+        values = made._strategy_values(strategies(3, 3, 4, 3)[name], 3)
+        return {"values": values, "seed": 0, "cells": [[0, 1, 2], [4, 3, 2]]}
+
+    grown, whole = (trials.search_trial(trial(name)) for name in ("grown", "mixing 1e-2"))
+    search = Search(Strategy.from_dict(trial("grown")["values"]))
+    space = made._shared.backbone.space(made._shared.backbone.initial(search.data.sizes, 3))
+    search.run()
+
+    assert protocol.named(space.architecture(grown["picks"])) == protocol.named(search.network.structure)
+    assert grown["updates"] == whole["updates"]
+    assert grown["supernet"]["sites"] == whole["supernet"]["sites"] == [address for address, _ in space.supernet.sites()]
+    assert len(grown["supernet"]["inherited"]) == 2
 
 
 @given(st.tuples(*[st.integers(0, 4)] * 3))

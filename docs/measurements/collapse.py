@@ -64,7 +64,7 @@ def runs(folder: Path, updates: int) -> Iterator[tuple[str, str, Mapping[str, An
             "criterion": {"name": "epochs", "epochs": epochs},
             "seeds": 1,
         }
-        for title, values in {**strategies(epochs, 8, updates // 4), **OTHERS}.items():
+        for title, values in {**strategies(epochs, 8, updates // 4, NODES), **OTHERS}.items():
             yield name, title, {**{k: v for k, v in shared.items() if k != "plan"}, **values}
         for title in RECIPES:
             recipe = Strategy.named(title).to_dict()

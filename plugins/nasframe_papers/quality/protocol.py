@@ -186,7 +186,7 @@ class Measurement:
 
     def _searches(self, epochs: int, random: Sequence[Picks]) -> Mapping[str, list[Values]]:
         options, trials = self.options, []
-        known = strategies(epochs, options.cells, options.updates)
+        known = strategies(epochs, options.cells, options.updates, options.nodes)
         for seed, name in itertools.product(range(options.trials), options.strategies):
             # A plan that a plugin registers is written out, so that results that were kept belong to its steps.
             values = Strategy.from_dict(self._strategy_values(known[name], epochs)).to_dict()

@@ -46,7 +46,7 @@ def _finals(candidates: int, suggested: int) -> Values:
     return {"architect": _alphas(1e-2), "plan": {"name": "finals", "architect": _halving(candidates, suggested)}}
 
 
-def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
+def strategies(epochs: int, cells: int, updates: int, nodes: int) -> Mapping[str, Values]:
     """Return the values in which each strategy file differs from those that all share, by the name of the strategy.
 
     Random search is not among them: what it finds is computed from the random cells.
@@ -55,14 +55,18 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
         epochs: the epochs of a supernet.
         cells: the number of random cells.
         updates: the updates of a training from scratch.
+        nodes: the number of nodes of a cell.
     """
     # The whole network is pruned at once, and tuned for as long as the supernet was trained.
-    prune = [
+    prune: list[dict[str, Any]] = [
         {"name": "train", "phase": "search", "parameters": ["weights", "alphas"], "epochs": epochs},
         {"name": "change", "prune": True, "derive": True},
         {"name": "train", "phase": "tune", "epochs": epochs, "competes": True},
         {"name": "restore"},
     ]
+    # The supernet grows node by node, and all its phases together are as long as that of the others.
+    stage = {**prune[0], "epochs": max(1, epochs // nodes)}
+    grow = [stage, {"name": "change", "grow": True}] * (nodes - 1) + [stage, *prune[1:]]
     half, tuning = max(2, cells // 2), max(1, epochs // 5)
     evolution = {"name": "regularised_evolution", "population": 4, "sample": 2, "trials": 8, "updates": max(1, updates // 2)}
     architects = {
@@ -79,6 +83,7 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
     }
     return {
         **{name: {"architect": architect, "plan": prune} for name, architect in architects.items()},
+        "grown": {"architect": _alphas(1e-2), "nodes": 1, "growth": ["node"], "plan": grow},
         "darts_pt": {
             "architect": _alphas(1e-2),
             "plan": {"name": "darts_pt", "epochs": epochs, "tuning": tuning},
@@ -113,4 +118,4 @@ def strategies(epochs: int, cells: int, updates: int) -> Mapping[str, Values]:
     }
 
 
-NAMES = tuple(strategies(1, 1, 1))
+NAMES = tuple(strategies(1, 1, 1, 1))

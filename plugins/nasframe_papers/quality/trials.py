@@ -70,12 +70,15 @@ def search_trial(trial: Values) -> Values:
     network that the search hands over.
     """
     search = Search(attrs.evolve(Strategy.from_dict(trial["values"]), seed=trial["seed"]))
-    # the space of the first supernet, whatever the search makes of it
-    space, supernet, start, aside = search.space, None, time.process_time(), 0.0
+    # all sites have the operations of the first one, also those of nodes that a search adds
+    operations = [candidate.operation for candidate in next(search.space.supernet.sites())[1].candidates]
+    whole = [len(operations)] * len(trial["cells"][0])
+    supernet, start, aside = None, time.process_time(), 0.0
     for record in search:
         ended = isinstance(record, EpochEnded) and record.phase == "search" and record.decision is not None
-        # a supernet that lost candidates while it was trained ranks no cells that have them
-        if supernet is None and ended and search.network.structure == space.supernet:
+        space = search.strategy.backbone.space(search.network.structure) if ended else None
+        # a supernet that lost candidates while it was trained, or lacks nodes, ranks no cells that have them
+        if supernet is None and space is not None and [choice.options for choice in space.decisions] == whole:
             # what is measured beside the search does not count as its time
             paused = time.process_time()
             supernet = measured(search, [space.architecture(picks) for picks in trial["cells"]])
@@ -84,7 +87,7 @@ def search_trial(trial: Values) -> Values:
     removals = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "remove"]
     best = search.state.best
     return {
-        "picks": space.picks(search.network.structure),
+        "picks": [operations.index(site.candidates[0].operation) for _, site in search.network.structure.sites()],
         "updates": search.state.updates,
         "CPU seconds": seconds,
         "supernet": supernet,
