@@ -36,7 +36,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "two_to_one": [{"hidden": 3}],
     "darts_recurrent": [{"hidden": 3, "output": "last"}, {"hidden": 3, "output": "mean"}],
     "darts_convolutional": [
-        {"channels": 2, "cells": 4, "drop_path": 0.2, "operations": ["separable", "identity", "zero"], "output": "mean"}
+        {"channels": 2, "cells": 3, "drop_path": 0.2, "operations": ["separable", "identity", "zero"], "output": "mean"}
     ],
     "partial_channels": [{"channels": 2, "cells": 2, "parts": 2, "operations": ["separable", "identity", "zero"]}],
     "nas_bench_201": [{"channels": 2, "cells": 1, "operations": ["zero", "identity", "dense_convolution"]}],

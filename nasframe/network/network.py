@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,6 +98,10 @@ class Network(nn.Module):
         # takes much longer than to copy the tensors. What is in the memo counts as copied.
         plain = [module for module in self.modules() if _is_plain(type(module))]
         memo |= {id(module): type(module).__new__(type(module)) for module in plain}
+        # `copy` copies the storage of a tensor and makes a view of it, for tensors that share one; the buffers of layers share none
+        buffers = [b for module in plain for b in module._buffers.values() if type(b) is Tensor and b.is_leaf]
+        shared = Counter(buffer.data_ptr() for buffer in buffers)
+        memo |= {id(b): b.clone() for b in buffers if shared[b.data_ptr()] == 1 and b._base is None}
         for module in plain:
             attributes = vars(memo[id(module)])
             for name, value in module.__getstate__().items():
