@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from full import FULL
 from test_resume import digest
 from toy import PLUGINS, toy_strategy
 
@@ -61,15 +62,18 @@ def run(
 
 
 def check_resumes_everywhere(strategy: Strategy, plugins: Plugins = PLUGINS) -> list[Record]:
-    """Resume at every event, with the global generators in another place each time; return the records."""
+    """Resume at every event, with the global generators in another place each time; return the records.
+
+    A quick run resumes at every third event. All searches go on to the end: in what order results arrive is not in the bytes.
+    """
     search = Search(strategy)
     dumps: list[Any] = []
     records = run(search, lambda: dumps.append(saved(search.state)), plugins)
     expected = digest(search.state)
-    for number, dump in enumerate(dumps[:-1]):
+    for number in range(0, len(dumps) - 1, 1 if FULL else 3):
         torch.manual_seed(number)
         random.seed(number)
-        again = Search(strategy, state=revived(*dump, strategy, plugins))
+        again = Search(strategy, state=revived(*dumps[number], strategy, plugins))
         run(again, plugins=plugins)
 
         assert expected == digest(again.state), f"resumed at event {number}: {records[number]}"

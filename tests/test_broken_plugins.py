@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from broken import installer
+from broken import IMAGES, installer
 
 from nasframe.plugins import discover
 from nasframe.testing.check import QUICK, check
@@ -29,8 +29,6 @@ FAULTS = {
 }
 #: laws whose cases take their time, so that no smaller one is looked for, of which the text shows nothing
 SLOW_CASES = ("morphism.exact",)
-#: plugins whose habitats take their time, and are not needed
-SLOW = ["nasframe_convolutional", "nasframe_images"]
 
 
 def settled(text: str, folder: Path) -> str:
@@ -49,7 +47,7 @@ def test_what_is_read(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     installer(tmp_path, monkeypatch)(fault, (FOLDER / f"{fault}.py").read_text())
     law = FAULTS[fault]
     profile = attrs.evolve(QUICK, shrinking=0.0) if law in SLOW_CASES else QUICK
-    report = check(fault, profile=profile, laws=law and [law], plugins=discover(SLOW))
+    report = check(fault, profile=profile, laws=law and [law], plugins=discover(IMAGES))
 
     assert not report.ok
     assert settled(report.text(), tmp_path) + "\n" == (FOLDER / f"{fault}.txt").read_text()

@@ -19,7 +19,7 @@ import attrs
 import forked
 import pytest
 import torch
-from broken import SOUND, UNSOUND, WAIVING, Install, installer
+from broken import IMAGES, SOUND, UNSOUND, WAIVING, Install, installer
 from hypothesis import given, reject, strategies as st
 from torch import Tensor, nn
 
@@ -41,7 +41,6 @@ from nasframe import (
     Structure,
     Take,
     flag,
-    installed,
     replace_candidate,
 )
 from nasframe.cli.main import main
@@ -483,7 +482,8 @@ class Enrich(Morphism):
 def enriched(laws: Sequence[str] | None = None, **options: float) -> Report:
     """Return the report on the morphism with these options."""
     morphism = st.builds(Enrich, **{name: st.just(value) for name, value in options.items()})
-    return check(Enrich, examples=Examples(parts={Scaled: st.builds(Scaled), Enrich: morphism}), laws=laws)
+    examples = Examples(parts={Scaled: st.builds(Scaled), Enrich: morphism})
+    return check(Enrich, examples=examples, laws=laws, plugins=discover(IMAGES))
 
 
 def test_a_morphism_of_its_own_operation() -> None:
@@ -562,7 +562,7 @@ def test_a_registered_class(install: Install, script: bool, monkeypatch: pytest.
 def test_a_morphism_of_anothers_operation() -> None:
     """A morphism is tried in backbones that accept its operation, whichever installed plugin the operation is from."""
     operations = Plugin("operations", "another", "1.0", (Scaled,), contract="1.0")
-    report = check(Enrich, laws=["morphism.exact"], plugins=Plugins((*installed().found, operations)))
+    report = check(Enrich, laws=["morphism.exact"], plugins=Plugins((*discover(IMAGES).found, operations)))
 
     assert [o.status for o in report.outcomes] == ["passed"], report.text()
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from batch_sizes import Product
 from convolutional import PLUGINS
+from full import FULL
 from hypothesis import given, settings, strategies as st
 from nasframe_convolutional.backbone import ImageBackbone
 from nasframe_growing import NodeGrowth
@@ -173,11 +174,11 @@ def run(strategy: Strategy, data: Data, state: State) -> Iterator[Record]:
 
 @pytest.mark.parametrize("backbone", range(len(BACKBONES)), ids=map(named, BACKBONES))
 def test_all_that_is_shipped_goes_together(backbone: int) -> None:
-    """Every composition searches to an architecture, and to the same bytes when it is resumed somewhere on the way, unless it
-    reads the clock, which goes on meanwhile.
+    """Every composition searches to an architecture. Every third one is resumed somewhere on the way, to the same bytes, unless it
+    reads the clock, which goes on meanwhile. A quick run leaves out half of the image networks.
     """
-    rows = [row for row in compositions() if row[0] == (0, backbone)]
-    for place, row in enumerate(rows):
+    rows = [*enumerate(row for row in compositions() if row[0] == (0, backbone))]
+    for place, row in rows if FULL or not sees(BACKBONES[backbone]) else rows[::2]:
         parts = composed(*(KINDS[kind][number] for kind, number in row))
         strategy = attrs.evolve(parts, currency=dict(enumerate(CURRENCIES)).get(place, "stated"))
         data = strategy.task.load(torch.device("cpu"), torch.float64)
@@ -185,14 +186,13 @@ def test_all_that_is_shipped_goes_together(backbone: int) -> None:
         events = run(strategy, data, state)
         for _ in itertools.islice(events, 4 + place % 9):
             pass
-        resumed = revived(*saved(state), strategy, PLUGINS)
-        for _ in itertools.chain(events, run(strategy, data, resumed)):
+        states = [state, revived(*saved(state), strategy, PLUGINS)] if place % 3 == 1 else [state]
+        for _ in itertools.chain(events, *(run(strategy, data, each) for each in states[1:])):
             pass
 
-        assert state.network.structure.decided, strategy
-        assert resumed.network.structure.decided, strategy
+        assert all(each.network.structure.decided for each in states), strategy
         timed = any("seconds" in getattr(record, "readings", ()) for record in state.history)
-        assert timed or digest(state) == digest(resumed), strategy
+        assert timed or len({*map(digest, states)}) == 1, strategy
 
 
 @pytest.mark.parametrize("architect", PROPOSERS, ids=named)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from full import full_only
 from hypothesis import given, strategies as st
 from nasframe_convolutional import DartsConvolutional
 from nasframe_papers import genotypes
@@ -37,6 +38,15 @@ def make(name: str) -> Any:
     return installed().make("operation", OPERATIONS[name])
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_published_numbers_of_small_networks_are_reproduced(name: str) -> None:
+    """The parameters of the cells in the smallest setting equal the published ones, without and with the auxiliary head."""
+    sizes, options = SETTINGS[SMALL]
+    found = (parameters(architecture(sizes, **CELLS[name], **options, auxiliary=weight)) for weight in (0.0, 0.4))
+    assert (*found,) == PARAMETERS[name][[*SETTINGS].index(SMALL)]
+
+
+@full_only
 def test_every_published_number_is_reproduced() -> None:
     """Parameters and multiply-adds that are counted from networks equal the published ones, without exception.
 

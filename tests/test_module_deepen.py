@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from full import FULL, full_only
 from hypothesis import given, settings, strategies as st
 from module_growth import new_parameters, require_exact, require_learning, step, trained, untouched
 from module_zoo import build, vision
@@ -20,8 +21,6 @@ from nasframe import Seed, add_path, pad_kernel, rebuild, widen
 from nasframe.errors import ChangeError, DataError
 from nasframe.modules.coupling import couple
 from nasframe.modules.deepen import Deepen, deepen
-
-FULL = settings.default.max_examples > 8  # --hypothesis-profile=full
 
 
 class Plain(nn.Module):
@@ -436,7 +435,7 @@ VISION: list[tuple[str, str, str | None]] = [
 ]
 
 
-@pytest.mark.skipif(not FULL, reason="torchvision's models are slow: --hypothesis-profile=full")
+@full_only
 @pytest.mark.parametrize(("name", "at", "refusal"), VISION)
 def test_models_of_torchvision(name: str, at: str, refusal: str | None) -> None:
     """Blocks and layers of torchvision's classifiers are deepened exactly, or refused with the module that prevents it."""

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from full import FULL, full_only
 from hypothesis import assume, given, settings, strategies as st
 from module_growth import require_exact, step, trained, untouched
 from module_zoo import build, vision
@@ -17,7 +18,6 @@ from nasframe.modules.change import ModuleChange
 from nasframe.modules.coupling import couple
 from nasframe.modules.kernels import Dilate, PadKernel, dilate, pad_kernel
 
-FULL = settings.default.max_examples > 8  # --hypothesis-profile=full
 #: what torch says of some convolutions that are drawn, once in each process
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 MODES = ("zeros", "reflect", "replicate", "circular")
@@ -229,7 +229,7 @@ def test_places_list_the_convolutions() -> None:
     assert "without a call" in str(place.refusal)
 
 
-@pytest.mark.skipif(not FULL, reason="torchvision's models are slow: --hypothesis-profile=full")
+@full_only
 @pytest.mark.parametrize(
     ("name", "at"),
     [

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from full import full_only
 from hypothesis import given, settings, strategies as st
 from module_growth import require_exact, require_learning, trained, untouched
 from module_zoo import build, vision
@@ -17,8 +18,6 @@ from nasframe.errors import ChangeError, DataError
 from nasframe.modules.coupling import couple
 from nasframe.modules.parallel import Parallel
 from nasframe.modules.paths import AddPath, add_path
-
-FULL = settings.default.max_examples > 8  # --hypothesis-profile=full
 
 
 def example(*shape: int) -> tuple[Tensor]:
@@ -194,7 +193,7 @@ def test_refusals_say_why() -> None:
         add_path(recurrent, "rnn", example=x)
 
 
-@pytest.mark.skipif(not FULL, reason="torchvision's models are slow: --hypothesis-profile=full")
+@full_only
 @pytest.mark.parametrize(
     ("name", "at"),
     [

@@ -11,6 +11,8 @@ import pytest
 
 #: installs a module as a distribution: (module, source, distribution, version)
 Install = Callable[..., None]
+#: plugins whose backbones take long to train, and are not needed
+IMAGES = ["nasframe_convolutional", "nasframe_images"]
 
 
 def installer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
