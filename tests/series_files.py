@@ -17,7 +17,7 @@ from nasframe import Seed
 CPU = torch.device("cpu")
 EXACT = torch.float64
 
-drawn = settings(max_examples=40, deadline=None)
+drawn = settings(max_examples=40)
 
 
 def dates(size: int) -> list[str]:

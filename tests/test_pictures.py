@@ -15,6 +15,7 @@ import attrs
 import matplotlib
 import numpy as np
 import pytest
+from full import FULL
 from hypothesis import given, settings, strategies as st
 from nasframe_recurrent import TwoToOne
 from torch import nn
@@ -31,7 +32,7 @@ from nasframe.records import Changed, EpochEnded, Evaluated, StageEnded, TrialEn
 FORMATS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 DARTS = [(0, ("s0", "s1")), (1, ("s1", "n0")), (2, ("s0", "s1", "n1")), (3, ("s0", "n2"))]
 
-drawn = settings(max_examples=40, deadline=None)
+drawn = settings(max_examples=40 if FULL else 10)
 
 
 @attrs.frozen

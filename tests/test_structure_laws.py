@@ -49,7 +49,7 @@ class TestStructures:
         """The id of a removed candidate or node is never used again."""
         assertions.assert_ids_not_reused(history)
 
-    @settings(max_examples=100)
+    @settings(max_examples=30)
     @given(histories(), st.data())
     def test_damaged_json_is_refused_or_read(self, history: list[Structure], data: st.DataObject) -> None:
         """JSON with a missing or replaced value is refused with a StructureError, or describes a network that can be built."""
