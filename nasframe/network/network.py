@@ -98,10 +98,11 @@ class Network(nn.Module):
         # takes much longer than to copy the tensors. What is in the memo counts as copied.
         plain = [module for module in self.modules() if _is_plain(type(module))]
         memo |= {id(module): type(module).__new__(type(module)) for module in plain}
-        # `copy` copies the storage of a tensor and makes a view of it, for tensors that share one; the buffers of layers share none
-        buffers = [b for module in plain for b in module._buffers.values() if type(b) is Tensor and b.is_leaf]
-        shared = Counter(buffer.data_ptr() for buffer in buffers)
-        memo |= {id(b): b.clone() for b in buffers if shared[b.data_ptr()] == 1 and b._base is None}
+        # A buffer that shares its memory with no other needs no copy of its storage and no view of it, which take longer.
+        buffers = [b for module in plain for b in module._buffers.values() if type(b) is Tensor and not b.requires_grad]
+        memory = [buffer.untyped_storage().data_ptr() for buffer in buffers]
+        sharing = Counter(memory)
+        memo |= {id(b): b.clone() for b, place in zip(buffers, memory, strict=True) if sharing[place] == 1}
         for module in plain:
             attributes = vars(memo[id(module)])
             for name, value in module.__getstate__().items():
