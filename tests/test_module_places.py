@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from full import FULL
 from module_zoo import NAMES, build
 from torch import nn
 
@@ -55,7 +56,7 @@ def test_factors_and_norms_are_listed() -> None:
     assert "module_zoo.py" in listed[2].note
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES if FULL else NAMES[::2])
 def test_every_place_that_is_not_refused_can_be_widened(name: str) -> None:
     """`widen` does what the table lists: the change is exact and has the gradients of the map, unless numbers must be given."""
     model, example = build(name)
@@ -79,7 +80,7 @@ def test_every_place_that_is_not_refused_can_be_widened(name: str) -> None:
                 assert gradient_distance(model, child, rewrite.map, given) < 1e-10
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES if FULL else NAMES[::2])
 def test_every_place_that_is_not_refused_can_be_narrowed(name: str) -> None:
     """`narrow` does what the table lists: it removes a step of units and no fewer, and none where it is refused."""
     model, example = build(name)
