@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 # shrink one is to train hundreds.
 settings.register_profile(
     "laws",
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from full import full_only
 from nasframe_bilevel import FirstOrder, SecondOrder
 from nasframe_papers import forecasting, images
 from nasframe_papers.trials import kept, present
@@ -101,6 +102,7 @@ def test_forecasting(tiny: Path, tmp_path: Path) -> None:
     assert pictures == {s + m for s in ("G7", "weather") for m in ("", *(f"-{name}" for name in forecasting.SEARCHES))}
 
 
+@full_only
 def test_image_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a row for each search and for each trained network, with its standard error, and the cells are drawn."""
     generator = np.random.default_rng(0)
