@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from module_growth import require_exact, untouched
 from module_zoo import build
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from nasframe.modules.coupling import couple
 from nasframe.modules.example import Example
 from nasframe.modules.verify import gradient_distance
 from nasframe.modules.widen import Widen, widen
-
-half = settings(max_examples=settings().max_examples // 2)
 
 
 class Attention(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor, nn
 from widening import check_equal, gradient_error, trained
 
@@ -15,7 +15,6 @@ from nasframe.modules.change import ModuleChange
 from nasframe.modules.places import places
 from nasframe.modules.widen import widen
 
-half = settings(max_examples=settings().max_examples // 2)
 small = st.integers(1, 2)
 
 
@@ -149,7 +148,6 @@ def test_channels_that_are_flattened(
     assert ("conv", channels) in check_places(model, example)
 
 
-@half
 @given(small, st.integers(1, 3), small, st.integers(1, 3), st.booleans())
 def test_heads_of_an_attention(batch_size: int, length: int, heads: int, size: int, fused: bool) -> None:
     """The heads of an attention grow, also a single one, which need not be chosen; the numbers of the class follow."""
@@ -166,7 +164,6 @@ def test_heads_of_an_attention(batch_size: int, length: int, heads: int, size: i
         assert (change.model.heads, change.model.size) == (3 * heads, size)
 
 
-@half
 @given(small, small, st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=3))
 def test_channels_of_other_layers(batch_size: int, channels: int, parts: list[str]) -> None:
     """Where the code drops, repeats or normalises axes of size 1, every place that is listed can be widened."""

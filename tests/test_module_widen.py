@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from module_zoo import build, vision
 from torch import nn
 from widening import Recurrent, check_equal, floats, gradient_error, mlp, state, storages, trained
@@ -31,7 +31,6 @@ ARCHITECTURES = (
 )  # fmt: skip
 
 #: for tests whose examples take long
-half = settings(max_examples=settings().max_examples // 2)
 sizes = st.integers(1, 5)
 forms = st.sampled_from([{"form": "replicate"}, {"form": "replicate", "skew": 0.3}, {"form": "zero"}])
 
@@ -109,7 +108,6 @@ def test_transposed_convolutions(groups: int, bias: bool) -> None:
     assert child[0].out_channels == child[3].in_channels == 8
 
 
-@half
 @given(sizes, st.sampled_from([nn.LayerNorm, nn.RMSNorm]), st.integers(2, 3))
 def test_only_equal_replication_passes_a_norm_over_the_units(hidden: int, norm: Any, times: int) -> None:
     """Units that are normalised over are replicated to a multiple of their number; anything else is refused."""
@@ -200,7 +198,6 @@ def test_new_units_learn(name: str, at: str, to: int) -> None:
     assert [name for name, mask in idle.items() if bool(mask.any())] == []
 
 
-@half
 @given(sizes, forms, forms, st.integers(1, 3), st.integers(1, 3))
 def test_two_widenings_compose(hidden: int, first: dict[str, Any], second: dict[str, Any], a: int, b: int) -> None:
     """A widened model is widened again, in the same layer and in another, and still computes what the first one did."""
