@@ -27,6 +27,7 @@ FILES = {"table": "nasbench201.csv.gz", "CIFAR-10": "cifar10_12k.npz"}
 #: the columns with the scores of a found cell, and what a search of the table sees
 SCORES = {"CIFAR-10": "cifar10_test_e200", "CIFAR-100": "cifar100_test_e200", "ImageNet16-120": "imagenet16_test_e200"}
 REWARD = "cifar10_val_e12"
+BATCH = 64
 
 #: the supernet is trained, and then each edge keeps its strongest candidate; a search ends there, without the phase that tunes the cell
 DERIVE = [
@@ -34,13 +35,6 @@ DERIVE = [
     {"name": "change", "derive": True},
     {"name": "train", "phase": "tune", "competes": True},
 ]
-#: what differs in the strategy of each search of a supernet
-SUPERNETS: Mapping[str, Values] = {
-    "DARTS, first order": {"architect": {"relaxation": {"name": "softmax"}}, "plan": DERIVE},
-    "GDAS": {"architect": {"relaxation": {"name": "hard_gumbel"}}, "plan": DERIVE},
-    "DrNAS": {"architect": {"relaxation": {"name": "dirichlet"}}, "plan": DERIVE},
-    "DARTS-PT, alphas fixed": {"plan": {"name": "darts_pt", "tuning": 1, "alphas": False}},
-}
 #: the options of each zero-cost score, and of the networks that it sees: as in TE-NAS, regions are counted in narrow ones on 3 x 3 pixels
 ZERO_COST: Mapping[str, tuple[Values, Values]] = {
     "naswot": ({"examples": 32}, {}),
@@ -53,7 +47,63 @@ TE_NAS = "ntk and regions (TE-NAS)"
 WEIGHTS = "weights of convolutions"
 #: the searches that read validation accuracies from the table
 QUERIES = ("random search on the table", "evolution on the table")
-NAMES = (*SUPERNETS, *QUERIES, *ZERO_COST)
+#: the search that trains cells from scratch
+HALVING = "successive halving"
+
+
+def supernets(epochs: int, rate: float, drawn: int) -> Mapping[str, Values]:
+    """Return what differs in the strategy of each search of a supernet, by the name of the search.
+
+    Each trains its supernet for that many epochs in all, where its plan allows it.
+
+    Args:
+        epochs: the epochs of a supernet.
+        rate: the learning rate of the alphas.
+        drawn: the number of random cells that are ranked with the weights of a supernet.
+    """
+
+    def alphas(name: str = "first_order", **options: Any) -> Values:
+        return {"name": name, "optimiser": {**ADAM, "learning_rate": rate}, **options}
+
+    def relaxed(name: str, **options: Any) -> Values:
+        return alphas(relaxation={"name": name}, **options)
+
+    derived = {
+        "DARTS, first order": relaxed("softmax"),
+        "GDAS": relaxed("hard_gumbel"),
+        "DrNAS": relaxed("dirichlet"),
+        "SNAS": relaxed("concrete"),
+        "ProxylessNAS": relaxed("binary_gates"),
+        "FairDARTS": relaxed("independent_sigmoids", terms=[{"name": "zero_one"}]),
+        "Beta-DARTS": alphas(terms=[{"name": "beta_decay"}]),
+        "SDARTS-RS": {"name": "sdarts", "architect": alphas(), "form": "random"},
+        "I-DARTS": relaxed("node_softmax"),
+        "edge normalisation of PC-DARTS": relaxed("edge_normalisation"),
+        "DARTS, second order": alphas("second_order"),
+        "DARTS, exact second order": alphas("exact_second_order"),
+    }
+    # Six edges are decided one at a time, with an epoch between two decisions. An edge loses four candidates.
+    sgas = {"name": "sgas", "warmup": max(1, epochs - 5), "between": 1, "keep": 3}
+    elimination = {"name": "elimination", "epochs": max(1, epochs - 3), "tuning": 1, "per": "site"}
+    ranked = {"name": "random_search", "trials": drawn, "updates": 1}
+    return {
+        **{name: {"architect": architect, "plan": DERIVE} for name, architect in derived.items()},
+        "DARTS-PT, alphas fixed": {"plan": {"name": "darts_pt", "epochs": epochs, "tuning": 1, "alphas": False}},
+        "SGAS": {"architect": alphas(), "plan": sgas},
+        "ASAP": {
+            "architect": relaxed("annealed_softmax"),
+            "plan": {"name": "asap", "epochs": epochs, "grace": min(1, epochs - 1)},
+        },
+        "elimination": {"architect": alphas(), "plan": elimination},
+        "single path": {
+            "architect": relaxed("hard_gumbel"),
+            "plan": {"name": "single_path", "epochs": epochs, "architect": ranked},
+        },
+    }
+
+
+SUPERNETS = tuple(supernets(1, 0.01, 1))
+NAMES = (*SUPERNETS, HALVING, *QUERIES, *ZERO_COST)
 
 
 @attrs.frozen
@@ -71,7 +121,7 @@ class NasBench201Searches(Reproduction):
         epochs: the number of epochs of a supernet.
         rate: the learning rate of the alphas.
         queries: the number of accuracies that random search and evolution read from the table.
-        drawn: the number of random cells of which the zero-cost scores choose one.
+        drawn: the number of random cells of which a zero-cost score, or the loss with the weights of single paths, chooses one.
         data: the folder with nasbench201.csv.gz and cifar10_12k.npz; by default that of the environment variable NASFRAME_DATA.
         jobs: the number of processes, of one thread each. The results do not depend on it.
     """
@@ -122,7 +172,6 @@ class NasBench201Searches(Reproduction):
 
     def _strategies(self, files: Mapping[str, Path]) -> Mapping[str, Values]:
         """Return the plain values of a strategy for each search."""
-        adam = {**ADAM, "learning_rate": self.rate}
         common: dict[str, Any] = {
             "task": {
                 "name": "images",
@@ -133,21 +182,19 @@ class NasBench201Searches(Reproduction):
                 "crop": 4,
             },
             "backbone": {"name": "nas_bench_201", "channels": self.channels, "cells": self.cells},
-            "architect": {"name": "first_order", "optimiser": adam},
+            "architect": {"name": "first_order"},
             "criterion": {"name": "epochs", "epochs": self.epochs},
             "pruner": {"name": "strongest"},
             "nodes": 3,
-            "batch": 64,
+            "batch": BATCH,
             "optimiser": {**SGD, "weight_decay": 5e-4, "epochs": self.epochs, "final": 0.001},
             "in_flight": 1,
         }
-        found: dict[str, Values] = {}
-        for model, changes in SUPERNETS.items():
-            plan = changes["plan"]
-            # steps end by the criterion, and a plan by name has its epochs as an option
-            if isinstance(plan, Mapping):
-                plan = {**plan, "epochs": self.epochs}
-            found[model] = {**common, "architect": {**common["architect"], **changes.get("architect", {})}, "plan": plan}
+        changes = supernets(self.epochs, self.rate, self.drawn)
+        found: dict[str, Values] = {model: {**common, **values} for model, values in changes.items()}
+        # rungs of 1, 3 and 9 epochs
+        halving = {"name": "successive_halving", "candidates": 18, "updates": math.ceil(self.images / 2 / BATCH)}
+        found[HALVING] = {**common, "architect": halving}
         table = {"name": "nas_bench_201", "table": str(files["table"]), "column": REWARD}
         random = {"name": "random_search", "trials": self.queries}
         evolution = {"name": "regularised_evolution", "population": 10, "sample": 3, "trials": self.queries}
@@ -261,7 +308,7 @@ def _accuracies(table: Mapping[str, Mapping[str, float]], cells: Sequence[str]) 
 
 
 def _search_row(table: Mapping[str, Mapping[str, float]], model: str, results: Sequence[Values]) -> Values:
-    cells, trains = [result["cell"] for result in results], not results[0]["trials"]
+    cells, trains = [result["cell"] for result in results], model in (*SUPERNETS, HALVING)
     return {
         "search": model,
         **_accuracies(table, cells),
