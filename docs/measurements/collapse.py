@@ -29,7 +29,7 @@ TASKS = {"sensors": "date", "hourly_load": "timestamp"}
 WINDOW, HIDDEN, NODES = 24, 8, 2
 #: strategies that are named recipes of forecasting; they keep their plan and criterion
 RECIPES = ("default", "darts-grow-stage", "darts-grow-end", "two-to-one-grow-stage", "two-to-one-grow-end")
-#: plans and architects that the strategies of the protocol do not have
+#: plans, architects and relaxations beside the strategies of the protocol, with the default rate of the alphas
 OTHERS: Mapping[str, Mapping[str, Any]] = {
     "end": {"plan": "end"},
     "stage": {"plan": "stage"},

@@ -67,12 +67,16 @@ def strategies(epochs: int, cells: int, updates: int, nodes: int) -> Mapping[str
     # The supernet grows node by node, and all its phases together are as long as that of the others.
     stage = {**prune[0], "epochs": max(1, epochs // nodes)}
     grow = [stage, {"name": "change", "grow": True}] * (nodes - 1) + [stage, *prune[1:]]
+    # a window that fits the few epochs; that of the paper is 5
+    early = {"name": "any_of", "parts": [{"name": "curvature", "window": 2}, {"name": "epochs", "epochs": epochs}]}
     half, tuning = max(2, cells // 2), max(1, epochs // 5)
     evolution = {"name": "regularised_evolution", "population": 4, "sample": 2, "trials": 8, "updates": max(1, updates // 2)}
     architects = {
         "mixing 3e-4": _alphas(3e-4),
         "mixing 1e-2": _alphas(1e-2),
         "single level": {**_alphas(1e-2), "name": "single_level"},
+        "second order": {**_alphas(1e-2), "name": "second_order"},
+        "exact second order": {**_alphas(1e-2), "name": "exact_second_order"},
         "beta decay": _alphas(1e-2, terms=[{"name": "beta_decay"}]),
         "sdarts": {"name": "sdarts", "architect": _alphas(1e-2), "form": "random"},
         "hard gumbel": _relaxed("hard_gumbel"),
@@ -83,6 +87,7 @@ def strategies(epochs: int, cells: int, updates: int, nodes: int) -> Mapping[str
     }
     return {
         **{name: {"architect": architect, "plan": prune} for name, architect in architects.items()},
+        "curvature": {"architect": _alphas(1e-2), "criterion": early, "plan": prune},
         "grown": {"architect": _alphas(1e-2), "nodes": 1, "growth": ["node"], "plan": grow},
         "darts_pt": {
             "architect": _alphas(1e-2),
