@@ -562,7 +562,9 @@ def test_a_registered_class(install: Install, script: bool, monkeypatch: pytest.
 def test_a_morphism_of_anothers_operation() -> None:
     """A morphism is tried in backbones that accept its operation, whichever installed plugin the operation is from."""
     operations = Plugin("operations", "another", "1.0", (Scaled,), contract="1.0")
-    report = check(Enrich, laws=["morphism.exact"], plugins=Plugins((*discover(IMAGES).found, operations)))
+    # all operations of all plugins are tried in all backbones, so that few plugins are enough
+    few = [plugin for plugin in discover().found if plugin.name in ("nasframe", "nasframe_recurrent")]
+    report = check(Enrich, laws=["morphism.exact"], plugins=Plugins((*few, operations)))
 
     assert [o.status for o in report.outcomes] == ["passed"], report.text()
 

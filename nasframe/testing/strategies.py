@@ -116,7 +116,7 @@ def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
     )
 
 
-def trained_network(strategy: Strategy, steps: int = 20) -> TrainedNetwork:
+def trained_network(strategy: Strategy, steps: int = 8) -> TrainedNetwork:
     """Return a copy of the network of a search after so many steps; reject the case if the training diverges."""
     found = _trained(strategy, steps)
     if found is None:
@@ -145,7 +145,7 @@ def _trained(strategy: Strategy, steps: int) -> TrainedNetwork | None:
     return found if tame and found.state.updates == steps else None
 
 
-def trained_networks(strategies: SearchStrategy[Strategy], steps: int = 20) -> SearchStrategy[TrainedNetwork]:
+def trained_networks(strategies: SearchStrategy[Strategy], steps: int = 8) -> SearchStrategy[TrainedNetwork]:
     """Return the network of one of these searches after so many steps."""
     return strategies.map(lambda strategy: trained_network(strategy, steps))
 

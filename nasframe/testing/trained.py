@@ -64,7 +64,7 @@ class TrainedNetwork:
     claim: Claim | None = attrs.field(default=None, repr=False)
 
     @classmethod
-    def of(cls, strategy: Strategy, steps: int = 20) -> TrainedNetwork:
+    def of(cls, strategy: Strategy, steps: int = 8) -> TrainedNetwork:
         """Return the network of a new search after so many steps."""
         search = Search(strategy)
         return cls(strategy, search.data, search.state).train(steps)

@@ -74,7 +74,7 @@ def convolutional(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strateg
     chosen = operations or (draw(SEPARABLE), *draw(st.lists(others, max_size=1)))
     backbone = DartsConvolutional(
         channels=draw(sizes(3)),
-        cells=draw(sizes(4)),
+        cells=draw(sizes(3)),
         output=draw(st.sampled_from(["concatenation", "mean"])),
         affine=draw(st.booleans()),
         operations=tuple(dict.fromkeys((Identity(), *chosen, Zero()))),
