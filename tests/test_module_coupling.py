@@ -456,6 +456,38 @@ def test_the_rows_of_a_layer_are_the_columns_of_the_next() -> None:
     assert ("a.weight", 0) in coupling.produced
 
 
+class Moded(nn.Module):
+    """A linear layer, and another function of what it returns in each mode."""
+
+    def __init__(self, mode: Callable[[Moded], bool]) -> None:
+        super().__init__()
+        self.mode, self.layer = mode, nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).relu() if self.mode(self) else self.layer(x).sort(-1)[0]
+
+
+class Frozen(Moded):
+    """A class that has a mode of another kind, which cannot be seen to be read."""
+
+    training = False
+
+
+def test_a_model_is_exported_in_each_mode_that_it_reads() -> None:
+    """Where a module reads its mode, both graphs are read; where none does, there is one graph for both modes."""
+    x = torch.ones(2, 3)
+    reading, frozen, plain = (
+        couple(model, x) for model in (Moded(lambda m: m.training), Frozen(lambda m: m.training), Moded(lambda m: True))
+    )
+
+    for coupling in (reading, frozen):
+        graphs = [str(coupling.graphs[training].graph) for training in (True, False)]
+        assert ["relu" in graph for graph in graphs] == [True, False]
+        assert ["sort" in graph for graph in graphs] == [False, True]
+    assert plain.graphs[True] is plain.graphs[False]
+    assert not hasattr(nn.Module, "training")
+
+
 @pytest.mark.parametrize("name", ["cnn", "gpt", "lstm"])
 def test_coupling_leaves_the_model_as_it_is(name: str) -> None:
     """Parameters, buffers, modes, attributes and the random state are the same before and after."""

@@ -73,7 +73,8 @@ def couple(
 ) -> Coupling:
     """Return which axes of a module's tensors carry the same units.
 
-    The module is exported in training and in evaluation mode, and both graphs are read into the same axes. It is left as it is.
+    The module is exported in training and in evaluation mode, and both graphs are read into the same axes. If no module reads its mode,
+    the graphs are equal, and it is exported once. It is left as it is.
 
     Args:
         model: any module that torch.export can trace.
@@ -104,10 +105,14 @@ def couple(
             reason = f"{module}{rest.partition('.')[0]} has a parametrisation: remove it, change the model, and add it again"
             for axis in axes:
                 axis.freeze(reason)
-    graphs = {}
+    graphs: dict[bool, ExportedProgram] = {}
     for training in modes:
-        graphs[training], calls = _export(model, example, training)
-        _read(trace, graphs[training], calls)
+        exported, calls, depends = _export(model, example, training)
+        _read(trace, exported, calls)
+        graphs[training] = exported
+        if not depends:
+            graphs = dict.fromkeys(modes, exported)
+            break
     trace.equal.extend(ties(trace.readings))
     scaled = {root: {a for axis, _, by in trace.contracted if by is root for a in axis.atoms()} for root in (True, False)}
     numbers = [*trace.module_numbers, *_attention_numbers(model, trace), *_shape_numbers(model, trace)]
@@ -156,12 +161,13 @@ def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {names[0]: tuple(names) for names in found.values()}
 
 
-def _export(model: nn.Module, example: Example, training: bool) -> tuple[ExportedProgram, Mapping[int, Call]]:
-    """Return the graph of a model in one mode, and the calls in the user's code that made its nodes."""
+def _export(model: nn.Module, example: Example, training: bool) -> tuple[ExportedProgram, Mapping[int, Call], bool]:
+    """Return the graph of a model in one mode, the calls in the user's code that made its nodes, and whether a module reads its mode."""
     mode = f"in {'training' if training else 'evaluation'} mode"
     try:
         with (
             _restored(model),
+            _readers_of_mode(model) as readers,
             remembered(model),
             preserve_node_meta(),
             Listener() as listener,
@@ -179,7 +185,30 @@ def _export(model: nn.Module, example: Example, training: bool) -> tuple[Exporte
         raise ChangeError(
             f"torch.export cannot trace the model {mode}: {_first_line(error)}; nasframe changes models that torch.export can trace"
         ) from error
-    return exported, listener.calls
+    return exported, listener.calls, not readers.isdisjoint(model.modules())
+
+
+@contextmanager
+def _readers_of_mode(model: nn.Module) -> Iterator[set[nn.Module]]:
+    """Collect the modules whose attribute `training` is read within a `with` block."""
+    # where a class defines it, or the code is compiled, it cannot be seen
+    readers = {m for m in model.modules() if hasattr(type(m), "training") or isinstance(m, torch.jit.ScriptModule)}
+
+    def read(module: nn.Module) -> bool:
+        readers.add(module)
+        if "training" not in vars(module):
+            raise AttributeError("training")
+        return bool(vars(module)["training"])
+
+    def write(module: nn.Module, training: bool) -> None:
+        vars(module)["training"] = training
+
+    # a property of the class precedes the attribute of the instance
+    nn.Module.training = property(read, write)  # type: ignore[assignment]
+    try:
+        yield readers
+    finally:
+        del nn.Module.training
 
 
 def _call_error(model: nn.Module, example: Example, training: bool) -> Exception | None:

@@ -156,6 +156,12 @@ def _integers(tree: Any) -> Iterator[int]:
         yield tree
 
 
+#: what torch calls thousands of times in a trace to describe tensors; none of it makes a node of the graph
+_DESCRIBING = frozenset(
+    {"_is_view", "dim", "is_conj", "is_inference", "is_neg", "numel", "storage_offset", "stride", "sym_max", "untyped_storage"}
+)
+
+
 class Listener(TorchFunctionMode):
     """Note the calls of torch functions, mark the nodes of the graph that each makes, and make all shapes numbers.
 
@@ -179,7 +185,7 @@ class Listener(TorchFunctionMode):
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             return shape if dim is None else shape[dim]
         name = getattr(func, "__name__", "")
-        if name in ("__get__", "__set__"):  # a property, such as dtype or device
+        if name in ("__get__", "__set__") or name in _DESCRIBING:  # the former are properties, such as dtype or device
             return func(*args, **kwargs)
         number, line = len(self.calls), _user_line()
         self.calls[number] = Call(name, args, kwargs, line)
