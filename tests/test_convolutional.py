@@ -25,6 +25,7 @@ from convolutional import (
     supernets,
     trained,
 )
+from full import FULL
 from hypothesis import given, settings, strategies as st
 from nasframe_convolutional import (
     AvgPool,
@@ -84,7 +85,7 @@ DROP = cells.drop_examples
 SEED = Seed(("images",))
 Patch = pytest.MonkeyPatch
 
-few = settings(max_examples=6)
+few = settings(max_examples=6 if FULL else 3)
 
 
 @st.composite
@@ -126,7 +127,7 @@ class TestShapes:
         sizes = {"channels": 1, "classes": 2, "height": 8, "width": 8}
         assert {type for type, _ in small(cells=count).initial(sizes, 1).cells} == set(plan)
 
-    @settings(max_examples=30)
+    @settings(max_examples=30 if FULL else 10)
     @given(
         st.builds(
             small,
@@ -308,8 +309,7 @@ class TestConcatenation:
         with pytest.raises(AssertionError, match="the optimiser has"):
             assertions.assert_moments_follow(parent, child)
 
-    @pytest.mark.parametrize("type", TYPES)
-    @pytest.mark.parametrize("nodes", [1, 2])
+    @pytest.mark.parametrize(("type", "nodes"), [("normal", 1), ("reduction", 2), *[("normal", 2), ("reduction", 1)] * FULL])
     def test_every_new_entry_lives_within_three_steps(self, type: str, nodes: int) -> None:
         """New parameters get a gradient, and so do the new columns of every consumer, through which alone it reaches them."""
         parent = trained(nodes, operations=(*OTHERS, Identity(), Zero()))
@@ -376,8 +376,9 @@ class TestMean:
         assertions.assert_moments_follow(parent, child)
         assert len(list(child.network.gates())) == times * parent.strategy.backbone.plan.count(type)
 
-    @pytest.mark.parametrize("form", ["noise", "gate"])
-    @pytest.mark.parametrize("type", TYPES)
+    @pytest.mark.parametrize(
+        ("type", "form"), [("normal", "gate"), ("reduction", "noise"), *[("normal", "noise"), ("reduction", "gate")] * FULL]
+    )
     def test_every_new_entry_lives_within_three_steps(self, type: str, form: str) -> None:
         """New weights, alphas and gates get a gradient."""
         parent = trained(output="mean", operations=(*OTHERS, Identity(), Zero()))
@@ -756,6 +757,8 @@ SEARCHES = {
         backbone=small(channels=1, cells=3, output="mean"), growth=(NodeGrowth("gate"),), optimiser=Optimiser(epochs=3), **TINY
     ),
 }
+#: with augmentation and BatchNorm, whose faults show in its first epoch
+SHORT = attrs.evolve(SEARCHES["stage"], criterion=Scripted(epochs=1, growths=0), growth=())
 searches = pytest.mark.parametrize("strategy", SEARCHES.values(), ids=SEARCHES)
 
 
@@ -823,7 +826,7 @@ class TestSearches:
         }
         monkeypatch.setattr(*faults[fault])
         with pytest.raises(AssertionError, match="other bytes"):
-            check_kills(Search(SEARCHES["stage"]), Search(SEARCHES["stage"]))
+            check_kills(Search(SHORT), Search(SHORT))
 
 
 # -------------------------------------------------------------------------------------------------------------- mutants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import attrs
 import pytest
 import torch
 from convolutional import Blobs, image_strategy, small
+from full import FULL
 from nasframe_convolutional import DartsConvolutional, Identity, SeparableConvolution, Zero
 from nasframe_growing import DepthGrowth, NodeGrowth
 from nasframe_recurrent import Darts, TwoToOne
@@ -45,6 +47,11 @@ IMAGES = Noise((("channels", 1), ("classes", 2), ("height", 6), ("width", 6)), (
 
 def trained(backbone: Backbone, steps: int = 5) -> TrainedNetwork:
     """Return a network of a backbone that has trained."""
+    return _trained(backbone, steps).copy()
+
+
+@cache
+def _trained(backbone: Backbone, steps: int) -> TrainedNetwork:
     task = {"task": IMAGES} if isinstance(backbone, DartsConvolutional) else {}
     return TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4, **task), steps)
 
@@ -62,7 +69,16 @@ def opened(network: Network, g: float) -> Network:
     return network
 
 
-@pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES)
+#: of each kind of body one in a quick run
+SOME: dict[str, Backbone] = {
+    "two_to_one": BACKBONES["two_to_one"],
+    "later": BACKBONES["later"],
+    "mean of nodes": attrs.evolve(BACKBONES["mean of nodes"], cells=4),
+}
+SOME = BACKBONES if FULL else SOME
+
+
+@pytest.mark.parametrize("backbone", SOME.values(), ids=SOME)
 def test_growths_one_after_another(backbone: Backbone) -> None:
     """Depth, a node and depth again are exact in both modes, gradients and moments follow, and the fast form remains right."""
     parent = trained(backbone)
@@ -159,7 +175,7 @@ def architecture(name: str) -> Network:
     return opened(build(found, Seed((0,))).eval(), 0.3)
 
 
-@pytest.mark.parametrize("name", ["two_to_one", "later", "concatenation"])
+@pytest.mark.parametrize("name", ["two_to_one", "concatenation", *["later"] * FULL])
 def test_architectures_are_exported_and_drawn(name: str, tmp_path: Path) -> None:
     """torch.export captures a deepened architecture, its cells can be drawn, and its parameters are counted."""
     network = architecture(name)

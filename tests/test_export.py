@@ -29,7 +29,7 @@ from nasframe.network.model import Model, Scale, Signature
 # torch.jit is deprecated as a whole, but `torch.jit.trace` is still used, and the derivative rules of torch itself use torch.jit.script
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 
-TIME, BATCH = 3, 4
+TIME, BATCH = 2, 4
 
 
 @attrs.frozen(eq=False)

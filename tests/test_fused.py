@@ -15,6 +15,7 @@ import attrs
 import nasframe_recurrent.cell
 import pytest
 import torch
+from full import FULL
 from hypothesis import given, strategies as st
 from nasframe_growing import Combination, NodeGrowth
 from nasframe_recurrent import (
@@ -317,7 +318,7 @@ class TestEquality:
     @both
     def test_the_derivatives_are_those_of_the_values(self, backbone: Any) -> None:
         """First and second derivatives agree with finite differences in every input."""
-        small = case(attrs.evolve(backbone, hidden=2).initial({"inputs": 1, "outputs": 1}, 2), 2, 1, Seed((3,)))
+        small = case(attrs.evolve(backbone, hidden=2).initial({"inputs": 1, "outputs": 1}, 1 + FULL), 2, 1, Seed((3,)))
         tensors = small.tensors()
 
         def output(x: Tensor, *values: Tensor) -> Tensor:

@@ -598,7 +598,7 @@ def test_a_wrong_example_is_named_as_the_cause(example: Any) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "convnext_tiny", "swin_t"])
 def test_permuted_units_do_not_change_models_of_torchvision(name: str, pytestconfig: pytest.Config) -> None:
     """The law holds for torchvision's models."""
-    if name != "resnet18" and not pytestconfig.getoption("--nasframe-full"):
+    if not pytestconfig.getoption("--nasframe-full"):
         pytest.skip("with --nasframe-full")
     model, example = zoo.vision(name)
     coupling = couple(model, example)

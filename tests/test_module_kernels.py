@@ -91,7 +91,7 @@ def require_kept_taps(change: ModuleChange) -> None:
     assert int((new != 0).sum()) == int((old != 0).sum())
 
 
-@settings(max_examples=100 if FULL else 12)
+@settings(max_examples=100 if FULL else 8)
 @given(convolutions(), st.data())
 def test_a_padded_kernel_computes_what_was_computed(made: Made, data: st.DataObject) -> None:
     """For every rank, size, stride, dilation, padding and mode, also transposed; the new taps learn at once."""
@@ -119,7 +119,7 @@ def test_a_padded_kernel_computes_what_was_computed(made: Made, data: st.DataObj
     assert bool((gradient != 0).flatten(2).any(2).all())
 
 
-@settings(max_examples=100 if FULL else 8)
+@settings(max_examples=100 if FULL else 5)
 @given(convolutions(), st.data())
 def test_a_dilated_kernel_is_written_as_a_dense_one(made: Made, data: st.DataObject) -> None:
     """With a dilation that divides the old one, and with any where there is a single tap, nothing changes."""

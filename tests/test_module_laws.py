@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import attrs
 import torch
+from full import FULL
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ class Careless(Rescale):
 def examples(cls: type[Rescale]) -> Examples:
     """Return the examples that a third party gives."""
     return Examples(
-        parts={cls: st.builds(cls, st.floats(2.0, 4.0))},
+        parts={cls: st.builds(cls, st.sampled_from([2.0, 3.0]))},
         models=(st.integers(1, 3).map(lambda width: Model(scaled, (width,))),),
     )
 
@@ -94,7 +95,8 @@ def test_another_morphism_is_tried_on_its_models() -> None:
 
 def test_a_wrong_claim_is_found() -> None:
     """A change that claims to be exact and is not fails by the law of claims alone, with the case in words."""
-    report = check(Careless, examples=examples(Careless), profile=FEW)
+    laws = None if FULL else ["module_morphism.claim", "module_morphism.storage", "module_morphism.untouched"]
+    report = check(Careless, examples=examples(Careless), profile=FEW, laws=laws)
 
     (failed,) = [one for one in report.outcomes if one.status == "failed"]
     assert failed.law == "module_morphism.claim"

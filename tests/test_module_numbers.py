@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,7 @@ class Net(nn.Module):
         return self.b(h)
 
 
+@cache
 def coupled(kind: str) -> Coupling:
     return couple(Net(kind), torch.zeros(5, 3))
 

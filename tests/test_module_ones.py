@@ -11,9 +11,11 @@ from hypothesis import given, strategies as st
 from torch import Tensor, nn
 from widening import check_equal, gradient_error, trained
 
-from nasframe.modules.change import ModuleChange
+from nasframe import Seed
+from nasframe.modules.change import make
+from nasframe.modules.coupling import couple
 from nasframe.modules.places import places
-from nasframe.modules.widen import widen
+from nasframe.modules.widen import Widen, widen
 
 small = st.integers(1, 2)
 
@@ -114,15 +116,16 @@ def batch(*shape: int) -> tuple[Tensor]:
 
 def check_places(model: nn.Module, example: tuple[Any, ...]) -> set[tuple[str, int]]:
     """Widen a model at every place that is not refused, assert that it is exact, and return names and sizes of these places."""
-    found = set()
-    for place in places(model, example)["widen"]:
+    found, coupling = set(), couple(model, example)
+    for place in Widen(1).places(coupling):
         if place.refusal is not None:
             continue
         found.add((place.name, place.size))
         factor = int(place.note.split("factor=")[1].split(" ")[0]) if "factor=" in place.note else 0
         for form in ("replicate", "zero"):
             if form in place.note:
-                change: ModuleChange = widen(model, place.name, to=3 * place.size, factor=factor, form=form, example=example)
+                wider = Widen(3 * place.size, form, factor=factor)
+                change = make(model, wider, place.name, wider.rewrite(coupling, place.name, Seed((0,))), example)
                 check_equal(model, change.model, example)
                 assert gradient_error(model, change, example) < 1e-10
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from full import FULL
 from nasframe_splitting import SplitUnits, UnitSplit, split, unit_layers, units
 from torch import Tensor, nn
 from torch.nn import functional
@@ -155,7 +156,7 @@ def parts(change: UnitSplit) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return change.morphism.units
 
 
-@pytest.mark.parametrize("kind", ["mlp", "depthwise", "groups"])
+@pytest.mark.parametrize("kind", ["mlp", "depthwise", *["groups"] * FULL])
 def test_a_budget_is_not_exceeded(kind: str) -> None:
     """As many units are split as fit into a budget of parameters or FLOPs, which are those that the whole model has more."""
     model, x = made(kind)
