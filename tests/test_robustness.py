@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -74,9 +75,7 @@ def test_a_run_whose_reader_has_gone(tmp_path: Path) -> None:
 
 def test_a_run_without_a_standard_output(tmp_path: Path) -> None:
     """As with `nasframe search >&-`: the run finishes, and nothing is written into its files that belongs on a terminal."""
-    line = " ".join(
-        ["exec", *(f"'{word}'" for word in [sys.executable, *COMMAND, "search", *TINY, "--out", "run"]), ">&-", "<&-"]
-    )
+    line = f"exec {shlex.join(forked.command(*COMMAND, 'search', *TINY, '--out', 'run'))} >&- <&-"
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=SETTINGS, stderr=subprocess.PIPE, check=False)  # noqa: S607
 
     assert (done.returncode, done.stderr) == (0, b"")
