@@ -33,6 +33,13 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands draw nothing, which takes most of the time of a small run."""
+    for name in ("_draw", "_draw_predictions"):
+        monkeypatch.setattr(f"nasframe.cli.runs.{name}", lambda *given: None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return the processes of `-n auto`: one more than there are cores, as some tests wait for processes that they start."""

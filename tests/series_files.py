@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,12 @@ def written(cells: list[list[str]], encoding: str = "utf-8", **options: Any) -> 
 def noise(size: int, columns: int, seed: int = 0) -> Tensor:
     """Rows of random numbers, no two of a column alike in practice."""
     return torch.randn(size, columns, dtype=EXACT, generator=Seed((seed,)).generator())
+
+
+def small_series(folder: Path) -> list[str]:
+    """Write a series of 40 rows to a folder and return the options of the command line that name it."""
+    (folder / "series.csv").write_bytes(text(noise(40, 2)))
+    return ["--csv", str(folder / "series.csv"), "--window", "3"]
 
 
 @st.composite

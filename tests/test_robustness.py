@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import forked
 import pytest
 import torch
+from series_files import small_series
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Strategy, load_model
@@ -29,10 +30,20 @@ from nasframe.errors import RunError
 from nasframe.run.folder import Folder
 from nasframe.search.device import computing
 
-TINY = ["--hidden", "2", "--seeds", "1", "--budget", "1", "--epochs", "1", "--criterion", "epochs:epochs=1", "--workers", "1"]
-TINY[4:4] = ["--series", "seattle_weather", "--plan", "end"]
 COMMAND = ["-c", "from nasframe.cli.main import main; main()"]
 SETTINGS = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Return a function that returns the arguments of a search of one epoch on a series of 40 rows, in the folder `run`."""
+    series = small_series(tmp_path_factory.mktemp("series"))
+
+    def arguments(seeds: int = 1, workers: int = 1) -> list[str]:
+        options = f"--hidden 2 --plan end --budget 1 --epochs 1 --criterion epochs:epochs=1 --seeds {seeds} --workers {workers}"
+        return ["search", *series, *options.split(), "--out", "run"]
+
+    return arguments
 
 
 # ------------------------------------------------------------------------------------------------------------- streams
@@ -58,9 +69,9 @@ def test_what_cannot_be_written_is_dropped() -> None:
     assert ascii.buffer.getvalue() == b"\\xb11"  # type: ignore[attr-defined]
 
 
-def test_a_run_whose_reader_has_gone(tmp_path: Path) -> None:
+def test_a_run_whose_reader_has_gone(tiny: Any, tmp_path: Path) -> None:
     """As with `nasframe search | head -1` in a terminal of ASCII: the run finishes, and its exit status is 0."""
-    arguments = forked.command(*COMMAND, "search", *TINY, "--out", "run")
+    arguments = forked.command(*COMMAND, *tiny())
     settings = SETTINGS | {"PYTHONIOENCODING": "ascii"}
     with subprocess.Popen(arguments, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -73,9 +84,9 @@ def test_a_run_whose_reader_has_gone(tmp_path: Path) -> None:
     assert load_model(tmp_path / "run").network.structure.decided
 
 
-def test_a_run_without_a_standard_output(tmp_path: Path) -> None:
+def test_a_run_without_a_standard_output(tiny: Any, tmp_path: Path) -> None:
     """As with `nasframe search >&-`: the run finishes, and nothing is written into its files that belongs on a terminal."""
-    line = f"exec {shlex.join(forked.command(*COMMAND, 'search', *TINY, '--out', 'run'))} >&- <&-"
+    line = f"exec {shlex.join(forked.command(*COMMAND, *tiny()))} >&- <&-"
     done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=SETTINGS, stderr=subprocess.PIPE, check=False)  # noqa: S607
 
     assert (done.returncode, done.stderr) == (0, b"")
@@ -122,21 +133,19 @@ def files_of(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_no_room_for_the_first_file(here: Any, tmp_path: Path) -> None:
+def test_no_room_for_the_first_file(here: Any, tiny: Any, tmp_path: Path) -> None:
     """Nothing is left, so that the same command can be given again."""
     with files_of(100):
-        assert here("search", *TINY, "--out", "run") == (1, "", "error: cannot write run/strategy.toml: File too large\n")
+        assert here(*tiny()) == (1, "", "error: cannot write run/strategy.toml: File too large\n")
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_later(here: Any, tmp_path: Path) -> None:
+def test_no_room_later(here: Any, tiny: Any) -> None:
     """A commit or a picture that cannot be written is an error that says how to continue, and the run can be continued."""
     for size, file in ((2000, "commits"), (20000, "")):
         with files_of(size):
-            status, _, error = here(
-                *(("resume", "run", "--workers", "1") if Path("run").exists() else ("search", *TINY, "--out", "run"))
-            )
+            status, _, error = here(*(("resume", "run", "--workers", "1") if Path("run").exists() else tiny()))
         assert status == 1
         assert error.startswith(f"error: cannot write run{file and '/'}{file}")
         assert error.endswith(": File too large. When that is put right, continue with: nasframe resume run\n")
@@ -145,9 +154,9 @@ def test_no_room_later(here: Any, tmp_path: Path) -> None:
     assert printed.endswith('model = nasframe.load_model("run")\n')
 
 
-def test_a_finished_run_stays_as_it_is(here: Any, tmp_path: Path) -> None:
+def test_a_finished_run_stays_as_it_is(here: Any, tiny: Any, tmp_path: Path, no_pictures: None) -> None:
     """Resuming it does nothing and says how the network is loaded."""
-    assert here("search", *TINY)[0] == 0
+    assert here(*tiny()[:-2])[0] == 0
     run = tmp_path / "runs" / "001"
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
     said = 'load the network in Python: model = nasframe.load_model("runs/001")\n'
@@ -229,9 +238,9 @@ def test_a_signal_is_obeyed_at_once_where_that_is_safe(early: bool) -> None:
             work(stop)
 
 
-def test_sigterm_while_networks_are_compared(tmp_path: Path) -> None:
+def test_sigterm_while_networks_are_compared(tiny: Any, tmp_path: Path) -> None:
     """It is obeyed within seconds, and the run can be continued."""
-    arguments = forked.command(*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:], "--out", "run")
+    arguments = forked.command(*COMMAND, *tiny(seeds=300))
     with subprocess.Popen(arguments, cwd=tmp_path, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -245,9 +254,9 @@ def test_sigterm_while_networks_are_compared(tmp_path: Path) -> None:
     assert time.monotonic() - start < 10
 
 
-def test_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+def test_workers_end_with_a_command_that_is_killed(tiny: Any, tmp_path: Path) -> None:
     """None is left behind: standard output, which they inherit, is closed."""
-    arguments = forked.command(*COMMAND, "search", *TINY[:2], "--seeds", "60", *TINY[4:-2], "--workers", "2", "--out", "run")
+    arguments = forked.command(*COMMAND, *tiny(seeds=300, workers=2))
     with subprocess.Popen(arguments, cwd=tmp_path, env=SETTINGS, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:

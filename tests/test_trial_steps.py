@@ -15,6 +15,7 @@ from nasframe_bilevel import FirstOrder
 from nasframe_growing import MaxSeconds, MaxUpdates, NodeGrowth, Patience
 from nasframe_pruning import Strongest
 from nasframe_sampling import Finals, RandomSearch, RegularisedEvolution, SuccessiveHalving
+from series_files import small_series
 from test_resume import digest
 from toy import PLUGINS, toy_strategy
 
@@ -240,7 +241,7 @@ def test_trials_choose_among_what_the_plan_left() -> None:
 
 def test_a_trained_network_competes_with_trials() -> None:
     """The best network of the run is that of the phase before, if no trial has a smaller loss."""
-    good = supernets(Trials(architect=RandomSearch(3, 60)), Trials(architect=RandomSearch(1, 1)), Restore())
+    good = supernets(Trials(architect=RandomSearch(3, 30)), Trials(architect=RandomSearch(1, 1)), Restore())
     search = Search(good)
     run(search)
     first, second = search.state.trials[:3], search.state.trials[3]
@@ -372,8 +373,9 @@ def test_one_command_for_plans_with_trials(tmp_path: Path) -> None:
         attrs.evolve(RETUNE[0], epochs=1),  # type: ignore[type-var]
         *RETUNE[1:],
     )
-    flags = {"strategy": "default", "nodes": 2, "seeds": 1, "options": {"hidden": "2"}}
-    strategy = attrs.evolve(Strategy.from_dict(strategy_values(flags, installed())), plan=plan, growth=(), batch=2000)
+    _, csv, *_ = small_series(tmp_path)
+    flags = {"strategy": "default", "nodes": 2, "seeds": 1, "options": {"hidden": "2", "csv": csv, "window": "3"}}
+    strategy = attrs.evolve(Strategy.from_dict(strategy_values(flags, installed())), plan=plan, growth=())
     (tmp_path / "strategy.toml").write_text(strategy.to_toml())
     out = tmp_path / "run"
     begun = Folder.create(out, strategy, installed())
