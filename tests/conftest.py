@@ -1,6 +1,7 @@
 """One thread and the same examples everywhere."""
 
 import gc
+import gzip
 import os
 import shlex
 from typing import Any
@@ -38,6 +39,21 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands draw nothing, which takes most of the time of a small run."""
     for name in ("_draw", "_draw_predictions"):
         monkeypatch.setattr(f"nasframe.cli.runs.{name}", lambda *given: None)
+
+
+@pytest.fixture
+def short_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the shipped series have 400 rows in a quick run."""
+    from full import FULL
+    from nasframe_forecasting import task
+
+    def first_rows(name: str) -> bytes:
+        lines = gzip.decompress(shipped(name)).splitlines(keepends=True)
+        return gzip.compress(b"".join(lines[:401]))
+
+    shipped = task.shipped
+    if not FULL:
+        monkeypatch.setattr(task, "shipped", first_rows)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -139,7 +139,7 @@ def test_the_tutorial_is_the_package() -> None:
         assert lines - shown[str(file.relative_to(STRANGER))] == set(), file
 
 
-def test_composing_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+def test_composing_in_python(capsys: pytest.CaptureFixture[str], short_series: None) -> None:
     """The blocks run one after the other, end in an architecture, and print the text below the last one."""
     names: dict[str, Any] = {}
     for code in blocks("composing.md", "python"):
@@ -158,7 +158,7 @@ def test_growing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "".join(blocks("growing.md", "output"))
 
 
-def test_ask_and_tell() -> None:
+def test_ask_and_tell(short_series: None) -> None:
     """The architect of the page fulfils the laws, and its search ends."""
     names: dict[str, Any] = {"__name__": "ask_tell_page"}
     for code in blocks("ask-tell.md", "python"):
@@ -168,7 +168,7 @@ def test_ask_and_tell() -> None:
     assert report.ok, report.text()
 
 
-def test_measuring() -> None:
+def test_measuring(short_series: None) -> None:
     """The blocks run one after the other, and the pruner of the page keeps one candidate of each site."""
     names: dict[str, Any] = {}
     for code in blocks("measuring.md", "python"):

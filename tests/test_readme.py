@@ -44,7 +44,9 @@ def commands(page: Path, name: str) -> list[list[str]]:
     return [shlex.split(line)[2:] for line in lines if line.startswith(f"nasframe {name}")]
 
 
-def test_the_search_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_search_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], short_series: None
+) -> None:
     """The first example searches, compares, saves a model and forecasts with it."""
     monkeypatch.chdir(tmp_path)
     names = run(blocks(README)[0], README)

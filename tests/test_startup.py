@@ -65,9 +65,9 @@ def test_help_answers_at_once() -> None:
 
 def test_importing_nasframe_imports_nothing_heavy() -> None:
     """A public name is imported when it is used for the first time."""
-    done = python(f"import sys, nasframe; print(sorted({HEAVY} & sys.modules.keys())); nasframe.Search")
+    done = python(f"import sys, nasframe; print(sorted({HEAVY} & sys.modules.keys())); nasframe.NasframeError")
 
-    assert done.stdout == "[]\n", done.stderr
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 def test_a_run_of_pytest_pays_next_to_nothing(tmp_path: Path) -> None:
@@ -83,8 +83,10 @@ def test_a_run_of_pytest_pays_next_to_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[0] == "[]"
 
-    plugin = fastest("import pytest, nasframe.testing.pytest_plugin")
-    assert plugin - fastest("import pytest") < 0.2
+    timed = (
+        "import pytest, time; t = time.process_time(); import nasframe.testing.pytest_plugin; print(time.process_time() - t)"
+    )
+    assert min(float(python(timed).stdout) for _ in range(3)) < 0.2
 
 
 @pytest.mark.parametrize("name", [name for name in cli.commands if name != "check"])
