@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Mapping, Set
 from typing import ClassVar
 
@@ -15,6 +17,9 @@ from nasframe import Architect, Bilevel, Data, Optimiser, Pruner, Relaxation, Se
 from nasframe.change.optimisers import NamedParameters
 from nasframe.testing.fakes import Scripted, Shares
 
+#: copied, which is faster than to construct them
+METRICS = torchmetrics.MetricCollection({"mse": torchmetrics.MeanSquaredError()})
+
 
 @attrs.frozen
 class ToySeries(Task):
@@ -25,10 +30,9 @@ class ToySeries(Task):
     windows: int = number(25, low=1, whole=True)
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Data:
-        rows = torch.randn(3 * self.windows + 4, self.columns, generator=Seed((0, "toy")).generator(), dtype=torch.float64)
-        for t in range(1, len(rows)):
-            rows[t] = 0.8 * rows[t - 1].flip(0) + 0.3 * rows[t]
-        windows = rows.to(device, dtype).unfold(0, 5, 1).permute(2, 0, 1)[:, : 3 * self.windows]
+        windows = (
+            _rows(3 * self.windows + 4, self.columns).to(device, dtype).unfold(0, 5, 1).permute(2, 0, 1)[:, : 3 * self.windows]
+        )
         train, validation, test = (_split(part) for part in windows.split(self.windows, dim=1))
         return Data(
             sizes={"inputs": self.columns, "outputs": self.columns},
@@ -38,10 +42,18 @@ class ToySeries(Task):
             loss=lambda outputs, targets: nn.functional.mse_loss(outputs[-1], targets),
             losses=lambda outputs, targets: (outputs[-1] - targets).square().mean(1),
             predict=lambda outputs: outputs[-1],
-            metrics=lambda: torchmetrics.MetricCollection({"mse": torchmetrics.MeanSquaredError()}),
+            metrics=lambda: copy.deepcopy(METRICS),
             score="mse",
             references=lambda parameters: {"last value": nn.Identity},
         )
+
+
+@functools.cache
+def _rows(length: int, columns: int) -> Tensor:
+    rows = torch.randn(length, columns, generator=Seed((0, "toy")).generator(), dtype=torch.float64)
+    for t in range(1, length):
+        rows[t] = 0.8 * rows[t - 1].flip(0) + 0.3 * rows[t]
+    return rows
 
 
 def _split(windows: torch.Tensor) -> Split:
