@@ -177,12 +177,18 @@ def run(folder: Folder, stop_after: int | None = None) -> Search:
     return search
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Search]:
+    """Return the folder of a run and its search at the end."""
+    whole = Folder.create(tmp_path_factory.mktemp("run") / "whole", toy_strategy(plan="stage"), PLUGINS)
+    return whole, run(whole)
+
+
 @pytest.mark.parametrize("stop_after", [1, 5, 9, 17, 23] if FULL else [5, 17])
-def test_a_run_taken_up_from_its_folder(tmp_path: Path, stop_after: int) -> None:
+def test_a_run_taken_up_from_its_folder(uninterrupted: tuple[Folder, Search], tmp_path: Path, stop_after: int) -> None:
     """Stopped after any event and resumed from disk, records included: the same bytes as without a stop."""
-    strategy = toy_strategy(plan="stage")
-    whole = Folder.create(tmp_path / "whole", strategy, PLUGINS)
-    expected = run(whole)
+    whole, expected = uninterrupted
+    strategy = expected.strategy
     broken = Folder.create(tmp_path / "broken", strategy, PLUGINS)
     run(broken, stop_after)
     # what was appended after the last commit has not happened

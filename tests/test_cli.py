@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import inspect
 import io
 import json
@@ -17,6 +18,7 @@ import attrs
 import click
 import forked
 import pytest
+from nasframe_forecasting.series import shipped
 from nasframe_recurrent import TwoToOne
 from rich.console import Console
 from toy import toy_strategy
@@ -44,10 +46,6 @@ TINY = [
     "patience:epochs=1",
     "--criterion",
     "max_nodes:nodes=2",
-    "--series",
-    "seattle_weather",
-    "--season",
-    "7",
     "--plan",
     "end",
 ]
@@ -63,6 +61,8 @@ RESULTS = [
 ]
 
 
+PICTURES = ["cell.png", "learning.png", "mixing.png", "distribution.png", "forecast.png"]
+
 NASFRAME = ["-c", "from nasframe.cli.main import main; main()"]
 
 
@@ -71,11 +71,19 @@ def nasframe(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run a tiny search on the shipped series and return its folder."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the arguments of a tiny search on 300 days of the shipped series."""
+    days = tmp_path_factory.mktemp("series") / "days.csv"
+    days.write_bytes(b"".join(gzip.decompress(shipped("seattle_weather")).splitlines(keepends=True)[:301]))
+    return ["search", "--csv", str(days), "--season", "7", *TINY]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run a tiny search and return its folder."""
     folder = tmp_path_factory.mktemp("cli")
     # a process that is no copy, so that the runs that are compared with this one have another hash seed
-    command, settings = [sys.executable, *NASFRAME, "search", *TINY, "--out", "run"], os.environ | {"OMP_NUM_THREADS": "1"}
+    command, settings = [sys.executable, *NASFRAME, *tiny, "--out", "run"], os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Handed over: the " in done.stdout
@@ -86,7 +94,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_its_results(finished: Path) -> None:
     """The folder has the strategy, records, network, pictures and the summary, whose first line names the network handed over."""
-    for name in (*RESULTS, "strategy.toml", "cell.png", "learning.png", "mixing.png", "distribution.png", "forecast.png"):
+    for name in (*RESULTS, *PICTURES, "strategy.toml"):
         assert (finished / name).stat().st_size > 0, name
     values, text = json.loads((finished / "summary.json").read_text()), (finished / "summary.md").read_text()
 
@@ -131,19 +139,19 @@ print(bool(((temperatures > -20) & (temperatures < 60)).all()))
 
 
 def test_the_written_strategy_runs_the_same_search_again(finished: Path, tmp_path: Path) -> None:
-    """Two runs of one strategy have the same bytes in every result."""
+    """Two runs of one strategy have the same bytes in every result and picture."""
     done = nasframe("search", "--strategy", str(finished / "strategy.toml"), *TINY[:2], "--out", "again", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    for name in ("strategy.toml", *RESULTS):
+    for name in ("strategy.toml", *RESULTS, *PICTURES):
         assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
-def test_interrupted_and_resumed(finished: Path, tmp_path: Path, number: int) -> None:
+def test_interrupted_and_resumed(finished: Path, tiny: list[str], tmp_path: Path, number: int) -> None:
     """A signal ends the run cleanly with a line that says how to continue, and the resumed run ends in the same bytes."""
     settings = os.environ | {"PYTHONUNBUFFERED": "1"}
-    arguments = forked.command(*NASFRAME, "search", *TINY, "--out", "run")
+    arguments = forked.command(*NASFRAME, *tiny, "--out", "run")
     with subprocess.Popen(arguments, cwd=tmp_path, env=settings, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -432,12 +440,12 @@ def test_a_flag_without_effect_is_named(arguments: list[str], lost: list[str]) -
     assert [sentence.split()[0] for sentence in without_effect(flags, strategy)] == [f"--{name}" for name in lost]
 
 
-def test_a_search_that_diverges_at_once_leaves_no_folder(here, tmp_path: Path) -> None:
+def test_a_search_that_diverges_at_once_leaves_no_folder(here, tiny: list[str], tmp_path: Path) -> None:
     """It would diverge again, so there is nothing to resume; the strategy file that it was started from stays."""
     optimiser = Optimiser("sgd", learning_rate=1e30)
     file = tmp_path / "steep.toml"
     file.write_text(attrs.evolve(Strategy.named("default"), optimiser=optimiser).to_toml())
-    status, _, printed = here("search", "--strategy", str(file), *TINY)
+    status, _, printed = here(*tiny, "--strategy", str(file))
 
     assert status == 1
     assert re.match(r"error: the training diverged in phase 'search' of stage 0, epoch 0, after \d+ updates, ", printed)

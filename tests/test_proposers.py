@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from asking import asking, check_resumes_everywhere, run, shuffle
 from controller import Controller
+from full import FULL
 from halving import Halving
 from hypothesis import strategies as st
 from inheriting import Inheriting
@@ -20,9 +22,10 @@ from test_resume import digest
 from nasframe import AskTellArchitect, Search
 from nasframe.plugins import Plugins, discover, installed
 from nasframe.search.evaluators import Table
-from nasframe.testing.check import check
+from nasframe.testing.check import QUICK, check
 from nasframe.testing.examples import Examples
 
+PROFILE = QUICK if FULL else attrs.evolve(QUICK, cases=1)
 ARCHITECTS: list[Any] = [Inheriting(), Controller(), Halving(RandomSearch())]
 
 
@@ -53,7 +56,7 @@ def test_they_use_public_names_in_less_than_a_screen(architect: AskTellArchitect
 @pytest.mark.parametrize("architect", ARCHITECTS, ids=lambda a: a.name)
 def test_they_fulfil_the_laws(architect: AskTellArchitect) -> None:
     """The conformance kit finds no fault."""
-    report = check(type(architect), examples=Examples(parts={type(architect): st.just(architect)}))
+    report = check(type(architect), examples=Examples(parts={type(architect): st.just(architect)}), profile=PROFILE)
 
     assert report.ok, report.text()
 

@@ -365,7 +365,7 @@ def test_a_trial_is_a_record_of_its_step() -> None:
     ]
 
 
-def test_one_command_for_plans_with_trials(tmp_path: Path) -> None:
+def test_one_command_for_plans_with_trials(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A supernet, trials in it and tuning: the run folder resumes within the trials, and has the pictures and summary of both."""
     plan = (
         attrs.evolve(SUPERNET, epochs=1),
@@ -385,6 +385,7 @@ def test_one_command_for_plans_with_trials(tmp_path: Path) -> None:
         if isinstance(record, TrialEnded):
             break
     resumed = CliRunner().invoke(cli, ["resume", str(out), "--workers", "1"], catch_exceptions=False)
+    request.getfixturevalue("no_pictures")
     whole = ["search", "--strategy", str(tmp_path / "strategy.toml"), "--workers", "2", "--out", str(tmp_path / "whole")]
     done = CliRunner().invoke(cli, whole, catch_exceptions=False)
 
