@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import Any
 
 import pytest
 import torch
+from full import FULL
 from nasframe_growing import NoBetter, NodeGrowth
 from nasframe_pruning import Strongest
 from toy import toy_strategy
@@ -121,8 +123,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("plan", ["stage", "end"])
+@pytest.mark.parametrize(
+    ("plan", "case"),
+    [*itertools.product(("stage", "end"), CASES)]
+    if FULL
+    else [("stage", "two operations and gates"), ("end", "one operation"), ("stage", "a loss that rises")],
+)
 def test_the_plan_is_the_algorithm(plan: str, case: str) -> None:
     """Structures, validation losses, the number of updates and the weights are the same to the last bit."""
     strategy = toy_strategy(plan=plan, criterion=NoBetter() | Scripted(EPOCHS, GROWTHS), **CASES[case])

@@ -155,6 +155,16 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Store], l
     (tmp_path / "tiny.csv").write_bytes(text(noise(40, 2)))
     monkeypatch.setitem(SHIPPED, "weather", {"name": "forecasting", "csv": str(tmp_path / "tiny.csv"), "window": 3})  # type: ignore[arg-type]
 
+    monkeypatch.setattr(
+        "nasframe_papers.quality.strategies._halving",
+        lambda candidates, suggested=0: {
+            "name": "successive_halving",
+            "candidates": candidates,
+            "suggested": suggested,
+            "updates": 5,
+        },
+    )
+
     def rows(store: Store) -> list[dict[str, Any]]:
         monkeypatch.setattr(protocol, "kept", store)
         found = [dict(row) for row in TINY.rows(tmp_path, lambda line: None)]
