@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import attrs
 import torch
 import toy
+from full import FULL
 from hypothesis import strategies as st
 from nasframe_bilevel import FirstOrder
 from nasframe_convolutional import AvgPool, DartsConvolutional, Identity, MaxPool, SeparableConvolution, Zero
@@ -176,7 +177,9 @@ SUPERNETS: tuple[tuple[int, Blobs, dict[str, Any]], ...] = (
 def supernets(*outputs: str) -> st.SearchStrategy[TrainedNetwork]:
     """Draw a supernet whose cells have one of these outputs, by default concatenations or means."""
     output = st.sampled_from(outputs or ("concatenation", "mean"))
-    return st.builds(lambda s, o: trained(*s[:2], **s[2], output=o), st.sampled_from(SUPERNETS), output)
+    return st.builds(
+        lambda s, o: trained(*s[:2], **s[2], output=o), st.sampled_from(SUPERNETS if FULL else SUPERNETS[:3]), output
+    )
 
 
 @st.composite

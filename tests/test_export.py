@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from full import FULL
 from nasframe_convolutional import DartsConvolutional, Identity, NasBench201, SeparableConvolution
 from nasframe_growing import NodeGrowth
 from nasframe_recurrent import Darts, TwoToOne
@@ -99,7 +100,7 @@ EXAMPLES: dict[str, Callable[[], Found]] = {
 RECURRENT = ["two_to_one", "darts"]
 
 
-@pytest.fixture(params=EXAMPLES)
+@pytest.fixture(params=EXAMPLES if FULL else ["two_to_one", "nas_bench_201"])
 def any_network(request: pytest.FixtureRequest) -> Found:
     """Return a found network of each backbone."""
     return EXAMPLES[request.param]()

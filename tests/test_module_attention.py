@@ -14,8 +14,10 @@ from module_zoo import build
 from torch import Tensor, nn
 from widening import trained
 
+from nasframe import Seed
 from nasframe.errors import ChangeError
-from nasframe.modules.coupling import couple
+from nasframe.modules.change import ModuleChange, make
+from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.example import Example
 from nasframe.modules.verify import gradient_distance
 from nasframe.modules.widen import Widen, widen
@@ -68,9 +70,9 @@ def batch() -> tuple[Tensor]:
     return (torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),)
 
 
-def head_size(model: nn.Module, example: tuple[Any, ...], at: str, size: int) -> int:
+def head_size(coupling: Coupling, at: str, size: int) -> int:
     """Return the factor of the head size at a place of a model."""
-    places = [p for p in Widen(1).places(couple(model, example)) if p.name == at and p.size == size and "queries" in p.note]
+    places = [p for p in Widen(1).places(coupling) if p.name == at and p.size == size and "queries" in p.note]
     return int(places[0].note.split("factor=")[1][0])
 
 
@@ -88,7 +90,7 @@ def test_the_head_size_grows(heads: int, size: int, more: int, way: str, form: d
     model, x = trained(Attention(heads, size, way, bias=bias), batch()), batch()
     at = "qkv" if hasattr(model, "qkv") else "q"
 
-    factor = head_size(model, x, at, size)
+    factor = head_size(couple(model, x), at, size)
     change = untouched(model, lambda: widen(model, at, to=size + more, factor=factor, example=x, **form))
 
     require_exact(change, x)
@@ -132,12 +134,17 @@ def test_models_as_users_write_them(name: str, at: str, to: int, size: int, opti
     model, example = build(name)
     model = trained(model, example)
 
-    change = widen(model, at, to=to, factor=head_size(model, example, at, size), example=example, **options)
+    coupling = couple(model, example)
+
+    def wider(at: str, morphism: Widen) -> ModuleChange:
+        return make(model, morphism, at, morphism.rewrite(coupling, at, Seed((0,))), example)
+
+    change = wider(at, Widen(to, factor=head_size(coupling, at, size), **options))
 
     require_exact(change, example)
     if name == "encoder":
         assert [layer.self_attn.num_heads for layer in change.model.encoder.layers] == [2, 4]
-        wide = widen(model, "embed", to=24, example=example).model
+        wide = wider("embed", Widen(24)).model
         assert [layer.self_attn.num_heads for layer in wide.encoder.layers] == [4, 4]
 
 

@@ -317,10 +317,11 @@ def test_new_entries_are_normalised_by_gradients_of_theirs(name: str, moments: A
 
     A mutant that keeps the step count and the mean of the second moments makes short steps at small gradients.
     """
+    small = mlp(3, 4, 2)
+    its = OPTIMISERS[name](small.parameters())
+    steps(small, its, batch(3), 60)
     for size, recounted in ((1e-6, True), (1e-2, True), (1.0, True), (1e3, True), (1e-6, False)):
-        model, x = mlp(3, 4, 2), batch(3)
-        optimiser = OPTIMISERS[name](model.parameters())
-        steps(model, optimiser, x, 60)
+        model, optimiser = copy.deepcopy((small, its))
         change = changed(model, [0, 1, FRESH, 2, 3])
         with pytest.MonkeyPatch.context() as patch:
             if not recounted:

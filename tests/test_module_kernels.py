@@ -166,7 +166,7 @@ def test_a_convolution_that_is_shared_or_followed_by_code_is_padded() -> None:
     assert (change.model[0].padding, change.model[2].padding) == ((2,), (4,))
 
 
-@pytest.mark.parametrize(("name", "at"), [("cnn", "conv2"), ("resnet", "blocks.1.conv2")])
+@pytest.mark.parametrize(("name", "at"), [("resnet", "blocks.1.conv2"), *[("cnn", "conv2")] * FULL])
 def test_kernels_in_models(name: str, at: str) -> None:
     """A kernel of 3 becomes one of 7 x 5 within a model, with channels last and without."""
     model, x = build(name)

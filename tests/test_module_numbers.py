@@ -20,6 +20,12 @@ from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.numbers import numbers, questions
 
 
+@cache
+def built(name: str) -> Coupling:
+    """The coupling of a model of the zoo."""
+    return couple(*zoo.build(name))
+
+
 def atom(coupling: Coupling, tensor: str, dim: int, size: int) -> Axis:
     """The atom of an axis that has a given size."""
     (found,) = {a for a in coupling.axes[tensor][dim].atoms() if a.size == size and not a.frozen}
@@ -37,7 +43,7 @@ def users(coupling: Coupling, sizes: dict[Axis, int]) -> dict[str, Any]:
 
 def test_numbers_follow_where_the_head_size_comes_from_the_width() -> None:
     """In nanoGPT's code, n_embd and n_head follow from the width and the heads, and nothing else changes."""
-    coupling = couple(*zoo.build("gpt"))
+    coupling = built("gpt")
     width = coupling.axes["wte.weight"][1].find()
     heads = {atom(coupling, f"h.{i}.attn.c_attn.weight", 0, 2) for i in (0, 1)}
 
@@ -48,7 +54,7 @@ def test_numbers_follow_where_the_head_size_comes_from_the_width() -> None:
 
 def test_the_code_ties_heads_and_width() -> None:
     """Where the code divides the width by n_head, heads times head size are noted to equal the width; else they are not."""
-    tied, free = (couple(*zoo.build(name)) for name in ("gpt", "gpt kept head size"))
+    tied, free = (built(name) for name in ("gpt", "gpt kept head size"))
 
     for coupling, expected in ((tied, True), (free, False)):
         width = coupling.axes["wte.weight"][1].find()
@@ -63,7 +69,7 @@ def test_the_code_ties_heads_and_width() -> None:
 
 def test_quotients_of_numbers_follow() -> None:
     """In Llama's code, heads // groups is the number of queries for each key, and both numbers follow from the axes."""
-    coupling = couple(*zoo.build("llama"))
+    coupling = built("llama")
     groups = atom(coupling, "layers.1.v.weight", 0, 2)
     each = next(a for a in coupling.axes["layers.1.q.weight"][0].atoms()[:2] if a is not groups)
 
@@ -183,7 +189,7 @@ def test_a_literal_size_is_left_to_the_measurement() -> None:
 
 def test_one_number_for_two_axes_that_part_is_refused() -> None:
     """A number that is the size of two axes cannot follow if only one of them changes."""
-    coupling = couple(*zoo.build("gpt"))
+    coupling = built("gpt")
     query = coupling.axes["h.0.attn.c_attn.weight"][0].summands()[0].atoms()[1]
 
     with pytest.raises(ChangeError, match=r"h\.0\.attn\.n_embd is the size of two axes that would differ: 32 at .*, 16 at"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, strategies as st
@@ -168,6 +169,7 @@ def test_heads_of_an_attention(batch_size: int, length: int, heads: int, size: i
 
 
 @given(small, small, st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=3))
+@hypothesis.example(1, 1, ["one group"])
 def test_channels_of_other_layers(batch_size: int, channels: int, parts: list[str]) -> None:
     """Where the code drops, repeats or normalises axes of size 1, every place that is listed can be widened."""
     torch.manual_seed(0)

@@ -76,7 +76,7 @@ def test_convolutions(channels: int, kind: Any, more: int, middle: str, form: di
     torch.manual_seed(0)
     dims = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[kind]
     norm = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims]
-    groups = channels if middle == "depthwise" else 1
+    groups = channels if middle == "depthwise" else 1  # a depthwise convolution of one channel is a dense one
     second = kind(channels, channels, 3, padding=1, groups=groups)
     model = nn.Sequential(
         kind(2, channels, 3, padding=1),
@@ -93,7 +93,7 @@ def test_convolutions(channels: int, kind: Any, more: int, middle: str, form: di
     child = check_change(model, example, "0", to=channels + more, **form)
 
     assert child[3].in_channels == child[3].weight.shape[1] * child[3].groups == channels + more
-    assert child[6].in_features == (channels + more if middle == "depthwise" else channels) * 4**dims
+    assert child[6].in_features == (channels + more if groups > 1 else channels) * 4**dims
 
 
 @pytest.mark.parametrize("groups", [1, 2])

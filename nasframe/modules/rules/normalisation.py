@@ -44,8 +44,10 @@ def group_norm(trace: Trace, input: Value, num_groups: int, weight: Value | None
     """Couple channels in groups; statistics are taken within each group."""
     group, width = Axis(num_groups), Axis(input.axes[1].size // num_groups)
     trace.unify(input.axes[1], product([group, width]))
-    trace.normalise(width)
     if num_groups > 1:
         trace.number("num_groups", group)
+        trace.normalise(width)
+    else:
+        trace.normalise(input.axes[1])  # also a single channel: all that come are in the one group
     _per_channel(trace, input.axes[1], weight, bias)
     return input
