@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from full import FULL
 
 import nasframe
 from nasframe.cli.flags import strategy_values
@@ -187,7 +188,7 @@ def test_relaxations() -> None:
     names: dict[str, Any] = {"__name__": "relaxations_page"}
     for code in blocks("relaxations.md", "python"):
         exec(compile(code, "relaxations.md", "exec"), names)  # noqa: S102 - the docs are ours
-    profile = attrs.evolve(QUICK, cases=2, least=1, shrinking=0.0)
+    profile = attrs.evolve(QUICK, cases=2 if FULL else 1, least=1, shrinking=0.0)
     for part in ("RandomSubset", "Scaled"):
         report = check(names[part], profile=profile, laws=[f"relaxation.{law}" for law in ("mixing", "inverse", "follows")])
         assert report.ok, report.text()

@@ -511,7 +511,7 @@ def run(*arguments: str) -> Result:
     return result
 
 
-def test_a_run_on_a_file_goes_on_from_anywhere(prices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_a_file_goes_on_from_anywhere(prices: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
     """`--csv` and its companions are in the strategy, with the path made absolute; a changed file is refused."""
     flags = ["--csv", str(prices), "--columns", "c1, c0", "--returns", "--missing", "drop"]
     assert run("search", *TINY, "--task", "forecasting:window=5", *flags, "--out", "run").exit_code == 0

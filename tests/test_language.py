@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import attrs
 import pytest
 import torch
+from full import FULL
 from hypothesis import given, strategies as st
 from nasframe_growing import NodeGrowth
 from nasframe_papers.genotypes import RECURRENT, Pairs, parameters, recurrent
@@ -200,8 +202,11 @@ class TestSearch:
         require_at_most("the loss", float(trained.data.loss(outputs, targets)), float(frequencies) - 0.3)
         assertions.assert_fast_form(trained)
 
-    @pytest.mark.parametrize("operation", HIGHWAYS, ids=lambda operation: operation.name)
-    @pytest.mark.parametrize("output", ["last", "later"])
+    @pytest.mark.parametrize(
+        ("operation", "output"),
+        [*itertools.product(HIGHWAYS, ("last", "later"))] if FULL else [*zip(HIGHWAYS, ("last", "later") * 2, strict=True)],
+        ids=lambda part: getattr(part, "name", part),
+    )
     def test_it_grows(self, operation: Operation, output: str) -> None:
         """A cell of highway operations grows by noise within the bound that follows from their magnitudes, which is tight."""
         check_growth(operation, output)

@@ -96,7 +96,7 @@ def test_twins_diverge_because_of_the_noise(backbone: str) -> None:
 
     for sigma in (0.0, 0.01):
         child = grown(parent, sigma=sigma)
-        before, after = difference(child), difference(child.train(20))
+        before, after = difference(child), difference(child.train(10))
         moved = float((after - before).abs().max())
 
         assert (moved == 0) if sigma == 0 else (moved > 1e-4), (sigma, moved)

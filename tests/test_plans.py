@@ -227,7 +227,7 @@ def test_a_change_for_each_site() -> None:
             Change(grow=True, growth=(morphism,), per=per, reset=("alphas", "moments")),
             *FINISH,
         )
-        backbone = small(operations=(SeparableConvolution(3), Zero()))
+        backbone = small(channels=1, operations=(SeparableConvolution(3), Zero()))
         search = Search(image_strategy(plan=plan, backbone=backbone, growth=(), nodes=1))
         search.run()
         (record,) = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "edit"]
@@ -243,12 +243,12 @@ def test_a_growth_that_is_needed_and_missing_ends_the_repeat() -> None:
         Train(phase="search", parameters=BOTH, epochs=1),
         Change(grow=True, growth=(ConvolutionMorphism(kinds=("crop",)),), needed=True),
     )
-    backbone = small(operations=(SeparableConvolution(3), Zero()))
+    backbone = small(cells=1, channels=1, operations=(SeparableConvolution(3), Zero()))
     search = Search(image_strategy(plan=(Repeat(steps=turn), *FINISH), backbone=backbone, growth=(), nodes=1))
     search.run()
     epochs = [r for r in search.state.history if isinstance(r, EpochEnded) and r.phase == "search"]
 
-    # a kernel of 3 can be cropped to 1 on each of four edges
+    # a kernel of 3 can be cropped to 1 on each of two edges
     assert len(epochs) >= 2
     assert search.network.structure.decided
 

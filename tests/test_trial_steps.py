@@ -82,7 +82,7 @@ PLANS: dict[str, Strategy] = {
     "supernet, trials in it": supernets(SUPERNET, ONE_SHOT),
     "supernet, trials, retune": supernets(SUPERNET, ONE_SHOT, *RETUNE),
     "pruned supernet, trials": supernets(
-        SUPERNET, Change(prune=True, pruner=Strongest(keep=2)), Trials(architect=RandomSearch(9, 1))
+        SUPERNET, Change(prune=True, pruner=Strongest(keep=2)), Trials(architect=RandomSearch(6, 1))
     ),
     "trials twice": supernets(Trials(architect=RandomSearch(3, 2)), Trials(architect=EVOLUTION), *RETUNE),
     "finals": toy_strategy(
