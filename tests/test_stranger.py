@@ -16,6 +16,7 @@ from pathlib import Path
 
 import forked
 import pytest
+from full import FULL
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "tests" / "stranger"
@@ -109,10 +110,13 @@ def printed(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-def test_it_is_listed(environment: Path) -> None:
+def test_it_is_listed(environment: Path, stranger: Run) -> None:
     """In its environment, its parts are listed with its name and version, and nothing was left out."""
-    command = [environment / "venv" / "bin" / "nasframe", "plugins", "--json"]
-    rows = json.loads(printed(subprocess.run(command, cwd=environment, capture_output=True, text=True, check=False)))
+    done = stranger(*NASFRAME, "plugins", "--json")
+    if FULL:  # with the program of the environment
+        command = [environment / "venv" / "bin" / "nasframe", "plugins", "--json"]
+        done = subprocess.run(command, cwd=environment, capture_output=True, text=True, check=False)
+    rows = json.loads(printed(done))
     found = [row for row in rows if row["distribution"] == "stranger-cells"]
 
     assert {(row["kind"], row["name"]) for row in found} == PARTS
