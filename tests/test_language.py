@@ -119,7 +119,7 @@ def check_tied(seed: Seed, backbone: Any, tokens: int, time: int, batch: int) ->
 def check_growth(operation: Operation, output: str) -> None:
     """Assert that a trained cell with this operation grows by noise within the bound that is claimed."""
     backbone = Darts(3, output=output, operations=(operation, IdentityEdge(), ZeroEdge()))
-    parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4))
+    parent = TrainedNetwork.of(strategy(2, 2, 3, backbone, nodes=2, batch=4), 20)
     child = parent.after(NodeGrowth().edit(parent.network.structure, {"cell": "layer0"}, {}, Seed((0,))))
     assert child.claim is not None
     assert child.claim.kind == "approximate"
