@@ -91,7 +91,7 @@ def test_growths_one_after_another(backbone: Backbone) -> None:
         assertions.assert_exact(parent, child)
         assertions.assert_gradients_follow(parent, child)
         assertions.assert_moments_follow(parent, child)
-        parent = child.train(3)
+        parent = child.train(3 if FULL else 1)
     assertions.assert_fast_form(parent, second=not isinstance(backbone, DartsConvolutional))
     assertions.assert_reconstructed(parent, PLUGINS.make)
 

@@ -403,7 +403,7 @@ def test_changes_of_all_kinds_follow_each_other_and_are_rebuilt(tmp_path: Path) 
         lambda m: pad_kernel(m, "blocks.1.conv1", kernel=(5, 3), example=x),
         lambda m: add_path(m, "blocks.2.conv2", width=3, example=x),
         lambda m: deepen(m, "blocks.0", example=x),
-    ):
+    )[: 5 if FULL else 4]:
         change = untouched(model, lambda make=make, model=model: make(model))
         require_exact(change, x)
         change.save(file)

@@ -219,7 +219,7 @@ def test_a_search_grows_in_width_and_resumes() -> None:
 def test_one_channel_does_not_grow() -> None:
     """With one channel a depthwise convolution is like a dense one: the backbone names no width, and the growth is refused."""
     sizes = {"channels": 1, "classes": 2, "height": 8, "width": 8}
-    two, one = (convolutional.small(channels=n).initial(sizes, 1) for n in (2, 1))
+    two, one = (convolutional.small(channels=n, cells=1).initial(sizes, 1) for n in (2, 1))
     assert WidthGrowth().admits(two)
     with pytest.raises(ChangeError, match="no width that can grow"):
         WidthGrowth().admits(one)
