@@ -1,16 +1,18 @@
 # Every target sets up what it needs: a .venv in the checkout, with the package and its tools.
 PYTHON ?= python3
 BIN := .venv/bin
+# the processes of the tests share what one of them has compiled
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: search test test-full check bench docs format
 search: .venv/installed
 	$(BIN)/nasframe search
 
 test: .venv/installed
-	$(BIN)/pytest -n auto --dist worksteal --nasframe nasframe
+	$(BIN)/pytest -n logical --dist worksteal --nasframe nasframe
 
 test-full: .venv/installed
-	$(BIN)/pytest -n auto --dist worksteal --hypothesis-profile full --nasframe nasframe --nasframe-full
+	$(BIN)/pytest -n logical --dist worksteal --hypothesis-profile full --nasframe nasframe --nasframe-full
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

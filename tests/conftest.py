@@ -2,7 +2,6 @@
 
 import gc
 import gzip
-import os
 import shlex
 from typing import Any
 
@@ -17,7 +16,7 @@ torch.set_num_threads(1)
 # shrink one is to train hundreds.
 settings.register_profile(
     "laws",
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
@@ -54,12 +53,6 @@ def short_series(monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = task.shipped
     if not FULL:
         monkeypatch.setattr(task, "shipped", first_rows)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Return the processes of `-n auto`: one more than there are cores, as some tests wait for processes that they start."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -96,11 +96,17 @@ def optimisers() -> SearchStrategy[Optimiser]:
 
 
 @st.composite
-def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
+def searches(draw: DrawFn, backbone: Backbone, task: Task, most: int = 3) -> Strategy:
     """Return a search with a backbone on a task, in float64, that neither grows nor prunes.
 
     Its mixing weights are softmaxes of the alphas, or sigmoids, which do not sum to one: a part must not rely on either. The
     alphas have the learning rate 0.01, so that they change within a few steps.
+
+    Args:
+        draw: is given by hypothesis.
+        backbone: the backbone.
+        task: the task.
+        most: the largest number of nodes of a cell.
     """
     return Strategy(
         task=task,
@@ -108,7 +114,7 @@ def searches(draw: DrawFn, backbone: Backbone, task: Task) -> Strategy:
         architect=draw(st.sampled_from([AdamDescent(), AdamDescent(Sigmoids())])),
         criterion=Endless(),
         pruner=Keep(),
-        nodes=draw(sizes(3)),
+        nodes=draw(sizes(most)),
         batch=draw(sizes(5)),
         optimiser=draw(optimisers()),
         seed=draw(st.integers(0, 999)),

@@ -79,7 +79,7 @@ def convolutional(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strateg
         affine=draw(st.booleans()),
         operations=tuple(dict.fromkeys((Identity(), *chosen, Zero()))),
     )
-    return draw(searches(backbone, draw(noise())))
+    return draw(searches(backbone, draw(noise()), most=2))
 
 
 @st.composite
@@ -94,7 +94,7 @@ def partial_channels(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Stra
         operations=tuple(dict.fromkeys((Identity(), *chosen, Zero()))),
         parts=parts,
     )
-    return draw(searches(backbone, draw(noise())))
+    return draw(searches(backbone, draw(noise()), most=2))
 
 
 @st.composite
@@ -104,4 +104,4 @@ def nas_bench_201(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strateg
     chosen = operations or (draw(st.sampled_from(others)),)
     candidates = tuple(dict.fromkeys((Zero(), Identity(), *chosen)))
     backbone = NasBench201(channels=draw(sizes(2)), cells=1, affine=draw(st.booleans()), operations=candidates)
-    return draw(searches(backbone, draw(noise())))
+    return draw(searches(backbone, draw(noise()), most=2))
