@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from nasframe_convolutional import DartsConvolutional, Identity
 from nasframe_images import Images, augmentation, nasframe_parts, pictures, references, sources, task
 from nasframe_images.pictures import Pictures, checked
@@ -172,6 +172,9 @@ def test_test_images_are_seen_by_the_test_alone(arrays: Arrays, seed: int) -> No
 
 # --------------------------------------------------------------------------------------------------------------- draws
 
+#: the examples of laws whose faults two examples may miss
+several = settings(max_examples=max(4, settings.default.max_examples))
+
 
 def drawn(split: Split, seed: int = 0) -> Tensor:
     """All images of a split as training draws them."""
@@ -179,6 +182,7 @@ def drawn(split: Split, seed: int = 0) -> Tensor:
         return split.draw(torch.arange(split.size))[0]
 
 
+@several
 @given(cases(), st.booleans(), st.integers(0, 2), st.integers(0, 4))
 def test_a_draw_is_one_of_its_augmentations(arrays: Arrays, flip: bool, crop: int, side: int) -> None:
     """What is drawn is the image or, if asked, its mirror, shifted over black by `crop` at most, less a square of `cutout`."""
@@ -212,6 +216,7 @@ def holed(image: np.ndarray, y: int, x: int, side: int) -> np.ndarray:
     return image
 
 
+@several
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 4))
 def test_every_square_is_cut_out_and_no_other(channels: int, height: int, width: int, side: int) -> None:
     """In many draws the holes are those about every pixel, each with the area that is left of it at the border."""
