@@ -41,7 +41,7 @@ from nasframe.interfaces import (
     reproduction,
     task,
 )
-from nasframe.interfaces.part import KIND, NUMBER, Part, from_plain
+from nasframe.interfaces.part import Part, from_plain
 from nasframe.modules.deepen import Deepen
 from nasframe.modules.kernels import CropKernel, Dilate, PadKernel
 from nasframe.modules.morphism import ModuleMorphism
@@ -49,6 +49,7 @@ from nasframe.modules.narrow import Narrow
 from nasframe.modules.paths import AddPath
 from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import Widen
+from nasframe.options import KIND, NUMBER
 from nasframe.search.evaluators import Table, Train
 from nasframe.search.plan import STEPS
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import attrs
 from hypothesis import strategies as st
 
-from nasframe import Context, number
+from nasframe import Context
 from nasframe.interfaces.batch_size import BatchSize
+from nasframe.options import number
 from nasframe.plugins import Plugin
 from nasframe.testing.examples import Examples
 

@@ -9,7 +9,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import AskTellArchitect, Memory, Request, Seed, Space, number
+from nasframe import AskTellArchitect, Memory, Request, Seed, Space
+from nasframe.options import number
 from nasframe.records import TrialEnded
 
 

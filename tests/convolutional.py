@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from nasframe import Bound, Data, Operation, Optimiser, Seed, Split, Strategy, Task, flag, number
+from nasframe import Bound, Data, Operation, Optimiser, Seed, Split, Strategy, Task
 from nasframe.change.edit import remove_candidates
+from nasframe.options import flag, number
 from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.fakes import Endless, Scripted
 from nasframe.testing.strategies import removals

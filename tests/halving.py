@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import AskTellArchitect, Memory, Request, Seed, Space, nested, number
+from nasframe import AskTellArchitect, Memory, Request, Seed, Space
+from nasframe.options import nested, number
 from nasframe.records import TrialEnded
 
 

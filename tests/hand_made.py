@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from nasframe.change.claim import Claim
 from nasframe.change.map import ZERO, Take
-from nasframe.interfaces.part import number
 from nasframe.modules.change import ModuleChange, make
 from nasframe.modules.edits import Resize, SetNumber
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite
+from nasframe.options import number
 from nasframe.seeds import Seed
 
 

@@ -12,11 +12,12 @@ from nasframe_convolutional import SeparableConvolution
 from nasframe_convolutional.morphism import LOSSY, Morphed, more, morphed
 from torch import Tensor
 
-from nasframe import Address, Candidate, Context, Edit, Filling, Morphism, Network, Proposal, Pruner, Seed, Structure, number
+from nasframe import Address, Candidate, Context, Edit, Filling, Morphism, Network, Proposal, Pruner, Seed, Structure
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
 from nasframe.interfaces.plan import PlanRecipe
 from nasframe.network.network import unallocated
+from nasframe.options import number
 from nasframe.plugins import Plugin
 from nasframe.search.plan import Change, Plan, Repeat, Restore, Train
 from nasframe.structure.editing import candidate_at, site_at

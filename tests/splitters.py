@@ -8,7 +8,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Operation, Pointwise, Term
+from nasframe import Operation, Pointwise
+from nasframe.network.pointwise import Term
 
 
 class WaveModule(nn.Module):

@@ -13,8 +13,9 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Data, Optimiser, Pruner, Relaxation, Seed, Split, Structure, Task, nested, number
+from nasframe import Architect, Bilevel, Data, Optimiser, Pruner, Relaxation, Seed, Split, Structure, Task
 from nasframe.change.optimisers import NamedParameters
+from nasframe.options import nested, number
 from nasframe.testing.fakes import Scripted, Shares
 
 #: copied, which is faster than to construct them

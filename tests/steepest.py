@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nasframe_growing import NodeGrowth
 from torch import Tensor
 
-from nasframe import Address, Context, Edit, Morphism, Proposal, Seed, Structure, nested, number
+from nasframe import Address, Context, Edit, Morphism, Proposal, Seed, Structure
+from nasframe.options import nested, number
 from nasframe.plugins import Plugin
 from nasframe.testing.examples import Examples
 

@@ -14,9 +14,10 @@ from nasframe_relaxations import IndependentSigmoids, ZeroOne
 from torch import Tensor
 from toy import PLUGINS, toy_strategy
 
-from nasframe import AlphaLoss, Architect, Mixing, Optimiser, Search, Strategy, number
+from nasframe import AlphaLoss, Architect, Mixing, Optimiser, Search, Strategy
 from nasframe.errors import StrategyError
 from nasframe.interfaces.relaxation import Sites
+from nasframe.options import number
 from nasframe.plugins import Plugin, Plugins
 from nasframe.testing.check import QUICK, check
 from nasframe.testing.fakes import Scripted

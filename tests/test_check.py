@@ -40,14 +40,14 @@ from nasframe import (
     Set,
     Structure,
     Take,
-    flag,
-    replace_candidate,
 )
+from nasframe.change.replace import replace_candidate
 from nasframe.cli.main import main
 from nasframe.errors import ChangeError
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.network.mixing import MixedOperation
 from nasframe.network.network import unallocated
+from nasframe.options import flag
 from nasframe.plugins import Plugin, Plugins, discover
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe.testing.check import QUICK, Profile, check, tried
@@ -73,7 +73,7 @@ class Needy(Calm):
     """A criterion with an option that has no default."""
 
     name: ClassVar[str] = "needy"
-    epochs: int = nasframe.number(low=1, whole=True)
+    epochs: int = nasframe.options.number(low=1, whole=True)
 
 
 def lawful(holds: Callable[[Any], str | None]) -> Law:

@@ -10,8 +10,9 @@ import hypothesis.strategies as st
 import pytest
 from nasframe_recurrent import TwoToOne
 
-from nasframe import Outcome, Seed, Space
+from nasframe import Seed, Space
 from nasframe.errors import DataError, StrategyError
+from nasframe.interfaces.evaluator import Outcome
 from nasframe.interfaces.part import to_plain
 from nasframe.plugins import CORE, Plugins
 from nasframe.search.evaluators import Row, Table

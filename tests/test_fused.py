@@ -46,22 +46,10 @@ from torch.func import functional_call
 from torch.nn.functional import softsign
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from nasframe import (
-    Candidate,
-    Cell,
-    Mixing,
-    Network,
-    Node,
-    Operation,
-    Pointwise,
-    Seed,
-    Site,
-    Structure,
-    Term,
-    build,
-)
+from nasframe import Candidate, Cell, Mixing, Network, Node, Operation, Pointwise, Seed, Site, Structure, build
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import StructureError
+from nasframe.network.pointwise import Term
 from nasframe.testing import assertions
 from nasframe.testing.strategies import removals, seeds, sizes
 from nasframe.testing.trained import TrainedNetwork

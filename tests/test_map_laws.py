@@ -15,24 +15,12 @@ from recurrent import parents, strategy
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, RAdam
 
-from nasframe import (
-    Backbone,
-    Candidate,
-    Claim,
-    Edit,
-    Filling,
-    GrownStructure,
-    Optimiser,
-    Seed,
-    Set as Value,
-    Strategy,
-    Structure,
-    Take,
-)
+from nasframe import Backbone, Candidate, Claim, Edit, Filling, Optimiser, Seed, Set as Value, Strategy, Structure, Take
 from nasframe.change.map import FRESH, ZERO
 from nasframe.change.optimisers import carry
 from nasframe.errors import ChangeError
 from nasframe.network.axes import consumes, produces
+from nasframe.structure.editing import GrownStructure
 from nasframe.testing import assertions
 from nasframe.testing.compare import require_at_most
 from nasframe.testing.strategies import optimisers, seeds, sizes, trained_networks

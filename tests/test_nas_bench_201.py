@@ -28,8 +28,9 @@ from nasframe_relaxations import HardGumbel
 from nasframe_robustness import DartsPT
 from nasframe_sampling import RandomSearch, RegularisedEvolution
 
-from nasframe import Address, Optimiser, Outcome, Search, Seed, Space, Strategy, Structure
+from nasframe import Address, Optimiser, Search, Seed, Space, Strategy, Structure
 from nasframe.errors import DataError, StructureError
+from nasframe.interfaces.evaluator import Outcome
 from nasframe.network.network import unallocated
 from nasframe.records import TrialEnded
 from nasframe.structure.editing import remove_from

@@ -25,7 +25,7 @@ OPERATION = """
     class Minus(nasframe.Operation):
         name: ClassVar[str] = "minus"
         arity: ClassVar[int] = 2
-        times: int = nasframe.number(1, low=1, whole=True)
+        times: int = nasframe.options.number(1, low=1, whole=True)
         def build(self, *, inputs, hidden):
             return nn.Bilinear(inputs, hidden, hidden)
 

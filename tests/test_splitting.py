@@ -47,9 +47,10 @@ from splitters import Softplus, Tied, Wave
 from torch import Tensor, nn
 from toy import PLUGINS, toy_strategy
 
-from nasframe import FRESH, Address, Backbone, Edit, Filling, Network, Search, Seed, Structure, Take
+from nasframe import Address, Backbone, Edit, Filling, Network, Search, Seed, Structure, Take
 from nasframe.change.apply import apply
 from nasframe.change.edit import combine, remove_candidates
+from nasframe.change.map import FRESH
 from nasframe.errors import ChangeError
 from nasframe.records import Changed, Record
 from nasframe.search.bilevel import Forward

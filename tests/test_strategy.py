@@ -23,11 +23,12 @@ from standins import ToySeries
 from torch import nn
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Decision, GrowthCriterion, NasframeError, Operation, Optimiser, Search, Strategy, nested, number
+from nasframe import Decision, GrowthCriterion, NasframeError, Operation, Optimiser, Search, Strategy
 from nasframe.cli.flags import PartType, strategy_values, with_options
 from nasframe.cli.main import cli
 from nasframe.errors import ChangeError, StrategyError
 from nasframe.interfaces.part import to_plain
+from nasframe.options import nested, number
 from nasframe.plugins import Plugin, Plugins
 from nasframe.records import StageEnded
 

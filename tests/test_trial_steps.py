@@ -19,11 +19,11 @@ from series_files import small_series
 from test_resume import digest
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Evaluator, Outcome, Search, Seed, Strategy, Structure, installed
+from nasframe import Search, Seed, Strategy, Structure, installed
 from nasframe.cli.flags import strategy_values
 from nasframe.cli.main import cli
 from nasframe.errors import NonFiniteError, StrategyError
-from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe.interfaces.evaluator import Evaluator, Outcome, Trained, Workbench
 from nasframe.network.network import tensors
 from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, Record, TrialEnded

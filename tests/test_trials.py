@@ -23,10 +23,8 @@ from toy import PLUGINS
 
 from nasframe import (
     AskTellArchitect,
-    Evaluator,
     Memory,
     Optimiser,
-    Outcome,
     Request,
     Search,
     Seed,
@@ -38,7 +36,7 @@ from nasframe import (
 )
 from nasframe.cli.main import cli
 from nasframe.errors import NonFiniteError, StrategyError
-from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe.interfaces.evaluator import Evaluator, Outcome, Trained, Workbench
 from nasframe.records import Changed, Finished, TrialArrived, TrialEnded
 from nasframe.run.folder import Folder
 from nasframe.run.journal import from_line

@@ -25,11 +25,11 @@ from nasframe import (
     Seed,
     Structure,
     Take,
-    number,
 )
 from nasframe.errors import ChangeError
 from nasframe.interfaces.plan import PlanRecipe
 from nasframe.network.network import unallocated
+from nasframe.options import number
 from nasframe.plugins import Plugin
 from nasframe.records import EpochEnded
 from nasframe.search.plan import Change, Plan, Restore, Train

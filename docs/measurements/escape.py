@@ -29,7 +29,8 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.optim import SGD, Adam, Optimizer
 
 import nasframe
-from nasframe import ModuleChange, Seed
+from nasframe import Seed
+from nasframe.modules.change import ModuleChange
 from nasframe.pictures.style import INK, blank, save, style
 
 #: the updates before the first growth and between two of them, how often the validation loss is computed, and the size of a batch

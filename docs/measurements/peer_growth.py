@@ -31,23 +31,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchmetrics import MeanSquaredError, MetricCollection
 
-from nasframe import (
-    Address,
-    Backbone,
-    Bound,
-    Claim,
-    Data,
-    Edit,
-    Filling,
-    GrownStructure,
-    Optimiser,
-    Seed,
-    Split,
-    Strategy,
-    Structure,
-    Task,
-)
+from nasframe import Address, Backbone, Bound, Claim, Data, Edit, Filling, Optimiser, Seed, Split, Strategy, Structure, Task
 from nasframe.network.axes import consumes, produces
+from nasframe.structure.editing import GrownStructure
 from nasframe.testing import assertions
 from nasframe.testing.fakes import Endless, Keep
 from nasframe.testing.trained import TrainedNetwork

@@ -215,7 +215,7 @@ def _check_plan(name: str, plugins: Plugins) -> None:
 
 def _with_flag(flag: str, value: int, criterion: Any, plugins: Plugins) -> dict[str, Any] | None:
     """Return a criterion's description with the flag's option set wherever a part of it declares the flag; None if none does."""
-    from nasframe.interfaces.part import KIND
+    from nasframe.options import KIND
 
     described = {"name": criterion} if isinstance(criterion, str) else {**criterion}
     part: Any = plugins.get("criterion", described["name"])

@@ -81,7 +81,7 @@ class Backbone(BackboneBase):
     def grown(self, structure: Structure, cell: str) -> GrownStructure:
         """Return the structure with one more node at the end of a cell, and how the node has to start.
 
-        Use `nasframe.add_node` and `nasframe.initial_mixing`.
+        Use `add_node` and `initial_mixing` of `nasframe.structure.editing`.
 
         Args:
             structure: the structure to extend.

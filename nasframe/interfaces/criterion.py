@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import attrs
 
 from nasframe.interfaces.morphism import Proposal
-from nasframe.interfaces.part import Part, nested
+from nasframe.interfaces.part import Part
+from nasframe.options import nested
 from nasframe.records import Record
 from nasframe.search.context import Context
 

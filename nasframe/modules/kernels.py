@@ -14,12 +14,12 @@ from torch.nn.modules.conv import _ConvNd
 from nasframe.change.claim import Claim
 from nasframe.change.map import ZERO, Set, Take
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import flag
 from nasframe.modules.calls import Calls, submodule, within
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
 from nasframe.modules.edits import ModuleEdit, Resize, SetNumber
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite, Undo
+from nasframe.options import flag
 from nasframe.seeds import Seed
 
 Sizes = int | tuple[int, ...]

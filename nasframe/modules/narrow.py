@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from nasframe.change.claim import Claim, tolerance
 from nasframe.change.map import ZERO, Take
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import number
 from nasframe.modules.axes import Axis
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
@@ -37,6 +36,7 @@ from nasframe.modules.units import (
     tied,
 )
 from nasframe.modules.verify import outputs
+from nasframe.options import number
 from nasframe.seeds import Seed
 
 

@@ -14,7 +14,6 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from nasframe.change.claim import Claim
 from nasframe.change.map import FRESH, Set, Take
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import choice, number
 from nasframe.modules.calls import Calls, channel_axis, is_leaf, line, submodule, within
 from nasframe.modules.change import ModuleChange, grow
 from nasframe.modules.coupling import Coupling
@@ -22,6 +21,7 @@ from nasframe.modules.edits import Beside, Layer, Resize, SetNumber, named_tenso
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite, Undo
 from nasframe.modules.unwrap import Unwrap
 from nasframe.modules.widen import Widen
+from nasframe.options import choice, number
 from nasframe.seeds import Seed
 
 

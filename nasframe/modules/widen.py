@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from nasframe.change.claim import Claim
 from nasframe.change.map import FRESH
 from nasframe.errors import ChangeError
-from nasframe.interfaces.part import choice, number
 from nasframe.modules.attention import growing, rescaled
 from nasframe.modules.axes import Axis
 from nasframe.modules.change import ModuleChange, grow
@@ -20,6 +19,7 @@ from nasframe.modules.coupling import Coupling
 from nasframe.modules.morphism import ModuleMorphism, Place, Rewrite, Undo
 from nasframe.modules.narrow import Narrow
 from nasframe.modules.units import Plan, Units, chosen, counted, places_of, rewritten, size_at, sizes_from, takes, tied
+from nasframe.options import choice, number
 from nasframe.seeds import Seed
 
 

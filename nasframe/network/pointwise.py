@@ -48,7 +48,8 @@ class Pointwise:
         The operation tanh(W x + V h) with its derivative 1 - o^2:
 
         >>> import torch
-        >>> from nasframe import Pointwise, Term
+        >>> from nasframe import Pointwise
+        >>> from nasframe.network.pointwise import Term
         >>> def function(a, h):
         ...     return torch.tanh(a)
         >>> def derivatives(a, h):

@@ -13,7 +13,7 @@ import attrs
 
 from nasframe.errors import DataError
 from nasframe.interfaces.evaluator import Evaluator, Outcome, Trained, Workbench
-from nasframe.interfaces.part import nested
+from nasframe.options import nested
 from nasframe.records import finite
 from nasframe.seeds import Seed
 from nasframe.structure.space import Space

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nasframe.change.optimisers import NamedParameters
-from nasframe.interfaces.part import choice, number
+from nasframe.options import choice, number
 
 #: torch's default, what Adam adds to the root of the second moment
 EPSILON = 1e-8

@@ -19,8 +19,9 @@ from nasframe.interfaces.backbone import Backbone
 from nasframe.interfaces.criterion import GrowthCriterion
 from nasframe.interfaces.evaluator import Evaluator
 from nasframe.interfaces.morphism import Morphism
-from nasframe.interfaces.part import Part, choice, flag, nested, number, short_name
+from nasframe.interfaces.part import Part, short_name
 from nasframe.interfaces.pruner import Pruner
+from nasframe.options import choice, flag, nested, number
 from nasframe.search.optimiser import Optimiser
 
 #: the parameters that a phase can train

@@ -20,10 +20,11 @@ from nasframe.interfaces.batch_size import BatchSize
 from nasframe.interfaces.criterion import GrowthCriterion
 from nasframe.interfaces.evaluator import Evaluator
 from nasframe.interfaces.morphism import Morphism
-from nasframe.interfaces.part import choice, flag, nested, number, short_name, to_plain
+from nasframe.interfaces.part import short_name, to_plain
 from nasframe.interfaces.pruner import Pruner
 from nasframe.interfaces.relaxation import Relaxation
 from nasframe.interfaces.task import Task
+from nasframe.options import choice, flag, nested, number
 from nasframe.plugins import Plugins, construct, installed
 from nasframe.search.evaluators import Train
 from nasframe.search.optimiser import Optimiser

@@ -21,7 +21,6 @@ from nasframe import (
     Data,
     Decision,
     Draw,
-    GrownStructure,
     GrowthCriterion,
     Mixing,
     Operation,
@@ -33,18 +32,15 @@ from nasframe import (
     Split,
     Structure,
     Task,
-    add_node,
-    all_but_strongest,
-    initial_mixing,
-    nested,
-    number,
 )
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.interfaces.pruner import all_but_strongest
 from nasframe.interfaces.relaxation import Sites
 from nasframe.network.mixing import Gate, MixedOperation, MixingWeights
+from nasframe.options import nested, number
 from nasframe.records import EpochEnded
-from nasframe.structure.editing import operations_validator
+from nasframe.structure.editing import GrownStructure, add_node, initial_mixing, operations_validator
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection

@@ -9,8 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import AlphaLoss, Mixing, number
+from nasframe import AlphaLoss, Mixing
 from nasframe.interfaces.relaxation import Sites
+from nasframe.options import number
 
 
 @attrs.frozen

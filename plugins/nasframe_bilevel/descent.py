@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import AlphaLoss, Architect, Optimiser, Relaxation, nested, number
+from nasframe import AlphaLoss, Architect, Optimiser, Relaxation
 from nasframe.change.optimisers import NamedParameters
+from nasframe.options import nested, number
 from nasframe_bilevel.relaxations import Softmax
 
 Tensors = Mapping[str, Tensor]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Reproduction
+from nasframe.interfaces.reproduction import Reproduction
 from nasframe_bilevel.first_order import FirstOrder
 from nasframe_bilevel.second_order import ExactSecondOrder, SecondOrder
 from nasframe_bilevel.toy import PLAIN, descend

@@ -12,7 +12,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Bilevel, flag, number
+from nasframe import Bilevel
+from nasframe.options import flag, number
 from nasframe_bilevel.descent import Descent, Tensors, gradients
 
 

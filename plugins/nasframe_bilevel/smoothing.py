@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import AlphaLoss, Architect, Bilevel, Draw, Mixing, Relaxation, choice, nested, number
+from nasframe import AlphaLoss, Architect, Bilevel, Draw, Mixing, Relaxation
 from nasframe.change.optimisers import NamedParameters
+from nasframe.options import choice, nested, number
 from nasframe_bilevel.descent import Tensors, gradients
 from nasframe_bilevel.first_order import FirstOrder
 

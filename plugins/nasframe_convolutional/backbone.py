@@ -9,28 +9,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import (
-    Address,
-    Backbone,
-    Cell,
-    GrownStructure,
-    Operation,
-    Seed,
-    Site,
-    Space,
-    Structure,
-    add_node,
-    all_but_strongest,
-    choice,
-    flag,
-    initial_mixing,
-    nested,
-    number,
-)
+from nasframe import Address, Backbone, Cell, Operation, Seed, Site, Space, Structure
 from nasframe.errors import ChangeError
+from nasframe.interfaces.pruner import all_but_strongest
 from nasframe.network.mixing import MixedOperation, readable
 from nasframe.network.outputs import Outputs
-from nasframe.structure.editing import operations_validator
+from nasframe.options import choice, flag, nested, number
+from nasframe.structure.editing import GrownStructure, add_node, initial_mixing, operations_validator
 from nasframe_convolutional.adjust import channels_last_is_safe
 from nasframe_convolutional.cell import (
     AddedCell,

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from nasframe import (
-    FRESH,
-    ZERO,
     Address,
     Candidate,
     Claim,
@@ -29,12 +27,13 @@ from nasframe import (
     Site,
     Structure,
     Take,
-    number,
-    replace_candidate,
 )
+from nasframe.change.map import FRESH, ZERO
+from nasframe.change.replace import replace_candidate
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import tensors, unallocated
+from nasframe.options import number
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_convolutional.operations import SeparableConvolution
 

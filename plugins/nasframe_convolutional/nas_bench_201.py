@@ -10,22 +10,11 @@ import attrs
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from nasframe import (
-    Address,
-    Cell,
-    GrownStructure,
-    Operation,
-    Site,
-    Structure,
-    add_node,
-    flag,
-    initial_mixing,
-    nested,
-    number,
-)
+from nasframe import Address, Cell, Operation, Site, Structure
 from nasframe.network.cell import CellModule
 from nasframe.network.mixing import MixingWeights
-from nasframe.structure.editing import operations_validator
+from nasframe.options import flag, nested, number
+from nasframe.structure.editing import GrownStructure, add_node, initial_mixing, operations_validator
 from nasframe_convolutional.adjust import ConvolutionLayer
 from nasframe_convolutional.backbone import ImageBackbone
 from nasframe_convolutional.cell import ImageBody, checked_images

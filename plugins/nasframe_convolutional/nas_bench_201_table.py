@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import Cell, Evaluator, Outcome, Seed, Space, Structure
+from nasframe import Cell, Seed, Space, Structure
 from nasframe.errors import DataError, StructureError
-from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe.interfaces.evaluator import Evaluator, Outcome, Trained, Workbench
 from nasframe_convolutional.nas_bench_201 import OPERATIONS
 
 #: the edges of a cell by the ids of their sites, in the published order: 0->1, 0->2, 1->2, 0->3, 1->3, 2->3

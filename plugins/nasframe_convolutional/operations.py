@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, relu
 
-from nasframe import Bound, Operation, flag, number
+from nasframe import Bound, Operation
+from nasframe.options import flag, number
 from nasframe_convolutional.adjust import Convolution, ConvolutionLayer, FactorisedReduction
 
 

@@ -6,9 +6,11 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import Address, GrownStructure, Site, Structure, number
+from nasframe import Address, Site, Structure
 from nasframe.errors import ChangeError
 from nasframe.network.mixing import MixedOperation
+from nasframe.options import number
+from nasframe.structure.editing import GrownStructure
 from nasframe_convolutional.backbone import DartsConvolutional
 from nasframe_convolutional.edges import PartialMixedOperation
 

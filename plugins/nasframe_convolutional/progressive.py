@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import Address, Backbone, Pruner, Structure, choice, nested, number
+from nasframe import Address, Backbone, Pruner, Structure
 from nasframe.interfaces.plan import PlanRecipe
+from nasframe.options import choice, nested, number
 from nasframe.search.plan import RETRAIN, Change, Move, Plan, Step, Train
 from nasframe_convolutional.backbone import DartsConvolutional
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from nasframe import Data, Split, Task, choice, flag, number
+from nasframe import Data, Split, Task
 from nasframe.errors import DataError
 from nasframe.network.model import Model, Scale, Signature
+from nasframe.options import choice, flag, number
 from nasframe_forecasting.references import change_references, references
 from nasframe_forecasting.series import Series, check_finite, leaving_range, read, shipped, standardising, stored
 from nasframe_forecasting.tables import Format

@@ -25,10 +25,10 @@ from nasframe import (
     Set,
     Structure,
     Take,
-    nested,
 )
 from nasframe.errors import ChangeError
 from nasframe.network.network import tensors, unallocated
+from nasframe.options import nested
 from nasframe.structure.editing import site_at
 from nasframe_growing.operators import alphas, remaining, size
 

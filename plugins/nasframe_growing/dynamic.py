@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Morphism, Pruner, nested
+from nasframe import Morphism, Pruner
 from nasframe.interfaces.plan import PlanRecipe
+from nasframe.options import nested
 from nasframe.search.plan import END, Change, Judge, Plan, Repeat, Train
 from nasframe_growing.combination import Combine
 from nasframe_growing.operators import OperatorGrowth

@@ -17,7 +17,6 @@ from nasframe import (
     Context,
     Edit,
     Filling,
-    GrownStructure,
     Morphism,
     Network,
     Operation,
@@ -25,11 +24,11 @@ from nasframe import (
     Seed,
     Site,
     Structure,
-    choice,
-    number,
 )
 from nasframe.errors import ChangeError
 from nasframe.network.network import count_parameters
+from nasframe.options import choice, number
+from nasframe.structure.editing import GrownStructure
 
 
 @attrs.frozen

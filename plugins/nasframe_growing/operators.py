@@ -25,13 +25,11 @@ from nasframe import (
     Site,
     Structure,
     Take,
-    choice,
-    flag,
-    number,
 )
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import tensors, unallocated
+from nasframe.options import choice, flag, number
 from nasframe.records import MADE, EpochEnded, Started
 from nasframe.structure.editing import candidate_at, site_at
 

@@ -10,23 +10,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import (
-    Address,
-    Candidate,
-    Claim,
-    Context,
-    Edit,
-    Filling,
-    Morphism,
-    Network,
-    Proposal,
-    Seed,
-    Site,
-    Structure,
-    number,
-)
+from nasframe import Address, Candidate, Claim, Context, Edit, Filling, Morphism, Network, Proposal, Seed, Site, Structure
 from nasframe.errors import ChangeError
 from nasframe.network.network import unallocated
+from nasframe.options import number
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_growing.operators import alphas, copies, remaining, size, weights_of
 

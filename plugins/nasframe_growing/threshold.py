@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import Address, Context, Decision, GrowthCriterion, Proposal, Pruner, Structure, flag, number
+from nasframe import Address, Context, Decision, GrowthCriterion, Proposal, Pruner, Structure
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.interfaces.part import short_name
+from nasframe.options import flag, number
 from nasframe.records import EpochEnded, Record
 
 

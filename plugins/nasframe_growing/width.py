@@ -8,24 +8,12 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import (
-    Backbone,
-    Claim,
-    Context,
-    Edit,
-    Filling,
-    Morphism,
-    Network,
-    Proposal,
-    Seed,
-    Structure,
-    choice,
-    number,
-)
+from nasframe import Backbone, Claim, Context, Edit, Filling, Morphism, Network, Proposal, Seed, Structure
 from nasframe.errors import ChangeError
 from nasframe.modules.larger import enlarged
 from nasframe.modules.networks import coupled, wider
 from nasframe.network.network import count_parameters, tensors, unallocated
+from nasframe.options import choice, number
 from nasframe.search.gain import gain
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nasframe import Data, Seed, Split, Task, flag, number
+from nasframe import Data, Seed, Split, Task
 from nasframe.errors import DataError
 from nasframe.network.model import Scale, Signature
+from nasframe.options import flag, number
 from nasframe_images.augmentation import cut, moved, moves
 from nasframe_images.pictures import Labelled, Pictures, stratified
 from nasframe_images.references import references

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Recipe
+from nasframe.interfaces.recipe import Recipe
 
 #: CIFAR-10 with random flips and shifts; one half of the training images is for the weights, the other one for the alphas
 CIFAR = {"name": "images", "source": "cifar10", "validation": 0.5, "flip": True, "crop": 4}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Recipe
+from nasframe.interfaces.recipe import Recipe
 
 
 @attrs.frozen

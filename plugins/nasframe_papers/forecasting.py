@@ -14,23 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nasframe import (
-    AlphaLoss,
-    Architect,
-    Bilevel,
-    Data,
-    Relaxation,
-    Reproduction,
-    Search,
-    Seed,
-    Strategy,
-    Structure,
-    build,
-    installed,
-    number,
-)
+from nasframe import AlphaLoss, Architect, Bilevel, Data, Relaxation, Search, Seed, Strategy, Structure, build, installed
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.part import to_plain
+from nasframe.interfaces.reproduction import Reproduction
+from nasframe.options import number
 from nasframe.search.evaluate import tested
 from nasframe_papers.trials import Values, from_scratch, kept, present, standard_error
 

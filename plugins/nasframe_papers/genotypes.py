@@ -17,8 +17,9 @@ import attrs
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasframe import Candidate, Cell, Network, Node, Reproduction, Seed, Site, Structure, build, installed
+from nasframe import Candidate, Cell, Network, Node, Seed, Site, Structure, build, installed
 from nasframe.errors import StructureError
+from nasframe.interfaces.reproduction import Reproduction
 
 Pairs = Sequence[tuple[str, int]]
 #: the edges of each node: descriptions of operations, each with the state that it receives

@@ -19,7 +19,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Data, Reproduction, Search, Seed, Strategy, Structure, build, installed, number
+from nasframe import Data, Search, Seed, Strategy, Structure, build, installed
+from nasframe.interfaces.reproduction import Reproduction
+from nasframe.options import number
 from nasframe.records import EpochEnded, from_json, to_json
 from nasframe.search.random_architecture import random_architecture
 from nasframe_papers.genotypes import CELLS, architecture

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Recipe
+from nasframe.interfaces.recipe import Recipe
 
 
 class GrowingSearch(Recipe):

@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Reproduction, Search, Strategy, installed, number
+from nasframe import Search, Strategy, installed
+from nasframe.interfaces.reproduction import Reproduction
+from nasframe.options import number
 from nasframe.records import TrialEnded
 from nasframe_papers.darts import ADAM, SGD
 from nasframe_papers.quality.statistics import rank_correlation, ranks

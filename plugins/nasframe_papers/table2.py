@@ -10,7 +10,8 @@ import attrs
 import torch
 from torch import nn
 
-from nasframe import Network, Reproduction, installed
+from nasframe import Network, installed
+from nasframe.interfaces.reproduction import Reproduction
 
 #: n_x = n_h, the number of indices, by series
 WIDTH = {"G7": 7, "BRICS": 5}

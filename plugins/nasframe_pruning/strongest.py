@@ -8,7 +8,9 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import Address, Pruner, Structure, all_but_strongest, number
+from nasframe import Address, Pruner, Structure
+from nasframe.interfaces.pruner import all_but_strongest
+from nasframe.options import number
 
 
 @attrs.frozen

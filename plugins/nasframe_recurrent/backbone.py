@@ -9,20 +9,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import (
-    Address,
-    Backbone,
-    Cell,
-    GrownStructure,
-    Operation,
-    Space,
-    Structure,
-    add_node,
-    all_but_strongest,
-    initial_mixing,
-    number,
-)
+from nasframe import Address, Backbone, Cell, Operation, Space, Structure
+from nasframe.interfaces.pruner import all_but_strongest
 from nasframe.network.observing import Call, Calls
+from nasframe.options import number
+from nasframe.structure.editing import GrownStructure, add_node, initial_mixing
 from nasframe_recurrent.cell import RecurrentCell, RecurrentStack
 from nasframe_recurrent.fused import observe_layer, plan_of, run_layer
 from nasframe_recurrent.plan import plan_cell

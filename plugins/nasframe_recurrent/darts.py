@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import Cell, Operation, choice, nested
+from nasframe import Cell, Operation
+from nasframe.options import choice, nested
 from nasframe.structure.editing import operations_validator
 from nasframe_recurrent.backbone import Recurrent
 from nasframe_recurrent.edges import IdentityEdge, ReluEdge, SigmoidEdge, TanhEdge, ZeroEdge

@@ -14,7 +14,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Bound, Operation, Pointwise, Term
+from nasframe import Bound, Operation, Pointwise
+from nasframe.network.pointwise import Term
 from nasframe_recurrent.activations import IDENTITY, RELU, SIGMOID, TANH, Activation
 from nasframe_recurrent.operations import infinity_norm, weight_matrix
 

@@ -11,7 +11,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Bound, Operation, Pointwise, Term
+from nasframe import Bound, Operation, Pointwise
+from nasframe.network.pointwise import Term
 from nasframe_recurrent.activations import RELU, SIGMOID, TANH, Activation
 
 

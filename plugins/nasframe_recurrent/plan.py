@@ -31,7 +31,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Candidate, Cell, Operation, Pointwise, Term
+from nasframe import Candidate, Cell, Operation, Pointwise
+from nasframe.network.pointwise import Term
 from nasframe_recurrent.edges import IDENTITY_DESCRIPTION
 
 

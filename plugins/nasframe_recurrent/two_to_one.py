@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import Cell, Operation, nested
+from nasframe import Cell, Operation
+from nasframe.options import nested
 from nasframe.structure.editing import operations_validator
 from nasframe_recurrent.backbone import Recurrent
 from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh

@@ -7,8 +7,9 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import Draw, Mixing, number
+from nasframe import Draw, Mixing
 from nasframe.interfaces.relaxation import Sites
+from nasframe.options import number
 from nasframe_relaxations.categorical import Categorical, Tensors, gumbel, straight_through
 
 

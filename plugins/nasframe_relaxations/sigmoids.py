@@ -9,9 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import AlphaLoss, Draw, Mixing, Relaxation, number
+from nasframe import AlphaLoss, Draw, Mixing, Relaxation
 from nasframe.errors import ChangeError
 from nasframe.interfaces.relaxation import Sites
+from nasframe.options import number
 
 Tensors = Mapping[str, Tensor]
 

@@ -9,9 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Address, Context, Draw, Mixing, Pruner, Relaxation, Structure, number
+from nasframe import Address, Context, Draw, Mixing, Pruner, Relaxation, Structure
 from nasframe.interfaces.plan import PlanRecipe
 from nasframe.interfaces.relaxation import Sites
+from nasframe.options import number
 from nasframe.search.plan import Change, Plan, Restore, Train
 
 Tensors = Mapping[str, Tensor]

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import attrs
 import torch
 
-from nasframe import Context, Decision, GrowthCriterion, Proposal, number
+from nasframe import Context, Decision, GrowthCriterion, Proposal
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.options import number
 from nasframe.records import EpochEnded
 
 

@@ -10,8 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Address, Context, Pruner, Structure, choice, flag, number
+from nasframe import Address, Context, Pruner, Structure
 from nasframe.interfaces.plan import PlanRecipe
+from nasframe.options import choice, flag, number
 from nasframe.search.plan import Change, Plan, Repeat, Restore, Train
 
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Backbone, Context, Decision, GrowthCriterion, Proposal, number
+from nasframe import Backbone, Context, Decision, GrowthCriterion, Proposal
 from nasframe.interfaces.criterion import ABSTAIN
 from nasframe.network.network import unallocated
+from nasframe.options import number
 from nasframe.records import EpochEnded
 
 READING = "share of operations without parameters"

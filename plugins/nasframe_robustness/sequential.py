@@ -11,8 +11,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import Address, Context, Pruner, Site, Structure, number
+from nasframe import Address, Context, Pruner, Site, Structure
 from nasframe.interfaces.plan import PlanRecipe
+from nasframe.options import number
 from nasframe.records import EpochEnded
 from nasframe.search.plan import Change, Plan, Repeat, Restore, Train
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import attrs
 import torch
 
-from nasframe import AskTellArchitect, Memory, Request, Seed, Space, flag, number
+from nasframe import AskTellArchitect, Memory, Request, Seed, Space
+from nasframe.options import flag, number
 from nasframe.records import TrialEnded
 
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import AskTellArchitect, Memory, Request, Seed, Space, flag, number
+from nasframe import AskTellArchitect, Memory, Request, Seed, Space
+from nasframe.options import flag, number
 from nasframe.records import TrialEnded
 
 

@@ -8,9 +8,10 @@ import attrs
 import torch
 from torch import nn
 
-from nasframe import Evaluator, Network, Outcome, Seed, Split, Structure, number
-from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe import Network, Seed, Split, Structure
+from nasframe.interfaces.evaluator import Evaluator, Outcome, Trained, Workbench
 from nasframe.network.network import tensors
+from nasframe.options import number
 from nasframe.records import finite
 
 

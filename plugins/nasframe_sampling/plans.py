@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import AskTellArchitect, nested, number
+from nasframe import AskTellArchitect
 from nasframe.interfaces.plan import PlanRecipe
+from nasframe.options import nested, number
 from nasframe.search.plan import RETRAIN, TRIALS, Judge, Plan, Repeat, Restore, Train, Trials as TrialSteps
 from nasframe_sampling.halving import SuccessiveHalving
 from nasframe_sampling.inherited import Inherited

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import attrs
 
-from nasframe import AskTellArchitect, Memory, Request, Seed, Space, number
+from nasframe import AskTellArchitect, Memory, Request, Seed, Space
+from nasframe.options import number
 from nasframe.records import TrialEnded
 
 

@@ -18,9 +18,10 @@ from torch.fx.node import map_arg
 from torch.nn import functional
 from torch.utils import _pytree
 
-from nasframe import Pointwise, Seed, Term
+from nasframe import Pointwise, Seed
 from nasframe.modules.calls import argument, is_pointwise, line, operation
 from nasframe.modules.coupling import Coupling
+from nasframe.network.pointwise import Term
 from nasframe_splitting.candidates import second_derivatives
 from nasframe_splitting.kernels import SplittingMatrices
 

@@ -12,27 +12,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import (
-    Address,
-    Candidate,
-    Claim,
-    Context,
-    Edit,
-    Filling,
-    Morphism,
-    Network,
-    Proposal,
-    Seed,
-    Structure,
-    Take,
-    choice,
-    flag,
-    number,
-)
+from nasframe import Address, Candidate, Claim, Context, Edit, Filling, Morphism, Network, Proposal, Seed, Structure, Take
 from nasframe.errors import ChangeError
 from nasframe.interfaces.part import to_plain
 from nasframe.network.network import build, count_parameters, tensors
 from nasframe.network.outputs import Outputs
+from nasframe.options import choice, flag, number
 from nasframe.search.bilevel import Forward
 from nasframe.structure.editing import candidate_at, site_at
 from nasframe_splitting.candidates import Computed, Key, computed_by, matrices_of, parameters_of, rows, splittable, unsplittable

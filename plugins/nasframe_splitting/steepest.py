@@ -11,12 +11,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import ModuleChange, Seed
+from nasframe import Seed
 from nasframe.change.map import Map, Take
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
 from nasframe.modules.calls import operation
-from nasframe.modules.change import make, refuse_unsupported
+from nasframe.modules.change import ModuleChange, make, refuse_unsupported
 from nasframe.modules.coupling import Coupling, couple
 from nasframe.modules.edits import named_tensors
 from nasframe.modules.example import Example

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
-from nasframe import ZERO, Claim, ModuleMorphism, Seed, number
+from nasframe import Claim, ModuleMorphism, Seed
+from nasframe.change.map import ZERO
 from nasframe.errors import ChangeError
 from nasframe.modules.axes import Axis
 from nasframe.modules.calls import DROPOUTS, SAME, argument, operation
@@ -35,6 +36,7 @@ from nasframe.modules.units import (
     touched,
 )
 from nasframe.modules.widen import shares
+from nasframe.options import number
 from nasframe_splitting.module_layers import Layer, described, graph_parameters, layers, parameter_of
 
 #: operations that are linear in each unit in evaluation mode. Max pooling is so for a small eps, which changes the position of a largest

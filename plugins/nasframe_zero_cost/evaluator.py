@@ -9,9 +9,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Evaluator, Outcome, Seed, Structure, choice, number
+from nasframe import Seed, Structure
 from nasframe.errors import DataError
-from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe.interfaces.evaluator import Evaluator, Outcome, Trained, Workbench
+from nasframe.options import choice, number
 from nasframe.records import finite
 from nasframe_zero_cost.scores import linear_regions, naswot, ntk_condition, synflow
 

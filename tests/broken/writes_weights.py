@@ -5,6 +5,7 @@ from typing import ClassVar
 import attrs
 
 import nasframe
+from nasframe.interfaces.pruner import all_but_strongest
 
 
 @attrs.frozen
@@ -14,7 +15,7 @@ class Weakest(nasframe.Pruner):
     name: ClassVar[str] = "weakest"
 
     def remove(self, structure, scores):
-        gone = nasframe.all_but_strongest(structure, scores)
+        gone = all_but_strongest(structure, scores)
         for address, site in structure.sites():
             if address in scores:
                 for place, candidate in enumerate(site.candidates):

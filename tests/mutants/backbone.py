@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mutants.system import core_mutant, mutant, overriding
-from nasframe import GrownStructure, Space, Structure
+from nasframe import Space, Structure
 from nasframe.change import map as maps
 from nasframe.network.observing import Call, Calls
 from nasframe.network.outputs import Outputs
+from nasframe.structure.editing import GrownStructure
 from nasframe.testing.subject import Subject
 
 CHAIN = ("backbone", "two_to_one")

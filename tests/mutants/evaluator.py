@@ -9,8 +9,8 @@ import attrs
 import torch
 
 from mutants.system import mutant, overriding
-from nasframe import Outcome, Seed, Structure
-from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe import Seed, Structure
+from nasframe.interfaces.evaluator import Outcome, Trained, Workbench
 from nasframe.testing.subject import Subject
 
 TRAIN = ("evaluator", "train")

@@ -13,24 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mutants.system import core_mutant, mutant, overriding
-from nasframe import (
-    FRESH,
-    ZERO,
-    Address,
-    Candidate,
-    Claim,
-    Context,
-    Edit,
-    Filling,
-    Network,
-    Proposal,
-    Seed,
-    Set,
-    Structure,
-    Take,
-    build,
-)
+from nasframe import Address, Candidate, Claim, Context, Edit, Filling, Network, Proposal, Seed, Set, Structure, Take, build
 from nasframe.change import map as maps, optimisers
+from nasframe.change.map import FRESH, ZERO
 from nasframe.network.mixing import Gate
 from nasframe.network.network import tensors
 from nasframe.testing.subject import Subject

@@ -12,7 +12,7 @@ from hypothesis import reject, strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Address, Backbone, Claim, Edit, Filling, GrownStructure, Network, Seed, Space, Structure, build
+from nasframe import Address, Backbone, Claim, Edit, Filling, Network, Seed, Space, Structure, build
 from nasframe.change.claim import tolerance
 from nasframe.change.edit import remove_candidates
 from nasframe.errors import ChangeError, NonFiniteError, StructureError
@@ -20,7 +20,7 @@ from nasframe.interfaces.part import short_name
 from nasframe.modules.networks import wider
 from nasframe.network.network import tensors, unallocated
 from nasframe.search.state import Snapshot, copied, rebuilt
-from nasframe.structure.editing import remove_from
+from nasframe.structure.editing import GrownStructure, remove_from
 from nasframe.testing import assertions
 from nasframe.testing.cases import SearchCase
 from nasframe.testing.compare import LAYOUTS, MODES, differences, largest, require, require_at_most, same

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from nasframe import Data, NasframeError, Network, Optimiser, Outcome, Seed, Space, Split, Strategy, Structure
+from nasframe import Data, NasframeError, Network, Optimiser, Seed, Space, Split, Strategy, Structure
 from nasframe.errors import CheckpointError
-from nasframe.interfaces.evaluator import Trained, Workbench
+from nasframe.interfaces.evaluator import Outcome, Trained, Workbench
 from nasframe.network.network import build
 from nasframe.records import finite
 from nasframe.search.evaluate import Bench, updates_per_epoch

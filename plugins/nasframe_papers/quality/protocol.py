@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from nasframe import Data, Reproduction, Seed, Space, Strategy, Structure, installed, number
+from nasframe import Data, Seed, Space, Strategy, Structure, installed
 from nasframe.errors import NonFiniteError
 from nasframe.interfaces.part import short_name, to_plain
+from nasframe.interfaces.reproduction import Reproduction
+from nasframe.options import number
 from nasframe.search.evaluate import updates_per_epoch
 from nasframe_papers.quality.statistics import Cells, Chosen, Picks, bootstrap, evenly, rank_correlation, ranks
 from nasframe_papers.quality.strategies import FILES, HOURLY, NAMES, RECOMMENDED, SHIPPED, ZERO_COST, strategies

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nasframe import Architect, Bilevel, Draw, Mixing, Optimiser, Relaxation, nested, number
+from nasframe import Architect, Bilevel, Draw, Mixing, Optimiser, Relaxation
 from nasframe.change.optimisers import NamedParameters
 from nasframe.interfaces.relaxation import Sites
+from nasframe.options import nested, number
 
 Tensors = Mapping[str, Tensor]
 

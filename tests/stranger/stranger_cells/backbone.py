@@ -8,22 +8,12 @@ from typing import ClassVar
 import attrs
 from torch import Tensor, nn
 
-from nasframe import (
-    Address,
-    Backbone,
-    Cell,
-    GrownStructure,
-    Operation,
-    Structure,
-    add_node,
-    all_but_strongest,
-    initial_mixing,
-    nested,
-    number,
-)
+from nasframe import Address, Backbone, Cell, Operation, Structure
+from nasframe.interfaces.pruner import all_but_strongest
 from nasframe.network.cell import CellModule
 from nasframe.network.mixing import MixingWeights
-from nasframe.structure.editing import operations_validator
+from nasframe.options import nested, number
+from nasframe.structure.editing import GrownStructure, add_node, initial_mixing, operations_validator
 from stranger_cells.operations import Bottleneck
 
 

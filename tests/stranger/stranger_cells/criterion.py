@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nasframe import Decision, GrowthCriterion, Proposal, number
+from nasframe import Decision, GrowthCriterion, Proposal
 from nasframe.errors import StrategyError
 from nasframe.interfaces.criterion import ABSTAIN
+from nasframe.options import number
 from nasframe.records import EpochEnded, StageEnded
 
 

@@ -9,26 +9,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from nasframe import (
-    FRESH,
-    ZERO,
-    Address,
-    Bound,
-    Claim,
-    Context,
-    Edit,
-    Filling,
-    Morphism,
-    Network,
-    Proposal,
-    Seed,
-    Structure,
-    Take,
-    number,
-    replace_candidate,
-)
+from nasframe import Address, Bound, Claim, Context, Edit, Filling, Morphism, Network, Proposal, Seed, Structure, Take
+from nasframe.change.map import FRESH, ZERO
+from nasframe.change.replace import replace_candidate
 from nasframe.errors import ChangeError
 from nasframe.network.network import unallocated
+from nasframe.options import number
 from nasframe.structure.editing import candidate_at, site_at
 from stranger_cells.operations import Bottleneck
 

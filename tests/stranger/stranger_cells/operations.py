@@ -8,7 +8,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from nasframe import Bound, Operation, Pointwise, Term, number
+from nasframe import Bound, Operation, Pointwise
+from nasframe.network.pointwise import Term
+from nasframe.options import number
 
 
 class Gates(nn.Module):

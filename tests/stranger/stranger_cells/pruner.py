@@ -8,7 +8,8 @@ from typing import ClassVar
 import attrs
 from torch import Tensor
 
-from nasframe import Pruner, Structure, number
+from nasframe import Pruner, Structure
+from nasframe.options import number
 
 
 @attrs.frozen
