@@ -28,6 +28,10 @@ def _finite_values(values: Mapping[str, float | None]) -> dict[str, float | None
     return {name: finite(value) for name, value in values.items()}
 
 
+def _finite_sites(mixing: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    return {address: weights for address, weights in mixing.items() if all(map(math.isfinite, weights.values()))}
+
+
 @attrs.frozen(kw_only=True)
 class Record:
     """The position in a run at which something happened.
@@ -93,7 +97,7 @@ class EpochEnded(Record):
         batch_readings: what the rule for the batch size measured before it decided on this one, by name.
         nodes: the number of nodes by cell type.
         parameters: the number of parameters of the network.
-        mixing: the mixing weights of each undecided site, by the id and the short name of the candidate.
+        mixing: the mixing weights of each undecided site whose alphas have not diverged, by the id and the short name of the candidate.
         readings: what the criterion measured, by name.
         decision, reason: what ended the phase: "end" or "stop", and why; None while the phase continues.
     """
@@ -110,7 +114,7 @@ class EpochEnded(Record):
     batch_readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     nodes: Mapping[str, int] = attrs.field(factory=dict)
     parameters: int = 0
-    mixing: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
+    mixing: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict, converter=_finite_sites)
     readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     decision: str | None = None
     reason: str | None = None

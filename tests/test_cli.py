@@ -416,6 +416,15 @@ def test_an_error_is_one_line(here, tmp_path: Path, fault: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_faulty_strategy_file_leaves_no_folder(here, tmp_path: Path) -> None:
+    """The error names the file and the key."""
+    (tmp_path / "hand.toml").write_text('[[criterion]]\nname = "patience"')
+    message = "error: hand.toml: the strategy: criterion is a list; it must be one: write [criterion], not [[criterion]]\n"
+
+    assert here("search", "--strategy", "hand.toml", "--out", "run") == (1, "", message)
+    assert [path.name for path in tmp_path.iterdir()] == ["hand.toml"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "lost"),
     [

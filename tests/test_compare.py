@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import subprocess
 from collections.abc import Mapping
@@ -20,9 +21,9 @@ from toy import PLUGINS, toy_strategy
 
 from nasframe import Search, Seed, Strategy, installed
 from nasframe.errors import NonFiniteError, RunError, StrategyError
-from nasframe.records import Changed, EpochEnded, Evaluated, Finished
+from nasframe.records import Changed, EpochEnded, Evaluated, Finished, from_json, to_json
 from nasframe.run.rows import Row, handed_over, rows_of
-from nasframe.run.summary import remarks, stopped_early, verdict, written
+from nasframe.run.summary import _table, remarks, stopped_early, verdict, written
 from nasframe.search import compare, evaluate
 from nasframe.search.compare import FOUND, INHERITED, RANDOM
 from nasframe.search.evaluate import Evaluation, Reference, Trial
@@ -186,14 +187,18 @@ def test_a_search_that_is_not_over_is_not_compared() -> None:
 
 
 def fails(monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
-    """Make the training loss infinite in the steps for which `when(training, search)` holds."""
+    """Make the training loss infinite in the steps for which `when(training, search)` holds, and the alphas no numbers."""
     from nasframe.search.trainer import Trainer
 
     honest = Trainer._step
 
     def step(self: Any, training: Any, index: Any, held_out: Any, seed: Any) -> float:
         value = honest(self, training, index, held_out, seed)
-        return float("inf") if when(training, held_out is not None) else value
+        if not when(training, held_out is not None):
+            return value
+        for alpha in getattr(training.network, "alphas", {}).values():
+            alpha.data.fill_(math.nan)
+        return math.inf
 
     monkeypatch.setattr(Trainer, "_step", step)
 
@@ -207,6 +212,7 @@ def test_a_phase_that_diverges_ends_with_its_best_network(plan: str, monkeypatch
 
     assert lost
     assert all((r.train, r.valid, r.decision) == (None, None, "end") for r in lost)
+    assert all(from_json(to_json(r)) == r for r in lost)
     assert all("the best network of the phase is restored" in r.reason for r in lost)
     restored = [r for r in search.state.lineage if isinstance(r, Changed) and r.change == "restore" and r.parent == r.child]
     assert len(restored) >= len(lost)
@@ -343,6 +349,18 @@ def test_a_row_has_the_mean_and_the_standard_error_of_its_seeds() -> None:
 
     assert (found.mean("score"), found.error("score"), found.diverged, found.valid()) == (2.0, 1.0, 1, 1.0)
     assert Row("b", (lost,)).mean("score") is None
+
+
+def test_only_what_diverged_is_said_to_have_diverged() -> None:
+    """In the table of the summary; a network without a validation split has no validation loss."""
+    (lost,) = row("a", 0.0)
+    lost = attrs.evolve(lost, scores={}, valid=None, diverged=True)
+    (unvalidated,) = row("b", 1.0)
+    unvalidated = attrs.evolve(unvalidated, valid=None)
+    *_, first, second = _table([Row("a", (lost,)), Row("b", (unvalidated,))], ["score"], compared=False)
+
+    assert first == "| a (1 diverged) | 0 | 0 | diverged | diverged |"
+    assert second == "| b | 0 | 0 |  | 1.0000 |"
 
 
 # ------------------------------------------------------------------------------------------------------------- tuning

@@ -32,7 +32,7 @@ WHOLE = st.integers(0, 2**40)
 TEXT = st.text(max_size=8)
 SCORES = st.dictionaries(TEXT, NUMBERS, max_size=3)
 SIZES = st.dictionaries(TEXT, WHOLE, max_size=3)
-WEIGHTS = st.dictionaries(TEXT, st.dictionaries(TEXT, st.floats(0, 1), max_size=2), max_size=2)
+WEIGHTS = st.dictionaries(TEXT, st.dictionaries(TEXT, st.floats(), max_size=2), max_size=2)
 PLAIN = st.recursive(
     st.none() | st.booleans() | WHOLE | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda values: st.lists(values, max_size=2) | st.dictionaries(TEXT, values, max_size=2),
@@ -93,10 +93,13 @@ def test_a_record_survives_json(record: Record) -> None:
 
 @given(st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_a_number_that_is_not_finite_is_none(value: float) -> None:
-    """JSON has no NaN and no Infinity."""
-    record = EpochEnded(stage=0, phase="search", epoch=0, updates=1, train=value, valid=value, scores={"mse": value})
+    """JSON has no NaN and no Infinity. Mixing weights of a site that are not finite are left out."""
+    mixing = {"one": {"0 tanh": 0.5, "1 sum": value}, "other": {"2 sum": 0.5}}
+    tables: dict[str, Any] = {"scores": {"mse": value}, "mixing": mixing}
+    record = EpochEnded(stage=0, phase="search", epoch=0, updates=1, train=value, valid=value, **tables)
 
     assert (record.train, record.valid, record.scores) == (None, None, {"mse": None})
+    assert record.mixing == {"other": {"2 sum": 0.5}}
 
 
 def test_each_kind_has_one_class() -> None:

@@ -93,6 +93,15 @@ def test_a_run_without_a_standard_output(tiny: Any, tmp_path: Path) -> None:
     assert load_model(tmp_path / "run").network.structure.decided
 
 
+def test_a_terminal_of_ascii(here: Any, tiny: Any, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plus-minus sign of two seeds is escaped, and does not end a run that has done its work."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    assert here(*tiny(seeds=2))[::2] == (0, "")
+    assert b" \\xb1 " in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
 def test_memory_is_not_known_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has no `resource`, the line has the time alone."""
     assert peak_memory("cpu")
@@ -143,12 +152,13 @@ def test_no_room_for_the_first_file(here: Any, tiny: Any, tmp_path: Path) -> Non
 
 def test_no_room_later(here: Any, tiny: Any) -> None:
     """A commit or a picture that cannot be written is an error that says how to continue, and the run can be continued."""
-    for size, file in ((2000, "commits"), (20000, "")):
+    for size, path in ((2000, "run/commits"), (20000, "run")):
         with files_of(size):
             status, _, error = here(*(("resume", "run", "--workers", "1") if Path("run").exists() else tiny()))
         assert status == 1
-        assert error.startswith(f"error: cannot write run{file and '/'}{file}")
-        assert error.endswith(": File too large. When that is put right, continue with: nasframe resume run\n")
+        assert error == (
+            f"error: cannot write {path}: File too large. When that is put right, continue with: nasframe resume run\n"
+        )
     status, printed, _ = here("resume", "run", "--workers", "1")
     assert status == 0
     assert printed.endswith('model = nasframe.load_model("run")\n')

@@ -445,7 +445,7 @@ def test_growth_that_comes_to_nothing_is_said_before() -> None:
 
 @pytest.mark.parametrize(("nodes", "warned"), [(2, False), (3, True)])
 def test_a_limit_that_is_reached_before_the_search(nodes: int, warned: bool) -> None:
-    """A network that begins with as many nodes as a criterion allows cannot grow, which is said before the search."""
+    """A network that begins with as many nodes as a criterion allows cannot grow, which is said before the search, and not later."""
     strategy = toy_strategy(nodes=nodes, growth=(NodeGrowth(),), criterion=Epochs(1) | MaxNodes(3))
     expected = (
         "the network will not grow: it has 3 nodes, and the criterion 'max_nodes nodes=3' stops the search after the first stage; "
@@ -454,6 +454,11 @@ def test_a_limit_that_is_reached_before_the_search(nodes: int, warned: bool) -> 
 
     assert [*Search(strategy).warnings()] == [expected] * warned
     assert [*Search(attrs.evolve(strategy, growth=())).warnings()] == []
+    search = Search(strategy)
+    for _ in search:
+        if len(search.network.structure.cells[0][1].nodes) == 3 and search.state.history:
+            break
+    assert [*search.warnings()] == []
 
 
 def test_growth_that_cannot_go_on_ends_the_search() -> None:

@@ -197,7 +197,9 @@ def _table(rows: list[Row], metrics: list[str], compared: bool) -> list[str]:
         # Beside the name, because the means are those of the other trainings.
         lost = f" ({row.diverged} diverged)" if row.diverged else ""
         cells = " | ".join(_cell(row, m) for m in metrics)
-        lines.append(f"| {row.name}{lost} | {row.parameters} | {row.updates} | {_number(row.valid())} | {cells} |")
+        # without a validation split nothing has a validation loss
+        valid = "" if row.valid() is None and not row.diverged else _number(row.valid())
+        lines.append(f"| {row.name}{lost} | {row.parameters} | {row.updates} | {valid} | {cells} |")
     return lines
 
 

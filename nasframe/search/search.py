@@ -174,7 +174,7 @@ class Search:
             )
         for name in self._idle:
             yield f"growth by {name} proposes no change of the network as it is"
-        if self.strategy.growth and self._grows:
+        if self.strategy.growth and self._grows and not self.state.history:
             yield from _reached(self.strategy.criterion, sizes(self.network))
 
     def run(self) -> Network:
