@@ -131,6 +131,16 @@ class TestDerive:
         assertions.assert_moments_follow(parent, child)
         assertions.assert_moments_follow(child, back)
 
+    def test_moments_follow_a_halved_gradient(self) -> None:
+        """They are as the map says, up to rounding; where they are not, the message has the entry of the map."""
+        parent = layer()
+        child = parent.after(with_units(parent.network.structure, (0, 1, 2), Claim.lossy(), W=Take("body.W", gradient=0.5)))
+        assertions.assert_moments_follow(parent, child)
+        child.state.optimisers["weights"].state[child.network.get_parameter("body.W")]["exp_avg"] *= 1 + 1e-9
+
+        with pytest.raises(AssertionError, match=r"exp_avg of body.W, which is Take\('body.W', gradient=0.5\), from"):
+            assertions.assert_moments_follow(parent, child)
+
     @given(trained_networks(layers()), st.data())
     def test_units_that_go_are_cut_out(self, parent: TrainedNetwork, data: st.DataObject) -> None:
         """Without some of its units a layer is what it was with zeros in their columns, with the others' moments."""
