@@ -66,7 +66,10 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", range(56))
 def test_killed_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Whichever step of a commit a kill stops at, before or after it, the state read is the old one or the new one."""
+    """Whichever step of a commit a kill stops at, before or after it, the state read is the old one or the new one.
+
+    The next commit removes what was left of it.
+    """
     commit(tmp_path, 0.0)
     commit(tmp_path, 1.0)
     left = [step]
@@ -99,6 +102,7 @@ def test_killed_at_any_step_of_a_commit(tmp_path: Path, monkeypatch: pytest.Monk
     assert found == 2.0 if finished else found in (1.0, 2.0)
     commit(tmp_path, 3.0)
     assert value_of(tmp_path) == 3.0
+    assert [*tmp_path.rglob("*.draft")] == []
 
 
 @pytest.mark.parametrize("file", ["state.json", "tensors.safetensors", "manifest.json"])

@@ -225,8 +225,8 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def _next_number(folder: Path) -> int:
-    # a number that was set aside as damaged is not given again
-    taken = [int(p.name.split(".")[0]) for p in folder.glob("*") if p.name.split(".")[0].isdigit()]
+    # a number that was set aside as damaged is not given again; that of a draft is, so that the next commit replaces it
+    taken = [int(p.name.split(".")[0]) for p in folder.glob("*") if p.name.split(".")[0].isdigit() and p.suffix != ".draft"]
     return max(taken, default=0) + 1
 
 
