@@ -185,7 +185,8 @@ class MaxUpdates(Limit):
 
     Args:
         updates: the largest number of updates. It is exceeded only if it does not allow for an epoch of searching, a trial where the
-            plan has trials, and an epoch of tuning, or by a last trial that takes more than the share for tuning.
+            plan has trials, and an epoch of tuning, by a last trial that takes more than the share for tuning, or by trials in flight
+            that take more updates than were requested.
         tuning: the share of the updates that is kept for tuning the pruned network.
     """
 
