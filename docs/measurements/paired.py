@@ -22,6 +22,7 @@ from nasframe_papers.quality.trials import loaded, train_trial
 from nasframe_papers.trials import Values, kept, standard_error
 
 from nasframe import Seed, Strategy
+from nasframe.network.network import count_parameters
 
 
 def trials(models: Sequence[str], seeds: int, updates: int) -> list[Values]:
@@ -34,7 +35,7 @@ def trials(models: Sequence[str], seeds: int, updates: int) -> list[Values]:
     space = strategy.backbone.space(strategy.backbone.initial(loaded(strategy).sizes, 2))
     every = itertools.product(*(range(choice.options) for choice in space.decisions))
     picks = {named(space.architecture(cell)): [*cell] for cell in every}
-    network = {"parameters": 740}
+    network = {"parameters": count_parameters(space.architecture(picks["tanh > tanh"]))}
     return [
         {
             "series": "pedestrians",
