@@ -136,7 +136,7 @@ class Plugin:
     examples: Callable[[], Examples | None] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.distribution} {self.version})"
+        return f"{self.name} ({' '.join(filter(None, (self.distribution, self.version)))})"
 
     @property
     def entries(self) -> tuple[type[Part] | None, ...]:

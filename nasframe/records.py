@@ -295,6 +295,7 @@ class TrialEnded(Record):
         scores: the task's metrics on the validation split.
         best: whether it is the best trial so far of those with the largest budget.
         readings: the "seconds" of the run, if the criterion read them to decide whether another trial begins.
+        cut: whether the criterion ended the trials with this one, although the architect would have requested another.
     """
 
     kind: ClassVar[str] = "trial"
@@ -309,6 +310,7 @@ class TrialEnded(Record):
     scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
     best: bool = False
     readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
+    cut: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -305,7 +305,8 @@ def test_the_verdict_is_about_the_network_that_is_handed_over(values: list[float
     than = [f"better than {' and '.join(won)}"] * bool(won) + [f"not better than {' or '.join(lost)}"] * bool(lost)
 
     assert text == (
-        f"Handed over: the {winner} (tanh, sum), validation loss 1, test score {written(mine)}. This is {', but '.join(than)}."
+        f"Handed over: the {winner} (tanh, sum), validation loss 1, test score {written(mine)}. From one training of each, which shows "
+        f"little, it is {', but '.join(than)}."
     )
 
 

@@ -107,6 +107,19 @@ def test_the_first_rung_is_random() -> None:
     }
 
 
+@pytest.mark.parametrize("candidates", [10, 32])
+def test_the_first_trials_are_those_of_the_suggestions(candidates: int) -> None:
+    """A limit that ends the trials early leaves out random architectures, also where the space is tried whole, in a random order."""
+    suggested = ((1, 1, 1, 1, 0), (0, 1, 0, 1, 0), (0, 0, 0, 0, 1))
+    architect = SuccessiveHalving(candidates, suggested=2)
+    first = [architect.start(attrs.evolve(SPACE, suggested=suggested), SEED(number)).values["first"] for number in range(2)]
+
+    assert first[0] != first[1]
+    for every in first:
+        assert [tuple(picks) for picks in every[:2]] == [*suggested[:2]]
+        assert len({tuple(picks) for picks in every}) == candidates
+
+
 def test_budgets_that_do_not_rise_are_refused() -> None:
     """With factor 2, a rung that continues the one before takes as many updates as the first."""
     with pytest.raises(ValueError, match="write factor = 3, or inherit = false"):

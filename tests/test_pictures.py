@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from full import FULL
 from hypothesis import given, settings, strategies as st
+from matplotlib.figure import Figure
 from nasframe_recurrent import TwoToOne
 from torch import nn
 
@@ -27,7 +28,7 @@ from nasframe.interfaces.part import short_name
 from nasframe.pictures import draw_cell, draw_curves, draw_distribution, draw_learning, draw_mixing, draw_paths, mixing as heat
 from nasframe.pictures.diagram import diagram
 from nasframe.pictures.layout import Placed
-from nasframe.pictures.learning import _range
+from nasframe.pictures.learning import _learning, _range
 from nasframe.pictures.mixing import Panel, Sheet, panels_of
 from nasframe.records import Changed, EpochEnded, Evaluated, StageEnded, TrialEnded
 
@@ -334,8 +335,27 @@ def test_the_legend_names_what_is_drawn(tmp_path: Path) -> None:
 
     assert {"validation", "phase: search", "phase: tune", "phase: retune", "growth", "pruning"} <= shown
     assert {"updates of the weights", "loss per example", "nodes in a", "1", "2"} <= shown
-    assert f"best network, {1 / 50 + 0.5:.4g}" in shown
+    assert f"best network of retune, {1 / 50 + 0.5:.4g}" in shown
     assert f"above the axis, up to {1 / 1 + 0.5:.4g}" in shown
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=12))
+@drawn
+def test_curves_are_interrupted_by_trials(kinds: list[bool]) -> None:
+    """No line joins the losses before a trial with those after it, and the trials have a part of the background."""
+    epochs = [epoch(0, "search", 10 * i, 1 + i) for i, trains in enumerate(kinds, 1) if trains]
+    place = {"stage": 0, "phase": "trials", "epoch": 0}
+    trials = [
+        TrialEnded(**place, updates=10 * i, number=i, picks=(0,), budget=1) for i, trains in enumerate(kinds, 1) if not trains
+    ]
+    axes = Figure().subplots()
+    handles = _learning(axes, epochs, [], trials)
+    curves = [[*map(int, np.atleast_1d(line.get_xdata()))] for line in axes.lines if line.get_label() == "validation"]
+    drawn = sorted(itertools.chain(*curves))
+
+    assert drawn == [r.updates for r in epochs]
+    assert not any(a < trial.updates < b for curve in curves for a, b in itertools.pairwise(curve) for trial in trials)
+    assert [handle.get_label() for handle in handles].count("trials") == bool(trials and epochs)
 
 
 def test_what_did_not_happen_is_not_in_the_legend(tmp_path: Path) -> None:

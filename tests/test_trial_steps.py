@@ -28,6 +28,7 @@ from nasframe.network.network import tensors
 from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Changed, EpochEnded, Evaluated, Record, TrialEnded
 from nasframe.run.folder import Folder
+from nasframe.run.summary import cut_after, remarks
 from nasframe.search.evaluators import Table
 from nasframe.search.loop import Loop
 from nasframe.search.optimiser import Optimiser
@@ -117,7 +118,7 @@ def test_a_plan_with_trials_resumes_at_every_event(plan: str, monkeypatch: pytes
 def test_a_budget_limits_trials(budget: int, trials: int, in_flight: int) -> None:
     """At least one trial begins, and no other one when less than the share for tuning is left; all together stay within the budget.
 
-    It does not matter how many are in flight.
+    It does not matter how many are in flight. The last record says that the architect would have gone on.
     """
     plan = Finals(architect=SuccessiveHalving(12, suggested=1, updates=3)).steps()
     strategy = toy_strategy(plan=plan, growth=(), nodes=2, in_flight=in_flight, criterion=Patience(1) | MaxUpdates(budget))
@@ -126,9 +127,22 @@ def test_a_budget_limits_trials(budget: int, trials: int, in_flight: int) -> Non
 
     assert search.network.structure.decided
     assert len(search.state.trials) == trials
+    assert [trial.cut for trial in search.state.trials] == [False] * (trials - 1) + [True]
+    assert [text for text in remarks(search.state) if "trials" in text] == [cut_after(search.state.trials[-1])]
     assert search.state.updates <= max(
         budget, 9
     )  # an epoch of three updates of the supernet, one of a trial, and one of tuning
+
+
+@pytest.mark.parametrize(("trials", "cut"), [(5, False), (6, True)])
+def test_a_limit_that_leaves_out_no_trial_is_not_reported(trials: int, cut: bool) -> None:
+    """With a budget for five trials, an architect that proposes five has finished, and one that proposes six has not."""
+    plan = Finals(architect=RandomSearch(trials=trials, updates=3)).steps()
+    strategy = toy_strategy(plan=plan, growth=(), nodes=2, criterion=Patience(1) | MaxUpdates(21))
+    search = Search(attrs.evolve(strategy, optimiser=Optimiser(epochs=1)))
+    run(search)
+
+    assert [trial.cut for trial in search.state.trials] == [False] * 4 + [cut]
 
 
 @pytest.mark.parametrize(("seconds", "trials", "in_flight"), [(1, 1, 3), (40, 3, 1), (40, 5, 3)])
@@ -216,6 +230,7 @@ def test_a_supernet_suggests_finalists() -> None:
     assert len(space[0].suggested) == MOST + 1
     assert tuple(trial.picks for trial in search.state.trials[:3]) == space[0].suggested[:3]
     assert [trial.budget for trial in search.state.trials] == [1] * 7 + [2] * 2
+    assert not any(trial.cut for trial in search.state.trials)
     inherited = next(record for record in search.compare() if isinstance(record, Evaluated))
     best = next(trial for trial in reversed(search.state.trials) if trial.best)
     # two rungs and the training after them, and neither the supernet nor the other trials

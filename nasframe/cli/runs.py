@@ -87,7 +87,7 @@ def _draw(search: Search, folder: Path) -> None:
         draw_cell(search.network.structure, None, folder / "cell.png")
         # A run of trials alone has no epochs.
         if history:
-            draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score)
+            draw_learning(history, search.state.lineage, folder / "learning.png", search.data.score, search.state.trials)
         if search.state.trials:
             draw_trials(search.state.trials, folder / "trials.png")
         if any(isinstance(record, EpochEnded) and record.mixing for record in history):

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nasframe.records import Changed, EpochEnded, Evaluated, Finished, Record, Refused, StageEnded, Stepped, TrialEnded
-from nasframe.run.summary import difference_of, remarks_of, written
+from nasframe.run.summary import cut_after, difference_of, remarks_of, written
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -82,6 +82,8 @@ class Watch:
         elif isinstance(event, TrialEnded):
             self._show(f"trials, {event.number + 1} evaluated")
             self.say(_trial(event))
+            if event.cut:
+                self.say(f"  warning: {cut_after(event)}")
         elif isinstance(event, StageEnded):
             self.say(f"stage {event.stage}: {event.decision}: {event.reason}")
         elif isinstance(event, Refused):

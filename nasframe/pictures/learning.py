@@ -1,7 +1,8 @@
-"""The picture of a run: losses and score against updates, with phases, growths and prunings."""
+"""The picture of a run: losses and score against updates, with phases, trials, growths and prunings."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from nasframe.pictures.style import ACCENT, LINE, blank, plain, save, style
-from nasframe.records import Changed, EpochEnded, Record
+from nasframe.records import Changed, EpochEnded, Record, TrialEnded
 
 Array = np.ndarray
 
@@ -26,16 +27,24 @@ CHANGES = {"grow": ("growth", "#2a7f3f", "solid"), "remove": ("pruning", ACCENT,
 LOSSES = {"train": ("training, mean over each epoch", "#86a5c6"), "valid": ("validation", "#143d6b")}
 
 
-def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Path, score: str | None = None) -> None:
+def draw_learning(
+    history: Sequence[Record],
+    lineage: Sequence[Record],
+    path: Path,
+    score: str | None = None,
+    trials: Sequence[TrialEnded] = (),
+) -> None:
     """Draw the losses against the updates of the weights, with phases, growths, prunings and the best network.
 
-    Losses far above the others are outside the axes; a mark at the upper edge and the legend show them.
+    Losses far above the others are outside the axes; a mark at the upper edge and the legend show them. Curves are interrupted where
+    trials were evaluated (see `draw_trials` for their losses).
 
     Args:
         history: the history of the run.
         lineage: the lineage of the run.
         path: the file to write. Its suffix chooses the format.
         score: the name of a validation score, which is drawn below unless it equals the loss.
+        trials: the trials of the run.
     """
     epochs = [r for r in history if isinstance(r, EpochEnded)]
     changes = [r for r in lineage if isinstance(r, Changed) and _kinds(r)]
@@ -47,57 +56,69 @@ def draw_learning(history: Sequence[Record], lineage: Sequence[Record], path: Pa
     with style():
         figure = blank(7.0, 5.0 if apart else 3.6, layout="constrained")
         upper, *lower = figure.subplots(1 + apart, sharex=True, squeeze=False, height_ratios=[5, 3][: 1 + apart])[:, 0]
-        handles = _learning(upper, epochs, changes)
+        handles = _learning(upper, epochs, changes, trials)
         for axes in lower:
-            _ground(axes, epochs, changes)
-            _curve(axes, scores, *LOSSES["valid"])
+            _ground(axes, epochs, changes, trials)
+            _curve(axes, scores, trials, *LOSSES["valid"])
             axes.set_ylabel(plain(f"validation {score}"))
         (lower or [upper])[-1].set_xlabel("updates of the weights")
         figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.0)
         save(figure, path)
 
 
-def _learning(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> list[Artist]:
+def _learning(
+    axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed], trials: Sequence[TrialEnded]
+) -> list[Artist]:
     """Draw the axes with the losses, and return the entries of the legend."""
     axes.set_ylabel("loss per example")
-    ground = _ground(axes, epochs, changes)
+    ground = _ground(axes, epochs, changes, trials)
     if not epochs:
         return []
     axes.set_xlim(0, 1.01 * epochs[-1].updates)  # room for a mark at the end
     _count_nodes(axes, epochs, changes)
-    return [*_losses(axes, epochs), *ground]
+    return [*_losses(axes, epochs, trials), *ground]
 
 
-def _ground(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed]) -> list[Artist]:
+def _ground(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Changed], trials: Sequence[TrialEnded]) -> list[Artist]:
     """Draw the ticks, the phases and the changes, and return their entries of the legend."""
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
-    return [*_phases(axes, epochs), *_lines(axes, changes)]
+    return [*_phases(axes, epochs, trials), *_lines(axes, changes)]
 
 
-def _phases(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
+def _phases(axes: Axes, epochs: Sequence[EpochEnded], trials: Sequence[TrialEnded]) -> list[Artist]:
     # A phase may occur several times; the legend has one entry for each name.
     spans = {}
     start = 0
-    colours = dict(zip(dict.fromkeys(r.phase for r in epochs), itertools.cycle(PHASES), strict=False))
-    for phase, group in itertools.groupby(epochs, lambda r: r.phase):
-        end = list(group)[-1].updates
-        spans[phase] = axes.axvspan(start, end, color=colours[phase], linewidth=0, zorder=0, label=f"phase: {phase}")
+    # the sort is stable: a trial that is looked up in a table takes no updates, and comes after the epoch before it
+    ordered = sorted([*epochs, *trials], key=lambda r: r.updates)
+    names = ["trials" if isinstance(r, TrialEnded) else f"phase: {r.phase}" for r in ordered]
+    colours = dict(zip(dict.fromkeys(names), itertools.cycle(PHASES), strict=False))
+    for name, group in itertools.groupby(zip(names, ordered, strict=True), lambda pair: pair[0]):
+        end = [record.updates for _, record in group][-1]
+        spans[name] = axes.axvspan(start, end, color=colours[name], linewidth=0, zorder=0, label=name)
         start = end
     return list(spans.values())
 
 
-def _losses(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Artist]:
+def _losses(axes: Axes, epochs: Sequence[EpochEnded], trials: Sequence[TrialEnded]) -> list[Artist]:
     """Draw the training and validation losses, as far as there are any, and the best network."""
     losses = {"train": [(r.updates, r.train) for r in epochs], "valid": [(r.updates, r.valid) for r in epochs]}
     curves = {name: [(at, loss) for at, loss in points if loss is not None] for name, points in losses.items()}
-    drawn = [line for name, points in curves.items() if points for line in _curve(axes, points, *LOSSES[name])]
+    drawn = [line for name, points in curves.items() if points for line in _curve(axes, points, trials, *LOSSES[name])]
     return [*drawn, *_mark_best(axes, epochs), *_scale(axes, curves)]
 
 
-def _curve(axes: Axes, points: Sequence[tuple[int, float]], label: str, colour: str) -> list[Line2D]:
-    return axes.plot(*zip(*points, strict=True), "-" if len(points) > 1 else ".", color=colour, linewidth=1.2, label=label)
+def _curve(
+    axes: Axes, points: Sequence[tuple[int, float]], trials: Sequence[TrialEnded], label: str, colour: str
+) -> list[Line2D]:
+    """Draw a line for all points between which there is no trial, and return one of them for the legend."""
+    evaluated = sorted(trial.updates for trial in trials)
+    parts = [[*part] for _, part in itertools.groupby(points, lambda point: bisect.bisect_left(evaluated, point[0]))]
+    look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "label": label}
+    lines = [axes.plot(*zip(*part, strict=True), "-" if len(part) > 1 else ".", **look)[0] for part in parts]
+    return sorted(lines, key=lambda line: line.get_linestyle() == "None")[:1]
 
 
 def _mark_best(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Line2D]:
@@ -108,7 +129,7 @@ def _mark_best(axes: Axes, epochs: Sequence[EpochEnded]) -> list[Line2D]:
         return []
     best, updates = min(compared)
     look: dict[str, Any] = {"color": "white", "markeredgecolor": LOSSES["valid"][1], "markersize": 5}
-    return axes.plot(updates, best, "o", label=f"best network, {best:.4g}", **look)
+    return axes.plot(updates, best, "o", label=f"best network of {latest}, {best:.4g}", **look)
 
 
 def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[Artist]:

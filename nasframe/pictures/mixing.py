@@ -217,7 +217,7 @@ def _foot(figure: Figure, sheet: Sheet, scale: Normalize, entries: Sequence[Line
     bar.ax.tick_params(length=0, pad=2)
     bar.outline.set(edgecolor=LINE, linewidth=0.5)
     right = MARGIN + WIDE + 0.3
-    text = "mixing weight of each candidate after each epoch"
+    text = "mixing weight of each candidate (row) after each epoch (column)"
     figure.text(*sheet.box(right, top, 0, 0.045)[:2], text, va="center", fontsize=SMALL)
     below = sheet.box(right - 0.08, top + 0.23, 0, 0)[:2]
     figure.legend(handles=entries, loc="center left", bbox_to_anchor=below, ncols=2, fontsize=SMALL)

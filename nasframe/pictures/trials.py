@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from nasframe.pictures.style import ACCENT, blank, save, style
 from nasframe.records import TrialEnded
@@ -34,8 +34,12 @@ def draw_trials(trials: Sequence[TrialEnded], path: Path) -> None:
             values = [trial.valid for trial in chosen.values()]
             sizes = [max(4.0, 24 * trial.budget / most) for trial in chosen.values()]
             axes.scatter([*chosen], values, sizes, color=colour, label=label, linewidths=0)  # type: ignore[arg-type]
-        if shown and min(trial.valid or 0.0 for trial in shown.values()) > 0:
+        losses = [trial.valid or 0.0 for trial in shown.values()]
+        if losses and min(losses) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            # within a decade there may be no other ticks
+            axes.yaxis.set_minor_formatter("{x:g}" if max(losses) < 10 * min(losses) else NullFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("trial")

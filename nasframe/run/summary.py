@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nasframe.interfaces.part import short_name
-from nasframe.records import Changed, EpochEnded, Evaluated, Record
+from nasframe.records import Changed, EpochEnded, Evaluated, Record, TrialEnded
 from nasframe.run import commits
 from nasframe.run.folder import Folder
 from nasframe.run.rows import Row, handed_over, rows_of
@@ -59,6 +59,8 @@ def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: boo
     than = [f"better than {' and '.join(won[True])}"] if won[True] else []
     than += [f"not better than {' or '.join(won[False])}"] if won[False] else []
     its = f"The mean of its row, {_cell(row, metric)}, is" if count > 1 else "This is"
+    if max(len(each.evaluations) for each in rows.values()) == 1:
+        its = "From one training of each, which shows little, it is"
     return f"{first} {its} {', but '.join(than)}." if than else first
 
 
@@ -122,11 +124,19 @@ def remarks(state: State) -> Iterator[str]:
     # One line for all of them: a search may have thousands of trials.
     if lost := sum(trial.valid is None for trial in state.trials):
         yield f"{lost} of {len(state.trials)} trials diverged"
+    for trial in state.trials:
+        if trial.cut:
+            yield cut_after(trial)
     if state.diverged:
         yield "the training of the pruned network diverged, and so its row has no values"
     for change in state.lineage:
         if isinstance(change, Changed):
             yield from remarks_of(change)
+
+
+def cut_after(trial: TrialEnded) -> str:
+    """Return a sentence about trials that the criterion ended with this one."""
+    return f"the limit of updates or time ended the trials after {trial.number + 1}; a larger one tries more architectures"
 
 
 def stopped_early(history: Sequence[Record], grows: bool) -> Iterator[str]:

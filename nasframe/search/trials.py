@@ -151,15 +151,17 @@ class TrialRunner:
         del trials.pending[number], trials.arrived[number]
         state.keep(record)
         # what is read to decide about the next trials belongs to this record: a resumed run goes on from that time
-        state.trials[-1] = record = attrs.evolve(record, readings=self._ask())
+        readings, cut = self._ask()
+        state.trials[-1] = record = attrs.evolve(record, readings=readings, cut=cut)
         return record
 
-    def _ask(self) -> Mapping[str, float]:
+    def _ask(self) -> tuple[Mapping[str, float], bool]:
         """Ask for requests until enough trials are in flight, the architect waits or the criterion affords no more.
 
-        Then weights that nobody needs are dropped. Return the seconds that the criterion read, if it did.
+        Then weights that nobody needs are dropped. Return the seconds that the criterion read, if it did, and whether it ended trials
+        that the architect would have continued.
         """
-        trials, readings = self.trials, dict[str, float]()
+        trials, readings, cut = self.trials, dict[str, float](), False
 
         def clock() -> float:
             readings["seconds"] = self.clock()
@@ -170,10 +172,14 @@ class TrialRunner:
         while trials.requested < len(self.ended) + self.strategy.in_flight:
             # what is in flight counts, too, with the budgets that were requested
             spent = self.state.updates + sum(pending.budget for pending in trials.pending.values())
-            if trials.requested and not self.strategy.criterion.affords(spent, clock):
+            affords = not trials.requested or self.strategy.criterion.affords(spent, clock)
+            if not affords and trials.pending:
                 break
             number, needed = trials.requested, self.architect.needs(trials.memory.copy())
             memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.seed("ask", number))
+            if not affords:
+                cut = request is not None
+                break
             trials.memory = self._kept(memory)
             if request is None:
                 break
@@ -183,7 +189,7 @@ class TrialRunner:
         kept = {*self.architect.needs(trials.memory.copy()), *trials.arrived, *(p.parent for p in trials.pending.values())}
         kept |= set() if best is None else {best.number}
         trials.weights = {number: weights for number, weights in sorted(trials.weights.items()) if number in kept}
-        return readings
+        return readings, cut
 
     def _checked(self, request: Request, number: int, needed: Any) -> Pending:
         who = f"architect {short_name(self.architect)!r} requests trial {number}"

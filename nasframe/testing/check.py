@@ -88,7 +88,7 @@ def check(
         with_habitats = (*given.parts, *(habitat.backbone for habitat in given.habitats))
         # a class that is not registered yet is found by its name only if a plugin for this call has it
         new = [part for part in with_habitats if part.name not in plugins.names(part.kind)]
-        plugin = Plugin("unregistered", "none", "0", tuple(dict.fromkeys((what, *new))))
+        plugin = Plugin(what.__module__, "not registered", "", tuple(dict.fromkeys((what, *new))))
         known, found = _registered(what, plugins) or (what, plugin)
         plan = _plan([subject(known, found, plugins, examples)], laws)
     return Report(profile.name, versions(), (*plan.problems, *(tried(of, one, profile, replay) for of, one in plan.tries)))

@@ -44,6 +44,7 @@ def draw_forecast(rows: Tensor, names: Sequence[str], first: int, model: Model, 
                 at, forecast[:, column], color=ACCENT, linewidth=1.1, linestyle=(0, (3, 1.2)), label="forecast of the next row"
             )
             axes.set_title(plain(name), loc="left", fontsize=8)
-        panels[-1].set_xlabel("row of the series")
+        others = f" (the first {len(shown)} of {len(names)} columns are shown)" if len(names) > len(shown) else ""
+        panels[-1].set_xlabel(f"row of the series{others}")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         save(figure, path)

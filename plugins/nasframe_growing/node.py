@@ -127,7 +127,8 @@ class NodeGrowth(Morphism):
             able = any(c.operation.residual is not None for site in new for c in site.candidates)
             lacking = "zero, as all but one of its edges have to" if able else "the identity"
             raise ChangeError(
-                f"no candidate of a new node in {type!r} can act as {lacking}; grow it with form = 'gate' (--growth {self.name}:form=gate)"
+                f"no candidate of a new node in {type!r} can act as {lacking}; grow it with form = 'gate' (--growth {self.name}:form=gate, "
+                f"or growth=({self.__class__.__name__}(form='gate'),) in Python)"
             )
         for address, birth in grown.mixing.items():
             # the noise of all other candidates is taken from the largest mixing weight, which has to stay positive

@@ -8,6 +8,7 @@ from collections.abc import Set
 from typing import ClassVar
 
 import attrs
+import torch
 
 from nasframe import AskTellArchitect, Memory, Request, Seed, Space
 from nasframe.options import flag, number
@@ -23,7 +24,7 @@ class SuccessiveHalving(AskTellArchitect):
     `train` rounds the updates of a rung up to whole epochs.
 
     All architectures are different. The first ones are those that a trained supernet suggests, where trials follow its training, and the
-    others are random. If the space has no more than `candidates` of them, each one is tried.
+    others are random. If the space has no more than `candidates` of them, all are tried in this order.
 
     Args:
         candidates: the number of architectures in the first rung.
@@ -53,12 +54,15 @@ class SuccessiveHalving(AskTellArchitect):
 
     def start(self, space: Space, seed: Seed) -> Memory:
         """Return a memory of the architectures of the first rung, and without results."""
-        if space.size <= self.candidates:
-            every = itertools.product(*(range(choice.options) for choice in space.decisions))
-            return Memory({"first": [*every], "results": []})
-        drawn = dict.fromkeys(space.suggested[: min(self.suggested, self.candidates)])
+        size = min(self.candidates, space.size)
+        drawn = dict.fromkeys(space.suggested[: min(self.suggested, size)])
+        if size == space.size:
+            # to draw until none is missing would take long
+            every = [*itertools.product(*(range(choice.options) for choice in space.decisions))]
+            order = torch.randperm(size, generator=seed("order").generator())
+            drawn |= dict.fromkeys(every[place] for place in order.tolist())
         for draw in itertools.count():
-            if len(drawn) == self.candidates:
+            if len(drawn) == size:
                 break
             drawn[space.random(seed(draw))] = None
         return Memory({"first": [*drawn], "results": []})
