@@ -141,7 +141,8 @@ def _trial(event: TrialEnded) -> str:
     shown = "  ".join(f"{name} {written(value)}" for name, value in values.items() if value is not None)
     parent = "" if event.parent is None else f"  parent {event.parent}"
     best = "  (the best so far)" if event.best else ""
-    return f"trial {event.number:>4}  budget {event.budget}  {'diverged' if event.valid is None else shown}{parent}{best}"
+    place = f"trial {event.number:>4}  budget {event.budget}  updates {event.updates:>6}"
+    return f"{place}  {'diverged' if event.valid is None else shown}{parent}{best}"
 
 
 def _change(event: Changed) -> str:
