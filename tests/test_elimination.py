@@ -30,6 +30,19 @@ def test_a_score_is_the_loss_after_the_removal() -> None:
     assert LeastNeeded().remove(structure, scores) == {address: {candidate}}
 
 
+def test_a_candidate_with_all_of_the_weight_is_not_removed() -> None:
+    """Without it nothing is left to scale, which is no loss, and no error."""
+    trained = TrainedNetwork.of(strategy(2, 2, 3, TwoToOne(3, operations=(Sum(), Tanh())), nodes=1, batch=8), 1)
+    (alpha,) = trained.network.alphas.values()
+    alpha.data.copy_(torch.tensor([1e4, 0.0]))
+
+    scores, _ = trained.measured(LeastNeeded().scores)
+
+    ((address, site),) = trained.network.structure.sites()
+    assert scores[address].isfinite().tolist() == [False, True]
+    assert LeastNeeded().remove(trained.network.structure, scores) == {address: {site.candidates[1].id}}
+
+
 def test_one_of_each_site() -> None:
     """The least of each site; the only operation beside zero is not removed, whatever its score."""
     structure = Darts(hidden=3, operations=(IdentityEdge(), ZeroEdge())).initial({"inputs": 2, "outputs": 2}, nodes=2)

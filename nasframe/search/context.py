@@ -202,7 +202,7 @@ class Context:
         examples = self._split(split)
         given = {split: {address: weights.detach().clone() for address, weights in {**self.mixing, **(mixing or {})}.items()}}
         first = self._losses.setdefault(key, given)
-        same = first.keys() == given.keys() and all(torch.equal(w, first[split][a]) for a, w in given[split].items())
+        same = first.keys() == given.keys() and all(_equal(w, first[split][a]) for a, w in given[split].items())
         if not same:
             raise StrategyError(
                 f"a part asked for the loss {key!r} twice, with different mixing weights or splits. The second time it would get the "
@@ -339,3 +339,8 @@ def stored(value: float | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu().clone(memory_format=torch.contiguous_format)
     return torch.tensor(value, dtype=torch.float64)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors hold the same numbers; unlike in torch.equal, NaN, as 0 / 0 gives it, equals NaN."""
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
