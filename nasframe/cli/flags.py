@@ -304,11 +304,11 @@ def _owner(option: str, classes: Mapping[str, type[Part]], plugins: Plugins) -> 
     context = click.get_current_context(silent=True)
     flags = [name.removeprefix("--") for p in context.command.params for name in p.opts] if context else []
     near = difflib.get_close_matches(option, [*flags, *(name for part in classes.values() for name in _fields(part))], 1)
-    hint = f"did you mean --{near[0].replace('_', '-')}?" if near else ""
-    # Most likely the user chose another part than the one that has the option.
+    hints = [f"did you mean --{near[0].replace('_', '-')}?"] if near else []
+    # or the user chose another part than the one that has the option
     others = [f"{kind} {n!r}" for kind in classes for n in plugins.names(kind) if option in _fields(plugins.get(kind, n))]
-    if others:
-        hint = f"it is an option of {', '.join(others)}"
+    hints += [f"it is an option of {', '.join(others)}"] if others else []
+    hint = " ".join(hints)
     chosen = ", ".join(f"{kind} {part.name!r}" for kind, part in classes.items())
     raise click.UsageError(
         f"no such option: {flag}; {hint or '`nasframe plugins NAME` lists the options of a part'} (chosen: {chosen})"

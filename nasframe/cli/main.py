@@ -136,7 +136,8 @@ EPILOG = (
     "--budget",
     type=int,
     metavar="UPDATES",
-    help="The largest number of updates of searching, trials and tuning together, beside the other criteria; a quarter is kept for tuning.",
+    help="The largest number of updates of searching, trials and tuning together, in whole epochs. No epoch of searching and no trial "
+    "begins when less than a quarter is left for tuning; trials in flight are finished.",
 )
 @click.option("--seeds", type=int, help="How many trainings the comparison averages over.")
 @RUN
