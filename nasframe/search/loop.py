@@ -271,7 +271,7 @@ class Loop:
         if state.best is not None:
             return Decision("stop", reason=f"{what}; the best network of the run is restored")
         raise NonFiniteError(
-            f"{what}, after {state.updates} updates, before there was any network with a finite validation loss: lower the "
+            f"{what}, after {state.updates} updates, before the phase had a network with a finite validation loss: lower the "
             "learning rate, or leave out the operation that diverges"
         )
 
