@@ -34,10 +34,10 @@ OTHERS: Mapping[str, Mapping[str, Any]] = {
     "end": {"plan": "end"},
     "stage": {"plan": "stage"},
     "dynamic": {"plan": "dynamic"},
-    "second order": {"architect": {"name": "second_order"}, "plan": "end"},
-    "exact second order": {"architect": {"name": "exact_second_order"}, "plan": "end"},
-    "node softmax": {"architect": {"name": "first_order", "relaxation": "node_softmax"}, "plan": "end"},
-    "edge normalisation": {"architect": {"name": "first_order", "relaxation": "edge_normalisation"}, "plan": "end"},
+    "end, second order": {"architect": {"name": "second_order"}, "plan": "end"},
+    "end, exact second order": {"architect": {"name": "exact_second_order"}, "plan": "end"},
+    "end, node softmax": {"architect": {"name": "first_order", "relaxation": "node_softmax"}, "plan": "end"},
+    "end, edge normalisation": {"architect": {"name": "first_order", "relaxation": "edge_normalisation"}, "plan": "end"},
 }
 
 
@@ -66,7 +66,7 @@ def runs(folder: Path, updates: int) -> Iterator[tuple[str, str, Mapping[str, An
         }
         # a window that fits the few epochs; that of the paper is 5
         early = {"name": "any_of", "parts": [{"name": "curvature", "window": 2}, shared["criterion"]]}
-        others = {**OTHERS, "curvature": {"criterion": early, "plan": "end"}}
+        others = {**OTHERS, "end, curvature": {"criterion": early, "plan": "end"}}
         for title, values in {**strategies(epochs, 8, updates // 4, NODES), **others}.items():
             yield name, title, {**{k: v for k, v in shared.items() if k != "plan"}, **values}
         for title in RECIPES:
