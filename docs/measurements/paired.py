@@ -1,4 +1,4 @@
-"""Train cells of two nodes and recurrent networks of the same size from scratch, with paired seeds, for as long as the run of the README.
+"""Train cells and recurrent networks of the same size from scratch, with paired seeds, for as long as the run of the README.
 
     python docs/measurements/paired.py --folder FOLDER --cells "tanh > tanh" "relu > tanh"
 
@@ -25,28 +25,28 @@ from nasframe import Seed, Strategy
 from nasframe.network.network import count_parameters
 
 
-def trials(models: Sequence[str], seeds: int, updates: int) -> list[Values]:
-    """Return a training of each model with each seed; a model is a cell by its operations, or the name of a recurrent network.
+def trials(cells: Sequence[str], networks: Sequence[str], hidden: int, seeds: int, updates: int) -> list[Values]:
+    """Return a training of each model with each seed: cells by their operations, and recurrent networks by their names.
 
-    The networks have as many parameters as near as possible as two nodes with tanh.
+    The networks have as many parameters as near as possible as the first cell.
     """
-    values = {**Strategy.named("default").to_dict(), "nodes": 2}
-    strategy = Strategy.from_dict(values)
-    space = strategy.backbone.space(strategy.backbone.initial(loaded(strategy).sizes, 2))
-    every = itertools.product(*(range(choice.options) for choice in space.decisions))
-    picks = {named(space.architecture(cell)): [*cell] for cell in every}
-    network = {"parameters": count_parameters(space.architecture(picks["tanh > tanh"]))}
+    shared = {**Strategy.named("default").to_dict(), "nodes": 2}
+    sizes = loaded(Strategy.from_dict(shared)).sizes
+    models: dict[str, Values] = {}
+    parameters = []
+    for cell in cells:
+        values = {**shared, "nodes": cell.count(">") + 1, "backbone": {**shared["backbone"], "hidden": hidden}}
+        backbone = Strategy.from_dict(values).backbone
+        space = backbone.space(backbone.initial(sizes, values["nodes"]))
+        every = itertools.product(*(range(choice.options) for choice in space.decisions))
+        picks = {named(space.architecture(picks)): [*picks] for picks in every}
+        models[cell] = {"values": values, "picks": picks[cell]}
+        parameters.append(count_parameters(space.architecture(picks[cell])))
+    models |= {network: {"values": shared, "parameters": parameters[0]} for network in networks}
     return [
-        {
-            "series": "pedestrians",
-            "model": model,
-            "seed": seed,
-            "values": values,
-            "updates": updates,
-            **({"picks": picks[model]} if model in picks else network),
-        }
+        {"series": "pedestrians", "model": model, "seed": seed, "updates": updates, **values}
         for seed in range(seeds)
-        for model in models
+        for model, values in models.items()
     ]
 
 
@@ -56,10 +56,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cells", nargs="+", default=["tanh > tanh", "relu > tanh", "relu > relu"])
     parser.add_argument("--networks", nargs="+", default=[*LAYERS], choices=LAYERS)
+    parser.add_argument("--hidden", type=int, default=16, help="the number of units of a node of a cell")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--updates", type=int, default=3162)
     options = parser.parse_args()
-    planned = trials([*options.cells, *options.networks], options.seeds, options.updates)
+    planned = trials(options.cells, options.networks, options.hidden, options.seeds, options.updates)
     found: dict[str, list[Values]] = {}
     for trial, result in zip(planned, kept(train_trial, planned, 1, options.folder, print), strict=True):
         found.setdefault(trial["model"], []).append(result)
