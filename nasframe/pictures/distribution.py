@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasframe.pictures.style import ACCENT, SHADE, blank, plain, save, style
+from nasframe.pictures.style import ACCENT, SHADE, blank, log_ticks, plain, save, style
 from nasframe.records import Evaluated, TrialEnded
 
 COLOUR = "#143d6b"
@@ -51,8 +51,7 @@ def draw_distribution(evaluations: Sequence[Evaluated], trials: Sequence[TrialEn
         axes.invert_yaxis()
         if min(loss for losses in rows.values() for loss, _ in losses) > 0:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("{x:.1g}")
+            log_ticks(axes.xaxis)
         axes.set_xlabel("validation loss")
         figure.legend(loc="outside lower center", ncols=3)
         save(figure, path)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import LogLocator, NullLocator
 
 INK, LINE, SHADE, QUIET, ACCENT = "#1f2933", "#64748b", "#d6e4f2", "#eceff3", "#b4540a"
 STYLE = {
@@ -51,6 +53,13 @@ def blank(width: float, height: float, **options: Any) -> Figure:
     figure = Figure(figsize=(width, height), **options)
     FigureCanvasAgg(figure)
     return figure
+
+
+def log_ticks(axis: Axis) -> None:
+    """Give a logarithmic axis the ticks 1, 2, 3, 5, 10, 20, ..., written as numbers; where these are too few, matplotlib chooses others."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def save(figure: Figure, path: Path) -> None:

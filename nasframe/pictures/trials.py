@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from nasframe.pictures.style import ACCENT, blank, save, style
+from nasframe.pictures.style import ACCENT, blank, log_ticks, save, style
 from nasframe.records import TrialEnded
 
 COLOUR = "#143d6b"
@@ -37,9 +37,7 @@ def draw_trials(trials: Sequence[TrialEnded], path: Path) -> None:
         losses = [trial.valid or 0.0 for trial in shown.values()]
         if losses and min(losses) > 0:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            # within a decade there may be no other ticks
-            axes.yaxis.set_minor_formatter("{x:g}" if max(losses) < 10 * min(losses) else NullFormatter())
+            log_ticks(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("trial")
