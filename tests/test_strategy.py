@@ -473,5 +473,5 @@ def test_growth_that_cannot_go_on_ends_the_search() -> None:
     assert judged == [
         "the phase has trained for 1 epochs, and no criterion says stop",
         "no morphism proposes a change; node: no candidate of a new node in 'layer0' can act as zero, as all but one of its edges "
-        "have to; grow it with form = 'gate' (--growth node:form=gate)",
+        "have to; grow it with form = 'gate' (--growth node:form=gate, or growth=(NodeGrowth(form='gate'),) in Python)",
     ]

@@ -17,6 +17,7 @@ class Part(ABC):
     `nasframe.options`, which validate the value, so that a strategy file with a wrong value is refused with a clear message.
 
     Example:
+        >>> from nasframe.options import number
         >>> @attrs.frozen
         ... class Patience(Part):
         ...     name: ClassVar[str] = "patience"
