@@ -490,7 +490,7 @@ def enriched(laws: Sequence[str] | None = None, **options: float) -> Report:
     """Return the report on the morphism with these options."""
     morphism = st.builds(Enrich, **{name: st.just(value) for name, value in options.items()})
     examples = Examples(parts={Scaled: st.builds(Scaled), Enrich: morphism})
-    return check(Enrich, examples=examples, laws=laws, plugins=discover(IMAGES))
+    return check(Enrich, examples=examples, laws=laws, plugins=discover(IMAGES), profile=attrs.evolve(QUICK, shrinking=0.0))
 
 
 def test_a_morphism_of_its_own_operation() -> None:

@@ -18,6 +18,7 @@ import attrs
 import click
 import forked
 import pytest
+from full import FULL
 from nasframe_forecasting.series import shipped
 from nasframe_recurrent import TwoToOne
 from rich.console import Console
@@ -147,7 +148,7 @@ def test_the_written_strategy_runs_the_same_search_again(finished: Path, tmp_pat
         assert (finished / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "term"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM] if FULL else [signal.SIGINT])
 def test_interrupted_and_resumed(finished: Path, tiny: list[str], tmp_path: Path, number: int) -> None:
     """A signal ends the run cleanly with a line that says how to continue, and the resumed run ends in the same bytes."""
     settings = os.environ | {"PYTHONUNBUFFERED": "1"}
