@@ -245,10 +245,15 @@ def grow(
         ChangeError: if the change is refused, with the reason. The model is as it was.
 
     Example:
-        Widen a layer by the class of the morphism, which `nasframe.widen` does in one line::
+        Widen a layer by the class of the morphism, which `nasframe.widen` does in one line:
 
-            change = nasframe.grow(model, Widen(to=80), "layer1.0.conv1", (x,))
-            model = change.model
+        >>> import torch
+        >>> from torch import nn
+        >>> from nasframe.modules.widen import Widen
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> change = nasframe.grow(model, Widen(to=6), "0", torch.ones(5, 3))
+        >>> change.model[0].weight.shape
+        torch.Size([6, 3])
     """
     refuse_unsupported(model)
     if not isinstance(at, str):

@@ -166,13 +166,19 @@ def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
         ChangeError: if the file cannot be read, or the model is not the one at its start.
 
     Example:
-        Save a grown model and load it in another process::
+        Grow a model and save how it grew; then give a new model these shapes, as another process would, and load the weights:
 
-            change.save("lineage.json")
-            torch.save(change.model.state_dict(), "weights.pt")
-
-            model = nasframe.rebuild(Net(), "lineage.json")
-            model.load_state_dict(torch.load("weights.pt", weights_only=True))
+        >>> import tempfile
+        >>> import torch
+        >>> from torch import nn
+        >>> def net():
+        ...     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     change = nasframe.widen(net(), "0", to=6, example=torch.ones(5, 3))
+        ...     change.save(f"{folder}/lineage.json")
+        ...     model = nasframe.rebuild(net(), f"{folder}/lineage.json")
+        >>> model.load_state_dict(change.model.state_dict())
+        <All keys matched successfully>
     """
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
