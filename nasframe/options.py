@@ -41,6 +41,7 @@ def nested(kind: str | type, *, or_number: bool = False, **options: Any) -> Any:
 
             parts: tuple[GrowthCriterion, ...] = nested("criterion")
     """
+    # In the metadata and not in the annotation, which may be a text: the reading of strategies and the flags look here.
     return attrs.field(metadata={KIND: kind, NUMBER: or_number}, **options)
 
 
@@ -86,6 +87,8 @@ def number(
     def check(instance: Any, attribute: Any, value: Any) -> None:
         if value is None and optional:
             return
+        # The abstract kinds, which numbers of numpy have as well. The kind is tested before the bounds, because a text has no
+        # order.
         kind = numbers.Integral if whole else numbers.Real
         # True is an integer of Python, and no number of a strategy
         if isinstance(value, bool) or not isinstance(value, kind) or not _is_finite(value, whole) or not within(value):
@@ -115,6 +118,7 @@ def flag(default: bool) -> Any:
     """
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
+        # The type and not the truth: the text "false" would count as true.
         if not isinstance(value, bool):
             raise ValueError(f"{attribute.name} is {value!r}; it must be true or false")
 
@@ -134,6 +138,7 @@ def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
     """
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
+        # A tuple and not a set: the message keeps the order, and a list from a file cannot be looked up in a set.
         if value not in allowed:
             raise ValueError(f"{attribute.name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
 

@@ -50,7 +50,7 @@ def axes_of(network: nn.Module) -> dict[str, tuple[Axis | None, ...]]:
     """
     found: dict[str, tuple[Axis | None, ...]] = {}
     for prefix, module in network.named_modules():
-        # optional for modules, so that an operation from anywhere works as long as its shapes do not change
+        # The method is optional, so that an operation from anywhere works as long as its shapes do not change.
         # A module deeper in the tree comes later and wins: it knows its tensors best.
         axes = getattr(module, "axes", None)
         if axes is not None:

@@ -78,6 +78,7 @@ class CellModule(nn.Module):
             # `reduce` and not `sum`, which would begin with the integer 0 and add an operation to every node.
             state = functools.reduce(torch.add, outputs)
             if node.inherits:
+                # `inherits` names inputs or earlier nodes, as sites do (see `Structure.check`).
                 state = self.gates[node.id](mean([states[name] for name in node.inherits]), state)
             states[node.id] = state
         return states

@@ -36,10 +36,10 @@ def cost(module: nn.Module, *shapes: Sequence[int]) -> Cost:
         >>> cost(nn.Linear(3, 2), (5, 3))
         Cost(parameters=8, flops=60)
     """
-    # tensors on the "meta" device have shapes and no values
-    # A copy, because moving a module to another device modifies it; in evaluation mode, so that no running statistics are
-    # updated.
+    # Tensors on the device "meta" have shapes and no values. A copy, because moving a module to another device modifies it;
+    # in evaluation mode, so that no running statistics are updated.
     weightless = copy.deepcopy(module).to("meta", torch.float32).eval()
+    # The counter is a dispatch mode, under which a `Network` runs its readable form: the count does not depend on `fast`.
     with FlopCounterMode(display=False) as counter:
         weightless(*(torch.empty(*shape, device="meta", dtype=torch.float32) for shape in shapes))
     return Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops())

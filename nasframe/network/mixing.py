@@ -20,6 +20,7 @@ MixingWeights = Mapping[str, Sequence[Tensor | None]]
 
 def _check_active(instance: Mixing, attribute: object, value: Mapping[str, tuple[int, ...]]) -> None:
     for address, places in value.items():
+        # An address without mixing weights has no candidates, so that any choice there is refused below.
         count = len(instance.tensors.get(address, ()))
         # Ascending, so that equal choices are equal tuples: fast forms remember a plan for each choice.
         if not places or [*places] != sorted({*places} & {*range(count)}):
@@ -89,6 +90,7 @@ class MixedOperation(nn.Module):
     def __init__(self, address: Address, site: Site, **sizes: int) -> None:
         super().__init__()
         self.address, self.sizes = address, sizes
+        # By id and not by position: a candidate that remains after a pruning keeps the names of its tensors.
         self.candidates = nn.ModuleDict({str(c.id): _built(c.operation, address, sizes) for c in site.candidates})
 
     def forward(self, mixing: MixingWeights, *inputs: Tensor) -> Tensor:
@@ -139,6 +141,7 @@ class MixedOperation(nn.Module):
 
 def _built(operation: Operation, address: Address, sizes: Mapping[str, int]) -> nn.Module:
     try:
+        # By keyword, so that an operation that was made for another backbone fails here, where it can be named.
         return operation.build(**sizes)
     except TypeError as error:
         raise StructureError(

@@ -55,6 +55,7 @@ class Scale(nn.Module):
         standard = self.standardise(x)
         if not self.window:
             return standard
+        # Standardised first, because FLAT is in standardised units. In float64 a level of 1e9 loses nothing by it.
         last, spread = self.level(standard)
         return (standard - last) / spread
 
@@ -112,6 +113,7 @@ class Signature:
 
     def __str__(self) -> str:
         sizes = [a if n is None else f"{a}={n}" for a, n in zip(self.axes, self.sizes, strict=True)]
+        # A table may have hundreds of columns, and this text is a part of error messages.
         names = ", ".join((*self.columns[:8], *(["..."] if len(self.columns) > 8 else [])))
         return f"({', '.join(sizes)}{f': {names}' if names else ''})"
 
@@ -156,6 +158,7 @@ class Model(nn.Module):
         if not isinstance(y, Tensor):  # outputs of an auxiliary head, in training
             return y
         if self.outputs is not None:
+            # The scale may be on the CPU although the network is not: see `Scale._apply`.
             y = self.outputs.back(y, x).to(y.device)
         return y.to(self._dtype(x))
 
@@ -180,6 +183,7 @@ class Model(nn.Module):
             raise DataError("this model does not forecast rows of a time series; call it with its inputs: model(x)")
         if type(steps) is not int or steps < 1:
             raise DataError(f"steps is {steps!r}; it must be a whole number of at least 1")
+        # All that can be wrong with the rows is checked before the first step: NaN would pass through all of them.
         window, columns = self.signature.sizes[0], self.signature.sizes[2]
         assert window is not None
         shape = tuple(rows.shape) if isinstance(rows, Tensor) else ()
@@ -188,9 +192,11 @@ class Model(nn.Module):
                 f"rows has shape {shape}; a forecast needs at least {window} rows, the latest last, of shape (time, columns) or "
                 f"(time, batch, columns), where an input is {self.signature}"
             )
+        # Checked in the shape of an input. What is no tensor goes on as it is, for the message about its type.
         self._check(rows[-window:, None] if len(shape) == 2 else rows[-window:] if shape else rows)
         # One series is a batch of one, so that the loop below has one case.
         series = (rows if len(shape) == 3 else rows.unsqueeze(1))[-window:].to(self._dtype(rows))
+        # The first of them is enough for a message. Earlier rows are cut off already, and may be incomplete.
         for row, _, column in (~series.isfinite()).nonzero()[:1].tolist():
             name = repr(self.signature.columns[column]) if self.signature.columns else str(column)
             raise DataError(
@@ -202,6 +208,7 @@ class Model(nn.Module):
                 # a network has an output at every time step of the window; the last one is the forecast of the next row
                 series = torch.cat([series, self(series[-window:])[-1:]])
         forecast = series[window:]
+        # The axis that was added for a single series is taken away again.
         return forecast if len(shape) == 3 else forecast.squeeze(1)
 
     def _check(self, x: Any) -> None:
@@ -225,6 +232,7 @@ class Model(nn.Module):
         like = next(self.network.parameters(), x)
         if x.is_floating_point():
             return torch.promote_types(x.dtype, like.dtype)
+        # Whole numbers have no dtype to keep. Outputs in the units of the data are then in float64, as the scale is.
         return like.dtype if self.outputs is None and like.is_floating_point() else torch.float64
 
 
@@ -239,6 +247,7 @@ def dump_scales(model: Model) -> bytes:
     windows = [side for side in ("inputs", "outputs") if getattr(getattr(model, side), "window", False)]
     signature = None if model.signature is None else attrs.asdict(model.signature)
     description = json.dumps({"window": windows, "signature": signature})
+    # The format refuses tensors that are not contiguous, and `clone` keeps the layout of one that was transposed.
     return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, {"description": description})
 
 
@@ -258,5 +267,6 @@ def load_scales(path: str) -> tuple[Scale | None, Scale | None, Signature | None
         for side in ("inputs", "outputs")
     ]
     found = description["signature"]
+    # JSON has lists, and the fields of a signature are tuples.
     signature = None if found is None else Signature(**{name: tuple(value) for name, value in dict(found).items()})
     return scales[0], scales[1], signature

@@ -31,6 +31,7 @@ _EMPTY = frozenset({dict, OrderedDict, set})
 def _is_plain(cls: type[nn.Module]) -> bool:
     """Return whether a copy of a module is a module of the same class with copies of its attributes."""
     names = ("__deepcopy__", "__reduce_ex__", "__getstate__")
+    # A `Network` has a `__deepcopy__`, but it is the caller: its attributes are copied like those of any plain module.
     return issubclass(cls, Network) or all(getattr(cls, name, None) == getattr(nn.Module, name, None) for name in names)
 
 
@@ -77,6 +78,7 @@ class Network(nn.Module):
         # Zeros, and not small random numbers as in DARTS: all relaxations then start from equal mixing weights, and a
         # search depends on its seed through the weights, the data and what is sampled.
         values: dict[str, Tensor] = {a: torch.zeros(len(s.candidates)) for a, s in self.sites.items()}
+        # Cloned, because the tensor may belong to the relaxation, which several networks share (`build`).
         values |= {name: value.detach().clone() for name, (value, _) in further.items()}
         # Alphas are registered before the body, so that they are the first parameters in every listing and file.
         self.alphas = nn.ParameterDict({name: nn.Parameter(value) for name, value in values.items()})
@@ -89,6 +91,7 @@ class Network(nn.Module):
             if not isinstance(module, MixedOperation):
                 continue
             self._mixed.setdefault(module.address, []).append(name)
+            # Decided sites are left out: their only candidate is always computed.
             if module.address in self._weights:
                 for names, (id, candidate) in zip(self._weights[module.address], module.candidates.items(), strict=True):
                     names += [f"{name}.candidates.{id}.{weight}" for weight, _ in candidate.named_parameters()]
@@ -97,6 +100,7 @@ class Network(nn.Module):
         # PyTorch gives each module two dozen attributes. Nearly all are constants or empty, and to copy them in the general way
         # takes much longer than to copy the tensors. What is in the memo counts as copied.
         plain = [module for module in self.modules() if _is_plain(type(module))]
+        # All copies exist, still empty, before one is filled: an attribute that refers to a module then finds its copy.
         memo |= {id(module): type(module).__new__(type(module)) for module in plain}
         # A buffer that shares its memory with no other needs no copy of its storage and no view of it, which take longer.
         buffers = [b for module in plain for b in module._buffers.values() if type(b) is Tensor and not b.requires_grad]
@@ -178,6 +182,7 @@ class Network(nn.Module):
         if not self.sites:
             return Mixing({})
         relaxation = self._relaxation()
+        # A dictionary, because an nn.ParameterDict is no Mapping, and a relaxation receives one from architects.
         found = relaxation.mixing(self.sites, dict(self.alphas) if alphas is None else alphas, draw)
         # a relaxation is foreign code, whose fault would otherwise show up as an error deep in a fast form
         name = f"relaxation {relaxation.name!r}: mixing()"
@@ -208,6 +213,7 @@ class Network(nn.Module):
     def ranking(self) -> Mapping[str, Tensor]:
         """Return the numbers by which pruners and pictures compare the candidates of each undecided site."""
         with torch.no_grad():
+            # An architecture has nothing to rank, and may have no relaxation.
             return self._relaxation().ranking(self.sites, dict(self.alphas)) if self.sites else {}
 
     def invert(self, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -359,6 +365,7 @@ def count_parameters(structure: Structure, relaxation: Relaxation | None = None)
             edit = self.edit(structure, request, {}, context.seed)
             cost = count_parameters(edit.structure, context.relaxation) - count_parameters(structure, context.relaxation)
     """
+    # Without the relaxation, as morphisms ask for it, so that one cached network serves all. Its parameters are added below.
     network = unallocated(structure)
     further = {} if relaxation is None else relaxation.parameters(network.sites)
     return sum(p.numel() for p in network.parameters()) + sum(value.numel() for value, _ in further.values())

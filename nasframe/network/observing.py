@@ -33,6 +33,7 @@ Calls = Mapping[nn.Module, list[Call]]
 def recording(candidates: Collection[nn.Module]) -> Iterator[Calls]:
     """Record the calls of the modules of candidates."""
     calls: dict[nn.Module, list[Call]] = {module: [] for module in candidates}
+    # A hook that returns None leaves the output as it is, and `append` returns None.
     handles = [m.register_forward_hook(lambda m, inputs, output: calls[m].append(Call(inputs, output))) for m in calls]
     try:
         yield calls

@@ -69,6 +69,7 @@ class Pointwise:
         """Return the value of the function and its derivative by each argument, computed by `derivatives` or by autograd."""
         if self.derivatives is not None:
             return self.derivatives(*arguments)
+        # The caller may be a hand-written derivative, in which autograd records nothing unless it is asked to.
         with torch.enable_grad():
             # detached: the caller needs values of derivatives, and the graph of the cell is not to be extended
             leaves = [argument.detach().requires_grad_() for argument in arguments]
@@ -114,9 +115,8 @@ def check_pointwise(
                 raise StructureError(
                     f"{subject}: term {number} names {parameter!r}, which {found}; it must be a parameter of shape {shape}"
                 )
-    # one entry is enough, because the functions act on each entry separately
     # The description comes from an operation that may be foreign code. It is tried once when the plan of a cell is made,
-    # as an error in the fused loop would name no operation.
+    # as an error in the fused loop would name no operation. One entry is enough: the functions act on each separately.
     example = torch.zeros(1)
     arguments = [example] * (len(description.terms) + 1)
 

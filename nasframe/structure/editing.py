@@ -148,6 +148,7 @@ def site_at(structure: Structure, address: Any) -> Site:
     Raises:
         ChangeError: if there is no such site.
     """
+    # Compared and not looked up: what a request gives may be a list, which is no key.
     for existing, site in structure.sites():
         if existing == address:
             return site
@@ -180,6 +181,7 @@ def remove_from(structure: Structure, removed: Mapping[Address, AbstractSet[int]
         if not ids <= present:
             raise ChangeError(f"{address} has no candidates {sorted(ids - present)}; it has {sorted(present)}")
         kept = tuple(c for c in site.candidates if c.id not in ids)
+        # A site may be left without candidates for now, which no structure allows. It is removed below.
         structure = structure.replace_site(Address(address), attrs.evolve(site, candidates=kept))
     # After all removals: a site may lose candidates in several entries, and a node is judged by what is left of all its
     # sites.

@@ -68,6 +68,7 @@ class Space:
     def __attrs_post_init__(self) -> None:
         for node, sites in self._nodes:
             counts = {address: len(ids) for address, ids in sites.items()}
+            # The decision "operation k" is about the k-th kept site, whichever that is, so that all sites must offer as many.
             if self.keep is not None and (not counts or len(set(counts.values())) > 1):
                 raise StructureError(
                     f"the sites of node {node} have {counts or 'no'} operations; a space that chooses among the sites of a node "
@@ -112,6 +113,7 @@ class Space:
                     f"the pick of {choice.name} is {pick!r}; it must be a whole number from 0 to {choice.options - 1}"
                 )
         # The picks are read in the order in which `decisions` lists them: for each node its inputs, then its operations.
+        # Ids are unique in the whole structure, so that a set of those that remain needs no addresses.
         left, kept = iter(picks), set[int]()
         for _, sites in self._nodes:
             chosen = [*sites.values()]
@@ -145,6 +147,7 @@ class Space:
                 present |= {address: {sites[address][0]} for address in kept}
             if len(kept) != count:
                 raise _foreign(f"node {node} has {len(kept)} sites, and in the space it has {count}")
+            # The position of a combination is a number from 0 to C(n, k) - 1, as `decisions` announces it.
             if count < len(sites):
                 found.append([*combinations(sites, count)].index(tuple(kept)))
             for address in kept:

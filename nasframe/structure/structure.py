@@ -153,6 +153,7 @@ class BackboneBase(Part):
 
     def outputs(self, cell: Cell) -> tuple[str, ...]:
         """Return the states that a cell outputs, by default its last node. Optional."""
+        # A slice, because a cell may have no nodes.
         return tuple(node.id for node in cell.nodes[-1:])
 
 
@@ -346,11 +347,13 @@ class Structure(Unchanging):
         """Raise a StructureError if no network can be built: for a duplicate id, an empty site, or an input that does not exist."""
         # A structure may come from a file that was edited by hand. Whatever would fail later, in the building of a network,
         # is refused here with its address.
+        # An id at or above the counter would be given to another candidate later on.
         ids = [c.id for _, s in self.sites() for c in s.candidates]
         if len(set(ids)) != len(ids) or any(not 0 <= i < self.next_id for i in ids):
             raise StructureError(f"candidate ids must be distinct and below next_id = {self.next_id}; they are {ids}")
         for type, cell in self.cells:
             nodes, inherits = [n.id for n in cell.nodes], {n.id: n.inherits for n in cell.nodes}
+            # Nodes and sites are checked apart: a node and a site of Two-to-One have the same id.
             for kind, names in (("node", nodes), ("site", [s.id for s in cell.sites])):
                 if len(set(names)) != len(names):
                     raise StructureError(f"cell {type!r} has two {kind}s with the same id: {names}")
@@ -394,6 +397,7 @@ def _name(value: Any, what: str) -> str:
 
 
 def _integer(value: Any, what: str, low: int = 0) -> int:
+    # JSON's `true` is read as a bool, which Python counts as the integer 1.
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise StructureError(f"{what} is {value!r}; it must be a whole number of at least {low}")
     return value
