@@ -106,15 +106,15 @@ def test_a_run_leaves_its_results(finished: Path) -> None:
     assert ("The cell that the search found:" in text) == (values["operations"] != values["found operations"])
 
 
-def test_the_readme_shows_a_table_of_the_summary(finished: Path) -> None:
-    """The table of the README has the columns and the rows that a run writes."""
+def test_the_page_of_runs_shows_a_table_of_the_summary(finished: Path) -> None:
+    """The table of docs/runs.md has the columns and the rows that a run writes."""
 
     def table(page: Path) -> list[list[str]]:
         lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
         return cells[[row[0] for row in cells].index("network") :]
 
-    shown, written = table(Path(__file__).parent.parent / "README.md"), table(finished / "summary.md")
+    shown, written = table(Path(__file__).parent.parent / "docs" / "runs.md"), table(finished / "summary.md")
 
     assert shown[0] == written[0]
     assert [row[0] for row in shown[: len(written)]] == [row[0] for row in written]

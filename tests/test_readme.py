@@ -49,7 +49,7 @@ def test_the_search_of_the_readme(
 ) -> None:
     """The first example searches, compares, saves a model and forecasts with it."""
     monkeypatch.chdir(tmp_path)
-    names = run(blocks(README)[0], README)
+    names = run(blocks(README)[0].replace("MaxUpdates(500)", "MaxUpdates(20)"), README)
     printed = capsys.readouterr().out
 
     assert names["model"].network.structure.decided
@@ -58,15 +58,14 @@ def test_the_search_of_the_readme(
     assert "precipitation" in printed
 
 
-def test_the_operation_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_operation_of_the_glossary(capsys: pytest.CaptureFixture[str]) -> None:
     """The operation keeps every law, and a network that contains it trains."""
-    names = run(
-        blocks(README)[1].replace("check(SoftsignOperation)", "check(SoftsignOperation, laws=['operation.shape'])"), README
-    )
-    operations = (Sum(), names["SoftsignOperation"]())
+    page = DOCS / "glossary.md"
+    (code,) = blocks(page)
+    names = run(code.replace("check(SoftsignOperation)", "check(SoftsignOperation, laws=['operation.shape'])"), page)
 
     assert "1 passed" in capsys.readouterr().out
-    TrainedNetwork.of(toy_strategy(backbone=TwoToOne(hidden=3, operations=operations)), 5)
+    TrainedNetwork.of(toy_strategy(backbone=names["backbone"]), 5)
 
 
 def test_the_operations_of_the_plugins_page() -> None:
