@@ -71,6 +71,7 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
         fill(old, new, alphas, _hint)
         # A relaxation is foreign code, and some cannot invert: what the network does is compared, not what was promised.
         check_mixing(filling, child.mixing())
+    # The alphas belong to the map as well, because the moments of their optimiser follow it.
     return Change(child, filling.claim, full | alphas)
 
 
@@ -95,6 +96,7 @@ def _alpha_entry(parent: Network, child: Network, name: str, value: Tensor, fill
         value: the alphas.
         filling: states the mixing weights.
     """
+    # Without alphas in the parent, as at a site that was decided, there are no moments to take.
     if name not in filling.mixing or name not in parent.alphas:
         return Set(value)
     address = Address(name)
@@ -109,6 +111,8 @@ def _alpha_entry(parent: Network, child: Network, name: str, value: Tensor, fill
     )
     if not bool((index >= 0).any()):
         return Set(value)
+    # `Take` adds the offset to old entries only, which so become `value` and keep their moments. Its new entries are those of
+    # the child, which are written here.
     child.alphas[name].copy_(value)
     source = f"alphas.{name}"
     return Take(source, (index,), offset=value - Take(source, (index,))(parent.alphas[name], value))
@@ -129,6 +133,7 @@ def _check_new_candidates(parent: Network, child: Network, filling: Filling) -> 
         # Ids are never reused within a run, so that a difference of ids is a difference of candidates.
         added = {c.id for c in site.candidates} - old_candidates.get(address, set())
         # an alpha of zero is not a mixing weight of zero: a new candidate would get about as much as the old ones have
+        # A site that is new as a whole may start with equal mixing weights, for example behind a gate.
         if address in old_candidates and added and not site.decided and not given:
             raise ChangeError(
                 f"the change adds candidates to {address} without mixing weights for that site, so they would weigh about as much "

@@ -46,6 +46,7 @@ class Bound:
         # The terms keep their order, which a set would not: the bound becomes JSON, which has the same bytes in every
         # run.
         keys = [*self.terms, *(k for k in other.terms if k not in self.terms)]
+        # Neither norms nor coefficients are negative, so that a larger coefficient never makes the bound smaller.
         return Bound({k: max(self.terms.get(k, 0.0), other.terms.get(k, 0.0)) for k in keys})
 
     def __add__(self, other: Bound) -> Bound:

@@ -35,6 +35,7 @@ def copied(parent: Network, edit: Edit) -> Map | None:
         return None
     with torch.no_grad():
         filling = edit.fill(parent, None)  # type: ignore[arg-type]  # a fill that uses it nevertheless fails at once
+        # Only an exact change lets the gradients of the child follow from those of the parent.
         if filling.claim.kind != "exact" or not _has_alphas(parent, edit.structure, copies, filling):
             return None
     entries: dict[str, Take | Set] = {
@@ -49,6 +50,7 @@ def copied(parent: Network, edit: Edit) -> Map | None:
             for new, old in sources.items():
                 parameters = mixture.candidates[str(old)].named_parameters()
                 weights |= {f"{name}.candidates.{new}.{key}" for key, p in parameters if p.requires_grad}
+    # What the edit says comes last: for a candidate that is copied it states the share of the gradient that remains.
     entries |= {name: entry for name, entry in filling.overrides.items() if name in weights}
     # a weight without an entry keeps its initial values, which only a child has
     return entries if entries.keys() == weights else None
@@ -56,6 +58,7 @@ def copied(parent: Network, edit: Edit) -> Map | None:
 
 def _copies(before: Structure, after: Structure) -> Mapping[Address, Mapping[int, int]] | None:
     """Return by site the new candidates, each with an old one of the same operation; None if the structures differ in more."""
+    # Of several equal operations the last one is found. Any of them would do: it only gives the names of the parameters.
     sites, found, rest = dict(before.sites()), dict[Address, Mapping[int, int]](), after
     for address, site in after.sites():
         old = sites[address].candidates if address in sites else ()
@@ -64,6 +67,7 @@ def _copies(before: Structure, after: Structure) -> Mapping[Address, Mapping[int
             return None
         if new:
             found[address] = {c.id: equal[c.operation] for c in new}
+            # `rest` becomes the edited structure without the copies. If nothing else was edited, that is the one before.
             rest = rest.replace_site(address, sites[address])
     return found if rest == attrs.evolve(before, next_id=rest.next_id) else None
 
@@ -73,6 +77,8 @@ def _has_alphas(parent: Network, structure: Structure, changed: Mapping[Address,
     relaxation, sites = parent.relaxation, {a: s for a, s in structure.sites() if not s.decided}
     if relaxation is None or relaxation.parameters(sites) or filling.mixing.keys() != changed.keys():
         return False
+    # As in `apply`, but without a child: the alphas that stay, the initial zeros for new candidates, and then those that give
+    # the mixing weights of the change. Further parameters of a relaxation are left to `apply`, which maps them by their labels.
     like = next(parent.parameters())
     alphas = dict[str, Tensor]()
     for address, site in sites.items():

@@ -151,11 +151,14 @@ def remove_candidates(structure: Structure, removed: Mapping[Address, AbstractSe
         for address, site in structure.sites():
             if not removed.get(address):
                 continue
+            # a decided site has no alphas, and its candidate the mixing weight 1
             weights = dict(zip([c.id for c in site.candidates], mixing.get(address, torch.ones(1)).tolist(), strict=True))
             kept = [c for c in site.candidates if c.id not in removed[address]]
+            # Nothing is left to fold where the whole site goes. w o(theta) = o(w theta) holds for w > 0 only.
             folds = _sums(parent, address) and (
                 not kept or (len(kept) == 1 and kept[0].operation.homogeneous is not None and weights[kept[0].id] > 0)
             )
+            # A site of a node without use is removed with the node, and has no tensors in the child.
             for candidate in kept if folds and address in left else ():
                 # The site computed w o(theta), and now o(theta') with theta' = w theta, so dL/dtheta' = dL/dtheta / w.
                 weight = weights[candidate.id]
@@ -170,6 +173,7 @@ def remove_candidates(structure: Structure, removed: Mapping[Address, AbstractSe
 
 def _sums(parent: Network, address: Address) -> bool:
     """Return whether a site computes the weighted sum of its candidates, with mixing weights that do not depend on other sites."""
+    # a backbone may override `forward`, for example to give the candidates a part of the channels
     plain = all(type(mixture).forward is MixedOperation.forward for _, mixture in parent.mixed_operations(address))
     return plain and (parent.relaxation is None or parent.relaxation.sums_to_one)
 
@@ -184,6 +188,7 @@ def _removal(parent: Network, address: Address, gone: AbstractSet[int], weights:
         known = [bound * abs(weight) for bound, weight in bounds if bound is not None]
         if len(known) < len(bounds):
             return Claim.lossy()
+        # The instances of a cell type have different weights, and the bound holds for each of them.
         worst = worst.largest(sum(known, Bound({})))
     if not lost:
         return Claim.exact()

@@ -140,6 +140,7 @@ class Take:
         for axis, (index, rows) in enumerate(zip(self.index, self.added, strict=True)):
             if index is None and rows is None:
                 continue
+            # `index_add_` writes in place, and the source may be the tensor of the parent.
             taken = source.clone() if index is None else source.index_select(axis, _at(index.clamp(min=0), source))
             for row in () if rows is None else _at(rows, source):
                 found = (row >= 0).nonzero().flatten()
@@ -152,6 +153,7 @@ class Take:
 
         An entry is zero if one of its axes says so, even if another axis says that it is fresh.
         """
+        # a view of a single number; `|` makes the first tensor of the full size
         new = torch.zeros((), dtype=torch.bool, device=like.device).expand_as(like)
         zero = new
         for axis, index in enumerate(self.index):

@@ -52,6 +52,8 @@ def _follows(optimiser: Optimizer, key: str, value: Any) -> bool:
     """Return whether it is known how an entry of a state follows a change: a moment with its power, a step count, or a plain number."""
     powers = powers_of(optimiser)
     return (
+        # The last case: a single number concerns all entries of a parameter alike. In a class that `POWERS` does not list, only
+        # the step count is known to be one.
         not torch.is_tensor(value)  # a number, or the momentum of an SGD without momentum
         or (powers is not None and key in powers)
         or (value.dim() == 0 and (powers is not None or key == "step"))
@@ -107,6 +109,7 @@ def follow_state(
             moment = entry.moment(value, powers[key])
             followed[key] = torch.zeros_like(moment) if moments == "zeroed" and powers[key] < 2 else moment
         else:
+            # torch's optimisers add to the step count in place, and several parameters of the child may have one source.
             followed[key] = value.clone() if torch.is_tensor(value) else value
     if entry.has_new and isinstance(optimiser, CORRECTED) and "exp_avg" in followed:
         _lower_count(followed, entry, *map(float, group["betas"]))
@@ -131,6 +134,7 @@ def _lower_count(state: dict[str, Any], entry: Take, b1: float, b2: float) -> No
     fresh, _ = entry.new_entries(state["exp_avg"])
     for key, b in (("exp_avg", b1), ("exp_avg_sq", b2), ("max_exp_avg_sq", b2)):
         if key in state:
+            # divided by 1 - b^count, the moment of an old entry is what it was when it was divided by 1 - b^old
             state[key] = (state[key] * ((1 - b**count) / (1 - b**old))).masked_fill(fresh, 0.0)
     state["step"] = torch.full_like(state["step"], count) if torch.is_tensor(state["step"]) else count
 
