@@ -118,6 +118,7 @@ def referred(folder: Path) -> Set[str]:
 
 def begun(folder: Path) -> bool:
     """Return whether there was ever a commit in a folder; a draft is a commit that was interrupted."""
+    # A commit that was set aside counts: a run whose commits are all damaged must not begin again as if nothing had been there.
     return any(path.suffix != ".draft" and path.name != SHARED for path in folder.glob("*"))
 
 

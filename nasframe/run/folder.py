@@ -84,6 +84,7 @@ class Folder:
                     # comes last: with a strategy and without a commit the folder would be that of a search
                     commits.write_file(path / STRATEGY, strategy.to_toml().encode())
                 except BaseException:
+                    # all of it was written here: the folder was empty when the lock was taken
                     for entry in path.iterdir():
                         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
                     raise
@@ -138,6 +139,7 @@ class Folder:
             data = loaded(strategy)
         # the newest commit that holds; if its journals do not, the one before it
         for path, commit in commits.whole(self.path / COMMITS, warn):
+            # No damage, so that the commit is not set aside: it can be used again when the change of the file is undone.
             if commit.strategy != strategy_digest(strategy):
                 raise StrategyError(
                     f"{self.path / STRATEGY} was changed after the run had started; the run would mix two strategies. Undo the "
@@ -270,6 +272,7 @@ class Keeper:
             text, values, marks, strategy_digest(self.strategy), self.folder.environment(), trial_weights(self.state)
         )
         commits.write(path / COMMITS, commit, self._shared)
+        # `write` has removed what no commit refers to any more: if it is needed again, it has to be written again.
         self._shared = commits.referred(path / COMMITS)
 
     def _write_evidence(self) -> None:
@@ -287,6 +290,7 @@ class Keeper:
 def follow(records: Iterator[Record], keeper: Keeper, watch: Callable[[Record], None], check: Callable[[], None]) -> None:
     """Keep the records of a run and show them; after each, `check` may raise an exception in order to stop there."""
     for record in records:
+        # kept before it is shown, so that a crash takes back nothing that the user has seen
         keeper(record)
         watch(record)
         check()

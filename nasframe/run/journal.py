@@ -44,6 +44,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.mark = Mark()
+        # continued by each append and never computed anew, so that an append costs the same however long the journal is
         self._hash = hashlib.sha256()
 
     @classmethod
@@ -103,9 +104,9 @@ class Journal:
 
 def to_line(record: Record) -> bytes:
     """Return the line of a record: JSON with a last member `check`, the length and CRC-32 of what is before it."""
-    # without the closing brace, so that `check` becomes the last member and the line is still valid JSON
     # A checksum for each line although the journal has a digest: a reader that has no commit, such as a script that plots a
     # running search, recognises the torn last line by it.
+    # Without the closing brace, so that `check` becomes the last member and the line is still valid JSON.
     body = to_json(record).encode()[:-1]
     return body + CHECK + f'{len(body)}-{zlib.crc32(body):08x}"}}\n'.encode()
 

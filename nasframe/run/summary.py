@@ -43,6 +43,7 @@ def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: boo
     least = f" (the least of {count})" if count > 1 else ""
     valid = "" if best.valid is None else f"validation loss {best.valid:.4g}{least}, "
     first = f"Handed over: the {best.name}{shown}, {valid}test {metric} {_number(best.scores.get(metric))}."
+    # Compared on the test split, which no decision has read; the network itself was chosen by its validation loss.
     mine = row.mean(metric)
     won: dict[bool, list[str]] = {True: [], False: []}
     # with this sign the smaller value is the better one
@@ -52,6 +53,7 @@ def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: boo
         scored = [
             (sign * mean, each) for each in rows.values() if _kind(each) == kind and (mean := each.mean(metric)) is not None
         ]
+        # rows of one kind are about the same cells, so that they are no rivals
         if kind != _kind(row) and scored and mine is not None:
             theirs, rival = min(scored, key=lambda pair: pair[0])
             name = f"{rival.name}: " if kind == "baseline" else ""
@@ -269,6 +271,7 @@ def took(state: State) -> str:
 
 def _size(plain: dict[str, Any]) -> str:
     counts, prediction = plain["counts"], plain["prediction"]
+    # such as those of an auxiliary head, which a prediction does not depend on
     idle = sum(counts.values()) - prediction["parameters"]
     only = f", of which {idle} serve training alone" if idle else ""
     return (
