@@ -49,6 +49,7 @@ def problem(
             # `functional_call` computes with these tensors in the place of the network's, so that a loss at other weights
             # needs no second network and changes nothing.
             tensors = {**w, **_buffers(network)}
+            # from the alphas that are given, and not those of the network, so that the loss is differentiable by them
             mixing = network.mixing(draw, alphas)
             return objective(lambda *given: functional_call(network, tensors, given), mixing)
 
@@ -58,6 +59,7 @@ def problem(
     weights = [(n, p) for n, p in network.named_parameters() if not n.startswith("alphas.")]
 
     def unroll(gradients: Tensors) -> dict[str, Tensor]:
+        # What the optimiser would skip in its step does not move in the unrolled one.
         idle = idle_weights(network, optimiser, partial(network.mixing, draws[0]))
         moved = optimiser.unroll(descent, [(n, p) for n, p in weights if n not in idle], gradients)
         return {n: moved.get(n, p.detach()) for n, p in weights}
@@ -152,6 +154,7 @@ def idle_weights(network: Network, optimiser: Optimiser, mixing: Callable[[], Te
 def _move(parameters: Parameters, gradients: Tensors, optimiser: Optimizer) -> None:
     # gradients are assigned and not accumulated: an architect may have called backward() on the way
     for name, parameter in parameters.items():
+        # torch's optimisers skip a parameter whose gradient is None: neither moments nor weight decay move it.
         parameter.grad = gradients.get(name)
     optimiser.step()
     optimiser.zero_grad()

@@ -150,6 +150,7 @@ class Changer:
             "reset": [*reset],
         }
         if "moments" in reset:
+            # with an empty map no moments are carried: all of them begin anew
             made = attrs.evolve(made, map={})
         # a growth alone is not expected to move the loss; a removal is, also where a growth follows it in the same change
         before = self.loss(state.network) if gone else None
@@ -212,6 +213,7 @@ class Changer:
                 refused.append(f"{growth[0].name}: {error}")
                 return False
 
+        # Each turn leaves out one proposal at least, so that this ends.
         while True:
             # the others were made for a network that does not exist any more after the first change
             growths = [*proposals[:1]]
@@ -231,6 +233,7 @@ class Changer:
                 # For example, not every relaxation has the mixing weights that a growth would need. Only now is each one tried
                 # alone, as a change on every edge has many.
                 impossible = [growth for growth in growths if not possible(growth)]
+                # Each can be made alone, and they do not fit together: which one to leave out would be arbitrary.
                 if not impossible:
                     raise
                 proposals = [p for p in proposals if not any(p is growth for growth in impossible)]
@@ -255,12 +258,14 @@ class Changer:
         if not state.batch:  # a plan may begin with a growth, before a rule has decided the batch size
             return {}
         trainer = self.trainer
+        # the keys of `Context.batch` and `Context.training_loss`: this is the batch by which `gains` compared proposals
         batch, noise = keyed_batch(trainer.data.train, seed("batch", "train"), 0, state.batch), seed("noise", "train", 0)
 
         def loss(network: Network) -> Tensor:
             return trainer.loss(batch, noise, network, network.mixing())
 
         rate = trainer.optimiser.learning_rate
+        # Copies, because the step moves the weights. In evaluation mode, as parent and child would draw different dropout.
         before, after = (Descent.of(copy.deepcopy(each).eval(), loss, rate) for each in (parent, made.child))
         pairs = (before.loss, before.squares), (after.loss, after.squares)
         return {"predicted": gain_of(*pairs, rate, made.claim.kind == "exact"), "realised": before.after - after.after}
@@ -283,6 +288,7 @@ class Changer:
         def outputs(network: Network) -> Tensor:
             return forward_of(network)(inputs, mixing_weights(network))  # type: ignore[return-value]
 
+        # It may refuse the change, so that it comes before anything is written.
         moved = distance(outputs, parent, child, made.claim)
         # the first write to the state; it refuses optimisers whose moments cannot follow the change
         succeed(state, self.trainer, child, made.map)
@@ -334,6 +340,7 @@ class Changer:
         """Return the validation loss of a network; None if it is not finite or there is no validation split."""
         if not self.trainer.data.validation.size:
             return None
+        # `measure` leaves the network in evaluation mode
         training = network.training
         try:
             return self.trainer.measure(network)[0]
@@ -370,6 +377,7 @@ class Changer:
             if rivals and (close or measure):
                 decisions.append((not close, abs(margin), address, kept[0], rival, margin))
         found = []
+        # Close decisions first, the closest before the others. The address decides between equals, as candidates have no order.
         for place, (clear, _, address, one, other, margin) in enumerate(sorted(decisions, key=lambda d: d[:3])):
             if clear and place >= MEASURED:
                 break
@@ -401,8 +409,10 @@ def edited(
     Raises:
         ChangeError: if a proposal does not fit.
     """
+    # where nothing is removed, an edit without effect: a change that only resets consists of it alone
     edits = [remove_candidates(structure, gone) if gone else Edit(structure, lambda parent, child: Filling(Claim.exact()))]
     for number, (morphism, proposal) in enumerate(growths):
+        # a seed for each, so that equal growths of several sites draw different numbers
         edits.append(morphism.edit(edits[-1].structure, proposal.request, proposal.evidence, seed("edit", number)))
     return combine(edits, reset_alphas=reset_alphas)
 
@@ -419,6 +429,7 @@ def _first_of_each_site(
     for growth in proposals:
         morphism, proposal = growth
         try:
+            # with the number, and so the random draws, that it will have in `edited`
             edit = morphism.edit(left, proposal.request, proposal.evidence, seed("edit", len(chosen)))
         except (ChangeError, StructureError) as error:
             unfit.append(f"{morphism.name}: {error}")
@@ -438,6 +449,7 @@ def harmful(before: float | None, after: float | None) -> bool:
 
 def digest(tensor: Tensor) -> str:
     """Return the digest of a tensor's dtype, shape and values."""
+    # The bytes of a tensor without axes cannot be viewed; its value as text is as exact.
     data = tensor.detach().cpu().contiguous()
     head = f"{data.dtype} {tuple(data.shape)} ".encode()
     return hashlib.sha256(

@@ -99,12 +99,14 @@ class Comparison:
     def _references(self, parameters: int, *, trainable: bool) -> list[str]:
         strategy, data = self.loop.strategy, self.loop.data
         names = [*data.references(parameters)]
+        # whether a baseline trains is seen from the parameters of its module only
         modules = {n: module_of(Trial(Reference(n, parameters), 0, self.loop.seed("look", n)), strategy, data) for n in names}
         return [name for name in names if bool(weights_of(modules[name])) == trainable]
 
     def _random(self, seed: Seed) -> Structure:
         """Return a random architecture of the space that was searched."""
         strategy = self.loop.strategy
+        # As the search chose: from the decisions of its space, or else by the pruner and the backbone.
         if self.state.trials:
             # an architecture has fewer nodes than its space where no output depends on a node
             space = self.state.network.backbone.space(self._supernet(strategy.nodes))
@@ -153,7 +155,8 @@ class Comparison:
         trials = state.trials[-(state.trials[-1].number + 1) :]
         best: TrialEnded | None = next((trial for trial in reversed(trials) if trial.best), None)
         inherits = any(isinstance(step, Trials) and step.inherit for step in walk(plan))
-        # a supernet before the trials counts if they began with its weights, and other architectures do not
+        # The updates after the trials, those before them if they began with the weights of a supernet, and those of the best trial
+        # and its parents. The record of a trial counts the updates of the run with this trial.
         found = state.updates - trials[-1].updates + (trials[0].updates - trials[0].trained if inherits else 0)
         while best is not None:
             found += best.trained
@@ -164,6 +167,7 @@ class Comparison:
         state, structure = self.state, trial.of if isinstance(trial.of, Structure) else None
         # without a validation split there is nothing to choose by, and the found network remains the winner
         best = False
+        # A baseline has no structure: it is not of the space, and is never handed over.
         if structure is not None and evaluation.valid is not None and better(evaluation.valid, state.winner):
             best = True
             state.winner = Snapshot(structure, evaluation.tensors, evaluation.valid)

@@ -200,6 +200,7 @@ class Context:
             StrategyError: if there is no such split, or the key was used for another loss.
         """
         examples = self._split(split)
+        # Copies, because a part may write the next mixing weights into the same tensors.
         given = {split: {address: weights.detach().clone() for address, weights in {**self.mixing, **(mixing or {})}.items()}}
         first = self._losses.setdefault(key, given)
         same = first.keys() == given.keys() and all(_equal(w, first[split][a]) for a, w in given[split].items())
@@ -227,6 +228,7 @@ class Context:
             raise DataError("the task gives no loss of single examples; add `losses` to the `Data` that it loads")
         inputs, targets = self.batch(split, number, size)
         found = self.network(inputs, self.mixing)
+        # in training mode, into which a part may put the private copy, an auxiliary head has outputs as well
         return losses(found.outputs if isinstance(found, AuxiliaryOutputs) else found, targets)
 
     @property
@@ -299,6 +301,7 @@ class Context:
     def _remembered(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self._measured:
             raise Missing(key, make)
+        # in the order of their use, by which `asked` compares the calls of a part
         value = self.evidence[key] = self._measured[key]
         return value.clone() if value.dim() else float(value)
 
@@ -330,6 +333,7 @@ class Context:
         # private network, and only its state is copied.
         copies: dict[int, Any] = {id(p): private[n] for n, p in self._training.network.named_parameters() if n in private}
         descent = copy.deepcopy(self._training.optimisers["weights"], copies)
+        # The learning rate is set in each step and not stored: after an interruption the optimiser has that of the beginning.
         self._trainer.optimiser.anneal(descent, self._training.epoch)
         return descent
 

@@ -24,6 +24,8 @@ def computing(strategy: Strategy) -> Iterator[None]:
     # What belongs to the process of the user is put back afterwards, also after an error.
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(strategy.threads)
+    # Not the dtype of the strategy: networks are initialised in float32 and then converted, so that one seed gives the same
+    # initial weights in every dtype.
     torch.set_default_dtype(torch.float32)
     kind = torch.device(strategy.device).type
     try:

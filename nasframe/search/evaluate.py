@@ -124,10 +124,12 @@ class Bench(Workbench):
         """Return the network of an architecture with fresh weights, or with those that it shares with its parent."""
         network = placed(self.strategy, build(structure, seed))
         if parent is not None:
+            # With its relaxation, because the parent may be a supernet, whose alphas are among the tensors.
             old = placed(self.strategy, build(parent.structure, seed, relaxation=self.strategy.relaxation))
             fill(old, {name: tensor.to(self.strategy.device) for name, tensor in parent.tensors.items()})
             values, present = tensors(old), tensors(network)
             with torch.no_grad():
+                # The names hold the ids of candidates, and those of an architecture are those of its supernet.
                 for name, entry in derive_map(old, network).items():
                     assert isinstance(entry, Take)  # no tensor is given
                     present[name].copy_(entry(values[entry.source], present[name]))
@@ -219,6 +221,7 @@ def fit(
         curve.append(measured.valid)
         # without a validation split nothing shows that training no longer helps: the budget alone ends it
         since = since + 1 if data.validation.size else 0
+        # without a validation split the last network is the best one
         if valid is None or measured.valid is None or measured.valid < valid:
             best, valid, scores, since = copied(network), measured.valid, measured.scores, 0
     fill(network, best)
@@ -227,6 +230,7 @@ def fit(
 
 def updates_per_epoch(strategy: Strategy, data: Data) -> int:
     """Return the number of updates of the weights in an epoch."""
+    # counted and not divided, because a last batch of one example joins the one before
     return len(batches(torch.arange(data.train.size), strategy.fixed_batch))
 
 

@@ -144,6 +144,7 @@ class Table(Evaluator):
         """The rows by their picks and budget."""
         found: dict[tuple[tuple[int, ...], int | None], Row] = {}
         for row in self._content[1]:
+            # by `is`, as two equal rows are a duplicate, too
             if found.setdefault((row.picks, row.budget), row) is not row:
                 raise DataError(
                     f"{self._where} has two rows for picks {[*row.picks]} and budget {row.budget}; remove one of them"
@@ -169,6 +170,7 @@ def _row(values: Mapping[str, Any]) -> Row:
     # A misspelt optional key would be ignored otherwise, and its value with it.
     if unknown := values.keys() - {f.name for f in attrs.fields(Row)}:
         raise ValueError(f"a row has {', '.join(sorted(unknown))}; it may have picks, valid, budget and scores")
+    # `valid` must be there: null says that the training diverged, and a row without it is a mistake
     budget, valid = values.get("budget"), values["valid"]
     return Row(
         tuple(_whole(pick, "a pick") for pick in values["picks"]),

@@ -146,6 +146,7 @@ def gains(
         # Where the edit is impossible there is nothing to count.
         if currency == "parameters" or math.isnan(value):
             return value, float(proposal.cost)
+        # one example, as the cost is that of one prediction
         shape = context.batch("train", 0, 1)[0].shape
         return value, context.remember(
             f"FLOPs of {name}",
@@ -189,6 +190,7 @@ def _measured(context: Context, structure: Structure, edit: Callable[[], Edit], 
     def looked() -> Tensor:
         with _parent(context, structure) as parent:
             loss, gradients = _gradients(parent, context.training_loss)
+        # in the order of `weights_of`, by which the names are found again below
         return torch.tensor([loss, *map(_square, gradients)], dtype=torch.float64)
 
     # once for all proposals of a question: the loss, and the squared gradient by each weight

@@ -179,9 +179,11 @@ class Loop:
 
     def _train(self, state: State, step: Train) -> Iterator[Record]:
         place, size, trained = state.place, self.data.train.size, trainer(self.strategy, self.data, step)
+        # `_end_epoch` goes to another step when the phase is over
         while state.place == place:
             # changes that are due since the last epoch, of which an interruption may have left some
             while state.due:
+                # `due` counts down: the change that is next is so many places from the end
                 yield from self._change(state, step.during[-state.due])
             if state.sizing:
                 yield from self._size(state)
@@ -201,11 +203,13 @@ class Loop:
                 raise StrategyError(
                     f"batch size {short_name(rule)!r} decides {size!r}; it must be a whole number of at least 1"
                 )
+            # `State.keep` drops what was measured, but no record is kept of this decision
             state.batch, state.measured = size, {}
             state.batch_readings = {name: finite(value) for name, value in readings.items()}
         state.sizing = False
 
     def _end_epoch(self, state: State, step: Train, trained: Trainer) -> Iterator[Record]:
+        # First what the epoch came to, as a record without a decision, which the criterion reads together with the history.
         network, measured, criterion = state.network, trained.validate(state), step.criterion or self.strategy.criterion
         readings, _ = yield from self._asked(state, criterion.measure, "criterion")
         mixing = mixing_weights(network)
@@ -228,6 +232,7 @@ class Loop:
             if step.competes and better(measured.valid, state.best):
                 state.best = shot or snapshot(network, measured.valid)
             state.fallback = shot or state.fallback
+        # Then the decision. The criterion is called also where the training diverged, so that its memory follows the history.
         state.memory, decision = self._decide(state, step, record, [])
         if measured.diverged:
             decision = self._diverged(state)
@@ -251,6 +256,7 @@ class Loop:
             # this phase has no finite network that could be pruned or judged: the repeat ends with the best one of the run
             place = state.place
             self._leave(state)
+            # Outside of a repeat the next step follows at once, and a network that diverged must not come to it.
             if len(place) == 1 and state.best is not None:
                 records.append(self._at(state).restore(state, state.best, kind="restore", why=decision.reason))
         elif ended:
@@ -308,7 +314,8 @@ class Loop:
             decision = Decision("continue", reason=f"{ended}, and no criterion says stop")
         changes: list[Record] = []
         if decision.next != "stop":
-            # first, as the record of the stage says why the search stops if every growth is refused
+            # Before the record of the stage is kept, which says why the search stops if every growth is refused. The criterion's
+            # choice is tried first, and the others in their order.
             chosen = proposals.pop(decision.what or 0)
             for morphism, proposal in (chosen, *proposals):
                 try:
@@ -322,6 +329,7 @@ class Loop:
             else:
                 decision = Decision("stop", reason="; ".join(["no proposed change can be made", *dict.fromkeys(refused)]))
         record = attrs.evolve(record, decision=decision.next, reason=decision.reason)
+        # Record, memory and position follow the growth without a yield, so that nobody commits one without the other.
         state.memory = memory
         state.keep(record)
         if decision.next == "stop":
@@ -342,6 +350,7 @@ class Loop:
         for place, morphism in enumerate(growth):
             propose = partial(morphism.propose, structure=structure)
             try:
+                # by its place, as a strategy may have two morphisms of one name
                 found, measured = yield from self._asked(state, propose, f"growth {place}")
                 proposals += [(morphism, attrs.evolve(p, evidence={**measured, **p.evidence})) for p in found]
             except (ChangeError, StructureError) as error:
@@ -378,6 +387,7 @@ class Loop:
         if step.grow or step.reset:
             growth = step.growth or self.strategy.growth
             if step.grow:
+                # What grows is proposed for the network without the removed candidates, although both are one change.
                 left = remove_from(state.network.structure, gone) if gone else state.network.structure
                 proposals, refused, compared = yield from self._proposals(state, growth, left)
                 evidence = {**evidence, **compared}
@@ -399,6 +409,7 @@ class Loop:
                 refused.insert(0, "no morphism proposes a change")
             if made is not None:
                 records.append(made)
+            # a growth that was made instead of a refused one leaves nothing to report
             if refused and (made is None or not grown_by(made)):
                 kept = Refused(**state.position, by=", ".join(map(short_name, growth)), why="; ".join(dict.fromkeys(refused)))
                 state.keep(kept)
@@ -428,6 +439,7 @@ class Loop:
             state.due, state.sizing = state.due - 1, True
         else:
             self._leave(state) if missed else self._next(state)
+            # after the next step was entered, which begins without a fallback
             state.fallback = shot
         yield from records
 

@@ -66,6 +66,7 @@ def asked(
             measured=state.measured.get(by, {}),
         )
         try:
+            # the same draws in each call, so that a part asks for the same values
             with seed("asked").as_global(trainer.device):
                 answer = question(context)
             _check_order(by, before, [*context.evidence])

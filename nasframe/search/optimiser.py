@@ -83,6 +83,7 @@ class Optimiser:
 
     def progress(self, epoch: int) -> float:
         """Return the share of a phase that is over at the beginning of an epoch; 1 if its length is not known."""
+        # 1, so that drop path, which grows with the progress, has its full rate in a phase without a length
         return min(epoch / self.epochs, 1.0) if self.epochs else 1.0
 
     def anneal(self, optimiser: Optimizer, epoch: int) -> None:

@@ -345,6 +345,7 @@ def pinned(plan: Plan) -> Plan:
 
 def remaining(plan: Plan, position: Position) -> Iterator[Step]:
     """Yield the steps from a position on, those of a repeat that has begun wholly."""
+    # a further turn of a repeat comes to the steps before the position again
     yield from walk(plan[position[0] :])
 
 
@@ -377,6 +378,7 @@ def enter(plan: Plan, position: Position, over: Over) -> Position:
 def following(plan: Plan, position: Position, over: Over) -> Position:
     """Return the position of the step to carry out after the one at a position."""
     *outer, index = position
+    # Within a turn, or at the outermost level, where the position behind the last step is the end of the plan.
     if not outer or index + 1 < len(_steps(plan, tuple(outer))):
         return enter(plan, (*outer, index + 1), over)
     # The last step of a turn: the next turn begins, or the repeat is left.
@@ -403,6 +405,7 @@ def leave(plan: Plan, position: Position, over: Over) -> Position:
 _ARCHITECTURE: Plan = (
     Restore(),
     Repeat(
+        # No turn if the best network is an architecture, and one if not, as `derive` decides all sites.
         until="decided",
         steps=(Change(prune=True, derive=True, restart=True), Train(phase="retune", competes=True), Restore()),
     ),
@@ -413,6 +416,7 @@ _ARCHITECTURE: Plan = (
 STAGE: Plan = (
     Repeat(
         steps=(
+            # Supernets do not compete here: their losses would be compared with those of pruned and tuned networks.
             Train(phase="search", parameters=("weights", "alphas")),
             Change(prune=True, restart=True),
             Train(phase="tune", competes=True),

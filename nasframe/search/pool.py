@@ -304,6 +304,7 @@ def _unpacked(data: bytes, plugins: Plugins) -> Trial:
 def _unpacked_result(data: bytes, device: str) -> Result:
     plain = _plain(data)
     tensors = {name: tensor.to(device) for name, tensor in safetensors.torch.load(data).items()}
+    # JSON has no tuples; the only list of a result is a tuple, the curve
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plain["fields"].items()
     }
@@ -311,6 +312,7 @@ def _unpacked_result(data: bytes, device: str) -> Result:
 
 
 def _with_tensors(tensors: Mapping[str, Tensor], plain: Any) -> bytes:
+    # safetensors refuses tensors that share memory, and takes metadata as text only
     values = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return safetensors.torch.save(values, {"plain": json.dumps(plain)})
 

@@ -71,6 +71,7 @@ def replay(
                 structure = edited(structure, gone, growths, Seed(record.seed)).structure
             case "remove":
                 gone = {Address(a): frozenset(ids) for a, ids in record.request.items()}
+                # whether mixing weights were folded makes no difference: that concerns tensors
                 structure = remove_candidates(structure, gone).structure
             case _:
                 structure = fold_gates(structure).structure

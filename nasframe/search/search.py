@@ -280,6 +280,7 @@ def _reached(criterion: GrowthCriterion, sizes: Mapping[str, Any]) -> Iterator[s
     # A criterion within `all_of` stops nothing alone, so that only `any_of` is looked into.
     for option, field in criterion.limits.items():
         size = sizes.get(field, {})  # there are none of updates and seconds before the search
+        # of a number for each cell type the least one: a limit holds when every type has reached it
         least = min(size.values(), default=0) if isinstance(size, Mapping) else size
         if least >= getattr(criterion, option) > 0:
             yield (
@@ -291,5 +292,6 @@ def _reached(criterion: GrowthCriterion, sizes: Mapping[str, Any]) -> Iterator[s
 def _such_as(what: str) -> str:
     """Return the installed criteria that declare that they can end it, for a message."""
     classes = [part for plugin in installed().found for part in plugin.parts if issubclass(part, GrowthCriterion)]
+    # A composed criterion has a property in the place of a constant, because it depends on its parts.
     names = sorted(part.name for part in classes if isinstance(part.ends, frozenset) and part.ends == {what})
     return f", such as {' or '.join(names)}" if names else ""

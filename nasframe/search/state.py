@@ -140,6 +140,7 @@ def go(state: State, strategy: Strategy, data: Data, place: Position) -> None:
         epochs = {(r.stage, r.phase) for r in state.history if isinstance(r, EpochEnded)}
         state.stage += (state.stage, phase) in epochs | {(r.stage, r.phase) for r in state.trials}
     state.enter(phase)
+    # A repeat at a level is around both positions in the same turn if they agree up to its turn; else a turn begins here.
     kept = [place[: 2 * level + 2] == state.place[: 2 * level + 2] for level in range(len(place) // 2)]
     state.turns = [state.turns[level] if same else len(state.lineage) for level, same in enumerate(kept)]
     state.place = place
@@ -152,6 +153,7 @@ def _check_turns(state: State, strategy: Strategy, place: Position) -> None:
         StrategyError: if the repeat would never end.
     """
     for level, began in enumerate(state.turns):
+        # The first 2 * level + 1 numbers of a position are that of the repeat, and the one after them is its turn.
         outer = 2 * level + 1
         repeat = at(strategy.plan, state.place[:outer])
         again = place[:outer] == state.place[:outer] and place[outer] != state.place[outer]
@@ -221,6 +223,7 @@ def _beginning(strategy: Strategy, data: Data, structure: Structure) -> State:
     network = placed(strategy, build(structure, Seed((strategy.seed, "initial")), relaxation=strategy.relaxation))
     # 0 if a rule decides it before the first step
     batch = strategy.batch if isinstance(strategy.batch, int) else 0
+    # From behind the last step, so that `go` enters the first one as it enters any other.
     state = State(network, trainer(strategy, data).optimisers(network), batch=batch, place=(len(strategy.plan),))
     go(state, strategy, data, enter(strategy.plan, (0,), state.over))
     state.keep(Started(**state.position, structure=structure.to_dict()))
@@ -306,6 +309,7 @@ def dump(state: State) -> tuple[str, dict[str, Tensor]]:
     for name in _SNAPSHOTS:
         shot: Snapshot | None = getattr(state, name)
         # the best network of the run is often that of the phase, too: it is written once
+        # By identity. The names are in the order of the alphabet, so that `n < name` are those that `load` has read before.
         twin = next((n for n in _SNAPSHOTS if n < name and shot is not None and getattr(state, n) is shot), None)
         kept[name] = twin or (shot and {"structure": shot.structure.to_dict(), "valid": shot.valid})
         if shot is not None and twin is None:
@@ -318,6 +322,7 @@ def dump(state: State) -> tuple[str, dict[str, Tensor]]:
         "training": state.network.training,
         "snapshots": kept,
     }
+    # clones, because safetensors refuses tensors that share memory
     return json.dumps(plain, allow_nan=False), {k: v.contiguous().clone() for k, v in flat.items()}
 
 
@@ -382,7 +387,7 @@ def load(
 
 
 def _placed(key: str, value: Tensor, parameter: nn.Parameter) -> Tensor:
-    # torch counts an optimiser's steps on the CPU, wherever the parameter is
+    # torch counts an optimiser's steps on the CPU, wherever the parameter is. Copies, because it writes into a state in place.
     return value.clone() if key == "step" else value.to(parameter.device, copy=True)
 
 

@@ -49,6 +49,7 @@ def suggestions(network: Network, space: Space) -> tuple[tuple[int, ...], ...]:
         found.append(derived(without))
         for site, number in enumerate(without):
             more = (*without[:site], number + 1, *without[site + 1 :])
+            # one candidate is left at each site
             if number + 1 < len(ordered[site][0]) and more not in known:
                 known.add(more)
                 heapq.heappush(heap, priority(more))

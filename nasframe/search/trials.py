@@ -126,6 +126,7 @@ class TrialRunner:
 
     def _arrived(self, number: int, outcome: Outcome) -> TrialArrived:
         """Keep a result until the architect has received those before it."""
+        # The weights are kept apart, because they are written once, and the rest of the outcome with each commit.
         self.trials.arrived[number] = attrs.evolve(outcome, tensors={})
         if outcome.tensors:
             self.trials.weights[number] = TrialWeights.of(dict(outcome.tensors))
@@ -175,9 +176,11 @@ class TrialRunner:
             affords = not trials.requested or self.strategy.criterion.affords(spent, clock)
             if not affords and trials.pending:
                 break
+            # before the request, because weights that were not needed then are dropped already
             number, needed = trials.requested, self.architect.needs(trials.memory.copy())
             memory, request = self.architect.ask(self.space, trials.memory.copy(), number, self.seed("ask", number))
             if not affords:
+                # The request is not carried out, and the memory stays: it only shows whether the architect would have gone on.
                 cut = request is not None
                 break
             trials.memory = self._kept(memory)
@@ -186,6 +189,7 @@ class TrialRunner:
             trials.pending[number] = self._checked(request, number, needed)
             trials.requested += 1
         best = self._best()
+        # The weights of the best trial become the network of the run when the step ends.
         kept = {*self.architect.needs(trials.memory.copy()), *trials.arrived, *(p.parent for p in trials.pending.values())}
         kept |= set() if best is None else {best.number}
         trials.weights = {number: weights for number, weights in sorted(trials.weights.items()) if number in kept}
