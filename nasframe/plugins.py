@@ -231,6 +231,7 @@ class Plugins:
         by_name: dict[str, list[tuple[type[Part] | None, Plugin]]] = {}
         for plugin in self.found:
             for part in plugin.entries:
+                # a set, because a distribution, its plugin and a part of it may have the same name
                 for key in {plugin.distribution, plugin.name, part.name if part else plugin.name}:
                     by_name.setdefault(key, []).append((part, plugin))
         if name not in by_name:
@@ -298,8 +299,10 @@ def construct(cls: type, what: str, values: Mapping[str, Any], plugins: Plugins)
     missing = [f.name for f in fields.values() if f.default is attrs.NOTHING and f.name not in values]
     if missing:
         raise StrategyError(f"{what} lacks {', '.join(missing)}, which must be given")
+    # from the inside to the outside: a part within this one is made first, and an error names the innermost
     arguments = {k: from_plain(v, plugins.make, _kind(fields[k], v)) for k, v in values.items()}
     try:
+        # Validators raise ValueError, and code that a wrong type reaches raises TypeError; the message names the part.
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise StrategyError(f"{what} cannot be made: {error.args[0] if error.args else error}") from error
@@ -313,6 +316,7 @@ def _kind(field: attrs.Attribute[Any], value: Any) -> Any:
 
 def _check_shape(what: str, field: attrs.Attribute[Any], value: Any) -> None:
     """Refuse one part in the place of a list of parts, and a list in the place of one: [x] and [[x]] of TOML are easily confused."""
+    # The type is a text in modules with postponed annotations, and otherwise a class, which as text begins in the same way.
     several, key = str(field.type).startswith("tuple"), field.name
     if several and not isinstance(value, list | tuple):
         hint = f"[[{key}]], not [{key}]" if isinstance(value, Mapping) else f"{key} = [{json.dumps(value, default=str)}]"
@@ -336,6 +340,7 @@ def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = 
     # the order of installation must not decide anything
     ordered = sorted(points, key=lambda p: (_distribution(p), p.name))
     without = set(without)
+    # A misspelt name would leave nothing out without a word.
     unknown = without - {p.name for p in ordered}
     if unknown:
         names = ", ".join(p.name for p in ordered)
@@ -376,6 +381,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
                 raise
             except BaseException as error:  # SystemExit, too: a plugin may not end the process
                 raise PluginError(f"its import failed with {type(error).__name__}: {error}") from error
+            # Two entry points may name one module, or two modules of one name, of which Python finds the first.
             if name := manager.get_name(loaded):
                 raise PluginError(
                     f"it imports the module {point.module!r}, which {name} has registered: rename the module of one of them"
@@ -383,6 +389,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> Plugin:
             manager.register(loaded, name=f"{plugin.distribution}:{plugin.name}")
             # From here on the manager knows the module, and has to forget it again if it is refused.
             module = loaded
+            # pluggy ignores an implementation of an unknown hook, such as a misspelt one, unless this is called
             manager.check_pending()
             contract = _contract(_results(module, manager, "nasframe_contract"))
             parts = _parts(_results(module, manager, "nasframe_parts"))
@@ -423,6 +430,7 @@ def _check_process(before: Mapping[str, Any]) -> None:
 
 def _restore(before: Mapping[str, Any]) -> None:
     if before != _process():
+        # in the order of `_process`
         dtype, device, gradients, threads, directory = before.values()
         torch.set_default_dtype(dtype)
         # None, because a default device, even "cpu", makes every call of torch slower
@@ -433,6 +441,7 @@ def _restore(before: Mapping[str, Any]) -> None:
 
 
 def _misfit(error: pluggy.PluginValidationError) -> str:
+    # pluggy's messages have several lines
     text = " ".join(str(error).split())
     return f"{text}. The hooks of this version are {', '.join(HOOKS)}, without arguments: rename or update the hook"
 
@@ -441,6 +450,7 @@ def _contract(given: list[Any]) -> str | None:
     """Return the declared version, if this version of nasframe works with it."""
     if not given:
         return None
+    # the results of one plugin's hook: at most one
     known, (text, *_) = ".".join(map(str, CONTRACT)), given
     if not isinstance(text, str) or not re.fullmatch(r"\d+\.\d+", text):
         raise PluginError(f'nasframe_contract returns {text!r}; it must be "MAJOR.MINOR", as in "{known}"')
@@ -457,12 +467,14 @@ def _results(module: Any, manager: pluggy.PluginManager, hook: str) -> list[Any]
     """Return the results of a hook of this plugin alone: an empty list if it does not implement the hook."""
     # pluggy calls all implementations of a hook at once, and an error would not say whose it is
     others = [p for p in manager.get_plugins() if p is not module]
+    # The plugins that are given are those that are not called.
     return manager.subset_hook_caller(hook, others)()
 
 
 def _examples(module: Any, manager: pluggy.PluginManager) -> Examples | None:
     """Return the examples of the hook or of the plugin's submodule `examples`; None if it has neither."""
     found: list[Examples] = _results(module, manager, "nasframe_examples")
+    # Only a package has submodules; for a single file `find_spec` would raise an error.
     if not found and hasattr(module, "__path__") and find_spec(f"{module.__name__}.examples") is not None:
         found = [import_module(f"{module.__name__}.examples").examples()]
     return found[0] if found else None
@@ -482,6 +494,7 @@ def _parts(given: list[Any]) -> tuple[type[Part], ...]:
 
 
 def _check_part(part: Any) -> None:
+    # Everything that would otherwise fail in the middle of a search, when the part is first made or looked up.
     if not isinstance(part, type) or not any(issubclass(part, interface) for interface in KINDS.values()):
         raise PluginError(f"{part!r} is not a part: it must be a class with one of the interfaces {', '.join(KINDS)}")
     name: Any = getattr(part, "name", None)

@@ -32,6 +32,7 @@ def _finite_sites(mixing: Mapping[str, Mapping[str, float]]) -> dict[str, Mappin
     return {address: weights for address, weights in mixing.items() if all(map(math.isfinite, weights.values()))}
 
 
+# Keyword-only, so that required fields may follow those with a default, as in `Changed`.
 @attrs.frozen(kw_only=True)
 class Record:
     """The position in a run at which something happened.
@@ -59,6 +60,7 @@ class Record:
 class Stepped(Record):
     """One update of the weights; `samples` of the epoch's `size` examples have been used."""
 
+    # Without a journal: there are many more steps than epochs, and nothing that is decided reads them.
     kind: ClassVar[str] = "step"
 
     samples: int
@@ -76,6 +78,7 @@ class Measured(Record):
         value: the number; None for a tensor, or if it is not finite; of several values that were measured together, their number.
     """
 
+    # Without a journal: the value is in the state, and becomes evidence of the change that it decides.
     kind: ClassVar[str] = "measured"
 
     by: str
@@ -185,6 +188,7 @@ class Alternative:
     valid: float | None = attrs.field(default=None, converter=finite)
 
 
+# JSON has lists only. These converters make tuples of them, so that a record that is read equals the one that was written.
 def _alternatives(values: Any) -> tuple[Alternative, ...]:
     return tuple(value if isinstance(value, Alternative) else Alternative(**value) for value in values)
 
@@ -358,6 +362,7 @@ JOURNALS = ("history", "lineage", "trials", "evaluations")
 
 def to_json(record: Record) -> str:
     """Return the record as one line of JSON."""
+    # `request`, `claim` and `added` have no converters: a number in them that is not finite is an error here, not in a reader.
     return json.dumps({"kind": record.kind, **attrs.asdict(record)}, allow_nan=False)
 
 
@@ -370,5 +375,6 @@ def from_json(text: str) -> Record:
     try:
         values = json.loads(text)
         return KINDS[values.pop("kind")](**values)
+    # JSON that is no object, an unknown kind, a field too many or too few, or brackets that are nested too deeply.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{text[:80]!r} is not a record of a run ({type(error).__name__}: {error})") from error

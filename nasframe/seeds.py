@@ -56,6 +56,7 @@ class Seed:
         """
         device = torch.device(device)
         others = [device] if device.type != "cpu" else []
+        # The generator of the CPU is saved in any case. Without other devices, "cuda" is a name that torch knows and does not use.
         with torch.random.fork_rng(devices=others, device_type=device.type if others else "cuda"):
             # torch.manual_seed would also queue a call, with its stack, for every kind of device that is not in use
             torch.default_generator.manual_seed(self.number())

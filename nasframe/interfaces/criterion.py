@@ -148,6 +148,7 @@ class _Composed(GrowthCriterion):
     def decide(self, state: Any, history: Sequence[Record], proposals: Sequence[Proposal]) -> tuple[Any, Decision]:
         """Return the states of the parts, and for each question the chosen answer of those that answer it."""
         states, decisions = [], []
+        # Every part is called in any case, as its state follows the history.
         for part, old in zip(self.parts, state or [None] * len(self.parts), strict=True):
             new, decision = part.decide(old, history, proposals)
             states.append(new)
@@ -163,6 +164,7 @@ class _Composed(GrowthCriterion):
         """Return the parts' answer, of which False is the stronger one, as "stop" is."""
         return not self.choose(not part.affords(updates, clock) for part in self.parts)
 
+    # A built-in function is no method: `self.choose(...)` does not pass `self` to it.
     #: chooses one of the decisions that answer a question: `max` or `min`
     choose: ClassVar[Callable[..., Decision]]
 

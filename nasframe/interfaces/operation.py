@@ -101,5 +101,6 @@ class Operation(Part):
             *shapes: the shapes of its inputs.
             **sizes: the sizes that `build` receives.
         """
+        # parameters with shapes and without values: no memory is needed, and no random number is drawn
         with torch.device("meta"):
             return cost(self.build(**sizes), *shapes)

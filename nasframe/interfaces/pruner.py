@@ -93,7 +93,9 @@ def all_but_strongest(
             weights = mixing[address].tolist() if address in mixing else [1.0]
             pairs = list(zip(weights, site.candidates, strict=True))
             zeros += [(weight, candidate) for weight, candidate in pairs if candidate.operation.zero]
+            # Sorting is stable, so that of equal weights the earlier candidate comes first.
             others = sorted((p for p in pairs if not p[1].operation.zero), key=lambda pair: -pair[0])
+            # The best operation of each site has rank 0 and comes first; all others compete by their weights alone.
             ranked += [((min(rank, 1), -weight), c) for rank, (weight, c) in enumerate(others[: 1 if distinct else None])]
         strongest = [c for _, c in sorted(ranked, key=lambda item: item[0])[:keep]]
         kept = {c.id for c in strongest or [max(zeros, key=lambda pair: pair[0])[1]]}
