@@ -181,6 +181,7 @@ OPERATIONS: dict[str, tuple[Tensor, nn.Module, list[int]]] = {
     "one slope": (images(), net(lambda x, a, p, b: b(p(a(x))), conv(3, 4), nn.PReLU(), conv(4, 2)), [4]),
     "glu": (rows(), net(lambda x, a, b: b(F.glu(a(x))), nn.Linear(5, 8), nn.Linear(4, 2)), [4]),
     "slices": (rows(), net(lambda x, a, b: b(a(x)[:, :2] * a(x)[:, 4:]), nn.Linear(5, 6), nn.Linear(2, 2)), [2, 2]),
+    "a slice from before the start": (rows(), net(lambda x, a, b: b(a(x)[:, -9:2]), nn.Linear(5, 6), nn.Linear(2, 2)), [2, 4]),
     "slices in steps": (
         rows(), net(lambda x, a, b: b(torch.stack([-a(x)[:, 1::2], a(x)[:, ::2]], -1).flatten(-2)), nn.Linear(5, 6), nn.Linear(6, 2)),
         [3],

@@ -34,8 +34,10 @@ def view(trace: Trace, input: Value) -> Value:
     """Couple a reshape. A parameter stays one as long as only axes of size 1 come or go."""
     shape = trace.output.shape
     axes = reshape(input.axes, shape, trace.where)
+    # Larger axes were divided or joined, so that none of them is an axis of the parameter any more.
     if [n for n in input.shape if n > 1] != [n for n in shape if n > 1]:
         return Value(axes)
+    # Larger axes keep their order. Those of size 1 are found by identity, as `reshape` may have put them elsewhere.
     large = iter(source for source, size in zip(input.source, input.shape, strict=True) if size > 1)
     small = {axis.find(): source for axis, source in zip(input.axes, input.source, strict=True) if axis.size == 1}
     return Value(axes, [next(large) if axis.size > 1 else small.get(axis.find()) for axis in axes])
@@ -113,6 +115,7 @@ def broadcast_tensors(trace: Trace, tensors: list[Value]) -> list[Value]:
 
 def _expanded(trace: Trace, value: Value, shape: Sequence[int]) -> Value:
     axes, source = list[Axis](), list[Source | None]()
+    # Axes are aligned from the last one: a negative k is an axis that is added in front.
     for k, size in enumerate(shape, start=len(value.axes) - len(shape)):
         kept = k >= 0 and value.axes[k].size == size
         if k >= 0 and not kept:
@@ -144,6 +147,7 @@ def repeat_interleave(trace: Trace, input: Value, repeats: int, dim: int | None)
 @register_rule("cat", "concat", "concatenate")
 def cat(trace: Trace, tensors: list[Value], dim: int = 0) -> Value:
     """Couple a concatenation: a sum along one axis, the same units along all others."""
+    # torch accepts an empty tensor of one axis beside tensors of any rank.
     tensors = [tensor for tensor in tensors if tensor.shape != (0,)]
     dim %= len(tensors[0].axes)
     axes = list(tensors[0].axes)
@@ -166,6 +170,7 @@ def stack(trace: Trace, tensors: list[Value], dim: int = 0) -> Value:
 
 def pieces(trace: Trace, input: Value, sizes: Sequence[int], dim: int) -> list[Value]:
     """Return the consecutive pieces of a value along an axis, which becomes their sum."""
+    # Nothing is divided, and a sum with one summand would be the axis itself.
     if len(sizes) == 1:
         return [input]
     axis, parts = input.axes[dim], [Axis(size) for size in sizes]
@@ -190,9 +195,11 @@ def slice_(trace: Trace, input: Value, dim: int = 0, start: int | None = None, e
     size, before = trace.output.shape[dim], input.axes[dim].size
     if size == before:
         return input
+    # As Python does: a negative start is counted from the end, and a start outside of the axis is its nearer end.
     start = start or 0
-    first = min(start + before if start < 0 else start, before)
+    first = min(max(start + before, 0) if start < 0 else start, before)
     if step > 1:
+        # Only every step-th entry of whole steps, from the first step on, is a factor of the axis.
         if before % step or first >= step or size != before // step:
             trace.freeze(input.axes[dim], "it is taken in steps")
             return input.replace(dim, Axis(size, frozen=f"it is taken in steps at {trace.where}"))
@@ -203,6 +210,7 @@ def slice_(trace: Trace, input: Value, dim: int = 0, start: int | None = None, e
     if not size:
         trace.freeze(input.axes[dim], "an empty slice is taken")
         return input.replace(dim, Axis(0))
+    # The axis becomes the sum of at most three pieces, of which the slice is the one after `first` entries.
     return pieces(trace, input, [n for n in sizes if n], dim)[1 if first else 0]
 
 
@@ -226,6 +234,7 @@ def index(trace: Trace, input: Value, indices: Sequence[Value | None]) -> Value:
     taken = [k for k, i in enumerate(indices) if i is not None]
     for k in taken:
         trace.freeze(input.axes[k], "its entries are taken by an index")
+    # From here on as NumPy's advanced indexing: the indices are broadcast, and their axes replace those that they index.
     kept = [k for k in range(len(input.axes)) if k not in taken]
     # Adjacent indices leave their axes in place; others move them to the front.
     front = taken[0] if taken == list(range(taken[0], taken[-1] + 1)) else 0
@@ -266,6 +275,7 @@ def entries(trace: Trace, input: Value, dim: int | None = None, dims: Sequence[i
 def glu(trace: Trace, input: Value, dim: int = -1) -> Value:
     """Couple the two halves, of which one gates the other."""
     half = input.axes[dim].size // 2
+    # The weight before it has rows (value + gate), and both halves get the same units.
     value, gate = pieces(trace, input, (half, half), dim)
     trace.unify(value.axes[dim], gate.axes[dim])
     return value
@@ -275,6 +285,7 @@ def glu(trace: Trace, input: Value, dim: int = -1) -> Value:
 def pad(trace: Trace, input: Value, pad: Sequence[int], mode: str = "constant") -> Value:
     """Couple padding by a constant: an axis is the sum of new entries and the old axis."""
     value = input
+    # F.pad lists the last axis first, with the entries before and after it.
     for k, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
         if before == after == 0:
             continue
