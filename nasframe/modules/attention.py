@@ -62,10 +62,13 @@ def scores(coupling: Coupling) -> Scores:
             if operation(node) != "scaled_dot_product_attention":
                 continue
             traced = [_rows(coupling, program, side) for side in node.args[:2]]
+            # Both or none: a root that multiplies the queries of an attention whose keys are unknown could not be accounted
+            # for.
             if None in traced:
                 continue
             for rows, of in zip(found, traced, strict=True):
                 for name, mask in (of or {}).items():
+                    # One weight may compute the queries of several attentions, and each of the two graphs is read.
                     rows[name] = rows[name] | mask if name in rows else mask
     return Scores(*found)
 
@@ -78,6 +81,8 @@ def _rows(coupling: Coupling, program: ExportedProgram, node: Node) -> dict[str,
         node = node.all_input_nodes[0]
     if operation(node) != "linear":
         return None
+    # The weight and the bias. One that the code computes from something else has no name, and then nothing is known of its
+    # rows.
     held = [program.graph_signature.inputs_to_parameters.get(p.name) for p in node.args[1:] if isinstance(p, Node)]
     output = node.meta["val"]
     # the same moves of the numbers of the features show which of them arrive
@@ -98,6 +103,7 @@ def growing(coupling: Coupling) -> Coupling:
     def computed(atom: Axis, by: Rows) -> bool:
         return any(atom in coupling.axes[name][0].atoms() for name in by)
 
+    # A row that computes a query and a key alike would multiply both by the root, and their product by its square.
     both = any(bool((mask & rows.keys[name]).any()) for name, mask in rows.queries.items() if name in rows.keys)
     free = {a for a in coupling.scaled if computed(a, rows.queries) and computed(a, rows.keys)} if not both else set()
     contracted = {atom: where for atom, where in coupling.contracted.items() if atom not in free}
@@ -123,6 +129,7 @@ def rescaled(coupling: Coupling, plan: Plan, entries: Mapping[str, Take]) -> dic
         # the row of which each row is a copy, or would be if new units were copies of the first one
         copied = {**plan, atom: Units.copied(units.index.clamp(min=0))}
         unshared = takes(coupling, copied)
+        # The shares of this atom alone: those of others belong to the columns of what consumes them, which `takes` has done.
         shares = {**{a: Units.copied(u.index) for a, u in plan.items()}, atom: units}
         for name in (n for n in {**rows.queries, **rows.keys} if atom in coupling.axes[n][0].atoms()):
             axis, tensor, entry = coupling.axes[name][0], coupling.tensors[name], result[name]
@@ -133,6 +140,7 @@ def rescaled(coupling: Coupling, plan: Plan, entries: Mapping[str, Take]) -> dic
             )
             index = entry.index[0]
             assert index is not None
+            # Fresh entries of the keys become zeros: the new summands of q k^T are then zero, whatever the new queries are.
             index = torch.where(key.to(index.device) & (index < 0), ZERO, index)
             column = [-1, *[1] * (tensor.dim() - 1)]
             value = entry.value * torch.where(query, root * share, 1.0).view(column).to(tensor)

@@ -182,12 +182,14 @@ def unify(a: Axis, b: Axis, where: str) -> None:
         return
     if a.size != b.size:
         raise AxisError(f"axes of {a.size} and {b.size} entries meet at {where}")
+    # From here on `a` is the atom, if one of them is.
     if a.form is not None and b.form is None:
         a, b = b, a
     if a.form is None and a in b.atoms():
         # All parts of an expression are smaller than the whole, but for a product with factors of size 1: those may not grow.
         _freeze((atom for atom in b.atoms() if atom is not a), f"it has the size 1 at {where}")
     elif a.form is None:
+        # `become` also hands the marks of `a` on to the atoms of `b`.
         a.become("=", (b,))
     elif a.form == b.form == "*":
         _unify_products(a, b, where)
@@ -209,6 +211,7 @@ def _unify_products(a: Axis, b: Axis, where: str) -> None:
 
     Factors of size 1 are unified with those at the same place, and frozen if there are not as many.
     """
+    # Both lists have the same product, so that they end together.
     left, right = a.factors(), b.factors()
     while left or right:
         ones = _leading_ones(left), _leading_ones(right)
@@ -221,6 +224,7 @@ def _unify_products(a: Axis, b: Axis, where: str) -> None:
             break
         x, y = left.pop(0), right.pop(0)
         if x.size < y.size:
+            # The larger one is x, and its list is `left`, to which goes back what is left of it.
             x, y, left, right = y, x, right, left
         if x.size == y.size:
             unify(x, y, where)
@@ -229,6 +233,7 @@ def _unify_products(a: Axis, b: Axis, where: str) -> None:
             unify(first, y, where)
             left.insert(0, rest)
         else:
+            # Neither size divides the other. What lies up to the next place where both products agree is frozen.
             xs, ys = [x], [y]
             while (more := prod(y.size for y in ys) - prod(x.size for x in xs)) != 0:
                 (xs if more > 0 else ys).append((left if more > 0 else right).pop(0))
@@ -250,6 +255,7 @@ def _unify_sums(a: Axis, b: Axis, where: str) -> None:
     while left and right:
         x, y = left.pop(0), right.pop(0)
         if x.size < y.size:
+            # As for products: the larger one is x, and its rest goes back to its list.
             x, y, left, right = y, x, right, left
         if x.size == y.size:
             unify(x, y, where)
@@ -274,6 +280,7 @@ def _distribute(summed: Axis, multiplied: Axis, where: str) -> None:
         return unify(summed, first, where)
     rest = flattened(others)
     counts, groups, group = [], [], list[Axis]()
+    # Summands are collected until they fill whole multiples of the other factors.
     for summand in summed.summands():
         group.append(summand)
         size = sum(axis.size for axis in group)
@@ -281,6 +288,7 @@ def _distribute(summed: Axis, multiplied: Axis, where: str) -> None:
             counts.append(size // rest.size)
             groups.append(group)
             group = []
+    # A single group would be the whole sum once more, and be distributed without end.
     if group or len(groups) == 1:
         return _freeze((summed, multiplied), f"a reshape and a concatenation that do not fit meet at {where}")
     pieces = [Axis(n, frozen=f"it counts the pieces of a concatenation at {where}" if n == 1 else None) for n in counts]
@@ -292,6 +300,7 @@ def _distribute(summed: Axis, multiplied: Axis, where: str) -> None:
 
 def divide(axis: Axis, first: int, where: str) -> tuple[Axis, Axis]:
     """Return the factors (first, rest) of an axis whose size is a multiple of `first`."""
+    # `product` leaves out a factor of size 1, so that the axis then is the other factor, and the 1 is not a part of it.
     factors = (Axis(first), Axis(axis.size // first))
     unify(axis, product(factors), where)
     return factors
@@ -308,6 +317,8 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis
         shape: the sizes after.
         where: the place in the user's code, for the reason if no unit is kept whole.
     """
+    # `left` are the factors before that are not used yet, `todo` the sizes after, and `new` the axes of size 1 that have no
+    # counterpart before. They wait for the axis that follows.
     left = [factor for axis in axes for factor in axis.factors() or [axis.find()]]
     todo = list(shape)
     after, new = list[Axis](), list[Axis]()
@@ -320,10 +331,12 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis
             continue
         need, taken = size, _leading_ones(left)
         if new:
+            # The next factor f becomes (new * f), so that it grows with what was an axis of size 1.
             rest = Axis(left[0].size)
             unify(left[0], flattened([*new, rest]), where)
             left[:1] = rest.factors()
             new.clear()
+        # Take whole factors until the size is reached. The last one is divided if a part of it is enough.
         while need > 1:
             factor = left.pop(0)
             if factor.size > need and factor.size % need == 0:
@@ -334,6 +347,7 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis
                 break
             need //= factor.size
         else:
+            # No `break`: the size was reached without cutting a unit.
             after.append(flattened(taken))
             continue
         # No unit is kept whole up to the next place where the axes before and after end together.
@@ -347,6 +361,7 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int], where: str) -> list[Axis
         _freeze(taken, reason)
         after.extend(Axis(n, frozen=reason) for n in sizes)
     _freeze(new, f"it is added with the size 1 at {where}")
+    # Only factors of size 1 are left, as the products agree. They belong to the last axis.
     if left and after:
         after[-1] = flattened([after[-1], *left])
     return after

@@ -105,6 +105,7 @@ class Calls:
         inside = self._model.get_submodule(module)
         for name, _ in (*inside.named_parameters(module), *inside.named_buffers(module)):
             first = self._first.get(name, name)
+            # A tied parameter may be read in the calls of each module that has it.
             owners = {alias.rpartition(".")[0] for alias in self._aliases.get(first, ())}
             for node in self._readers.get(first, ()):
                 if not owners & {path for _, (path, _) in stack(node)}:
@@ -117,6 +118,7 @@ class Calls:
         """Return the name of the parameter of a module, or of its parts, that a placeholder holds; None if it holds none."""
         name = program.graph_signature.inputs_to_parameters.get(node.name)
         names = self._aliases.get(self._first.get(name, name), {name}) if name else ()
+        # Sorted, because sets of strings have another order in every process.
         return next((n for n in sorted(names) if not module or n.startswith(f"{module}.")), None)
 
 
@@ -165,6 +167,7 @@ def argument(node: Node, name: str, default: object = None) -> object:
     assert isinstance(node.target, OpOverload)
     for position, expected in enumerate(node.target._schema.arguments):
         if expected.name == name:
+            # A graph may leave out the arguments that have their defaults.
             if position < len(node.args):
                 return node.args[position]
             return node.kwargs.get(name, expected.default_value if expected.has_default_value() else default)

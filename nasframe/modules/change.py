@@ -103,6 +103,7 @@ class ModuleChange:
         )
         kept = tuple(e for e in rewrite.edits if not (isinstance(e, SetNumber) and (e.module, e.attribute) in set_before))
         questions = tuple(q for q in rewrite.questions if (q.module, q.attribute) not in set_before)
+        # What the change back has worked out for these numbers, or asks about them, is dropped.
         rewrite = attrs.evolve(rewrite, edits=(*kept, *restored), questions=questions)
         return make(self.model, self.undo.morphism, self.undo.at, rewrite, self.example, seed=self.seed)
 
@@ -161,12 +162,14 @@ class ModuleChange:
             entry = self.map.get(name)
             source = before.get(entry.source if isinstance(entry, Take) else name) if not isinstance(entry, Set) else None
             old = "new" if source is None else str(tuple(source.shape))
+            # New tensors and those with another shape only: a change leaves most of a model as it is.
             if old != str(tuple(tensor.shape)):
                 lines.append(f"  {name}: {old} -> {tuple(tensor.shape)}")
         lines += [f"  {old}* -> {new}*{' (copied)' if copied else ''}" for old, new, copied in _renamed(self.map)]
         for edit in self.edits:
             if isinstance(edit, SetNumber) and not any(name.startswith("_") for name in edit.attribute.split(".")):
                 held = attrgetter(edit.attribute)(self.parent.get_submodule(edit.module))
+                # The model itself has the name "", which would leave a dot in front of the attribute.
                 lines.append(f"  {edit.module}.{edit.attribute}: {held} -> {edit.value}".replace("  .", "  "))
         count = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (self.parent, self.model)]
         lines.append(f"  parameters: {' -> '.join(count)}")
@@ -185,6 +188,7 @@ def _renamed(entries: Map) -> list[tuple[str, str, bool]]:
         if not isinstance(entry, Take) or entry.source == name:
             continue
         old, new = entry.source.split("."), name.split(".")
+        # What both names end with is the tensor within its module. What is before it names the module that moved.
         while old and new and old[-1] == new[-1]:
             old.pop()
             new.pop()
@@ -206,6 +210,8 @@ def _equal_copies(entries: Map) -> bool:
                 continue
             found = True
             for factor in (entry.value, entry.gradient, entry.offset):
+                # Factors are broadcast, so that their axes are counted from the last one. A factor without this axis is equal
+                # for all.
                 dim = axis - len(entry.index) + (factor.dim() if isinstance(factor, Tensor) else 0)
                 if not isinstance(factor, Tensor) or dim < 0 or factor.shape[dim] == 1:
                     continue
@@ -214,6 +220,7 @@ def _equal_copies(entries: Map) -> bool:
                 )
                 # each entry against the first one of the same unit
                 same = factor == factor.index_select(dim, first[unit].to(factor.device))
+                # New entries are no copies: their factors mean nothing.
                 old = (index >= 0).to(factor.device).view([-1 if d == dim else 1 for d in range(factor.dim())])
                 if not bool((same | ~old).all()):
                     return False
@@ -288,7 +295,9 @@ def make(
     Raises:
         ChangeError: if the change is refused, with the reason. The model is as it was.
     """
+    # Checked here, too: `ModuleChange.undone` and others make a rewrite without `grow`.
     refuse_unsupported(model)
+    # Everything that can be refused without a copy of the model is refused first.
     edits = answered(model, rewrite.edits, rewrite.questions, numbers or {})
     _refuse_held_elsewhere(model, edits)
     missing = [e.name for e in edits if isinstance(e, Resize) and e.name not in rewrite.map]
@@ -296,6 +305,7 @@ def make(
         raise ChangeError(f"{short_name(morphism)} resizes {', '.join(missing)} without an entry of its map that fills them")
     child = changed_copy(model, edits, rewrite.map, Seed((seed, "values")))
     given = Example.of(example)
+    # Whether some changes are exact depends on the values: those have a second claim, which holds if the first one does not.
     claim = rewrite.claim
     try:
         measured = distances(model, child, given, claim)
@@ -309,6 +319,7 @@ def make(
             f"{', '.join(unused)} would never be called, and so never learn: the code of the model runs its modules in another way than "
             "in the order of their container, for example by number; a number that it keeps can be given as numbers={...}"
         )
+    # `follow` needs an entry for each parameter that is the parent's, also for those that the change does not touch.
     full = complete(rewrite.map, model, child)
     return ModuleChange(child, model, morphism, at, claim, full, measured, edits, seed, given, rewrite.undo)
 
@@ -331,6 +342,7 @@ def _copied(model: nn.Module) -> nn.Module:
             f"the model cannot be copied ({error}); tensors with a gradient function in its attributes, locks and open files are the "
             "usual reasons: remove them before the change"
         ) from error
+    # `deepcopy` of a parameter copies its values, and not the attributes that were set on it.
     for old, new in zip(model.parameters(), child.parameters(), strict=True):
         vars(new).update(vars(old))
     return child
@@ -370,6 +382,7 @@ def answered(
                 f"code (it could be {readings}); write numbers={{{question.attribute!r}: ...}}"
             )
     kept = tuple(e for e in edits if not (isinstance(e, SetNumber) and (e.module, e.attribute) in given))
+    # First, as their names are those of the parent: an edit that inserts a block gives the blocks after it other names.
     return (*given.values(), *kept)
 
 
@@ -388,6 +401,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise ChangeError("the model is a ScriptModule, whose code cannot be changed; change the model that was scripted")
+    # torch.compile() returns a module that keeps the model under this name.
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
         raise ChangeError(
             "the model is the result of torch.compile(); change the model that was compiled, and compile the child: "
@@ -395,6 +409,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         )
     for name, module in model.named_modules():
         where = name or "the model"
+        # By name, so that the packages for distributed training are not imported for those who do not use them.
         if type(module).__name__ == "FullyShardedDataParallel" or _sharded(module):
             raise ChangeError(
                 f"{where} is sharded by FSDP, so that no process has its tensors; change the model before it is sharded"
@@ -419,6 +434,7 @@ def refuse_unsupported(model: nn.Module) -> None:
             raise ChangeError(
                 f"{name} has hooks, which the child would lose; remove them, and add them to the child after the change"
             )
+        # eps is 1.2e-7 for float32, 9.8e-4 for float16 and 7.8e-3 for bfloat16, and `tolerance` allows 256 times as much.
         if tensor.is_floating_point() and torch.finfo(tensor.dtype).eps > 1e-4:
             raise ChangeError(
                 f"{name} has the dtype {tensor.dtype}, in which rounding is so large that a wrong change would pass as exact; keep the "
@@ -436,6 +452,7 @@ def _added(edits: Iterable[ModuleEdit]) -> Iterator[str]:
         if isinstance(edit, Insert):
             yield f"{edit.container}.{edit.name}" if edit.container else edit.name
         elif isinstance(edit, Replace | Beside | Stack):
+            # The old module becomes part 0 of what takes its place; the parts after it are new.
             last = 1 if isinstance(edit, Beside) else len(edit.layers)
             yield from (f"{edit.module}.{n}" if edit.module else str(n) for n in range(1, last + 1))
 
@@ -461,11 +478,14 @@ def _never_called(model: nn.Module, names: Iterable[str], example: Example) -> l
 def _refuse_held_elsewhere(model: nn.Module, edits: Iterable[ModuleEdit]) -> None:
     """Refuse a change of tensors and modules that plain attributes also refer to, because those would keep the old ones."""
     tensors = named_tensors(model)
+    # By storage, so that views and detached tensors are found as well.
     storages = {t.untyped_storage()._cdata: name for name, t in tensors.items() if t.numel()}
     resized = {id(tensors[e.name]) for e in edits if isinstance(e, Resize) and e.name in tensors}
     replaced = {id(model.get_submodule(e.module)) for e in edits if isinstance(e, Replace | Beside | Stack | Unwrap)}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
+            # These follow by themselves: an edit replaces their entries, and recurrent layers renew their list when a weight is
+            # set.
             if attribute in ("_parameters", "_buffers", "_modules") or (
                 attribute == "_flat_weights" and isinstance(module, nn.RNNBase)
             ):

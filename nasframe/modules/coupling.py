@@ -99,6 +99,7 @@ def couple(
     held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     tensors = {name: held[name] for name in aliases}
     trace = Trace(tensors, names)
+    # A tensor below "parametrizations" is not the weight, but what the weight is computed from.
     for name, axes in trace.axes.items():
         module, parametrised, rest = name.partition("parametrizations.")
         if parametrised:
@@ -110,10 +111,13 @@ def couple(
         exported, calls, depends = _export(model, example, training)
         _read(trace, exported, calls)
         graphs[training] = exported
+        # No module has read its mode, so that the other graph would be the same.
         if not depends:
             graphs = dict.fromkeys(modes, exported)
             break
+    # After both graphs: the code may give a number in one of them and compute with it in the other.
     trace.equal.extend(ties(trace.readings))
+    # An atom that is contracted without the root anywhere must keep its size.
     scaled = {root: {a for axis, _, by in trace.contracted if by is root for a in axis.atoms()} for root in (True, False)}
     numbers = [*trace.module_numbers, *_attention_numbers(model, trace), *_shape_numbers(model, trace)]
     return Coupling(
@@ -124,6 +128,7 @@ def couple(
         axes=trace.axes,
         produced=trace.produced,
         consumed=trace.consumed,
+        # Reversed, so that the first place is the one that is named.
         contracted={atom: where for axis, where, _ in reversed(trace.contracted) for atom in axis.atoms()},
         scaled=frozenset(scaled[True] - scaled[False]),
         equal=tuple(
@@ -166,6 +171,7 @@ def _export(model: nn.Module, example: Example, training: bool) -> tuple[Exporte
     mode = f"in {'training' if training else 'evaluation'} mode"
     try:
         with (
+            # The outermost, so that it also takes back what the other contexts and the user's forward do to attributes.
             _restored(model),
             _readers_of_mode(model) as readers,
             remembered(model),
@@ -177,6 +183,8 @@ def _export(model: nn.Module, example: Example, training: bool) -> tuple[Exporte
             warnings.simplefilter("ignore")
             for module in model.modules():
                 module.training = training
+            # Not strict: the user's code runs as it is, in which numbers can be instances of `Number` and calls are seen by
+            # `Listener`.
             exported = torch.export.export(model, example.args, dict(example.kwargs), strict=False)
     except Exception as error:  # whatever the user's forward and torch.export raise
         # a model that does not run at all is a wrong example far more often than a limit of torch.export
@@ -196,6 +204,7 @@ def _readers_of_mode(model: nn.Module) -> Iterator[set[nn.Module]]:
 
     def read(module: nn.Module) -> bool:
         readers.add(module)
+        # As for any missing attribute; the constructor of nn.Module sets it through `write`.
         if "training" not in vars(module):
             raise AttributeError("training")
         return bool(vars(module)["training"])
@@ -234,6 +243,7 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
     """Give all modules their attributes back, and torch its settings."""
+    # Shallow copies, so that parameters and parts are the same objects afterwards.
     before = {module: dict(vars(module)) for module in model.modules()}
     fast, without = torch.backends.mha.get_fastpath_enabled(), getattr(config, "do_not_emit_stack_traces", False)
     torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation that hides the layers inside
@@ -290,6 +300,7 @@ def _read(trace: Trace, exported: ExportedProgram, calls: Mapping[int, Call]) ->
         if not isinstance(value, Value):
             continue
         if spec.kind == OutputKind.BUFFER_MUTATION and spec.target in trace.names:
+            # What is written into a buffer has its units, such as the mean of a batch that enters a running mean.
             for k, axis in enumerate(trace.axes[trace.names[spec.target]]):
                 trace.where = f"the buffer {spec.target}"
                 trace.unify(axis, value.axes[k])
@@ -306,6 +317,7 @@ def _attention_numbers(model: nn.Module, trace: Trace) -> Iterator[ModuleNumber]
         prefix = f"{name}." if name else ""
         if module._qkv_same_embed_dim:
             rows, embed = trace.axes[trace.names[f"{prefix}in_proj_weight"]]
+            # The rows of q, k and v: a sum if the graph has split them, a product 3 * embed_dim if it has reshaped them.
             factors = rows.factors()
             query = rows.summands()[0] if rows.find().form == "+" else product(factors[1:])
         else:
@@ -351,6 +363,7 @@ def _shape_numbers(model: nn.Module, trace: Trace) -> Iterator[ModuleNumber]:
             if isinstance(module, kind) and tensor in axes:
                 yield ModuleNumber(name, attribute, axes[tensor][dim])
         if isinstance(module, nn.modules.conv._ConvNd) and "weight" in axes:
+            # Axis 1 of the weight has the channels of one group only.
             group = [groups[name]] if name in groups else []
             full, partial = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
             yield ModuleNumber(name, full, axes["weight"][0])

@@ -146,6 +146,7 @@ class Deepen(ModuleMorphism):
         layers, channels = self._layers(calls, at, module)
         start: dict[str, Take | Set] = {f"0.{name}": Take(within(at, name)) for name in named_tensors(module)}
         if isinstance(module, nn.RNNBase):
+            # P, the third part of `Stacked`, is zero. The second recurrent layer keeps its fresh initialisation.
             start |= {f"2.{name}": Set(torch.zeros(shape)) for name, shape in layers[1].shapes().items()}
             entries = {within(name, tensor): entry for name in calls.names(at) for tensor, entry in start.items()}
             return Rewrite((Stack(at, layers),), entries, Claim.exact(), undo=Undo(Unwrap(), at))
@@ -176,6 +177,7 @@ class Deepen(ModuleMorphism):
             if len(call.inputs) > 1:
                 raise ChangeError(f"{at} is called with {len(call.inputs)} tensors, and an nn.Sequential hands on only one")
         outputs = [call.outputs[0] for call in found]
+        # One layer must fit all calls, in both modes.
         axes = {(channel_axis(o), o.meta["val"].dim(), o.meta["val"].size(channel_axis(o) or 0)) for o in outputs}
         (axis, rank, channels) = axes.pop()
         if axes or axis is None or not outputs[0].meta["val"].is_floating_point():
@@ -184,6 +186,7 @@ class Deepen(ModuleMorphism):
             )
         if axis == rank - 1:
             identity = Layer("Linear", {"in_features": channels, "out_features": channels})
+        # Up to one axis before the channels, the batch, and one to three after them: what torch's convolutions read.
         elif axis <= 1 and rank - axis <= 4:
             options = {
                 "in_channels": channels,
@@ -199,6 +202,7 @@ class Deepen(ModuleMorphism):
         # The new layer is put so that each two linear maps have an activation between them.
         if not list(module.parameters()) and all(is_pointwise(node) for call in found for node in call.nodes):
             return (identity, Layer("ReLU") if rectified else Layer("PReLU", {"init": 1.0})), channels
+        # The output of the model counts as a user, and is no rectifier.
         users = [user for call in found for user in call.users()]
         rectified = rectified or all(map(is_rectifier, users))
         return (Layer("ReLU") if rectified else Layer("PReLU", {"init": 1.0}), identity), channels
@@ -209,6 +213,7 @@ class Deepen(ModuleMorphism):
         path, _, name = at.rpartition(".")
         names = [*model.get_submodule(path)._modules]
         after = names.index(name) + 1
+        # In a container with numbers the blocks after the copy move on by one, and their tensors get other names.
         numbered = names == [str(i) for i in range(len(names))]
         new = str(after) if numbered else next(n for i in range(len(names)) if (n := f"{name}_copy{i or ''}") not in names)
 
@@ -218,11 +223,13 @@ class Deepen(ModuleMorphism):
                 old, moved = (within(path, f"{block}.{tensor}") for block in (names[position], str(position + 1)))
                 entries[moved] = Take(old)
         for tensor, value in named_tensors(model.get_submodule(at)).items():
+            # Set and not Take: the copy is a new block, whose optimiser state starts anew.
             start = torch.zeros_like(value) if f"{at}.{tensor}" in ends else value.detach()
             entries[within(path, f"{new}.{tensor}")] = Set(start)
         edits: list[ModuleEdit] = [Insert(path, new, name)]
         holder = path.rpartition(".")[0]
         if isinstance(model.get_submodule(holder), nn.TransformerEncoder | nn.TransformerDecoder):
+            # torch's class keeps the number beside the list, as a constant that nothing is computed from.
             edits.append(SetNumber(holder, "num_layers", len(names) + 1))
         return Rewrite(tuple(edits), entries, Claim.exact())
 
@@ -249,6 +256,7 @@ def _recurrent(at: str, module: nn.RNNBase, calls: Sequence[Call]) -> tuple[tupl
             )
     units = module.proj_size or module.hidden_size
     features = units * (2 if module.bidirectional else 1)
+    # The second layer returns as many features as the first, without a projection.
     options = {"input_size": features, "hidden_size": units}
     options |= {name: getattr(module, name) for name in ("bias", "batch_first", "bidirectional")}
     if isinstance(module, nn.RNN):
@@ -315,6 +323,7 @@ class Branches:
 
     def residual(self, node: Node) -> tuple[str, ...] | None:
         """Return the parameters that end all branches, if a node is the input of the block plus branches, and otherwise None."""
+        # The recursion follows the path that carries the input. It ends at the input of the block.
         if node in self.call.inputs:
             return ()
         name = operation(node)
@@ -342,6 +351,7 @@ class Branches:
 
     def zero(self, node: Node) -> tuple[str, ...] | None:
         """Return parameters with which an activation is zero if they are zero, or None if there are none."""
+        # The recursion ends at a parameter of the block, which can be set to zero.
         if parameter := self.calls.parameter(self.call.program, node, self.at):
             return (parameter,)
         if node not in self.call.nodes:

@@ -182,6 +182,7 @@ _KINDS: Mapping[str, type[Any]] = {
 
 def edit_to_dict(edit: ModuleEdit) -> dict[str, Any]:
     """Return an edit as JSON values."""
+    # A name of the format, and not that of the class, so that a class can be renamed and old files are still read.
     kind = next(kind for kind, cls in _KINDS.items() if type(edit) is cls)
     return {"edit": kind, **attrs.asdict(edit)}
 
@@ -199,6 +200,7 @@ def edit_from_dict(values: Any) -> ModuleEdit:
     kind = values.get("edit") if isinstance(values, Mapping) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ChangeError(f"{values!r} is no edit; it must have the key 'edit' with one of {', '.join(map(repr, _KINDS))}")
+    # The file may have been edited by hand: each value is checked before a class receives it.
     given = {key: value for key, value in values.items() if key != "edit"}
     fields = {f.name for f in attrs.fields(_KINDS[kind])}
     if given.keys() != fields:
@@ -212,6 +214,7 @@ def edit_from_dict(values: Any) -> ModuleEdit:
         raise ChangeError(f"the shape {given['shape']!r} of an edit must be a list of numbers")
     if "value" in given and not _is_number(given["value"]):
         raise ChangeError(f"the value {given['value']!r} of an edit must be a number, a string, null, or a list of them")
+    # The type itself, because true is a bool, and bools are integers.
     if "axis" in given and not (given["axis"] is None or (type(given["axis"]) is int and given["axis"] < 0)):
         raise ChangeError(f"the axis {given['axis']!r} of an edit must be a negative number or null")
     if "layers" in given:
@@ -270,10 +273,12 @@ def replay(model: nn.Module, edits: Iterable[ModuleEdit], seed: Seed, filled: Co
         if isinstance(edit, Resize):
             # found once for all resizes in a row: looking a tensor up under all its names reads the whole model
             places = _places(model) if places is None else places
+            # Seeded by name, so that the values of a tensor do not depend on which others are resized.
             _resize(model, edit, places, None if edit.name in filled else seed("resize", edit.name))
         elif isinstance(edit, SetNumber):
             _set_number(model, edit)
         elif isinstance(edit, Replace | Beside | Stack):
+            # Seeded by position, as one module may be replaced twice. What was found of tensors is no longer complete.
             model, places = _replace(model, edit, seed("replace", number)), None
         elif isinstance(edit, Unwrap):
             model, places = _unwrap(model, edit), None
@@ -320,6 +325,7 @@ def _resize(model: nn.Module, edit: Resize, places: dict[int, list[tuple[nn.Modu
         new = nn.Parameter(new, old.requires_grad)
         # what a user notes on a parameter, such as `weight.no_decay = True`
         vars(new).update(vars(old))
+    # Removed, as the id of a tensor that is gone may become that of another one.
     for holder, attribute in places.pop(id(old)):
         # recurrent modules also renew their list of weights here
         setattr(holder, attribute, new)
@@ -336,6 +342,7 @@ def _fresh(old: Tensor, shape: tuple[int, ...], seed: Seed | None) -> Tensor:
     values = old.detach().to(torch.promote_types(old.dtype, torch.float32))
     mean = values.mean() if old.numel() else torch.zeros(())
     mean = torch.nan_to_num(mean, nan=0.0, posinf=0.0, neginf=0.0)
+    # The mean is what a buffer gets, and where the normal distribution of a weight has its middle.
     new.fill_(mean.item())
     # Buffers are statistics or constants: a random variance could be negative.
     if isinstance(old, nn.Parameter) and old.is_floating_point() and (old.numel() > 1 or old.dim() > 1):
@@ -359,6 +366,7 @@ def holder(module: nn.Module, attribute: str) -> Any:
     held: Any = module
     for name in attribute.split(".")[:-1]:
         held = getattr(held, name, None)
+        # What a module in between keeps is a number of that module, and has its name.
         if isinstance(held, nn.Module):
             return None
     return held
@@ -371,6 +379,7 @@ def _set_number(model: nn.Module, edit: SetNumber) -> None:
     if old is missing or not isinstance(old, int | float | str | tuple | list | None):
         kept = "no attribute" if old is missing else f"a {type(old).__name__} as"
         raise ChangeError(f"{edit.module or 'the model'} has {kept} {edit.attribute!r}, and no number that can be set")
+    # Edits have tuples only; the code may need a list, to append to it.
     value: Any = list(edit.value) if isinstance(old, list) and isinstance(edit.value, tuple) else edit.value
     try:
         setattr(held, name, value)
@@ -387,6 +396,7 @@ def _replace(model: nn.Module, edit: Replace | Beside | Stack, seed: Seed) -> nn
         layers = [layer.build() for layer in edit.layers]
     # a module without tensors, such as an activation, follows the others of the model
     like = next((t for m in (module, model) for t in (*m.parameters(), *m.buffers()) if t.is_floating_point()), None)
+    # A module without parameters says nothing about what is trained: then new ones are.
     trainable = [p.requires_grad for p in module.parameters()]
     layouts = {p.dim(): layout for p in model.parameters() if (layout := _layout(p)) is not None}
     for layer in layers:
@@ -403,6 +413,7 @@ def _replace(model: nn.Module, edit: Replace | Beside | Stack, seed: Seed) -> nn
         new = Parallel(module, nn.Sequential(*layers), edit.axis)
     else:
         new = _stacked(module, layers)
+    # Set here and not by `train`, which would also set the mode of parts of the module that are frozen in evaluation mode.
     for part in (new, *([new[1]] if isinstance(new, Parallel) else [])):
         part.training = module.training
     return _put(model, module, new)
@@ -414,6 +425,7 @@ def _put(model: nn.Module, module: nn.Module, new: nn.Module) -> nn.Module:
         return new
     for parent in [*model.modules()]:
         for name, child in [*parent._modules.items()]:
+            # All names of the module but the one that it has in its new container.
             if child is module and parent is not new:
                 parent._modules[name] = new
     return model
@@ -466,6 +478,7 @@ def _insert(model: nn.Module, edit: Insert) -> None:
         at = names.index(edit.copy_of) + 1
         names.insert(at, edit.name)
         blocks.insert(at, copied)
+    # Filled anew, because a dictionary keeps the place of a key, and the order is that in which the blocks run.
     container._modules.clear()
     for name, block in zip(names, blocks, strict=True):
         container._modules[name] = block

@@ -63,9 +63,11 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
     if moments not in get_args(Moments):
         raise ChangeError(f"moments is {moments!r}; it must be one of {', '.join(map(repr, get_args(Moments)))}")
     name_of = {id(p): name for name, p in parent.named_parameters()}
+    # A tied parameter has several names. Here it has the first one, as in `named_parameters()`.
     known = {name: name_of[id(t)] for name, t in named_tensors(parent).items() if id(t) in name_of}
     parameters = dict(child.named_parameters())
     sources = {name: known[e.source] for name in parameters if isinstance(e := entries.get(name), Take) and e.source in known}
+    # The other way round: a parameter may be the source of several, or of none.
     followers: dict[str, list[str]] = {}
     for name, source in sources.items():
         followers.setdefault(source, []).append(name)
@@ -87,8 +89,10 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
                 continue
             for name in followers.get(name_of[id(p)], ()):
                 state, entry = None, entries[name]
+                # Looked for before it is read: the state is a defaultdict, in which reading an entry makes it.
                 if p in optimiser.state and isinstance(entry, Take):
                     state = follow_state(optimiser, group, optimiser.state[p], entry, moments)
+                # A label may have a prefix, if the model was named as a part of a larger one.
                 slots.append(_Slot(parameters[name], label.removesuffix(name_of[id(p)]) + name, name, state))
         groups.append(slots)
     added: list[list[_Slot]] = [[] for _ in groups]
@@ -103,6 +107,7 @@ def follow_optimiser(optimiser: Optimizer, parent: nn.Module, child: nn.Module, 
         slots[:] = _merged(slots, new, held, [*name_of.values()], [*parameters])
 
     # Everything that can fail is done: from here on the optimiser is modified.
+    # The parent's parameters must not stay as keys, which would keep their memory.
     optimiser.state.clear()
     initial = next((INITIAL[cls] for cls in type(optimiser).__mro__ if cls in INITIAL), None)
     for group, slots in zip(optimiser.param_groups, groups, strict=True):
@@ -213,6 +218,7 @@ def follow_copy(copied: nn.Module, parent: nn.Module, child: nn.Module, entries:
             )
         copied.module = changed
     after, template = named_tensors(changed), named_tensors(child)
+    # First all values of the child, for new entries of old tensors. Then the map fills what has a source or was set.
     with torch.no_grad():
         for name, tensor in after.items():
             tensor.copy_(template[name])
@@ -238,6 +244,7 @@ def follow_state_dict(values: MutableMapping[str, Tensor], parent: nn.Module, ch
         )
     before: Mapping[str, Tensor] = parent.state_dict()
     template: Mapping[str, Tensor] = child.state_dict()
+    # A dictionary of the parameters alone has no buffers, and no second names of tied parameters.
     if values.keys() != before.keys() and values.keys() == dict(parent.named_parameters()).keys():
         before, template = dict(parent.named_parameters()), dict(child.named_parameters())
     _check_same("the state dictionary", values, before)

@@ -109,8 +109,10 @@ class CropKernel(ModuleMorphism):
     def rewrite(self, coupling: Coupling, at: str, seed: Seed) -> Rewrite:
         """Return the edits that make the kernel at `at` smaller, and the map that takes its middle."""
         rewrite = _rewrite(coupling, at, functools.partial(_with_size, self.kernel, larger=False), Claim.lossy())
+        # All names of a tied weight have an entry with the same source and taps.
         (entry,) = {entry.source: entry for entry in rewrite.map.values() if isinstance(entry, Take)}.values()
         weight = coupling.model.get_parameter(entry.source).detach()
+        # Exact if no tap is lost that is not zero.
         kept = int(entry.gather(weight).count_nonzero())
         return attrs.evolve(rewrite, claim=Claim.exact()) if kept == int(weight.count_nonzero()) else rewrite
 
@@ -161,6 +163,7 @@ class Dilate(ModuleMorphism):
                     f"a kernel with the dilation {old} cannot be written with the dilation {new}, which does not divide {old}; to move the "
                     f"taps of {at}, which changes the function, write lossy=True"
                 )
+            # With one tap there is nothing between taps, and any dilation computes the same.
             apart = old // new if count > 1 else 1
             taps.append(tuple(i // apart if i % apart == 0 else ZERO for i in range((count - 1) * apart + 1)))
         return Kernel(tuple(taps), wanted, module.padding)
@@ -193,6 +196,7 @@ def _with_size(kernel: Sizes, at: str, module: _ConvNd, *, larger: bool) -> Kern
     """Return the kernel with zeros added on either side of its taps, or with its outer taps removed, and as much padding."""
     wanted = _per_axis("kernel", kernel, at, module)
     for size, old in zip(wanted, module.kernel_size, strict=True):
+        # An odd difference would add more taps on one side, and the output would move by half an entry.
         if (size - old) % 2 or (size < old if larger else size > old):
             allowed = f"{old}, {old + 2}, {old + 4}, ..." if larger else ", ".join(map(str, range(old, 0, -2)))
             raise ChangeError(
@@ -241,6 +245,7 @@ def _sharing(calls: Calls, coupling: Coupling, at: str) -> Mapping[str, _ConvNd]
         if not isinstance(other, _ConvNd):
             raise ChangeError(f"the weight of {at} is also that of {name}, a {type(other).__name__}, which has no kernel")
         calls.require_no_readers(name)
+    # Refuses a convolution that the example does not reach: its change could not be measured.
     calls.of(at)
     return shared  # type: ignore[return-value]
 
@@ -266,6 +271,7 @@ def _rewrite(coupling: Coupling, at: str, change: Callable[[str, _ConvNd], Kerne
         # the axes of a weight: two of channels, then those of the kernel
         shape = (*weight.shape[:2], *map(len, kernel.taps))
         if shape != weight.shape:
+            # Once, as it gives the weight its shape under all names. The numbers are those of each module.
             if not edits:
                 edits.append(Resize(within(at, "weight"), shape))
             index = tuple(torch.tensor(taps, device=weight.device) for taps in kernel.taps)
@@ -278,6 +284,7 @@ def _rewrite(coupling: Coupling, at: str, change: Callable[[str, _ConvNd], Kerne
 
 def _numbers(module: _ConvNd, kernel: Kernel) -> dict[str, Any]:
     """Return the numbers that a convolution with another kernel keeps, as torch's constructor computes them."""
+    # torch computes the numbers itself. The channels do not enter, and the device "meta" saves the memory.
     cls = getattr(nn, f"Conv{'Transpose' if module.transposed else ''}{len(kernel.taps)}d")
     made = cls(
         1,

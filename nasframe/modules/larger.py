@@ -75,6 +75,7 @@ def sizes_between(coupling: Coupling, shapes: Mapping[str, Sequence[int]]) -> di
         axes += [(f"axis {k} of {name}", axis, size) for k, (axis, size) in enumerate(zip(before, after, strict=True))]
     # what may not change is known from the beginning
     atoms = [atom for _, axis, _ in axes for atom in atoms_of(axis)]
+    # Each atom with a known size may leave another axis with a single unknown one, until nothing follows any more.
     sizes = {atom: atom.size for atom in atoms if refusal(coupling, atom) is not None}
 
     def solved() -> dict[Axis, int]:
@@ -83,6 +84,7 @@ def sizes_between(coupling: Coupling, shapes: Mapping[str, Sequence[int]]) -> di
         found = {atom: solve(axis, atom, size, sizes) for axis, (atom,), size in single}
         return {atom: size for atom, size in found.items() if size is not None}
 
+    # Atoms of which nothing follows keep their size, and the check below says whether that fits.
     while found := solved():
         sizes |= found
     for where, axis, size in axes:

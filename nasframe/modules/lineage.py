@@ -82,6 +82,7 @@ def append(path: Path, before: Shapes, step: Step) -> None:
         ChangeError: if the file cannot be read or written, or ends with other shapes than `before`. It is then as it was.
     """
     lineage = read(path) if path.exists() else Lineage(before)
+    # A lineage is replayed step by step, so that a step must begin where the last one ended.
     _check_shapes(
         f"{path} ends with a model that is not the parent of this change",
         lineage.shapes,
@@ -93,6 +94,7 @@ def append(path: Path, before: Shapes, step: Step) -> None:
         "format": FORMAT,
         "start": lineage.start,
         "changes": [
+            # Not recursive, because edits are written with their kind. A distance may be infinite, which JSON does not have.
             attrs.asdict(s, recurse=False)
             | {"edits": [edit_to_dict(e) for e in s.edits], "distances": {k: finite(v) for k, v in s.distances.items()}}
             for s in (*lineage.steps, step)
@@ -104,10 +106,12 @@ def append(path: Path, before: Shapes, step: Step) -> None:
     try:
         with new.open("w", encoding="utf-8") as file:
             file.write(text)
+            # On the disk before the name points to it: a rename may survive a loss of power that the content does not.
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
     except OSError as error:
+        # A full disk must not leave a part of a file behind.
         new.unlink(missing_ok=True)
         raise ChangeError(f"cannot write {path}: {error.strerror or error}") from error
 

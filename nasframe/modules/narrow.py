@@ -93,12 +93,14 @@ class Narrow(ModuleMorphism):
             raise ChangeError("narrowing needs either `to`, the new number of units, or `remove`, the units to remove")
         axis, atom = chosen(coupling, at, self.factor)
         if self.to is not None:
+            # `to` counts the entries of the axis, or the units of a chosen factor. `remove` always names units of the atom.
             before, after = atom.size if self.factor is not None else axis.size, self.to
             size = size_at(at, axis, atom, self.to, self.factor) if after < before else atom.size
         else:
             before, after = atom.size, atom.size - len(set(self.remove))
             size = after
         if not 0 < after < before:
+            # The message counts in the units in which the user has counted.
             factor = self.factor if self.to is not None else atoms_of(axis).index(atom)
             raise ChangeError(
                 f"{counted(at, axis, atom, factor)}; narrowing leaves fewer than {before} and at least 1, and not {after}"
@@ -108,6 +110,7 @@ class Narrow(ModuleMorphism):
         sizes = _smaller(coupling, atom, size)
         removals = {a: _Removal.choose(coupling, a, size, self.remove if a is atom else ()) for a, size in sizes.items()}
         plan = {a: removal.units() for a, removal in removals.items()}
+        # First the units that remain are taken, then the outgoing weights of removed copies are added to theirs.
         entries = _with_merged(coupling, removals, takes(coupling, plan))
         claim = Claim.exact() if all(removal.exact for removal in removals.values()) else Claim.lossy()
         rewrite = rewritten(coupling, plan, entries, claim)
@@ -127,6 +130,7 @@ def _smaller(coupling: Coupling, atom: Axis, size: int) -> dict[Axis, int]:
 def _least_step(coupling: Coupling, atom: Axis) -> tuple[int, str | None]:
     """Return the least number of units that can be removed from an atom; or 0 and the reason why none can."""
     reason = "there is only one unit"
+    # Tried one by one, as other axes may have to shrink with this one, in steps of theirs.
     for step in range(1, atom.size):
         try:
             _smaller(coupling, atom, atom.size - step)
@@ -160,6 +164,7 @@ class _Removal:
     @classmethod
     def choose(cls, coupling: Coupling, atom: Axis, size: int, given: Sequence[int]) -> _Removal:
         """Return the removal of the given units, or else of those that are needed least."""
+        # What is known of the units: the outgoing weights, which of them are copies of each other, and which are dead.
         outgoing = _outgoing(coupling, atom)
         incoming = _incoming(coupling, atom)
         classes = [[unit] for unit in range(atom.size)] if incoming is None else _copies(incoming)
@@ -169,6 +174,7 @@ class _Removal:
         merged: dict[int, tuple[Sequence[int], int]] = {}
         exact, rounded = True, False
         for members in classes:
+            # Class by class: what remains of a class of copies gets the outgoing weights of those that are removed.
             left = [unit for unit in members if unit not in removed]
             gone = [unit for unit in members if unit in removed]
             needed = any(unit not in dead for unit in gone)
@@ -179,14 +185,18 @@ class _Removal:
                 # each removed copy to another one that remains, so that their shares stay as different as they are
                 shared = {unit: [unit, *gone[i :: len(left)]] for i, unit in enumerate(left)}
                 merged |= {unit: (parts, 1) for unit, parts in shared.items() if len(parts) > 1}
+            # A class that is removed as a whole leaves nothing that could take its place, unless it was dead.
             exact = exact and (bool(left) or not needed)
+            # Copies that are equal but for rounding are merged, and the change may then be larger than rounding.
             if incoming is not None and left and needed:
                 rounded = rounded or not bool((incoming[members] == incoming[members[0]]).all())
             if atom.normalised is not None:
+                # The mean and the variance over the units stay if every class keeps the same share of its units.
                 exact = exact and len(left) * atom.size == len(members) * size
         keep = [unit for unit in range(atom.size) if unit not in removed]
         ratio = torch.ones(len(keep), dtype=torch.float64)
         for row, unit in enumerate(keep):
+            # The new outgoing weights are measured along the old ones: for w' = r w this is r.
             square = float(outgoing[unit].square().sum())
             if unit in merged and square:
                 parts, divisor = merged[unit]
@@ -197,6 +207,7 @@ class _Removal:
     def _least(atom: Axis, size: int, outgoing: Tensor, dead: set[int], classes: Sequence[Sequence[int]]) -> set[int]:
         copies = {unit for members in classes for unit in members[1:]}
         if atom.normalised is not None:
+            # Over normalised units copies can be merged only if each class loses the same share, and keeps at least one unit.
             counts = {len(members) * size / atom.size for members in classes}
             if all(count.is_integer() and count for count in counts):
                 return {u for members in classes for u in members[len(members) * size // atom.size :]}
@@ -239,6 +250,7 @@ def _dead(coupling: Coupling, atom: Axis, outgoing: Tensor) -> set[int]:
     # Without incoming weights the activation of a unit does not depend on the inputs. Whether it is zero depends on biases,
     # statistics and activation functions: the outgoing weights are removed on a copy, to see whether that changes anything.
     model = copy.deepcopy(coupling.model)
+    # All units that are constant are tried at once: if that changes something, none of them counts as dead.
     tensors = named_tensors(model)
     with torch.no_grad():
         for name, k in consumers(coupling, atom):
@@ -255,8 +267,10 @@ def _dead(coupling: Coupling, atom: Axis, outgoing: Tensor) -> set[int]:
 def _incoming(coupling: Coupling, atom: Axis) -> Tensor | None:
     """Return what produces each unit, one row for each, in multiples of what rounding may change; None if units cannot be merged."""
     bound = tied(coupling, {atom})
+    # A tied weight is the incoming weight of other units as well. Where a norm comes before it, the norm's weights are added.
     if any(not norms for norms in bound.values()):
         return None  # outgoing weights that are tied cannot be added
+    # The weights of such a norm count as outgoing ones here, so that two copies may differ in them.
     moved = {norm for norms in bound.values() for norm in norms}
     rows = [slices(coupling, name, axis, atom).cpu() for name, axis in producers(coupling, atom) if name not in moved]
     names = [name for name, _ in producers(coupling, atom) if name not in moved]
@@ -286,8 +300,10 @@ def _copies(incoming: Tensor) -> list[list[int]]:
     classes: list[list[int]] = []
     first = 0
     for unit in keys.argsort(stable=True).tolist():
+        # Classes are in the order of their first members, so that those that are too far away stay so for all later units.
         while first < len(classes) and float(keys[unit] - keys[classes[first][0]]) > window:
             first += 1
+        # Compared with the first member, so that many small differences do not add up within a class.
         near = [members[0] for members in classes[first:]]
         same = ((incoming[near] - incoming[unit]).abs() <= 1).all(1).nonzero().flatten().tolist() if near else []
         if same:

@@ -31,11 +31,14 @@ def numbers(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[NewNumber, .
     """
     found: dict[tuple[str, str], Any] = {}
     for module, name, axis in coupling.module_numbers:
+        # What torch's modules keep is known without the code: it is the size of an axis of one of their tensors.
         size = axis.size_with(sizes)
         if size != axis.size:
             held = getattr(coupling.model.get_submodule(module), name)
+            # `normalized_shape` is a tuple.
             found[module, name] = (size,) if isinstance(held, tuple) else size
     values, open_questions = _solve(coupling, sizes)
+    # Numbers that the user is asked for are not known yet, and nothing can be said of a size that depends on them.
     if not open_questions:
         _check(coupling, sizes, values)
     for attribute, value in values.items():
@@ -45,6 +48,7 @@ def numbers(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[NewNumber, .
         if attribute.entry is None:
             found[key] = value
         else:
+            # Several entries of one tuple may change, each by an attribute.
             entries = list(found[key] if key in found else _held(coupling, attribute))
             entries[attribute.entry] = value
             found[key] = tuple(entries)
@@ -79,6 +83,7 @@ def _solve(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[dict[Attribut
     known: dict[Attribute, int] = {}
     said: dict[Attribute, str] = {}
     for expression, axis, where in coupling.readings:
+        # First the attributes that the code gives as sizes as they are.
         if isinstance(expression, Attribute):
             size = axis.size_with(sizes)
             if known.setdefault(expression, size) != size:
@@ -87,6 +92,7 @@ def _solve(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[dict[Attribut
                     f"{where}; keep a separate number for each axis, or change both"
                 )
             said.setdefault(expression, where)
+    # Then those that the code computes with: an expression with a single unknown attribute is solved for it.
     waiting = [reading for reading in coupling.readings if isinstance(reading.expression, Result)]
     progress = True
     while progress:  # each round may determine an attribute, by which others follow
@@ -96,10 +102,13 @@ def _solve(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[dict[Attribut
             if len(unknown) == 1:
                 held = held_number(coupling, unknown[0])
                 wanted = axis.size_with(sizes)
+                # A floor division has the same value for several numbers: the present one is kept if it is among them.
                 fits = _value({**known, unknown[0]: held}, sizes)(expression) == wanted
                 value = held if fits else _invert(expression, wanted, unknown[0], _value(known, sizes))
                 if value is not None:
                     known[unknown[0]], progress = value, True
+    # What is left has several unknown attributes, or none that follows. If the present values fit they stay, and otherwise the
+    # user must say which change.
     undecided: dict[Attribute, tuple[int, ...]] = {}
     for expression, axis, _ in waiting:
         unknown = [a for a in attributes_of(expression) if a not in known]
@@ -108,6 +117,7 @@ def _solve(coupling: Coupling, sizes: Mapping[Axis, int]) -> tuple[dict[Attribut
         if not unknown or _value({**known, **held_values}, sizes)(expression) == wanted:
             continue
         for attribute in unknown:
+            # For the question: the value of this attribute if it is the only one that changes.
             others = {**known, **{a: value for a, value in held_values.items() if a != attribute}}
             value = _invert(expression, wanted, attribute, _value(others, sizes))
             undecided[attribute] = tuple(dict.fromkeys(v for v in (held_values[attribute], value) if v is not None))
@@ -165,6 +175,7 @@ def _invert(expression: Expression, wanted: int, attribute: Attribute, value: Ca
     if not isinstance(expression, Result):
         return None
     left, right = value(expression.left), value(expression.right)
+    # Exactly one side must have the attribute. On both sides, or on none, there is no inverse by one operation.
     if (left is None) == (right is None):
         return None
     inner = None
@@ -177,6 +188,7 @@ def _invert(expression: Expression, wanted: int, attribute: Attribute, value: Ca
             factor = right if left is None else left
             inner = wanted // factor if factor and wanted % factor == 0 else None
         case "//" if right is not None:
+            # The least of the numbers with this quotient.
             inner = wanted * right
         case "//" if left is not None and wanted and left % wanted == 0:
             inner = left // wanted

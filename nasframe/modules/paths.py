@@ -101,6 +101,7 @@ class AddPath(ModuleMorphism):
         )
         if coupling.axes[first][produced].find().form is not None or {*aliases} != {weight}:
             raise refused
+        # The path takes the place of the new units of a widening: what reads them follows as in that change.
         wide = Widen(to=out + width, form="zero").rewrite(coupling, at, seed)
         entry = wide.map[weight]
         index = entry.index if isinstance(entry, Take) else ()
@@ -109,12 +110,14 @@ class AddPath(ModuleMorphism):
         if not all(i is None if k != produced else i is not None and torch.equal(i.cpu(), at_end) for k, i in enumerate(index)):
             raise refused
         held = {within(at, name) for name in named_tensors(module)}
+        # The layer itself keeps its shape and its numbers, as the path computes the new units.
         edits = [
             edit
             for edit in wide.edits
             if not (isinstance(edit, Resize) and edit.name in held) and not (isinstance(edit, SetNumber) and edit.module == at)
         ]
         others = {name: entry for name, entry in wide.map.items() if name not in held}
+        # Counted from the end, so that a single input without a batch is concatenated along the same axis.
         axis = -1 if isinstance(module, nn.Linear) else -len(module.kernel_size) - 1
         return Rewrite((*edits, Beside(at, layers, axis)), others | dict(entries), Claim.exact(), wide.questions)
 
@@ -134,6 +137,7 @@ class AddPath(ModuleMorphism):
                     f"{where} is called with {len(call.inputs)} tensors and {len(call.outputs)} of its results are used; a path needs one "
                     "of each"
                 )
+            # The path has one shape for all calls, in both modes.
             found.add((_channels(where, call.inputs[0], module), _channels(where, call.outputs[0], module)))
         if len(found) > 1:
             raise ChangeError(f"{where} is called with different shapes, and a path can be made for one only")
@@ -147,6 +151,7 @@ class AddPath(ModuleMorphism):
             rank = len(module.kernel_size)
             names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
             options = {n: getattr(module, n) for n in (*names, *["output_padding"] * module.transposed)}
+            # The first layer of the path sees what the convolution sees, and so its output has the same space.
             kind = "ConvTranspose" if isinstance(module, _ConvTransposeNd) else "Conv"
             first = Layer(f"{kind}{rank}d", {"in_channels": channels, "out_channels": width, **options})
             return first, relu, Layer(f"Conv{rank}d", {"in_channels": width, "out_channels": out, "kernel_size": 1})
@@ -182,6 +187,7 @@ def _channels(where: str, node: Node, module: nn.Module) -> _Shape:
         )
     shape = tuple(map(int, value.shape))
     axis = channel_axis(node)
+    # These modules say where their channels are. It need not be found in the graph, which ends at an input of the model.
     if isinstance(module, _ConvNd):
         axis = len(shape) - len(module.kernel_size) - 1
     elif isinstance(module, nn.Linear | nn.LayerNorm | nn.RMSNorm):

@@ -94,6 +94,7 @@ class Number(int):
     @classmethod
     def of(cls, value: int, expression: Expression) -> Number:
         """Return a number with the value of an expression."""
+        # An attribute of the instance: a subclass of int has a dictionary, and its constructor takes the value alone.
         number = cls(value)
         number.expression = expression
         return number
@@ -178,6 +179,7 @@ class Listener(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Call a torch function."""
         kwargs = kwargs or {}
+        # Compared by value: each access makes another object of the same method.
         if func == Tensor.shape.__get__:  # type: ignore[attr-defined]
             return self._shape(args[0], func(args[0]))
         if func is Tensor.size:
@@ -187,11 +189,13 @@ class Listener(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__") or name in _DESCRIBING:  # the former are properties, such as dtype or device
             return func(*args, **kwargs)
+        # The number is written into the nodes that the call makes, by which the graph is joined with the user's code.
         number, line = len(self.calls), _user_line()
         self.calls[number] = Call(name, args, kwargs, line)
         with annotate({"call": number, "line": line}):
             returned = func(*args, **kwargs)
         for k, tensor in enumerate(t for t in tree_leaves(returned) if isinstance(t, Tensor)):
+            # The first call counts: an operation in place returns a tensor whose sizes are known already.
             self._returned.setdefault(id(tensor), (tensor, number, k))
         return returned
 
@@ -209,6 +213,7 @@ def users(file: str) -> bool:
 
 def _user_line() -> str:
     """Return the innermost line of the user's code."""
+    # Above this function and `__torch_function__`, which called it.
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
@@ -222,6 +227,7 @@ def _user_line() -> str:
 def remembered(model: nn.Module) -> Iterator[None]:
     """Make the numbers that users' classes keep remember where they come from, until the context ends."""
     kept: dict[nn.Module, dict[str, Any]] = {}
+    # By the id of the object, so that modules that share a configuration share its copy as well.
     copies: dict[int, Any] = {}
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Unflatten):
@@ -239,11 +245,13 @@ def remembered(model: nn.Module) -> Iterator[None]:
 
 
 def _remembering(value: Any, attribute: Attribute, copies: dict[int, Any]) -> Any:
+    # The type itself, because a bool is an int and no size.
     if type(value) is int:
         return Number.of(value, attribute)
     if type(value) in (tuple, list) and value and all(type(entry) is int for entry in value):
         return type(value)(Number.of(entry, attrs.evolve(attribute, entry=k)) for k, entry in enumerate(value))
     plain = type(value).__module__.partition(".")[0] not in ("torch", "builtins")
+    # One level deep only: "config.n_head", and not what an object of an object keeps.
     if plain and not isinstance(value, type | nn.Module) and not callable(value) and "." not in attribute.name:
         if id(value) not in copies:  # an object such as a configuration, which several modules may share
             copies[id(value)] = _remembering_object(value, attribute)
@@ -255,6 +263,7 @@ def _remembering_object(value: Any, attribute: Attribute) -> Any:
     """Return a copy of an object whose numbers are remembered, or the object itself if it has none or cannot be copied."""
     numbers = {k: v for k, v in getattr(value, "__dict__", {}).items() if type(v) is int}
     try:
+        # The user's object is not modified, as other models may refer to it.
         copied = copy.copy(value) if numbers else value
     except Exception:  # a lock, a connection, or whatever a user keeps
         return value

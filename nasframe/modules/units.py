@@ -62,6 +62,8 @@ def locate(coupling: Coupling, at: str) -> Axis:
         ChangeError: if there is no such layer or tensor, or it has no weight.
     """
     names = {alias: name for name, aliases in coupling.aliases.items() for alias in aliases}
+    # Tried in this order: an axis of a tensor, a layer that counts its units, attention, a layer with a weight. A tensor's name
+    # skips the layers.
     name, colon, number = at.rpartition(":")
     if colon and name in names and number.isdecimal():
         axes = coupling.axes[names[name]]
@@ -125,6 +127,7 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
     if factor is not None:
         if factor >= len(atoms):
             raise ChangeError(f"factor is {factor}, but the axis of {at!r} is {axis}: its factors are 0 to {len(atoms) - 1}")
+        # Not looked at further: a factor that may not change is refused by `sizes_from`, with the reason.
         return axis, atoms[factor]
     free = [atom for atom in atoms if refusal(coupling, atom) is None]
     # without those that another axis keeps from changing: one that can change at all can double
@@ -133,6 +136,7 @@ def chosen(coupling: Coupling, at: str, factor: int | None) -> tuple[Axis, Axis]
     free = [atom for atom in free if atom not in coupling.scaled] or free
     if axis.form == "*":
         free = [atom for atom in free if atom.size > 1] or free
+    # Each of the lines above drops what is less likely meant, unless nothing else is left. One must remain.
     if len(free) == 1:
         return axis, free[0]
     if not free:
@@ -182,6 +186,7 @@ def solve(axis: Axis, atom: Axis, size: int, sizes: Mapping[Axis, int]) -> int |
     # The size of an axis is a + b n in the number n of the atom's units.
     least = axis.size_with({**sizes, atom: 0})
     step = axis.size_with({**sizes, atom: 1}) - least
+    # At least one unit must be left.
     if step <= 0 or (size - least) % step or size <= least:
         return None
     found = (size - least) // step
@@ -223,10 +228,12 @@ def sizes_from(coupling: Coupling, atom: Axis, size: int) -> dict[Axis, int]:
         ChangeError: if there are no such sizes, or an atom that would have to change may not.
     """
     sizes = {atom: size}
+    # The atoms whose size was set and whose ties were not looked at yet.
     waiting = [atom]
     while waiting:
         atom = waiting.pop()
         for tie in coupling.equal:
+            # A tie holds in both directions: whichever side has the atom, the other one follows.
             for one, other in ((tie.first, tie.second), (tie.second, tie.first)):
                 one, other = one.find(), other.find()
                 if atom not in one.atoms():
@@ -244,6 +251,7 @@ def sizes_from(coupling: Coupling, atom: Axis, size: int) -> dict[Axis, int]:
                 partner = min(fitting, key=lambda a: (a in one.atoms(), a in coupling.scaled))
                 sizes[partner] = fitting[partner]
                 waiting.append(partner)
+    # The first atom was chosen by the user, and may be one that is refused.
     for atom in sizes:
         if (reason := refusal(coupling, atom)) is not None:
             raise ChangeError(f"an axis of size {atom.size} cannot change its size: {reason}")
@@ -255,6 +263,7 @@ def expand(axis: Axis, plan: Plan) -> Units:
     axis = axis.find()
     if axis.form is None:
         return plan.get(axis) or Units.copied(torch.arange(axis.size))
+    # The parts are put together from the left. In a product the last one varies fastest, as in a reshape.
     first, *rest = axis.parts
     units, size = expand(first, plan), first.find().size
     for part in rest:
@@ -269,6 +278,7 @@ def expand(axis: Axis, plan: Plan) -> Units:
             )
             size += part.find().size
         else:
+            # An entry is new if one of its factors is.
             new = (units.index[:, None] < 0) | (more.index[None] < 0)
             index = torch.where(new, FRESH, units.index[:, None] * part.find().size + more.index[None])
             units = Units(
@@ -310,6 +320,7 @@ def takes(coupling: Coupling, plan: Plan) -> dict[str, Take]:
         coupling: the coupling of the model.
         plan: the units of each atom that changes.
     """
+    # For each axis of each tensor: where its entries come from, and the factors of its values and of its gradient.
     atoms = set(plan)
     moved = {name for norms in tied(coupling, atoms).values() for name in norms}
     entries: dict[str, Take] = {}
@@ -356,6 +367,7 @@ def slices(coupling: Coupling, name: str, axis: int, atom: Axis) -> Tensor:
         atom: the atom.
     """
     tensor = coupling.tensors[name].detach()
+    # All entries at a position of the axis become a row, and the rows of one unit are put side by side.
     rows = tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
     return rows[positions(coupling, name, axis, atom).flatten()].view(atom.size, -1)
 
@@ -396,6 +408,7 @@ def labels(axis: Axis, atom: Axis) -> Tensor:
         )
     result = parts[0]
     for part in parts[1:]:
+        # Only one of the parts has the atom, and the others are -1 throughout.
         result = torch.maximum(result[:, None], part[None]).flatten()
     return result
 
@@ -423,6 +436,7 @@ def rewritten(coupling: Coupling, plan: Plan, entries: Map, claim: Claim) -> Rew
         entries: the map.
         claim: the claim.
     """
+    # Shapes follow from the number of units, and the numbers that modules keep follow from the shapes.
     sizes = {atom: len(units.index) for atom, units in plan.items()}
     shapes = {name: tuple(axis.size_with(sizes) for axis in coupling.axes[name]) for name in touched(coupling, set(plan))}
     resized = tuple(Resize(name, shape) for name, shape in shapes.items())
@@ -439,6 +453,7 @@ def places_of(coupling: Coupling) -> Iterator[tuple[Place, int | None]]:
     seen: set[Axis] = set()
     for name, k in coupling.produced:
         atoms = atoms_of(coupling.axes[name][k])
+        # An axis without a free atom is listed all the same, with the reason why it cannot change.
         countable = [atom for atom in atoms if atom.frozen is None]
         for atom in atoms:
             # what counts gates, or the pieces of a concatenation, is of no interest beside the units

@@ -61,6 +61,7 @@ class Widen(ModuleMorphism):
             if place.refusal is not None:
                 yield place
                 continue
+            # Each form is planned without a model, to see whether it is refused.
             forms, reasons, notes = [], [], [place.note]
             for form in ("replicate", "zero"):
                 try:
@@ -72,6 +73,7 @@ class Widen(ModuleMorphism):
                 except ChangeError as error:
                     reasons.append(str(error))
             if not forms:
+                # Of two reasons the first is shown: that of copies, which are the default.
                 yield attrs.evolve(place, refusal=reasons[0])
                 continue
             notes.append(" or ".join(forms))
@@ -118,6 +120,7 @@ class Widen(ModuleMorphism):
         Raises:
             ChangeError: if the layer cannot get this number of units in this form.
         """
+        # What the user counts, and the atom that changes, differ where the axis is a product or a sum.
         axis, atom = chosen(coupling, at, self.factor)
         before = atom.size if self.factor is not None else axis.size
         if self.to <= before:
@@ -201,6 +204,7 @@ def shares(index: Tensor, skew: float) -> Tensor:
     order = torch.sort(index, stable=True).indices
     rank = torch.empty_like(index)
     rank[order] = torch.arange(len(index)) - (copies.cumsum(0) - copies)[index[order]]
+    # The second term adds up to zero over the ranks 0, ..., m - 1.
     return 1 / copies[index].double() + skew * (copies[index] - 1 - 2 * rank)
 
 

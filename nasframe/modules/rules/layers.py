@@ -12,6 +12,7 @@ from nasframe.modules.rules.trace import Trace, Value, register_rule
 def linear(trace: Trace, input: Value, weight: Value, bias: Value | None = None) -> Value:
     """Couple x W^T + b."""
     trace.consume(input.axes[-1], weight, -1)
+    # A weight of shape (in,) gives a number for each entry: the last axis is gone.
     if len(weight.axes) == 1:
         return input.moved(range(len(input.axes) - 1))
     if bias is not None:
@@ -36,10 +37,12 @@ def matmul(
     """Couple a matrix product; either factor may be a parameter."""
     right = next(value for value in (other, mat2, vec) if value is not None)
     inner = -2 if len(right.axes) > 1 else -1
+    # A parameter on the left, as in W x, is consumed by what is on the right.
     if input.stored and not right.stored:
         trace.consume(right.axes[inner], input, -1)
     else:
         trace.consume(input.axes[-1], right, inner)
+    # The axis of a parameter that is not summed over is that of its output units.
     for value, outer in ((input, -2), (right, -1)):
         if value.stored and len(value.axes) > 1:
             trace.produce(value, outer)
@@ -75,15 +78,18 @@ def einsum(trace: Trace, equation: str, tensors: list[Value]) -> Any:
         once = sorted(letter for letter in set(terms) - {",", "."} if terms.count(letter) == 1)
         output = "".join(["..." if "..." in terms else "", *once])
     letters = [_letters(term, tensor) for term, tensor in zip(terms.split(","), tensors, strict=True)]
+    # `like` is called for the number of the output's axes, by which an ellipsis is resolved.
     result = _letters(output, trace.like())
     if any(len(set(term)) < len(term) for term in letters):
         return trace.opaque(tensors, "einsum takes a diagonal")
     axes: dict[str, Axis] = {}
     for letter in dict.fromkeys(letter for term in letters for letter in term):
         found = [(tensor, term.index(letter)) for term, tensor in zip(letters, tensors, strict=True) if letter in term]
+        # A letter that no activation has is an axis of parameters alone, such as the rank of a factorised weight.
         activations = [tensor.axes[k] for tensor, k in found if not tensor.derived]
         axes[letter] = activations[0] if activations else found[0][0].axes[found[0][1]]
         for tensor, k in found:
+            # Kept letters are produced, and letters that are summed over are consumed, where a parameter has them.
             if letter in result or not activations:
                 trace.unify(axes[letter], trace.produce(tensor, k))
             elif tensor.derived:
@@ -133,6 +139,7 @@ def convolution(trace: Trace, input: Value, weight: Value, bias: Value | None, g
     if groups == 1:
         trace.consume(channels, weight, 1)
     else:
+        # Both channels are (group * channels of one group), with the same groups: these can grow together.
         group, width = Axis(groups), Axis(weight.axes[0].size // groups)
         trace.unify(weight.axes[0], product([group, width]))
         trace.unify(channels, product([group, weight.axes[1]]))
@@ -145,6 +152,7 @@ def convolution(trace: Trace, input: Value, weight: Value, bias: Value | None, g
 @register_rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(trace: Trace, input: Value, weight: Value, bias: Value | None, groups: int = 1) -> Value:
     """Couple a transposed convolution, whose weight has the axes (input, output of one group, kernel)."""
+    # Counted from the end, as a batch may be missing: before the axes of the kernel.
     channels = input.axes[1 - len(weight.axes)]
     if groups == 1:
         trace.consume(channels, weight, 0)
@@ -156,6 +164,7 @@ def transposed_convolution(trace: Trace, input: Value, weight: Value, bias: Valu
     rows = product([group, weight.axes[1]])
     if bias is not None:
         trace.unify(rows, trace.produce(bias, 0))
+    # Axis 1 of the weight has the outputs of one group, and the output all groups one after the other.
     return _with_channels(trace, input, weight, None, 1).replace(1 - len(weight.axes), rows)
 
 
@@ -177,6 +186,7 @@ def _note_groups(trace: Trace, weight: Value, group: Axis) -> None:
 @register_rule("prelu")
 def prelu(trace: Trace, input: Value, weight: Value) -> Value:
     """Couple a slope for each channel, or one for all of them."""
+    # One slope for all channels says nothing of them, and stays one.
     if weight.axes and weight.axes[0].size > 1:
         trace.unify(input.axes[1 if len(input.axes) > 1 else 0], trace.produce(weight, 0))
     return input

@@ -44,6 +44,7 @@ def group_norm(trace: Trace, input: Value, num_groups: int, weight: Value | None
     """Couple channels in groups; statistics are taken within each group."""
     group, width = Axis(num_groups), Axis(input.axes[1].size // num_groups)
     trace.unify(input.axes[1], product([group, width]))
+    # With several groups the width is what is normalised, and their number may grow.
     if num_groups > 1:
         trace.number("num_groups", group)
         trace.normalise(width)

@@ -67,23 +67,28 @@ def sizes_given(
     """
     integers = call.integers()
     if operation in SHAPES and call.name not in ("flatten", "view_as", "expand_as"):
+        # `unflatten(dim, sizes)` has the number of an axis before the sizes.
         sizes = integers[1:] if call.name == "unflatten" else integers
         if len(sizes) >= len(after) or call.name == "unflatten":
             start = given["dim"] % len(before) if call.name == "unflatten" else 0
             yield from zip(sizes, after[start:], strict=False)
+    # The operations below take many plain numbers, which say nothing of attributes.
     elif not any(isinstance(i, Number) for i in integers) and not call.slices():
         return
     elif operation in ("split", "split_with_sizes"):
         dim = given.get("dim", 0)
         pieces = [axes[dim] for axes in after]
         if operation == "split":
+            # The last piece may be smaller than the given size.
             yield from ((integers[0], piece) for piece in pieces if piece.size == integers[0])
         else:
             yield from zip(integers, pieces, strict=False)
     elif operation == "slice" and call.name == "__getitem__":
         dim, first = given["dim"], given.get("start") or 0
+        # By value: the graph has the start and the end of a slice as plain numbers.
         ends = {int(i): i for s in call.slices() for i in (s.start, s.stop) if isinstance(i, Number)}
         for end in (first, first + after[dim].size):
+            # An end is the size of what comes before it.
             if end in ends and 0 < end < before[dim].size:
                 yield ends[end], _prefix(before[dim], end)
     elif operation == "narrow":
@@ -92,6 +97,7 @@ def sizes_given(
         dim = given["dim"]
         yield integers[0], divide(after[dim], before[dim].size, call.line)[1]
     elif operation == "repeat":
+        # `repeat` may add axes in front, whose size before was 1.
         new = len(after) - len(before)
         sizes = [*[1] * new, *(axis.size for axis in before)]
         if [count * size for count, size in zip(integers, sizes, strict=False)] == [axis.size for axis in after]:
@@ -117,6 +123,7 @@ def ties(readings: Sequence[Reading]) -> Iterator[Equal]:
 
     In `x.view(B, T, self.n_head, C // self.n_head)` the heads and their size multiply to C.
     """
+    # The axis by which an attribute is represented in what the code computes: the first that it is the size of.
     first: dict[Attribute, Axis] = {}
     for reading in readings:
         if isinstance(reading.expression, Attribute):
@@ -134,11 +141,13 @@ def ties(readings: Sequence[Reading]) -> Iterator[Equal]:
 
     for expression, axis, where in readings:
         whole, given = axis_of(expression), axis
+        # A quotient or a difference is moved to the other side: from axis = whole // other to whole = other * axis.
         if isinstance(expression, Result) and expression.sign in ("//", "-"):
             whole, other = axis_of(expression.left), axis_of(expression.right)
             if other is None:
                 continue
             given = flattened((other, axis)) if expression.sign == "//" else total((other, axis))
+        # A division with a rest does not tie anything, and neither do two expressions of the same units.
         if whole is None or whole.size != given.size or whole.atoms() == given.atoms() or (whole.frozen and given.frozen):
             continue
         if isinstance(expression, Attribute):

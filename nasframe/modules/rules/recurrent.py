@@ -29,6 +29,7 @@ def recurrent(
 ) -> list[Value]:
     """Couple the layers and directions of nn.LSTM, nn.GRU and nn.RNN, whose one `hidden_size` ties them."""
     directions = 2 if bidirectional else 1
+    # The parameters of all layers and directions are one list: two weights, and two biases if there are any.
     each = len(params) // (num_layers * directions)
     if each > 2 + 2 * has_biases:
         return trace.opaque([input, hx, params], "a projection of the hidden state has no rule")
@@ -37,12 +38,14 @@ def recurrent(
         for direction in range(directions):
             first = (layer * directions + direction) * each
             hidden.append(_cell(trace, features, params[first : first + each]))
+        # The next layer reads the units of both directions, one after the other.
         features = total(hidden[-directions:])
     for other in hidden[1:]:
         trace.tie(hidden[0], other, "hidden_size")
     for state in hx if isinstance(hx, list) else [hx]:
         for axis in hidden:
             _state(trace, state.axes[-1], axis)
+    # The last states have the shape (layers * directions, batch, units).
     counted = f"it counts layers and directions at {trace.where}"
     states = [s.replace(0, Axis(s.shape[0], frozen=counted)) for s in trace.like(list(trace.output[1:]))]
     if len(hidden) > 1 and trace.reads(*range(1, len(trace.output))):

@@ -128,8 +128,11 @@ class Trace:
         """Note that the entries of a weight's axis multiply the units of an activation, which are then summed."""
         dim %= len(weight.axes)
         self.unify(activation, weight.axes[dim])
+        # A parameter can be divided among copies of units. What is computed from parameters cannot, and stays as it is. If both
+        # are activations, a sum over more units has another scale.
         source = weight.source[dim]
         if source is not None:
+            # The first place is the one that messages name.
             self.consumed.setdefault(source, self.where)
             norm = self._norm_that_alone_feeds()
             if norm:
@@ -177,12 +180,14 @@ class Trace:
             shape: the shape of the output.
         """
         axes = []
+        # From the last axis, as torch aligns shapes when it broadcasts them.
         for k in range(-len(shape), 0):
             for value in values:
                 if len(value.axes) >= -k and value.axes[k].size == 1 != shape[k]:
                     self.freeze(value.axes[k], "it has the size 1 and is repeated")
             here = [v for v in values if len(v.axes) >= -k and v.axes[k].size == shape[k]]
             for value in here:
+                # A parameter among them, such as a bias or a position, has an entry for each unit.
                 self.unify(here[0].axes[k], self.produce(value, k))
             axes.append(here[0].axes[k] if here else Axis(shape[k]))
         return Value(axes)
@@ -251,6 +256,7 @@ class Trace:
         args: Any
         kwargs: Any
         args, kwargs = map_arg((node.args, node.kwargs), self._values.__getitem__)
+        # A rule returns one value for each output, in a list.
         if node.target is operator.getitem:
             return args[0][args[1]]
         if str(node.target).startswith("wrap_with_"):  # torch.no_grad() and torch.autocast(): a graph in the graph
@@ -264,7 +270,9 @@ class Trace:
         try:
             result = self._apply(node.target, args, kwargs)
         except AxisError as error:
+            # What does not fit together is frozen, and does not end the trace: the rest of the model may still change.
             result = self.opaque((args, kwargs), str(error))
+        # An operation without inputs makes a constant, and counts as derived.
         derived = all(value.derived for value in inputs)
         result = _map(result, lambda value: attrs.evolve(value, derived=derived))
         if call is not None:
@@ -281,6 +289,7 @@ class Trace:
         after = result.axes if isinstance(result, Value) else [value.axes for value in _values(result)]
         for integer, axis in sizes_given(self.operation, call, _bind(target._schema, args, kwargs), before, after):
             if not isinstance(integer, Number):
+                # A 1 that is written in the code stays a 1, unlike a number of heads that happens to be 1.
                 if self.operation in ("view", "reshape", "unflatten") and integer == axis.size == 1:
                     self.freeze(axis, "the code gives it the size 1")
             else:
@@ -312,12 +321,16 @@ class Trace:
         inputs = list(_values(given))
         rule = find_rule(name, target._schema.overload_name)
         if rule is not None:
+            # A rule names the arguments that it needs, and gets no others.
             wanted = inspect.signature(rule).parameters
             result = rule(self, **{key: value for key, value in ({"inputs": inputs} | given).items() if key in wanted})
+            # A wrong rule, perhaps of a third party, must not make a wrong change: what it says is dropped, and the axes are
+            # frozen.
             shapes = [value.shape for value in _values(result)]
             if shapes != [tuple(output.shape) for output in tree_leaves(self.output)]:
                 raise AxisError(f"the rule of {name} returned axes of the sizes {shapes}")
             return result
+        # Known to `_state` of the recurrent layers: an initial state of zeros has no units.
         if not inputs:  # zeros, arange, ...: made by the code
             values = self.like()
             self.made.update(_axes(values))
