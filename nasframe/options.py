@@ -37,9 +37,13 @@ def nested(kind: str | type, *, or_number: bool = False, **options: Any) -> Any:
         **options: further arguments of `attrs.field`, such as `default` and `validator`.
 
     Example:
-        A criterion that consists of others::
-
-            parts: tuple[GrowthCriterion, ...] = nested("criterion")
+        >>> import attrs
+        >>> from nasframe_recurrent import Tanh
+        >>> @attrs.frozen
+        ... class Residual:
+        ...     inner: nasframe.Operation = nested("operation", default=Tanh())
+        >>> nasframe.installed().make(Residual, {"inner": "sigmoid"})
+        Residual(inner=Sigmoid())
     """
     # In the metadata and not in the annotation, which may be a text: the reading of strategies and the flags look here.
     return attrs.field(metadata={KIND: kind, NUMBER: or_number}, **options)

@@ -353,7 +353,14 @@ def discover(without: Iterable[str] = (), points: Iterable[EntryPoint] | None = 
 
 @cache
 def installed() -> Plugins:
-    """Return the plugins of this installation without those that NASFRAME_WITHOUT names; they are loaded once."""
+    """Return the plugins of this installation without those that NASFRAME_WITHOUT names; they are loaded once.
+
+    Example:
+        >>> "tanh" in nasframe.installed().names("operation")
+        True
+        >>> nasframe.installed().make("operation", "tanh")
+        Tanh()
+    """
     return discover(left_out())
 
 

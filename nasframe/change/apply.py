@@ -50,6 +50,19 @@ def apply(parent: Network, edit: Edit, seed: Seed) -> Change:
     Raises:
         ChangeError: if the edit does not fit the child, the mixing weights of a new candidate are missing, or the child does not
             have the mixing weights that the edit states.
+
+    Example:
+        A node that is added behind a gate, which is zero at first, does not change the outputs:
+
+        >>> import torch
+        >>> from nasframe.testing.fakes import Chain, Shares
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=1)
+        >>> parent, x = nasframe.build(structure, nasframe.Seed((0,)), relaxation=Shares()), torch.randn(5, 3)
+        >>> grown = structure.backbone.grown(structure, "chain").gated()
+        >>> edit = nasframe.Edit(grown, lambda parent, child: nasframe.Filling(nasframe.Claim.exact()))
+        >>> child = apply(parent, edit, nasframe.Seed((1,))).child
+        >>> torch.allclose(child(x, child.mixing()), parent(x, parent.mixing()))
+        True
     """
     # The child is complete in names and shapes before anything is filled, so that a fill may read the modules of both
     # networks. A tensor that no entry of the map names keeps the values of this initialisation.

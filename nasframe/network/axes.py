@@ -33,7 +33,22 @@ class Axis:
 
 
 def produces(*labels: Any) -> Axis:
-    """Return an axis along which a tensor produces features: the rows of a weight, a bias, a running mean, alphas."""
+    """Return an axis along which a tensor produces features: the rows of a weight, a bias, a running mean, alphas.
+
+    Example:
+        A child has the entry of b at another position, and a new entry of c:
+
+        >>> import torch
+        >>> from nasframe.change.map import derive_map
+        >>> class Scales(torch.nn.Module):
+        ...     def __init__(self, *names):
+        ...         super().__init__()
+        ...         self.s, self.names = torch.nn.Parameter(torch.ones(len(names))), names
+        ...     def axes(self):
+        ...         return {"s": (produces(*self.names),)}
+        >>> derive_map(Scales("a", "b"), Scales("b", "c"))["s"].index
+        (tensor([ 1, -1]),)
+    """
     return Axis(labels)
 
 

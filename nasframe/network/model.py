@@ -165,11 +165,6 @@ class Model(nn.Module):
     def forecast(self, rows: Tensor, steps: int) -> Tensor:
         """Return the next rows of a time series, each forecast from the rows before it and the forecasts before it.
 
-        Example::
-
-            model = nasframe.load_model("runs/001")
-            model.forecast(rows[-100:], steps=24)  # shape (24, columns)
-
         Args:
             rows: the known rows in the units of the data, the latest last: (time, columns), or (time, batch, columns) for several
                 series. At least as many as a window has; earlier rows have no influence.
@@ -178,6 +173,19 @@ class Model(nn.Module):
         Raises:
             DataError: The rows do not fit the signature, a number in the last window of them is not finite, or the model does not
                 forecast rows of its inputs.
+
+        Example:
+            The next 24 days of a series, by a network with one candidate at each site that was not trained:
+
+            >>> import attrs, torch
+            >>> from nasframe_recurrent import Sum, TwoToOne
+            >>> strategy = attrs.evolve(nasframe.Strategy.named("two-to-one-grow-end"), backbone=TwoToOne(operations=(Sum(),)))
+            >>> model = nasframe.Search(strategy).model
+            >>> print(model.signature)
+            (time=10, batch, columns=4: precipitation, temp_max, temp_min, wind)
+            >>> rows = torch.tensor([[0.0, 12.8, 5.0, 4.7]]).expand(10, 4)
+            >>> model.forecast(rows, steps=24).shape
+            torch.Size([24, 4])
         """
         if self.signature is None or self.signature.axes != ("time", "batch", "columns") or self.outputs is None:
             raise DataError("this model does not forecast rows of a time series; call it with its inputs: model(x)")

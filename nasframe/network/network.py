@@ -331,6 +331,12 @@ def unallocated(structure: Structure, relaxation: Relaxation | None = None) -> N
     """Return the network of a structure on the device "meta", with names and shapes but without values and memory.
 
     The network is shared: it must not be changed.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> network = unallocated(Chain().initial({"inputs": 3, "outputs": 1}, nodes=1))
+        >>> network.body.head.weight.shape, network.body.head.weight.device.type
+        (torch.Size([1, 3]), 'meta')
     """
     with torch.device("meta"):
         return Network(structure, relaxation)
@@ -360,10 +366,13 @@ def count_parameters(structure: Structure, relaxation: Relaxation | None = None)
     """Return the number of parameters of a structure's network, which is built without memory for it.
 
     Example:
-        The cost of a proposal in `Morphism.propose`::
+        The cost of one more node, as `Morphism.propose` gives it:
 
-            edit = self.edit(structure, request, {}, context.seed)
-            cost = count_parameters(edit.structure, context.relaxation) - count_parameters(structure, context.relaxation)
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=1)
+        >>> grown = structure.backbone.grown(structure, "chain").structure
+        >>> count_parameters(grown) - count_parameters(structure)
+        14
     """
     # Without the relaxation, as morphisms ask for it, so that one cached network serves all. Its parameters are added below.
     network = unallocated(structure)

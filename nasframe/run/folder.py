@@ -350,8 +350,15 @@ def save_model(model: Model, path: str | Path) -> None:
     Files of these names are replaced.
 
     Example:
-        >>> nasframe.save_model(search.model, "kept")  # doctest: +SKIP
-        >>> model = nasframe.load_model("kept")  # doctest: +SKIP
+        A cell with one candidate at each site, so that there is nothing to search:
+
+        >>> import attrs, os, tempfile
+        >>> from nasframe_recurrent import Sum, TwoToOne
+        >>> strategy = attrs.evolve(nasframe.Strategy.named("two-to-one-grow-end"), backbone=TwoToOne(operations=(Sum(),)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nasframe.save_model(nasframe.Search(strategy).model, folder)
+        ...     sorted(os.listdir(folder))
+        ['architecture.json', 'scales.safetensors', 'weights.safetensors']
     """
     folder = Path(path)
     with commits.write_errors(folder):
@@ -376,10 +383,16 @@ def load_model(path: str | Path, plugins: Plugins | None = None) -> Model:
         StructureError: if the architecture cannot be built with these plugins.
 
     Example:
-        The next seven rows of a series, from its last rows, of shape (time steps, columns)::
+        The next seven days of a series with four columns, from the last ten, by a network that was not trained:
 
-            model = nasframe.load_model("runs/001")
-            model.forecast(rows, steps=7)
+        >>> import attrs, tempfile, torch
+        >>> from nasframe_recurrent import Sum, TwoToOne
+        >>> strategy = attrs.evolve(nasframe.Strategy.named("two-to-one-grow-end"), backbone=TwoToOne(operations=(Sum(),)))
+        >>> rows = torch.tensor([[0.0, 12.8, 5.0, 4.7]]).expand(10, 4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     nasframe.save_model(nasframe.Search(strategy).model, folder)
+        ...     nasframe.load_model(folder).forecast(rows, steps=7).shape
+        torch.Size([7, 4])
     """
     folder = Path(path)
     structure = found(folder, plugins or installed())

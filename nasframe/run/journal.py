@@ -124,7 +124,18 @@ def from_line(line: bytes) -> Record:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Yield the records of a journal as far as they are whole."""
+    """Yield the records of a journal as far as they are whole.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from nasframe.records import EpochEnded
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     path = Path(run) / "metrics.jsonl"
+        ...     Journal.begin(path).append([EpochEnded(stage=0, phase="search", epoch=0, updates=9, train=0.7, valid=0.5)])
+        ...     [record.valid for record in read(path)]
+        [0.5]
+    """
     with path.open("rb") as file:
         for line in file:
             try:

@@ -162,6 +162,17 @@ def evaluation(network: nn.Module, found: Fit, data: Data) -> Evaluation:
         network: the network as `fit` left it.
         found: what `fit` returned.
         data: the data.
+
+    Example:
+        The parameters of a linear map from the weather of each day to that of the next, and its metrics on the test split:
+
+        >>> import torch
+        >>> strategy = nasframe.Strategy.named("two-to-one-grow-end")
+        >>> data = strategy.task.load(torch.device("cpu"), torch.float32)
+        >>> network = torch.nn.Linear(4, 4)
+        >>> outcome = evaluation(network, fit(network, strategy, data, updates=1, seed=nasframe.Seed((0,))), data)
+        >>> outcome.parameters, sorted(outcome.scores)
+        (20, ['mae', 'mse'])
     """
     return Evaluation(
         **attrs.asdict(found, recurse=False),
@@ -194,6 +205,16 @@ def fit(
         seed: the seed of the order of the examples and of all noise.
         patience: the number of epochs without improvement after which training stops.
         check: is called after each step and may raise an exception in order to stop.
+
+    Example:
+        A linear map from the weather of each day to that of the next:
+
+        >>> import torch
+        >>> strategy = nasframe.Strategy.named("two-to-one-grow-end")
+        >>> data = strategy.task.load(torch.device("cpu"), torch.float32)
+        >>> found = fit(torch.nn.Linear(4, 4), strategy, data, updates=1, seed=nasframe.Seed((0,)))
+        >>> len(found.curve), sorted(found.validation)
+        (1, ['mae', 'mse'])
     """
     optimiser = strategy.optimiser
     if optimiser.epochs:

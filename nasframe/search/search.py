@@ -56,12 +56,17 @@ class Search:
         state: the state to continue from; by default the beginning.
 
     Example:
-        >>> search = nasframe.Search(strategy)  # doctest: +SKIP
-        >>> for record in search:  # doctest: +SKIP
-        ...     print(record)
-        >>> for record in search.compare():  # doctest: +SKIP
-        ...     print(record)
-        >>> model = search.model  # doctest: +SKIP
+        >>> import attrs
+        >>> from nasframe_growing import Epochs, MaxNodes
+        >>> from nasframe_recurrent import TwoToOne
+        >>> strategy = nasframe.Strategy.named("two-to-one-grow-end")
+        >>> strategy = attrs.evolve(strategy, backbone=TwoToOne(hidden=4), criterion=Epochs(1) | MaxNodes(2), seeds=1)
+        >>> search = nasframe.Search(strategy)
+        >>> [record.phase for record in search if record.kind == "epoch"]
+        ['search', 'retune']
+        >>> [record.name for record in search.compare() if record.kind == "evaluation"][-2:]
+        ['LSTM', 'GRU']
+        >>> model = search.model
     """
 
     def __init__(self, strategy: Strategy, *, data: Data | None = None, state: State | None = None) -> None:

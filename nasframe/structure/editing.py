@@ -53,9 +53,13 @@ def add_node(
         operations: the candidates of each of these sites.
 
     Example:
-        A node with one site, which has the id of the node and the last node of the cell as its input::
+        A node with one site, which has the id of the node and the last node of the cell as its input:
 
-            child, node = add_node(structure, cell, lambda id: {id: (last,)}, self.operations)
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=1)
+        >>> child, node = add_node(structure, "chain", lambda id: {id: ("n0",)}, Chain().operations)
+        >>> node, child.cell("chain").site("n1").inputs
+        ('chain/n1', ('n0',))
     """
     # Ids continue where the structure's counter is: those of removed nodes and candidates are not used again, because
     # names of tensors, moments and records are made of them.
@@ -111,6 +115,17 @@ def operations_validator(arity: int) -> Any:
 
     Args:
         arity: the number of inputs that each operation must have, 1 or 2.
+
+    Example:
+        >>> import attrs
+        >>> from nasframe.options import nested
+        >>> from nasframe.testing.fakes import Dense
+        >>> @attrs.frozen
+        ... class Pairs:
+        ...     operations: tuple[nasframe.Operation, ...] = nested("operation", validator=operations_validator(2))
+        >>> Pairs((Dense(),))
+        Traceback (most recent call last):
+        ValueError: operations is ['dense']; it must be one or more operations of two inputs, not all of them zero
     """
 
     def check(instance: Any, attribute: Any, value: Any) -> None:
@@ -134,6 +149,12 @@ def candidate_at(structure: Structure, address: Any, id: Any) -> Candidate:
 
     Raises:
         ChangeError: if there is no such candidate.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=1)
+        >>> candidate_at(structure, "chain/n0", 1)
+        Candidate(id=1, operation=Dense())
     """
     candidates = site_at(structure, address).candidates
     for candidate in candidates:
@@ -147,6 +168,12 @@ def site_at(structure: Structure, address: Any) -> Site:
 
     Raises:
         ChangeError: if there is no such site.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain
+        >>> structure = Chain().initial({"inputs": 3, "outputs": 1}, nodes=2)
+        >>> site_at(structure, "chain/n1").inputs
+        ('n0',)
     """
     # Compared and not looked up: what a request gives may be a list, which is no key.
     for existing, site in structure.sites():

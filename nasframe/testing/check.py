@@ -77,8 +77,9 @@ def check(
         plugins: the plugins to use, by default the installed ones.
 
     Example:
-        >>> print(check("tanh", laws=["operation.dtype"]).text())  # doctest: +SKIP
-        operation 'tanh' of nasframe_recurrent (nasframe 0.1.0): 1 passed
+        >>> from nasframe.testing.check import check
+        >>> print(check("tanh", laws=["operation.dtype"]).text())  # doctest: +ELLIPSIS
+        operation 'tanh' of nasframe_recurrent (nasframe ...): 1 passed
     """
     plugins = plugins or installed()
     if isinstance(what, str):

@@ -73,7 +73,16 @@ def draw_one(strategy: SearchStrategy[Any], tries: int = 1, errors: tuple[type[E
 
 
 def sizes(high: int = 4) -> SearchStrategy[int]:
-    """Return a number of units, steps or examples, at least 1."""
+    """Return a strategy that draws a number of units, steps or examples, at least 1.
+
+    Example:
+        Criteria that wait for one to three epochs:
+
+        >>> from hypothesis import strategies as st
+        >>> from nasframe_growing import Patience
+        >>> draw_one(st.builds(Patience, epochs=sizes(3))).epochs in (1, 2, 3)
+        True
+    """
     return st.integers(1, high)
 
 
@@ -108,6 +117,13 @@ def searches(draw: DrawFn, backbone: Backbone, task: Task, most: int = 3) -> Str
         backbone: the backbone.
         task: the task.
         most: the largest number of nodes of a cell.
+
+    Example:
+        >>> from nasframe.testing.fakes import Chain, Noise
+        >>> task = Noise((("inputs", 3), ("outputs", 1)), inputs=(-1, 3), outputs=(-1, 1))
+        >>> strategy = draw_one(searches(Chain(), task))
+        >>> strategy.backbone.name, strategy.task.name, strategy.dtype
+        ('chain', 'noise', 'float64')
     """
     return Strategy(
         task=task,

@@ -79,6 +79,13 @@ def cell_architecture(supernet: Structure, text: str) -> Structure:
 
     Raises:
         StructureError: if the text is no such cell, or the supernet does not have it.
+
+    Example:
+        >>> from nasframe_convolutional import NasBench201
+        >>> supernet = NasBench201().initial({"channels": 3, "classes": 10}, nodes=3)
+        >>> architecture = cell_architecture(supernet, "033124")
+        >>> [site.candidates[0].operation.name for _, site in architecture.sites()]
+        ['zero', 'dense_convolution', 'dense_convolution', 'identity', 'dense_convolution', 'avg_pool']
     """
     # In the published form the edges have the order of the digits.
     published = "|" in text

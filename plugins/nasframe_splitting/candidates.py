@@ -71,7 +71,14 @@ def unsplittable(operation: Operation) -> str | None:
 
 
 def splittable(structure: Structure) -> Iterator[Key]:
-    """Yield the candidates whose units can be split, in the order of the structure."""
+    """Yield the candidates whose units can be split, in the order of the structure.
+
+    Example:
+        >>> from nasframe_recurrent import Relu, Tanh, TwoToOne
+        >>> structure = TwoToOne(operations=(Relu(), Tanh())).initial({"inputs": 3, "outputs": 1}, nodes=2)
+        >>> [*splittable(structure)]
+        [('layer0/n0', 1), ('layer0/n1', 3)]
+    """
     for address, site in structure.sites():
         for candidate in site.candidates:
             if unsplittable(candidate.operation) is None:
@@ -210,6 +217,17 @@ def splitting_matrices(
         network: the network.
         loss: a function that returns the loss, and is called with the function from inputs and mixing weights to outputs.
         candidates: the candidates, which can be split.
+
+    Example:
+        The weights of three inputs and two states, and a bias, for each of two units:
+
+        >>> import torch
+        >>> from nasframe_recurrent import Tanh, TwoToOne
+        >>> structure = TwoToOne(hidden=2, operations=(Tanh(),)).initial({"inputs": 3, "outputs": 1}, nodes=1)
+        >>> network, x = nasframe.build(structure, nasframe.Seed((0,))), torch.randn(10, 5, 3)
+        >>> found = splitting_matrices(network, lambda forward: forward(x, {}).square().mean(), [*splittable(structure)])
+        >>> {key: [matrices.form().shape for matrices in instances] for key, instances in found.items()}
+        {('layer0/n0', 0): [torch.Size([2, 6, 6])]}
     """
     return matrices_of(computed_by(network, loss, candidates)[1])
 

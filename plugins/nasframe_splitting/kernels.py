@@ -115,7 +115,16 @@ class Eigenpairs:
 
 
 def exact_eigenpairs(matrices: SplittingMatrices) -> Eigenpairs:
-    """Return the least eigenpairs by forming the matrices, some units at a time, and decomposing them."""
+    """Return the least eigenpairs by forming the matrices, some units at a time, and decomposing them.
+
+    Example:
+        The matrix -3 x x^T of x = (1, 2) has the least eigenvalue -3 |x|^2:
+
+        >>> import torch
+        >>> matrices = SplittingMatrices([torch.tensor([[1.0, 2.0]])], torch.tensor([[[[-3.0]]]]))
+        >>> exact_eigenpairs(matrices).values.round()
+        tensor([-15.])
+    """
     found = []
     for units in matrices.chunks():
         values, vectors = torch.linalg.eigh(matrices.form(units))
@@ -133,6 +142,14 @@ def lanczos_eigenpairs(matrices: SplittingMatrices, steps: int, seed: Seed) -> E
         matrices: the splitting matrices.
         steps: the dimension of the Krylov space. With `matrices.size` steps the pairs are exact.
         seed: the seed of the random vectors.
+
+    Example:
+        The matrix with -1, -4, -9, ..., -2500 on its diagonal:
+
+        >>> import torch
+        >>> matrices = SplittingMatrices([torch.arange(1.0, 51.0).diag()], -torch.ones(1, 1, 50, 1))
+        >>> lanczos_eigenpairs(matrices, steps=10, seed=nasframe.Seed((0,))).values.round()
+        tensor([-2500.])
     """
     generator, like = seed.generator(), matrices.coefficients
     shape = (*like.shape[2:-2], matrices.units, matrices.size)
@@ -198,7 +215,14 @@ def _most_negative(matrices: SplittingMatrices) -> Tensor:
 
 
 def least_eigenpairs(matrices: SplittingMatrices, steps: int | None, seed: Seed) -> Eigenpairs:
-    """Return the least eigenpairs by a number of steps of the method of Lanczos, or exactly for None and for small matrices."""
+    """Return the least eigenpairs by a number of steps of the method of Lanczos, or exactly for None and for small matrices.
+
+    Example:
+        >>> import torch
+        >>> matrices = SplittingMatrices([torch.tensor([[3.0, 4.0]])], torch.tensor([[[[-1.0]]]]))
+        >>> least_eigenpairs(matrices, steps=30, seed=nasframe.Seed((0,))).vectors.abs()
+        tensor([[0.6000, 0.8000]])
+    """
     if steps is None or matrices.size <= max(steps, min(SMALL, ROWS_PER_STEP * steps)):
         return exact_eigenpairs(matrices)
     return lanczos_eigenpairs(matrices, steps, seed)

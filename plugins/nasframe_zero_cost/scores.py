@@ -54,6 +54,13 @@ def naswot(network: nn.Module, inputs: Tensor) -> float:
     """Return NASWOT, log |det K|, where K_ij is the number of ReLU units that agree for the examples i and j (Mellor et al. 2021, Eq. 2).
 
     A larger score is better. It is -infinity if two examples have the same active units.
+
+    Example:
+        Two examples that agree in one of two units, so that K is ((2, 1), (1, 2)) with the determinant 3:
+
+        >>> import torch
+        >>> round(naswot(torch.nn.ReLU(), torch.tensor([[1.0, 1.0], [1.0, -1.0]])), 4)
+        1.0986
     """
     c = activation_patterns(network, inputs).double()
     return float(torch.linalg.slogdet(c @ c.T + (1 - c) @ (1 - c).T).logabsdet)
@@ -63,6 +70,13 @@ def linear_regions(network: nn.Module, inputs: Tensor) -> float:
     """Return the number of linear regions that contain an example, which is that of different activation patterns (TE-NAS, 3.1.2).
 
     More regions are better. The number says little if no two examples share a region: take narrow networks and few pixels.
+
+    Example:
+        The first two of three examples share a region:
+
+        >>> import torch
+        >>> linear_regions(torch.nn.ReLU(), torch.tensor([[1.0, 1.0], [2.0, 3.0], [1.0, -1.0]]))
+        2.0
     """
     return float(len(activation_patterns(network, inputs).unique(dim=0)))
 
@@ -72,6 +86,13 @@ def ntk_condition(network: nn.Module, inputs: Tensor) -> float:
 
     The row i of J is the gradient of the sum of the outputs of example i with respect to all parameters, as in the published
     code. A smaller number is better. It is infinity if the kernel is singular.
+
+    Example:
+        The gradient of w x with respect to w is x, so that J has the examples as its rows:
+
+        >>> import torch
+        >>> round(ntk_condition(torch.nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [0.0, 2.0]])), 4)
+        4.0
     """
     network = copy.deepcopy(network)
     parameters = [*network.parameters()]
@@ -89,6 +110,15 @@ def synflow(network: nn.Module, inputs: Tensor) -> float:
 
     As in Abdelfattah et al. (2021), BatchNorms are left out, and the sum is taken over the weights of all layers without their
     biases. It is computed in float64. A larger score is better.
+
+    Example:
+        For one layer, R is the sum of the absolute weights, and so is synflow:
+
+        >>> import torch
+        >>> network = torch.nn.Linear(2, 1, bias=False)
+        >>> network.weight.data = torch.tensor([[1.0, -3.0]])
+        >>> synflow(network, torch.zeros(5, 2))
+        4.0
     """
     # of the inputs only the shape of an example counts
     network = copy.deepcopy(network).double()
