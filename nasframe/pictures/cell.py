@@ -47,6 +47,7 @@ def _cells(panels: Sequence[tuple[str, Diagram]]) -> Figure:
     figure = blank(width, tops[-1])
     # matplotlib counts from below, and a layout from above
     inches = Affine2D().scale(1, -1).translate(0, tops[-1]) + figure.dpi_scale_trans
+    # `tops` has one entry more: the lower end of the last panel, which is the height of the figure.
     for (type, _), panel, top in zip(panels, placed, tops, strict=False):
         pen = _Pen(figure, Affine2D().translate(MARGIN, top + MARGIN) + inches)
         pen.text(0, 0.07, plain(type), weight="bold", ha="left")
@@ -62,6 +63,7 @@ class _Pen:
     transform: Transform
 
     def add(self, artist: Artist) -> None:
+        # First, because `add_artist` gives an artist without a transform that of the figure.
         artist.set_transform(self.transform)
         self.figure.add_artist(artist)
 
@@ -125,6 +127,7 @@ def _draw_box(pen: _Pen, box: Box, x: float, y: float) -> None:
 
 def _draw_row(pen: _Pen, name: str, weight: float | None, left: float, width: float, y: float, *, alone: bool) -> None:
     """Write the name of an operation, with a bar as long as its mixing weight behind it."""
+    # Whatever a relaxation returns, the bar stays in its box. The number says what the weight is.
     share = 1.0 if alone else min(max(weight or 0.0, 0.0), 1.0)
     pen.add(Rectangle((left, y - 0.065), width * share, 0.13, facecolor=SHADE, linewidth=0))
     if alone:

@@ -182,6 +182,7 @@ def _layers(boxes: Iterable[Key], links: Iterable[Segment]) -> dict[Key, int]:
 
 def _routed(link: Segment, layers: Mapping[Key, int]) -> Iterator[Segment]:
     """Yield the pieces of an edge. All edges from a state share its rails, so that they are one line until they separate."""
+    # Dashed edges have rails of their kind, and do not share a line with the others.
     kind = "inherited" if link.inherited else "rail"
     between = range(layers[link.source] + 1, layers[link.target])
     stops = [link.source, *((kind, str(i), *link.source) for i in between), link.target]
@@ -202,7 +203,9 @@ def _swept(columns: Sequence[Sequence[Key]], segments: Sequence[Segment], forwar
     rank = ranks(columns)
     near = _neighbours((s.target, s.source) if forward else (s.source, s.target) for s in segments)
     for column in columns if forward else reversed(columns):
+        # A key without neighbours on that side keeps its position.
         mean = {k: float(np.mean([rank[n] for n in near.get(k, [k])])) for k in column}
+        # At once, so that the next column of the sweep sees the new order of this one.
         rank |= {k: i for i, k in enumerate(sorted(column, key=mean.__getitem__))}
     return [sorted(column, key=rank.__getitem__) for column in columns]
 

@@ -30,6 +30,7 @@ def draw_distribution(evaluations: Sequence[Evaluated], trials: Sequence[TrialEn
         if each.valid is not None:
             compared.setdefault(each.name, []).append((each.valid, False))
     rows = compared | _by_budget(trials)
+    # Each network that was the best so far is marked, and so the last one is the best of all.
     best = [e.valid for e in evaluations if e.best][-1]
     with style():
         figure = blank(7.0, 1.0 + 0.2 * len(rows), layout="constrained")
@@ -43,11 +44,13 @@ def draw_distribution(evaluations: Sequence[Evaluated], trials: Sequence[TrialEn
                 axes.plot(values, [place] * len(values), marker, color=colour, alpha=0.6, markersize=4, markeredgewidth=0)
         if best is not None:
             axes.axvline(best, color=ACCENT, linewidth=0.9, linestyle="dashed", zorder=0, label="handed over")
+        # Nothing is drawn here: entries of the legend for points that were drawn row by row.
         axes.plot([], [], "o", color=COLOUR, alpha=0.6, markersize=4, markeredgewidth=0, label="trained network")
         if any(found for losses in rows.values() for _, found in losses):
             axes.plot([], [], "D", color=ACCENT, markersize=4, markeredgewidth=0, label="found cell in its trials")
         axes.set_yticks(range(len(rows)), [plain(name) for name in rows])
         axes.tick_params("y", length=0)
+        # The first row at the top, as in a table.
         axes.invert_yaxis()
         if min(loss for losses in rows.values() for loss, _ in losses) > 0:
             axes.set_xscale("log")

@@ -97,6 +97,7 @@ def _spread(wanted: Sequence[float], weights: Sequence[float], heights: Sequence
     pools: list[list[tuple[float, float]]] = []
     for pair in zip((w - o for w, o in zip(wanted, offsets, strict=True)), weights, strict=True):
         # Pool adjacent violators: neighbours in the wrong order get the weighted mean of both, and keep it from then on.
+        # A pool is a list of (wanted position, weight); all of its boxes move together.
         pools.append([pair])
         while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]

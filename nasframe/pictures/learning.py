@@ -52,6 +52,7 @@ def draw_learning(
     scores = [(updates, value) for updates, value, loss in scored if value is not None and loss is not None]
     losses = [loss for _, value, loss in scored if value is not None and loss is not None]
     # where the score is the loss (an MSE), a second panel would repeat the first
+    # True of no scores as well: then there is no second panel either.
     apart = not np.allclose([value for _, value in scores], losses, rtol=1e-4)
     with style():
         figure = blank(7.0, 5.0 if apart else 3.6, layout="constrained")
@@ -97,6 +98,7 @@ def _phases(axes: Axes, epochs: Sequence[EpochEnded], trials: Sequence[TrialEnde
     colours = dict(zip(dict.fromkeys(names), itertools.cycle(PHASES), strict=False))
     for name, group in itertools.groupby(zip(names, ordered, strict=True), lambda pair: pair[0]):
         end = [record.updates for _, record in group][-1]
+        # A phase begins where the one before it has ended: records say where an epoch or a trial ends.
         spans[name] = axes.axvspan(start, end, color=colours[name], linewidth=0, zorder=0, label=name)
         start = end
     return list(spans.values())
@@ -115,9 +117,11 @@ def _curve(
 ) -> list[Line2D]:
     """Draw a line for all points between which there is no trial, and return one of them for the legend."""
     evaluated = sorted(trial.updates for trial in trials)
+    # Points with as many trials before them are a part; a part of one point is drawn as a dot, as it has no line.
     parts = [[*part] for _, part in itertools.groupby(points, lambda point: bisect.bisect_left(evaluated, point[0]))]
     look: dict[str, Any] = {"color": colour, "linewidth": 1.2, "label": label}
     lines = [axes.plot(*zip(*part, strict=True), "-" if len(part) > 1 else ".", **look)[0] for part in parts]
+    # A line rather than a dot, if there is one.
     return sorted(lines, key=lambda line: line.get_linestyle() == "None")[:1]
 
 
@@ -142,6 +146,7 @@ def _scale(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]]) -> lis
     axes.set_ylim(bottom, top)
     for name, points in curves.items():
         at = [points[i][0] for i in _peaks([value for _, value in points], top)]
+        # In this transform x is in updates and y a fraction of the height.
         axes.plot(at, [0.98] * len(at), "^", color=LOSSES[name][1], markersize=4, transform=axes.get_xaxis_transform())
     if losses.max() <= top:
         return []
@@ -159,6 +164,7 @@ def _range(losses: Array) -> tuple[str, float, float]:
     # Tukey's outer fence, or a quarter above the upper quartile where a long flat end makes the quartiles equal
     top = min(to(losses).max(), high + max(3 * (high - low), abs(high) / 4))
     bottom = to(losses).min()
+    # Losses that are all equal span nothing, and an axis must.
     room = 0.05 * (top - bottom) or 1.0
     return scale, float(back(bottom - room)), float(back(top + room))
 
@@ -192,6 +198,7 @@ def _count_nodes(axes: Axes, epochs: Sequence[EpochEnded], changes: Sequence[Cha
     shown: list[tuple[int, str]] = []
     for at, nodes in counted:
         text = "+".join(map(str, nodes.values()))
+        # About the width of the text: 1.4 % of the axis for each character.
         room = epochs[-1].updates * 0.014 * (len(text) + 1)
         if not shown or at - shown[-1][0] > room:
             shown.append((at, text))

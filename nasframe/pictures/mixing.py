@@ -185,6 +185,7 @@ def _heat(axes: Axes, place: Place, scale: Normalize, grown: Sequence[int]) -> N
     axes.set_facecolor(ABSENT)
     # Each epoch is one unit wide, from epoch - 0.5 to epoch + 0.5, so that ticks are in the middle of a column.
     axes.imshow(
+        # What is masked is not drawn, so that the ground shows where something is no candidate.
         np.ma.masked_invalid(panel.values),
         cmap=COLOURS,
         norm=scale,

@@ -77,4 +77,5 @@ def width_of(text: str, size: float = 8.0, **font: Any) -> float:
     """Return the width of a text, in inches."""
     if not text:
         return 0.0
+    # Measured without a figure, because the size of the figure follows from it. A path is in points, 72 to an inch.
     return float(TextPath((0, 0), text, prop=FontProperties(size=size, **font)).get_extents().width) / 72
