@@ -51,6 +51,7 @@ def check(
         plan = planned(load(), names, laws or None)
         outcomes = [*plan.problems]
         for of, law in progress.track(plan.tries):
+            # `track` has made the only task, whose description follows the law that is being tried.
             progress.update(progress.task_ids[0], description=f"{law.id} on {of}")
             outcomes.append(tried(of, law, profile, replay))
     # The report is printed as a whole, so that equal failures of several parts are shown once.

@@ -59,6 +59,7 @@ class PartType(click.ParamType):
         try:
             return {"name": name, **parse_options(text)}
         except (ValueError, RecursionError) as error:
+            # Without the place in the text, which is another text than the one that the user has written.
             reason = str(error).partition(" (at ")[0] or type(error).__name__
             self.fail(
                 f"the options of {value!r} cannot be read as TOML ({reason}); write {name}:option=value,option=value, and put text "
@@ -224,6 +225,7 @@ def _with_flag(flag: str, value: int, criterion: Any, plugins: Plugins) -> dict[
         described[part.flags[flag]] = value
     # composed criteria hold further ones: one, or a list of them
     for field in _fields(part).values():
+        # What the strategy does not set keeps the part's default, in which nothing is set from here.
         inner = described.get(field.name)
         if field.metadata.get(KIND) != "criterion" or inner is None:
             continue
@@ -231,6 +233,7 @@ def _with_flag(flag: str, value: int, criterion: Any, plugins: Plugins) -> dict[
         if any(changed):
             found = True
             described[field.name] = (
+                # None is a criterion in which nothing declares the flag: it stays as it was.
                 [n or o for n, o in zip(changed, inner, strict=True)] if isinstance(inner, list) else changed[0]
             )
     return described if found else None
@@ -327,7 +330,9 @@ def _option_value(field: attrs.Attribute[Any], text: str | None) -> Any:
     if text is None:
         return True
     holds = str(field.type)  # "str | None", "tuple[str, ...]": as it is written, or as Python prints it
+    # A text stays one, also if it looks like a number or like true: a folder may have the name 007.
     read = str if re.search(r"\bstr\b", holds) else parse_value
+    # Words with commas between them, or a list as TOML writes it.
     if "tuple" in holds and not text.lstrip().startswith("["):
         return [read(word.strip()) for word in text.split(",")]
     return parse_value(text) if "tuple" in holds else read(text)

@@ -46,6 +46,7 @@ def list_plugins(load: Any, /, names: Sequence[str], as_json: bool) -> None:
 
 def _row(part: type[Part] | None, plugin: Plugin) -> dict[str, Any]:
     return {
+        # A plugin that was not loaded has one row, without a part.
         "kind": part and part.kind,
         "name": part and part.name,
         "description": part and _documentation(part).partition("\n")[0],
@@ -92,7 +93,9 @@ def _import(part: type[Part]) -> str:
 def _arguments(documentation: str) -> dict[str, str]:
     """Return what a docstring in the style of Google says about each argument; an option may be that of a base class."""
     _, _, section = inspect.cleandoc(documentation).partition("\nArgs:\n")
+    # The section ends at the first line that is not indented, such as "Example:".
     section = textwrap.dedent(re.split(r"\n(?=\S)", section, maxsplit=1)[0])
+    # An entry goes on as long as the lines are indented further, or empty.
     entries = re.findall(r"^(\w+): (.*(?:\n[ \n].*)*)", section, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 

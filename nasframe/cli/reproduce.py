@@ -46,6 +46,7 @@ def reproduce(
     described = with_options({Reproduction.kind: what}, options, plugins)
     reproduction = plugins.make(Reproduction.kind, described[Reproduction.kind])
     folder = out or Path("runs") / "reproduce" / reproduction.name
+    # Before the hours of computing: a folder that cannot be made is refused at once.
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     # Messages go to standard error, so that standard output is the JSON alone.

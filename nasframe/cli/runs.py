@@ -58,6 +58,7 @@ def _finish(folder: Folder, search: Search, keeper: Keeper, watch: Watch, stop: 
             follow(search.records(workers, folder.plugins, stop.check), keeper, watch, stop.check)
             follow(search.compare(workers, folder.plugins, stop.check), keeper, watch, stop.check)
         except Stopped:
+            # Raised where the state is complete (see `Stop`), so that what was done since the last commit is kept.
             keeper.commit()
             raise
         watch.say(spent(time.monotonic() - start, search.strategy.device))

@@ -26,6 +26,7 @@ class LenientStream:
         """Write the text and return its length."""
         encoding = self.stream.encoding or "utf-8"
         with self._dropping():
+            # Encoded and decoded: the text then has only characters that the stream's encoding has.
             self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 

@@ -38,6 +38,7 @@ class Stop:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Raise Stopped from the signal itself while the context is open, for work that may be broken off anywhere."""
+        # The flag first: a signal that comes before it is seen by `check`, and one that comes after it raises by itself.
         self.waiting = False
         try:
             self.check()
@@ -101,6 +102,7 @@ class Watch:
 
     def say(self, text: str) -> None:
         """Print a line of text above the progress bar."""
+        # As it is: rich would read brackets as its markup, colour numbers, and break long lines.
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, text: str, completed: int = 0, total: int | None = None) -> None:
