@@ -157,6 +157,7 @@ def flattened(axes: Iterable[Axis]) -> Axis:
 
 def total(axes: Iterable[Axis]) -> Axis:
     """Return the axis that concatenating along the given axes makes."""
+    # An empty piece has no units.
     summands = [summand for axis in axes for summand in axis.summands() if summand.size]
     if len(summands) == 1:
         return summands[0]

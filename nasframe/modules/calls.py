@@ -213,6 +213,7 @@ def channel_axis(node: Node) -> int | None:
             a, b = (d % rank for d in args[1:3])
             order = list(range(rank))
             order[a], order[b] = b, a
+        # `order` lists the axes before, by the place that they have now.
         return order.index(along) if along is not None else None
     if name in ("cat", "concat", "expand", "slice"):  # the other axes, or more channels along the same one
         return next((axis for i in node.all_input_nodes if (axis := channel_axis(i)) is not None), None)
@@ -225,10 +226,12 @@ def channel_axis(node: Node) -> int | None:
         before, along = source.meta["val"].shape, channel_axis(source)
         if along is None:
             return None
+        # Either nothing has changed up to the channels, or they were the last axis and still are.
         if before[: along + 1] == value.shape[: along + 1]:
             return along
         return rank - 1 if along == len(before) - 1 and before[-1] == value.shape[-1] else None
     if is_pointwise(node) or name in SAME or name in DROPOUTS:
+        # An input that is broadcast, such as a scale, has other axes than the output.
         same = [i for i in node.all_input_nodes if getattr(i.meta.get("val"), "shape", None) == value.shape]
         return next((axis for axis in map(channel_axis, same) if axis is not None), None)
     return None

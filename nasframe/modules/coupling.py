@@ -98,6 +98,7 @@ def couple(
     names = {alias: name for name, all_names in aliases.items() for alias in all_names}
     held = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     tensors = {name: held[name] for name in aliases}
+    # Both graphs are read into the axes of one trace, so that what either of them says holds for the model.
     trace = Trace(tensors, names)
     # A tensor below "parametrizations" is not the weight, but what the weight is computed from.
     for name, axes in trace.axes.items():
@@ -131,6 +132,7 @@ def couple(
         # Reversed, so that the first place is the one that is named.
         contracted={atom: where for axis, where, _ in reversed(trace.contracted) for atom in axis.atoms()},
         scaled=frozenset(scaled[True] - scaled[False]),
+        # Without ties of axes that were unified later on, and each pair once.
         equal=tuple(
             {(e.first.find(), e.second.find()): e for e in trace.equal if e.first.find() is not e.second.find()}.values()
         ),

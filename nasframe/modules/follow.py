@@ -164,6 +164,7 @@ def _neighbour(
     """Return the parameter with a source whose group a new parameter joins."""
     names = [*parameters]
     place, of = names.index(name), parameters[name]
+    # From the nearest to the farthest: first those before it, then those after it.
     others = [n for n in (*reversed(names[:place]), *names[place:]) if n in sources]
     # A frozen parameter is in no optimiser, and its new neighbour is to be trained.
     others = [n for n in others if parameters[n].requires_grad or not of.requires_grad]

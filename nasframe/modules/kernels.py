@@ -304,6 +304,7 @@ def _tuple(value: Any) -> Any:
 
 def _require_room(calls: Calls, name: str, module: _ConvNd, reversed_padding: Sequence[int]) -> None:
     """Check that the inputs are long enough for the new padding, where it is made of their entries."""
+    # "reflect" repeats entries without the one at the border, and "circular" may repeat the whole input once.
     least = {"reflect": 1, "circular": 0}.get(module.padding_mode)
     if least is None:
         return

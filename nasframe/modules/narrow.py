@@ -352,6 +352,7 @@ def _added(entry: Take, axes: Mapping[int, Mapping[int, tuple[Sequence[int], int
         index = entry.index[axis]
         assert index is not None  # the axis shrinks
         found = [sums.get(position, ([position], 1)) for position in index.tolist()]
+        # The k-th row has the k-th further source of each position. Where there are fewer, nothing is added.
         rows = itertools.zip_longest(*(sources[1:] for sources, _ in found), fillvalue=ZERO)
         if matrix := [*rows]:
             added[axis] = torch.tensor(matrix, device=tensor.device)

@@ -69,6 +69,7 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
     """Return the distance of the outputs in one mode, and whether there are outputs other than zero, on which it can be seen."""
     mode = "training" if training else "evaluation"
     with _errors(f"the model cannot be called with this example in {mode} mode"):
+        # The parent first: where it does not run either, the example is wrong, and not the change.
         before = outputs(parent, example, training)
     # torch.export shows what an instance keeps, and not the constants of its class
     kept = ", ".join(f"{name!r}: ..." for name in _class_numbers(child))
@@ -109,6 +110,7 @@ def _distance(parent: nn.Module, child: nn.Module, example: Example, claim: Clai
                     f"the change claims to be exact, but in {mode} mode an output differs by {difference:.3g}, and rounding allows "
                     f"{allowed:.3g}; the model computes with a size in a way that its graph does not show"
                 )
+        # Relative to the largest entry, and not entry by entry: those near zero have large relative errors by rounding alone.
         worst = max(worst, difference / max(float(reference.max()), torch.finfo(old.dtype).tiny))
     return worst, any(bool(old.any()) for old in before)
 

@@ -54,6 +54,7 @@ def _batch(left: Value, right: Value) -> tuple[int, ...]:
     """Return the shape of the leading axes of a matrix product."""
     longest = max(left.shape[:-2], right.shape[:-2], key=len)
     padded = [(1,) * (len(longest) - len(shape)) + shape for shape in (left.shape[:-2], right.shape[:-2])]
+    # Sizes are equal, or one of them is 1 and is broadcast.
     return tuple(max(sizes) for sizes in zip(*padded, strict=True))
 
 

@@ -48,6 +48,7 @@ def recurrent(
     # The last states have the shape (layers * directions, batch, units).
     counted = f"it counts layers and directions at {trace.where}"
     states = [s.replace(0, Axis(s.shape[0], frozen=counted)) for s in trace.like(list(trace.output[1:]))]
+    # Only if the model reads them: otherwise the units of the layers stay independent of each other.
     if len(hidden) > 1 and trace.reads(*range(1, len(trace.output))):
         for other in hidden[1:]:  # the last states of all layers are entries of one tensor
             trace.unify(hidden[0], other)

@@ -342,6 +342,7 @@ class Trace:
     def _norm_that_alone_feeds(self) -> tuple[str, ...]:
         """Return the affine parameters of the normalisation whose output only the current operation reads."""
         assert self._node is not None
+        # If something else reads the norm, its weights cannot be divided among copies for the current operation alone.
         norm = self._node.args[0]
         if (
             not isinstance(norm, Node)
