@@ -118,7 +118,7 @@ def _key(flag: str) -> str:
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """Return the options in `option=value,option=value`, each value as in TOML; a word needs no quotes.
+    """Return the options of a text such as `option=value,option=value`; values are as in TOML, but a word needs no quotes.
 
     Raises:
         ValueError: the text is not the inside of a TOML inline table.

@@ -76,6 +76,7 @@ def scores(coupling: Coupling) -> Scores:
 def _rows(coupling: Coupling, program: ExportedProgram, node: Node) -> dict[str, Tensor] | None:
     """Return the rows of the weight and the bias of a linear layer that compute an activation, or None if something else does."""
     path: list[Node] = []
+    # From the attention back to the layer. `path` has the moves in the order in which they are made.
     while operation(node) in MOVES:
         path.insert(0, node)
         node = node.all_input_nodes[0]
@@ -143,6 +144,7 @@ def rescaled(coupling: Coupling, plan: Plan, entries: Mapping[str, Take]) -> dic
             # Fresh entries of the keys become zeros: the new summands of q k^T are then zero, whatever the new queries are.
             index = torch.where(key.to(index.device) & (index < 0), ZERO, index)
             column = [-1, *[1] * (tensor.dim() - 1)]
+            # A query gets the root and its share of the product. A key stays; its gradient has the share already (`takes`).
             value = entry.value * torch.where(query, root * share, 1.0).view(column).to(tensor)
             # a query is multiplied by the root, and its product with a key is divided by it
             gradients = [torch.as_tensor(e.gradient).to(tensor) for e in (unshared[name], entry)]

@@ -50,6 +50,7 @@ class Axis:
     def frozen(self) -> str | None:
         """Why the size may not change, or None if some atom may."""
         reasons = [atom._frozen for atom in self.atoms()]
+        # One free atom is enough for another size.
         return reasons[0] if all(reasons) else None
 
     @property

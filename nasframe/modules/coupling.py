@@ -244,7 +244,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Give all modules their attributes back, and torch its settings."""
+    """Restore the attributes of all modules, and the settings of torch, at the end of a `with` block."""
     # Shallow copies, so that parameters and parts are the same objects afterwards.
     before = {module: dict(vars(module)) for module in model.modules()}
     fast, without = torch.backends.mha.get_fastpath_enabled(), getattr(config, "do_not_emit_stack_traces", False)

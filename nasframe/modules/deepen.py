@@ -179,6 +179,7 @@ class Deepen(ModuleMorphism):
         outputs = [call.outputs[0] for call in found]
         # One layer must fit all calls, in both modes.
         axes = {(channel_axis(o), o.meta["val"].dim(), o.meta["val"].size(channel_axis(o) or 0)) for o in outputs}
+        # One is taken out. If others are left, the calls differ.
         (axis, rank, channels) = axes.pop()
         if axes or axis is None or not outputs[0].meta["val"].is_floating_point():
             raise ChangeError(

@@ -19,7 +19,7 @@ Number = int | float | bool | str | None | tuple[Any, ...]
 
 
 def _plain(value: Any) -> Any:
-    """Return lists as tuples, which JSON does not have."""
+    """Return a value with tuples in the place of its lists: a file has lists only."""
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
@@ -205,6 +205,7 @@ def edit_from_dict(values: Any) -> ModuleEdit:
     fields = {f.name for f in attrs.fields(_KINDS[kind])}
     if given.keys() != fields:
         raise ChangeError(f"an edit {kind!r} has the keys {', '.join(sorted(fields))}, not {', '.join(sorted(given))}")
+    # All other fields are names.
     names = fields - {"shape", "value", "layers", "axis"}
     if not all(isinstance(given[name], str) for name in names):
         raise ChangeError(f"an edit {kind!r} has strings under {', '.join(sorted(names))}, not those of {given!r}")
@@ -219,6 +220,7 @@ def edit_from_dict(values: Any) -> ModuleEdit:
         raise ChangeError(f"the axis {given['axis']!r} of an edit must be a negative number or null")
     if "layers" in given:
         given["layers"] = (
+            # `_layer` refuses None with the message for what is no layer.
             [_layer(layer) for layer in given["layers"]] if isinstance(given["layers"], list | tuple) else [_layer(None)]
         )
     edit: ModuleEdit = _KINDS[kind](**given)

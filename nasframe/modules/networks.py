@@ -29,6 +29,7 @@ def coupled(structure: Structure) -> Coupling:
     backbone = structure.backbone
     assert isinstance(backbone, Backbone)
     with torch.device("meta"):
+        # Only the shapes matter. A plain mapping leaves no candidate out, so that all of them are in the graph.
         mixing = {address: torch.ones(len(site.candidates)) for address, site in structure.sites() if not site.decided}
     # Tracing takes most of the time of a growth. Evaluation mode is left out: a search measures every change in that mode, and refuses
     # it if a module computes something else there.

@@ -332,6 +332,7 @@ def takes(coupling: Coupling, plan: Plan) -> dict[str, Take]:
             units = expand(coupling.axes[name][k], plan)
             consumes, produces = (name, k) in coupling.consumed, (name, k) in coupling.produced
             shape = [-1 if axis == k else 1 for axis in range(tensor.dim())]
+            # A tied tensor does both and is not divided: see `tied`.
             if consumes and not produces:
                 value = value * units.value.view(shape)
             else:

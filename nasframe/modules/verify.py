@@ -311,12 +311,14 @@ class Means(TorchDispatchMode):
             if name.endswith("_"):
                 return args[0].copy_(mean) if isinstance(mean, Tensor) else args[0].fill_(mean)
             if isinstance(mean, Tensor):
+                # A draw is a new tensor, into which the code may write.
                 return mean.clone()
             # two numbers and a size create a tensor
             return torch.full_like(args[0] if isinstance(args[0], Tensor) else func(*args, **kwargs), mean)
         if name in ("dropout", "alpha_dropout"):
             return given["input"].clone()
         if name in ("native_dropout", "_fused_dropout"):
+            # The mean of dropout is its input: nothing is dropped, and what is kept is not scaled.
             kept = args[0].clone()
             return kept, torch.ones_like(kept, dtype=torch.bool if name == "native_dropout" else torch.uint8)
         if not SWITCHES.keys() & given.keys():

@@ -167,7 +167,7 @@ class Space:
 
     @cached_property
     def _nodes(self) -> tuple[tuple[Address, Mapping[Address, tuple[int, ...]]], ...]:
-        """Each node with the ids of the candidates to choose from, by the address of their site."""
+        """Return each node with the ids of the candidates to choose from, by the address of their site."""
         found: list[tuple[Address, Mapping[Address, tuple[int, ...]]]] = []
         for node, _ in self.supernet.nodes():
             # A site that has no candidate to choose, because it only has zero, is no decision.

@@ -240,12 +240,14 @@ class Trace:
             if node.op == "placeholder":
                 self._values[node] = next(places)
             elif node.op == "get_attr":
+                # A tensor that is a constant of the code, or a graph in the graph, which `_call` reads.
                 held = operator.attrgetter(node.target)(graph.owning_module)
                 constant = isinstance(held, Tensor)
                 self._values[node] = self._constant(held, node.target) if constant else held
             elif node.op == "call_function":
                 self._values[node] = self._call(node)
             else:
+                # The node "output", which is the last one.
                 return map_arg(node.args[0], self._values.__getitem__)
         return None
 
@@ -388,6 +390,7 @@ def register_rule(*operations: str) -> Callable[[Rule], Rule]:
 def find_rule(name: str, overload: str = "") -> Rule | None:
     """Return the rule of an operation, or None. An operation in place has the rule of the one that is not."""
     plain = name.removesuffix("_")
+    # The rule of one overload before that of all, and the form in place before the other.
     names = (f"{name}.{overload}", f"{plain}.{overload}", name, plain)
     return next((RULES[n] for n in names if n in RULES), None)
 
