@@ -162,6 +162,7 @@ CORE = Plugin(
 
 def interface_of(part: type[Part]) -> str:
     """Return the name in `KINDS` of the interface that a part implements."""
+    # by the class and not by the kind, which the two interfaces of architects have in common
     return next(name for name, interface in KINDS.items() if issubclass(part, interface))
 
 

@@ -62,6 +62,7 @@ class Seed:
             torch.default_generator.manual_seed(self.number())
             for other in others:
                 module = torch.get_device_module(other)
+                # `manual_seed` of a device module seeds the generator of the current device
                 with module.device(other):
                     module.manual_seed(self.number())
             yield

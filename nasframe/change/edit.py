@@ -163,6 +163,7 @@ def remove_candidates(structure: Structure, removed: Mapping[Address, AbstractSe
                 # The site computed w o(theta), and now o(theta') with theta' = w theta, so dL/dtheta' = dL/dtheta / w.
                 weight = weights[candidate.id]
                 for name, _ in parent.mixed_operations(address):
+                    # a candidate that stays keeps its id, so that its tensors have the same names in parent and child
                     sources = [f"{name}.candidates.{candidate.id}.{key}" for key in candidate.operation.homogeneous or ()]
                     overrides |= {source: Take(source, value=weight, gradient=1 / weight) for source in sources}
             claims.append(_removal(parent, address, removed[address], weights) if folds else Claim.lossy())
@@ -181,6 +182,7 @@ def _sums(parent: Network, address: Address) -> bool:
 def _removal(parent: Network, address: Address, gone: AbstractSet[int], weights: Mapping[int, float]) -> Claim:
     """Return the claim of the removal of candidates from a site in which the others keep their mixing weights."""
     site = parent.sites[address]
+    # what is always zero adds nothing, whatever its mixing weight
     lost = [c for c in site.candidates if c.id in gone and not c.operation.zero]
     worst = Bound({})
     for _, mixture in parent.mixed_operations(address):

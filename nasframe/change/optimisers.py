@@ -40,6 +40,7 @@ Factory = Callable[[NamedParameters], Optimizer]
 
 def named_state(optimiser: Optimizer, named: NamedParameters) -> dict[str, dict[str, Any]]:
     """Return the state of an optimiser by the names of its parameters."""
+    # The state is a defaultdict: looking up a parameter that has none would add an entry.
     return {name: optimiser.state[p] for name, p in named if p in optimiser.state}
 
 
@@ -67,6 +68,7 @@ def check_state(optimiser: Optimizer) -> None:
         ChangeError: if the state has entries that `POWERS` does not list for the class of the optimiser.
     """
     unknown = {
+        # of the shape of its parameter, as a moment is: then it is enough to add its power
         key: value.shape == parameter.shape
         for parameter, state in optimiser.state.items()
         for key, value in state.items()

@@ -1,4 +1,4 @@
-"""The part that morphisms have in common which replace the operation of a candidate."""
+"""What all morphisms need that replace the operation of a candidate."""
 
 from __future__ import annotations
 

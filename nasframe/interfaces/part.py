@@ -63,6 +63,7 @@ def from_plain(value: Any, make: Callable[[Any, Any], Any], kind: str | type | N
     # Not every list is one of parts: the numbers of a tuple pass through.
     if isinstance(value, list | tuple):
         return tuple(from_plain(v, make, kind) for v in value)
+    # What is a part already stays as it is, such as the steps of a named plan (`Strategy.from_dict`).
     if kind is not None and not attrs.has(type(value)):
         return make(kind, value)
     return value

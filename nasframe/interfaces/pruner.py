@@ -97,6 +97,7 @@ def all_but_strongest(
             others = sorted((p for p in pairs if not p[1].operation.zero), key=lambda pair: -pair[0])
             # The best operation of each site has rank 0 and comes first; all others compete by their weights alone.
             ranked += [((min(rank, 1), -weight), c) for rank, (weight, c) in enumerate(others[: 1 if distinct else None])]
+        # by the pair alone, as candidates cannot be compared
         strongest = [c for _, c in sorted(ranked, key=lambda item: item[0])[:keep]]
         kept = {c.id for c in strongest or [max(zeros, key=lambda pair: pair[0])[1]]}
         removed |= {address: {c.id for c in site.candidates} - kept for address, site in sites.items()}

@@ -42,6 +42,7 @@ class Split:
             size: the size of a batch. The last batch may be smaller.
         """
         order = torch.arange(self.size) if order is None else order
+        # `batch` and not `draw`: what is measured is never augmented
         return (self.batch(index) for index in order.split(size))
 
 
