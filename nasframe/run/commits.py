@@ -150,6 +150,7 @@ def read(path: Path) -> Commit:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
+        # First of all: in another schema no other entry need mean the same.
         if manifest["schema"] != SCHEMA:
             raise CheckpointError(f"{path} has schema {manifest['schema']!r}; this version reads schema {SCHEMA}")
         data = {name: (path / name).read_bytes() for name in ("state.json", "tensors.safetensors")}
@@ -182,11 +183,13 @@ def _read_shared(path: Path) -> Mapping[str, Tensor]:
 
 def environment(plugins: Mapping[str, str]) -> dict[str, str]:
     """Return what equal bytes depend on beside the strategy: torch, the vector instructions, and the plugins."""
+    # Kernels for other vector instructions add in another order, and round otherwise.
     return {"torch": torch.__version__, "cpu capability": torch.backends.cpu.get_cpu_capability(), **plugins}
 
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace a file by this content, whole or not at all."""
+    # In the same folder, because a file is replaced in one step within a file system only.
     draft = path.with_name(f"{path.name}.draft")
     with write_errors(path):
         _write(draft, data)

@@ -304,6 +304,7 @@ def _next_run(runs: Path) -> tuple[Path, bool]:
         while True:
             number += 1
             with contextlib.suppress(FileExistsError):
+                # of two processes that try the same number, one makes the folder and the other tries the next number
                 (path := runs / f"{number:03d}").mkdir()
                 return path, True
 
@@ -316,6 +317,7 @@ def _made(path: Path) -> tuple[Path, bool]:
         except FileExistsError:
             if (path / STRATEGY).is_file():
                 raise RunError(f"{path} holds a run; give another --out, or continue it: nasframe resume {path}") from None
+            # A lock alone is no content. Whether a process holds it is known when the lock is taken.
             if not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir()):
                 raise RunError(f"{path} exists and is not an empty folder; give another --out") from None
             return path, False

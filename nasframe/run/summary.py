@@ -97,6 +97,7 @@ def write(folder: Folder, search: Search) -> str:
     lines = [
         first,
         "",
+        # the metrics of the network that is handed over: a training that diverged has none
         *_table(rows, list(best.scores), searched(state)),
         "",
         "The cell that is handed over:",
