@@ -1,4 +1,4 @@
-"""A supernet as the bilevel problem that an architect sees, and the two updates of its every step."""
+"""A supernet as the bilevel problem that an architect sees, and the two updates of a step: alphas, then weights."""
 
 from __future__ import annotations
 

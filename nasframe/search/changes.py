@@ -143,6 +143,7 @@ class Changer:
         made = apply(state.network, edit, seed)
         measured = {**(evidence or {})}
         for number, (_, proposal) in enumerate(growths):
+            # the names under which `replay` looks for the evidence of each growth
             measured |= {f"growth {number}/{name}": value for name, value in proposal.evidence.items()}
         request = {
             "removed": {address: sorted(ids) for address, ids in gone.items()},
@@ -357,6 +358,7 @@ class Changer:
         fold: bool,
     ) -> tuple[Alternative, ...]:
         """Return the close decisions of a removal, the closest first; where it did harm, the others as well, with their losses."""
+        # First the sites at which one candidate is kept, each with the one that might have been kept; then their losses.
         mixing, decisions = mixing_weights(network), []
         scores = mixing if scores is None else scores
         for address, site in network.structure.sites():
@@ -435,6 +437,7 @@ def _first_of_each_site(
             unfit.append(f"{morphism.name}: {error}")
             continue
         after = dict(edit.structure.sites())
+        # New sites count, too: two growths of one cell would give them the same address.
         touched = {a for a in before.keys() | after.keys() if before.get(a) != after.get(a)}
         if taken.isdisjoint(touched):
             taken |= touched

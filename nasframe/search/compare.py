@@ -68,6 +68,7 @@ class Comparison:
         )
         for (name, trial), evaluation in zip(trials[done:], found, strict=True):
             yield self._keep(self._evaluated(name, trial, evaluation))
+        # After the last evaluation: `trials` follow from the network, which has to be the found one until then.
         yield self._hand_over()
 
     def trials(self) -> list[tuple[str, Trial]]:
@@ -77,6 +78,7 @@ class Comparison:
         first = next(iter(state.evaluations), None) or predicting(state.network, self.loop.data)
         parameters = first.parameters
         seeds = range(strategy.seeds)
+        # A retraining is compared with the baselines that need no training.
         if not searched(self.state):
             references = self._references(parameters, trainable=False)
             return [(n, Trial(Reference(n, parameters), 0, self.loop.seed("compare", n, 0))) for n in references]

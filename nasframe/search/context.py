@@ -120,6 +120,7 @@ class Context:
         # The readable form, because a fast form calls no modules and would leave hooks without effect.
         private = copy.deepcopy(self._training.network)
         private.fast = False
+        # The progress is set in each step and not stored: after an interruption, the modules have that of their construction.
         set_progress(private, self._trainer.optimiser.progress(self._training.epoch))
         return private.eval()
 

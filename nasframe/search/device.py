@@ -64,6 +64,7 @@ def loaded(strategy: Strategy) -> Data:
         StrategyError: if the device cannot be used here.
     """
     try:
+        # A device that is missing is reported here, before the data are read.
         torch.empty(0, device=strategy.device)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]

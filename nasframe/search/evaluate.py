@@ -227,6 +227,7 @@ def fit(
     valid: float | None = None
     scores: Mapping[str, float | None] = {}
     diverged, trainable = False, bool(weights_of(network))
+    # Without trainable parameters there is no epoch after which it would be validated.
     if not trainable and data.validation.size:
         valid, scores = fresh.measure(network)
         diverged = valid is None

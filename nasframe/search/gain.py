@@ -180,6 +180,7 @@ def _parent(context: Context, structure: Structure) -> Iterator[Network]:
     with context.evaluating() as network:
         if structure != network.structure:  # candidates are removed in the same change
             rest = Edit(structure, lambda parent, child: Filling(Claim.lossy()))
+            # all tensors of what is left come from the network, so that the seed has no influence
             network = apply(network, rest, context.seed("rest")).child
         yield network
 
@@ -197,6 +198,7 @@ def _measured(context: Context, structure: Structure, edit: Callable[[], Edit], 
     loss, *squares = context.remember("loss and squared gradients of the parent", looked).tolist()
     with _parent(context, structure) as parent:
         of_parent = {name: square for (name, _), square in zip(weights_of(parent), squares, strict=True)}
+        # From the cheapest to the most expensive: the map of exact copies alone, the map of a child, and a pass of that child.
         shares = copied(parent, edit())
         if shares is not None and len(known := _followed(shares, of_parent)) == len(shares):
             return gain_of((loss, sum(squares)), (loss, sum(known.values())), context.learning_rate, exact=True)

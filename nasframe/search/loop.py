@@ -380,6 +380,7 @@ class Loop:
         gone: Mapping[Address, AbstractSet[int]] = {}
         evidence: Mapping[str, Tensor] = {}
         pruner = step.pruner or self.strategy.pruner
+        # What goes and what comes is measured and decided on the present network, before anything changes.
         if step.prune:
             scores, evidence = yield from self._asked(state, pruner.scores, "pruner")
             gone = pruner.remove(state.network.structure, scores)
@@ -391,6 +392,7 @@ class Loop:
                 left = remove_from(state.network.structure, gone) if gone else state.network.structure
                 proposals, refused, compared = yield from self._proposals(state, growth, left)
                 evidence = {**evidence, **compared}
+            # Removal, growth and reset are one change, with one child, one record and one distance.
             made, impossible = changer.best_change(
                 state,
                 gone,
@@ -414,6 +416,7 @@ class Loop:
                 kept = Refused(**state.position, by=", ".join(map(short_name, growth)), why="; ".join(dict.fromkeys(refused)))
                 state.keep(kept)
                 records.append(kept)
+        # A removal alone also measures what the pruner might have kept in the place of what it kept.
         elif step.prune:
             why = _why(state, step, during, pruned=True, grown=False)
             made = changer.remove(
@@ -507,6 +510,7 @@ class Loop:
             architect=architect,
             strategy=strategy,
             data=self.data,
+            # follows from the network, which is the same until the step ends: a resumed step has the same space
             space=self.space(state, inherit=step.inherit),
             state=state,
             seed=self.change_seed(state),

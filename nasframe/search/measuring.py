@@ -90,6 +90,7 @@ def asked(
 
 def _check_order(by: str, before: list[str], now: list[str]) -> None:
     if now[: len(before)] != before:
+        # None behind the last one is for a part that asked for fewer values than before
         first = next((key for key, other in zip(before, [*now, None], strict=False) if key != other), before[-1])
         raise StrategyError(
             f"the {by} asked for the value {first!r} in one call and not in the next; a part must ask for the same values in the same "

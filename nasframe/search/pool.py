@@ -258,6 +258,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        # `sys.exit` would end this thread alone, and the training in the main thread would go on
         os._exit(1)
 
 
@@ -270,12 +271,14 @@ def _installed(names: tuple[str, ...]) -> Plugins:
 def _evaluate(packed: bytes) -> bytes:
     strategy = _work["strategy"]
     with computing(strategy):
+        # Nothing to check: the parent stops a worker by ending its process.
         result = _evaluated(_unpacked(packed, _work["plugins"]), strategy, _work.get("space"), _loaded, lambda: None)
     plain = {f.name: getattr(result, f.name) for f in attrs.fields(type(result)) if f.name != "tensors"}
     return _with_tensors(result.tensors, {"class": type(result).__name__, "fields": plain})
 
 
 def _loaded() -> Data:
+    # once for each process, however many trials it evaluates
     if "data" not in _work:
         _work["data"] = loaded(_work["strategy"])
     data: Data = _work["data"]

@@ -1,4 +1,4 @@
-"""A search to iterate over: the ten lines of Python."""
+"""The class `Search`: a strategy, its data and the state of a run, to iterate over."""
 
 from __future__ import annotations
 

@@ -105,6 +105,7 @@ class State(Training[Network]):
         """Return whether a repeat is over after so many turns."""
         if repeat.until == "decided":
             return self.network.structure.decided
+        # A "stop" ends every later repeat as well, but after one turn: its steps are carried out once.
         stopped = turns > 0 and self.stopping is not None
         return stopped or (repeat.times is not None and turns >= repeat.times)
 
@@ -128,7 +129,8 @@ def _optimiser(strategy: Strategy, step: Step | None) -> Optimiser:
 
 
 def go(state: State, strategy: Strategy, data: Data, place: Position) -> None:
-    """Go to a position in the plan."""
+    """Enter the step at a position in the plan: set the phase, its counters, the stage and the turns of repeats."""
+    # before anything is written, as it may refuse the next turn
     _check_turns(state, strategy, place)
     before, step = at(strategy.plan, state.place), at(strategy.plan, place)
     if _optimiser(strategy, before) != _optimiser(strategy, step):
@@ -355,6 +357,7 @@ def load(
         plugins: where the parts of its structures are found.
     """
     plain = json.loads(text)
+    # JSON has no tuples, and positions are compared
     plain["place"] = tuple(plain["place"])
     network = rebuilt(strategy, Snapshot(Structure.from_dict(plain["structure"], plugins.make), _under("network", flat), None))
     network.train(plain["training"])
@@ -369,6 +372,7 @@ def load(
     shots: dict[str, Any] = {}
     for name in _SNAPSHOTS:
         kept = plain["snapshots"][name]
+        # a text is the name of an earlier snapshot, which is the same one
         if kept is None or isinstance(kept, str):
             shots[name] = shots[kept] if kept else None
         else:

@@ -35,6 +35,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 def _device(instance: Any, attribute: Any, value: Any) -> None:
     try:
+        # only whether it names a device: whether this machine has it is known when the data are loaded
         torch.device(value)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device is {value!r}; it must be a device of torch, such as 'cpu' or 'cuda:0'") from error
@@ -214,6 +215,7 @@ class Strategy:
     def read(cls, path: str | Path, plugins: Plugins | None = None) -> Strategy:
         """Return the strategy of a file; an error names the file."""
         try:
+            # reading a named pipe would wait for somebody to write
             if not Path(path).is_file():
                 raise StrategyError(f"the strategy file {path} cannot be read: it is not a file")
             text = Path(path).read_text(encoding="utf-8")

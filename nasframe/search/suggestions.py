@@ -35,6 +35,7 @@ def suggestions(network: Network, space: Space) -> tuple[tuple[int, ...], ...]:
             for (address, weights), (_, places), number in zip(mixing.items(), ordered, without, strict=True)
         }
         architecture: Structure = remove_from(network.structure, network.backbone.derive(network.structure, left))
+        # The space has no gates unless its trials inherit (`Loop.space`), and picks are those of an architecture of the space.
         return space.picks(architecture if space.supernet == network.structure else without_gates(architecture))
 
     def priority(without: tuple[int, ...]) -> tuple[bool, float, tuple[int, ...]]:
@@ -44,6 +45,7 @@ def suggestions(network: Network, space: Space) -> tuple[tuple[int, ...], ...]:
     # The numbers of candidates that are left out at each site. Leaving out one more never comes first, so that a heap has the next one.
     start = (0,) * len(mixing)
     heap, known, found = [priority(start)], {start}, list[tuple[int, ...]]()
+    # one after the first for each site at least, as `priority` puts those that change a single site before all others
     while heap and len(found) <= max(MOST, len(mixing)):
         *_, without = heapq.heappop(heap)
         found.append(derived(without))

@@ -148,7 +148,8 @@ class Trainer:
         # a resumed epoch skips what it has used: `batches` cuts the rest of an order as it cuts the whole
         for index in batches(order[training.samples :], training.batch):
             loss = self._step(training, index, held_out, seed("step", training.samples))
-            # a sum over examples, as the last batch may be larger or smaller than the others
+            # A sum over examples, as the last batch may be larger or smaller than the others. It keeps a loss that is not finite,
+            # by which `validate` knows that the epoch diverged.
             training.loss += loss * len(index)
             training.samples += len(index)
             training.updates += 1
@@ -161,12 +162,15 @@ class Trainer:
         # whatever depends on the position in the run is set at each step, so that it need not be stored
         set_progress(network, self.optimiser.progress(training.epoch))
         self.optimiser.anneal(optimisers["weights"], training.epoch)
+        # The seed of the step is for augmentation (`Split.draw`); each loss has one for its dropout and its sample.
         with seed.as_global(self.device):
             train, draw = partial(self.loss, self.data.train.draw(index), seed("train")), self._draw(training, seed("train"))
 
             # that of a step in which the alphas move
             architect = self.architect if held_out is not None and isinstance(network, Network) else None
 
+            # First called by `loss`, when the alphas have moved. Then `idle` sees the same mixing weights, and `training_mixing`,
+            # which may need several passes of the network, is called once.
             @cache
             def mixing() -> Mapping[str, Tensor]:
                 found = mixing_weights(network, draw)
@@ -181,6 +185,7 @@ class Trainer:
             def idle() -> Collection[str]:
                 return idle_weights(network, self.optimiser, mixing) if isinstance(network, Network) else ()
 
+            # Weights alone: the phase trains no alphas, or it is a baseline, which has none.
             if held_out is None or architect is None or not isinstance(network, Network):
                 value = weights_step(dict(weights_of(network)), optimisers["weights"], loss, idle)
             else:

@@ -71,6 +71,7 @@ class TrialRunner:
         """
         state, strategy, workers = self.state, self.strategy, self.workers
         if state.asking is None:
+            # once, before the first trial, and not after an interruption
             strategy.evaluator.check(self.space)
             memory = self._kept(self.architect.start(self.space, self.seed("start")))
             state.asking = TrialState(memory, first=len(state.trials))
@@ -87,6 +88,7 @@ class TrialRunner:
             # submitted again, and give the same results.
             while self.trials.pending:
                 number = len(self.ended)
+                # First what the architect can receive, as its next requests then run while other results are awaited.
                 if number in self.trials.arrived:
                     yield self._tell(number)
                     continue
@@ -148,6 +150,7 @@ class TrialRunner:
             scores=outcome.scores,
         )
         record = attrs.evolve(record, best=better(record, self._best()))
+        # a copy of the memory, so that an architect which modifies it in place changes nothing
         trials.memory = self._kept(self.architect.tell(self.space, trials.memory.copy(), record, self.seed("tell", number)))
         del trials.pending[number], trials.arrived[number]
         state.keep(record)
