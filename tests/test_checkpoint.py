@@ -143,6 +143,18 @@ def test_damage_of_a_shared_file_is_noticed(tmp_path: Path, damage: str) -> None
     assert value_of(tmp_path) == 2.0
 
 
+def test_a_commit_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    """It is refused and not set aside, so that the version that wrote it can go on."""
+    manifest = commit(tmp_path, 1.0) / "manifest.json"
+    written = manifest.read_text()
+    manifest.write_text(written.replace(f'"schema": {commits.SCHEMA}', '"schema": 99'))
+    with pytest.raises(RunError, match="has schema 99, and this version reads schema"):
+        value_of(tmp_path)
+    manifest.write_text(written)
+
+    assert value_of(tmp_path) == 1.0
+
+
 def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
     """A run whose commits are all damaged says so."""
     folder = Folder.create(tmp_path / "run", toy_strategy(), PLUGINS)

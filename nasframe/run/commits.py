@@ -147,12 +147,17 @@ def read(path: Path) -> Commit:
 
     Raises:
         CheckpointError: if a file is missing, or its digest is not that of the manifest.
+        RunError: if another version of nasframe wrote it.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         # First of all: in another schema no other entry need mean the same.
         if manifest["schema"] != SCHEMA:
-            raise CheckpointError(f"{path} has schema {manifest['schema']!r}; this version reads schema {SCHEMA}")
+            # no CheckpointError, so that the commit is not set aside: the version that wrote it can resume the run
+            raise RunError(
+                f"{path} has schema {manifest['schema']!r}, and this version reads schema {SCHEMA}; resume the run with the version "
+                "of nasframe that it was started with"
+            )
         data = {name: (path / name).read_bytes() for name in ("state.json", "tensors.safetensors")}
         for name, content in data.items():
             expected, found = manifest["files"][name]["sha256"], _sha256(content)
