@@ -26,7 +26,7 @@ from toy import PLUGINS, toy_strategy
 from nasframe import Decision, GrowthCriterion, Optimiser, Search, Strategy
 from nasframe.errors import NasframeError, StrategyError
 from nasframe.plugins import Plugins
-from nasframe.records import Changed, EpochEnded
+from nasframe.records import Changed, EpochEnded, StageEnded
 from nasframe.search.compare import searched
 from nasframe.search.plan import (
     END,
@@ -251,6 +251,15 @@ def test_a_growth_that_is_needed_and_missing_ends_the_repeat() -> None:
     # a kernel of 3 can be cropped to 1 on each of two edges
     assert len(epochs) >= 2
     assert search.network.structure.decided
+
+
+def test_a_plan_may_judge_before_any_phase() -> None:
+    """Where no criterion says stop, the network grows, also if no phase has ended yet."""
+    plan = (Judge(phase="search"), Train(phase="search", parameters=BOTH, epochs=1), *FINISH)
+    search = Search(toy_strategy(plan=plan, criterion=Endless(), growth=GROWTH))
+    judged = next(record for record in search if isinstance(record, StageEnded))
+
+    assert (judged.decision, judged.reason) == ("continue", "no criterion says stop")
 
 
 @attrs.frozen

@@ -309,9 +309,9 @@ class Loop:
             asked = "no morphism proposes a change" if growth else "nothing is to grow"
             decision = Decision("stop", reason="; ".join([asked, *refused]))
         elif decision.next is None:
-            # the phase before
-            ended = next(r.reason for r in reversed(state.history) if isinstance(r, EpochEnded) and r.decision == "end")
-            decision = Decision("continue", reason=f"{ended}, and no criterion says stop")
+            # why the phase before has ended; a plan may judge before any phase
+            ends = (f"{r.reason}, and " for r in reversed(state.history) if isinstance(r, EpochEnded) and r.decision == "end")
+            decision = Decision("continue", reason=f"{next(ends, '')}no criterion says stop")
         changes: list[Record] = []
         if decision.next != "stop":
             # Before the record of the stage is kept, which says why the search stops if every growth is refused. The criterion's
