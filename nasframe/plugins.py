@@ -133,6 +133,7 @@ class Plugin:
     parts: tuple[type[Part], ...] = ()
     problem: str | None = None
     contract: str | None = None
+    # not compared: each discovery makes another function
     examples: Callable[[], Examples | None] = attrs.field(default=lambda: None, eq=False, repr=False)
 
     def __str__(self) -> str:

@@ -112,6 +112,7 @@ class EpochEnded(Record):
     valid: float | None = attrs.field(default=None, converter=finite)
     diverged: bool = False
     scores: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
+    # what says whether a phase searches: nothing depends on its name
     moves_alphas: bool = False
     batch: int = 0
     batch_readings: Mapping[str, float | None] = attrs.field(factory=dict, converter=_finite_values)
@@ -280,6 +281,7 @@ class TrialArrived(Record):
         number: the number of the trial, from 0.
     """
 
+    # Without a journal: journals must not depend on the order in which results arrive.
     kind: ClassVar[str] = "arrival"
 
     number: int

@@ -117,6 +117,7 @@ def from_line(line: bytes) -> Record:
     Raises:
         CheckpointError: if the line is torn or damaged.
     """
+    # from the end, as an object within the record may have a member of the same name
     body, found, check = line.rpartition(CHECK)
     if not found or check.rstrip() != f'{len(body)}-{zlib.crc32(body):08x}"}}'.encode():
         raise CheckpointError(f"a line of a journal is torn or damaged: {line[:60]!r}...")

@@ -23,7 +23,7 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
         [32, 33]
     """
     cut = list(order.split(size)) if len(order) else []  # torch splits an empty tensor into one empty batch
-    # With size 1 single examples are what was asked for, and a split of one example has no batch that it could join.
+    # With size 1 single examples are wanted, and a split of one example has no batch that it could join.
     if 1 < size < len(order) and len(cut[-1]) == 1:
         cut[-2:] = [order[-size - 1 :]]
     return cut

@@ -61,6 +61,7 @@ class Trial:
     updates: int
     seed: Seed
     search: bool = False
+    # tensors have no equality that is true or false
     parent: Trained | None = attrs.field(default=None, eq=False)
 
 

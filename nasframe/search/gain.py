@@ -67,8 +67,8 @@ class Descent:
 def gain_of(parent: tuple[float, float], child: tuple[float, float], rate: float, exact: bool) -> float:
     """Return the gain of a growth.
 
-    By gain we mean how much smaller the loss is after the growth and one step of gradient descent than after that step alone, to
-    first order in the learning rate eta:
+    The gain is how much smaller the loss is after the growth and one step of gradient descent than after that step alone, to first
+    order in the learning rate eta:
 
         L(parent) - L(child) + eta (|grad L(child)|^2 - |grad L(parent)|^2)
 

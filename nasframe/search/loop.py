@@ -319,6 +319,7 @@ class Loop:
             chosen = proposals.pop(decision.what or 0)
             for morphism, proposal in (chosen, *proposals):
                 try:
+                    # the gains of all proposals are evidence, also of those that are not chosen
                     with_gains = attrs.evolve(proposal, evidence={**proposal.evidence, **compared})
                     changes = [self._grow(state, morphism, with_gains, decision.reason)]
                     break
@@ -358,6 +359,7 @@ class Loop:
         # counted in the lineage, which survives an interruption
         used = Counter(by for r in state.lineage if isinstance(r, Changed) for by in grown_by(r))
         currency, seed = self.strategy.currency, self.change_seed(state)
+        # what the morphisms state, of which some was measured while they proposed
         if currency == "stated":
             return ranked(proposals, used), refused, {}
 

@@ -19,6 +19,7 @@ EPSILON = 1e-8
 
 
 def _betas(value: Any) -> tuple[Any, ...]:
+    # TOML has lists; what is neither becomes a tuple of one value, which `_two` refuses with its message
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 

@@ -55,6 +55,7 @@ class Training(Generic[N]):
 
     network: N
     optimisers: dict[str, Optimizer]
+    # keyword-only, so that `State` can add a field that has no default
     batch: int = attrs.field(default=0, kw_only=True)
     stage: int = attrs.field(default=0, kw_only=True)
     epoch: int = attrs.field(default=0, kw_only=True)
