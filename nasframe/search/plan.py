@@ -322,10 +322,12 @@ def check(plan: Plan, architect: Part) -> None:
             "the step an architect that proposes, such as random_search"
         )
     for step in steps:
+        # without such a phase the stage would have no loss by which it is judged
         if isinstance(step, Judge) and step.phase not in phases:
             raise ValueError(
                 f"a step judges the phase {step.phase!r}, which no step trains; there are {', '.join(sorted(phases))}"
             )
+    # the best trial of a step of trials competes in any case
     if not trials and not any(isinstance(step, Train) and step.competes for step in steps):
         raise ValueError(
             "no phase of the plan competes for the best network, which is what a run returns: write competes = true"

@@ -367,6 +367,7 @@ def load(
     for group, named in GROUPS.items():
         parameters = dict(named(network))
         for path, value in _under(group, flat).items():
+            # the key first, as the name may have slashes and the key has none
             key, name = path.split("/", 1)
             optimisers[group].state[parameters[name]][key] = _placed(key, value, parameters[name])
     shots: dict[str, Any] = {}
