@@ -108,13 +108,13 @@ def backbones(draw: st.DrawFn, hidden: int, others: tuple[Operation, ...], least
     fields = hidden, draw(sizes(2)), draw(st.sampled_from([0.0, 0.4]))
     if draw(st.booleans()):
         chosen.insert(draw(st.integers(0, len(chosen))), Sum())
-        return TwoToOne(*fields, tuple(chosen))
+        return TwoToOne(*fields, operations=tuple(chosen))
     # with identity and zero alone, the outputs would not depend on the inputs
     family = draw(st.sampled_from([EDGES, HIGHWAYS]))
     edges = list(dict.fromkeys(family[o] for o in chosen)) or [TanhEdge()]
     for edge in (IdentityEdge(), ZeroEdge()):
         edges.insert(draw(st.integers(0, len(edges))), edge)
-    return Darts(*fields, draw(st.sampled_from(["last", "mean", "later"])), tuple(edges))
+    return Darts(*fields, output=draw(st.sampled_from(["last", "mean", "later"])), operations=tuple(edges))
 
 
 @st.composite

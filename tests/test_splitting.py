@@ -60,8 +60,8 @@ from nasframe.testing.fakes import Scripted
 from nasframe.testing.trained import TrainedNetwork
 
 SEED = Seed(("splitting",))
-TWO_TO_ONE = TwoToOne(3, 2, 0.4, (Sum(), Sigmoid(), Tanh(), Softplus(), Wave(), Relu()))
-DARTS = Darts(3, 1, 0.0, "mean", (SigmoidEdge(), TanhHighway(), IdentityHighway(), IdentityEdge()))
+TWO_TO_ONE = TwoToOne(3, 2, 0.4, operations=(Sum(), Sigmoid(), Tanh(), Softplus(), Wave(), Relu()))
+DARTS = Darts(3, 1, 0.0, output="mean", operations=(SigmoidEdge(), TanhHighway(), IdentityHighway(), IdentityEdge()))
 
 
 def trained(backbone: Backbone, steps: int = 5) -> TrainedNetwork:
@@ -258,7 +258,7 @@ class TestProposals:
     @pytest.mark.parametrize("operations", [(Sum(), Tanh(), Softplus()), (Tanh(),)], ids=["several", "decided"])
     def test_both_forms_propose_the_same(self, operations: Any) -> None:
         """The proposals of a search in the fast form are those in the readable form up to rounding, also at sites that are decided."""
-        parent, found = trained(TwoToOne(3, 1, 0.0, operations), 30), list[Any]()
+        parent, found = trained(TwoToOne(3, 1, 0.0, operations=operations), 30), list[Any]()
         for parent.network.fast in (True, False):
             proposals = parent.proposals(Split(proposals=2))
             found.append(
@@ -555,7 +555,7 @@ def assert_all() -> None:
 
 
 #: one operation with two terms, in one layer of two nodes, which is enough to detect each fault
-WAVES = TwoToOne(3, 1, 0.0, (Wave(), Sum()))
+WAVES = TwoToOne(3, 1, 0.0, operations=(Wave(), Sum()))
 FAULTS = (
     first_derivatives,
     no_mixed_derivatives,

@@ -110,8 +110,10 @@ class Comparison:
         strategy = self.loop.strategy
         # As the search chose: from the decisions of its space, or else by the pruner and the backbone.
         if self.state.trials:
-            # an architecture has fewer nodes than its space where no output depends on a node
-            space = self.state.network.backbone.space(self._supernet(strategy.nodes))
+            # An architecture may have fewer nodes than the supernet of its space, which had a decision for each pick.
+            nodes, picks = strategy.nodes, self.state.trials[-1].picks
+            while len((space := self.state.network.backbone.space(self._supernet(nodes))).decisions) < len(picks):
+                nodes += 1
             return space.architecture(space.random(seed))
         nodes = min(len(cell.nodes) for _, cell in self.state.network.structure.cells)
         return random_architecture(strategy, self._supernet(nodes), seed)

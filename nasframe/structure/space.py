@@ -78,17 +78,21 @@ class Space:
     @cached_property
     def decisions(self) -> tuple[Choice, ...]:
         """Return the decisions, node by node."""
-        found: list[Choice] = []
+        return tuple(choice for choices in self.choices.values() for choice in choices)
+
+    @cached_property
+    def choices(self) -> Mapping[Address, tuple[Choice, ...]]:
+        """Return the decisions about each node."""
+        found = dict[Address, tuple[Choice, ...]]()
         for node, sites in self._nodes:
             if self.keep is None:
-                found += [Choice(address, len(ids)) for address, ids in sites.items()]
+                found[node] = tuple(Choice(address, len(ids)) for address, ids in sites.items())
                 continue
             kept = min(self.keep, len(sites))
-            if kept < len(sites):
-                found.append(Choice(f"{node} inputs", math.comb(len(sites), kept)))
+            inputs = [Choice(f"{node} inputs", math.comb(len(sites), kept))] if kept < len(sites) else []
             options = len(next(iter(sites.values())))
-            found += [Choice(f"{node} operation {number}", options) for number in range(kept)]
-        return tuple(found)
+            found[node] = (*inputs, *(Choice(f"{node} operation {number}", options) for number in range(kept)))
+        return found
 
     @property
     def size(self) -> int:
@@ -104,14 +108,7 @@ class Space:
         Raises:
             StructureError: if there are not as many picks as decisions, or one is out of range.
         """
-        decisions = self.decisions
-        if len(picks) != len(decisions):
-            raise StructureError(f"there are {len(picks)} picks for {len(decisions)} decisions; give one for each")
-        for choice, pick in zip(decisions, picks, strict=True):
-            if isinstance(pick, bool) or not isinstance(pick, int) or not 0 <= pick < choice.options:
-                raise StructureError(
-                    f"the pick of {choice.name} is {pick!r}; it must be a whole number from 0 to {choice.options - 1}"
-                )
+        self.check(picks)
         # The picks are read in the order in which `decisions` lists them: for each node its inputs, then its operations.
         # Ids are unique in the whole structure, so that a set of those that remain needs no addresses.
         left, kept = iter(picks), set[int]()
@@ -125,6 +122,21 @@ class Space:
         # supernet's weights.
         removed = {a: {c.id for c in s.candidates} - kept for a, s in self.supernet.sites()}
         return remove_from(self.supernet, {address: ids for address, ids in removed.items() if ids})
+
+    def check(self, picks: Sequence[int]) -> None:
+        """Check that there is one number for each decision, and that it is one of its options.
+
+        Raises:
+            StructureError: if it is not so.
+        """
+        decisions = self.decisions
+        if len(picks) != len(decisions):
+            raise StructureError(f"there are {len(picks)} picks for {len(decisions)} decisions; give one for each")
+        for choice, pick in zip(decisions, picks, strict=True):
+            if isinstance(pick, bool) or not isinstance(pick, int) or not 0 <= pick < choice.options:
+                raise StructureError(
+                    f"the pick of {choice.name} is {pick!r}; it must be a whole number from 0 to {choice.options - 1}"
+                )
 
     def picks(self, architecture: Structure) -> tuple[int, ...]:
         """Return the picks that describe an architecture of the space.

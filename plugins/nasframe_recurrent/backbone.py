@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from nasframe import Address, Backbone, Cell, Operation, Space, Structure
 from nasframe.interfaces.pruner import all_but_strongest
 from nasframe.network.observing import Call, Calls
-from nasframe.options import number
+from nasframe.options import choice, number
 from nasframe.structure.editing import GrownStructure, add_node, initial_mixing
 from nasframe_recurrent.cell import RecurrentCell, RecurrentStack
 from nasframe_recurrent.fused import observe_layer, plan_of, run_layer
 from nasframe_recurrent.plan import plan_cell
+from nasframe_recurrent.sized import SizedSpace, most_parameters
 
 
 @attrs.frozen
@@ -32,11 +33,23 @@ class Recurrent(Backbone):
         hidden: n_h, the width of the state; if it is left out, n_x, such as the number of columns (Jie & Gao 2021, Table 2).
         layers: the number of stacked cells. Each is a cell type ("layer0", "layer1", ...) with its structure and its alphas.
         dropout: the dropout probability on the output of every layer but one that the layer above it inherits.
+        equal: what architectures that compete in trials have in common. "units": all have the width and the nodes of the supernet.
+            "parameters": they have 1 to as many nodes as the supernet, and as many units as the number of parameters allows.
+        parameters: the largest number of parameters of an architecture, if equal is "parameters"; by default that of the largest
+            architecture of the supernet, with its width and nodes.
     """
 
     hidden: int | None = number(None, low=1, whole=True, optional=True)
     layers: int = number(1, low=1, high=1000, whole=True)
     dropout: float = number(0.0, low=0.0, high=1.0)
+    equal: str = choice("units", "parameters", default="units")
+    parameters: int | None = number(None, low=1, whole=True, optional=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.parameters is not None and self.equal != "parameters":
+            raise ValueError(
+                f"parameters is {self.parameters} and equal is {self.equal!r}; parameters needs equal = 'parameters'"
+            )
 
     @property
     @abstractmethod
@@ -137,4 +150,7 @@ class Recurrent(Backbone):
 
     def space(self, structure: Structure) -> Space:
         """Return the architectures in which each node has one operation, which is not zero."""
-        return Space(structure, keep=1)
+        space = Space(structure, keep=1)
+        if self.equal == "units":
+            return space
+        return SizedSpace(structure, keep=1, parameters=self.parameters or most_parameters(space))
