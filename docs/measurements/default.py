@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import torch
 from nasframe_growing import MaxNodes, NoBetter
+from nasframe_recurrent import TwoToOne
 from nasframe_sampling import Finals, SuccessiveHalving
 
 from nasframe import Search, Strategy
@@ -25,18 +26,21 @@ from nasframe.search.plan import RETRAIN, Trials
 def settings() -> Mapping[str, Strategy]:
     """Return the strategies by name."""
     default = Strategy.named("default")
+    # the others compare architectures of 16 units
+    units = attrs.evolve(default, backbone=TwoToOne(hidden=16))
 
     def finals(nodes: int, suggested: int) -> Strategy:
         architect = SuccessiveHalving(candidates=18, suggested=suggested, updates=50)
         plan = Finals(epochs=4, architect=architect).steps()
-        return attrs.evolve(default, criterion=NoBetter() | MaxNodes(nodes), plan=plan)
+        return attrs.evolve(units, criterion=NoBetter() | MaxNodes(nodes), plan=plan)
 
     random = Trials(architect=SuccessiveHalving(candidates=27, suggested=0, updates=50))
     return {
-        "two nodes, 3 of 18 suggested (the default)": finals(2, 3),
+        "one or two nodes of equal parameters, 3 of 18 suggested (the default)": default,
+        "two nodes, 3 of 18 suggested": finals(2, 3),
         "three nodes, 4 of 18 suggested": finals(3, 4),
         "three nodes, none of 18 suggested": finals(3, 0),
-        "three nodes, 27 random cells, no supernet": attrs.evolve(default, nodes=3, growth=(), plan=(random, *RETRAIN)),
+        "three nodes, 27 random cells, no supernet": attrs.evolve(units, nodes=3, growth=(), plan=(random, *RETRAIN)),
     }
 
 

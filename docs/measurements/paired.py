@@ -25,28 +25,24 @@ from nasframe import Seed, Strategy
 from nasframe.network.network import count_parameters
 
 
-def trials(cells: Sequence[str], networks: Sequence[str], hidden: int, seeds: int, updates: int) -> list[Values]:
+def trials(cells: Sequence[str], networks: Sequence[str], seeds: int, updates: int) -> list[Values]:
     """Return a training of each model with each seed: cells by their operations, and recurrent networks by their names.
 
-    The networks have as many parameters as near as possible as the first cell.
+    Each cell has as many units as the parameters of the largest one of the space allow, and the networks have as many parameters as near
+    as possible.
     """
-    shared = {**Strategy.named("default").to_dict(), "nodes": 2}
-    sizes = loaded(Strategy.from_dict(shared)).sizes
-    models: dict[str, Values] = {}
-    parameters = []
-    for cell in cells:
-        values = {**shared, "nodes": cell.count(">") + 1, "backbone": {**shared["backbone"], "hidden": hidden}}
-        backbone = Strategy.from_dict(values).backbone
-        space = backbone.space(backbone.initial(sizes, values["nodes"]))
-        every = itertools.product(*(range(choice.options) for choice in space.decisions))
-        picks = {named(space.architecture(picks)): [*picks] for picks in every}
-        models[cell] = {"values": values, "picks": picks[cell]}
-        parameters.append(count_parameters(space.architecture(picks[cell])))
-    models |= {network: {"values": shared, "parameters": parameters[0]} for network in networks}
+    values = {**Strategy.named("default").to_dict(), "nodes": 2}
+    backbone = Strategy.from_dict(values).backbone
+    space = backbone.space(backbone.initial(loaded(Strategy.from_dict(values)).sizes, 2))
+    every = itertools.product(*(range(choice.options) for choice in space.decisions))
+    picks = {named(space.architecture(picks)): [*picks] for picks in every}
+    models: dict[str, Values] = {cell: {"picks": picks[cell]} for cell in cells}
+    parameters = max(count_parameters(space.architecture(each)) for each in picks.values())
+    models |= {network: {"parameters": parameters} for network in networks}
     return [
-        {"series": "pedestrians", "model": model, "seed": seed, "updates": updates, **values}
+        {"series": "pedestrians", "model": model, "seed": seed, "updates": updates, "values": values, **options}
         for seed in range(seeds)
-        for model, values in models.items()
+        for model, options in models.items()
     ]
 
 
@@ -54,13 +50,12 @@ def main() -> None:
     """Train what is missing in the folder and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--cells", nargs="+", default=["tanh > tanh", "relu > tanh", "relu > relu"])
+    parser.add_argument("--cells", nargs="+", default=["tanh > tanh", "relu > tanh", "tanh"])
     parser.add_argument("--networks", nargs="+", default=[*LAYERS], choices=LAYERS)
-    parser.add_argument("--hidden", type=int, default=16, help="the number of units of a node of a cell")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--updates", type=int, default=3162)
     options = parser.parse_args()
-    planned = trials(options.cells, options.networks, options.hidden, options.seeds, options.updates)
+    planned = trials(options.cells, options.networks, options.seeds, options.updates)
     found: dict[str, list[Values]] = {}
     for trial, result in zip(planned, kept(train_trial, planned, 1, options.folder, print), strict=True):
         found.setdefault(trial["model"], []).append(result)
