@@ -90,6 +90,7 @@ def write(folder: Folder, search: Search) -> str:
         "counts": search.network.count(),
         "prediction": {"parameters": best.parameters, "flops": best.flops},
         "operations": cell,
+        "widths": dict(search.network.backbone.widths(search.network.structure)),
         "found operations": found,
         "changes": changes(state),
         "remarks": [*remarks(state), *stopped_early(state.history, grows=bool(search.strategy.growth))],
@@ -100,7 +101,7 @@ def write(folder: Folder, search: Search) -> str:
         # the metrics of the network that is handed over: a training that diverged has none
         *_table(rows, list(best.scores), searched(state)),
         "",
-        "The cell that is handed over:",
+        f"The cell that is handed over{''.join(f', {field} {width}' for field, width in plain['widths'].items())}:",
         "",
         *_listed(plain["operations"]),
         "",
