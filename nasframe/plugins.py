@@ -181,6 +181,20 @@ class Plugins:
 
     found: tuple[Plugin, ...]
 
+    def including(self, *parts: type[Part]) -> Plugins:
+        """Return these plugins and one more, whose parts no installed package registers.
+
+        Example:
+            The model of a search with an operation that is defined in the same script is loaded by
+            `nasframe.load_model("kept", plugins)`:
+
+            >>> from nasframe.testing.fakes import Dense
+            >>> plugins = nasframe.installed().including(Dense)
+            >>> plugins.get("operation", "dense").__name__
+            'Dense'
+        """
+        return attrs.evolve(self, found=(*self.found, Plugin("including", "not registered", "", parts)))
+
     def problems(self) -> Iterator[str]:
         """Yield a sentence for each plugin that was not loaded, and for each name that several plugins register."""
         yield from self._unloaded()

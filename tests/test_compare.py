@@ -17,6 +17,7 @@ from convolutional import Blobs, image_strategy
 from full import FULL
 from hypothesis import given, settings, strategies as st
 from nasframe_growing import Epochs, MaxNodes
+from nasframe_recurrent import TwoToOne
 from toy import PLUGINS, toy_strategy
 
 from nasframe import Search, Seed, Strategy, installed
@@ -282,7 +283,7 @@ def test_an_evaluation_that_diverges_keeps_what_was_good_before(monkeypatch: pyt
 
 def row(name: str, *values: float, inside: bool = True, valid: float = 1.0, best: bool = False) -> list[Evaluated]:
     place: dict[str, Any] = {"stage": 0, "phase": "done", "epoch": 0, "updates": 0}
-    structure: Mapping[str, Any] | None = {} if inside else None
+    structure: Mapping[str, Any] | None = {"cells": name} if inside else None
     return [
         Evaluated(**place, number=i, name=name, structure=structure, valid=valid, scores={"score": v}, best=best and i == 0)
         for i, v in enumerate(values)
@@ -315,8 +316,25 @@ def test_the_best_of_a_row_is_not_compared_with_means() -> None:
     evaluations = [*row(FOUND, 0.5, 0.9, best=True), *row(INHERITED, 0.1), *row(RANDOM, 0.6)]
 
     assert verdict(evaluations, "score", False, {}) == (
-        f"Handed over: the {FOUND}, validation loss 1 (the least of 2), test score 0.5000. The mean of its row, 0.7000 ± 0.2000, is "
-        "not better than random architectures (0.6000)."
+        f"Handed over: the {FOUND}, validation loss 1 (the least of 2), test score 0.5000. The mean of 2 trainings of it, 0.7000 ± "
+        "0.2000, is not better than random architectures (0.6000)."
+    )
+
+
+@pytest.mark.parametrize("units", [3, 4])
+def test_a_random_architecture_may_be_the_found_cell(units: int) -> None:
+    """The verdict says so if operations and widths are the same, whatever the ids of the candidates are."""
+
+    def relu(hidden: int, next_id: int) -> Mapping[str, Any]:
+        backbone = TwoToOne(hidden=hidden)
+        architecture = backbone.space(backbone.initial({"inputs": 2, "outputs": 2}, 1)).architecture([2])
+        return attrs.evolve(architecture, next_id=next_id).to_dict()
+
+    random = attrs.evolve(row(RANDOM, 0.5, best=True)[0], structure=relu(3, 5))
+    found = attrs.evolve(row(FOUND, 0.6)[0], structure=relu(units, 9))
+
+    assert ("(relu), which is the found cell again," in verdict([found, random], "score", False, {"n0": "relu"})) == (
+        units == 3
     )
 
 

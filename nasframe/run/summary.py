@@ -20,6 +20,8 @@ from nasframe.structure.structure import Structure
 
 #: the largest number of sites that are named of a change, and of changes in summary.md
 SITES, CHANGES = 4, 20
+#: what structures with the same operations and widths may differ in
+IDS = {"id", "next_id", "next_node"}
 #: the kinds of rows of a comparison that the one of the network that is handed over is compared with
 KINDS = {"found": "the found cell", "random": "random architectures", "baseline": "the best baseline"}
 
@@ -42,7 +44,8 @@ def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: boo
     shown = f" ({', '.join(cell.values())})" if 0 < len(cell) <= SITES else ""
     least = f" (the least of {count})" if count > 1 else ""
     valid = "" if best.valid is None else f"validation loss {best.valid:.4g}{least}, "
-    first = f"Handed over: the {best.name}{shown}, {valid}test {metric} {_number(best.scores.get(metric))}."
+    again = ", which is the found cell again" if row.name == RANDOM and _is_found(best, evaluations) else ""
+    first = f"Handed over: the {best.name}{shown}{again}, {valid}test {metric} {_number(best.scores.get(metric))}."
     # Compared on the test split, which no decision has read; the network itself was chosen by its validation loss.
     mine = row.mean(metric)
     won: dict[bool, list[str]] = {True: [], False: []}
@@ -60,10 +63,21 @@ def verdict(evaluations: Sequence[Evaluated], metric: str, higher_is_better: boo
             won[sign * mine < theirs].append(f"{label} ({name}{_cell(rival, metric)})")
     than = [f"better than {' and '.join(won[True])}"] if won[True] else []
     than += [f"not better than {' or '.join(won[False])}"] if won[False] else []
-    its = f"The mean of its row, {_cell(row, metric)}, is" if count > 1 else "This is"
+    trainings = f"{count} random architectures" if row.name == RANDOM else f"{count} trainings of it"
+    its = f"The mean of {trainings}, {_cell(row, metric)}, is" if count > 1 else "This is"
     if max(len(each.evaluations) for each in rows.values()) == 1:
         its = "From one training of each, which shows little, it is"
     return f"{first} {its} {', but '.join(than)}." if than else first
+
+
+def _is_found(random: Evaluated, evaluations: Sequence[Evaluated]) -> bool:
+    """Return whether a random architecture is the one that the search found."""
+
+    def plain(structure: Mapping[str, Any] | None) -> Any:
+        # the ids of candidates depend on what has been grown and removed
+        return json.loads(json.dumps(structure), object_hook=lambda table: {k: v for k, v in table.items() if k not in IDS})
+
+    return any(plain(each.structure) == plain(random.structure) for each in evaluations if each.name in (INHERITED, FOUND))
 
 
 def _kind(row: Row) -> str:

@@ -324,8 +324,8 @@ class Structure(Unchanging):
             raise StructureError(f"this is not the JSON of a structure ({type(error).__name__}: {error})") from error
         except (PluginError, StrategyError) as error:
             raise StructureError(
-                f"the structure cannot be rebuilt here: {error}. Install the package that registers it, or give `plugins` that contain it; "
-                "`nasframe plugins` lists what is installed"
+                f"the structure cannot be rebuilt here: {error} - `nasframe plugins` lists what is installed. Install the package "
+                "that registers it, or give plugins=nasframe.installed().including(CLASS)"
             ) from error
         structure.check()
         return structure
