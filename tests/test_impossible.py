@@ -14,7 +14,7 @@ from nasframe_pruning import Strongest
 from test_resume import check_resumes_everywhere
 from toy import PLUGINS, toy_strategy
 
-from nasframe import Search
+from nasframe import Optimiser, Search
 from nasframe.errors import ChangeError, StrategyError
 from nasframe.plugins import Plugin, Plugins
 from nasframe.records import Changed, EpochEnded, Refused, StageEnded
@@ -80,6 +80,17 @@ def test_without_a_competitor_the_present_network_is_the_result(end: Plan) -> No
     assert search.state.best is not None
     assert search.state.best.valid == search.loop.changer.loss(search.network)
     assert [record.kind for record in search.compare()][-1] == "change"
+
+
+def test_a_plan_that_ends_with_a_phase_hands_over_its_best_network() -> None:
+    """The network is the one of the epoch with the least validation loss, and no later one."""
+    tune = Train(phase="tune", epochs=5, competes=True, optimiser=Optimiser(learning_rate=0.5))
+    search = Search(toy_strategy(plan=(TRAIN, DERIVE, tune), growth=(), criterion=Scripted(epochs=9), seeds=1))
+    losses = [record.valid for record in search if isinstance(record, EpochEnded) and record.phase == "tune"]
+
+    assert losses[-1] > min(losses)
+    assert search.state.best is not None
+    assert search.state.best.valid == search.loop.changer.loss(search.network) == min(losses)
 
 
 @pytest.mark.parametrize("gate", [False, True])
