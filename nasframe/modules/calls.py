@@ -13,7 +13,6 @@ from torch import Tag, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.nn.utils import parametrize
 
 from nasframe.errors import ChangeError
 from nasframe.modules.coupling import Coupling
@@ -239,9 +238,7 @@ def channel_axis(node: Node) -> int | None:
 
 def is_leaf(module: nn.Module) -> bool:
     """Return whether a module has no parts, apart from the parametrizations of its weights."""
-    return all(name == "parametrizations" for name, _ in module.named_children()) or (
-        parametrize.is_parametrized(module) and len(list(module.children())) == 1
-    )
+    return all(name == "parametrizations" for name, _ in module.named_children())
 
 
 def submodule(model: nn.Module, name: str) -> nn.Module:

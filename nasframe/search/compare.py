@@ -158,7 +158,7 @@ class Comparison:
         # the trials of the last step of trials, in which they are numbered from 0
         trials = state.trials[-(state.trials[-1].number + 1) :]
         best: TrialEnded | None = next((trial for trial in reversed(trials) if trial.best), None)
-        inherits = any(isinstance(step, Trials) and step.inherit for step in walk(plan))
+        inherits = [step.inherit for step in walk(plan) if isinstance(step, Trials)][-1]
         # The updates after the trials, those before them if they began with the weights of a supernet, and those of the best trial
         # and its parents. The record of a trial counts the updates of the run with this trial.
         found = state.updates - trials[-1].updates + (trials[0].updates - trials[0].trained if inherits else 0)

@@ -125,7 +125,7 @@ def gains(
         structure: the structure that grows.
         proposals: the proposals with their morphisms.
         currency: "parameters" or "flops": what the costs count.
-        seed: the seed of the change. So the gain of a change that draws random numbers is that of the same draws.
+        seed: the seed of the change. So the gain of a change that draws random numbers is that of the same draws, if it is made alone.
     """
 
     def valued(morphism: Morphism, proposal: Proposal) -> tuple[float, float]:

@@ -12,7 +12,7 @@ def _per_channel(trace: Trace, channels: Axis, *held: Value | None) -> None:
             trace.unify(channels, trace.produce(value, 0))
 
 
-@register_rule("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit")
+@register_rule("batch_norm", "instance_norm")
 def batch_norm(
     trace: Trace,
     input: Value,
