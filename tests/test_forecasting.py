@@ -212,7 +212,7 @@ def test_metrics_are_new_each_time() -> None:
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4, 10, 25])
 def test_too_few_rows_are_refused(window: int) -> None:
-    """The error names the fewest rows that do; with these each part has a window, with one row less it is raised."""
+    """The error names the fewest training rows that do; with these each part has a window, with one row less it is raised."""
     fewest = math.ceil(5 * (window + 1) / 3)
     task = loaded(noise(fewest, 1), window)
     with pytest.raises(DataError) as refused:
@@ -220,8 +220,8 @@ def test_too_few_rows_are_refused(window: int) -> None:
 
     assert min(task.train.size, task.validation.size, task.test.size) >= 1
     assert str(refused.value) == (
-        f"noise: {fewest - 1} rows, of which the first 60 % are too few for a window of {window} and a target; "
-        f"give at least {fewest} such rows, or a smaller window (the task's option)"
+        f"noise: {fewest - 1} rows, of which {window} are for training, are too few for a window of {window} and a target of 1; "
+        f"give at least {window + 1} for training, or a smaller window (the task's option)"
     )
 
 
@@ -296,8 +296,8 @@ def test_a_normalised_window_ends_in_0_and_has_a_spread_of_1(case: tuple[Tensor,
 def test_level_and_spread_of_a_window_do_not_reach_the_network(case: tuple[Tensor, int], factor: float, level: float) -> None:
     """Normalised windows of a x + b have the inputs and the z of those of x, and a times their spread."""
     rows, window = case
-    one = normalised_windows(rows, window, CPU, EXACT)
-    other = normalised_windows(factor * rows + level, window, CPU, EXACT)
+    one = normalised_windows(rows, window, 1, CPU, EXACT)
+    other = normalised_windows(factor * rows + level, window, 1, CPU, EXACT)
     (inputs, targets), (x, y) = whole(one), whole(other)
 
     torch.testing.assert_close(x, inputs, rtol=1e-7, atol=1e-7)
@@ -717,7 +717,7 @@ def test_trained_references_have_about_the_parameters_asked_for(
 
     task = loaded(noise(10, columns), 2)
     reference = task.references(budget)[name]()
-    units = nearest_units(gates, columns, budget)
+    units = nearest_units(gates, columns, columns, budget)
 
     assert abs(parameters(reference) - budget) == off(units)
     assert off(units) <= min(off(units + 1), off(max(units - 1, 1)))

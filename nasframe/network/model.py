@@ -32,16 +32,18 @@ class Scale(nn.Module):
         window: values have the time as their first axis. After standardising, subtract the last step of each window and divide by
             the standard deviation of the window over time (unless the window is constant). `back` undoes both. A network then
             forecasts a series whose level or whose spread moves (Kim et al. 2022, reversible instance normalisation).
+        rows: outputs are so many rows, one behind the other along the last axis: a forecast of several rows at once.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, *, window: bool = False) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, *, window: bool = False, rows: int = 1) -> None:
         super().__init__()
         self.register_buffer("mean", mean.double())
         self.register_buffer("std", std.double())
         self.window = window
+        self.rows = rows
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scale:
         # a level of 1e9 with a variation of 1 is constant in float32
@@ -85,8 +87,12 @@ class Scale(nn.Module):
         y = y.to(self.std.device, self.std.dtype)
         if self.window:
             last, spread = self.level(self.standardise(x))
-            y = y * spread + last
-        return y * self.std + self.mean
+            y = y * self.tiled(spread) + self.tiled(last)
+        return y * self.tiled(self.std) + self.tiled(self.mean)
+
+    def tiled(self, row: Tensor) -> Tensor:
+        """Return the values of a row, repeated along the last axis for each row of the outputs."""
+        return row.tile(self.rows)
 
 
 def _all(*types: type) -> Any:
@@ -163,7 +169,9 @@ class Model(nn.Module):
         return y.to(self._dtype(x))
 
     def forecast(self, rows: Tensor, steps: int) -> Tensor:
-        """Return the next rows of a time series, each forecast from the rows before it and the forecasts before it.
+        """Return the next rows of a time series, forecast from the rows before them and the forecasts before them.
+
+        A model of the next row forecasts one row after the other, and a model of several rows at once so many at a time.
 
         Args:
             rows: the known rows in the units of the data, the latest last: (time, columns), or (time, batch, columns) for several
@@ -212,10 +220,11 @@ class Model(nn.Module):
                 f"forecast is computed from the last {window} rows: fill in the value, or leave out its row"
             )
         with torch.no_grad():
-            for _ in range(steps):
-                # a network has an output at every time step of the window; the last one is the forecast of the next row
-                series = torch.cat([series, self(series[-window:])[-1:]])
-        forecast = series[window:]
+            while len(series) < window + steps:
+                # A network has an output at every time step of the window. The last one is the forecast, of shape (batch, rows * columns).
+                following = self(series[-window:])[-1].unflatten(-1, (self.outputs.rows, columns))
+                series = torch.cat([series, following.movedim(1, 0)])
+        forecast = series[window : window + steps]
         # The axis that was added for a single series is taken away again.
         return forecast if len(shape) == 3 else forecast.squeeze(1)
 
@@ -254,7 +263,8 @@ def dump_scales(model: Model) -> bytes:
     # What is no tensor goes into the metadata of the file, whose values must be strings.
     windows = [side for side in ("inputs", "outputs") if getattr(getattr(model, side), "window", False)]
     signature = None if model.signature is None else attrs.asdict(model.signature)
-    description = json.dumps({"window": windows, "signature": signature})
+    rows = 1 if model.outputs is None else model.outputs.rows
+    description = json.dumps({"window": windows, "rows": rows, "signature": signature})
     # The format refuses tensors that are not contiguous, and `clone` keeps the layout of one that was transposed.
     return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, {"description": description})
 
@@ -269,7 +279,7 @@ def load_scales(path: str) -> tuple[Scale | None, Scale | None, Signature | None
         description = json.loads((file.metadata() or {})["description"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     scales = [
-        Scale(tensors[f"{side}.mean"], tensors[f"{side}.std"], window=side in description["window"])
+        Scale(tensors[f"{side}.mean"], tensors[f"{side}.std"], window=side in description["window"], rows=description["rows"])
         if f"{side}.mean" in tensors
         else None
         for side in ("inputs", "outputs")

@@ -16,8 +16,9 @@ COLUMNS = st.sampled_from([(), ("temp_max", "wind"), ("wind",)])
 
 def examples() -> Examples:
     """Return windows of the weather, down to one row, of several columns or one; and returns of prices in two files."""
-    standardised = st.builds(Forecasting, window=st.integers(1, 12), columns=COLUMNS)
-    normalised = st.builds(Forecasting, window=st.integers(2, 12), columns=COLUMNS, scaling=st.just("window"))
+    horizons = st.integers(1, 3)
+    standardised = st.builds(Forecasting, window=st.integers(1, 12), horizon=horizons, columns=COLUMNS)
+    normalised = st.builds(Forecasting, window=st.integers(2, 12), horizon=horizons, columns=COLUMNS, scaling=st.just("window"))
     return Examples(parts={Forecasting: standardised | normalised}, sources={Forecasting: prices})
 
 

@@ -31,7 +31,8 @@ def draw_forecast(rows: Tensor, names: Sequence[str], first: int, model: Model, 
     assert window is not None
     held = rows[: window + ROWS].unfold(0, window + 1, 1).permute(2, 0, 1)
     with torch.no_grad():
-        forecast = model(held[:-1])[-1].cpu()
+        # of several rows at once, the next one comes first
+        forecast = model(held[:-1])[-1].cpu()[:, : rows.shape[1]]
     at, truth = range(first, first + len(forecast)), held[-1]
     with style():
         shown = names[:COLUMNS]

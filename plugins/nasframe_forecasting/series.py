@@ -113,13 +113,14 @@ def read(
     return Series(source, table.names, rows, numbers, table.notes)
 
 
-def standardising(series: Series, train: int, window: bool) -> Scale:
+def standardising(series: Series, train: int, window: bool, horizon: int) -> Scale:
     """Return the scale of a series in float64, fitted to its first `train` rows.
 
     Args:
         series: the rows to standardise.
         train: the number of training rows.
         window: normalise each window by its last row and its standard deviation, too.
+        horizon: the number of rows that an output has.
     """
     known = series.rows[:train]
     deviation = known.std(0, correction=0)
@@ -137,7 +138,7 @@ def standardising(series: Series, train: int, window: bool) -> Scale:
                 f"{series.source}, column {name!r} cannot be standardised: its {train} training rows lie between {low} "
                 f"and {high} with a standard deviation of {spread}; leave it out, or write it in another unit"
             )
-    return Scale(known.mean(0), deviation, window=window)
+    return Scale(known.mean(0), deviation, window=window, rows=horizon)
 
 
 def check_finite(rows: Tensor, series: Series, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Forecasting: the next row of a multivariate series from a window of rows (Jie & Gao 2021, 4.1)."""
+"""Forecasting: the next row of a multivariate series, or several, from a window of rows (Jie & Gao 2021, 4.1)."""
 
 from __future__ import annotations
 
@@ -61,6 +61,12 @@ def _as_tuple(value: Any) -> Any:
 
 _string = _is("a string, or left out", lambda value: value is None or isinstance(value, str))
 _names = _is("a list of names", lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value))
+_split = _is(
+    "three numbers of rows, or left out",
+    lambda value: (
+        isinstance(value, tuple) and (not value or (len(value) == 3 and all(type(n) is int and n > 0 for n in value)))
+    ),
+)
 _delimiter = _is(
     "one character, such as ';' or a tab", lambda value: isinstance(value, str) and len(value) == 1 and value not in '"\r\n\0'
 )
@@ -69,20 +75,23 @@ _encoding = _is("an encoding that Python knows, such as 'latin-1'", _is_encoding
 
 @attrs.frozen
 class Forecasting(Task):
-    """One-step-ahead forecasting of a multivariate series.
+    """Forecasting of the next row of a multivariate series, or of several rows at once.
 
-    Inputs have shape (window, batch, columns), targets (batch, columns), and outputs of the network (window, batch, columns), of
-    which the last step is the forecast. The first 60 % of the rows are for training, the next 20 % for validation, the rest for
-    the test. A window belongs to the part of its target and may reach back into earlier rows. All rows are standardised by the
-    mean and the standard deviation of the training rows; losses and metrics are in these units.
+    Inputs have shape (window, batch, columns), targets (batch, horizon * columns), and outputs of the network (window, batch, horizon *
+    columns), of which the last step is the forecast, row after row. The first 60 % of the rows are for training, the next 20 % for
+    validation, the rest for the test. A window belongs to the part of its target and may reach back into earlier rows. All rows are
+    standardised by the mean and the standard deviation of the training rows; losses and metrics are in these units.
 
-    With `scaling="window"`, targets have shape (batch, 2, columns), see `windows`.
+    With `scaling="window"`, targets have shape (batch, 2, horizon * columns), see `normalised_windows`.
 
     Args:
         csv: the path of a CSV file, plain or gzipped, instead of a shipped series: a row of column names, then a row of numbers
             for each time.
         series: the name of a shipped series.
         window: the number of rows that the network sees; by default 10, or a season if that is longer.
+        horizon: the number of rows that are forecast from a window, all of them at once.
+        split: the numbers of rows for training, validation and test, such as [8640, 2880, 2880]; rows behind these are left out. By
+            default 60 %, 20 % and the rest.
         season: the number of rows after which the series roughly repeats, at most `window`. It adds the reference "seasonal last
             value". By default that of the shipped series, if the window holds it: a day of the pedestrians, none of the weather.
         columns: the columns to forecast, in this order; by default all that hold neither times nor an index.
@@ -108,6 +117,8 @@ class Forecasting(Task):
     )
     window: int | None = number(None, low=1, whole=True, optional=True)
     season: int | None = number(None, low=1, whole=True, optional=True)
+    horizon: int = number(1, low=1, whole=True)
+    split: tuple[int, ...] = attrs.field(default=(), validator=_split, converter=_as_tuple)
     columns: tuple[str, ...] = attrs.field(default=(), validator=_names, converter=_as_tuple)
     returns: bool = flag(False)
     missing: str = choice("fail", "drop", default="fail")
@@ -163,7 +174,15 @@ class Forecasting(Task):
             format=Format(self.delimiter, self.decimal, self.encoding),
         )
         window, season = self.lengths()
-        return data(series, window, device, dtype, scaling=self.scaling, season=season)
+        train, validation, test = self.split or shares(len(series.rows))
+        if train + validation + test > len(series.rows):
+            raise DataError(
+                f"{source} has {len(series.rows)} rows, fewer than split = {list(self.split)} needs; give smaller numbers"
+            )
+        series = attrs.evolve(series, rows=series.rows[: train + validation + test])
+        return data(
+            series, window, device, dtype, horizon=self.horizon, split=(train, validation), scaling=self.scaling, season=season
+        )
 
     def pinned(self) -> Forecasting:
         """Return the task for the same file by its absolute path and its digest."""
@@ -173,39 +192,67 @@ class Forecasting(Task):
         return attrs.evolve(self, csv=str(Path(self.csv).absolute()), digest=digest)
 
 
+def shares(size: int) -> tuple[int, int, int]:
+    """Return the numbers of rows for training, validation and test by default."""
+    # In integers: 0.6 * size would be rounded differently for some sizes.
+    train, validation = size * 3 // 5, size * 4 // 5
+    return train, validation - train, size - validation
+
+
 def data(
     series: Series,
     window: int,
     device: torch.device,
     dtype: torch.dtype,
     *,
+    horizon: int = 1,
+    split: tuple[int, int] | None = None,
     scaling: str = "training",
     season: int | None = None,
 ) -> Data:
-    """Return the data of a series in windows of `window` rows."""
+    """Return the data of a series in windows of `window` rows.
+
+    Args:
+        series: the rows.
+        window: the number of rows in a window.
+        device: the device of the tensors.
+        dtype: the dtype of the tensors.
+        horizon: the number of rows in a target.
+        split: the numbers of rows for training and for validation; the rest is for the test.
+        scaling: the option of the task.
+        season: the number of rows in a season; None if there is none.
+    """
     size, columns = series.rows.shape
-    # In integers: 0.6 * size would be rounded differently for some sizes.
-    train, validation = size * 3 // 5, size * 4 // 5
-    if train <= window:
+    train, held = split or shares(size)[:2]
+    validation = train + held
+    if train < window + horizon:
         raise DataError(
-            f"{series.source}: {size} rows, of which the first 60 % are too few for a window of {window} and a target; "
-            f"give at least {-(-5 * (window + 1) // 3)} such rows, or a smaller window (the task's option)"
+            f"{series.source}: {size} rows, of which {train} are for training, are too few for a window of {window} and a target of "
+            f"{horizon}; give at least {window + horizon} for training, or a smaller window (the task's option)"
         )
-    scale = standardising(series, train, scaling == "window")
+    if min(held, size - validation) < horizon:
+        raise DataError(
+            f"{series.source}: {held} rows for validation and {size - validation} for the test are too few for a target of {horizon}; give "
+            "more rows, or a smaller horizon (the task's option)"
+        )
+    scale = standardising(series, train, scaling == "window", horizon)
     exact = scale.standardise(series.rows)
     check_finite(exact, series, dtype)
     rows = exact.to(device, dtype)
     # A validation or test window may begin in the split before it, as it would in use. Its target never does.
     parts = [slice(0, train), slice(train - window, validation), slice(validation - window, size)]
     if scaling == "window":
-        splits = [normalised_windows(exact[part], window, device, dtype) for part in parts]
-        compared = functools.partial(change_references, exact[:train], window, rows, season)
+        splits = [normalised_windows(exact[part], window, horizon, device, dtype) for part in parts]
+        compared = functools.partial(change_references, exact[:train], window, horizon, rows, season)
     else:
-        splits = [windows(rows[part], window) for part in parts]
-        past, following = exact[window - 1 : validation - 1], exact[window:validation]
-        compared = functools.partial(references, past, following, train - window, rows, season)
+        splits = [windows(rows[part], window, horizon) for part in parts]
+        # the rows at which a target begins that is wholly in the training or in the validation split
+        known = range(window, train - horizon + 1)
+        starts = torch.tensor([*known, *range(train, validation - horizon + 1)])
+        targets = exact.unfold(0, horizon, 1)[starts].transpose(1, 2).flatten(1)
+        compared = functools.partial(references, exact[starts - 1], targets, len(known), rows, season)
     return Data(
-        sizes={"inputs": columns, "outputs": columns},
+        sizes={"inputs": columns, "outputs": horizon * columns},
         train=splits[0],
         validation=splits[1],
         test=splits[2],
@@ -229,38 +276,43 @@ def _draw_forecast(rows: Tensor, names: Sequence[str], first: int, model: Model,
     draw_forecast(rows, names, first, model, path)
 
 
-def windows(rows: Tensor, window: int) -> Split:
-    """Return every window of rows of shape (rows, columns) with the row after it as its target, the earliest first."""
-    held = rows.unfold(0, window + 1, 1).permute(2, 0, 1)
+def windows(rows: Tensor, window: int, horizon: int) -> Split:
+    """Return every window of rows of shape (rows, columns) with the rows after it as its target, the earliest first."""
+    held = rows.unfold(0, window + horizon, 1).permute(2, 0, 1)
 
     def batch(positions: Tensor) -> tuple[Tensor, Tensor]:
         chosen = held[:, positions]
-        return chosen[:-1], chosen[-1]
+        return chosen[:window], joined(chosen[window:])
 
     return Split(held.shape[1], batch)
 
 
-def normalised_windows(rows: Tensor, window: int, device: torch.device, dtype: torch.dtype) -> Split:
+def joined(rows: Tensor) -> Tensor:
+    """Return rows of shape (rows, batch, columns) one behind the other, of shape (batch, rows * columns)."""
+    return rows.movedim(0, 1).flatten(1)
+
+
+def normalised_windows(rows: Tensor, window: int, horizon: int, device: torch.device, dtype: torch.dtype) -> Split:
     """Return every window of rows, less its last row l and over its standard deviation s, with the target y after it.
 
-    A target is (z, s) with z = (y - l) / s, of shape (2, columns): errors of the forecast are s times errors of the outputs.
+    A target is (z, s) with z = (y - l) / s, of shape (2, horizon * columns): errors of the forecast are s times errors of the outputs.
     """
-    held = rows.unfold(0, window + 1, 1).permute(2, 0, 1)
+    held = rows.unfold(0, window + horizon, 1).permute(2, 0, 1)
     # computed once for all: a sum over a batch may be rounded differently than over another batch
-    last, spread = Scale.level(held[:-1])
+    last, spread = Scale.level(held[:window])
 
     def batch(positions: Tensor) -> tuple[Tensor, Tensor]:
         # In float64; only the result is rounded to the dtype of the network. The target is scaled like the window before
         # it.
         scaled = (held[:, positions] - last[:, positions]) / spread[:, positions]
-        targets = torch.stack([scaled[-1], spread[0, positions]], 1)
-        return scaled[:-1].to(device, dtype), targets.to(device, dtype)
+        targets = torch.stack([joined(scaled[window:]), spread[0, positions].tile(horizon)], 1)
+        return scaled[:window].to(device, dtype), targets.to(device, dtype)
 
     return Split(held.shape[1], batch)
 
 
 def predict(outputs: Tensor) -> Tensor:
-    """Return the forecast (batch, columns): the last step of the outputs (window, batch, columns)."""
+    """Return the forecast (batch, horizon * columns): the last step of the outputs (window, batch, horizon * columns)."""
     return outputs[-1]
 
 
@@ -276,7 +328,7 @@ def normalised_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared error of the forecast over the columns, of shape (batch,)."""
+    """Return the mean squared error of the forecast over its rows and columns, of shape (batch,)."""
     return (predict(outputs) - targets).square().mean(1)
 
 

@@ -20,7 +20,7 @@ from nasframe.interfaces.reproduction import Reproduction
 from nasframe.options import number
 from nasframe.search.evaluate import updates_per_epoch
 from nasframe_papers.quality.statistics import Cells, Chosen, Picks, bootstrap, evenly, rank_correlation, ranks
-from nasframe_papers.quality.strategies import FILES, HOURLY, NAMES, RECOMMENDED, SHIPPED, ZERO_COST, strategies
+from nasframe_papers.quality.strategies import FILES, NAMES, RECOMMENDED, SHIPPED, ZERO_COST, strategies
 from nasframe_papers.quality.trials import loaded, score_trial, search_trial, train_trial
 from nasframe_papers.trials import Values, among, kept, present, standard_error, tupled
 
@@ -38,7 +38,7 @@ class SearchQuality(Reproduction):
     training, and no decision depends on it. The cells are those of Two-to-One (Jie & Gao 2021).
 
     Args:
-        tasks: the tasks: "pedestrians", "weather" and "ETTh1".
+        tasks: the tasks: "pedestrians", "weather", "ETTh1", and "ETTh1-96", which forecasts 96 hours at once.
         strategies: the names of the strategies; by default all.
         operations: the names of the operations of a node; by default the five of the paper.
         nodes: the number of nodes of a cell.
@@ -88,14 +88,14 @@ class SearchQuality(Reproduction):
         return paths
 
     def _tasks(self, say: Callable[[str], None]) -> Mapping[str, Values]:
-        files = present({name: file for name, file in FILES.items() if name in self.tasks}, self.data, say)
+        files = present({name: file for name, (file, _) in FILES.items() if name in self.tasks}, self.data, say)
         tasks: dict[str, Values] = {}
         for name in self.tasks:
             if name in SHIPPED:
                 tasks[name] = SHIPPED[name]
             elif name in files:
                 # with the digest of the file, so that results that were kept belong to these data
-                tasks[name] = to_plain(installed().make("task", {**HOURLY, "csv": str(files[name])}).pinned())
+                tasks[name] = to_plain(installed().make("task", {**FILES[name][1], "csv": str(files[name])}).pinned())
         return tasks
 
 

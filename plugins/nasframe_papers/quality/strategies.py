@@ -12,10 +12,15 @@ SHIPPED: Mapping[str, Values] = {
     "pedestrians": {"name": "forecasting", "series": "melbourne_pedestrians", "window": 24, "season": 24},
     "weather": {"name": "forecasting"},
 }
-#: the files of the other tasks, whose licences do not allow to distribute them with nasframe
-FILES = {"ETTh1": "ETTh1.csv.gz"}
-#: the options of the tasks of these files
-HOURLY: Values = {"name": "forecasting", "window": 24, "season": 24}
+#: The other tasks, by name, with their files, whose licences do not allow to distribute them with nasframe, and their options. The second
+#: one forecasts 96 hours from 96, with the split of the field: 12, 4 and 4 months (Zeng et al. 2023, DLinear).
+FILES: Mapping[str, tuple[str, Values]] = {
+    "ETTh1": ("ETTh1.csv.gz", {"name": "forecasting", "window": 24, "season": 24}),
+    "ETTh1-96": (
+        "ETTh1.csv.gz",
+        {"name": "forecasting", "window": 96, "season": 24, "horizon": 96, "split": [8640, 2880, 2880]},
+    ),
+}
 
 #: The zero-cost scores: the options of the evaluator, and of the backbone. In cells of several units no two examples share a linear region,
 #: so that all cells would have one score. TE-NAS counts regions in networks of one channel, and here they are counted in cells of one unit.
