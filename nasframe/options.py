@@ -56,6 +56,7 @@ def number(
     high: float | None = None,
     whole: bool = False,
     optional: bool = False,
+    kw_only: bool = False,
 ) -> Any:
     """Return a field that holds a finite number.
 
@@ -65,6 +66,7 @@ def number(
         high: the largest value.
         whole: whether the number must be an integer.
         optional: whether None is allowed.
+        kw_only: whether the field is given by its name only.
 
     Example:
         >>> import attrs
@@ -98,7 +100,7 @@ def number(
         if isinstance(value, bool) or not isinstance(value, kind) or not _is_finite(value, whole) or not within(value):
             raise ValueError(f"{attribute.name} is {value!r}; it must be {wanted}")
 
-    return attrs.field(default=default, validator=check)
+    return attrs.field(default=default, validator=check, kw_only=kw_only)
 
 
 def _is_finite(value: Any, whole: bool) -> bool:
@@ -129,7 +131,7 @@ def flag(default: bool) -> Any:
     return attrs.field(default=default, validator=check)
 
 
-def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
+def choice(*allowed: str, default: Any = attrs.NOTHING, kw_only: bool = False) -> Any:
     """Return a field that holds one of the allowed strings.
 
     Example:
@@ -146,4 +148,4 @@ def choice(*allowed: str, default: Any = attrs.NOTHING) -> Any:
         if value not in allowed:
             raise ValueError(f"{attribute.name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
 
-    return attrs.field(default=default, validator=check)
+    return attrs.field(default=default, validator=check, kw_only=kw_only)

@@ -10,11 +10,11 @@ from hypothesis import given, settings, strategies as st
 from nasframe_growing import Epochs, MaxNodes
 from nasframe_recurrent import Darts, Sum, Tanh, TwoToOne
 from nasframe_recurrent.backbone import Recurrent
-from nasframe_sampling import Finals, SuccessiveHalving
+from nasframe_sampling import Finals, RandomSearch, RegularisedEvolution, SinglePath, SuccessiveHalving
 from toy import toy_strategy
 
 from nasframe import Search, Space, Structure
-from nasframe.errors import StructureError
+from nasframe.errors import StrategyError, StructureError
 from nasframe.network.network import count_parameters
 from nasframe.search.compare import RANDOM
 
@@ -97,6 +97,28 @@ def test_a_limit_without_equal_parameters_is_refused() -> None:
     """A number that would have no effect is an error."""
     with pytest.raises(ValueError, match="parameters is 100 and equal is 'units'"):
         TwoToOne(parameters=100)
+
+
+def test_trials_of_other_widths_inherit_nothing_from_a_supernet() -> None:
+    """A plan whose trials start from the weights of the supernet is refused before anything is trained."""
+    plan = SinglePath(epochs=1, architect=RandomSearch(trials=2, updates=1)).steps()
+    with pytest.raises(StrategyError, match="have other widths; give the backbone equal = 'units'"):
+        Search(
+            toy_strategy(backbone=TwoToOne(hidden=3, equal="parameters"), plan=plan, criterion=Epochs(1), nodes=2, growth=())
+        )
+
+
+def test_a_child_of_another_width_begins_with_fresh_weights() -> None:
+    """Evolution that inherits weights goes on with them where the widths are the same."""
+    architect = RegularisedEvolution(population=2, sample=1, trials=5, updates=1, inherit=True)
+    search = Search(
+        toy_strategy(
+            backbone=TwoToOne(hidden=3, equal="parameters"), architect=architect, plan="trials", nodes=2, growth=(), in_flight=1
+        )
+    )
+    search.run()
+
+    assert sum(trial.parent is not None for trial in search.state.trials) == 3
 
 
 def test_a_search_compares_networks_of_equal_parameters() -> None:

@@ -352,7 +352,7 @@ def test_the_weights_of_a_trial_are_written_once(tmp_path: Path, monkeypatch: py
 def test_one_command_for_both_kinds_of_architects(tmp_path: Path) -> None:
     """The command searches, compares, writes a summary and a picture, and leaves a finished run as it is."""
     out = tmp_path / "run"
-    options = "--architect regularised_evolution:population=2,trials=4,updates=1 --nodes 2 --hidden 2 --seeds 1 --workers 1"
+    options = "--architect regularised_evolution:population=2,trials=4,updates=1 --nodes 2 --hidden 2 --equal units --seeds 1 --workers 1"
     arguments = ["search", *options.split(), *small_series(tmp_path), "--out", str(out)]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     again = CliRunner().invoke(cli, ["resume", str(out)], catch_exceptions=False)
@@ -374,7 +374,7 @@ def test_a_table_from_the_command_line(tmp_path: Path, no_pictures: None) -> Non
     rows = [{"picks": [a, b], "valid": (a - 1) ** 2 + b} for a in range(5) for b in range(5)]
     table.write_text(json.dumps({"options": [5, 5], "rows": rows}))
     out = tmp_path / "run"
-    options = f"--architect random_search:trials=6,updates=1 --evaluator table:file={table} --nodes 2 --hidden 2 --seeds 1 --workers 1"
+    options = f"--architect random_search:trials=6,updates=1 --evaluator table:file={table} --nodes 2 --hidden 2 --equal units --workers 1"
     arguments = ["search", *options.split(), *small_series(tmp_path), "--out", str(out)]
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
 
@@ -385,7 +385,7 @@ def test_a_table_from_the_command_line(tmp_path: Path, no_pictures: None) -> Non
 
 def test_a_killed_run_with_two_workers_ends_like_a_whole_one_with_one(tmp_path: Path, no_pictures: None) -> None:
     """After a SIGKILL between two trials, `nasframe resume` leaves the same trials, evaluations and weights."""
-    options = "--architect regularised_evolution:population=2,trials=6,updates=1,inherit=true --nodes 2 --hidden 2 --seeds 1"
+    options = "--architect regularised_evolution:population=2,trials=6,updates=1,inherit=true --nodes 2 --hidden 2 --equal units --seeds 1"
     arguments = ["search", *options.split(), *small_series(tmp_path)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     CliRunner().invoke(cli, [*arguments, "--workers", "1", "--out", str(whole)], catch_exceptions=False)

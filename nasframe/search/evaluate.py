@@ -122,9 +122,12 @@ class Bench(Workbench):
         return self.load()
 
     def build(self, structure: Structure, seed: Seed, parent: Trained | None = None) -> Network:
-        """Return the network of an architecture with fresh weights, or with those that it shares with its parent."""
+        """Return the network of an architecture with fresh weights, or with those that it shares with its parent.
+
+        A parent of other widths shares none.
+        """
         network = placed(self.strategy, build(structure, seed))
-        if parent is not None:
+        if parent is not None and parent.structure.backbone == structure.backbone:
             # With its relaxation, because the parent may be a supernet, whose alphas are among the tensors.
             old = placed(self.strategy, build(parent.structure, seed, relaxation=self.strategy.relaxation))
             fill(old, {name: tensor.to(self.strategy.device) for name, tensor in parent.tensors.items()})

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
+from typing import ClassVar
 
 import attrs
 import torch
@@ -60,6 +61,9 @@ class Space:
         >>> space.picks(architecture)
         (0, 1)
     """
+
+    #: whether the architectures have the widths of the supernet, so that trials may start from its weights
+    shares_weights: ClassVar[bool] = True
 
     supernet: Structure
     keep: int | None = None

@@ -42,8 +42,8 @@ class Recurrent(Backbone):
     hidden: int | None = number(None, low=1, whole=True, optional=True)
     layers: int = number(1, low=1, high=1000, whole=True)
     dropout: float = number(0.0, low=0.0, high=1.0)
-    equal: str = choice("units", "parameters", default="units")
-    parameters: int | None = number(None, low=1, whole=True, optional=True)
+    equal: str = choice("units", "parameters", default="units", kw_only=True)
+    parameters: int | None = number(None, low=1, whole=True, optional=True, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.parameters is not None and self.equal != "parameters":

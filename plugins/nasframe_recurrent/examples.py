@@ -14,7 +14,6 @@ from nasframe_recurrent.operations import Prod, Relu, Sigmoid, Sum, Tanh
 from nasframe_recurrent.two_to_one import TwoToOne
 
 DROPOUT = st.sampled_from([0.0, 0.4])
-EQUAL = st.sampled_from(["units", "parameters"])
 
 
 def examples() -> Examples:
@@ -33,9 +32,7 @@ def noise(draw: st.DrawFn) -> Noise:
 def two_to_one(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
     """Draw a search for Two-to-One cells, stacked or not, which can grow because `sum` is among the candidates."""
     chosen = operations or tuple(draw(st.lists(st.sampled_from([Sigmoid(), Tanh(), Relu(), Prod()]), min_size=1, unique=True)))
-    backbone = TwoToOne(
-        draw(sizes()), draw(sizes(2)), draw(DROPOUT), draw(EQUAL), operations=tuple(dict.fromkeys((Sum(), *chosen)))
-    )
+    backbone = TwoToOne(draw(sizes()), draw(sizes(2)), draw(DROPOUT), operations=tuple(dict.fromkeys((Sum(), *chosen))))
     return draw(searches(backbone, draw(noise())))
 
 
@@ -46,5 +43,5 @@ def darts(draw: st.DrawFn, operations: tuple[Operation, ...]) -> Strategy:
     chosen = operations or tuple(draw(st.lists(st.sampled_from(others), min_size=1, unique=True)))
     output = draw(st.sampled_from(["last", "mean", "later"]))
     every = tuple(dict.fromkeys((IdentityEdge(), *chosen, TanhEdge(), ZeroEdge())))
-    backbone = Darts(draw(sizes()), draw(sizes(2)), draw(DROPOUT), draw(EQUAL), output=output, operations=every)
+    backbone = Darts(draw(sizes()), draw(sizes(2)), draw(DROPOUT), output=output, operations=every)
     return draw(searches(backbone, draw(noise())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import attrs
 
@@ -27,6 +28,8 @@ class SizedSpace(Space):
     Args:
         parameters: the largest number of parameters of an architecture. With one unit it may have more.
     """
+
+    shares_weights: ClassVar[bool] = False
 
     parameters: int = attrs.field(kw_only=True)
 
