@@ -389,7 +389,12 @@ def test_one_command_for_plans_with_trials(tmp_path: Path, request: pytest.Fixtu
         *RETUNE[1:],
     )
     _, csv, *_ = small_series(tmp_path)
-    flags = {"strategy": "default", "nodes": 2, "seeds": 1, "options": {"hidden": "2", "csv": csv, "window": "3"}}
+    flags = {
+        "strategy": "default",
+        "nodes": 2,
+        "seeds": 1,
+        "options": {"hidden": "2", "equal": "units", "csv": csv, "window": "3"},
+    }
     strategy = attrs.evolve(Strategy.from_dict(strategy_values(flags, installed())), plan=plan, growth=())
     (tmp_path / "strategy.toml").write_text(strategy.to_toml())
     out = tmp_path / "run"
