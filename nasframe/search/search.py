@@ -78,10 +78,10 @@ class Search:
             self.data = data or loaded(strategy)
             self.state = state or initial(strategy, self.data)
             left = [*remaining(strategy.plan, self.state.place)]
-            if any(isinstance(step, Trials) and step.inherit for step in left) and not self.space.shares_weights:
+            if any(isinstance(step, Trials) and step.inherit for step in left) and (reason := self.space.unshared):
                 raise StrategyError(
-                    "the trials of the plan start from the weights of the supernet, but the architectures of the backbone have other "
-                    "widths; give the backbone equal = 'units', or a plan whose trials are trained from scratch, such as 'finals'"
+                    f"the trials of the plan start from the weights of the supernet, but {reason}, or choose a plan whose trials are "
+                    "trained from scratch"
                 )
             compares = any(isinstance(step, Trials) for step in left)
             if isinstance(next((step for step in left if isinstance(step, Train | Trials)), None), Trials):

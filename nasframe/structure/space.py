@@ -62,8 +62,8 @@ class Space:
         (0, 1)
     """
 
-    #: whether the architectures have the widths of the supernet, so that trials may start from its weights
-    shares_weights: ClassVar[bool] = True
+    #: why trials cannot start from the weights of the supernet, and what to write instead; None if they can
+    unshared: ClassVar[str | None] = None
 
     supernet: Structure
     keep: int | None = None

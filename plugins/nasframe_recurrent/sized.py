@@ -29,7 +29,7 @@ class SizedSpace(Space):
         parameters: the largest number of parameters of an architecture. With one unit it may have more.
     """
 
-    shares_weights: ClassVar[bool] = False
+    unshared: ClassVar[str | None] = "the architectures have other widths; give the backbone equal = 'units'"
 
     parameters: int = attrs.field(kw_only=True)
 
